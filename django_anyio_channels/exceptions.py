@@ -1,0 +1,42 @@
+"""Every error of the package; each message names the thing that failed and the cure."""
+
+from __future__ import annotations
+
+
+class ChannelLayerError(Exception):
+    """Base class of the errors below."""
+
+
+class ListenerClosed(ChannelLayerError):
+    """The broker cannot be reached, or one connection's life is over.
+
+    Nothing was published by the call that raised it, unless it is a `DeliveryUnknown`.
+    """
+
+
+class DeliveryUnknown(ListenerClosed):
+    """The link broke while a message was on its way: it may or may not have been accepted."""
+
+
+class PayloadTooLarge(ChannelLayerError, ValueError):
+    """The encoded message is larger than the broker or the settings allow."""
+
+
+class QueueFull(ChannelLayerError):
+    """The queue holds as many messages as its capacity allows; nothing was put."""
+
+
+class DecodeError(ChannelLayerError, ValueError):
+    """A frame from the wire is not what this serializer writes, or was encrypted with another key."""
+
+
+class NotSupported(ChannelLayerError):
+    """This broker cannot do what was asked; the message says which can."""
+
+
+class SubscriptionRefused(ChannelLayerError):
+    """The broker answered a subscription with a refusal, for example for want of a permission."""
+
+
+class MissingDriver(ChannelLayerError, ImportError):
+    """The broker's client library is not installed; the message names the extra that brings it."""
