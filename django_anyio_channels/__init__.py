@@ -22,16 +22,45 @@ from .exceptions import (
 )
 from .layers.base import BaseChannelLayer
 
+if TYPE_CHECKING:
+    from .channel import Channel
+    from .layers.memory import InMemoryBroker, InMemoryChannelLayer
+    from .link import Backoff
+    from .subscriber import Subscriber
+
+_LAZY = {
+    "Backoff": "link",
+    "Channel": "channel",
+    "InMemoryBroker": "layers.memory",
+    "InMemoryChannelLayer": "layers.memory",
+    "Subscriber": "subscriber",
+}
+
 __all__ = [
+    "Backoff",
     "BaseChannelLayer",
+    "Channel",
     "ChannelLayerError",
     "DecodeError",
     "DeliveryUnknown",
     "Event",
+    "InMemoryBroker",
+    "InMemoryChannelLayer",
     "ListenerClosed",
     "MissingDriver",
     "NotSupported",
     "PayloadTooLarge",
     "QueueFull",
+    "Subscriber",
     "SubscriptionRefused",
 ]
+
+
+def __getattr__(name: str) -> object:
+    if name not in _LAZY:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f".{_LAZY[name]}", __name__), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

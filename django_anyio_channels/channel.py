@@ -1,0 +1,252 @@
+"""The hub's face: publish, subscribe, and queues over one layer that is kept alive."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from types import TracebackType
+from typing import Any, TypeVar
+
+import anyio
+
+from .exceptions import DeliveryUnknown, ListenerClosed, PayloadTooLarge
+from .layers.base import BaseChannelLayer
+from .link import Backoff, Link
+from .losses import Losses
+from .serializers import MessagePackSerializer, Serializer
+from .subscriber import Subscriber
+from .topics import Sink, Topics
+from .waiting import NewWaiter, waiter_factory
+
+T = TypeVar("T")
+
+
+class Channel:
+    """One layer, open from ``async with`` to its end, for any number of tasks of one event loop.
+
+    It connects in the background and again after every loss of the link, restores the subscriptions, and hands each
+    event to every subscriber that wants it. Calls that need the broker wait up to ``publish_timeout`` seconds for a
+    link and then raise `ListenerClosed`.
+
+    ``serializer`` turns messages into bytes (default: MessagePack). ``capacity`` and ``expiry`` (seconds, None for no
+    limit) are a subscriber's defaults. ``max_message_size`` limits an encoded message, in bytes. ``backoff`` says when
+    to try to connect again. ``on_gap`` is called with the length in seconds of an outage when the link is back, after
+    the subscriptions have been restored: what others published meanwhile was missed.
+    """
+
+    def __init__(
+        self,
+        layer: BaseChannelLayer,
+        *,
+        serializer: Serializer | None = None,
+        capacity: int = 100,
+        expiry: float | None = 60.0,
+        publish_timeout: float = 10.0,
+        max_message_size: int = 4 * 1024 * 1024,
+        backoff: Backoff | None = None,
+        on_gap: Callable[[float], None] | None = None,
+    ) -> None:
+        self.layer = layer
+        self.serializer = serializer or MessagePackSerializer()
+        self.losses = Losses()
+        """What subscribers could not keep, summed up."""
+        self._capacity = capacity
+        self._expiry = expiry
+        self._publish_timeout = publish_timeout
+        self._max_message_size = max_message_size
+        self._backoff = backoff or Backoff()
+        self._on_gap = on_gap or _no_report
+        self._running: AsyncExitStack | None = None
+        self._new_waiter: NewWaiter
+        self._link: Link
+        self._topics: Topics
+
+    async def __aenter__(self) -> Channel:
+        if self._running is not None:
+            raise RuntimeError("This Channel is open already; make another one with a layer of its own")
+        self._new_waiter = waiter_factory()
+        self._link = Link(
+            self.layer,
+            deliver=lambda event: self._topics.deliver(event),
+            restore=lambda life: self._topics.restore(life),
+            on_gap=self._on_gap,
+            timeout=self._publish_timeout,
+            backoff=self._backoff,
+        )
+        self._topics = Topics(self.layer, self._link.up, self._new_waiter)
+        async with AsyncExitStack() as stack:
+            tasks = await stack.enter_async_context(anyio.create_task_group())
+            stack.callback(tasks.cancel_scope.cancel)
+            stack.callback(self._close)
+            tasks.start_soon(self._link.run)
+            tasks.start_soon(self._topics.tidy)
+            self._running = stack.pop_all()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> bool | None:
+        running, self._running = self._running, None
+        assert running is not None
+        return await running.__aexit__(kind, error, traceback)
+
+    def _close(self) -> None:
+        self._link.close()
+        self._topics.close()
+
+    # ---- messages -----------------------------------------------------------------------------------------------
+
+    def encode(self, message: Any) -> bytes:
+        """The frame of a message. Raises `TypeError` for what cannot be encoded, `PayloadTooLarge` above the limit."""
+        frame = self.serializer.encode(message)
+        if len(frame) > self._max_message_size:
+            raise PayloadTooLarge(
+                f"The encoded message has {len(frame)} bytes; max_message_size is {self._max_message_size}. "
+                f"Send less (a key to fetch it by, say), or raise the limit"
+            )
+        return frame
+
+    async def publish(self, group: str, message: Any) -> int | None:
+        """Publish a message to every subscriber of ``group``; returns when the broker has accepted it.
+
+        Returns how many nodes the broker handed it to, if the broker says so. Raises `TypeError` and `PayloadTooLarge`
+        as `encode` does, `ListenerClosed` if there was no link for ``publish_timeout`` seconds (nothing was sent), and
+        `DeliveryUnknown` if the link broke before the broker answered.
+        """
+        return await self.publish_frame(group, self.encode(message))
+
+    async def publish_frame(self, group: str, frame: bytes) -> int | None:
+        """`publish` for what is encoded already."""
+        life = self._link.life or await self._open_link().up()
+        try:
+            return await self.layer.publish(group, frame)
+        except ListenerClosed as error:
+            life.end(error)
+            raise self._unknown(f"to {group}", error) from error
+
+    @asynccontextmanager
+    async def subscribe(
+        self,
+        *groups: str,
+        pattern: str | None = None,
+        capacity: int | None = None,
+        expiry: float | None = None,
+    ) -> AsyncGenerator[Subscriber, None]:
+        """Subscribe to groups, to all groups that match a pattern, or both.
+
+        Entering returns when the subscription is in effect: what anyone publishes afterwards is seen. Leaving in any
+        way leaves the Channel usable. Raises `NotSupported` for a pattern that the broker cannot do, and
+        `ListenerClosed` if there was no link for ``publish_timeout`` seconds. An event that matches several of the
+        names comes once for each.
+        """
+        names = [*((group, False) for group in groups), *([] if pattern is None else [(pattern, True)])]
+        if not names:
+            raise TypeError("subscribe() needs at least one group or a pattern")
+        subscriber = self.mailbox(", ".join(name for name, _ in names), capacity=capacity, expiry=expiry)
+        try:
+            for name, is_pattern in names:
+                await self._open_topics().attach(name, subscriber, pattern=is_pattern)
+            yield subscriber
+        finally:
+            for name, is_pattern in names:
+                self._topics.detach(name, subscriber, pattern=is_pattern)
+            subscriber.close()
+
+    # ---- sinks --------------------------------------------------------------------------------------------------
+
+    def mailbox(self, name: str, *, capacity: int | None = None, expiry: float | None = None) -> Subscriber:
+        """A subscriber that listens to nothing yet; see `attach`."""
+        self._open_link()
+        return Subscriber(
+            name,
+            capacity=self._capacity if capacity is None else capacity,
+            expiry=self._expiry if expiry is None else expiry,
+            decode=self.serializer.decode,
+            new_waiter=self._new_waiter,
+            losses=self.losses,
+        )
+
+    async def attach(self, group: str, sink: Sink) -> None:
+        """Have the events of a group put into ``sink`` too. In effect when it returns; if it raises, not at all."""
+        await self._open_topics().attach(group, sink)
+
+    def detach(self, group: str, sink: Sink) -> None:
+        """Undo `attach`, at once."""
+        self._open_topics().detach(group, sink)
+
+    # ---- queues -------------------------------------------------------------------------------------------------
+
+    async def put(self, queue: str, frame: bytes, *, capacity: int, expiry: float) -> None:
+        """`BaseChannelLayer.put`; raises `ListenerClosed` and `DeliveryUnknown` as `publish` does."""
+        life = await self._open_link().up()
+        try:
+            await self.layer.put(queue, frame, capacity=capacity, expiry=expiry)
+        except ListenerClosed as error:
+            life.end(error)
+            raise self._unknown(f"to queue {queue}", error) from error
+
+    async def take(self, queue: str) -> bytes:
+        """`BaseChannelLayer.take`, over any number of outages."""
+        while True:
+            try:
+                return await self._insist(lambda: self.layer.take(queue))
+            except ListenerClosed:
+                self._open_link()
+
+    async def bind(self, group: str, queue: str, *, capacity: int, expiry: float, lifetime: float) -> None:
+        """`BaseChannelLayer.bind`."""
+        await self._insist(
+            lambda: self.layer.bind(group, queue, capacity=capacity, expiry=expiry, lifetime=lifetime)
+        )
+
+    async def unbind(self, group: str, queue: str) -> None:
+        """`BaseChannelLayer.unbind`."""
+        await self._insist(lambda: self.layer.unbind(group, queue))
+
+    async def purge(self, prefix: str) -> None:
+        """`BaseChannelLayer.purge`."""
+        await self._insist(lambda: self.layer.purge(prefix))
+
+    # ---- state --------------------------------------------------------------------------------------------------
+
+    async def connected(self) -> None:
+        """Wait for the link. Raises `ListenerClosed` after ``publish_timeout`` seconds."""
+        await self._open_link().up()
+
+    @property
+    def outages(self) -> int:
+        """How often an established link was lost."""
+        return self._open_link().outages
+
+    @property
+    def topics(self) -> int:
+        """How many groups and patterns this node listens to."""
+        return len(self._open_topics())
+
+    async def _insist(self, call: Callable[[], Awaitable[T]]) -> T:
+        """Do what may be done twice until it succeeds, or until there is no link for too long."""
+        while True:
+            life = await self._open_link().up()
+            try:
+                return await call()
+            except ListenerClosed as error:
+                life.end(error)
+
+    def _open_link(self) -> Link:
+        if self._running is None:
+            raise ListenerClosed(f"The Channel to {self.layer.address} is not open; use it inside `async with`")
+        return self._link
+
+    def _open_topics(self) -> Topics:
+        self._open_link()
+        return self._topics
+
+    def _unknown(self, what: str, error: ListenerClosed) -> DeliveryUnknown:
+        return DeliveryUnknown(
+            f"The link to {self.layer.address} broke while a message {what} was on its way; "
+            f"it may or may not have arrived: {error}"
+        )
+
+
+def _no_report(seconds: float) -> None:
+    """Whoever wants gaps reported passes ``on_gap``."""

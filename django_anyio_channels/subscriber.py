@@ -1,0 +1,165 @@
+"""The mailbox: the only place where messages wait for a reader."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from time import monotonic
+from typing import Any
+
+from .event import Event
+from .exceptions import DecodeError, ListenerClosed
+from .losses import Losses
+from .waiting import Bell, NewWaiter
+
+Entry = tuple[float, Event[bytes]]
+"""An event and the time (`time.monotonic`) at which it arrived; shared by all mailboxes that get it."""
+
+
+class Subscriber:
+    """A bounded mailbox; `Channel.subscribe` makes it.
+
+    Iterate over it, or await `receive`; several tasks may, and each event goes to one of them. Cancelling them loses
+    nothing. When ``capacity`` events wait, newer ones are dropped, counted in `dropped` and logged. An event that
+    nobody read for ``expiry`` seconds is thrown away and counted in `expired`. Events come in the order in which they
+    arrived; each is decoded anew for each subscriber, so nobody else sees what a reader does to it.
+    """
+
+    __slots__ = (
+        "_bell",
+        "_closed",
+        "_decode",
+        "_dropped_since_full",
+        "_items",
+        "_losses",
+        "_told",
+        "capacity",
+        "dropped",
+        "expired",
+        "expiry",
+        "name",
+    )
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        capacity: int,
+        expiry: float | None,
+        decode: Callable[[bytes], Any],
+        new_waiter: NewWaiter,
+        losses: Losses,
+    ) -> None:
+        self.name = name
+        """What logs call this mailbox."""
+        self.capacity = capacity
+        self.expiry = expiry
+        self.dropped = 0
+        """Events that found this mailbox full."""
+        self.expired = 0
+        """Events that nobody read in time."""
+        self._decode = decode
+        self._losses = losses
+        self._bell = Bell(new_waiter)
+        # A deque takes 600 bytes, and most mailboxes are empty most of the time.
+        self._items: deque[Entry] | None = None
+        self._dropped_since_full = 0
+        self._told = False
+        self._closed = False
+
+    def __len__(self) -> int:
+        """How many events wait."""
+        return len(self._items) if self._items else 0
+
+    @property
+    def waited_for(self) -> bool:
+        """Whether a task waits for the next event."""
+        return self._bell.waited_for
+
+    def put(self, entry: Entry) -> None:
+        """Add an event, or count it as dropped. Never waits, never raises."""
+        items = self._items
+        if items is None:
+            items = self._items = deque()
+        if len(items) >= self.capacity:
+            self._forget_expired(items, entry[0])
+            if len(items) >= self.capacity:
+                self._drop()
+                return
+        items.append(entry)
+        self._bell.ring()
+
+    async def receive(self) -> Event[Any]:
+        """Wait for the next event. Raises `ListenerClosed` once the mailbox is closed and empty."""
+        while True:
+            event = self._take()
+            if event is None:
+                if self._closed:
+                    raise ListenerClosed(f"{self.name} is closed")
+                await self._bell.wait()
+                continue
+            try:
+                message = self._decode(event.message)
+            except DecodeError as error:
+                self._losses.frame_undecodable(self.name, error)
+                continue
+            return Event(event.group, message, event.subscription)
+
+    def __aiter__(self) -> Subscriber:
+        return self
+
+    async def __anext__(self) -> Event[Any]:
+        try:
+            return await self.receive()
+        except ListenerClosed:
+            raise StopAsyncIteration from None
+
+    def close(self) -> None:
+        """Let readers take what waits, then end."""
+        self._closed = True
+        self._bell.ring_all()
+
+    def clear(self) -> None:
+        """Throw away what waits."""
+        self._items = None
+
+    def forget_expired(self, now: float) -> None:
+        """Throw away what has waited for longer than ``expiry`` at ``now`` (`time.monotonic`)."""
+        if self._items:
+            self._forget_expired(self._items, now)
+            if not self._items:
+                self._items = None
+
+    def _forget_expired(self, items: deque[Entry], now: float) -> None:
+        if self.expiry is None:
+            return
+        oldest = now - self.expiry
+        while items and items[0][0] < oldest:
+            items.popleft()
+            self.expired += 1
+            self._losses.expired += 1
+
+    def _take(self) -> Event[bytes] | None:
+        items = self._items
+        if items is None:
+            return None
+        if self.expiry is not None:
+            self._forget_expired(items, monotonic())
+        event = items.popleft()[1] if items else None
+        if not items:
+            self._items = None
+        if self._dropped_since_full and len(items) <= self.capacity // 2:
+            self._room_again()
+        return event
+
+    def _drop(self) -> None:
+        self.dropped += 1
+        self._losses.dropped += 1
+        self._dropped_since_full += 1
+        if self._dropped_since_full == 1:
+            self._told = self._losses.mailbox_full(self.name, self.capacity)
+
+    def _room_again(self) -> None:
+        if self._told:
+            self._losses.room_again(self.name, self._dropped_since_full)
+        self._dropped_since_full = 0

@@ -1,0 +1,206 @@
+"""The table of wanted groups and patterns, and what the broker knows of it."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from itertools import islice
+from time import monotonic
+from typing import Protocol
+
+import anyio
+
+from .event import Event
+from .exceptions import ListenerClosed
+from .layers.base import BaseChannelLayer, subscribing
+from .link import Life, logger
+from .subscriber import Entry
+from .waiting import Bell, NewWaiter
+
+_AT_ONCE = 500
+
+
+class Sink(Protocol):
+    """What events are fanned out to."""
+
+    def put(self, entry: Entry) -> None:
+        """Take an event; never waits, never raises."""
+
+    def close(self) -> None:
+        """No more events will come."""
+
+
+class Topic:
+    """One name, who wants it, and in which life the broker was told."""
+
+    __slots__ = ("busy", "changed", "name", "sinks", "subscribe", "subscribed", "table", "told", "unsubscribe")
+
+    def __init__(
+        self,
+        name: str,
+        table: dict[str, Topic],
+        subscribe: Callable[[str], Awaitable[None]],
+        unsubscribe: Callable[[str], Awaitable[None]],
+        new_waiter: NewWaiter,
+    ) -> None:
+        self.name = name
+        self.table = table
+        self.subscribe = subscribe
+        self.unsubscribe = unsubscribe
+        self.sinks: dict[Sink, None] = {}
+        self.subscribed: Life | None = None
+        """The life in which the broker has confirmed the subscription."""
+        self.told: Life | None = None
+        """The life in which the broker may have heard of it."""
+        self.busy = False
+        """A call to the broker about this name is under way; `changed` rings when it ends."""
+        self.changed = Bell(new_waiter)
+
+
+class Topics:
+    """Fans events out to sinks, and keeps the broker's subscriptions equal to what the sinks want.
+
+    The table changes at once, the broker is told afterwards; a cancellation can only hit the second part, and what it
+    leaves undone is done by `tidy`.
+    """
+
+    def __init__(self, layer: BaseChannelLayer, up: Callable[[], Awaitable[Life]], new_waiter: NewWaiter) -> None:
+        self._layer = layer
+        self._up = up
+        self._new_waiter = new_waiter
+        self._groups: dict[str, Topic] = {}
+        self._patterns: dict[str, Topic] = {}
+        self._life: Life | None = None
+        self._unwanted: dict[Topic, None] = {}
+        self._untidy = Bell(new_waiter)
+
+    def __len__(self) -> int:
+        return len(self._groups) + len(self._patterns)
+
+    def deliver(self, event: Event[bytes]) -> None:
+        """Put an event into every sink that wants it."""
+        name = event.subscription
+        topic = self._groups.get(event.group) if name is None else self._patterns.get(name) or self._groups.get(name)
+        if topic is not None:
+            entry = (monotonic(), event)
+            for sink in topic.sinks:
+                sink.put(entry)
+
+    async def attach(self, name: str, sink: Sink, *, pattern: bool = False) -> None:
+        """Add a sink; returns when what anyone publishes afterwards is seen. If it raises, the sink is not added."""
+        topic = self._topic(name, pattern)
+        is_new = sink not in topic.sinks
+        topic.sinks[sink] = None
+        if topic.subscribed is not None and topic.subscribed is self._life:
+            return
+        try:
+            await self._settle(topic)
+        except BaseException:
+            if is_new:
+                self._remove(topic, sink)
+            raise
+
+    def detach(self, name: str, sink: Sink, *, pattern: bool = False) -> None:
+        """Remove a sink at once; the broker is told soon."""
+        topic = (self._patterns if pattern else self._groups).get(name)
+        if topic is not None:
+            self._remove(topic, sink)
+
+    async def restore(self, life: Life) -> None:
+        """Tell a broker that knows nothing yet of everything that is wanted."""
+        self._life = life
+        topics = iter([*self._groups.values(), *self._patterns.values()])
+        while batch := list(islice(topics, _AT_ONCE)):
+            async with anyio.create_task_group() as tasks:
+                for topic in batch:
+                    tasks.start_soon(self._restore, topic, life)
+
+    async def tidy(self) -> None:
+        """Tell the broker what is no longer wanted, until cancelled."""
+        while True:
+            while self._unwanted:
+                batch = list(islice(self._unwanted, _AT_ONCE))
+                async with anyio.create_task_group() as tasks:
+                    for topic in batch:
+                        del self._unwanted[topic]
+                        tasks.start_soon(self._forget, topic)
+            await self._untidy.wait()
+
+    def close(self) -> None:
+        """Close every sink."""
+        for topic in [*self._groups.values(), *self._patterns.values()]:
+            for sink in list(topic.sinks):
+                sink.close()
+        self._groups.clear()
+        self._patterns.clear()
+
+    def _topic(self, name: str, pattern: bool) -> Topic:
+        table = self._patterns if pattern else self._groups
+        topic = table.get(name)
+        if topic is None:
+            subscribe = self._layer.subscribe_pattern if pattern else self._layer.subscribe
+            unsubscribe = self._layer.unsubscribe_pattern if pattern else self._layer.unsubscribe
+            topic = table[name] = Topic(name, table, subscribe, unsubscribe, self._new_waiter)
+        return topic
+
+    def _remove(self, topic: Topic, sink: Sink) -> None:
+        topic.sinks.pop(sink, None)
+        if not topic.sinks:
+            self._unwanted[topic] = None
+            self._untidy.ring()
+
+    async def _settle(self, topic: Topic) -> None:
+        while True:
+            life = await self._up()
+            if topic.subscribed is life:
+                return
+            if topic.busy:
+                await topic.changed.wait()
+            else:
+                await self._subscribe(topic, life)
+
+    async def _restore(self, topic: Topic, life: Life) -> None:
+        while topic.busy:
+            await topic.changed.wait()
+        if topic.sinks:
+            try:
+                await self._subscribe(topic, life)
+            except Exception:
+                logger.exception("Could not subscribe to %s again; its subscribers hear nothing", topic.name)
+
+    async def _subscribe(self, topic: Topic, life: Life) -> None:
+        topic.busy = True
+        topic.told = life
+        token = subscribing.set(topic.name)
+        try:
+            await topic.subscribe(topic.name)
+            topic.subscribed = life
+        except ListenerClosed as error:
+            life.end(error)
+        finally:
+            subscribing.reset(token)
+            topic.busy = False
+            topic.changed.ring_all()
+
+    async def _forget(self, topic: Topic) -> None:
+        while topic.busy:
+            await topic.changed.wait()
+        if topic.sinks:
+            return
+        life = self._life
+        if life is not None and topic.told is life and life.error is None:
+            await self._unsubscribe(topic, life)
+        if not topic.sinks and topic.table.get(topic.name) is topic:
+            del topic.table[topic.name]
+
+    async def _unsubscribe(self, topic: Topic, life: Life) -> None:
+        topic.busy = True
+        topic.subscribed = topic.told = None
+        try:
+            await topic.unsubscribe(topic.name)
+        except ListenerClosed as error:
+            life.end(error)
+        except Exception:
+            logger.exception("Could not unsubscribe from %s", topic.name)
+        finally:
+            topic.busy = False
+            topic.changed.ring_all()
