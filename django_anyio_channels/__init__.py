@@ -23,12 +23,14 @@ from .exceptions import (
 from .layers.base import BaseChannelLayer
 
 if TYPE_CHECKING:
+    from .adapter import AnyioChannelLayer
     from .channel import Channel
     from .layers.memory import InMemoryBroker, InMemoryChannelLayer
     from .link import Backoff
     from .subscriber import Subscriber
 
 _LAZY = {
+    "AnyioChannelLayer": "adapter",
     "Backoff": "link",
     "Channel": "channel",
     "InMemoryBroker": "layers.memory",
@@ -37,6 +39,7 @@ _LAZY = {
 }
 
 __all__ = [
+    "AnyioChannelLayer",
     "Backoff",
     "BaseChannelLayer",
     "Channel",

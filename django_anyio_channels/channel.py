@@ -9,11 +9,11 @@ from typing import Any, TypeVar
 
 import anyio
 
-from .exceptions import DeliveryUnknown, ListenerClosed, PayloadTooLarge
+from .exceptions import DeliveryUnknown, ListenerClosed
 from .layers.base import BaseChannelLayer
 from .link import Backoff, Link
 from .losses import Losses
-from .serializers import MessagePackSerializer, Serializer
+from .serializers import MessagePackSerializer, Serializer, encode_within
 from .subscriber import Subscriber
 from .topics import Sink, Topics
 from .waiting import NewWaiter, waiter_factory
@@ -98,13 +98,7 @@ class Channel:
 
     def encode(self, message: Any) -> bytes:
         """The frame of a message. Raises `TypeError` for what cannot be encoded, `PayloadTooLarge` above the limit."""
-        frame = self.serializer.encode(message)
-        if len(frame) > self._max_message_size:
-            raise PayloadTooLarge(
-                f"The encoded message has {len(frame)} bytes; max_message_size is {self._max_message_size}. "
-                f"Send less (a key to fetch it by, say), or raise the limit"
-            )
-        return frame
+        return encode_within(self._max_message_size, self.serializer, message)
 
     async def publish(self, group: str, message: Any) -> int | None:
         """Publish a message to every subscriber of ``group``; returns when the broker has accepted it.

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 import msgpack
 import msgspec
 
-from .exceptions import DecodeError, MissingDriver
+from .exceptions import DecodeError, MissingDriver, PayloadTooLarge
 
 
 class Serializer(Protocol):
@@ -21,6 +21,17 @@ class Serializer(Protocol):
 
     def decode(self, frame: bytes) -> Any:
         """A new object for every call. Raises `DecodeError` for a frame that `encode` didn't write."""
+
+
+def encode_within(limit: int, serializer: Serializer, message: Any) -> bytes:
+    """The frame of a message. Raises `TypeError` for what cannot be encoded, `PayloadTooLarge` above the limit."""
+    frame = serializer.encode(message)
+    if len(frame) > limit:
+        raise PayloadTooLarge(
+            f"The encoded message has {len(frame)} bytes; max_message_size is {limit}. "
+            f"Send less (a key to fetch it by, say), or raise the limit"
+        )
+    return frame
 
 
 class MessagePackSerializer:

@@ -38,6 +38,7 @@ class Subscriber:
         "expired",
         "expiry",
         "name",
+        "unattended",
     )
 
     def __init__(
@@ -58,6 +59,8 @@ class Subscriber:
         """Events that found this mailbox full."""
         self.expired = 0
         """Events that nobody read in time."""
+        self.unattended: Callable[[Subscriber], object] | None = None
+        """Called with this mailbox when an event was put that no task waits for."""
         self._decode = decode
         self._losses = losses
         self._bell = Bell(new_waiter)
@@ -87,23 +90,36 @@ class Subscriber:
                 self._drop()
                 return
         items.append(entry)
+        if not self._bell.ring() and self.unattended is not None:
+            self.unattended(self)
+
+    def put_back(self, entry: Entry) -> None:
+        """Return an event that was received but not used; it is the next one again, whatever the capacity."""
+        if self._items is None:
+            self._items = deque()
+        self._items.appendleft(entry)
         self._bell.ring()
 
     async def receive(self) -> Event[Any]:
         """Wait for the next event. Raises `ListenerClosed` once the mailbox is closed and empty."""
         while True:
-            event = self._take()
-            if event is None:
-                if self._closed:
-                    raise ListenerClosed(f"{self.name} is closed")
-                await self._bell.wait()
-                continue
+            event = self.receive_nowait()
+            if event is not None:
+                return event
+            if self._closed:
+                raise ListenerClosed(f"{self.name} is closed")
+            await self._bell.wait()
+
+    def receive_nowait(self) -> Event[Any] | None:
+        """The next event, or None if none waits."""
+        while (event := self._take()) is not None:
             try:
                 message = self._decode(event.message)
             except DecodeError as error:
                 self._losses.frame_undecodable(self.name, error)
                 continue
             return Event(event.group, message, event.subscription)
+        return None
 
     def __aiter__(self) -> Subscriber:
         return self

@@ -74,19 +74,20 @@ class Bell:
         """Whether a task is waiting that has not been rung."""
         return bool(self._waiters)
 
-    def ring(self) -> None:
-        """Wake the task that has waited longest."""
+    def ring(self) -> bool:
+        """Wake the task that has waited longest. Returns whether there was one."""
         waiters = self._waiters
         while waiters:
             waiter = waiters.pop(0)
             if not waiter.done():
                 waiter.set_result(None)
-                return
+                return True
+        return False
 
     def ring_all(self) -> None:
         """Wake every waiting task."""
-        while self._waiters:
-            self.ring()
+        while self.ring():
+            pass
 
     async def wait(self) -> None:
         """Wait for a ring."""

@@ -1,0 +1,202 @@
+"""`AnyioChannelLayer`: the verbs of Channels' channel layer specification."""
+
+from __future__ import annotations
+
+import re
+from types import TracebackType
+from typing import Any, ClassVar
+
+from channels.exceptions import ChannelFull, MessageTooLarge
+from channels.layers import BaseChannelLayer
+
+from .config import read_config
+from .courier import Courier
+from .exceptions import PayloadTooLarge, QueueFull
+from .node import Topics, node_of
+
+_CHANNEL_NAME = re.compile(r"[a-zA-Z0-9\-_.]+(?:![a-zA-Z0-9\-_.]*)?")
+_GROUP_NAME = re.compile(r"[a-zA-Z0-9\-_.]+")
+
+
+class AnyioChannelLayer(BaseChannelLayer):
+    """A channel layer as Channels' specification wants it (https://channels.readthedocs.io/en/stable/channel_layer_spec.html).
+
+    Name it in ``CHANNEL_LAYERS``; its ``CONFIG`` becomes the keyword arguments. It has the ``groups`` and ``flush``
+    extensions. All verbs may be called from any thread and event loop; those that end in ``_sync`` also without one.
+
+    `send` and `group_send` return when the broker has accepted the message. They raise `TypeError` for what cannot be
+    encoded, ``MessageTooLarge`` above ``max_message_size``, `ListenerClosed` when there was no link to the broker for
+    ``publish_timeout`` seconds, and `DeliveryUnknown` when the link broke before the broker answered.
+    """
+
+    extensions: ClassVar[list[str]] = ["groups", "flush"]
+    ChannelFull = ChannelFull
+    MessageTooLarge = MessageTooLarge
+
+    def __init__(self, **config: Any) -> None:
+        settings = read_config(config)
+        super().__init__(expiry=settings.expiry, capacity=settings.capacity)  # type: ignore[arg-type]
+        self.channel_capacity = list(settings.channel_capacity)  # type: ignore[assignment]
+        self.group_expiry = settings.group_expiry
+        self._settings = settings
+        self._topics = Topics(settings.prefix)
+        self._courier = Courier(settings, self._topics)
+
+    # ---- messages -------------------------------------------------------------------------------------------------
+
+    async def send(self, channel: str, message: dict[str, Any]) -> None:
+        """Send to one channel. Raises ``ChannelFull`` when a normal channel is at its capacity."""
+        frame = self._encode(message)
+        self.require_valid_channel_name(channel)
+        owner = node_of(channel)
+        with _Refusals(channel):
+            if owner is None:
+                await self._courier.put(channel, frame)
+            else:
+                await self._courier.publish(self._topics.inbox(owner), _addressed(channel, frame))
+
+    async def receive(self, channel: str) -> dict[str, Any]:
+        """Wait for the next message of a channel. Cancelling it loses nothing, and a broker's outage only delays it."""
+        node = self._courier.node
+        if node is not None and channel in node.names:
+            message = await node.names.receive(channel)
+        else:
+            self.require_valid_channel_name(channel)
+            message = await self._courier.receive(channel)
+        return message  # type: ignore[no-any-return]
+
+    async def new_channel(self, prefix: str = "specific") -> str:
+        """A name that only this process can receive on. Costs no round trip once this loop's node is open."""
+        node = self._courier.node
+        name = node.names.new(prefix) if node is not None else await self._courier.call(lambda n: n.new_channel(prefix))
+        self.require_valid_channel_name(name)
+        return name
+
+    # ---- groups ---------------------------------------------------------------------------------------------------
+
+    async def group_add(self, group: str, channel: str) -> None:
+        """Add a channel of any process to a group; in effect for every sender when it returns."""
+        self._check_names(group, channel)
+        await self._courier.call(lambda node: node.group_add(group, channel))
+
+    async def group_discard(self, group: str, channel: str) -> None:
+        """Remove a channel of any process from a group; no error if it isn't in it."""
+        self._check_names(group, channel)
+        await self._courier.call(lambda node: node.group_discard(group, channel))
+
+    async def group_send(self, group: str, message: dict[str, Any]) -> None:
+        """Send to all channels of a group. A member whose mailbox is full misses it; that is counted and logged."""
+        frame = self._encode(message)
+        self.require_valid_group_name(group)
+        with _Refusals(group):
+            await self._courier.publish(self._topics.group(group), frame)
+
+    async def flush(self) -> None:
+        """Forget every message and every group, in all processes that share the prefix."""
+        await self._courier.call(lambda node: node.flush())
+
+    # ---- from code without an event loop --------------------------------------------------------------------------
+
+    def send_sync(self, channel: str, message: dict[str, Any]) -> None:
+        """`send` for synchronous code."""
+        frame = self._encode(message)
+        self.require_valid_channel_name(channel)
+        owner = node_of(channel)
+        with _Refusals(channel):
+            if owner is None:
+                self._courier.put_sync(channel, frame)
+            else:
+                self._courier.publish_sync(self._topics.inbox(owner), _addressed(channel, frame))
+
+    def group_send_sync(self, group: str, message: dict[str, Any]) -> None:
+        """`group_send` for synchronous code."""
+        frame = self._encode(message)
+        self.require_valid_group_name(group)
+        with _Refusals(group):
+            self._courier.publish_sync(self._topics.group(group), frame)
+
+    def group_add_sync(self, group: str, channel: str) -> None:
+        """`group_add` for synchronous code."""
+        self._check_names(group, channel)
+        self._courier.call_sync(lambda node: node.group_add(group, channel))
+
+    def group_discard_sync(self, group: str, channel: str) -> None:
+        """`group_discard` for synchronous code."""
+        self._check_names(group, channel)
+        self._courier.call_sync(lambda node: node.group_discard(group, channel))
+
+    # ---- life -----------------------------------------------------------------------------------------------------
+
+    async def close(self) -> None:
+        """Disconnect this event loop and the background one. Never needed: it happens when a loop or process ends."""
+        await self._courier.close()
+
+    def statistics(self) -> dict[str, int]:
+        """What this process has open and has lost, summed over its event loops.
+
+        ``nodes`` (connected event loops), ``channels`` (names in use), ``topics`` (broker subscriptions), ``outages``
+        (links lost), ``dropped`` (messages for full mailboxes), ``expired`` (messages not read in time),
+        ``undecodable`` (frames thrown away).
+        """
+        nodes = self._courier.nodes
+        return {
+            "nodes": len(nodes),
+            "channels": sum(len(node.names) for node in nodes),
+            "topics": sum(node.channel.topics for node in nodes),
+            "outages": sum(node.channel.outages for node in nodes),
+            "dropped": sum(node.channel.losses.dropped for node in nodes),
+            "expired": sum(node.channel.losses.expired for node in nodes),
+            "undecodable": sum(node.channel.losses.undecodable for node in nodes),
+        }
+
+    # ---- names and messages ---------------------------------------------------------------------------------------
+
+    def require_valid_channel_name(self, name: object, receive: bool = False) -> bool:
+        """As `BaseChannelLayer` has it, but a trailing newline and digits of other scripts are refused too."""
+        super().require_valid_channel_name(name, receive=receive)
+        if not _CHANNEL_NAME.fullmatch(str(name)):
+            raise TypeError(self.invalid_name_error.format("Channel"))
+        return True
+
+    def require_valid_group_name(self, name: object) -> bool:
+        """As `BaseChannelLayer` has it, but a trailing newline and digits of other scripts are refused too."""
+        super().require_valid_group_name(name)
+        if not _GROUP_NAME.fullmatch(str(name)):
+            raise TypeError(self.invalid_name_error.format("Group"))
+        return True
+
+    def _check_names(self, group: str, channel: str) -> None:
+        self.require_valid_group_name(group)
+        self.require_valid_channel_name(channel)
+
+    def _encode(self, message: dict[str, Any]) -> bytes:
+        if not isinstance(message, dict):
+            raise TypeError(f"A message must be a dict, not {type(message).__name__}")
+        try:
+            return self._settings.encode(message)
+        except PayloadTooLarge as error:
+            raise MessageTooLarge(str(error)) from None
+
+
+def _addressed(channel: str, frame: bytes) -> bytes:
+    return b"%b\n%b" % (channel.encode(), frame)
+
+
+class _Refusals:
+    """Translates what a broker refuses into Channels' exceptions."""
+
+    __slots__ = ("_name",)
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if isinstance(error, QueueFull):
+            raise ChannelFull(self._name) from error
+        if isinstance(error, PayloadTooLarge):
+            raise MessageTooLarge(str(error)) from error

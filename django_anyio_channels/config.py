@@ -1,0 +1,237 @@
+"""What stands under CONFIG in CHANNEL_LAYERS, read, checked, and turned into a layer."""
+
+from __future__ import annotations
+
+import difflib
+import fnmatch
+import inspect
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Any
+from urllib.parse import urlsplit
+
+from django.core.exceptions import ImproperlyConfigured
+from django.utils.module_loading import import_string
+
+from .exceptions import MissingDriver
+from .layers.base import BaseChannelLayer
+from .layers.memory import InMemoryBroker, InMemoryChannelLayer
+from .serializers import EncryptedSerializer, MessagePackSerializer, Serializer, encode_within
+
+LAYERS = {
+    "memory": "django_anyio_channels.layers.memory.InMemoryChannelLayer",
+}
+"""URL scheme -> the layer's dotted path."""
+
+
+class ConfigError(ImproperlyConfigured):
+    """A setting that cannot be used; `hint` says what to write instead, `code` which system check finds it."""
+
+    def __init__(self, message: str, *, hint: str, code: str) -> None:
+        super().__init__(f"{message} {hint}")
+        self.message = message
+        self.hint = hint
+        self.code = code
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """Everything that an `AnyioChannelLayer` is told."""
+
+    make_layer: Callable[[], BaseChannelLayer]
+    """A new driver for the same broker; each event loop gets its own."""
+
+    serializer: Serializer
+    prefix: str = "asgi"
+    expiry: float = 60.0
+    group_expiry: float = 86400.0
+    capacity: int = 100
+    channel_capacity: tuple[tuple[re.Pattern[str], int], ...] = ()
+    publish_timeout: float = 10.0
+    max_message_size: int = 4 * 1024 * 1024
+    outage_message: str | None = None
+
+    def capacity_of(self, channel: str) -> int:
+        """The capacity of the first pattern that matches, or the general one."""
+        for pattern, capacity in self.channel_capacity:
+            if pattern.match(channel):
+                return capacity
+        return self.capacity
+
+    def encode(self, message: Any) -> bytes:
+        """The frame of a message. Raises `TypeError` and `PayloadTooLarge`."""
+        return encode_within(self.max_message_size, self.serializer, message)
+
+
+def read_config(config: Mapping[str, Any]) -> Settings:
+    """Check every key and value. Raises `ConfigError`, or `MissingDriver` naming the extra to install."""
+    unknown = sorted(set(config) - set(KEYS))
+    if unknown:
+        raise _unknown_key(unknown[0])
+    values = {key: check(config[key]) for key, check in _VALUES.items() if key in config}
+    return Settings(make_layer=_layer_factory(config), serializer=_serializer(config), **values)
+
+
+def _unknown_key(key: str) -> ConfigError:
+    nearest = difflib.get_close_matches(key, KEYS, n=1)
+    hint = f"Did you mean {nearest[0]!r}?" if nearest else f"The keys are {', '.join(sorted(KEYS))}."
+    return ConfigError(f"CONFIG has an unknown key {key!r}.", hint=hint, code="E001")
+
+
+# ---- values ---------------------------------------------------------------------------------------------------------
+
+
+def _wrong(key: str, value: object, wanted: str) -> ConfigError:
+    return ConfigError(f"CONFIG[{key!r}] is {value!r}.", hint=f"It must be {wanted}.", code="E005")
+
+
+def _seconds(key: str) -> Callable[[Any], float]:
+    def check(value: Any) -> float:
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not value > 0:
+            raise _wrong(key, value, "a number of seconds above 0")
+        return value
+
+    return check
+
+
+def _count(key: str, unit: str) -> Callable[[Any], int]:
+    def check(value: Any) -> int:
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            raise _wrong(key, value, f"a whole number of {unit}, 1 or more")
+        return value
+
+    return check
+
+
+def _prefix(value: Any) -> str:
+    if not isinstance(value, str) or not re.fullmatch(r"[!-~]+", value):
+        raise _wrong("prefix", value, "a non-empty str of printable ASCII characters without spaces")
+    return value
+
+
+def _channel_capacity(value: Any) -> tuple[tuple[re.Pattern[str], int], ...]:
+    wanted = "a dict from channel name, glob or compiled regular expression to a capacity of 1 or more"
+    if not isinstance(value, Mapping):
+        raise _wrong("channel_capacity", value, wanted)
+    compiled = []
+    for pattern, capacity in value.items():
+        if isinstance(pattern, str):
+            pattern = re.compile(fnmatch.translate(pattern))
+        if not isinstance(pattern, re.Pattern) or type(capacity) is not int or capacity < 1:
+            raise _wrong("channel_capacity", value, wanted)
+        compiled.append((pattern, capacity))
+    return tuple(compiled)
+
+
+def _outage_message(value: Any) -> str | None:
+    if value is not None and (not isinstance(value, str) or not value or value.startswith("_")):
+        raise _wrong("outage_message", value, "None or the type of the message, such as 'chat.outage'")
+    return value
+
+
+_VALUES: dict[str, Callable[[Any], Any]] = {
+    "prefix": _prefix,
+    "expiry": _seconds("expiry"),
+    "group_expiry": _seconds("group_expiry"),
+    "capacity": _count("capacity", "messages"),
+    "channel_capacity": _channel_capacity,
+    "publish_timeout": _seconds("publish_timeout"),
+    "max_message_size": _count("max_message_size", "bytes"),
+    "outage_message": _outage_message,
+}
+
+KEYS = ("url", "layer", "options", "symmetric_encryption_keys", *_VALUES)
+"""Every key that CONFIG may have."""
+
+
+def _serializer(config: Mapping[str, Any]) -> Serializer:
+    keys = config.get("symmetric_encryption_keys")
+    plain = MessagePackSerializer()
+    if not keys and not isinstance(keys, (str, bytes)):
+        return plain
+    try:
+        return EncryptedSerializer(plain, keys)
+    except ValueError as error:
+        raise ConfigError(
+            f"CONFIG['symmetric_encryption_keys'] cannot be used: {error}.",
+            hint="Give a list: the first key encrypts, all of them decrypt.",
+            code="E005",
+        ) from None
+
+
+# ---- the layer ------------------------------------------------------------------------------------------------------
+
+
+def _layer_factory(config: Mapping[str, Any]) -> Callable[[], BaseChannelLayer]:
+    options = config.get("options", {})
+    if not isinstance(options, Mapping):
+        raise _wrong("options", options, "a dict of the layer's keyword arguments")
+    if "url" in config and "layer" in config:
+        raise ConfigError(
+            "CONFIG has both 'url' and 'layer'.",
+            hint="Keep 'url' for a broker of this package, or 'layer' (and 'options') for a layer of your own.",
+            code="E002",
+        )
+    if "layer" in config:
+        layer_class, arguments = _custom_layer(config["layer"]), {**options}
+    else:
+        url = config.get("url", "memory://")
+        layer_class, arguments = _layer_of_url(url), {"url": url, **options}
+    if issubclass(layer_class, InMemoryChannelLayer):
+        arguments.setdefault("broker", InMemoryBroker())
+    _check_arguments(layer_class, arguments)
+
+    def make_layer() -> BaseChannelLayer:
+        return layer_class(**arguments)
+
+    return make_layer
+
+
+def _layer_of_url(url: Any) -> type[BaseChannelLayer]:
+    known = ", ".join(f"{scheme}://" for scheme in LAYERS)
+    if not isinstance(url, str):
+        raise _wrong("url", url, f"a str such as 'memory://'; the schemes are {known}")
+    try:
+        scheme = urlsplit(url).scheme
+    except ValueError as error:
+        raise ConfigError(
+            f"CONFIG['url'] cannot be read: {error}.", hint="Percent-encode what is special in passwords.", code="E003"
+        ) from None
+    if scheme not in LAYERS:
+        nearest = difflib.get_close_matches(scheme, LAYERS, n=1)
+        raise ConfigError(
+            f"CONFIG['url'] has the unknown scheme {scheme!r}.",
+            hint=f"Did you mean {nearest[0]}://?" if nearest else f"The schemes are {known}.",
+            code="E003",
+        )
+    module, _, name = LAYERS[scheme].rpartition(".")
+    layer_class: type[BaseChannelLayer] = getattr(import_module(module), name)
+    return layer_class
+
+
+def _custom_layer(path: Any) -> type[BaseChannelLayer]:
+    hint = "Give the dotted path of a subclass of django_anyio_channels.BaseChannelLayer, or the class itself."
+    try:
+        layer_class = import_string(path) if isinstance(path, str) else path
+    except MissingDriver:
+        raise
+    except ImportError as error:
+        raise ConfigError(f"CONFIG['layer'] cannot be imported: {error}.", hint=hint, code="E003") from error
+    if not (inspect.isclass(layer_class) and issubclass(layer_class, BaseChannelLayer)):
+        raise ConfigError(f"CONFIG['layer'] is {path!r}, which is no layer.", hint=hint, code="E003")
+    return layer_class
+
+
+def _check_arguments(layer_class: type[BaseChannelLayer], arguments: Mapping[str, Any]) -> None:
+    try:
+        layer_class(**arguments)
+    except (TypeError, ValueError) as error:
+        raise ConfigError(
+            f"{layer_class.__name__} cannot be made from CONFIG: {error}.",
+            hint="Correct 'url' or 'options'; the documentation of the layer lists what it takes.",
+            code="E003",
+        ) from error
+
+

@@ -1,0 +1,151 @@
+"""Which event loop's node carries a call: the caller's own, another one of this process, or none at all."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Coroutine
+from typing import Any, TypeVar
+
+from . import loops
+from .config import Settings
+from .handover import start_in, wait_blocking, wait_here
+from .layers.base import BlockingPublisher
+from .node import Node, Topics, node_of, open_node
+
+T = TypeVar("T")
+Call = Callable[[Node], Coroutine[Any, Any, T]]
+
+_VISITS_BEFORE_MOVING_IN = 16
+
+
+class Courier:
+    """Carries the calls of every thread and event loop of this process.
+
+    A loop that receives has a node of its own. One that only publishes asks a node of another loop, so that a short
+    life costs no connection; one that keeps publishing gets its own. A broker that takes messages from any thread is
+    handed them at once.
+    """
+
+    def __init__(self, settings: Settings, topics: Topics) -> None:
+        self._settings = settings
+        self._topics = topics
+        self._nodes = loops.PerLoop(lambda: open_node(settings, topics))
+        layer = settings.make_layer()
+        self._blocking_publisher = layer if isinstance(layer, BlockingPublisher) else None
+        # The link may be waited for twice (to open a node, and to use it) before the broker answers or does not.
+        self._patience = 3 * settings.publish_timeout
+
+    @property
+    def node(self) -> Node | None:
+        """The node of the running loop, if it is open already."""
+        return self._nodes.current()
+
+    @property
+    def nodes(self) -> list[Node]:
+        """Every open node of this process."""
+        return self._nodes.all_open()
+
+    # ---- publishing -----------------------------------------------------------------------------------------------
+
+    async def publish(self, topic: str, frame: bytes) -> None:
+        node = self._nodes.current()
+        if node is not None:
+            await node.channel.publish_frame(topic, frame)
+        elif self._blocking_publisher is not None:
+            self._blocking_publisher.publish_blocking(topic, frame)
+        else:
+            await self._by_any_node(lambda node: node.publish(topic, frame))
+
+    async def put(self, channel: str, frame: bytes) -> None:
+        node = self._nodes.current()
+        if node is not None:
+            await node.put(channel, frame)
+        elif self._blocking_publisher is not None:
+            self._put_blocking(self._blocking_publisher, channel, frame)
+        else:
+            await self._by_any_node(lambda node: node.put(channel, frame))
+
+    def publish_sync(self, topic: str, frame: bytes) -> None:
+        if self._blocking_publisher is not None:
+            self._blocking_publisher.publish_blocking(topic, frame)
+        else:
+            self.call_sync(lambda node: node.publish(topic, frame))
+
+    def put_sync(self, channel: str, frame: bytes) -> None:
+        if self._blocking_publisher is not None:
+            self._put_blocking(self._blocking_publisher, channel, frame)
+        else:
+            self.call_sync(lambda node: node.put(channel, frame))
+
+    def _put_blocking(self, publisher: BlockingPublisher, channel: str, frame: bytes) -> None:
+        publisher.put_blocking(
+            self._topics.queue(channel),
+            frame,
+            capacity=self._settings.capacity_of(channel),
+            expiry=self._settings.expiry,
+        )
+
+    async def _by_any_node(self, call: Call[T]) -> T:
+        if not loops.is_passing() and self._nodes.visits() > _VISITS_BEFORE_MOVING_IN:
+            return await call(await self._nodes.here())
+        return await self._hand_over(self._nodes.elsewhere(), call, _nothing, self._patience)
+
+    # ---- all else -------------------------------------------------------------------------------------------------
+
+    async def call(self, call: Call[T]) -> T:
+        """Let the running loop's own node do something; for a passing loop, the background loop's."""
+        node = self._nodes.current()
+        if node is None and loops.is_passing():
+            return await self._hand_over(loops.background.loop(), call, _nothing, self._patience)
+        return await call(node or await self._nodes.here())
+
+    def call_sync(self, call: Call[T]) -> T:
+        """Let any node do something, for a caller who cannot await."""
+        future = start_in(self._nodes.elsewhere(), lambda: self._call_here(call), _nothing)
+        return wait_blocking(future, self._patience)
+
+    async def receive(self, channel: str) -> Any:
+        """The next message of a channel, wherever in this process its name lives."""
+        owner = node_of(channel)
+        node = self._nodes.current()
+        if owner is None:
+            if node is None and loops.is_passing():
+                return await self._receive_elsewhere(loops.background.loop(), channel)
+            return await (node or await self._nodes.here()).receive(channel)
+        if node is not None and node.id == owner:
+            return await node.receive(channel)
+        loop = self._nodes.loop_of(lambda node: node.id == owner)
+        if loop is None:
+            raise ValueError(
+                f"Nobody can receive on {channel!r} here: the process or event loop that made the name with "
+                f"new_channel() is another one, or has ended"
+            )
+        return await self._receive_elsewhere(loop, channel)
+
+    async def close(self) -> None:
+        """Close the nodes of the running loop and of the background loop."""
+        await self._nodes.close_here()
+        loop = loops.background.loop_if_running
+        if loop is not None:
+            future = start_in(loop, self._nodes.close_here, _nothing)
+            await wait_here(future, loop, _nothing, self._patience)
+
+    async def _receive_elsewhere(self, loop: loops.Loop, channel: str) -> Any:
+        def put_back(message: Any) -> None:
+            node = self._nodes.current()
+            if node is not None:
+                node.put_back(channel, message)
+
+        return await self._hand_over(loop, lambda node: node.receive(channel), put_back, None)
+
+    async def _hand_over(
+        self, loop: loops.Loop, call: Call[T], undo: Callable[[T], object], timeout: float | None
+    ) -> T:
+        future = start_in(loop, lambda: self._call_here(call), undo)
+        return await wait_here(future, loop, undo, timeout)
+
+    async def _call_here(self, call: Call[T]) -> T:
+        return await call(self._nodes.current() or await self._nodes.here())
+
+
+def _nothing(result: object) -> None:
+    """There is nothing to undo."""

@@ -1,0 +1,285 @@
+"""A node: one event loop that reads from the broker, its channel names, its inbox, its dealings with others."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import re
+import secrets
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from typing import Any
+
+from .channel import Channel
+from .config import Settings
+from .exceptions import DecodeError, ListenerClosed
+from .local import Names
+from .subscriber import Entry, Subscriber
+
+logger = logging.getLogger("django_anyio_channels")
+
+_NODE_ID = re.compile(r"(?:.*\.)?([0-9a-f]{16})!")
+_LOCAL_NAME = re.compile(rb"[a-zA-Z0-9\-_.]+![a-zA-Z0-9\-_.]*")
+
+
+def node_of(channel: str) -> str | None:
+    """The node that a process-specific channel name belongs to; None for every other name."""
+    match = _NODE_ID.match(channel)
+    return match[1] if match else None
+
+
+class Topics:
+    """What groups, inboxes and queues are called on the broker.
+
+    Channel and group names hold no colon, so no two prefixes can ever mean the same topic.
+    """
+
+    def __init__(self, prefix: str) -> None:
+        self.prefix = f"{prefix}:"
+        self.nodes = f"{prefix}:c:nodes"
+        self._group = f"{prefix}:g:"
+        self._inbox = f"{prefix}:i:"
+        self._queue = f"{prefix}:q:"
+
+    def group(self, name: str) -> str:
+        return self._group + name
+
+    def inbox(self, node: str) -> str:
+        return self._inbox + node
+
+    def queue(self, name: str) -> str:
+        return self._queue + name
+
+
+class Node:
+    """The verbs of one event loop, on names that the adapter has checked and frames that it has encoded."""
+
+    def __init__(self, channel: Channel, settings: Settings, topics: Topics) -> None:
+        self.id = secrets.token_hex(8)
+        self.channel = channel
+        self.topics = topics
+        self._settings = settings
+        self.names = Names(
+            self.id,
+            channel,
+            self._mailbox,
+            expiry=settings.expiry,
+            group_expiry=settings.group_expiry,
+        )
+        self._asked: dict[str, _Question] = {}
+        self._orders: set[asyncio.Task[None]] = set()
+
+    def _mailbox(self, name: str) -> Subscriber:
+        return self.channel.mailbox(name, capacity=self._settings.capacity_of(name))
+
+    # ---- messages -------------------------------------------------------------------------------------------------
+
+    async def publish(self, topic: str, frame: bytes) -> None:
+        await self.channel.publish_frame(topic, frame)
+
+    async def put(self, channel: str, frame: bytes) -> None:
+        """Put into the queue of a normal channel. Raises `QueueFull`."""
+        await self.channel.put(
+            self.topics.queue(channel),
+            frame,
+            capacity=self._settings.capacity_of(channel),
+            expiry=self._settings.expiry,
+        )
+
+    async def receive(self, channel: str) -> Any:
+        """The next message of a name of this node, of a prefix of this node, or of a normal channel."""
+        if node_of(channel) == self.id:
+            return await (self.names.receive_prefix if channel.endswith("!") else self.names.receive)(channel)
+        return await self._receive_from_queue(channel)
+
+    async def _receive_from_queue(self, channel: str) -> Any:
+        while True:
+            frame = await self.channel.take(self.topics.queue(channel))
+            try:
+                return self.channel.serializer.decode(frame)
+            except DecodeError as error:
+                self.channel.losses.frame_undecodable(channel, error)
+
+    def put_back(self, channel: str, message: Any) -> None:
+        """Return a message that `receive` gave to a caller who had gone."""
+        frame = self.channel.encode(message)
+        if node_of(channel) == self.id:
+            self.names.put_back(channel, frame)
+        else:
+            self._start(self.put(channel, frame))
+
+    async def new_channel(self, prefix: str) -> str:
+        return self.names.new(prefix)
+
+    # ---- groups ---------------------------------------------------------------------------------------------------
+
+    async def group_add(self, group: str, channel: str) -> None:
+        owner = node_of(channel)
+        if owner == self.id:
+            await self.names.join(self.topics.group(group), channel)
+        elif owner is not None:
+            await self._ask(self.topics.inbox(owner), {"do": "join", "group": group, "channel": channel})
+        else:
+            await self.channel.bind(
+                self.topics.group(group),
+                self.topics.queue(channel),
+                capacity=self._settings.capacity_of(channel),
+                expiry=self._settings.expiry,
+                lifetime=self._settings.group_expiry,
+            )
+
+    async def group_discard(self, group: str, channel: str) -> None:
+        owner = node_of(channel)
+        if owner == self.id:
+            self.names.leave(self.topics.group(group), channel)
+        elif owner is not None:
+            await self._ask(self.topics.inbox(owner), {"do": "leave", "group": group, "channel": channel})
+        else:
+            await self.channel.unbind(self.topics.group(group), self.topics.queue(channel))
+
+    async def flush(self) -> None:
+        """Empty the queues and every node that shares the prefix."""
+        await self.channel.purge(self.topics.prefix)
+        await self._ask(self.topics.nodes, {"do": "flush"})
+        await self.channel.purge(self.topics.prefix)
+
+    # ---- other nodes ----------------------------------------------------------------------------------------------
+
+    async def _ask(self, topic: str, order: dict[str, Any]) -> None:
+        """Have every node that listens to ``topic`` do something, and wait until all have done it.
+
+        A node that has gone has nothing left to change, so it is not waited for where the broker can tell.
+        """
+        number = secrets.token_hex(8)
+        question = self._asked[number] = _Question()
+        order = {**order, "number": number, "answer_to": self.id}
+        try:
+            reached = await self.channel.publish_frame(topic, b"\n" + self.channel.encode(order))
+            await question.answered_by(1 if reached is None else reached, self._settings.publish_timeout)
+        finally:
+            del self._asked[number]
+
+    def read_inbox(self, entry: Entry) -> None:
+        """Take a frame from this node's inbox: ``name``, a line feed, and the message; or no name, and an order."""
+        arrived, event = entry
+        name, _, frame = event.message.partition(b"\n")
+        if not name:
+            self._read_order(frame)
+        elif _LOCAL_NAME.fullmatch(name) and node_of(name.decode()) == self.id:
+            self.names.deliver(name.decode(), arrived, frame)
+        else:
+            self.channel.losses.frame_undecodable(event.group, DecodeError("it is addressed to nobody here"))
+
+    def _read_order(self, frame: bytes) -> None:
+        try:
+            order = self.channel.serializer.decode(frame)
+            if order.get("do") is None:
+                self._asked[order["number"]].answer(order["failed"])
+            else:
+                self._start(self._obey(order["do"], order))
+        except DecodeError as error:
+            self.channel.losses.frame_undecodable(self.topics.inbox(self.id), error)
+        except (AttributeError, KeyError, TypeError) as error:
+            unknown = DecodeError(f"it is no order that this version knows ({error!r})")
+            self.channel.losses.frame_undecodable(self.topics.inbox(self.id), unknown)
+
+    async def _obey(self, what: str, order: dict[str, Any]) -> None:
+        failed = None
+        try:
+            if what == "join":
+                await self.names.join(self.topics.group(order["group"]), order["channel"])
+            elif what == "leave":
+                self.names.leave(self.topics.group(order["group"]), order["channel"])
+            elif what == "flush":
+                self.names.clear()
+            else:
+                failed = f"node {self.id} does not know how to {what}"
+        except ListenerClosed as error:
+            failed = str(error)
+        answer = self.channel.encode({"number": order["number"], "failed": failed})
+        await self.channel.publish_frame(self.topics.inbox(order["answer_to"]), b"\n" + answer)
+
+    def _start(self, coroutine: Any) -> None:
+        task = asyncio.get_running_loop().create_task(coroutine)
+        self._orders.add(task)
+        task.add_done_callback(self._done)
+
+    def _done(self, task: asyncio.Task[None]) -> None:
+        self._orders.discard(task)
+        if not task.cancelled() and task.exception() is not None:
+            logger.error("Could not do what another node asked for", exc_info=task.exception())
+
+    # ---- life -----------------------------------------------------------------------------------------------------
+
+    def report_gap(self, seconds: float) -> None:
+        """Tell the members of groups of an outage, if the settings ask for it."""
+        if self._settings.outage_message is not None:
+            message = {"type": self._settings.outage_message, "seconds": seconds}
+            self.names.deliver_to_members(self.channel.encode(message))
+
+    def close(self) -> None:
+        self.names.close()
+        for task in self._orders:
+            task.cancel()
+
+
+class _Question:
+    """Something that was asked of other nodes, and who has answered."""
+
+    def __init__(self) -> None:
+        self._answers = 0
+        self._failed: str | None = None
+        self._wanted: int | None = None
+        self._complete = asyncio.Event()
+
+    def answer(self, failed: str | None) -> None:
+        self._answers += 1
+        self._failed = self._failed or failed
+        if self._wanted is not None and self._answers >= self._wanted:
+            self._complete.set()
+
+    async def answered_by(self, nodes: int, seconds: float) -> None:
+        self._wanted = nodes
+        if self._answers < nodes:
+            try:
+                await asyncio.wait_for(self._complete.wait(), seconds)
+            except asyncio.TimeoutError:
+                raise ListenerClosed(
+                    f"{self._answers} of {nodes} nodes answered within {seconds:g} s; "
+                    f"the others are gone, or something blocks their event loops"
+                ) from None
+        if self._failed:
+            raise ListenerClosed(self._failed)
+
+
+class _Inbox:
+    """The sink that hands a node what is sent to it."""
+
+    def __init__(self, node: Node) -> None:
+        self.put = node.read_inbox
+
+    def close(self) -> None:
+        """Nobody waits here."""
+
+
+@asynccontextmanager
+async def open_node(settings: Settings, topics: Topics) -> AsyncGenerator[Node, None]:
+    """A node for the running event loop, from connecting to disconnecting."""
+    channel = Channel(
+        settings.make_layer(),
+        serializer=settings.serializer,
+        capacity=settings.capacity,
+        expiry=settings.expiry,
+        publish_timeout=settings.publish_timeout,
+        max_message_size=settings.max_message_size,
+        on_gap=lambda seconds: node.report_gap(seconds),
+    )
+    async with channel:
+        node = Node(channel, settings, topics)
+        try:
+            inbox = _Inbox(node)
+            await channel.attach(topics.inbox(node.id), inbox)
+            await channel.attach(topics.nodes, inbox)
+            yield node
+        finally:
+            node.close()
