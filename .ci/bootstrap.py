@@ -1,0 +1,167 @@
+"""The environment that the project's commands run in, made by nothing but Python and a package index.
+
+It neither needs pip nor ensurepip nor root, touches nothing outside the checkout, and is quick when nothing changed.
+"""
+
+import sys
+
+# No newer syntax in this file: an old Python must get as far as these sentences.
+if sys.version_info < (3, 10):  # noqa: UP036
+    sys.exit(
+        "django-anyio-channels needs Python 3.10 or newer; this is {}.{} ({}). "
+        "Name a newer one, for example: python3.12 {}".format(*sys.version_info[:2], sys.executable, sys.argv[0])
+    )
+if sys.platform == "win32":
+    sys.exit("This command runs on Linux and macOS; on Windows use it inside WSL.")
+
+import base64
+import fcntl
+import hashlib
+import html
+import os
+import re
+import ssl
+import subprocess
+import tempfile
+import urllib.parse
+import urllib.request
+import venv
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.util import find_spec
+from pathlib import Path
+from typing import NoReturn
+
+ROOT = Path(__file__).resolve().parent.parent
+PROJECT = "-e.[django,encryption,mqtt,postgres,redis]"
+PIP = "pip-26.3-py3-none-any.whl"
+PIP_SHA256 = "f3b60b20ffaadd4415ed7957212a38ac63fa4c5fa375bd0f4a797777940fad13"
+
+
+def environment(group: str) -> Path:
+    """The Python of an environment with the project and its dependency group ``group``.
+
+    There is one environment for each version of Python, in ``.envs``. It is made anew if the checkout has moved or
+    an earlier run was interrupted, and brought up to date when ``pyproject.toml`` has changed.
+    Exits with one sentence when that can't be done.
+    """
+    folder = ROOT / ".envs" / "{}.{}".format(*sys.version_info)
+    python = folder / "bin" / "python"
+    complete = Stamp(folder / "complete", str(ROOT))
+    installed = Stamp(folder / (group + ".installed"), _requirements())
+    if python.exists() and complete.is_set() and installed.is_set():
+        return python
+    try:
+        folder.parent.mkdir(exist_ok=True)
+        with _locked(folder.parent / "lock"):
+            if not (python.exists() and complete.is_set()):
+                _say(f"Making an environment for Python {folder.name} in {folder.relative_to(ROOT)} ...")
+                venv.EnvBuilder(clear=True, symlinks=True).create(folder)
+                _install_pip(python)
+                complete.set()
+            if not installed.is_set():
+                _say(f"Installing the packages of the group '{group}' (the first time: about a minute) ...")
+                _run(python, "-m", "pip", "install", "--quiet", PROJECT, "--group", group)
+                installed.set()
+    except PermissionError as error:
+        sys.exit(f"Cannot write to {error.filename or ROOT}: use a clone of your own, {ROOT} belongs to another user.")
+    except KeyboardInterrupt:
+        sys.exit("Interrupted; the next run starts where this one stopped.")
+    return python
+
+
+def run(python: Path, *arguments: str) -> NoReturn:
+    """Become this Python process: signals, the terminal and the exit code are its own."""
+    sys.stdout.flush()
+    os.execv(python, [str(python), *arguments])
+
+
+class Stamp:
+    """A file that says for which state of affairs a step was completed."""
+
+    def __init__(self, file: Path, state: str) -> None:
+        self.file = file
+        self.state = state
+
+    def is_set(self) -> bool:
+        """Whether the step was completed for this state, and not only for an earlier one."""
+        return self.file.exists() and self.file.read_text() == self.state
+
+    def set(self) -> None:
+        """Remember that it is. A reader never sees half of it."""
+        draft = self.file.with_name(self.file.name + ".new")
+        draft.write_text(self.state)
+        draft.replace(self.file)
+
+
+def _requirements() -> str:
+    return hashlib.sha256((ROOT / "pyproject.toml").read_bytes() + PROJECT.encode()).hexdigest()
+
+
+@contextmanager
+def _locked(file: Path) -> Iterator[None]:
+    with file.open("a") as handle:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            _say("Another run prepares this checkout; waiting for it ...")
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+
+
+def _install_pip(python: Path) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        wheel = Path(folder, PIP)
+        if find_spec("pip"):  # it knows from its configuration files where this machine gets packages
+            version = PIP.split("-")[1]
+            _run(sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", folder, "pip==" + version)
+        else:
+            wheel.write_bytes(_download_pip())
+        digest = hashlib.sha256(wheel.read_bytes()).hexdigest()
+        if digest != PIP_SHA256:
+            sys.exit(f"{PIP} from the package index has the SHA-256 {digest} instead of {PIP_SHA256}; trust it not.")
+        _run(python, wheel / "pip", "install", "--quiet", "--no-index", wheel)
+
+
+def _download_pip() -> bytes:
+    index = os.environ.get("PIP_INDEX_URL", "https://pypi.org/simple").rstrip("/") + "/pip/"
+    try:
+        page = _get(index).decode()
+        link = re.search(rf'href="([^"#]*{re.escape(PIP)})[#"]', page)
+        if not link:
+            sys.exit(f"{index} has no {PIP}; set PIP_INDEX_URL to an index that has.")
+        return _get(urllib.parse.urljoin(index, html.unescape(link[1])))
+    except OSError as error:
+        sys.exit(
+            f"Cannot fetch pip from {_without_secrets(index)}: {error}. Check the network, set PIP_INDEX_URL to an "
+            f"index that this machine reaches, or install the packages python3-pip and ca-certificates."
+        )
+
+
+def _get(url: str) -> bytes:
+    parts = urllib.parse.urlsplit(url)
+    request = urllib.request.Request(_without_secrets(url))
+    if parts.username:
+        secret = urllib.parse.unquote(f"{parts.username}:{parts.password or ''}")
+        request.add_header("Authorization", "Basic " + base64.b64encode(secret.encode()).decode())
+    trust = ssl.create_default_context(cafile=os.environ.get("PIP_CERT"))
+    with urllib.request.urlopen(request, timeout=60, context=trust) as answer:
+        body: bytes = answer.read()
+        return body
+
+
+def _without_secrets(url: str) -> str:
+    parts = urllib.parse.urlsplit(url)
+    return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
+
+
+def _run(*command: "str | Path") -> None:
+    """Run pip, free of what the user's settings for pip would change here."""
+    environ = {name: value for name, value in os.environ.items() if name not in ("PIP_TARGET", "PIP_PREFIX")}
+    environ.update(PIP_USER="0", PIP_REQUIRE_VIRTUALENV="0", PIP_NO_INPUT="1", PIP_DISABLE_PIP_VERSION_CHECK="1")
+    if subprocess.run(command, cwd=ROOT, env=environ, check=False).returncode != 0:
+        sys.exit("The packages could not be installed; pip says why above. The next run tries again.")
+
+
+def _say(line: str) -> None:
+    print(line, flush=True)

@@ -1,0 +1,17 @@
+"""``python3 testproject``: the demo chat. ``python3 testproject ARGUMENTS``: ``manage.py runserver`` with these.
+
+Makes what it needs: a virtual environment in the checkout. The messages go through this one process's memory, or
+through the broker whose URL the settings read from the environment.
+"""
+
+import os
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / ".ci"))
+
+from bootstrap import ROOT, environment, run
+
+if __name__ == "__main__":
+    os.environ["PYTHONUNBUFFERED"] = "1"
+    run(environment("demo"), str(ROOT / "testproject" / "manage.py"), "runserver", *sys.argv[1:])
