@@ -156,9 +156,15 @@ def _without_secrets(url: str) -> str:
 
 
 def _run(*command: "str | Path") -> None:
-    """Run pip, free of what the user's settings for pip would change here."""
+    """Run pip, free of what the user's settings for pip would change here, and of the build backend's advice."""
     environ = {name: value for name, value in os.environ.items() if name not in ("PIP_TARGET", "PIP_PREFIX")}
-    environ.update(PIP_USER="0", PIP_REQUIRE_VIRTUALENV="0", PIP_NO_INPUT="1", PIP_DISABLE_PIP_VERSION_CHECK="1")
+    environ.update(
+        PYTHONWARNINGS="ignore",
+        PIP_USER="0",
+        PIP_REQUIRE_VIRTUALENV="0",
+        PIP_NO_INPUT="1",
+        PIP_DISABLE_PIP_VERSION_CHECK="1",
+    )
     if subprocess.run(command, cwd=ROOT, env=environ, check=False).returncode != 0:
         sys.exit("The packages could not be installed; pip says why above. The next run tries again.")
 
