@@ -49,7 +49,7 @@ class AnyioChannelLayer(BaseChannelLayer):
         frame = self._encode(message)
         self.require_valid_channel_name(channel)
         owner = node_of(channel)
-        with _Refusals(channel):
+        with _REFUSALS:
             if owner is None:
                 await self._courier.put(channel, frame)
             else:
@@ -57,7 +57,7 @@ class AnyioChannelLayer(BaseChannelLayer):
 
     async def receive(self, channel: str) -> dict[str, Any]:
         """Wait for the next message of a channel. Cancelling it loses nothing, and a broker's outage only delays it."""
-        node = self._courier.node
+        node = self._courier.node()
         if node is not None and channel in node.names:
             message = await node.names.receive(channel)
         else:
@@ -67,7 +67,7 @@ class AnyioChannelLayer(BaseChannelLayer):
 
     async def new_channel(self, prefix: str = "specific") -> str:
         """A name that only this process can receive on. Costs no round trip once this loop's node is open."""
-        node = self._courier.node
+        node = self._courier.node()
         name = node.names.new(prefix) if node is not None else await self._courier.call(lambda n: n.new_channel(prefix))
         self.require_valid_channel_name(name)
         return name
@@ -88,7 +88,7 @@ class AnyioChannelLayer(BaseChannelLayer):
         """Send to all channels of a group. A member whose mailbox is full misses it; that is counted and logged."""
         frame = self._encode(message)
         self.require_valid_group_name(group)
-        with _Refusals(group):
+        with _REFUSALS:
             await self._courier.publish(self._topics.group(group), frame)
 
     async def flush(self) -> None:
@@ -102,7 +102,7 @@ class AnyioChannelLayer(BaseChannelLayer):
         frame = self._encode(message)
         self.require_valid_channel_name(channel)
         owner = node_of(channel)
-        with _Refusals(channel):
+        with _REFUSALS:
             if owner is None:
                 self._courier.put_sync(channel, frame)
             else:
@@ -112,7 +112,7 @@ class AnyioChannelLayer(BaseChannelLayer):
         """`group_send` for synchronous code."""
         frame = self._encode(message)
         self.require_valid_group_name(group)
-        with _Refusals(group):
+        with _REFUSALS:
             self._courier.publish_sync(self._topics.group(group), frame)
 
     def group_add_sync(self, group: str, channel: str) -> None:
@@ -152,18 +152,16 @@ class AnyioChannelLayer(BaseChannelLayer):
     # ---- names and messages ---------------------------------------------------------------------------------------
 
     def require_valid_channel_name(self, name: object, receive: bool = False) -> bool:
-        """As `BaseChannelLayer` has it, but a trailing newline and digits of other scripts are refused too."""
-        super().require_valid_channel_name(name, receive=receive)
-        if not _CHANNEL_NAME.fullmatch(str(name)):
-            raise TypeError(self.invalid_name_error.format("Channel"))
-        return True
+        """As Channels has it, but a trailing newline and digits of other scripts are refused too."""
+        if isinstance(name, str) and len(name) < self.MAX_NAME_LENGTH and _CHANNEL_NAME.fullmatch(name):
+            return receive is False or super().require_valid_channel_name(name, receive=True)
+        raise TypeError(self.invalid_name_error.format("Channel"))
 
     def require_valid_group_name(self, name: object) -> bool:
-        """As `BaseChannelLayer` has it, but a trailing newline and digits of other scripts are refused too."""
-        super().require_valid_group_name(name)
-        if not _GROUP_NAME.fullmatch(str(name)):
-            raise TypeError(self.invalid_name_error.format("Group"))
-        return True
+        """As Channels has it, but a trailing newline and digits of other scripts are refused too."""
+        if isinstance(name, str) and len(name) < self.MAX_NAME_LENGTH and _GROUP_NAME.fullmatch(name):
+            return True
+        raise TypeError(self.invalid_name_error.format("Group"))
 
     def _check_names(self, group: str, channel: str) -> None:
         self.require_valid_group_name(group)
@@ -185,11 +183,6 @@ def _addressed(channel: str, frame: bytes) -> bytes:
 class _Refusals:
     """Translates what a broker refuses into Channels' exceptions."""
 
-    __slots__ = ("_name",)
-
-    def __init__(self, name: str) -> None:
-        self._name = name
-
     def __enter__(self) -> None:
         pass
 
@@ -197,6 +190,9 @@ class _Refusals:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         if isinstance(error, QueueFull):
-            raise ChannelFull(self._name) from error
+            raise ChannelFull(str(error)) from error
         if isinstance(error, PayloadTooLarge):
             raise MessageTooLarge(str(error)) from error
+
+
+_REFUSALS = _Refusals()

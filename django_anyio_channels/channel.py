@@ -67,8 +67,6 @@ class Channel:
         self._new_waiter = waiter_factory()
         self._link = Link(
             self.layer,
-            deliver=lambda event: self._topics.deliver(event),
-            restore=lambda life: self._topics.restore(life),
             on_gap=self._on_gap,
             timeout=self._publish_timeout,
             backoff=self._backoff,
@@ -78,7 +76,7 @@ class Channel:
             tasks = await stack.enter_async_context(anyio.create_task_group())
             stack.callback(tasks.cancel_scope.cancel)
             stack.callback(self._close)
-            tasks.start_soon(self._link.run)
+            tasks.start_soon(self._link.run, self._topics.deliver, self._topics.restore)
             tasks.start_soon(self._topics.tidy)
             self._running = stack.pop_all()
         return self
@@ -189,9 +187,7 @@ class Channel:
 
     async def bind(self, group: str, queue: str, *, capacity: int, expiry: float, lifetime: float) -> None:
         """`BaseChannelLayer.bind`."""
-        await self._insist(
-            lambda: self.layer.bind(group, queue, capacity=capacity, expiry=expiry, lifetime=lifetime)
-        )
+        await self._insist(lambda: self.layer.bind(group, queue, capacity=capacity, expiry=expiry, lifetime=lifetime))
 
     async def unbind(self, group: str, queue: str) -> None:
         """`BaseChannelLayer.unbind`."""

@@ -233,5 +233,3 @@ def _check_arguments(layer_class: type[BaseChannelLayer], arguments: Mapping[str
             hint="Correct 'url' or 'options'; the documentation of the layer lists what it takes.",
             code="E003",
         ) from error
-
-

@@ -29,15 +29,12 @@ class Courier:
         self._settings = settings
         self._topics = topics
         self._nodes = loops.PerLoop(lambda: open_node(settings, topics))
+        self.node: Callable[[], Node | None] = self._nodes.current
+        """The node of the running loop, if it is open already."""
         layer = settings.make_layer()
         self._blocking_publisher = layer if isinstance(layer, BlockingPublisher) else None
         # The link may be waited for twice (to open a node, and to use it) before the broker answers or does not.
         self._patience = 3 * settings.publish_timeout
-
-    @property
-    def node(self) -> Node | None:
-        """The node of the running loop, if it is open already."""
-        return self._nodes.current()
 
     @property
     def nodes(self) -> list[Node]:

@@ -23,6 +23,9 @@ _EVENTS_PER_TURN = 32
 _DISCONNECT_SECONDS = 5.0
 
 
+Deliver = Callable[[Event[bytes]], None]
+
+
 @dataclass(frozen=True, slots=True)
 class Backoff:
     """How long to wait before the next attempt to connect, in seconds."""
@@ -49,19 +52,20 @@ class Life:
             self.scope.cancel()
 
 
+Restore = Callable[[Life], Awaitable[None]]
+
+
 class Link:
     """One layer, supervised.
 
-    ``deliver`` is called with each event, ``restore`` with each new life before `up` returns it: it subscribes what is
-    wanted. ``on_gap`` is called with the seconds for which an established link was down.
+    `up` waits for ``timeout`` seconds at most. ``on_gap`` is called with the seconds for which an established link was
+    down.
     """
 
     def __init__(
         self,
         layer: BaseChannelLayer,
         *,
-        deliver: Callable[[Event[bytes]], None],
-        restore: Callable[[Life], Awaitable[None]],
         on_gap: Callable[[float], None],
         timeout: float,
         backoff: Backoff,
@@ -71,8 +75,6 @@ class Link:
         self.outages = 0
         """How often an established link was lost."""
         self._layer = layer
-        self._deliver = deliver
-        self._restore = restore
         self._on_gap = on_gap
         self._timeout = timeout
         self._backoff = backoff
@@ -97,13 +99,17 @@ class Link:
             ) from self._last_error
         return self.life
 
-    async def run(self) -> None:
-        """Live one life after another until cancelled."""
+    async def run(self, deliver: Deliver, restore: Restore) -> None:
+        """Live one life after another until cancelled.
+
+        ``deliver`` is called with each event, ``restore`` with each new life before `up` returns it: it subscribes
+        what is wanted.
+        """
         failures = 0
         while True:
             began = monotonic()
             life = Life()
-            await self._live(life)
+            await self._live(life, deliver, restore)
             self._last_error = life.error
             # A link that holds only for a moment is no success.
             failures = 0 if monotonic() - began > 2 * self._backoff.longest else failures + 1
@@ -117,13 +123,13 @@ class Link:
         self.life = None
         self._came_up.ring_all()
 
-    async def _live(self, life: Life) -> None:
+    async def _live(self, life: Life, deliver: Deliver, restore: Restore) -> None:
         try:
             with life.scope:
                 if await self._connect(life):
                     async with anyio.create_task_group() as tasks:
-                        tasks.start_soon(self._read, life)
-                        await self._begin(life)
+                        tasks.start_soon(self._read, life, deliver)
+                        await self._begin(life, restore)
         finally:
             if self.life is life:
                 self.life = None
@@ -141,18 +147,19 @@ class Link:
             self._end(life, error)
         return life.error is None
 
-    async def _read(self, life: Life) -> None:
+    async def _read(self, life: Life, deliver: Deliver) -> None:
+        next_published = self._layer.next_published
         try:
             while True:
                 for _ in range(_EVENTS_PER_TURN):
-                    self._deliver(await self._layer.next_published())
+                    deliver(await next_published())
                 await checkpoint()
         except Exception as error:
             self._end(life, error)
 
-    async def _begin(self, life: Life) -> None:
+    async def _begin(self, life: Life, restore: Restore) -> None:
         try:
-            await self._restore(life)
+            await restore(life)
         except Exception as error:
             self._end(life, error)
             return

@@ -40,8 +40,8 @@ class PerLoop(Generic[T]):
     Loops that `asgiref.sync.async_to_sync` makes for a single call get none of their own (`is_passing`).
     """
 
-    def __init__(self, open: Callable[[], AbstractAsyncContextManager[T]]) -> None:
-        self._open = open
+    def __init__(self, opener: Callable[[], AbstractAsyncContextManager[T]]) -> None:
+        self._opener = opener
         self._reset()
         _every_per_loop.add(self)
 
@@ -101,7 +101,7 @@ class PerLoop(Generic[T]):
 
     async def _host(self, hosted: Hosted[T]) -> None:
         try:
-            async with self._open() as resource:
+            async with self._opener() as resource:
                 hosted.resource = resource
                 hosted.opened.set_result(resource)
                 await hosted.loop.create_future()

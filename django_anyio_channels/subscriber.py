@@ -157,9 +157,9 @@ class Subscriber:
 
     def _take(self) -> Event[bytes] | None:
         items = self._items
-        if items is None:
+        if not items:
             return None
-        if self.expiry is not None:
+        if self.expiry is not None and items[0][0] < monotonic() - self.expiry:
             self._forget_expired(items, monotonic())
         event = items.popleft()[1] if items else None
         if not items:

@@ -89,11 +89,11 @@ class InMemoryBroker:
             reached = 0
             subscribed = self._topics.get(group)
             if subscribed:
-                event = Event(group, message)
-                deaf = [mailroom for mailroom in subscribed if not mailroom.deliver(event)]
-                for mailroom in deaf:
-                    self._forget(mailroom)
                 reached = len(subscribed)
+                event = Event(group, message)
+                for mailroom in tuple(subscribed):
+                    if not mailroom.deliver(event):
+                        self._forget(mailroom)
             if self._patterns:
                 reached = self._publish_to_patterns(group, message, subscribed or {})
             if group in self._bindings:
@@ -252,16 +252,23 @@ class InMemoryChannelLayer(BaseChannelLayer):
     async def publish(self, group: str, message: bytes) -> int:
         self._connected()
         reached = self.broker.publish(group, message)
-        await self._let_readers_run()
+        if self._is_turn_over():
+            await checkpoint()
         return reached
 
     async def next_published(self) -> Event[bytes]:
-        return await self._connected().next_event()
+        mailroom = self._connected()
+        while mailroom.open:
+            if mailroom.events:
+                return mailroom.events.popleft()
+            await mailroom.bell.wait()
+        raise _closed()
 
     async def put(self, queue: str, message: bytes, *, capacity: int, expiry: float) -> None:
         self._connected()
         self.broker.put(queue, message, capacity, expiry)
-        await self._let_readers_run()
+        if self._is_turn_over():
+            await checkpoint()
 
     async def take(self, queue: str) -> bytes:
         mailroom = self._connected()
@@ -305,12 +312,10 @@ class InMemoryChannelLayer(BaseChannelLayer):
             raise _closed()
         return self._mailroom
 
-    async def _let_readers_run(self) -> None:
+    def _is_turn_over(self) -> bool:
         # A network would suspend the publisher; without it, a busy one would keep the loop from every reader.
-        self._published += 1
-        if self._published >= _PUBLISHES_PER_TURN:
-            self._published = 0
-            await checkpoint()
+        self._published = (self._published + 1) % _PUBLISHES_PER_TURN
+        return self._published == 0
 
 
 def _closed() -> ListenerClosed:
@@ -347,28 +352,21 @@ class _Mailroom:
     """The events on their way from the broker to one layer's reader."""
 
     def __init__(self) -> None:
-        self._events: deque[Event[bytes]] = deque()
-        self._bell = _LoopBell()
-        self._open = True
+        self.events: deque[Event[bytes]] = deque()
+        self.bell = _LoopBell()
+        self.open = True
 
     def deliver(self, event: Event[bytes]) -> bool:
         """Add an event. Returns False for a reader whose loop is closed or that has fallen hopelessly behind."""
-        self._events.append(event)
-        if len(self._events) > _EVENTS_BEHIND:
+        self.events.append(event)
+        if len(self.events) > _EVENTS_BEHIND:
             self.close()
-        return self._bell.ring() and self._open
-
-    async def next_event(self) -> Event[bytes]:
-        while self._open:
-            if self._events:
-                return self._events.popleft()
-            await self._bell.wait()
-        raise _closed()
+        return self.bell.ring() and self.open
 
     def close(self) -> None:
-        self._open = False
-        self._events.clear()
-        self._bell.ring()
+        self.open = False
+        self.events.clear()
+        self.bell.ring()
 
 
 class _Reader:
