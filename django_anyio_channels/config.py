@@ -76,7 +76,8 @@ def read_config(config: Mapping[str, Any]) -> Settings:
 
 def _unknown_key(key: str) -> ConfigError:
     nearest = difflib.get_close_matches(key, KEYS, n=1)
-    hint = f"Did you mean {nearest[0]!r}?" if nearest else f"The keys are {', '.join(sorted(KEYS))}."
+    known = f"The keys are {', '.join(sorted(KEYS))}; a layer's own keyword arguments belong under 'options'."
+    hint = f"Did you mean {nearest[0]!r}?" if nearest else known
     return ConfigError(f"CONFIG has an unknown key {key!r}.", hint=hint, code="E001")
 
 

@@ -59,6 +59,8 @@ class PerLoop(Generic[T]):
         """What the running loop has open; opens it first if need be. Raises what opening raises."""
         loop = asyncio.get_running_loop()
         with self._lock:
+            for closed in [other for other in self._hosted if other.is_closed()]:
+                del self._hosted[closed]
             hosted = self._hosted.get(loop)
             if hosted is None:
                 hosted = self._hosted[loop] = Hosted(loop)
@@ -90,7 +92,8 @@ class PerLoop(Generic[T]):
     def all_open(self) -> list[T]:
         """Everything that is open in any loop."""
         with self._lock:
-            return [hosted.resource for hosted in self._hosted.values() if hosted.resource is not None]
+            living = [hosted for hosted in self._hosted.values() if not hosted.loop.is_closed()]
+        return [hosted.resource for hosted in living if hosted.resource is not None]
 
     async def close_here(self) -> None:
         """Close what the running loop has open."""
@@ -138,6 +141,10 @@ class BackgroundLoop:
     """An event loop in a daemon thread, started when first needed and ended with the process."""
 
     def __init__(self) -> None:
+        self.reset()
+
+    def reset(self) -> None:
+        """Begin as a new process does, without touching what was."""
         self._lock = threading.Lock()
         self._loop: Loop | None = None
         self._thread: threading.Thread | None = None
@@ -187,9 +194,8 @@ def _at_exit() -> None:
 
 def _in_forked_child() -> None:
     # The parent's loops and connections are kept, not closed: closing them here would disturb the parent's.
-    global background
-    _of_the_parent.append(background)
-    background = BackgroundLoop()
+    _of_the_parent.append(background.loop_if_running)
+    background.reset()
     for per_loop in list(_every_per_loop):
         _of_the_parent.append(per_loop._hosted)
         per_loop._reset()

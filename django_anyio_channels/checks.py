@@ -1,0 +1,139 @@
+"""System checks of ``CHANNEL_LAYERS`` (https://docs.djangoproject.com/en/stable/topics/checks/).
+
+========================  =============================================================================
+``anyio_channels.E001``   CONFIG has an unknown key
+``anyio_channels.E002``   CONFIG has keys that contradict each other
+``anyio_channels.E003``   the broker's URL, the layer or its options cannot be used
+``anyio_channels.E004``   a package is missing; the hint names the extra to install
+``anyio_channels.E005``   a value has the wrong type or range
+``anyio_channels.E006``   BACKEND is not the path of this package's layer
+``anyio_channels.E007``   a key stands beside CONFIG that belongs under it
+``anyio_channels.W001``   the in-memory layer is used with ``DEBUG = False``
+``anyio_channels.W002``   an encryption key is short enough to be guessed
+``anyio_channels.W003``   memberships end sooner than unread messages
+``anyio_channels.W004``   two aliases share a broker and a prefix
+``anyio_channels.W005``   there is no layer called ``default``, which consumers use
+========================  =============================================================================
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from django.conf import settings
+from django.core import checks
+from django.utils.module_loading import import_string
+
+from .adapter import AnyioChannelLayer
+from .config import KEYS, ConfigError, read_config
+from .exceptions import MissingDriver
+from .layers.memory import InMemoryChannelLayer
+
+_PACKAGE = "django_anyio_channels"
+_BACKEND = f"{_PACKAGE}.{AnyioChannelLayer.__name__}"
+_ENTRY_KEYS = ("BACKEND", "CONFIG", "TEST_CONFIG")
+_SHORTEST_SAFE_KEY = 16
+
+
+def check_channel_layers(app_configs: object = None, **kwargs: object) -> list[checks.CheckMessage]:
+    """Everything that can be said of ``CHANNEL_LAYERS`` without connecting to a broker."""
+    layers: Mapping[str, Any] = getattr(settings, "CHANNEL_LAYERS", None) or {}
+    ours = {alias: entry for alias, entry in layers.items() if _is_ours(entry)}
+    messages = [message for alias, entry in ours.items() for message in _check_entry(alias, entry)]
+    messages.extend(_check_shared(ours))
+    if ours and "default" not in layers:
+        messages.append(
+            checks.Warning(
+                "CHANNEL_LAYERS has no layer called 'default'.",
+                hint="Call one 'default', or set channel_layer_alias in every consumer.",
+                id="anyio_channels.W005",
+            )
+        )
+    return messages
+
+
+def _is_ours(entry: Any) -> bool:
+    backend = entry.get("BACKEND") if isinstance(entry, Mapping) else None
+    if not isinstance(backend, str):
+        return False
+    if backend.partition(".")[0] == _PACKAGE:
+        return True
+    try:
+        backend_class = import_string(backend)
+    except ImportError:
+        return False
+    return isinstance(backend_class, type) and issubclass(backend_class, AnyioChannelLayer)
+
+
+def _check_entry(alias: str, entry: Mapping[str, Any]) -> Iterator[checks.CheckMessage]:
+    where = f"CHANNEL_LAYERS[{alias!r}]"
+    try:
+        import_string(entry["BACKEND"])
+    except ImportError:
+        yield checks.Error(
+            f"{where}: {entry['BACKEND']!r} does not exist.", hint=f"Write {_BACKEND!r}.", id=_id("E006")
+        )
+        return
+    for key in entry:
+        if key not in _ENTRY_KEYS:
+            yield checks.Error(
+                f"{where} has the key {key!r}, which Channels ignores.",
+                hint=f"Move it into {where}['CONFIG']" + _nearest(key) + ".",
+                id=_id("E007"),
+            )
+    config = entry.get("CONFIG", {})
+    if not isinstance(config, Mapping):
+        yield checks.Error(f"{where}['CONFIG'] is {config!r}.", hint="It must be a dict.", id=_id("E005"))
+        return
+    try:
+        read = read_config(config)
+    except ConfigError as error:
+        yield checks.Error(f"{where}: {error.message}", hint=error.hint, id=_id(error.code))
+        return
+    except MissingDriver as error:
+        yield checks.Error(f"{where}: a package is missing.", hint=f"{error}", id=_id("E004"))
+        return
+    if isinstance(read.make_layer(), InMemoryChannelLayer) and not settings.DEBUG:
+        yield checks.Warning(
+            f"{where} is the in-memory layer, and DEBUG is False.",
+            hint="Its messages stay in one process. With several server processes or workers, set 'url' to a broker.",
+            id=_id("W001"),
+        )
+    if any(len(key) < _SHORTEST_SAFE_KEY for key in config.get("symmetric_encryption_keys") or ()):
+        yield checks.Warning(
+            f"{where}: a key of 'symmetric_encryption_keys' has fewer than {_SHORTEST_SAFE_KEY} characters.",
+            hint='Make one with: python -c "import secrets; print(secrets.token_urlsafe(32))"',
+            id=_id("W002"),
+        )
+    if read.group_expiry < read.expiry:
+        yield checks.Warning(
+            f"{where}: 'group_expiry' ({read.group_expiry} s) is shorter than 'expiry' ({read.expiry} s).",
+            hint="A consumer falls out of its groups while its messages are still kept. Raise 'group_expiry'.",
+            id=_id("W003"),
+        )
+
+
+def _check_shared(entries: Mapping[str, Mapping[str, Any]]) -> Iterator[checks.CheckMessage]:
+    seen: dict[tuple[str, str], str] = {}
+    for alias, entry in entries.items():
+        config = entry.get("CONFIG", {})
+        if not isinstance(config, Mapping) or "url" not in config or config["url"] == "memory://":
+            continue
+        first = seen.setdefault((repr(config["url"]), config.get("prefix", "asgi")), alias)
+        if first != alias:
+            yield checks.Warning(
+                f"CHANNEL_LAYERS[{first!r}] and CHANNEL_LAYERS[{alias!r}] share a broker and a prefix.",
+                hint="Groups of the same name are one group. Give each its own 'prefix' to keep them apart.",
+                id=_id("W004"),
+            )
+
+
+def _nearest(key: str) -> str:
+    nearest = difflib.get_close_matches(key.lower(), KEYS, n=1)
+    return f" as {nearest[0]!r}" if nearest and nearest[0] != key else ""
+
+
+def _id(code: str) -> str:
+    return f"anyio_channels.{code}"
