@@ -6,12 +6,18 @@ import re
 from types import TracebackType
 from typing import Any, ClassVar
 
-from channels.exceptions import ChannelFull, MessageTooLarge
-from channels.layers import BaseChannelLayer
+from .exceptions import MissingDriver, PayloadTooLarge, QueueFull
+
+try:
+    from channels.exceptions import ChannelFull, MessageTooLarge
+    from channels.layers import BaseChannelLayer
+except ModuleNotFoundError as error:
+    raise MissingDriver(
+        "AnyioChannelLayer needs Django and Channels: pip install django-anyio-channels[django]"
+    ) from error
 
 from .config import read_config
 from .courier import Courier
-from .exceptions import PayloadTooLarge, QueueFull
 from .node import Topics, node_of
 
 _CHANNEL_NAME = re.compile(r"[a-zA-Z0-9\-_.]+(?:![a-zA-Z0-9\-_.]*)?")

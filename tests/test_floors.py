@@ -31,7 +31,7 @@ FLOORS: dict[int, set[str]] = {
         "topics",
     },
     3: {"loops", "local", "config"},
-    4: {"node", "handover", "sync"},
+    4: {"node", "handover", "courier", "sync"},
     5: {"adapter", "apps", "checks", "management"},
 }
 

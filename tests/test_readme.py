@@ -1,0 +1,96 @@
+"""What README.rst claims is true."""
+
+from __future__ import annotations
+
+import ast
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import docutils.nodes
+import pytest
+from docutils.core import publish_doctree
+
+from django_anyio_channels import config
+
+ROOT = Path(__file__).resolve().parent.parent
+FILES = ["README.rst", "CHANGELOG.rst"]
+
+
+def document(name: str) -> docutils.nodes.document:
+    """A parsed file; docutils raises for the slightest mistake in it."""
+    return publish_doctree(
+        (ROOT / name).read_text(), settings_overrides={"report_level": 1, "halt_level": 1, "input_encoding": "unicode"}
+    )
+
+
+README = document("README.rst")
+BLOCKS = [block for block in README.findall(docutils.nodes.literal_block) if "code" in block["classes"]]
+PYTHON = [block for block in BLOCKS if "python" in block["classes"]]
+PROGRAMS = [block for block in PYTHON if "runs" in block["classes"]]
+
+
+def rows(name: str) -> dict[str, list[str]]:
+    """The rows of the README's table of this class, without the header: first cell -> the others."""
+    [table] = [table for table in README.findall(docutils.nodes.table) if name in table["classes"]]
+    [body] = table.findall(docutils.nodes.tbody)
+    lines = body.findall(docutils.nodes.row)
+    cells = [[entry.astext() for entry in line.findall(docutils.nodes.entry)] for line in lines]
+    return {first: others for first, *others in cells}
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_text_is_valid(name: str) -> None:
+    assert document(name)["title"]
+
+
+def test_links_within_the_text_lead_somewhere() -> None:
+    for reference in README.findall(docutils.nodes.reference):
+        assert re.fullmatch(r"https?://\S+", reference.get("refuri", "")) or reference.get("refid") in README.ids
+
+
+def test_first_block_is_the_two_commands() -> None:
+    assert BLOCKS[0].astext() == "$ python3 testproject\n$ python3 tests"
+    for command in ("testproject", "tests"):
+        assert (ROOT / command / "__main__.py").is_file()
+    assert "python3 tests" in (ROOT / ".ci" / "run").read_text()
+
+
+@pytest.mark.parametrize("block", PYTHON, ids=lambda block: f"line {block.line}")
+def test_python_compiles(block: docutils.nodes.literal_block) -> None:
+    assert ast.parse(block.astext()).body
+
+
+def test_some_programs_run() -> None:
+    assert len(PROGRAMS) >= 2
+
+
+@pytest.mark.parametrize("block", PROGRAMS, ids=lambda block: f"line {block.line}")
+def test_program_prints_what_the_next_block_says(block: docutils.nodes.literal_block) -> None:
+    after = BLOCKS[BLOCKS.index(block) + 1]
+    assert "prints" in after["classes"]
+    done = subprocess.run(
+        [sys.executable, "-X", "dev", "-W", "error", "-c", block.astext()],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stderr, done.stdout.strip()) == (0, "", after.astext().strip())
+
+
+def test_settings_table_lists_every_key_and_no_other() -> None:
+    assert sorted(rows("settings")) == sorted(config.KEYS)
+
+
+def test_settings_table_tells_the_defaults() -> None:
+    told = {key: ast.literal_eval(default) for key, (default, _) in rows("settings").items() if default}
+    fields = {name: field.default for name, field in config.Settings.__dataclass_fields__.items() if name in told}
+    assert len(fields) >= 7
+    assert {name: told[name] for name in fields} == {**fields, "channel_capacity": {}}
+
+
+def test_broker_table_lists_every_scheme() -> None:
+    told = {scheme for first in rows("urls") for scheme in re.findall(r"([a-z+]+)://", first)}
+    assert told == set(config.LAYERS)
