@@ -17,29 +17,26 @@ NEEDS: dict[str, Callable[[Kind], bool]] = {
     "mortal_broker": lambda kind: kind.mortal,
     "queue_broker": lambda kind: kind.queues,
     "queueless_broker": lambda kind: not kind.queues,
-    "mortal_queue_broker": lambda kind: kind.queues and kind.mortal,
     "pattern_broker": lambda kind: kind.pattern is not None,
     "patternless_broker": lambda kind: kind.pattern is None,
     "blocking_broker": lambda kind: kind.blocking,
     "django_broker": lambda kind: kind.django,
-    "mortal_django_broker": lambda kind: kind.django and kind.mortal,
 }
-"""Which kinds a test runs over, by the fixture that it asks for."""
+"""Which kinds a test runs over, by the fixtures that it asks for, itself or through others."""
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    for fixture in NEEDS.keys() & set(metafunc.fixturenames):
-        kinds = [kind for kind in KINDS if NEEDS[fixture](kind)]
-        if "anyio_backend" in metafunc.fixturenames:
-            cases = [
-                (kind, backend)
-                for kind in kinds
-                for backend in (["asyncio"] if "django" in fixture else kind.backends)
-            ]
-            ids = [f"{kind.name}-{backend}" for kind, backend in cases]
-            metafunc.parametrize(("kind", "anyio_backend"), cases, indirect=["kind"], ids=ids)
-        else:
-            metafunc.parametrize("kind", kinds, indirect=True, ids=[kind.name for kind in kinds])
+    needed = NEEDS.keys() & set(metafunc.fixturenames)
+    if not needed:
+        return
+    kinds = [kind for kind in KINDS if all(NEEDS[fixture](kind) for fixture in needed)]
+    if "anyio_backend" in metafunc.fixturenames:
+        on_asyncio = "django_broker" in needed
+        cases = [(kind, backend) for kind in kinds for backend in (["asyncio"] if on_asyncio else kind.backends)]
+        ids = [f"{kind.name}-{backend}" for kind, backend in cases]
+        metafunc.parametrize(("kind", "anyio_backend"), cases, indirect=True, ids=ids)
+    else:
+        metafunc.parametrize("kind", kinds, indirect=True, ids=[kind.name for kind in kinds])
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -53,6 +50,12 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 @pytest.fixture
 def kind(request: pytest.FixtureRequest) -> Kind:
     return cast(Kind, request.param)
+
+
+@pytest.fixture
+def anyio_backend(request: pytest.FixtureRequest) -> str:
+    """Parametrised together with the kind: most brokers' drivers are asyncio's."""
+    return cast(str, request.param)
 
 
 class Brokers:
@@ -123,12 +126,12 @@ def mortal_broker(broker: Broker) -> Iterator[MortalBroker]:
 
 
 @pytest.fixture
-def mortal_queue_broker(mortal_broker: MortalBroker) -> MortalBroker:
+def mortal_queue_broker(mortal_broker: MortalBroker, queue_broker: Broker) -> MortalBroker:
     return mortal_broker
 
 
 @pytest.fixture
-def mortal_django_broker(mortal_broker: MortalBroker) -> MortalBroker:
+def mortal_django_broker(mortal_broker: MortalBroker, django_broker: Broker) -> MortalBroker:
     return mortal_broker
 
 
