@@ -11,6 +11,7 @@ from typing import cast
 import pytest
 
 from .kinds import KINDS, Broker, Kind, MortalBroker
+from .processes import Processes
 
 NEEDS: dict[str, Callable[[Kind], bool]] = {
     "broker": lambda kind: True,
@@ -140,3 +141,15 @@ def unique() -> Callable[[str], str]:
     """Makes names that no other test uses: the tests of one kind share a broker."""
     run, numbers = uuid.uuid4().hex[:10], itertools.count()
     return lambda name: f"{name}.{run}.{next(numbers)}"
+
+
+@pytest.fixture(params=[None, ["new key", "old key"]], ids=["plain", "encrypted"])
+def processes(request: pytest.FixtureRequest, django_broker: Broker, unique: Callable[[str], str]) -> Processes:
+    """Layers as Django makes them, in a prefix of their own, with and without encryption."""
+    return Processes({**django_broker.config(), "prefix": unique("t"), "symmetric_encryption_keys": request.param})
+
+
+@pytest.fixture
+def plain_processes(django_broker: Broker, unique: Callable[[str], str]) -> Processes:
+    """`processes` for tests that encryption cannot touch."""
+    return Processes({**django_broker.config(), "prefix": unique("t")})
