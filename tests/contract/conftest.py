@@ -1,0 +1,155 @@
+"""Parametrises the contract suites over `KINDS`, by the broker fixture that a test asks for."""
+
+from __future__ import annotations
+
+import itertools
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from typing import cast
+
+import pytest
+
+from .kinds import KINDS, Broker, Kind, MortalBroker
+from .processes import Processes
+
+NEEDS: dict[str, Callable[[Kind], bool]] = {
+    "broker": lambda kind: True,
+    "mortal_broker": lambda kind: kind.mortal,
+    "queue_broker": lambda kind: kind.queues,
+    "queueless_broker": lambda kind: not kind.queues,
+    "pattern_broker": lambda kind: kind.pattern is not None,
+    "patternless_broker": lambda kind: kind.pattern is None,
+    "blocking_broker": lambda kind: kind.blocking,
+    "django_broker": lambda kind: kind.django,
+}
+"""Which kinds a test runs over, by the fixtures that it asks for, itself or through others."""
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    needed = NEEDS.keys() & set(metafunc.fixturenames)
+    if not needed:
+        return
+    kinds = [kind for kind in KINDS if all(NEEDS[fixture](kind) for fixture in needed)]
+    if "anyio_backend" in metafunc.fixturenames:
+        on_asyncio = "django_broker" in needed
+        cases = [(kind, backend) for kind in kinds for backend in (["asyncio"] if on_asyncio else kind.backends)]
+        ids = [f"{kind.name}-{backend}" for kind, backend in cases]
+        metafunc.parametrize(("kind", "anyio_backend"), cases, indirect=True, ids=ids)
+    else:
+        metafunc.parametrize("kind", kinds, indirect=True, ids=[kind.name for kind in kinds])
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Deselect the tests that no broker of the table is meant for; pytest would report them as skipped."""
+    idle = [item for item in items if "NOTSET" in item.name]
+    items[:] = [item for item in items if item not in idle]
+    config.hook.pytest_deselected(items=idle)
+
+
+@pytest.fixture
+def kind(request: pytest.FixtureRequest) -> Kind:
+    return cast(Kind, request.param)
+
+
+@pytest.fixture
+def anyio_backend(request: pytest.FixtureRequest) -> str:
+    """Parametrised together with the kind: most brokers' drivers are asyncio's."""
+    return cast(str, request.param)
+
+
+class Brokers:
+    """The brokers that run, one for each kind, started when first used."""
+
+    def __init__(self) -> None:
+        self._stack = ExitStack()
+        self._running: dict[str, Broker] = {}
+
+    def get(self, kind: Kind) -> Broker:
+        if kind.name not in self._running:
+            self._running[kind.name] = self._stack.enter_context(kind.run())
+        return self._running[kind.name]
+
+    def close(self) -> None:
+        self._stack.close()
+
+
+@pytest.fixture(scope="session")
+def brokers() -> Iterator[Brokers]:
+    running = Brokers()
+    yield running
+    running.close()
+
+
+@pytest.fixture
+def broker(kind: Kind, brokers: Brokers) -> Broker:
+    return brokers.get(kind)
+
+
+@pytest.fixture
+def queue_broker(broker: Broker) -> Broker:
+    return broker
+
+
+@pytest.fixture
+def queueless_broker(broker: Broker) -> Broker:
+    return broker
+
+
+@pytest.fixture
+def pattern_broker(broker: Broker) -> Broker:
+    return broker
+
+
+@pytest.fixture
+def patternless_broker(broker: Broker) -> Broker:
+    return broker
+
+
+@pytest.fixture
+def blocking_broker(broker: Broker) -> Broker:
+    return broker
+
+
+@pytest.fixture
+def django_broker(broker: Broker) -> Broker:
+    return broker
+
+
+@pytest.fixture
+def mortal_broker(broker: Broker) -> Iterator[MortalBroker]:
+    """A broker that the test may kill; the next test finds it running again."""
+    mortal = cast(MortalBroker, broker)
+    yield mortal
+    mortal.thaw()
+    mortal.start()
+
+
+@pytest.fixture
+def mortal_queue_broker(mortal_broker: MortalBroker, queue_broker: Broker) -> MortalBroker:
+    return mortal_broker
+
+
+@pytest.fixture
+def mortal_django_broker(mortal_broker: MortalBroker, django_broker: Broker) -> MortalBroker:
+    return mortal_broker
+
+
+@pytest.fixture
+def unique() -> Callable[[str], str]:
+    """Makes names that no other test uses: the tests of one kind share a broker."""
+    run, numbers = uuid.uuid4().hex[:10], itertools.count()
+    return lambda name: f"{name}.{run}.{next(numbers)}"
+
+
+@pytest.fixture(params=[None, ["new key", "old key"]], ids=["plain", "encrypted"])
+def processes(request: pytest.FixtureRequest, django_broker: Broker, unique: Callable[[str], str]) -> Processes:
+    """Layers as Django makes them, in a prefix of their own, with and without encryption."""
+    return Processes({**django_broker.config(), "prefix": unique("t"), "symmetric_encryption_keys": request.param})
+
+
+@pytest.fixture
+def plain_processes(django_broker: Broker, unique: Callable[[str], str]) -> Processes:
+    """`processes` for tests that encryption cannot touch."""
+    return Processes({**django_broker.config(), "prefix": unique("t")})

@@ -1,0 +1,95 @@
+"""The brokers that the contract suites run over. A new broker adds one entry to `KINDS`, nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from django_anyio_channels import BaseChannelLayer, InMemoryChannelLayer
+from django_anyio_channels.layers.memory import InMemoryBroker
+
+
+class Broker(Protocol):
+    """One running broker of its own for the tests of one kind."""
+
+    def layer(self) -> BaseChannelLayer:
+        """One more layer object of this broker, not connected. Its probe interval is at most one second."""
+
+    def config(self) -> dict[str, Any]:
+        """A CONFIG of `AnyioChannelLayer` for this broker; every layer made with it is one more process."""
+
+
+class MortalBroker(Broker, Protocol):
+    """A broker in a process of its own, which tests may kill."""
+
+    def kill(self) -> None:
+        """Kill it at once (SIGKILL); returns when nothing listens any more."""
+
+    def start(self) -> None:
+        """Start it again at the same address; returns when it accepts connections. Does nothing if it runs."""
+
+    def freeze(self) -> None:
+        """Have it accept bytes and answer nothing (SIGSTOP)."""
+
+    def thaw(self) -> None:
+        """Undo `freeze`; does nothing if it isn't frozen."""
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What the suites need to know of one broker."""
+
+    name: str
+    run: Callable[[], AbstractContextManager[Broker]]
+    """Starts a broker and stops it at the end."""
+
+    backends: tuple[str, ...] = ("asyncio",)
+    """The anyio backends that the layer runs on."""
+
+    queues: bool = True
+    mortal: bool = True
+    """The broker is a process that can be killed: a `MortalBroker`."""
+
+    blocking: bool = False
+    """The layer is a `BlockingPublisher`."""
+
+    pattern: Callable[[str], str] | None = None
+    """Makes the pattern that matches every group beginning with a given text of letters, digits and ``.``.
+
+    None for a broker without patterns.
+    """
+
+    django: bool = True
+    """`AnyioChannelLayer` is tested over it."""
+
+
+@dataclass
+class MemoryBroker:
+    """The in-memory broker, as many nodes as layers."""
+
+    broker: InMemoryBroker = field(default_factory=InMemoryBroker)
+
+    def layer(self) -> BaseChannelLayer:
+        return InMemoryChannelLayer(broker=self.broker)
+
+    def config(self) -> dict[str, Any]:
+        return {"layer": "django_anyio_channels.InMemoryChannelLayer", "options": {"broker": self.broker}}
+
+
+@contextmanager
+def run_memory() -> Iterator[MemoryBroker]:
+    yield MemoryBroker()
+
+
+KINDS: list[Kind] = [
+    Kind(
+        name="memory",
+        run=run_memory,
+        backends=("asyncio", "trio"),
+        mortal=False,
+        blocking=True,
+        pattern=lambda beginning: f"{beginning}*",
+    ),
+]

@@ -1,0 +1,663 @@
+"""Queues: each message to exactly one reader of any layer object, and the bindings from groups to queues."""
+
+from __future__ import annotations
+
+import random
+
+import anyio
+import anyio.lowlevel
+import pytest
+
+from django_anyio_channels import BaseChannelLayer, ListenerClosed, NotSupported, QueueFull
+
+from .helpers import TIME_LIMIT, Unique, connected, messages, take_all
+from .kinds import Broker, MortalBroker
+from .test_promises import MEGABYTE, NAMES
+
+pytestmark = pytest.mark.anyio
+
+FOR_LONG = 60.0
+"""Seconds that no test lasts."""
+
+SHORT = 0.3
+"""Seconds that a test can wait for."""
+
+
+async def put(layer: BaseChannelLayer, queue: str, *sent: bytes, capacity: int = 1000, expiry: float = FOR_LONG) -> None:
+    for message in sent:
+        await layer.put(queue, message, capacity=capacity, expiry=expiry)
+
+
+async def bind(layer: BaseChannelLayer, group: str, queue: str, *, capacity: int = 1000) -> None:
+    await layer.bind(group, queue, capacity=capacity, expiry=FOR_LONG, lifetime=FOR_LONG)
+
+
+# ---- put and take ------------------------------------------------------------------------------------------------
+
+
+async def test_a_message_waits_for_its_first_reader(queue_broker: Broker, unique: Unique) -> None:
+    async with connected(queue_broker, 2) as (reader, writer):
+        await put(writer, queue := unique("q"), b"1", b"2", b"3")
+        await writer.disconnect()
+        assert [await reader.take(queue) for _ in range(3)] == [b"1", b"2", b"3"]
+
+
+async def test_a_reader_waits_for_its_first_message(queue_broker: Broker, unique: Unique) -> None:
+    async with connected(queue_broker, 2) as (reader, writer):
+        queue, taken = unique("q"), []
+
+        async def take() -> None:
+            taken.append(await reader.take(queue))
+
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(take)
+            await anyio.wait_all_tasks_blocked()
+            await put(writer, queue, b"woken")
+        assert taken == [b"woken"]
+
+
+async def test_a_layer_takes_what_it_put_itself(queue_broker: Broker, unique: Unique) -> None:
+    async with connected(queue_broker) as (layer,):
+        await put(layer, queue := unique("q"), b"mine")
+        assert await layer.take(queue) == b"mine"
+
+
+@pytest.mark.parametrize("name", NAMES)
+async def test_any_text_is_a_queue_name(queue_broker: Broker, unique: Unique, name: str) -> None:
+    async with connected(queue_broker) as (layer,):
+        queue = unique(name)
+        await put(layer, queue + "x", b"another")
+        await put(layer, queue.swapcase(), b"another too")
+        await put(layer, queue, b"this")
+        assert await layer.take(queue) == b"this"
+        assert await layer.take(queue + "x") == b"another"
+
+
+@pytest.mark.parametrize("size", [0, 1, 7_999, 8_000, 65_536, MEGABYTE])
+async def test_a_message_is_taken_whole_and_equal(queue_broker: Broker, unique: Unique, size: int) -> None:
+    async with connected(queue_broker, 2) as (reader, writer):
+        message = random.Random(size).randbytes(size)
+        await put(writer, queue := unique("q"), message, b"after it")
+        assert [await reader.take(queue) for _ in range(2)] == [message, b"after it"]
+
+
+async def test_equal_messages_are_as_many_as_were_put(queue_broker: Broker, unique: Unique) -> None:
+    async with connected(queue_broker) as (layer,):
+        await put(layer, queue := unique("q"), *[b"\0same\xff"] * 20, b"end")
+        assert await take_all(layer, queue, until=b"end") == [b"\0same\xff"] * 20
+
+
+async def test_queues_and_groups_of_one_name_have_nothing_in_common(queue_broker: Broker, unique: Unique) -> None:
+    async with connected(queue_broker) as (layer,):
+        await layer.subscribe(name := unique("name"))
+        await put(layer, name, b"put")
+        await layer.publish(name, b"published")
+        assert await messages(layer, 1) == [b"published"]
+        assert await layer.take(name) == b"put"
+
+
+async def test_the_order_of_one_sender_is_kept_under_load(queue_broker: Broker, unique: Unique) -> None:
+    async with connected(queue_broker, 3) as (reader, one, two):
+        queue = unique("q")
+
+        async def write(name: bytes, layer: BaseChannelLayer) -> None:
+            await put(layer, queue, *[b"%s %d" % (name, count) for count in range(100)])
+
+        received: list[list[bytes]] = []
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(write, b"one", one)
+            tasks.start_soon(write, b"two", two)
+            while len(received) < 200:
+                received.append((await reader.take(queue)).split())
+        for name in (b"one", b"two"):
+            assert [int(count) for sender, count in received if sender == name] == list(range(100))
+
+
+# ---- capacity and expiry -----------------------------------------------------------------------------------------
+
+
+async def test_a_full_queue_refuses_and_has_room_again_after_a_take(queue_broker: Broker, unique: Unique) -> None:
+    async with connected(queue_broker, 2) as (layer, other):
+        queue = unique("q")
+        await put(layer, queue, b"1", b"2", b"3", capacity=3)
+        for sender in (layer, other):
+            with pytest.raises(QueueFull, match=queue.replace(".", r"\.")) as caught:
+                await put(sender, queue, b"refused", capacity=3)
+            assert "3" in str(caught.value).replace(queue, "")
+        assert await other.take(queue) == b"1"
+        await put(other, queue, b"4", capacity=3)
+        with pytest.raises(QueueFull):
+            await put(other, queue, b"refused", capacity=3)
+        await put(other, queue, b"5", capacity=4)
+        assert [await layer.take(queue) for _ in range(4)] == [b"2", b"3", b"4", b"5"]
+
+
+async def test_capacity_holds_against_concurrent_senders(queue_broker: Broker, unique: Unique) -> None:
+    async with connected(queue_broker, 3) as layers:
+        queue, refused = unique("q"), 0
+
+        async def send(layer: BaseChannelLayer) -> None:
+            nonlocal refused
+            try:
+                await put(layer, queue, b"x", capacity=10)
+            except QueueFull:
+                refused += 1
+
+        async with anyio.create_task_group() as tasks:
+            for number in range(60):
+                tasks.start_soon(send, layers[number % 3])
+        assert refused == 50
+        await put(layers[0], queue, b"end", capacity=100)
+        assert await take_all(layers[1], queue, until=b"end") == [b"x"] * 10
+
+
+async def test_a_waiting_reader_makes_room_at_once(queue_broker: Broker, unique: Unique) -> None:
+    """With a reader always waiting, many more messages than the capacity pass, one at a time."""
+    async with connected(queue_broker, 2) as (reader, writer):
+        queue = unique("q")
+        for number in range(20):
+            await put(writer, queue, b"%d" % number, capacity=1)
+            assert await reader.take(queue) == b"%d" % number
+
+
+async def test_what_has_waited_for_its_expiry_is_gone(queue_broker: Broker, unique: Unique) -> None:
+    async with connected(queue_broker, 2) as (layer, other):
+        queue = unique("q")
+        await put(layer, queue, b"kept", expiry=FOR_LONG)
+        await put(layer, queue, b"gone", b"gone", expiry=SHORT)
+        await put(layer, queue, b"end", expiry=FOR_LONG)
+        await anyio.sleep(2 * SHORT)
+        assert await take_all(other, queue, until=b"end") == [b"kept"]
+
+
+async def test_what_has_expired_takes_no_room(queue_broker: Broker, unique: Unique) -> None:
+    async with connected(queue_broker) as (layer,):
+        queue = unique("q")
+        await put(layer, queue, b"gone", b"gone", b"gone", capacity=3, expiry=SHORT)
+        await anyio.sleep(2 * SHORT)
+        await put(layer, queue, b"1", b"2", b"3", capacity=3)
+        with pytest.raises(QueueFull):
+            await put(layer, queue, b"4", capacity=3)
+        assert [await layer.take(queue) for _ in range(3)] == [b"1", b"2", b"3"]
+
+
+# ---- exactly one reader ------------------------------------------------------------------------------------------
+
+
+async def test_each_message_goes_to_exactly_one_of_many_readers(queue_broker: Broker, unique: Unique) -> None:
+    async with connected(queue_broker, 4) as (writer, *readers):
+        queue, sent = unique("q"), {b"%d" % number for number in range(300)}
+        taken: list[bytes] = []
+
+        async def keep_taking(layer: BaseChannelLayer) -> None:
+            while True:
+                taken.append(await layer.take(queue))
+                if len(taken) >= len(sent):
+                    tasks.cancel_scope.cancel()
+
+        async with anyio.create_task_group() as tasks:
+            for reader in readers:
+                for _ in range(5):
+                    tasks.start_soon(keep_taking, reader)
+            await put(writer, queue, *sorted(sent))
+        assert len(taken) == len(sent)
+        assert set(taken) == sent
+        await put(writer, queue, b"nothing more is there")
+        assert await writer.take(queue) == b"nothing more is there"
+
+
+async def test_every_waiting_reader_gets_one(queue_broker: Broker, unique: Unique) -> None:
+    """One message wakes one reader, and nobody is forgotten."""
+    async with connected(queue_broker, 3) as (writer, *readers):
+        queue, taken = unique("q"), []
+
+        async def take_one(layer: BaseChannelLayer) -> None:
+            taken.append(await layer.take(queue))
+
+        async with anyio.create_task_group() as tasks:
+            for reader in readers:
+                for _ in range(5):
+                    tasks.start_soon(take_one, reader)
+            await anyio.wait_all_tasks_blocked()
+            await put(writer, queue, *[b"%d" % number for number in range(10)])
+        assert sorted(taken) == sorted(b"%d" % number for number in range(10))
+
+
+async def test_cancelled_readers_lose_nothing(queue_broker: Broker, unique: Unique) -> None:
+    """Readers of three layers poll with tiny time limits while messages trickle in."""
+    async with connected(queue_broker, 4) as (writer, *readers):
+        queue, count = unique("q"), 200
+        taken: list[bytes] = []
+        cancelled = 0
+
+        async def poll(layer: BaseChannelLayer, chance: random.Random) -> None:
+            nonlocal cancelled
+            while True:
+                with anyio.move_on_after(chance.choice([0, 0.0005, 0.001, 0.003])) as scope:
+                    taken.append(await layer.take(queue))
+                cancelled += scope.cancelled_caught
+                if len(taken) >= count:
+                    tasks.cancel_scope.cancel()
+                await anyio.lowlevel.checkpoint()
+
+        async def write() -> None:
+            for number in range(count):
+                await put(writer, queue, b"%d" % number)
+                for _ in range(number % 5):
+                    await anyio.lowlevel.checkpoint()
+
+        async with anyio.create_task_group() as tasks:
+            for number, reader in enumerate(readers):
+                tasks.start_soon(poll, reader, random.Random(number))
+                tasks.start_soon(poll, reader, random.Random(-number))
+            tasks.start_soon(write)
+        assert sorted(taken) == sorted(b"%d" % number for number in range(count))
+        assert cancelled
+
+
+async def test_one_polling_reader_keeps_the_order(queue_broker: Broker, unique: Unique) -> None:
+    async with connected(queue_broker, 2) as (writer, reader):
+        queue, count = unique("q"), 100
+        taken: list[bytes] = []
+
+        async def write() -> None:
+            for number in range(count):
+                await put(writer, queue, b"%d" % number)
+                for _ in range(number % 4):
+                    await anyio.lowlevel.checkpoint()
+
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(write)
+            polls = 0
+            while len(taken) < count:
+                polls += 1
+                with anyio.move_on_after(0.0007 * (polls % 3)):
+                    taken.append(await reader.take(queue))
+                await anyio.lowlevel.checkpoint()
+        assert taken == [b"%d" % number for number in range(count)]
+
+
+async def test_a_reader_cancelled_in_the_moment_of_arrival_loses_nothing(queue_broker: Broker, unique: Unique) -> None:
+    """The reader is cancelled a few steps after the message was put, for every small number of steps."""
+    async with connected(queue_broker, 2) as (reader, writer):
+        for steps in range(12):
+            queue = unique("q")
+            taken: list[bytes] = []
+
+            async def take(queue: str = queue, taken: list[bytes] = taken) -> None:
+                taken.append(await reader.take(queue))
+
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(take)
+                await anyio.wait_all_tasks_blocked()
+                await put(writer, queue, b"first", b"second")
+                for _ in range(steps):
+                    await anyio.lowlevel.checkpoint()
+                tasks.cancel_scope.cancel()
+            while len(taken) < 2:
+                await take()
+            assert taken == [b"first", b"second"]
+
+
+async def test_a_cancelled_reader_leaves_its_message_to_a_waiting_one(queue_broker: Broker, unique: Unique) -> None:
+    async with connected(queue_broker, 2) as (reader, writer):
+        for steps in range(6):
+            queue = unique("q")
+            taken: list[bytes] = []
+
+            async def take(queue: str = queue, taken: list[bytes] = taken) -> None:
+                taken.append(await reader.take(queue))
+
+            async with anyio.create_task_group() as staying:
+                async with anyio.create_task_group() as leaving:
+                    leaving.start_soon(take)
+                    await anyio.wait_all_tasks_blocked()
+                    staying.start_soon(take)
+                    await anyio.wait_all_tasks_blocked()
+                    await put(writer, queue, b"1")
+                    for _ in range(steps):
+                        await anyio.lowlevel.checkpoint()
+                    leaving.cancel_scope.cancel()
+                await put(writer, queue, b"2")
+            while len(taken) < 2:
+                await take()
+            assert taken == [b"1", b"2"]
+
+
+async def test_many_cancelled_readers_of_many_queues_disturb_nobody(queue_broker: Broker, unique: Unique) -> None:
+    async with connected(queue_broker, 2) as (reader, writer):
+        queue = unique("q")
+        for _ in range(30):
+            async with anyio.create_task_group() as tasks:
+                for _ in range(10):
+                    tasks.start_soon(reader.take, queue)
+                    tasks.start_soon(reader.take, unique("other"))
+                await anyio.wait_all_tasks_blocked()
+                tasks.cancel_scope.cancel()
+        await put(writer, queue, b"1", b"2")
+        assert [await reader.take(queue) for _ in range(2)] == [b"1", b"2"]
+
+
+# ---- the life of a layer -----------------------------------------------------------------------------------------
+
+
+async def test_disconnect_ends_a_pending_take(queue_broker: Broker, unique: Unique) -> None:
+    async with connected(queue_broker, 2) as (layer, other):
+        queue = unique("q")
+
+        async def take() -> None:
+            with pytest.raises(ListenerClosed):
+                await layer.take(queue)
+
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(take)
+            tasks.start_soon(take)
+            await anyio.wait_all_tasks_blocked()
+            await layer.disconnect()
+        await put(other, queue, b"1", b"2")
+        assert [await other.take(queue) for _ in range(2)] == [b"1", b"2"]
+
+
+async def test_disconnect_in_the_moment_of_arrival_loses_nothing(queue_broker: Broker, unique: Unique) -> None:
+    async with connected(queue_broker, 2) as (layer, other):
+        for steps in range(8):
+            queue = unique("q")
+            taken: list[bytes] = []
+
+            async def take(queue: str = queue, taken: list[bytes] = taken) -> None:
+                try:
+                    taken.append(await layer.take(queue))
+                except ListenerClosed:
+                    pass  # the other outcome that the race allows
+
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(take)
+                await anyio.wait_all_tasks_blocked()
+                await put(other, queue, b"1", b"2")
+                for _ in range(steps):
+                    await anyio.lowlevel.checkpoint()
+                await layer.disconnect()
+            while len(taken) < 2:
+                taken.append(await other.take(queue))
+            assert taken == [b"1", b"2"]
+            await layer.connect()
+
+
+async def test_queue_verbs_after_disconnect_raise_listener_closed(queue_broker: Broker, unique: Unique) -> None:
+    async with connected(queue_broker) as (layer,):
+        group, queue = unique("g"), unique("q")
+        await layer.disconnect()
+        calls = [
+            put(layer, queue, b"x"),
+            layer.take(queue),
+            bind(layer, group, queue),
+            layer.unbind(group, queue),
+            layer.purge(queue),
+        ]
+        for call in calls:
+            with pytest.raises(ListenerClosed) as caught:
+                await call
+            assert layer.address in str(caught.value)
+
+
+async def test_messages_outlive_the_layer_that_put_them(queue_broker: Broker, unique: Unique) -> None:
+    async with connected(queue_broker) as (layer,):
+        await put(layer, queue := unique("q"), b"kept")
+        await layer.disconnect()
+        await layer.connect()
+        assert await layer.take(queue) == b"kept"
+
+
+async def test_the_death_of_the_broker_ends_a_pending_take(mortal_queue_broker: MortalBroker, unique: Unique) -> None:
+    async with connected(mortal_queue_broker) as (layer,):
+
+        async def take() -> None:
+            with pytest.raises(ListenerClosed):
+                await layer.take(unique("q"))
+
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(take)
+            tasks.start_soon(take)
+            await anyio.wait_all_tasks_blocked()
+            await anyio.to_thread.run_sync(mortal_queue_broker.kill)
+
+
+# ---- bindings ----------------------------------------------------------------------------------------------------
+
+
+async def test_what_is_published_to_a_bound_group_is_put_into_the_queue(queue_broker: Broker, unique: Unique) -> None:
+    async with connected(queue_broker, 3) as layers:
+        group, queue = unique("g"), unique("q")
+        await bind(layers[0], group, queue)
+        for number, layer in enumerate(layers):
+            await layer.publish(group, b"%d" % number)
+        assert sorted([await layers[2].take(queue) for _ in range(3)]) == [b"0", b"1", b"2"]
+
+
+async def test_a_bound_queue_gets_each_message_once(queue_broker: Broker, unique: Unique) -> None:
+    """However many layers there are, bind it, and subscribe to the group."""
+    async with connected(queue_broker, 3) as layers:
+        group, queue = unique("g"), unique("q")
+        for layer in layers:
+            await layer.subscribe(group)
+            await bind(layer, group, queue)
+            await bind(layer, group, queue)
+        sent = [b"%d" % number for number in range(20)]
+        for message in sent:
+            await layers[0].publish(group, message)
+        for layer in layers:
+            assert await messages(layer, 20) == sent
+        await put(layers[0], queue, b"end")
+        assert await take_all(layers[1], queue, until=b"end") == sent
+
+
+async def test_a_group_feeds_several_queues_and_a_queue_listens_to_several_groups(
+    queue_broker: Broker, unique: Unique
+) -> None:
+    async with connected(queue_broker) as (layer,):
+        groups, queues = [unique("g") for _ in range(2)], [unique("q") for _ in range(2)]
+        for group in groups:
+            for queue in queues:
+                await bind(layer, group, queue)
+            await layer.publish(group, group.encode())
+        for queue in queues:
+            await put(layer, queue, b"end")
+            assert await take_all(layer, queue, until=b"end") == [group.encode() for group in groups]
+
+
+async def test_a_waiting_reader_is_woken_by_a_bound_group(queue_broker: Broker, unique: Unique) -> None:
+    async with connected(queue_broker, 2) as (reader, writer):
+        group, queue = unique("g"), unique("q")
+        await bind(writer, group, queue)
+        taken: list[bytes] = []
+
+        async def take() -> None:
+            taken.append(await reader.take(queue))
+
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(take)
+            await anyio.wait_all_tasks_blocked()
+            await writer.publish(group, b"woken")
+        assert taken == [b"woken"]
+
+
+async def test_unbind_ends_a_binding(queue_broker: Broker, unique: Unique) -> None:
+    async with connected(queue_broker, 2) as (layer, other):
+        group, queue, kept = unique("g"), unique("q"), unique("kept")
+        await bind(layer, group, queue)
+        await bind(layer, group, kept)
+        await layer.publish(group, b"1")
+        await other.unbind(group, queue)
+        await layer.publish(group, b"2")
+        await put(layer, queue, b"end")
+        await put(layer, kept, b"end")
+        assert await take_all(layer, queue, until=b"end") == [b"1"]
+        assert await take_all(layer, kept, until=b"end") == [b"1", b"2"]
+        await layer.unbind(group, queue)
+
+
+async def test_unbinding_what_is_not_bound_is_no_error(queue_broker: Broker, unique: Unique) -> None:
+    async with connected(queue_broker) as (layer,):
+        await layer.unbind(unique("never"), unique("never"))
+        await bind(layer, group := unique("g"), queue := unique("q"))
+        await layer.unbind(group, unique("never"))
+        await layer.unbind(unique("never"), queue)
+        await layer.publish(group, b"still bound")
+        assert await layer.take(queue) == b"still bound"
+
+
+async def test_a_full_bound_queue_drops_and_costs_the_publisher_nothing(queue_broker: Broker, unique: Unique) -> None:
+    async with connected(queue_broker, 2) as (layer, publisher):
+        group, full, roomy = unique("g"), unique("q"), unique("q")
+        await bind(layer, group, full, capacity=2)
+        await bind(layer, group, roomy)
+        await layer.subscribe(group)
+        sent = [b"%d" % number for number in range(5)]
+        for message in sent:
+            await publisher.publish(group, message)
+        assert await messages(layer, 5) == sent
+        await put(layer, full, b"end")
+        await put(layer, roomy, b"end")
+        assert await take_all(layer, full, until=b"end") == [b"0", b"1"]
+        assert await take_all(layer, roomy, until=b"end") == sent
+
+
+async def test_what_came_through_a_binding_expires(queue_broker: Broker, unique: Unique) -> None:
+    async with connected(queue_broker) as (layer,):
+        group, queue = unique("g"), unique("q")
+        await layer.bind(group, queue, capacity=10, expiry=SHORT, lifetime=FOR_LONG)
+        await layer.publish(group, b"gone")
+        await anyio.sleep(2 * SHORT)
+        await put(layer, queue, b"end")
+        assert await take_all(layer, queue, until=b"end") == []
+
+
+async def test_a_binding_ends_after_its_lifetime(queue_broker: Broker, unique: Unique) -> None:
+    async with connected(queue_broker) as (layer,):
+        group, queue = unique("g"), unique("q")
+        await layer.bind(group, queue, capacity=10, expiry=FOR_LONG, lifetime=SHORT)
+        await layer.publish(group, b"in time")
+        await anyio.sleep(2 * SHORT)
+        await layer.publish(group, b"too late")
+        await put(layer, queue, b"end")
+        assert await take_all(layer, queue, until=b"end") == [b"in time"]
+
+
+async def test_binding_again_begins_a_new_lifetime_with_new_terms(queue_broker: Broker, unique: Unique) -> None:
+    async with connected(queue_broker) as (layer,):
+        group, queue = unique("g"), unique("q")
+        await layer.bind(group, queue, capacity=1, expiry=FOR_LONG, lifetime=SHORT)
+        await layer.bind(group, queue, capacity=2, expiry=FOR_LONG, lifetime=FOR_LONG)
+        await anyio.sleep(2 * SHORT)
+        for message in (b"1", b"2", b"3"):
+            await layer.publish(group, message)
+        await put(layer, queue, b"end")
+        assert await take_all(layer, queue, until=b"end") == [b"1", b"2"]
+
+
+async def test_a_binding_outlives_the_layer_that_made_it(queue_broker: Broker, unique: Unique) -> None:
+    async with connected(queue_broker, 2) as (layer, other):
+        group, queue = unique("g"), unique("q")
+        await bind(layer, group, queue)
+        await layer.disconnect()
+        await other.publish(group, b"still bound")
+        assert await other.take(queue) == b"still bound"
+
+
+async def test_big_messages_pass_a_binding_whole(queue_broker: Broker, unique: Unique) -> None:
+    async with connected(queue_broker) as (layer,):
+        group, queue = unique("g"), unique("q")
+        await bind(layer, group, queue)
+        message = random.Random(0).randbytes(MEGABYTE)
+        await layer.publish(group, message)
+        assert await layer.take(queue) == message
+
+
+# ---- purge -------------------------------------------------------------------------------------------------------
+
+
+async def test_purge_empties_the_queues_that_begin_so(queue_broker: Broker, unique: Unique) -> None:
+    async with connected(queue_broker, 2) as (layer, other):
+        prefix, spared = unique("p:"), unique("s:")
+        for queue in (prefix, prefix + ".a", prefix + ".b", spared):
+            await put(layer, queue, b"old", b"old")
+        await other.purge(prefix)
+        for queue in (prefix, prefix + ".a", prefix + ".b", spared):
+            await put(layer, queue, b"end")
+        for queue in (prefix, prefix + ".a", prefix + ".b"):
+            assert await take_all(layer, queue, until=b"end") == []
+        assert await take_all(layer, spared, until=b"end") == [b"old", b"old"]
+
+
+async def test_purge_ends_the_bindings_that_begin_so(queue_broker: Broker, unique: Unique) -> None:
+    async with connected(queue_broker, 2) as (layer, other):
+        prefix, spared = unique("p:"), unique("s:")
+        await bind(layer, prefix + ".g", prefix + ".q")
+        await bind(layer, spared + ".g", spared + ".q")
+        await other.purge(prefix)
+        for name in (prefix, spared):
+            await layer.publish(name + ".g", b"published")
+            await put(layer, name + ".q", b"end")
+        assert await take_all(layer, prefix + ".q", until=b"end") == []
+        assert await take_all(layer, spared + ".q", until=b"end") == [b"published"]
+
+
+async def test_purge_takes_its_prefix_literally(queue_broker: Broker, unique: Unique) -> None:
+    async with connected(queue_broker) as (layer,):
+        name = unique("a")
+        for queue in (name + "bc", name + "*", name + "%", name + "_"):
+            await put(layer, queue, b"kept")
+        for prefix in (name + "?", name + "[b]", name + "b_", name + "b%", name + "\\b", name + ".*"):
+            await layer.purge(prefix)
+        await layer.purge(name + "*")
+        await layer.purge(name + "%")
+        await layer.purge(name + "_")
+        assert await layer.take(name + "bc") == b"kept"
+        for queue in (name + "*", name + "%", name + "_"):
+            await put(layer, queue, b"end")
+            assert await take_all(layer, queue, until=b"end") == []
+
+
+async def test_a_reader_that_waits_survives_a_purge(queue_broker: Broker, unique: Unique) -> None:
+    async with connected(queue_broker, 2) as (reader, other):
+        queue = unique("q")
+        taken: list[bytes] = []
+
+        async def take() -> None:
+            taken.append(await reader.take(queue))
+
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(take)
+            await anyio.wait_all_tasks_blocked()
+            await other.purge(queue)
+            await put(other, queue, b"after the purge")
+        assert taken == [b"after the purge"]
+
+
+async def test_a_purged_queue_has_its_whole_capacity(queue_broker: Broker, unique: Unique) -> None:
+    async with connected(queue_broker) as (layer,):
+        queue = unique("q")
+        await put(layer, queue, b"1", b"2", capacity=2)
+        await layer.purge(queue)
+        await put(layer, queue, b"3", b"4", capacity=2)
+        with pytest.raises(QueueFull):
+            await put(layer, queue, b"5", capacity=2)
+        assert [await layer.take(queue) for _ in range(2)] == [b"3", b"4"]
+
+
+# ---- brokers without queues --------------------------------------------------------------------------------------
+
+
+async def test_a_broker_without_queues_says_what_to_use(queueless_broker: Broker, unique: Unique) -> None:
+    layer, group, queue = queueless_broker.layer(), unique("g"), unique("q")
+    calls = [
+        put(layer, queue, b"x"),
+        layer.take(queue),
+        bind(layer, group, queue),
+        layer.unbind(group, queue),
+        layer.purge(queue),
+    ]
+    with anyio.fail_after(TIME_LIMIT):
+        for call in calls:
+            with pytest.raises(NotSupported, match=r"use new_channel\(\) names or groups"):
+                await call

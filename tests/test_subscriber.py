@@ -1,0 +1,442 @@
+"""The mailbox: bounded, expiring, safe to cancel, and honest about what it lost."""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from collections.abc import Callable
+from time import monotonic
+
+import anyio
+import pytest
+from anyio.lowlevel import checkpoint
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from django_anyio_channels import Event, ListenerClosed, Subscriber
+from django_anyio_channels.losses import BoundedLog, Losses
+from django_anyio_channels.serializers import MessagePackSerializer
+from django_anyio_channels.waiting import Bell, Waiter, waiter_factory
+
+from .scripted import TIME_LIMIT, cancelled_at_every_await, cancelled_in_every_turn
+
+SERIALIZER = MessagePackSerializer()
+
+
+def make(
+    *,
+    capacity: int = 100,
+    expiry: float | None = 60.0,
+    losses: Losses | None = None,
+    new_waiter: Callable[[], Waiter] | None = None,
+) -> Subscriber:
+    return Subscriber(
+        "room",
+        capacity=capacity,
+        expiry=expiry,
+        decode=SERIALIZER.decode,
+        new_waiter=new_waiter or waiter_factory(),
+        losses=losses or Losses(),
+    )
+
+
+def put(subscriber: Subscriber, *messages: object, at: float | None = None) -> None:
+    for message in messages:
+        subscriber.put((monotonic() if at is None else at, Event("g", SERIALIZER.encode(message))))
+
+
+async def received(subscriber: Subscriber, count: int) -> list[object]:
+    with anyio.fail_after(TIME_LIMIT):
+        return [(await subscriber.receive()).message for _ in range(count)]
+
+
+# ---- reading -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.anyio
+async def test_events_come_in_the_order_of_their_arrival() -> None:
+    subscriber = make()
+    put(subscriber, *range(50))
+    assert len(subscriber) == 50
+    assert await received(subscriber, 50) == list(range(50))
+    assert len(subscriber) == 0
+
+
+@pytest.mark.anyio
+async def test_a_waiting_reader_is_woken() -> None:
+    subscriber = make()
+    async with anyio.create_task_group() as tasks:
+        heard: list[object] = []
+
+        async def read() -> None:
+            heard.extend(await received(subscriber, 1))
+
+        assert not subscriber.waited_for
+        tasks.start_soon(read)
+        await anyio.wait_all_tasks_blocked()
+        assert subscriber.waited_for
+        put(subscriber, "wake up")
+    assert heard == ["wake up"]
+    assert not subscriber.waited_for
+
+
+@pytest.mark.anyio
+async def test_an_event_keeps_its_group_and_subscription() -> None:
+    subscriber = make()
+    subscriber.put((monotonic(), Event("room.1", SERIALIZER.encode("x"), subscription="room.*")))
+    assert await subscriber.receive() == Event("room.1", "x", subscription="room.*")
+
+
+@pytest.mark.anyio
+async def test_each_event_goes_to_one_of_several_readers() -> None:
+    subscriber = make(capacity=1000)
+    heard: list[object] = []
+    with anyio.fail_after(TIME_LIMIT):
+        async with anyio.create_task_group() as tasks:
+
+            async def read() -> None:
+                async for event in subscriber:
+                    heard.append(event.message)
+                    await checkpoint()
+
+            for _ in range(5):
+                tasks.start_soon(read)
+            for number in range(100):
+                put(subscriber, number)
+                if number % 3 == 0:
+                    await checkpoint()
+            subscriber.close()
+    assert sorted(heard) == list(range(100))
+
+
+@pytest.mark.anyio
+async def test_a_closed_mailbox_is_read_to_its_end() -> None:
+    subscriber = make()
+    put(subscriber, 1, 2)
+    subscriber.close()
+    assert [event.message async for event in subscriber] == [1, 2]
+    with pytest.raises(ListenerClosed, match="room is closed"):
+        await subscriber.receive()
+
+
+@pytest.mark.anyio
+async def test_what_was_cleared_is_gone_and_not_counted_as_lost() -> None:
+    subscriber = make(capacity=2)
+    put(subscriber, 1, 2)
+    subscriber.clear()
+    assert len(subscriber) == 0
+    put(subscriber, 3, 4)
+    assert await received(subscriber, 2) == [3, 4]
+    assert (subscriber.dropped, subscriber.expired) == (0, 0)
+
+
+@pytest.mark.anyio
+async def test_a_foreign_frame_is_skipped_counted_and_logged(caplog: pytest.LogCaptureFixture) -> None:
+    losses = Losses()
+    subscriber = make(losses=losses)
+    subscriber.put((monotonic(), Event("g", b"\xc1")))
+    put(subscriber, "fine")
+    assert await received(subscriber, 1) == ["fine"]
+    assert losses.undecodable == 1
+    (record,) = caplog.records
+    assert (record.levelno, record.name) == (logging.ERROR, "django_anyio_channels")
+    assert "Dropped a frame for room" in record.getMessage()
+
+
+# ---- cancelling --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("everywhere", [cancelled_at_every_await, cancelled_in_every_turn])
+async def test_a_cancelled_reader_loses_nothing(everywhere) -> None:
+    subscriber = make()
+    sent, heard = 0, []
+
+    async def scenario() -> None:
+        nonlocal sent
+        async with anyio.create_task_group() as tasks:
+
+            async def read() -> None:
+                heard.append((await subscriber.receive()).message)
+
+            tasks.start_soon(read)
+            tasks.start_soon(read)
+            await checkpoint()
+            sent += 2
+            put(subscriber, sent - 1, sent)
+
+    async def check() -> None:
+        while len(heard) < sent:
+            heard.extend(await received(subscriber, 1))
+        assert sorted(heard) == list(range(1, sent + 1))
+        assert not subscriber.waited_for
+
+    with anyio.fail_after(TIME_LIMIT):
+        assert await everywhere(scenario, check) > 1
+
+
+@pytest.mark.anyio
+async def test_polling_with_a_time_limit_loses_nothing_and_keeps_the_order() -> None:
+    subscriber = make(capacity=1000)
+    heard: list[object] = []
+    with anyio.fail_after(TIME_LIMIT):
+        async with anyio.create_task_group() as tasks:
+
+            async def write() -> None:
+                for number in range(300):
+                    put(subscriber, number)
+                    for _ in range(number % 5):
+                        await checkpoint()
+
+            tasks.start_soon(write)
+            polls = 0
+            while len(heard) < 300:
+                polls += 1
+                with anyio.move_on_after(0.0003 * (polls % 3)):
+                    heard.append((await subscriber.receive()).message)
+                await checkpoint()
+    assert heard == list(range(300))
+
+
+@pytest.mark.anyio
+async def test_a_ring_that_hits_a_cancelled_task_goes_to_the_next() -> None:
+    for steps in range(5):
+        bell = Bell(waiter_factory())
+        woken: list[str] = []
+
+        async def wait(name: str, bell: Bell = bell, woken: list[str] = woken) -> None:
+            await bell.wait()
+            woken.append(name)
+
+        with anyio.fail_after(TIME_LIMIT):
+            async with anyio.create_task_group() as staying:
+                async with anyio.create_task_group() as leaving:
+                    leaving.start_soon(wait, "leaving")
+                    await anyio.wait_all_tasks_blocked()
+                    staying.start_soon(wait, "staying")
+                    await anyio.wait_all_tasks_blocked()
+                    bell.ring()
+                    for _ in range(steps):
+                        await checkpoint()
+                    leaving.cancel_scope.cancel()
+                if "leaving" in woken:
+                    bell.ring()
+        assert "staying" in woken
+
+
+@pytest.mark.anyio
+async def test_a_ring_without_anyone_waiting_is_not_kept() -> None:
+    bell = Bell(waiter_factory())
+    bell.ring()
+    bell.ring_all()
+    with anyio.move_on_after(0.01) as scope:
+        await bell.wait()
+    assert scope.cancelled_caught
+
+
+# ---- capacity ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.anyio
+async def test_a_full_mailbox_drops_the_newest_and_counts_them() -> None:
+    losses = Losses()
+    subscriber, other = make(capacity=3, losses=losses), make(capacity=3, losses=losses)
+    put(subscriber, *range(10))
+    put(other, *range(4))
+    assert await received(subscriber, 3) == [0, 1, 2]
+    assert (subscriber.dropped, other.dropped, losses.dropped) == (7, 1, 8)
+    put(subscriber, "room again")
+    assert await received(subscriber, 1) == ["room again"]
+
+
+@pytest.mark.anyio
+async def test_one_line_when_it_is_full_and_one_when_there_is_room(caplog: pytest.LogCaptureFixture) -> None:
+    subscriber = make(capacity=4)
+    put(subscriber, *range(1000))
+    assert [record.getMessage() for record in caplog.records] == [
+        "room is full: its capacity of 4 messages is used up, so new ones are dropped until it reads again"
+    ]
+    caplog.clear()
+    await received(subscriber, 1)
+    put(subscriber, *range(5))
+    assert caplog.records == [], "room for a moment is no news"
+    await received(subscriber, 4)
+    assert [record.getMessage() for record in caplog.records] == ["room has room again; 1000 messages were dropped"]
+    caplog.clear()
+    put(subscriber, *range(5))
+    assert len(caplog.records) == 1, "full once more is told once more"
+
+
+@pytest.mark.anyio
+async def test_many_full_mailboxes_log_at_a_bounded_rate(caplog: pytest.LogCaptureFixture) -> None:
+    losses = Losses()
+    subscribers = [make(capacity=1, losses=losses) for _ in range(500)]
+    for subscriber in subscribers:
+        put(subscriber, 1, 2)
+    assert losses.dropped == 500
+    assert len(caplog.records) <= 20
+    for subscriber in subscribers:
+        await received(subscriber, 1)
+    assert len(caplog.records) <= 40, "who was not told full is not told to have room"
+
+
+def test_a_bounded_log_says_how_much_it_held_back(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = 1000.0
+    monkeypatch.setattr("django_anyio_channels.losses.monotonic", lambda: now)
+    log = BoundedLog(lines=2, seconds=10.0)
+    assert [log.write(logging.WARNING, "line %d", number) for number in range(5)] == [True, True, False, False, False]
+    now += 9.9
+    assert not log.write(logging.WARNING, "line %d", 5)
+    now += 0.2
+    assert log.write(logging.ERROR, "line %d", 6)
+    assert log.write(logging.ERROR, "line %d", 7)
+    assert [(record.levelno, record.getMessage()) for record in caplog.records] == [
+        (logging.WARNING, "line 0"),
+        (logging.WARNING, "line 1"),
+        (logging.ERROR, "line 6 (4 similar lines held back)"),
+        (logging.ERROR, "line 7"),
+    ]
+
+
+# ---- expiry ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.anyio
+async def test_what_waited_too_long_is_thrown_away_and_counted() -> None:
+    losses = Losses()
+    subscriber, now = make(expiry=60.0, losses=losses), monotonic()
+    put(subscriber, "old", "old", at=now - 61)
+    put(subscriber, "new", at=now - 59)
+    assert await received(subscriber, 1) == ["new"]
+    assert (subscriber.expired, losses.expired, subscriber.dropped) == (2, 2, 0)
+
+
+@pytest.mark.anyio
+async def test_without_an_expiry_events_wait_for_ever() -> None:
+    subscriber = make(expiry=None)
+    put(subscriber, "old", at=monotonic() - 1e9)
+    subscriber.forget_expired(monotonic())
+    assert await received(subscriber, 1) == ["old"]
+    assert subscriber.expired == 0
+
+
+@pytest.mark.anyio
+async def test_what_has_expired_makes_room() -> None:
+    subscriber, now = make(capacity=2, expiry=60.0), monotonic()
+    put(subscriber, "old", "old", at=now - 61)
+    put(subscriber, 1, 2, 3, at=now)
+    assert (subscriber.expired, subscriber.dropped) == (2, 1)
+    assert await received(subscriber, 2) == [1, 2]
+
+
+@pytest.mark.anyio
+async def test_the_expired_can_be_thrown_away_without_a_reader() -> None:
+    subscriber, now = make(expiry=60.0), monotonic()
+    subscriber.forget_expired(now)
+    put(subscriber, "old", at=now - 61)
+    put(subscriber, "new", at=now)
+    subscriber.forget_expired(now)
+    assert (len(subscriber), subscriber.expired) == (1, 1)
+    subscriber.forget_expired(now + 61)
+    assert (len(subscriber), subscriber.expired) == (0, 2)
+
+
+@pytest.mark.anyio
+async def test_a_reader_that_finds_only_the_expired_goes_on_waiting() -> None:
+    subscriber = make(expiry=60.0)
+    put(subscriber, "old", at=monotonic() - 61)
+    heard: list[object] = []
+    async with anyio.create_task_group() as tasks:
+
+        async def read() -> None:
+            heard.extend(await received(subscriber, 1))
+
+        tasks.start_soon(read)
+        await anyio.wait_all_tasks_blocked()
+        assert subscriber.expired == 1
+        put(subscriber, "new")
+    assert heard == ["new"]
+
+
+# ---- any order of events against a model -------------------------------------------------------------------------
+
+
+class Ready:
+    """A waiter that nobody awaits."""
+
+    def __await__(self):
+        raise AssertionError("there was something to read")
+        yield
+
+    def done(self) -> bool:
+        return False
+
+    def set_result(self, result: None, /) -> None:
+        raise AssertionError("nobody waits")
+
+
+class MailboxMachine(RuleBasedStateMachine):
+    """What is put is read in order, or counted as dropped or expired; never more waits than the capacity allows."""
+
+    CAPACITY, EXPIRY = 3, 10.0
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now = 0.0
+        self.model: deque[tuple[float, int]] = deque()
+        self.sent = self.read = self.cleared = 0
+        self.losses = Losses()
+        self.subscriber = make(capacity=self.CAPACITY, expiry=self.EXPIRY, losses=self.losses, new_waiter=Ready)
+
+    def alive(self) -> deque[tuple[float, int]]:
+        return deque(entry for entry in self.model if entry[0] >= self.now - self.EXPIRY)
+
+    @rule(seconds=st.floats(min_value=0, max_value=8))
+    def time_passes(self, seconds: float) -> None:
+        self.now += seconds
+
+    @rule()
+    def put(self) -> None:
+        if len(self.model) >= self.CAPACITY:
+            self.model = self.alive()
+        if len(self.model) < self.CAPACITY:
+            self.model.append((self.now, self.sent))
+        put(self.subscriber, self.sent, at=self.now)
+        self.sent += 1
+
+    @precondition(lambda self: self.alive())
+    @rule()
+    def receive(self) -> None:
+        self.model = self.alive()
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("django_anyio_channels.subscriber.monotonic", lambda: self.now)
+            with pytest.raises(StopIteration) as ended:
+                self.subscriber.receive().send(None)
+        assert ended.value.value.message == self.model.popleft()[1]
+        self.read += 1
+
+    @rule()
+    def sweep(self) -> None:
+        self.subscriber.forget_expired(self.now)
+        self.model = self.alive()
+
+    @rule()
+    def clear(self) -> None:
+        self.cleared += len(self.model)
+        self.model.clear()
+        self.subscriber.clear()
+
+    @invariant()
+    def nothing_is_unaccounted_for(self) -> None:
+        subscriber = self.subscriber
+        assert len(subscriber) == len(self.model) <= self.CAPACITY
+        lost = subscriber.dropped + subscriber.expired
+        assert self.sent == len(subscriber) + self.read + self.cleared + lost
+        assert (self.losses.dropped, self.losses.expired) == (subscriber.dropped, subscriber.expired)
+
+
+TestMailboxMachine = MailboxMachine.TestCase
+TestMailboxMachine.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
