@@ -49,25 +49,31 @@ def environment(group: str) -> Path:
     python = folder / "bin" / "python"
     complete = Stamp(folder / "complete", str(ROOT))
     installed = Stamp(folder / (group + ".installed"), _requirements())
-    if python.exists() and complete.is_set() and installed.is_set():
-        return python
     try:
-        folder.parent.mkdir(exist_ok=True)
-        with _locked(folder.parent / "lock"):
-            if not (python.exists() and complete.is_set()):
-                _say(f"Making an environment for Python {folder.name} in {folder.relative_to(ROOT)} ...")
-                venv.EnvBuilder(clear=True, symlinks=True).create(folder)
-                _install_pip(python)
-                complete.set()
-            if not installed.is_set():
-                _say(f"Installing the packages of the group '{group}' (the first time: about a minute) ...")
-                _run(python, "-m", "pip", "install", "--quiet", PROJECT, "--group", group)
-                installed.set()
-    except PermissionError as error:
-        sys.exit(f"Cannot write to {error.filename or ROOT}: use a clone of your own, {ROOT} belongs to another user.")
+        if not (python.exists() and complete.is_set() and installed.is_set()):
+            folder.parent.mkdir(exist_ok=True)
+            with _locked(folder.parent / "lock"):
+                _bring_up_to_date(python, complete, installed, group)
+    except OSError as error:
+        sys.exit(f"Cannot make an environment: {error}. Use a clone of your own, on a disk with 500 MB left.")
     except KeyboardInterrupt:
-        sys.exit("Interrupted; the next run starts where this one stopped.")
+        sys.exit("Interrupted; the next run begins anew.")
     return python
+
+
+def _bring_up_to_date(python: Path, complete: "Stamp", installed: "Stamp", group: str) -> None:
+    if not (python.exists() and complete.is_set()):
+        folder = python.parent.parent
+        _say(f"Making an environment for Python {folder.name} in {folder.relative_to(ROOT)} ...")
+        venv.EnvBuilder(clear=True, symlinks=True).create(folder)
+        _install_pip(python)
+    elif installed.is_set():
+        return  # another run did it while this one waited
+    complete.unset()  # an interrupted installation may leave half a package
+    _say(f"Installing the packages of the group '{group}' (the first time: about a minute) ...")
+    _run(python, "-m", "pip", "install", "--quiet", PROJECT, "--group", group)
+    installed.set()
+    complete.set()
 
 
 def run(python: Path, *arguments: str) -> NoReturn:
@@ -92,6 +98,10 @@ class Stamp:
         draft = self.file.with_name(self.file.name + ".new")
         draft.write_text(self.state)
         draft.replace(self.file)
+
+    def unset(self) -> None:
+        """Forget that it ever was."""
+        self.file.unlink(missing_ok=True)
 
 
 def _requirements() -> str:
@@ -129,7 +139,7 @@ def _download_pip() -> bytes:
         page = _get(index).decode()
         link = re.search(rf'href="([^"#]*{re.escape(PIP)})[#"]', page)
         if not link:
-            sys.exit(f"{index} has no {PIP}; set PIP_INDEX_URL to an index that has.")
+            sys.exit(f"{_without_secrets(index)} has no {PIP}; set PIP_INDEX_URL to an index that has.")
         return _get(urllib.parse.urljoin(index, html.unescape(link[1])))
     except OSError as error:
         sys.exit(

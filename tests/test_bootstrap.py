@@ -1,0 +1,178 @@
+"""The set-up that both commands share, on checkouts of a tiny project."""
+
+from __future__ import annotations
+
+import http.server
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+
+PROJECT = """
+[build-system]
+requires = ["hatchling"]
+build-backend = "hatchling.build"
+
+[project]
+name = "tiny"
+version = "1"
+optional-dependencies = { django = [], encryption = [], mqtt = [], postgres = [], redis = [] }
+
+[dependency-groups]
+tools = ["iniconfig"]
+
+[tool.hatch.build.targets.wheel]
+packages = ["tiny"]
+"""
+
+# What these variables do to pip must not reach the environment.
+HOSTILE = {"PIP_USER": "1", "PIP_REQUIRE_VIRTUALENV": "1", "PIP_TARGET": "/nowhere", "PYTHONWARNINGS": "error"}
+
+
+@pytest.fixture
+def checkout(tmp_path: Path) -> Path:
+    """A folder with a space in its name, as newcomers have them."""
+    folder = tmp_path / "my clone"
+    (folder / "tiny").mkdir(parents=True)
+    (folder / "tiny" / "__init__.py").touch()
+    (folder / "pyproject.toml").write_text(PROJECT)
+    shutil.copytree(ROOT / ".ci", folder / ".ci", ignore=shutil.ignore_patterns("__pycache__"))
+    return folder
+
+
+def start(checkout: Path, *flags: str, **variables: str) -> subprocess.Popen[str]:
+    """A command that only makes its environment and becomes the Python in it."""
+    script = checkout / "command.py"
+    script.write_text(
+        f"import sys; sys.path.insert(0, {str(checkout / '.ci')!r})\n"
+        "from bootstrap import environment, run\n"
+        "run(environment('tools'), '-c', 'import sys, tiny, iniconfig; print(sys.prefix)')\n"
+    )
+    environ = {**os.environ, **HOSTILE, **variables}
+    pipe = subprocess.PIPE
+    command = [sys.executable, *flags, str(script)]
+    return subprocess.Popen(command, cwd="/", env=environ, stdout=pipe, stderr=pipe, text=True, start_new_session=True)
+
+
+def prepare(checkout: Path, *flags: str) -> list[str]:
+    """The lines that a successful command prints."""
+    process = start(checkout, *flags)
+    output, errors = process.communicate(timeout=100)
+    assert process.returncode == 0, output + errors
+    lines = output.splitlines()
+    assert lines.pop() == str(next((checkout / ".envs").glob("3.*")))
+    return lines
+
+
+def test_first_runs_make_one_environment_and_later_ones_use_it(checkout: Path) -> None:
+    runs = [start(checkout), start(checkout)]
+    outputs = [run.communicate(timeout=100) for run in runs]
+    assert [run.returncode for run in runs] == [0, 0], outputs
+    both = "".join(output for output, _ in outputs)
+    assert both.count("Making an environment for Python") == 1
+    assert both.count("Installing the packages of the group 'tools'") == 1
+
+    assert prepare(checkout) == []
+
+    with (checkout / "pyproject.toml").open("a") as file:
+        file.write("# changed\n")
+    [line] = prepare(checkout)
+    assert line.startswith("Installing the packages of the group 'tools'")
+
+
+def test_interrupted_run_leaves_nothing_that_the_next_trusts(checkout: Path) -> None:
+    interrupted = start(checkout)
+    assert interrupted.stdout
+    assert interrupted.stdout.readline().startswith("Making")
+    assert interrupted.stdout.readline().startswith("Installing")
+    os.killpg(interrupted.pid, signal.SIGKILL)
+    interrupted.communicate(timeout=100)
+    [environment] = (checkout / ".envs").glob("3.*")
+    (environment / "half of it").touch()
+
+    # Without site, hence without site-packages and pip, as on a bare Debian.
+    assert len(prepare(checkout, "-S")) == 2
+    assert not (environment / "half of it").exists()
+
+
+def test_environment_of_a_moved_checkout_is_not_trusted(checkout: Path) -> None:
+    elsewhere = checkout / ".envs" / "{}.{}".format(*sys.version_info)
+    (elsewhere / "bin").mkdir(parents=True)
+    (elsewhere / "bin" / "python").symlink_to(sys.executable)
+    (elsewhere / "complete").write_text(str(checkout.with_name("where it was")))
+    with index("<html></html>") as url:
+        process = start(checkout, "-S", PIP_INDEX_URL=url)
+        output, _ = process.communicate(timeout=100)
+    assert output.startswith("Making an environment for Python")
+    assert not (elsewhere / "complete").exists()
+
+
+@contextmanager
+def index(page: str) -> Iterator[str]:
+    """A package index that asks for a password; gives its URL."""
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            allowed = self.headers["Authorization"] == "Basic YW5uOnNlY3JldA=="  # ann:secret
+            self.send_response(200 if allowed else 401)
+            self.end_headers()
+            self.wfile.write(page.encode() if self.path == "/simple/pip/" else b"no wheel")
+
+        def log_message(self, format: str, *args: object) -> None:
+            """Print nothing."""
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            yield f"http://ann:secret@127.0.0.1:{server.server_port}/simple"
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+def refusal(checkout: Path, url: str) -> str:
+    """The one sentence with which a command ends that cannot get pip from this index."""
+    process = start(checkout, "-S", PIP_INDEX_URL=url)
+    _, errors = process.communicate(timeout=100)
+    assert process.returncode == 1
+    assert errors.count("\n") == 1
+    assert "secret" not in errors
+    return errors
+
+
+def test_other_pip_than_the_tested_one_is_refused(checkout: Path) -> None:
+    with index('<a href="../../files/pip-26.3-py3-none-any.whl#sha256=0">pip</a>') as url:
+        assert "trust it not" in refusal(checkout, url)
+
+
+def test_index_without_pip_is_named(checkout: Path) -> None:
+    with index("<html></html>") as url:
+        assert "has no pip-26.3-py3-none-any.whl; set PIP_INDEX_URL" in refusal(checkout, url)
+
+
+def test_unreachable_index_is_named_with_the_cure(checkout: Path) -> None:
+    with index("") as url:
+        pass
+    sentence = refusal(checkout, url)
+    assert url.replace("ann:secret@", "") in sentence
+    assert "set PIP_INDEX_URL" in sentence
+    assert "python3-pip" in sentence
+
+
+def test_foreign_checkout_is_refused(checkout: Path) -> None:
+    (checkout / ".envs").write_text("a file, so that not even root can make a folder here")
+    process = start(checkout)
+    _, errors = process.communicate(timeout=100)
+    assert process.returncode == 1
+    assert errors.count("\n") == 1
+    assert str(checkout / ".envs") in errors
