@@ -119,7 +119,9 @@ class ScriptedLayer(BaseChannelLayer):
     async def publish(self, group: str, message: bytes) -> int:
         await self._enter("publish", group)
         self.published.append((group, message))
-        found = [name for name in sorted(self.names) if name == group or (name[-1] == "*" and group.startswith(name[:-1]))]
+        found = [
+            name for name in sorted(self.names) if name == group or (name[-1] == "*" and group.startswith(name[:-1]))
+        ]
         self._events.extend(Event(group, message, None if name == group else name) for name in found)
         self._ring()
         return len(found)
@@ -233,7 +235,13 @@ def interrupted(
             value, resume = error, coroutine.throw
 
 
-async def cancelled_at_every_await(scenario: Callable[[], Coroutine[Any, Any, object]], check: Callable[[], Coroutine[Any, Any, None]]) -> int:
+Scenario = Callable[[], Coroutine[Any, Any, object]]
+Check = Callable[[], Coroutine[Any, Any, None]]
+Everywhere = Callable[[Scenario, Check], Coroutine[Any, Any, int]]
+"""One of the two ways below to cancel a scenario everywhere."""
+
+
+async def cancelled_at_every_await(scenario: Scenario, check: Check) -> int:
     """Run ``scenario`` again and again, cancelled at its first await, its second ... until one run needs no more.
 
     After each run ``check`` is awaited. Returns the number of runs.
@@ -249,7 +257,7 @@ async def cancelled_at_every_await(scenario: Callable[[], Coroutine[Any, Any, ob
         at += 1
 
 
-async def cancelled_in_every_turn(scenario: Callable[[], Coroutine[Any, Any, object]], check: Callable[[], Coroutine[Any, Any, None]]) -> int:
+async def cancelled_in_every_turn(scenario: Scenario, check: Check) -> int:
     """Like `cancelled_at_every_await`, but cancelled in the first, second ... turn of the event loop.
 
     So it is also hit when what it waits for has happened already and it has not been resumed yet.

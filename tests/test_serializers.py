@@ -42,9 +42,9 @@ def same(one: object, other: object) -> bool:
     """Equal, and of equal types at every depth."""
     if type(one) is not type(other):
         return False
-    if isinstance(one, dict):
+    if isinstance(one, dict) and isinstance(other, dict):
         return list(one) == list(other) and all(same(one[key], other[key]) for key in one)
-    if isinstance(one, list):
+    if isinstance(one, list) and isinstance(other, list):
         return len(one) == len(other) and all(map(same, one, other))
     if isinstance(one, float):
         return struct.pack("d", one) == struct.pack("d", other)
@@ -53,7 +53,9 @@ def same(one: object, other: object) -> bool:
 
 @pytest.mark.parametrize("serializer", [PLAIN, ENCRYPTED], ids=["plain", "encrypted"])
 @given(message=objects)
-@example(message={"type": "chat", "text": "emoji \N{GRINNING FACE} and \0", "bytes": b"\xff\0", "deep": [[{"a": [None]}]]})
+@example(
+    message={"type": "chat", "text": "emoji \N{GRINNING FACE} and \0", "bytes": b"\xff\0", "deep": [[{"a": [None]}]]}
+)
 @example(message=[2**63 - 1, -(2**63), 2**64 - 1, 0, True, False, 1.0, -0.0, math.inf, sys.float_info.min])
 def test_what_is_allowed_comes_back_exactly(serializer: Serializer, message: object) -> None:
     assert same(serializer.decode(serializer.encode(message)), message)
@@ -187,7 +189,8 @@ def test_any_bytes_are_a_message_or_a_decode_error(frame: bytes) -> None:
 
 
 @pytest.mark.parametrize(
-    "frame", [msgpack.packb(msgpack.Timestamp(1)), msgpack.packb([msgpack.ExtType(5, b"x")]), b'{"json": 1}', b"\x80\x04N."]
+    "frame",
+    [msgpack.packb(msgpack.Timestamp(1)), msgpack.packb([msgpack.ExtType(5, b"x")]), b'{"json": 1}', b"\x80\x04N."],
 )
 def test_a_frame_that_encode_does_not_write_is_an_error(frame: bytes) -> None:
     with pytest.raises(DecodeError, match="not a MessagePack message"):

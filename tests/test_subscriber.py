@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from time import monotonic
+from typing import Any
 
 import anyio
 import pytest
@@ -19,7 +20,7 @@ from django_anyio_channels.losses import BoundedLog, Losses
 from django_anyio_channels.serializers import MessagePackSerializer
 from django_anyio_channels.waiting import Bell, Waiter, waiter_factory
 
-from .scripted import TIME_LIMIT, cancelled_at_every_await, cancelled_in_every_turn
+from .scripted import TIME_LIMIT, Everywhere, cancelled_at_every_await, cancelled_in_every_turn
 
 SERIALIZER = MessagePackSerializer()
 
@@ -91,7 +92,7 @@ async def test_an_event_keeps_its_group_and_subscription() -> None:
 @pytest.mark.anyio
 async def test_each_event_goes_to_one_of_several_readers() -> None:
     subscriber = make(capacity=1000)
-    heard: list[object] = []
+    heard: list[Any] = []
     with anyio.fail_after(TIME_LIMIT):
         async with anyio.create_task_group() as tasks:
 
@@ -149,7 +150,7 @@ async def test_a_foreign_frame_is_skipped_counted_and_logged(caplog: pytest.LogC
 
 @pytest.mark.anyio
 @pytest.mark.parametrize("everywhere", [cancelled_at_every_await, cancelled_in_every_turn])
-async def test_a_cancelled_reader_loses_nothing(everywhere) -> None:
+async def test_a_cancelled_reader_loses_nothing(everywhere: Everywhere) -> None:
     subscriber = make()
     sent, heard = 0, []
 
@@ -367,7 +368,7 @@ async def test_a_reader_that_finds_only_the_expired_goes_on_waiting() -> None:
 class Ready:
     """A waiter that nobody awaits."""
 
-    def __await__(self):
+    def __await__(self) -> Generator[None, None, None]:
         raise AssertionError("there was something to read")
         yield
 

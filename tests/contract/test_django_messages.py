@@ -8,6 +8,7 @@ import random
 import re
 import sys
 import uuid
+from typing import Any
 
 import pytest
 from channels.exceptions import ChannelFull, MessageTooLarge
@@ -20,8 +21,8 @@ pytestmark = pytest.mark.anyio
 BOTH_KINDS = pytest.mark.parametrize("normal", [True, False], ids=["normal", "specific"])
 
 
-async def a_channel(layer: object, normal: bool) -> str:
-    return "normal-channel" if normal else await layer.new_channel()  # type: ignore[attr-defined, no-any-return]
+async def a_channel(layer: BaseChannelLayer, normal: bool) -> str:
+    return "normal-channel" if normal else await layer.new_channel()
 
 
 # ---- the interface -----------------------------------------------------------------------------------------------
@@ -37,14 +38,16 @@ async def test_it_has_what_the_specification_names(plain_processes: Processes) -
 
 
 async def test_settings_are_what_the_specification_calls_them(plain_processes: Processes) -> None:
-    layer = plain_processes.new(expiry=7, group_expiry=70, capacity=3, channel_capacity={"http.*": 5, re.compile("x"): 9})
+    layer = plain_processes.new(
+        expiry=7, group_expiry=70, capacity=3, channel_capacity={"http.*": 5, re.compile("x"): 9}
+    )
     assert (layer.expiry, layer.group_expiry, layer.capacity) == (7, 70, 3)
     assert [layer.get_capacity(name) for name in ("http.request", "x", "other")] == [5, 9, 3]
 
 
 # ---- messages ----------------------------------------------------------------------------------------------------
 
-SAMPLES = [
+SAMPLES: list[dict[str, Any]] = [
     {},
     {"type": "chat", "text": "Ahoy-hoy!"},
     {"text": "emoji \N{GRINNING FACE}, NUL \0, Ωμέγα, \u2028"},
@@ -103,7 +106,7 @@ async def test_nobody_changes_anybodys_message(processes: Processes, normal: boo
     channels = [await a_channel(layer, normal), await layer.new_channel(), await layer.new_channel()]
     for channel in channels:
         await layer.group_add("group", channel)
-    message = {"list": [1], "dict": {"a": 1}}
+    message: dict[str, Any] = {"list": [1], "dict": {"a": 1}}
     await layer.group_send("group", message)
     message["list"] = None
     for channel in channels:
@@ -161,7 +164,16 @@ BAD_NAMES = [
     5,
     ["list"],
 ]
-BAD_CHANNEL_NAMES = [*BAD_NAMES, "two!exclamation!marks", "!", "!x", "a!newline\n", "a!arabic\u0663", "a!b c", "a!na\u00efve"]
+BAD_CHANNEL_NAMES = [
+    *BAD_NAMES,
+    "two!exclamation!marks",
+    "!",
+    "!x",
+    "a!newline\n",
+    "a!arabic\u0663",
+    "a!b c",
+    "a!na\u00efve",
+]
 
 
 @pytest.mark.parametrize("name", GOOD_NAMES)
@@ -386,7 +398,9 @@ async def test_capacities_by_name(processes: Processes) -> None:
         assert await numbers(layer, channel, capacity) == list(range(capacity))
 
 
-async def test_a_full_mailbox_drops_for_that_member_only(processes: Processes, caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_full_mailbox_drops_for_that_member_only(
+    processes: Processes, caplog: pytest.LogCaptureFixture
+) -> None:
     layer = processes.new(capacity=3)
     slow, quick = await layer.new_channel(), await layer.new_channel()
     for channel in (slow, quick):

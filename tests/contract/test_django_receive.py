@@ -25,7 +25,8 @@ async def test_polling_with_wait_for_loses_nothing_and_ends_no_membership(proces
     layer, other = processes.new(), processes.new()
     channel = await a_channel(layer, normal)
     await layer.group_add("g", channel)
-    sent, received = 60, []
+    sent = 60
+    received: list[object] = []
 
     async def trickle() -> None:
         for number in range(sent):

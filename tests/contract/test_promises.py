@@ -59,9 +59,7 @@ async def test_1_connect_to_a_dead_broker_names_the_address_and_leaves_nothing_o
     assert open_files() == before
 
 
-async def test_1_after_a_failed_connect_the_same_layer_can_connect(
-    mortal_broker: MortalBroker, unique: Unique
-) -> None:
+async def test_1_after_a_failed_connect_the_same_layer_can_connect(mortal_broker: MortalBroker, unique: Unique) -> None:
     layer, group = mortal_broker.layer(), unique("g")
     mortal_broker.kill()
     with anyio.fail_after(TIME_LIMIT):
@@ -365,7 +363,12 @@ async def test_6_a_message_arrives_whole_and_equal(broker: Broker, unique: Uniqu
 async def test_6_every_byte_arrives(broker: Broker, unique: Unique) -> None:
     async with connected(broker) as (layer,):
         await layer.subscribe(group := unique("g"))
-        samples = [bytes([value]) for value in range(256)] + [bytes(range(256)), b"\0" * 100, b"\xff" * 100, b"\r\n" * 9]
+        samples = [bytes([value]) for value in range(256)] + [
+            bytes(range(256)),
+            b"\0" * 100,
+            b"\xff" * 100,
+            b"\r\n" * 9,
+        ]
         for message in samples:
             await layer.publish(group, message)
         assert await messages(layer, len(samples)) == samples
@@ -435,7 +438,9 @@ async def test_7_events_of_one_publisher_arrive_in_order_once_at_every_reader(br
 async def test_7_big_and_small_messages_keep_their_order(broker: Broker, unique: Unique) -> None:
     async with connected(broker, 2) as (reader, writer):
         await reader.subscribe(group := unique("g"))
-        sent = [random.Random(number).randbytes(size) for number, size in enumerate([3, 50_000, 0, 9_000, 1, 200_000, 2])]
+        sent = [
+            random.Random(number).randbytes(size) for number, size in enumerate([3, 50_000, 0, 9_000, 1, 200_000, 2])
+        ]
         for message in sent:
             await writer.publish(group, message)
         assert await messages(reader, len(sent)) == sent

@@ -23,7 +23,9 @@ SHORT = 0.3
 """Seconds that a test can wait for."""
 
 
-async def put(layer: BaseChannelLayer, queue: str, *sent: bytes, capacity: int = 1000, expiry: float = FOR_LONG) -> None:
+async def put(
+    layer: BaseChannelLayer, queue: str, *sent: bytes, capacity: int = 1000, expiry: float = FOR_LONG
+) -> None:
     for message in sent:
         await layer.put(queue, message, capacity=capacity, expiry=expiry)
 
