@@ -213,6 +213,8 @@ async def test_consumers_that_have_gone_leave_nothing(
         await until(lambda: layer.statistics()["topics"] <= topics)
         gc.collect()
 
+    # In debug mode every task and future remembers its stack, which makes minutes of seconds.
+    asyncio.get_running_loop().set_debug(False)
     await layer.new_channel()
     topics, count = layer.statistics()["topics"], 5000 if kind.name == "memory" else 500
     await visits(200)
