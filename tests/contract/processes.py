@@ -12,7 +12,7 @@ from django_anyio_channels import AnyioChannelLayer
 T = TypeVar("T")
 Message = dict[str, Any]
 
-TIME_LIMIT = 30.0
+TIME_LIMIT = 15.0
 """Seconds after which a test that waits for something has failed."""
 
 END: Message = {"type": "end.of.test"}

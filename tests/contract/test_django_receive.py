@@ -202,39 +202,60 @@ async def test_a_cancelled_receive_leaves_no_name(plain_processes: Processes) ->
     assert layer.statistics()["channels"] == 0
 
 
-async def test_names_and_memberships_end_with_the_task_that_made_them(plain_processes: Processes) -> None:
+@pytest.mark.parametrize("how", ["return", "error", "cancelled"])
+async def test_what_a_reading_task_made_ends_with_it(plain_processes: Processes, how: str) -> None:
+    """Channels never tells a layer that a consumer has gone; a consumer has always begun to read."""
     layer = plain_processes.new()
-    topics = None
+    await layer.new_channel()
+    topics, reading = layer.statistics()["topics"], asyncio.Event()
 
-    async def consumer(how: str) -> None:
+    async def consumer() -> None:
         channel = await layer.new_channel()
-        await layer.group_add("g", channel)
         await layer.send(channel, n(1))
+        assert await numbers(layer, channel, 1) == [1]
+        await layer.group_add("g", channel)
+        await layer.send(channel, n(2))
+        reading.set()
         if how == "error":
             raise ZeroDivisionError
         if how == "cancelled":
             await layer.receive(await layer.new_channel())
 
-    await layer.new_channel()
-    topics = layer.statistics()["topics"]
-    for how in ("return", "error", "cancelled"):
-        task = asyncio.ensure_future(consumer(how))
-        for _ in range(20):
+    task = asyncio.ensure_future(consumer())
+    await soon(reading.wait())
+    for _ in range(20):
+        await asyncio.sleep(0)
+    task.cancel()
+    await asyncio.wait([task])
+    await until(lambda: layer.statistics()["channels"] == 0)
+    await until(lambda: layer.statistics()["topics"] == topics)
+
+
+async def test_a_name_that_was_made_in_a_short_task_lives(processes: Processes) -> None:
+    layer = processes.new()
+    for turns in range(5):
+        channel = await asyncio.ensure_future(layer.new_channel())
+        for _ in range(turns):
             await asyncio.sleep(0)
-        task.cancel()
-        await asyncio.wait([task])
-        assert layer.statistics()["channels"] == 0, how
-        await until(lambda: layer.statistics()["topics"] == topics)
+        await layer.group_add("g", channel)
+        await layer.group_send("g", n(1))
+        await layer.send(channel, n(2))
+        assert await numbers(layer, channel, 2) == [1, 2]
+        await layer.group_discard("g", channel)
 
 
-async def test_a_name_that_is_read_elsewhere_outlives_the_task_that_made_it(processes: Processes) -> None:
+async def test_a_membership_that_was_made_in_a_short_task_lives(processes: Processes) -> None:
+    """As in a test's fixture, or between two calls of ``run_until_complete``."""
     layer = processes.new()
 
-    async def make() -> str:
-        return await layer.new_channel()
+    async def fixture() -> str:
+        channel = await layer.new_channel()
+        await layer.group_add("g", channel)
+        await layer.send(channel, n(1))
+        return channel
 
-    channel = await asyncio.ensure_future(make())
-    await layer.group_add("g", channel)
-    await layer.group_send("g", n(1))
-    await layer.send(channel, n(2))
+    channel = await asyncio.ensure_future(fixture())
+    for _ in range(20):
+        await asyncio.sleep(0)
+    await layer.group_send("g", n(2))
     assert await numbers(layer, channel, 2) == [1, 2]
