@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
+import sys
 from types import TracebackType
 from typing import Any, ClassVar
 
 from .exceptions import MissingDriver, PayloadTooLarge, QueueFull
 
 try:
+    from channels.consumer import AsyncConsumer
     from channels.exceptions import ChannelFull, MessageTooLarge
     from channels.layers import BaseChannelLayer
 except ModuleNotFoundError as error:
@@ -20,6 +23,8 @@ from .config import read_config
 from .courier import Courier
 from .node import Topics, node_of
 
+# Channels tells nobody when a consumer ends; but it is a consumer's own __call__ that asks for its name.
+_CONSUMER = AsyncConsumer.__call__.__code__
 _CHANNEL_NAME = re.compile(r"[a-zA-Z0-9\-_.]+(?:![a-zA-Z0-9\-_.]*)?")
 _GROUP_NAME = re.compile(r"[a-zA-Z0-9\-_.]+")
 
@@ -72,9 +77,17 @@ class AnyioChannelLayer(BaseChannelLayer):
         return message  # type: ignore[no-any-return]
 
     async def new_channel(self, prefix: str = "specific") -> str:
-        """A name that only this process can receive on. Costs no round trip once this loop's node is open."""
+        """A name that only this process can receive on. Costs no round trip once this loop's node is open.
+
+        A consumer's name ends with the consumer; any other name with its last message or membership.
+        """
+        caller = sys._getframe(1)
+        consumer = caller.f_locals["self"] if caller.f_code is _CONSUMER else None
         node = self._courier.node()
-        name = node.names.new(prefix) if node is not None else await self._courier.call(lambda n: n.new_channel(prefix))
+        if node is not None:
+            name = node.names.new(prefix, consumer, asyncio.current_task())
+        else:
+            name = await self._courier.call(lambda node: node.new_channel(prefix, consumer))
         self.require_valid_channel_name(name)
         return name
 

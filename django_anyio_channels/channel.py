@@ -57,40 +57,33 @@ class Channel:
         self._backoff = backoff or Backoff()
         self._on_gap = on_gap or _no_report
         self._running: AsyncExitStack | None = None
+        self._link: Link | None = None
         self._new_waiter: NewWaiter
-        self._link: Link
         self._topics: Topics
 
     async def __aenter__(self) -> Channel:
         if self._running is not None:
             raise RuntimeError("This Channel is open already; make another one with a layer of its own")
         self._new_waiter = waiter_factory()
-        self._link = Link(
-            self.layer,
-            on_gap=self._on_gap,
-            timeout=self._publish_timeout,
-            backoff=self._backoff,
-        )
-        self._topics = Topics(self.layer, self._link.up, self._new_waiter)
+        link = Link(self.layer, on_gap=self._on_gap, timeout=self._publish_timeout, backoff=self._backoff)
+        topics = Topics(self.layer, link.up, self._new_waiter)
         async with AsyncExitStack() as stack:
             tasks = await stack.enter_async_context(anyio.create_task_group())
             stack.callback(tasks.cancel_scope.cancel)
-            stack.callback(self._close)
-            tasks.start_soon(self._link.run, self._topics.deliver, self._topics.restore)
-            tasks.start_soon(self._topics.tidy)
+            stack.callback(topics.close)
+            stack.callback(link.close)
+            tasks.start_soon(link.run, topics.deliver, topics.restore)
+            tasks.start_soon(topics.tidy)
             self._running = stack.pop_all()
+        self._link, self._topics = link, topics
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> bool | None:
-        running, self._running = self._running, None
-        assert running is not None
-        return await running.__aexit__(kind, error, traceback)
-
-    def _close(self) -> None:
-        self._link.close()
-        self._topics.close()
+    ) -> None:
+        running, self._running, self._link = self._running, None, None
+        if running is not None:
+            await running.aclose()
 
     # ---- messages -----------------------------------------------------------------------------------------------
 
@@ -109,7 +102,8 @@ class Channel:
 
     async def publish_frame(self, group: str, frame: bytes) -> int | None:
         """`publish` for what is encoded already."""
-        life = self._link.life or await self._open_link().up()
+        link = self._link or self._open_link()
+        life = link.life or await link.up()
         try:
             return await self.layer.publish(group, frame)
         except ListenerClosed as error:
@@ -129,7 +123,7 @@ class Channel:
         Entering returns when the subscription is in effect: what anyone publishes afterwards is seen. Leaving in any
         way leaves the Channel usable. Raises `NotSupported` for a pattern that the broker cannot do, and
         `ListenerClosed` if there was no link for ``publish_timeout`` seconds. An event that matches several of the
-        names comes once for each.
+        names comes once for each. ``capacity`` and ``expiry`` (`math.inf` for no limit) replace the Channel's own.
         """
         names = [*((group, False) for group in groups), *([] if pattern is None else [(pattern, True)])]
         if not names:
@@ -163,8 +157,9 @@ class Channel:
         await self._open_topics().attach(group, sink)
 
     def detach(self, group: str, sink: Sink) -> None:
-        """Undo `attach`, at once."""
-        self._open_topics().detach(group, sink)
+        """Undo `attach`, at once; nothing to do once the Channel is closed."""
+        if self._link is not None:
+            self._topics.detach(group, sink)
 
     # ---- queues -------------------------------------------------------------------------------------------------
 
@@ -223,7 +218,7 @@ class Channel:
                 life.end(error)
 
     def _open_link(self) -> Link:
-        if self._running is None:
+        if self._link is None:
             raise ListenerClosed(f"The Channel to {self.layer.address} is not open; use it inside `async with`")
         return self._link
 

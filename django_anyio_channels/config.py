@@ -149,7 +149,7 @@ KEYS = ("url", "layer", "options", "symmetric_encryption_keys", *_VALUES)
 
 def _serializer(config: Mapping[str, Any]) -> Serializer:
     keys = config.get("symmetric_encryption_keys")
-    plain = MessagePackSerializer()
+    plain = MessagePackSerializer(only=dict)
     if not keys and not isinstance(keys, (str, bytes)):
         return plain
     try:

@@ -41,14 +41,17 @@ class Backoff:
 class Life:
     """One connection's life, from connect to disconnect."""
 
-    def __init__(self) -> None:
+    def __init__(self, on_end: Callable[[Life], None]) -> None:
         self.scope = anyio.CancelScope()
         self.error: ListenerClosed | None = None
+        self._on_end = on_end
 
     def end(self, error: ListenerClosed) -> None:
         """Whoever meets the dead connection first ends the life; the first reason is kept."""
         if self.error is None:
             self.error = error
+            # At once: whoever tries again must wait for the next life, not meet this one again and again.
+            self._on_end(self)
             self.scope.cancel()
 
 
@@ -108,7 +111,7 @@ class Link:
         failures = 0
         while True:
             began = monotonic()
-            life = Life()
+            life = Life(self._lower)
             await self._live(life, deliver, restore)
             self._last_error = life.error
             # A link that holds only for a moment is no success.
@@ -131,11 +134,14 @@ class Link:
                         tasks.start_soon(self._read, life, deliver)
                         await self._begin(life, restore)
         finally:
-            if self.life is life:
-                self.life = None
-                self._down_since = monotonic()
-                self.outages += not self._closed
+            self._lower(life)
             await self._disconnect()
+
+    def _lower(self, life: Life) -> None:
+        if self.life is life:
+            self.life = None
+            self._down_since = monotonic()
+            self.outages += 1
 
     async def _connect(self, life: Life) -> bool:
         try:
@@ -168,9 +174,15 @@ class Link:
         self.life = life
         if self._down_since is not None:
             gap, self._down_since = monotonic() - self._down_since, None
-            logger.warning("%s is back after %.2f s; what was published meanwhile is lost", self._layer.address, gap)
-            self._on_gap(gap)
+            self._report(gap)
         self._came_up.ring_all()
+
+    def _report(self, gap: float) -> None:
+        logger.warning("%s is back after %.2f s; what was published meanwhile is lost", self._layer.address, gap)
+        try:
+            self._on_gap(gap)
+        except Exception:
+            logger.exception("on_gap failed")
 
     def _end(self, life: Life, error: Exception) -> None:
         if not isinstance(error, ListenerClosed):

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import secrets
+import weakref
 from collections.abc import Callable
+from contextlib import suppress
 from time import monotonic
 from typing import Any, Protocol
 
@@ -39,6 +41,29 @@ class Member:
         return not self.groups and not len(self.mailbox) and not self.mailbox.waited_for
 
 
+class Owner:
+    """A consumer that has names. It is gone when its task has ended, or when nobody holds it any more."""
+
+    def __init__(self, consumer: object, task: asyncio.Task[Any] | None, ended: Callable[[], object]) -> None:
+        self.members: set[Member] = set()
+        loop = asyncio.get_running_loop()
+
+        def tell(gone: object) -> None:
+            with suppress(RuntimeError):  # the loop is closed, and with it everything is gone
+                loop.call_soon_threadsafe(ended)
+
+        self._tell = tell
+        self._task = task
+        self._reference = weakref.ref(consumer, tell)
+        if task is not None:
+            task.add_done_callback(tell)
+
+    def forget(self) -> None:
+        """Stop watching."""
+        if self._task is not None:
+            self._task.remove_done_callback(self._tell)
+
+
 class PrefixReader:
     """Readers of all names with one prefix: they get what nobody waits for under its own name."""
 
@@ -64,7 +89,7 @@ class PrefixReader:
 class Names:
     """A name lives while it has messages, a waiting reader or a group, and no longer than that.
 
-    When the task that asked for a name has ended (a consumer's, as a rule), the name goes unless somebody waits on it.
+    The names of a consumer go with it, unless somebody else waits on them: Channels never says that it has ended.
     Unread messages go after ``expiry`` seconds, memberships ``group_expiry`` seconds after the last `join`.
     """
 
@@ -83,9 +108,8 @@ class Names:
         self._group_expiry = group_expiry
         self._members: dict[str, Member] = {}
         self._prefix_readers: dict[str, PrefixReader] = {}
-        self._owners: dict[asyncio.Task[Any], str] = {}
-        self._owned: dict[str, set[Member]] = {}
-        self._next_owner = 0
+        self._owners: dict[str, Owner] = {}
+        self._owners_ever = 0
         # Every membership lasts equally long, so the order of joining is the order of ending.
         self._ends: dict[tuple[str, str], float] = {}
         self._sweep_seconds = min(_LONGEST_SWEEP, max(_SHORTEST_SWEEP, expiry))
@@ -100,34 +124,30 @@ class Names:
 
     # ---- names ----------------------------------------------------------------------------------------------------
 
-    def new(self, prefix: str) -> str:
-        """A name that nobody has or can guess. It costs nothing until it is used."""
-        task = asyncio.current_task()
-        owner = self._owners.get(task) if task is not None else "0"
-        if owner is None:
-            assert task is not None
-            owner = self._add_owner(task)
-        return f"{prefix}.{self._node}!{owner}.{secrets.token_hex(12)}"
+    def new(self, prefix: str, consumer: object | None = None, task: asyncio.Task[Any] | None = None) -> str:
+        """A name that nobody has or can guess, for a consumer that runs in ``task``. Unused, it costs nothing."""
+        label = "0"
+        if consumer is not None:
+            self._owners_ever += 1
+            label = f"{self._owners_ever:x}"
+            self._owners[label] = Owner(consumer, task, lambda: self._owner_ended(label))
+        return f"{prefix}.{self._node}!{label}.{secrets.token_hex(12)}"
 
-    def _add_owner(self, task: asyncio.Task[Any]) -> str:
-        self._next_owner += 1
-        owner = self._owners[task] = f"{self._next_owner:x}"
-        self._owned[owner] = set()
-        task.add_done_callback(self._owner_ended)
-        return owner
-
-    def _owner_ended(self, task: asyncio.Task[Any]) -> None:
-        for member in self._owned.pop(self._owners.pop(task)):
-            if not member.mailbox.waited_for:
-                self._end(member)
+    def _owner_ended(self, label: str) -> None:
+        owner = self._owners.pop(label, None)
+        if owner is not None:
+            owner.forget()
+            for member in owner.members:
+                if not member.mailbox.waited_for:
+                    self._end(member)
 
     def _member(self, name: str) -> Member:
         member = self._members.get(name)
         if member is None:
             member = self._members[name] = Member(name, self._make_mailbox(name))
-            owned = self._owned.get(_owner_of(name))
-            if owned is not None:
-                owned.add(member)
+            owner = self._owners.get(_label_of(name))
+            if owner is not None:
+                owner.members.add(member)
             reader = self._prefix_reader(name)
             if reader is not None:
                 member.mailbox.unattended = reader.add
@@ -149,9 +169,9 @@ class Names:
     def _forget(self, member: Member) -> None:
         if self._members.get(member.name) is member:
             del self._members[member.name]
-            owned = self._owned.get(_owner_of(member.name))
-            if owned is not None:
-                owned.discard(member)
+            owner = self._owners.get(_label_of(member.name))
+            if owner is not None:
+                owner.members.discard(member)
             reader = self._prefix_reader(member.name)
             if reader is not None:
                 reader.unread.pop(member.mailbox, None)
@@ -265,5 +285,5 @@ class Names:
             self._schedule_sweep()
 
 
-def _owner_of(name: str) -> str:
+def _label_of(name: str) -> str:
     return name.partition("!")[2].partition(".")[0]

@@ -9,10 +9,15 @@ import os
 import threading
 import weakref
 from collections.abc import Callable
-from contextlib import AbstractAsyncContextManager
+from contextlib import AbstractAsyncContextManager, suppress
+from importlib import import_module
 from typing import Any, Generic, TypeVar
 
 from asgiref.sync import AsyncToSync
+
+# The first use of anyio would import this inside the server's event loop, and block it for 0.1 s.
+with suppress(ImportError):
+    import_module("anyio._backends._asyncio")
 
 T = TypeVar("T")
 Loop = asyncio.AbstractEventLoop

@@ -108,8 +108,8 @@ class Node:
         else:
             self._start(self.put(channel, frame))
 
-    async def new_channel(self, prefix: str) -> str:
-        return self.names.new(prefix)
+    async def new_channel(self, prefix: str, consumer: object | None) -> str:
+        return self.names.new(prefix, consumer)
 
     # ---- groups ---------------------------------------------------------------------------------------------------
 

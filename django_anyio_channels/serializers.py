@@ -39,13 +39,13 @@ class MessagePackSerializer:
     """MessagePack (https://msgpack.org): ``str bytes int float bool None list dict``, exactly; tuples become lists.
 
     Integers reach from -2**63 to 2**64-1. What would come back as something else (a set, a UUID, a datetime) or not
-    at all is refused at the sender with `TypeError`.
+    at all is refused at the sender with `TypeError`. With ``only``, a frame that holds another type is an error.
     """
 
     # msgpack refuses what msgspec would silently turn into a str or a list; msgspec decodes twice as fast.
-    def __init__(self) -> None:
+    def __init__(self, only: type | None = None) -> None:
         self._packers = _Packers()
-        self._decode = msgspec.msgpack.Decoder().decode
+        self._decode = msgspec.msgpack.Decoder(Any if only is None else only, ext_hook=_extension).decode
 
     def encode(self, message: Any) -> bytes:
         try:
@@ -61,6 +61,10 @@ class MessagePackSerializer:
             return self._decode(frame)
         except (msgspec.MsgspecError, ValueError, RecursionError, TypeError) as error:
             raise DecodeError(f"it is not a MessagePack message ({error})") from error
+
+
+def _extension(code: int, data: memoryview) -> msgpack.ExtType:
+    return msgpack.ExtType(code, bytes(data))
 
 
 class _Packers(threading.local):

@@ -90,7 +90,8 @@ class Topics:
         topic = self._topic(name, pattern)
         is_new = sink not in topic.sinks
         topic.sinks[sink] = None
-        if topic.subscribed is not None and topic.subscribed is self._life:
+        life = self._life
+        if life is not None and topic.subscribed is life and life.error is None:
             return
         try:
             await self._settle(topic)
@@ -195,6 +196,7 @@ class Topics:
     async def _unsubscribe(self, topic: Topic, life: Life) -> None:
         topic.busy = True
         topic.subscribed = topic.told = None
+        token = subscribing.set(topic.name)
         try:
             await topic.unsubscribe(topic.name)
         except ListenerClosed as error:
@@ -202,5 +204,6 @@ class Topics:
         except Exception:
             logger.exception("Could not unsubscribe from %s", topic.name)
         finally:
+            subscribing.reset(token)
             topic.busy = False
             topic.changed.ring_all()

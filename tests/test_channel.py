@@ -449,7 +449,8 @@ async def test_whoever_meets_the_dead_connection_first_ends_that_life(verb: str)
     layer = ScriptedLayer()
     async with hub(layer) as channel, channel.subscribe("g") as subscriber:
         async with channel.subscribe("unwanted"):
-            layer.play(Silence())
+            silence = Silence()
+            layer.play(silence)
             layer.fail(verb, ListenerClosed("dead"))
         if verb == "publish":
             with pytest.raises(DeliveryUnknown):
@@ -468,11 +469,12 @@ async def test_whoever_meets_the_dead_connection_first_ends_that_life(verb: str)
             await channel.purge("q")
         elif verb == "subscribe":
             async with channel.subscribe("another") as another:
+                silence.over.set()
                 await channel.publish("another", 1)
                 assert await received(another, 1) == [1]
         await until(lambda: layer.lives == 2)
         await channel.connected()
-        layer.script.clear()
+        silence.over.set()
         await channel.publish("g", "after")
         assert await received(subscriber, 1) == ["after"]
 

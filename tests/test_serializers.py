@@ -115,12 +115,8 @@ def nested(depth: int) -> list[object]:
         {"a": 10**100},
         {"a": "lone \ud800 surrogate"},
         {"\udfff": 1},
-        {("a", "b"): 1},
-        {"a": {("b",): 1}},
         {frozenset({1}): 1},
         {uuid.UUID(int=1): 1},
-        {"a": msgpack.Timestamp(1)},
-        {"a": msgpack.ExtType(5, b"x")},
         {"a": nested(100_000)},
         {"a": endless()},
         object(),
@@ -133,14 +129,14 @@ def test_what_cannot_come_back_is_refused_at_the_sender(message: object) -> None
             serializer.encode(message)
 
 
-@pytest.mark.parametrize("key", [1, -1, 1.5, True, None, b"bytes"])
-def test_other_keys_come_back_exactly_or_are_refused(key: object) -> None:
-    try:
-        frame = PLAIN.encode({key: "x"})
-    except TypeError as error:
-        assert "str keys" in str(error)
-    else:
-        assert same(PLAIN.decode(frame), {key: "x"})
+@pytest.mark.parametrize("key", [1, -1, 1.5, True, None, b"bytes", ("a", (1, b"b"))])
+def test_keys_of_other_types_come_back_exactly(key: object) -> None:
+    assert same(PLAIN.decode(PLAIN.encode({key: "x"})), {key: "x"})
+
+
+def test_extension_types_come_back_exactly() -> None:
+    extended = [msgpack.ExtType(5, b"x"), {"a": msgpack.ExtType(127, b"")}]
+    assert PLAIN.decode(PLAIN.encode(extended)) == extended
 
 
 def test_subclasses_come_back_as_what_they_are_a_kind_of() -> None:
@@ -185,12 +181,12 @@ def test_any_bytes_are_a_message_or_a_decode_error(frame: bytes) -> None:
             assert str(error)
         else:
             assert serializer is PLAIN
-            assert not isinstance(message, (set, datetime.datetime))
+            assert not isinstance(message, set)
 
 
 @pytest.mark.parametrize(
     "frame",
-    [msgpack.packb(msgpack.Timestamp(1)), msgpack.packb([msgpack.ExtType(5, b"x")]), b'{"json": 1}', b"\x80\x04N."],
+    [b'{"json": 1}', b"\x80\x04N."],
 )
 def test_a_frame_that_encode_does_not_write_is_an_error(frame: bytes) -> None:
     with pytest.raises(DecodeError, match="not a MessagePack message"):

@@ -10,7 +10,7 @@ from ..event import Event
 from ..exceptions import NotSupported
 
 subscribing: ContextVar[str] = ContextVar("subscribing")
-"""The name that the hub is having subscribed in this context.
+"""The name that the hub is having subscribed or unsubscribed in this context.
 
 A layer whose ``subscribe`` turns one name into several on the wire marks their events with it
 (`Event.subscription`), so that they find back to the one subscriber.

@@ -86,27 +86,26 @@ class InMemoryBroker:
     def publish(self, group: str, message: bytes) -> int:
         """Hand an event to every subscribed layer and a message to every bound queue. Returns the layers reached."""
         with self._lock:
-            reached = 0
-            subscribed = self._topics.get(group)
-            if subscribed:
-                reached = len(subscribed)
-                event = Event(group, message)
-                for mailroom in tuple(subscribed):
-                    if not mailroom.deliver(event):
-                        self._forget(mailroom)
+            subscribed = self._topics.get(group, ())
+            event = Event(group, message)
+            deaf = [mailroom for mailroom in subscribed if not mailroom.deliver(event)]
+            reached = len(subscribed) - len(deaf)
             if self._patterns:
-                reached = self._publish_to_patterns(group, message, subscribed or {})
+                reached = self._publish_to_patterns(group, message, deaf)
+            for mailroom in deaf:
+                self._forget(mailroom)
             if group in self._bindings:
                 self._publish_to_queues(group, message)
             return reached
 
-    def _publish_to_patterns(self, group: str, message: bytes, subscribed: dict[_Mailroom, None]) -> int:
-        reached = set(subscribed)
+    def _publish_to_patterns(self, group: str, message: bytes, deaf: list[_Mailroom]) -> int:
+        reached = set(self._topics.get(group, ()))
         for pattern, (regex, mailrooms) in self._patterns.items():
             if regex.match(group):
                 event = Event(group, message, pattern)
-                reached.update(mailroom for mailroom in mailrooms if mailroom.deliver(event))
-        return len(reached)
+                reached.update(mailrooms)
+                deaf.extend(mailroom for mailroom in mailrooms if not mailroom.deliver(event))
+        return len(reached.difference(deaf))
 
     def _publish_to_queues(self, group: str, message: bytes) -> None:
         now = monotonic()
@@ -169,12 +168,11 @@ class InMemoryBroker:
             for name, queue in list(self._queues.items()):
                 if name.startswith(prefix):
                     queue.messages.clear()
-            for group, bindings in list(self._bindings.items()):
+            for bindings in self._bindings.values():
                 for name in [name for name in bindings if name.startswith(prefix)]:
                     del bindings[name]
-                if not bindings:
-                    del self._bindings[group]
             self._forget_unused_queues()
+            self._forget_unused_bindings()
 
     def _append(self, queue: str, message: bytes, capacity: int, now: float, expiry: float) -> bool:
         waiting = self._queues.setdefault(queue, _Queue())
@@ -190,6 +188,13 @@ class InMemoryBroker:
         for queue in self._queues.values():
             queue.forget_expired(now)
         self._forget_unused_queues()
+        for bindings in self._bindings.values():
+            for name in [name for name, binding in bindings.items() if binding.ends <= now]:
+                del bindings[name]
+        self._forget_unused_bindings()
+
+    def _forget_unused_bindings(self) -> None:
+        self._bindings = {group: bindings for group, bindings in self._bindings.items() if bindings}
 
     def _forget_unused_queues(self) -> None:
         self._queues = {name: queue for name, queue in self._queues.items() if not queue.unused}

@@ -63,7 +63,17 @@ async def test_frames_that_no_layer_wrote_end_nothing(processes: Processes) -> N
     channel = await layer.new_channel()
     await layer.group_add("g", channel)
     prefix, node = processes.config["prefix"], channel.partition("!")[0].rpartition(".")[2]
-    garbage = [b"", b"\n", b"\n\xc1", b"\xff\xfe", b"x!y\nz", b"\n\x80", b"\n\x90", b"\n\x81\xa2do\xa4what", channel.encode() + b"\n\xc1"]
+    garbage = [
+        b"",
+        b"\n",
+        b"\n\xc1",
+        b"\xff\xfe",
+        b"x!y\nz",
+        b"\n\x80",
+        b"\n\x90",
+        b"\n\x81\xa2do\xa4what",
+        channel.encode() + b"\n\xc1",
+    ]
     driver = layer._settings.make_layer()
     await driver.connect()
     for frame in garbage:

@@ -56,13 +56,16 @@ async def test_adding_twice_is_being_in_it_once(processes: Processes) -> None:
 
 
 async def test_coming_back_works(processes: Processes) -> None:
+    """What was sent meanwhile is gone, once it has reached the process; a witness tells when it has."""
     layer, other = processes.new(), processes.new()
-    (channel,) = await members(layer, "g", 1)
+    channel, witness = await members(layer, "g", 2)
     for number in range(20):
         await layer.group_discard("g", channel)
         await other.group_send("g", n(-1))
+        assert await receive(layer, witness, 1) == [n(-1)]
         await layer.group_add("g", channel)
         await other.group_send("g", n(number))
+        assert await receive(layer, witness, 1) == [n(number)]
         assert await rest(layer, channel, sender=other) == [n(number)]
 
 
@@ -254,14 +257,23 @@ async def test_many_members_come_and_go_at_once(processes: Processes) -> None:
 
     async def come_and_go(number: int) -> None:
         layer, group = layers[number % 2], f"g{number % 4}"
-        channel = await layer.new_channel()
+        channel, witness = await layer.new_channel(), await layer.new_channel()
+        await layer.group_add(group, witness)
+
+        async def send_and_see(round_: int | str) -> None:
+            message = {"type": "x", "from": number, "round": round_}
+            await layer.group_send(group, message)
+            while await layer.receive(witness) != message:
+                pass
+
         for round_ in range(5):
             await layer.group_add(group, channel)
-            await layer.group_send(group, {"type": "x", "from": number, "round": round_})
+            await send_and_see(round_)
             for _ in range(chance.randrange(4)):
                 await asyncio.sleep(0)
             await layer.group_discard(group, channel)
-            await layer.group_send(group, {"type": "x", "from": number, "round": "not me"})
+            await send_and_see("not me")
+        await layer.group_discard(group, witness)
         mine = [message for message in await rest(layer, channel) if message["from"] == number]
         assert [message["round"] for message in mine] == list(range(5))
 

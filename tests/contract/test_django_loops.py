@@ -76,9 +76,7 @@ def test_two_loops_in_two_threads_both_receive_on_one_layer(processes: Processes
         channels = [loop.run(layer.new_channel()) for loop in (one, two)]
         for loop, channel in zip((one, two), channels, strict=True):
             loop.run(layer.group_add("g", channel))
-        readings = [
-            loop.start(numbers(layer, channel, 5)) for loop, channel in zip((one, two), channels, strict=True)
-        ]
+        readings = [loop.start(numbers(layer, channel, 5)) for loop, channel in zip((one, two), channels, strict=True)]
         one.run(layer.group_send("g", n(0)))
         two.run(layer.group_send("g", n(1)))
         one.run(layer.send(channels[1], n(2)))

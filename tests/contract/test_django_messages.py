@@ -77,8 +77,8 @@ async def test_tuples_become_lists(processes: Processes) -> None:
 @BOTH_KINDS
 @pytest.mark.parametrize(
     "value",
-    [{1, 2}, uuid.uuid4(), object(), {("a",): 1}, 2**64, -(2**63) - 1, "\ud800", [{"deep": {3}}]],
-    ids=["set", "uuid", "object", "tuple-key", "huge", "tiny", "surrogate", "deep"],
+    [{1, 2}, uuid.uuid4(), object(), 2**64, -(2**63) - 1, "\ud800", [{"deep": {3}}]],
+    ids=["set", "uuid", "object", "huge", "tiny", "surrogate", "deep"],
 )
 async def test_what_cannot_be_encoded_raises_at_the_sender_and_breaks_nothing(
     processes: Processes, normal: bool, value: object
