@@ -10,9 +10,9 @@ from uuid import uuid4
 
 from channels.exceptions import ChannelFull
 from channels.generic.websocket import AsyncWebsocketConsumer, WebsocketConsumer
-from django_anyio_channels import ChannelLayerError
 
 from chat.protocol import HELP, WORKER, Ask, Help, Join, Refused, Said, Say, Who, read
+from django_anyio_channels import ChannelLayerError
 
 logger = logging.getLogger(__name__)
 
