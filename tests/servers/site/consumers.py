@@ -6,14 +6,17 @@ What a client sends                 what happens
 ``{"do": "tell", "to": ..., "text": ...}``      the channel's owner gets ``{"told": ..., "by": kind}``
 ``{"do": "square", "number": ...}`` a background worker squares it: ``{"squared": ..., "process": ...}``
 ``{"do": "end"}``                   the consumer stops itself
+``{"do": "settled"}``               it gets ``{"settled": ...}``, whether the server can stop by now, see `settled`
 """
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 from typing import Any
 
+import daphne.server
 from asgiref.sync import async_to_sync
 from channels.consumer import SyncConsumer
 from channels.generic.websocket import (
@@ -24,6 +27,7 @@ from channels.generic.websocket import (
 )
 
 EVERYBODY = "everybody"
+GROUPS = [EVERYBODY]
 JOBS = "jobs"
 
 
@@ -43,14 +47,26 @@ def _content(message: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in message.items() if key != "type"}
 
 
+def settled() -> bool:
+    """Whether Daphne has forgotten the HTTP requests that the WebSockets began as.
+
+    It does so within a second; stopped before, its ``kill_all_applications`` fails with KeyError and leaves the
+    consumers' tasks to the interpreter's end.
+    """
+    servers = [each for each in gc.get_objects() if isinstance(each, daphne.server.Server)]
+    return all("application_instance" in details for each in servers for details in each.connections.values())
+
+
 class Async(AsyncWebsocketConsumer):
-    groups = [EVERYBODY]
+    groups = GROUPS
 
     async def receive(self, text_data: str | None = None, bytes_data: bytes | None = None) -> None:
         assert text_data is not None
         wish = json.loads(text_data)
         if wish["do"] == "name":
             await self.send(json.dumps({"name": self.channel_name}))
+        if wish["do"] == "settled":
+            await self.send(json.dumps({"settled": settled()}))
         if wish["do"] == "end":
             await self.close()
         for verb, *arguments in _send(self.channel_layer, self.channel_name, "async", wish):
@@ -63,7 +79,7 @@ class Async(AsyncWebsocketConsumer):
 
 
 class Sync(WebsocketConsumer):
-    groups = [EVERYBODY]
+    groups = GROUPS
 
     def receive(self, text_data: str | None = None, bytes_data: bytes | None = None) -> None:
         assert text_data is not None
@@ -82,7 +98,7 @@ class Sync(WebsocketConsumer):
 
 
 class AsyncJson(AsyncJsonWebsocketConsumer):
-    groups = [EVERYBODY]
+    groups = GROUPS
 
     async def receive_json(self, content: Any, **_: Any) -> None:
         if content["do"] == "name":
@@ -99,7 +115,7 @@ class AsyncJson(AsyncJsonWebsocketConsumer):
 
 
 class SyncJson(JsonWebsocketConsumer):
-    groups = [EVERYBODY]
+    groups = GROUPS
 
     def receive_json(self, content: Any, **_: Any) -> None:
         if content["do"] == "name":
