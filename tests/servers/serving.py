@@ -68,7 +68,7 @@ def environment(package: str, layer: str) -> dict[str, str]:
     }
 
 
-def noise(server: Server) -> list[str]:
-    """The lines of its output that a clean server doesn't print."""
-    lines = server.output(last=1_000_000).splitlines()
-    return lines if any(NOISE.search(line) for line in lines) else []
+def noise(server: Server) -> str:
+    """Nothing, if the server is clean; all that it printed, if there is a complaint in it."""
+    output = server.output(last=1_000_000)
+    return output if NOISE.search(output) else ""

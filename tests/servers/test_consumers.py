@@ -26,7 +26,7 @@ def test_a_group_of_the_class_reaches_consumers_of_every_kind(site: Server) -> N
             speaker.say(do="say", text=f"{number} \N{SNOWMAN} \U0001f600")
             for each in clients.values():
                 assert each.hear() == {"said": f"{number} \N{SNOWMAN} \U0001f600", "by": kind}
-    assert noise(site) == []
+    assert noise(site) == ""
 
 
 def test_a_message_to_one_channel_reaches_its_consumer_only(site: Server) -> None:
@@ -66,7 +66,7 @@ def test_a_consumer_that_left_is_out_of_its_groups(site: Server) -> None:
                     ending.hear()
         staying.say(do="say", text="alone")
         assert staying.hear() == {"said": "alone", "by": "async"}
-    assert noise(site) == []
+    assert noise(site) == ""
 
 
 def test_a_background_worker_answers_each_consumer(site: Server, layer: str) -> None:
@@ -82,7 +82,7 @@ def test_a_background_worker_answers_each_consumer(site: Server, layer: str) -> 
                 process = site.process if embedded else worker.process
                 assert process
                 assert answer["process"] == process.pid
-    assert noise(site) == []
+    assert noise(site) == ""
 
 
 def test_a_server_stops_cleanly_with_connections_open(own_site: Server, kind: str, stop: int) -> None:
@@ -100,7 +100,7 @@ def test_a_server_stops_cleanly_with_connections_open(own_site: Server, kind: st
                 each.hear()
         # Uvicorn ends by the signal that it was sent, once it has cleaned up.
         assert process.wait(20) in ({0, -stop} if kind == "uvicorn" else {0})
-    assert noise(own_site) == []
+    assert noise(own_site) == ""
 
 
 def _settled(someone: Client) -> bool:
