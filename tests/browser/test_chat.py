@@ -118,9 +118,10 @@ def test_the_page_says_when_no_worker_runs(open_window: Open) -> None:
     ana.get_by_label("Your name").fill("Ana")
     ana.keyboard.press("Enter")
     expect(ana.locator("#worker")).to_have_text("None runs")
-    expect(ana.get_by_text("manage.py runworker chat-worker")).to_be_visible()
+    cure = "Start one: python testproject/manage.py runworker chat-worker"
+    expect(ana.get_by_text(cure)).to_be_visible()
     say(ana, "/roll 2d6")
-    expect(messages(ana).locator("output")).to_have_text("No worker has answered yet. The task waits for a minute.")
+    expect(messages(ana).locator("output")).to_have_text(f"No worker has answered yet. {cure}")
 
 
 def _without_worker(route: WebSocketRoute) -> None:

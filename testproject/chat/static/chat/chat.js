@@ -156,7 +156,7 @@ const frames = {
     made.append(body);
     tasks.set(frame.task, answer);
     setTimeout(() => {
-      if (tasks.has(frame.task)) answer.textContent = "No worker has answered yet. The task waits for a minute.";
+      if (tasks.has(frame.task)) answer.textContent = `No worker has answered yet. ${$("worker-cure").textContent}`;
     }, WORKER_PATIENCE);
     add(made, frame.id === me);
   },
