@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
-from tests.brokers.server import Server, running
+from tests.brokers.server import Server, ServerMissing, running
 from tests.browser.chromium import find_chromium
 from tests.servers.serving import serve
 
@@ -31,7 +31,10 @@ expect.set_options(timeout=20_000)
 @pytest.fixture(scope="package")
 def browser() -> Iterator[Browser]:
     """One headless Chromium with a fresh profile."""
-    chromium = find_chromium()
+    try:
+        chromium = find_chromium()
+    except ServerMissing as missing:
+        raise pytest.fail.Exception(str(missing), pytrace=False) from None
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(
             executable_path=chromium.program, args=FLAGS, env={**os.environ, **chromium.environment}
