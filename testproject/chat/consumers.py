@@ -1,0 +1,140 @@
+"""The people in the rooms: one consumer for each open window."""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from typing import Any
+from uuid import uuid4
+
+from channels.exceptions import ChannelFull
+from channels.generic.websocket import AsyncWebsocketConsumer, WebsocketConsumer
+
+from chat.protocol import HELP, WORKER, Ask, Help, Join, Refused, Said, Say, Who, read
+from django_anyio_channels import ChannelLayerError
+
+logger = logging.getLogger(__name__)
+
+
+class ChatConsumer(AsyncWebsocketConsumer):
+    """One window of the chat.
+
+    It uses each way that a channel layer has: a room is a group, the answer to "who is here?" goes to one consumer's
+    own channel, and tasks for the background worker go to a normal channel.
+    """
+
+    async def connect(self) -> None:
+        self.id = uuid4().hex
+        self.room = self.name = ""
+        await self.accept()
+
+    @property
+    def group(self) -> str:
+        return f"room.{self.room}"
+
+    @property
+    def me(self) -> dict[str, str]:
+        return {"id": self.id, "name": self.name}
+
+    async def receive(self, text_data: str | None = None, bytes_data: bytes | None = None) -> None:
+        try:
+            await self._act(read(text_data))
+        except Refused as refused:
+            await self._tell("problem", text=str(refused))
+        except ChannelLayerError as error:
+            await self._tell("problem", text=f"That may not have been sent: {error}")
+
+    async def disconnect(self, code: int) -> None:
+        if not self.room:
+            return
+        try:
+            await self.channel_layer.group_discard(self.group, self.channel_name)
+            await self._to_room("room.left")
+        except ChannelLayerError:
+            logger.warning("%s left room %s, which nobody there was told.", self.id, self.room, exc_info=True)
+
+    async def _act(self, said: Said) -> None:
+        if bool(self.room) == isinstance(said, Join):
+            raise Refused("You are in a room already." if self.room else "Come into a room first.")
+        match said:
+            case Join():
+                await self._join(said)
+            case Say():
+                await self._to_room("room.said", text=said.text, at=_now())
+            case Ask():
+                await self._ask(said)
+            case Who():
+                await self._who()
+            case Help():
+                await self._tell("help", text=HELP)
+
+    async def _join(self, said: Join) -> None:
+        self.room, self.name = said.room, said.name
+        await self.channel_layer.group_add(self.group, self.channel_name)
+        await self._tell("joined", room=self.room, **self.me)
+        await self._to_room("room.came")
+        await self._who()
+
+    async def _who(self) -> None:
+        await self._to_room("room.who", reply=self.channel_name)
+        await self._to_worker("task.hello", reply=self.channel_name)
+
+    async def _ask(self, said: Ask) -> None:
+        task = uuid4().hex
+        await self._to_room("room.asked", text=said.text, task=task, at=_now())
+        await self._to_worker(f"task.{said.task}", group=self.group, task=task, numbers=said.numbers)
+
+    async def _to_room(self, kind: str, **content: Any) -> None:
+        await self.channel_layer.group_send(self.group, {"type": kind, **self.me, **content})
+
+    async def _to_worker(self, kind: str, **content: Any) -> None:
+        try:
+            await self.channel_layer.send(WORKER, {"type": kind, **content})
+        except ChannelFull:
+            await self._tell("worker", here=False)
+
+    async def _tell(self, kind: str, **content: Any) -> None:
+        await self.send(json.dumps({"type": kind, **content}))
+
+    async def room_who(self, message: dict[str, Any]) -> None:
+        try:
+            await self.channel_layer.send(message["reply"], {"type": "room.here", **self.me})
+        except (ChannelFull, ChannelLayerError):
+            logger.warning("%s could not say that it is here; it will when it is asked again.", self.id, exc_info=True)
+
+    async def worker_here(self, message: dict[str, Any]) -> None:
+        await self._tell("worker", here=True)
+
+    async def room_came(self, message: dict[str, Any]) -> None:
+        await self._pass_on(message)
+
+    async def room_here(self, message: dict[str, Any]) -> None:
+        await self._pass_on(message)
+
+    async def room_left(self, message: dict[str, Any]) -> None:
+        await self._pass_on(message)
+
+    async def room_said(self, message: dict[str, Any]) -> None:
+        await self._pass_on(message)
+
+    async def room_asked(self, message: dict[str, Any]) -> None:
+        await self._pass_on(message)
+
+    async def room_answered(self, message: dict[str, Any]) -> None:
+        await self._pass_on(message)
+
+    async def _pass_on(self, message: dict[str, Any]) -> None:
+        await self._tell(message.pop("type").removeprefix("room."), **message)
+
+
+def _now() -> int:
+    """The time as pages understand it, in milliseconds."""
+    return time.time_ns() // 1_000_000
+
+
+class Nowhere(WebsocketConsumer):
+    """Refuses a connection to a path that nobody serves."""
+
+    def connect(self) -> None:
+        self.close()

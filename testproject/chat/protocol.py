@@ -1,0 +1,148 @@
+"""What a page may send: JSON frames, checked here before anybody acts on them."""
+
+from __future__ import annotations
+
+import json
+import re
+import unicodedata
+from dataclasses import dataclass
+from typing import Any
+
+WORKER = "chat-worker"
+"""The normal channel that the background worker reads: ``manage.py runworker chat-worker``."""
+
+ROOM = "[a-z0-9][a-z0-9-]{0,31}"
+"""A room's name, as a regular expression."""
+
+FRAME_LIMIT = 8192
+NAME_LIMIT = 32
+TEXT_LIMIT = 2000
+DICE_LIMIT = 20
+SIDES_LIMIT = 1000
+NUMBER_LIMIT = 10**14
+
+HELP = (
+    f"/roll 2d6 rolls up to {DICE_LIMIT} dice of up to {SIDES_LIMIT} sides, "
+    "/factor 360 finds the prime factors of a number of up to 14 digits. Both are worked out by the background worker."
+)
+
+
+@dataclass(frozen=True)
+class Join:
+    """Come into a room under a name; the first thing a page says."""
+
+    room: str
+    name: str
+
+
+@dataclass(frozen=True)
+class Say:
+    """Say something to everybody in the room."""
+
+    text: str
+
+
+@dataclass(frozen=True)
+class Ask:
+    """Have the background worker do a task and tell everybody in the room."""
+
+    text: str
+    task: str
+    numbers: list[int]
+
+
+@dataclass(frozen=True)
+class Who:
+    """Have everybody in the room, and the worker, say that they are here."""
+
+
+@dataclass(frozen=True)
+class Help:
+    """Be told which commands there are."""
+
+
+Said = Join | Say | Ask | Who | Help
+
+
+class Refused(Exception):
+    """A frame that isn't acted on; its text tells the person at the keyboard why."""
+
+
+def read(frame: str | None) -> Said:
+    """Turn one frame into what it asks for. Raises `Refused`, and nothing else, whatever the frame holds."""
+    if frame is None:
+        raise Refused("This chat speaks JSON text, not binary.")
+    if len(frame) > FRAME_LIMIT:
+        raise Refused(f"That is more than {FRAME_LIMIT} characters at once.")
+    try:
+        said = json.loads(frame)
+    except (ValueError, RecursionError):
+        raise Refused("That is not JSON.") from None
+    if not isinstance(said, dict):
+        raise Refused("That is JSON, but not an object.")
+    match said.get("type"):
+        case "join":
+            return Join(_room(said.get("room")), _name(said.get("name")))
+        case "say":
+            return _say(said.get("text"))
+        case "who":
+            return Who()
+    raise Refused("This chat knows the types join, say and who.")
+
+
+def _room(value: Any) -> str:
+    if not isinstance(value, str) or not re.fullmatch(ROOM, value):
+        raise Refused(
+            "A room's name is 1 to 32 lower-case letters, digits and hyphens, and doesn't begin with a hyphen."
+        )
+    return value
+
+
+def _name(value: Any) -> str:
+    name = " ".join(_plain(value, "name").split())
+    if not 1 <= len(name) <= NAME_LIMIT:
+        raise Refused(f"A name has 1 to {NAME_LIMIT} characters.")
+    return name
+
+
+def _say(value: Any) -> Say | Ask | Help:
+    text = _plain(value, "text").strip()
+    if not 1 <= len(text) <= TEXT_LIMIT:
+        raise Refused(f"A message has 1 to {TEXT_LIMIT} characters; this one has {len(text)}.")
+    return _command(text) if text.startswith("/") else Say(text)
+
+
+def _plain(value: Any, what: str) -> str:
+    """The string without what could disturb its surroundings: control characters and overrides of the direction."""
+    if not isinstance(value, str):
+        raise Refused(f"The {what} is missing.")
+    if any("\ud800" <= letter <= "\udfff" for letter in value):
+        raise Refused(f"The {what} has half a character in it.")
+    kept = (letter for letter in value if letter in "\n\t" or unicodedata.category(letter) != "Cc")
+    return "".join(letter for letter in kept if letter not in "\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
+
+
+def _command(text: str) -> Ask | Help:
+    command, _, rest = text.partition(" ")
+    match command.lower():
+        case "/roll":
+            return _roll(text, rest.strip() or "1d6")
+        case "/factor":
+            return _factor(text, rest.strip())
+        case "/help":
+            return Help()
+    raise Refused(f"There is no command {command[:NAME_LIMIT]}. {HELP}")
+
+
+def _roll(text: str, dice: str) -> Ask:
+    found = re.fullmatch(r"([0-9]{0,2})[dD]([0-9]{1,4})", dice)
+    count, sides = (int(found[1] or 1), int(found[2])) if found else (0, 0)
+    if not (1 <= count <= DICE_LIMIT and 2 <= sides <= SIDES_LIMIT):
+        raise Refused(f"Roll 1 to {DICE_LIMIT} dice of 2 to {SIDES_LIMIT} sides, for example /roll 2d6.")
+    return Ask(text, "roll", [count, sides])
+
+
+def _factor(text: str, number: str) -> Ask:
+    if not re.fullmatch("[0-9]{1,15}", number) or not 2 <= int(number) <= NUMBER_LIMIT:
+        raise Refused("Give /factor a whole number from 2 to 100000000000000, for example /factor 360.")
+    return Ask(text, "factor", [int(number)])

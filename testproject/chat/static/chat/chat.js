@@ -1,0 +1,306 @@
+// The page: what the server sends becomes text, never markup.
+
+import { Connection } from "./connection.js";
+
+const $ = (id) => document.getElementById(id);
+const room = document.body.dataset.room;
+const log = $("log"), text = $("text"), door = $("door");
+const clock = new Intl.DateTimeFormat(undefined, { hour: "numeric", minute: "2-digit" });
+const WORKER_PATIENCE = 4_000, PEOPLE_PATIENCE = 8_000, EVERY = 20_000; // milliseconds
+
+let name = sessionStorage.getItem("name") ?? "";
+let me = "";
+const people = new Map(); // id -> {name, heard}
+const tasks = new Map(); // id -> the place for its answer
+
+const url = new URL("/ws/", location.href);
+url.protocol = url.protocol.replace("http", "ws");
+const connection = new Connection(url, {
+  hello: () => ({ type: "join", room, name }),
+  probe: { type: "who" },
+  every: EVERY,
+});
+
+function element(tag, className, content = "") {
+  const made = document.createElement(tag);
+  made.className = className;
+  made.append(content);
+  return made;
+}
+
+function hue(name) {
+  let sum = 7;
+  for (const letter of name) sum = (sum * 31 + letter.codePointAt(0)) % 360;
+  return sum;
+}
+
+function avatar(name) {
+  const made = element("span", "avatar", [...name][0].toUpperCase());
+  made.ariaHidden = "true";
+  made.style.setProperty("--hue", hue(name));
+  return made;
+}
+
+// ---- the log
+
+let following = true; // is the newest message in sight?
+let height = 0;
+
+function toEnd() {
+  log.scrollTop = log.scrollHeight;
+}
+
+log.addEventListener("scroll", () => {
+  if (log.clientHeight !== height) return; // not the reader moved, but the frame around
+  following = log.scrollHeight - log.scrollTop - log.clientHeight < 48;
+  if (following) $("newer").hidden = true;
+});
+new ResizeObserver(() => {
+  height = log.clientHeight;
+  if (following) toEnd();
+}).observe(log);
+
+function add(item, mine = false) {
+  $("empty").hidden = true;
+  log.append(item);
+  if (mine || following) toEnd();
+  else $("newer").hidden = false;
+}
+
+function message({ id, name, at }, kind) {
+  const made = element("article", kind);
+  const before = log.lastElementChild;
+  made.dataset.from = id;
+  made.dataset.at = at;
+  made.classList.toggle("mine", id === me);
+  made.classList.toggle("follows", before?.dataset.from === id && at - before.dataset.at < 180_000);
+  const head = element("header", "", element("b", "", name));
+  const time = element("time", "", clock.format(at));
+  time.dateTime = new Date(at).toISOString();
+  head.append(" ", time);
+  made.append(avatar(name), head);
+  return made;
+}
+
+function notice(content) {
+  add(element("p", "notice", content));
+}
+
+// ---- the people and the worker
+
+function showPeople() {
+  const names = new Map();
+  for (const [id, { name }] of people) names.set(name, [...(names.get(name) ?? []), id]);
+  const sorted = [...names].sort(([a], [b]) => a.localeCompare(b));
+  $("people").replaceChildren(...sorted.map(([name, ids]) => {
+    const item = element("li", "", avatar(name));
+    item.append(element("span", "", name));
+    if (ids.length > 1) item.append(element("small", "", `in ${ids.length} windows`));
+    else if (ids.includes(me)) item.append(element("small", "", "you"));
+    return item;
+  }));
+  $("count").textContent = `, ${names.size} here`;
+}
+
+function rollCall() {
+  const asked = Date.now();
+  setTimeout(() => {
+    for (const [id, { heard }] of people) if (heard < asked) people.delete(id);
+    showPeople();
+  }, PEOPLE_PATIENCE);
+  setTimeout(() => { if (workerHeard < asked && connection.open) showWorker(false); }, WORKER_PATIENCE);
+}
+
+function here({ id, name }) {
+  people.set(id, { name, heard: Date.now() });
+  showPeople();
+}
+
+let workerHeard = 0;
+
+function showWorker(running) {
+  if (running) workerHeard = Date.now();
+  $("worker").dataset.state = running ? "here" : "missing";
+  $("worker").textContent = running ? "Running" : "None runs";
+  $("worker-cure").hidden = running;
+}
+
+// ---- what the server sends
+
+const frames = {
+  joined({ id }) {
+    me = id;
+    people.clear();
+    rollCall();
+  },
+  here,
+  came(person) {
+    here(person);
+    if (person.id !== me) notice(`${person.name} came in`);
+  },
+  left({ id, name }) {
+    people.delete(id);
+    showPeople();
+    notice(`${name} left`);
+  },
+  said(frame) {
+    const made = message(frame, "message");
+    made.append(element("p", "text", frame.text));
+    add(made, frame.id === me);
+  },
+  asked(frame) {
+    const made = message(frame, "message task");
+    const answer = element("output", "answer waiting", "The worker is at it");
+    const body = element("div", "text", element("code", "", frame.text));
+    body.append(answer);
+    made.append(body);
+    tasks.set(frame.task, answer);
+    setTimeout(() => {
+      if (tasks.has(frame.task)) answer.textContent = `No worker has answered yet. ${$("worker-cure").textContent}`;
+    }, WORKER_PATIENCE);
+    add(made, frame.id === me);
+  },
+  answered({ task, answer, note }) {
+    const place = tasks.get(task);
+    tasks.delete(task);
+    showWorker(true);
+    if (!place) return; // asked before this window came in
+    place.className = "answer";
+    place.replaceChildren(answer);
+    if (note) place.append(element("small", "", note));
+    if (following) toEnd();
+  },
+  worker({ here }) {
+    showWorker(here);
+  },
+  help({ text }) {
+    notice(text);
+  },
+  problem({ text: why }) {
+    problem(why);
+    if (text.value) return;
+    text.value = sent; // so that it can be put right
+    grow();
+  },
+};
+
+connection.addEventListener("frame", ({ detail }) => frames[detail.type]?.(detail));
+
+// ---- the connection
+
+let lostAt = 0, nextAt = 0;
+
+connection.addEventListener("state", ({ detail: { state, delay } }) => {
+  document.body.dataset.state = lostAt && state === "connecting" ? "lost" : state;
+  if (state === "lost") {
+    if (!lostAt) {
+      lostAt = Date.now();
+      notice(`Connection lost at ${clock.format(lostAt)}`);
+    }
+    nextAt = Date.now() + delay;
+  }
+  if (state === "open" && lostAt) {
+    const seconds = Math.max(1, Math.round((Date.now() - lostAt) / 1000));
+    notice(`Connected again after ${seconds} s. What was said meanwhile is not shown.`);
+    lostAt = 0;
+    problem("");
+  }
+  const words = { connecting: "Connecting", open: "Connected", lost: "Connection lost" };
+  const now = words[document.body.dataset.state];
+  if ($("connection").textContent !== now) $("connection").textContent = now;
+  $("lost").hidden = !lostAt;
+  countdown();
+});
+
+function countdown() {
+  const seconds = Math.ceil((nextAt - Date.now()) / 1000);
+  $("countdown").textContent = seconds > 0 ? `The server is out of reach. Next try in ${seconds} s.` : "The server is out of reach. Trying now.";
+}
+
+setInterval(() => { if (lostAt) countdown(); }, 1000);
+connection.addEventListener("probe", rollCall);
+$("now").addEventListener("click", () => connection.retryNow());
+
+// ---- saying something
+
+let sent = "";
+
+function problem(content) {
+  $("problem").textContent = content;
+}
+
+function grow() {
+  text.style.height = "auto";
+  text.style.height = `${text.scrollHeight}px`;
+}
+
+text.addEventListener("input", grow);
+text.addEventListener("keydown", (event) => {
+  if (event.key !== "Enter" || event.shiftKey || event.isComposing) return;
+  event.preventDefault();
+  $("say").requestSubmit();
+});
+$("say").addEventListener("submit", (event) => {
+  event.preventDefault();
+  text.focus();
+  if (!text.value.trim()) return;
+  if (!connection.send({ type: "say", text: text.value })) {
+    problem("Not sent, there is no connection. Your message stays here.");
+    return;
+  }
+  problem("");
+  sent = text.value;
+  text.value = "";
+  grow();
+});
+$("newer").addEventListener("click", () => { toEnd(); text.focus(); });
+
+// ---- names and rooms
+
+function askName() {
+  $("name").value = name || (localStorage.getItem("name") ?? "");
+  door.showModal();
+  $("name").select();
+}
+
+door.addEventListener("cancel", (event) => { if (!name) event.preventDefault(); });
+$("enter").addEventListener("submit", (event) => {
+  const given = $("name").value.trim();
+  if (!given) {
+    event.preventDefault();
+    return;
+  }
+  name = given;
+  sessionStorage.setItem("name", name);
+  localStorage.setItem("name", name);
+  connection.connect();
+});
+door.addEventListener("close", () => text.focus());
+$("rename").addEventListener("click", () => { menu(false); askName(); });
+
+$("elsewhere").addEventListener("submit", (event) => {
+  event.preventDefault();
+  const slug = $("other").value.toLowerCase().replace(/[^a-z0-9]+/g, "-").replace(/^-+/, "").slice(0, 32).replace(/-+$/, "");
+  if (slug) location.assign(new URL(`../${slug}/`, location.href));
+});
+
+// ---- the drawer of small screens
+
+function menu(open) {
+  document.body.classList.toggle("menu-open", open);
+  $("menu").ariaExpanded = String(open);
+}
+
+$("menu").addEventListener("click", () => menu(!document.body.classList.contains("menu-open")));
+document.addEventListener("keydown", ({ key }) => {
+  if (key === "Escape" && document.body.classList.contains("menu-open")) {
+    menu(false);
+    $("menu").focus();
+  }
+});
+log.addEventListener("click", () => menu(false));
+
+if (name) {
+  connection.connect();
+  text.focus();
+} else askName();

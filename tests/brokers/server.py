@@ -1,0 +1,220 @@
+"""What the test servers of all brokers share: real processes on 127.0.0.1 that tests may kill, freeze and restart."""
+
+from __future__ import annotations
+
+import atexit
+import os
+import random
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+NOBODY = 65534
+
+# Below the range that the kernel gives to outgoing connections. A port of that range could be taken by some client
+# while its server is down, or a client that reconnects could even meet itself on it.
+PORTS = range(10240, 22000)
+
+
+class ServerMissing(Exception):
+    """A broker's program was found nowhere; the message says what to install."""
+
+
+class ServerFailed(Exception):
+    """A server did not start or does not answer; the message ends with what it printed."""
+
+
+def find_program(variable: str, names: Sequence[str], folders: Sequence[str] = ()) -> str | None:
+    """The program that the environment variable names, else the first of ``names`` on PATH or in ``folders``."""
+    chosen = os.environ.get(variable)
+    if chosen:
+        found = shutil.which(chosen)
+        if not found:
+            raise ServerMissing(f"{variable} names {chosen!r}, which is no program; correct or unset it")
+        return found
+    path = os.pathsep.join([os.environ.get("PATH", os.defpath), "/usr/sbin", "/usr/local/sbin", *folders])
+    for name in names:
+        found = shutil.which(name, path=path)
+        if found:
+            return found
+    return None
+
+
+def free_port(companions: Sequence[int] = ()) -> int:
+    """A port of 127.0.0.1 on which nobody listens, nor on ``port + n`` for each n of ``companions``."""
+    for port in random.sample(PORTS, k=1000):
+        if all(_can_listen(port + offset) for offset in (0, *companions)):
+            return port
+    raise ServerFailed(f"no free port between {PORTS.start} and {PORTS.stop} on 127.0.0.1")
+
+
+def _can_listen(port: int) -> bool:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+    return True
+
+
+def unprivileged_user() -> int | None:
+    """Whom to run a server as that refuses to run as root: None means as ourselves."""
+    return NOBODY if os.geteuid() == 0 else None
+
+
+def new_folder(name: str, user: int | None = None) -> Path:
+    """A new temporary folder which ``user`` may write to. `Server.stop` removes it."""
+    folder = Path(tempfile.mkdtemp(prefix=f"{name}-"))
+    if user is not None:
+        os.chown(folder, user, -1)
+    return folder
+
+
+def wait_until(condition: Callable[[], bool], what: str, patience: float = 20.0) -> None:
+    """Wait until ``condition()`` is true; OSError counts as no. Raises `ServerFailed` after ``patience`` seconds."""
+    deadline = time.monotonic() + patience
+    reason: object = "not yet"
+    while time.monotonic() < deadline:
+        try:
+            if condition():
+                return
+        except OSError as error:
+            reason = error
+        time.sleep(0.01)
+    raise ServerFailed(f"{what}: not within {patience:g} s (last: {reason})")
+
+
+def accepts_connections(port: int) -> Callable[[], bool]:
+    """The simplest answer of a server: somebody listens on ``port``."""
+
+    def accepts() -> bool:
+        socket.create_connection(("127.0.0.1", port), timeout=1).close()
+        return True
+
+    return accepts
+
+
+@dataclass
+class Server:
+    """One server: a process group of its own, started from ``command`` in ``folder``.
+
+    Every verb blocks until it has happened; from an async test call it in a worker thread if something shall go on
+    meanwhile. Always the same port, so that `restart` and `start` after `kill` bring it back where clients look for it.
+    """
+
+    name: str
+    port: int
+    command: Sequence[str]
+    answers: Callable[[], bool]
+    """Whether the server serves by now; may raise OSError for no."""
+    folder: Path
+    user: int | None = None
+    """The uid to run as, see `unprivileged_user`."""
+    environment: Mapping[str, str] = field(default_factory=dict)
+    """Variables added to our own."""
+    process: subprocess.Popen[bytes] | None = field(default=None, init=False)
+
+    def start(self) -> Server:
+        """Start, and return when it answers. Raises `ServerFailed` with its output."""
+        assert self.process is None, f"{self.name} runs already"
+        with open(self.folder / "output", "ab") as output:
+            self.process = subprocess.Popen(
+                self.command,
+                cwd=self.folder,
+                env={**os.environ, **self.environment},
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+                user=self.user,
+                extra_groups=None if self.user is None else [],
+            )
+        atexit.register(self.kill)
+        try:
+            wait_until(self._answers, f"{self.name} answers on port {self.port}")
+        except ServerFailed as error:
+            self.kill()
+            raise ServerFailed(f"{error}\n{self.output()}") from None
+        return self
+
+    def _answers(self) -> bool:
+        assert self.process is not None
+        if self.process.poll() is not None:
+            raise ServerFailed(f"{self.name} ended with code {self.process.returncode}")
+        return self.answers()
+
+    def kill(self) -> None:
+        """``kill -9``: connections break, nothing is said or saved."""
+        self._end(signal.SIGKILL)
+
+    def shutdown(self, patience: float = 10.0) -> None:
+        """End it the polite way, with ``SIGTERM``."""
+        self._end(signal.SIGTERM, patience)
+
+    def restart(self) -> None:
+        """``kill -9`` and `start` again on the same port, with the files it left."""
+        self.kill()
+        self.start()
+
+    def freeze(self) -> None:
+        """``SIGSTOP``: the port still accepts connections, nobody answers."""
+        self._signal(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        """``SIGCONT``: undo `freeze`."""
+        self._signal(signal.SIGCONT)
+
+    def stop(self) -> None:
+        """The end: no process, no folder."""
+        self.kill()
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def output(self, last: int = 4000) -> str:
+        """The last bytes that the server printed, for messages."""
+        printed = (self.folder / "output").read_bytes()
+        return printed[-last:].decode(errors="replace")
+
+    @property
+    def running(self) -> bool:
+        return self.process is not None and self.process.poll() is None
+
+    def _signal(self, number: signal.Signals) -> None:
+        assert self.process is not None, f"{self.name} does not run"
+        os.killpg(self.process.pid, number)
+
+    def _end(self, number: signal.Signals, patience: float = 10.0) -> None:
+        process, self.process = self.process, None
+        atexit.unregister(self.kill)
+        if process is None:
+            return
+        try:
+            os.killpg(process.pid, number)
+            if number != signal.SIGKILL:
+                os.killpg(process.pid, signal.SIGCONT)
+        except ProcessLookupError:
+            pass  # it has ended by itself
+        try:
+            process.wait(patience)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+
+
+@contextmanager
+def running(*servers: Server) -> Iterator[None]:
+    """Start the servers, one after the other, and stop them all at the end."""
+    try:
+        for server in servers:
+            server.start()
+        yield
+    finally:
+        for server in servers:
+            server.stop()

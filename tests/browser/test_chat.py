@@ -1,0 +1,212 @@
+"""The demo chat as people meet it: in windows of a real browser."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Any
+
+import pytest
+from playwright.sync_api import Locator, Page, WebSocketRoute, expect
+
+from tests.brokers.server import Server
+from tests.browser.conftest import Open
+
+MARKUP = "<img src=x onerror=\"document.title='broken into'\"><script>document.title='broken into'</script>"
+
+
+def say(page: Page, text: str) -> None:
+    page.get_by_label("Message to").fill(text)
+    page.keyboard.press("Enter")
+
+
+def messages(page: Page) -> Locator:
+    return page.get_by_role("log").get_by_role("article")
+
+
+def people(page: Page) -> Locator:
+    return page.locator("#people li > span:last-of-type")
+
+
+def test_two_windows_see_each_other_live(open_window: Open) -> None:
+    ana, bob = open_window("Ana"), open_window("Bob")
+    for page in (ana, bob):
+        expect(people(page)).to_have_text(["Ana", "Bob"])
+    expect(ana.get_by_text("Bob came in")).to_be_visible()
+    said = [(ana, "Is the kettle on?"), (bob, "It is."), (bob, "Tea?"), (ana, "Peppermint \U0001f33f,\nplease")]
+    for number, (speaker, text) in enumerate(said, start=1):
+        say(speaker, text)
+        for page in (ana, bob):
+            expect(messages(page)).to_have_count(number)
+            expect(messages(page).last.locator(".text")).to_have_text(text, use_inner_text=True)
+    expect(messages(ana).nth(1).get_by_text("Bob", exact=True)).to_be_visible()
+    bob.close()
+    expect(ana.get_by_text("Bob left")).to_be_visible()
+    expect(people(ana)).to_have_text(["Ana"])
+
+
+def test_rooms_are_apart(open_window: Open) -> None:
+    ana, bob, eve = open_window("Ana"), open_window("Bob"), open_window("Eve", room="kitchen")
+    say(ana, "for the lobby")
+    expect(messages(bob)).to_have_count(1)
+    bob.get_by_role("link", name="kitchen").click()
+    expect(bob.get_by_role("heading", level=1)).to_have_text("kitchen")
+    expect(people(eve)).to_have_text(["Bob", "Eve"])
+    say(bob, "for the kitchen")
+    expect(messages(eve)).to_have_count(1)
+    expect(messages(eve).get_by_text("for the kitchen")).to_be_visible()
+    eve.get_by_label("Another room").fill(" Movie Night!")
+    eve.keyboard.press("Enter")
+    expect(eve.get_by_role("heading", level=1)).to_have_text("movie-night")
+    expect(eve.locator("#connection")).to_have_text("Connected")
+
+
+def test_markup_stays_text(open_window: Open) -> None:
+    ana, eve = open_window("Ana"), open_window("<i>Eve</i><img src=x>")
+    say(eve, MARKUP)
+    say(eve, "/roll 1d6<b>")
+    expect(eve.get_by_role("alert")).to_contain_text("for example /roll 2d6")
+    for page in (ana, eve):
+        expect(messages(page).locator(".text")).to_have_text([MARKUP])
+        expect(people(page)).to_have_text(["<i>Eve</i><img src=x>", "Ana"])
+        expect(page.locator("main img, main i, aside img, aside i, main script")).to_have_count(0)
+        assert page.title() == "lobby \N{MIDDLE DOT} chat"
+    expect(ana.get_by_text("<i>Eve</i><img src=x> came in")).to_be_visible()
+
+
+def test_both_windows_come_back_after_the_server_was_restarted(open_window: Open, server: Server) -> None:
+    ana, bob = open_window("Ana"), open_window("Bob")
+    say(ana, "before")
+    expect(messages(bob)).to_have_count(1)
+    server.kill()
+    for page in (ana, bob):
+        expect(page.locator("#connection")).to_have_text("Connection lost")
+        expect(page.get_by_text("The server is out of reach.")).to_be_visible()
+    say(ana, "is anybody there?")
+    expect(ana.get_by_role("alert")).to_have_text("Not sent, there is no connection. Your message stays here.")
+    expect(ana.get_by_label("Message to")).to_have_value("is anybody there?")
+    server.start()
+    for page in (ana, bob):
+        expect(page.locator("#connection")).to_have_text("Connected")
+        expect(page.get_by_text("Connected again after")).to_be_visible()
+        expect(page.get_by_text("The server is out of reach.")).to_be_hidden()
+        expect(people(page)).to_have_text(["Ana", "Bob"])
+    ana.get_by_role("button", name="Send").click()
+    say(bob, "I am")
+    for page in (ana, bob):
+        expect(messages(page).locator(".text")).to_have_text(["before", "is anybody there?", "I am"])
+
+
+def test_the_background_worker_answers_both(open_window: Open) -> None:
+    ana, bob = open_window("Ana"), open_window("Bob")
+    expect(ana.locator("#worker")).to_have_text("Running")
+    say(ana, "/roll 3d6")
+    say(bob, "/factor 600851475143")
+    for page in (ana, bob):
+        rolled = messages(page).filter(has_text="/roll 3d6").locator("output:not(.waiting)")
+        expect(rolled).to_contain_text("=")
+        dice, _, total = rolled.inner_text().partition(" = ")
+        assert sum(map(int, dice.split(" + "))) == int(total)
+        assert len(dice.split(" + ")) == 3
+        factored = messages(page).filter(has_text="/factor").locator("output:not(.waiting)")
+        expect(factored).to_contain_text("600851475143 = 71 \N{MULTIPLICATION SIGN} 839 \N{MULTIPLICATION SIGN} 1471")
+
+
+def test_the_page_says_when_no_worker_runs(open_window: Open) -> None:
+    ana = open_window()
+    ana.route_web_socket("**/ws/", _without_worker)
+    ana.get_by_label("Your name").fill("Ana")
+    ana.keyboard.press("Enter")
+    expect(ana.locator("#worker")).to_have_text("None runs")
+    cure = "Start one: python testproject/manage.py runworker chat-worker"
+    expect(ana.get_by_text(cure)).to_be_visible()
+    say(ana, "/roll 2d6")
+    expect(messages(ana).locator("output")).to_have_text(f"No worker has answered yet. {cure}")
+
+
+def _without_worker(route: WebSocketRoute) -> None:
+    """Lets everything through but what a worker answers."""
+    server = route.connect_to_server()
+
+    def pass_on(frame: str | bytes) -> None:
+        content: dict[str, Any] = json.loads(frame)
+        if content["type"] not in {"worker", "answered"}:
+            route.send(frame)
+
+    server.on_message(pass_on)
+
+
+def test_what_is_refused_can_be_put_right(open_window: Open) -> None:
+    ana = open_window("Ana")
+    say(ana, "/roll 2000d6")
+    expect(ana.get_by_role("alert")).to_contain_text("Roll 1 to 20 dice")
+    expect(ana.get_by_label("Message to")).to_have_value("/roll 2000d6")
+    say(ana, "/roll 1d2")
+    expect(messages(ana).locator("output:not(.waiting)")).to_have_text(re.compile("^[12]$"))
+    expect(ana.get_by_role("alert")).to_be_empty()
+    expect(ana.get_by_label("Message to")).to_be_empty()
+
+
+def test_by_keyboard_only(open_window: Open) -> None:
+    bob, ana = open_window("Bob"), open_window()
+    expect(ana.get_by_label("Your name")).to_be_focused()
+    for key in ["Escape", "Enter"]:
+        ana.keyboard.press(key)
+        expect(ana.get_by_role("dialog")).to_be_visible()
+    ana.keyboard.type("Ana")
+    ana.keyboard.press("Enter")
+    expect(ana.get_by_role("dialog")).to_be_hidden()
+    expect(ana.locator("#connection")).to_have_text("Connected")
+    expect(ana.get_by_label("Message to")).to_be_focused()
+    ana.keyboard.type("one")
+    ana.keyboard.press("Shift+Enter")
+    ana.keyboard.type("two")
+    ana.keyboard.press("Enter")
+    expect(messages(bob).locator(".text")).to_have_text("one\ntwo", use_inner_text=True)
+    expect(ana.get_by_label("Message to")).to_be_focused()
+    ana.keyboard.press("Shift+Tab")
+    expect(ana.get_by_role("log")).to_be_focused()
+    ana.reload()
+    expect(ana.locator("#connection")).to_have_text("Connected")
+    backwards = 0
+    while not _is_focused(ana.get_by_role("link", name="kitchen")):
+        ana.keyboard.press("Shift+Tab")
+        backwards += 1
+        assert backwards < 20
+    ana.keyboard.press("Enter")
+    expect(ana.get_by_role("heading", level=1)).to_have_text("kitchen")
+    expect(ana.get_by_label("Message to")).to_be_focused()
+
+
+def _is_focused(locator: Locator) -> bool:
+    focused: bool = locator.evaluate("element => element === document.activeElement")
+    return focused
+
+
+@pytest.mark.parametrize("width", [320, 390])
+def test_nothing_sticks_out_on_a_phone(open_window: Open, server: Server, width: int) -> None:
+    phone = open_window("Ana" * 10, viewport={"width": width, "height": 640}, has_touch=True)
+    say(phone, "x" * 500)
+    say(phone, "/factor 99999999999973")
+    say(phone, "/dance")
+    expect(messages(phone).locator("output:not(.waiting)")).to_contain_text("is a prime")
+    expect(phone.get_by_role("alert")).not_to_be_empty()
+    _fits(phone)
+    phone.get_by_role("button", name="Rooms").click()
+    expect(phone.get_by_role("link", name="kitchen")).to_be_in_viewport()
+    _fits(phone)
+    phone.keyboard.press("Escape")
+    expect(phone.get_by_role("link", name="kitchen")).to_be_hidden()
+    server.kill()
+    expect(phone.get_by_role("button", name="Try now")).to_be_in_viewport(ratio=1)
+    expect(phone.get_by_label("Message to")).to_be_in_viewport(ratio=1)
+    _fits(phone)
+
+
+def _fits(page: Page) -> None:
+    inside, outside = page.evaluate("[document.scrollingElement.scrollWidth, innerWidth]")
+    assert inside <= outside
+    wide = page.locator("#log, main, aside, .say").evaluate_all(
+        "all => all.filter(each => each.scrollWidth > each.clientWidth).map(each => each.id || each.tagName)"
+    )
+    assert wide == []

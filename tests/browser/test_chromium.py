@@ -1,0 +1,25 @@
+"""A browser that is nowhere to be had is told in one sentence with the cure."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.brokers.server import ServerMissing
+from tests.browser.chromium import find_chromium
+
+
+def test_a_missing_browser_names_the_cure(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.delenv("CHROMIUM", raising=False)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    with pytest.raises(ServerMissing, match=r"install Chromium \(Debian: apt-get install chromium-headless-shell\)"):
+        find_chromium.__wrapped__()
+
+
+def test_a_wrong_choice_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    chosen = str(tmp_path / "no-browser")
+    monkeypatch.setenv("CHROMIUM", chosen)
+    with pytest.raises(ServerMissing, match=f"CHROMIUM names '{chosen}', which is no program"):
+        find_chromium.__wrapped__()

@@ -1,0 +1,48 @@
+"""A WebSocket client that speaks JSON, as a browser's page would."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from websockets.sync.client import ClientConnection, connect
+from websockets.typing import Origin
+
+from tests.brokers.server import Server
+
+PATIENCE = 20.0
+"""How many seconds a message may take before a test fails."""
+
+
+@dataclass(frozen=True)
+class Client:
+    """One open connection."""
+
+    socket: ClientConnection
+
+    def say(self, **content: Any) -> None:
+        self.socket.send(json.dumps(content))
+
+    def hear(self) -> Any:
+        """The next message; a test that waits too long fails with TimeoutError."""
+        return json.loads(self.socket.recv(PATIENCE))
+
+    def hear_until(self, **expected: Any) -> Any:
+        """The next message that has these contents, whatever comes before it."""
+        while True:
+            heard = self.hear()
+            if expected.items() <= heard.items():
+                return heard
+
+
+@contextmanager
+def client(server: Server, path: str, origin: str | None = None) -> Iterator[Client]:
+    """A connection to ``path`` of a server, from its own pages unless told otherwise."""
+    here = f"127.0.0.1:{server.port}"
+    with connect(
+        f"ws://{here}/{path}", origin=Origin(origin or f"http://{here}"), open_timeout=PATIENCE, proxy=None
+    ) as socket:
+        yield Client(socket)

@@ -1,0 +1,1 @@
+"""The Django project that these tests serve: one consumer of each kind that Channels has."""

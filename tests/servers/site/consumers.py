@@ -1,0 +1,143 @@
+"""One consumer of each kind. They speak the same JSON, so that a test can mix them.
+
+What a client sends                 what happens
+``{"do": "say", "text": ...}``      everybody gets ``{"said": ..., "by": kind}``
+``{"do": "name"}``                  it gets ``{"name": ...}``, the name of its own channel
+``{"do": "tell", "to": ..., "text": ...}``      the channel's owner gets ``{"told": ..., "by": kind}``
+``{"do": "square", "number": ...}`` a background worker squares it: ``{"squared": ..., "process": ...}``
+``{"do": "end"}``                   the consumer stops itself
+``{"do": "settled"}``               it gets ``{"settled": ...}``, whether the server can stop by now, see `settled`
+"""
+
+from __future__ import annotations
+
+import gc
+import json
+import os
+from typing import Any
+
+import daphne.server
+from asgiref.sync import async_to_sync
+from channels.consumer import SyncConsumer
+from channels.generic.websocket import (
+    AsyncJsonWebsocketConsumer,
+    AsyncWebsocketConsumer,
+    JsonWebsocketConsumer,
+    WebsocketConsumer,
+)
+
+EVERYBODY = "everybody"
+GROUPS = [EVERYBODY]
+JOBS = "jobs"
+
+
+def _send(layer: Any, channel: str, kind: str, wish: dict[str, Any]) -> list[tuple[Any, ...]]:
+    """The calls of the channel layer that fulfil a wish: a verb and its arguments."""
+    match wish["do"]:
+        case "say":
+            return [(layer.group_send, EVERYBODY, {"type": "everybody.said", "said": wish["text"], "by": kind})]
+        case "tell":
+            return [(layer.send, wish["to"], {"type": "channel.told", "told": wish["text"], "by": kind})]
+        case "square":
+            return [(layer.send, JOBS, {"type": "square", "number": wish["number"], "reply": channel})]
+    return []
+
+
+def _content(message: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in message.items() if key != "type"}
+
+
+def settled() -> bool:
+    """Whether Daphne has forgotten the HTTP requests that the WebSockets began as.
+
+    It does so within a second; stopped before, its ``kill_all_applications`` fails with KeyError and leaves the
+    consumers' tasks to the interpreter's end.
+    """
+    servers = [each for each in gc.get_objects() if isinstance(each, daphne.server.Server)]
+    return all("application_instance" in details for each in servers for details in each.connections.values())
+
+
+class Async(AsyncWebsocketConsumer):
+    groups = GROUPS
+
+    async def receive(self, text_data: str | None = None, bytes_data: bytes | None = None) -> None:
+        assert text_data is not None
+        wish = json.loads(text_data)
+        if wish["do"] == "name":
+            await self.send(json.dumps({"name": self.channel_name}))
+        if wish["do"] == "settled":
+            await self.send(json.dumps({"settled": settled()}))
+        if wish["do"] == "end":
+            await self.close()
+        for verb, *arguments in _send(self.channel_layer, self.channel_name, "async", wish):
+            await verb(*arguments)
+
+    async def everybody_said(self, message: dict[str, Any]) -> None:
+        await self.send(json.dumps(_content(message)))
+
+    channel_told = squared = everybody_said
+
+
+class Sync(WebsocketConsumer):
+    groups = GROUPS
+
+    def receive(self, text_data: str | None = None, bytes_data: bytes | None = None) -> None:
+        assert text_data is not None
+        wish = json.loads(text_data)
+        if wish["do"] == "name":
+            self.send(json.dumps({"name": self.channel_name}))
+        if wish["do"] == "end":
+            self.close()
+        for verb, *arguments in _send(self.channel_layer, self.channel_name, "sync", wish):
+            async_to_sync(verb)(*arguments)
+
+    def everybody_said(self, message: dict[str, Any]) -> None:
+        self.send(json.dumps(_content(message)))
+
+    channel_told = squared = everybody_said
+
+
+class AsyncJson(AsyncJsonWebsocketConsumer):
+    groups = GROUPS
+
+    async def receive_json(self, content: Any, **_: Any) -> None:
+        if content["do"] == "name":
+            await self.send_json({"name": self.channel_name})
+        if content["do"] == "end":
+            await self.close()
+        for verb, *arguments in _send(self.channel_layer, self.channel_name, "async-json", content):
+            await verb(*arguments)
+
+    async def everybody_said(self, message: dict[str, Any]) -> None:
+        await self.send_json(_content(message))
+
+    channel_told = squared = everybody_said
+
+
+class SyncJson(JsonWebsocketConsumer):
+    groups = GROUPS
+
+    def receive_json(self, content: Any, **_: Any) -> None:
+        if content["do"] == "name":
+            self.send_json({"name": self.channel_name})
+        if content["do"] == "end":
+            self.close()
+        for verb, *arguments in _send(self.channel_layer, self.channel_name, "sync-json", content):
+            async_to_sync(verb)(*arguments)
+
+    def everybody_said(self, message: dict[str, Any]) -> None:
+        self.send_json(_content(message))
+
+    channel_told = squared = everybody_said
+
+
+class Worker(SyncConsumer):
+    """Runs under ``runworker jobs``."""
+
+    def square(self, message: dict[str, Any]) -> None:
+        answer = {"type": "squared", "squared": message["number"] ** 2, "process": os.getpid()}
+        async_to_sync(self.channel_layer.send)(message["reply"], answer)
+
+
+KINDS: dict[str, Any] = {"async": Async, "sync": Sync, "async-json": AsyncJson, "sync-json": SyncJson}
+"""The consumers by the paths at which they are served."""

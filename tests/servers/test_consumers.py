@@ -1,0 +1,109 @@
+"""Channels' own consumers, of each kind, over this channel layer and behind each server."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from itertools import product
+
+import pytest
+from websockets.exceptions import ConnectionClosed
+
+from tests.brokers.server import Server, running, wait_until
+from tests.servers.client import Client, client
+from tests.servers.conftest import SITE
+from tests.servers.serving import noise, work
+from tests.servers.site.consumers import JOBS, KINDS
+
+
+def test_a_group_of_the_class_reaches_consumers_of_every_kind(site: Server) -> None:
+    with ExitStack() as stack:
+        clients = {kind: stack.enter_context(client(site, kind)) for kind in KINDS}
+        for each in clients.values():
+            # The answer shows that the consumer has joined its groups.
+            each.say(do="name")
+            assert "!" in each.hear()["name"]
+        for number, (kind, speaker) in enumerate(clients.items()):
+            speaker.say(do="say", text=f"{number} \N{SNOWMAN} \U0001f600")
+            for each in clients.values():
+                assert each.hear() == {"said": f"{number} \N{SNOWMAN} \U0001f600", "by": kind}
+    assert noise(site) == ""
+
+
+def test_a_message_to_one_channel_reaches_its_consumer_only(site: Server) -> None:
+    with ExitStack() as stack:
+        clients = {kind: stack.enter_context(client(site, kind)) for kind in KINDS}
+        names = {}
+        for kind, each in clients.items():
+            each.say(do="name")
+            names[kind] = each.hear()["name"]
+        for sender, receiver in product(clients, clients):
+            clients[sender].say(do="tell", to=names[receiver], text=f"{sender} to {receiver}")
+            assert clients[receiver].hear() == {"told": f"{sender} to {receiver}", "by": sender}
+        clients["sync"].say(do="say", text="over")
+        for each in clients.values():
+            assert each.hear() == {"said": "over", "by": "sync"}
+
+
+def test_messages_of_one_consumer_arrive_in_order(site: Server) -> None:
+    with client(site, "async") as sender, client(site, "sync-json") as receiver:
+        receiver.say(do="name")
+        receiver.hear()
+        for number in range(50):
+            sender.say(do="say", text=number)
+        for each in (sender, receiver):
+            assert [each.hear()["said"] for _ in range(50)] == list(range(50))
+
+
+def test_a_consumer_that_left_is_out_of_its_groups(site: Server) -> None:
+    with client(site, "async") as staying:
+        for kind in KINDS:
+            with client(site, kind) as leaving:
+                leaving.say(do="say", text=f"{kind} is here")
+                assert leaving.hear() == staying.hear() == {"said": f"{kind} is here", "by": kind}
+            with client(site, kind) as ending:
+                ending.say(do="end")
+                with pytest.raises(ConnectionClosed):
+                    ending.hear()
+        staying.say(do="say", text="alone")
+        assert staying.hear() == {"said": "alone", "by": "async"}
+    assert noise(site) == ""
+
+
+def test_a_background_worker_answers_each_consumer(site: Server, layer: str) -> None:
+    with ExitStack() as stack:
+        embedded = layer.startswith("memory:")
+        worker = work(JOBS, SITE, layer)
+        stack.enter_context(running(*([] if embedded else [worker])))
+        for number, kind in enumerate(KINDS):
+            with client(site, kind) as asking:
+                asking.say(do="square", number=number)
+                answer = asking.hear()
+                assert answer["squared"] == number**2
+                process = site.process if embedded else worker.process
+                assert process
+                assert answer["process"] == process.pid
+    assert noise(site) == ""
+
+
+def test_a_server_stops_cleanly_with_connections_open(own_site: Server, kind: str, stop: int) -> None:
+    process = own_site.process
+    assert process
+    with client(own_site, "async") as first, client(own_site, "sync-json") as second:
+        first.say(do="say", text="before")
+        assert second.hear() == first.hear() == {"said": "before", "by": "async"}
+        second.say(do="square", number=12)
+        assert second.hear()["squared"] == 144
+        wait_until(lambda: _settled(first), "the server can stop")
+        process.send_signal(stop)
+        for each in (first, second):
+            with pytest.raises(ConnectionClosed):
+                each.hear()
+        # Uvicorn ends by the signal that it was sent, once it has cleaned up.
+        assert process.wait(20) in ({0, -stop} if kind == "uvicorn" else {0})
+    assert noise(own_site) == ""
+
+
+def _settled(someone: Client) -> bool:
+    someone.say(do="settled")
+    settled: bool = someone.hear()["settled"]
+    return settled

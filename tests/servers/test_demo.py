@@ -1,0 +1,106 @@
+"""The demo chat's server side: what it answers, and that nothing a page may send ends a connection."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+from urllib.error import HTTPError
+from urllib.request import urlopen
+
+import pytest
+from websockets.exceptions import InvalidStatus
+
+from tests.brokers.server import Server
+from tests.servers.client import Client, client
+from tests.servers.serving import noise
+
+REFUSED: list[tuple[str | bytes, str]] = [
+    ("{", "That is not JSON."),
+    ("[" * 8000, "That is not JSON."),
+    ("[]", "That is JSON, but not an object."),
+    ("null", "That is JSON, but not an object."),
+    (b"\xff\x00", "This chat speaks JSON text, not binary."),
+    ('"' + "x" * 10_000 + '"', "That is more than 8192 characters at once."),
+    ("{}", "This chat knows the types join, say and who."),
+    ('{"type": ["say"]}', "This chat knows the types join, say and who."),
+    ('{"type": "join", "room": "lobby", "name": "Eve"}', "You are in a room already."),
+    ('{"type": "say"}', "The text is missing."),
+    ('{"type": "say", "text": " \\n "}', "A message has 1 to 2000 characters; this one has 0."),
+    (json.dumps({"type": "say", "text": "x" * 2001}), "A message has 1 to 2000 characters; this one has 2001."),
+    ('{"type": "say", "text": "\\ud83d"}', "The text has half a character in it."),
+    ('{"type": "say", "text": "/dance"}', "There is no command /dance."),
+    ('{"type": "say", "text": "/roll 1000d6"}', "Roll 1 to 20 dice of 2 to 1000 sides, for example /roll 2d6."),
+    ('{"type": "say", "text": "/roll \N{ARABIC-INDIC DIGIT TWO}d6"}', "Roll 1 to 20 dice"),
+    ('{"type": "say", "text": "/factor 1"}', "Give /factor a whole number from 2 to"),
+    ('{"type": "say", "text": "/factor 100000000000001"}', "Give /factor a whole number from 2 to"),
+]
+
+
+def _join(someone: Client, name: str = "Ana", room: str = "lobby") -> Any:
+    someone.say(type="join", room=room, name=name)
+    return someone.hear_until(type="joined")
+
+
+def test_whoever_is_in_the_room_hears_it(demo: Server) -> None:
+    with client(demo, "ws/") as ana, client(demo, "ws/") as bob, client(demo, "ws/") as eve:
+        _join(ana, "Ana")
+        _join(bob, "  B\u202eo\x00b  ")
+        _join(eve, "Eve", "kitchen")
+        assert bob.hear_until(type="here")["name"] in {"Ana", "Bob"}
+        ana.say(type="say", text="Hello <b>Bob</b> \U0001f600")
+        for each in (ana, bob):
+            heard = each.hear_until(type="said")
+            assert (heard["name"], heard["text"]) == ("Ana", "Hello <b>Bob</b> \U0001f600")
+        eve.say(type="say", text="the first that the kitchen hears")
+        assert eve.hear_until(type="said")["text"] == "the first that the kitchen hears"
+    assert noise(demo) == ""
+
+
+def test_who_leaves_is_missed(demo: Server) -> None:
+    with client(demo, "ws/") as ana:
+        _join(ana)
+        with client(demo, "ws/") as bob:
+            number = _join(bob, "Bob")["id"]
+            assert ana.hear_until(type="came", id=number)["name"] == "Bob"
+        assert ana.hear_until(type="left", id=number)["name"] == "Bob"
+
+
+def test_nothing_that_a_page_sends_ends_its_connection(demo: Server) -> None:
+    with client(demo, "ws/") as ana:
+        ana.say(type="say", text="too early")
+        assert ana.hear() == {"type": "problem", "text": "Come into a room first."}
+        for name in ["", "x" * 33, "\x07", None, 7]:
+            ana.say(type="join", room="lobby", name=name)
+            assert "name" in ana.hear()["text"]
+        for room in ["", "x" * 33, "Lobby", "a/b", "lobby\n", "-", None]:
+            ana.say(type="join", room=room, name="Ana")
+            assert ana.hear()["text"].startswith("A room's name is 1 to 32 lower-case letters")
+        _join(ana)
+        for frame, problem in REFUSED:
+            ana.socket.send(frame)
+            assert ana.hear_until(type="problem")["text"].startswith(problem)
+        ana.say(type="say", text="/help")
+        assert "/roll 2d6" in ana.hear_until(type="help")["text"]
+        ana.say(type="say", text="still here")
+        assert ana.hear_until(type="said")["text"] == "still here"
+    assert noise(demo) == ""
+
+
+def test_other_sites_and_other_paths_are_turned_away(demo: Server) -> None:
+    with pytest.raises(InvalidStatus, match="403"), client(demo, "ws/", origin="http://elsewhere.example"):
+        pass
+    with pytest.raises(InvalidStatus, match="403"), client(demo, "elsewhere/"):
+        pass
+    assert noise(demo) == ""
+
+
+def test_the_page_may_run_its_own_script_only(demo: Server) -> None:
+    here = f"http://127.0.0.1:{demo.port}"
+    with urlopen(here, timeout=20) as page:
+        assert page.url == f"{here}/room/lobby/"
+        assert "script-src 'self'" in page.headers["Content-Security-Policy"]
+    with urlopen(f"{here}/static/chat/chat.js", timeout=20) as script:
+        assert b"innerHTML" not in script.read()
+    with pytest.raises(HTTPError, match="404") as refused:
+        urlopen(f"{here}/room/%3Cscript%3E/", timeout=20)
+    refused.value.close()
