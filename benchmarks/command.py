@@ -19,7 +19,7 @@ def main(arguments: list[str]) -> int:
     """Run a set and print its tables. Returns 1 if a delivery of ours was wrong or a target was missed."""
     options = _parser().parse_args(arguments)
     # A full mailbox is part of what is measured; its warnings would only hide the tables.
-    logging.getLogger().addHandler(logging.NullHandler())
+    logging.getLogger("django_anyio_channels").setLevel(logging.ERROR)
     benchmarks: BenchmarkSet = import_module(f"benchmarks.{options.set}").benchmarks(options.quick)
     rounds = options.rounds or (1 if options.quick else 5)
     results = harness.run(benchmarks, rounds=rounds, thorough=options.thorough, only=options.only)
@@ -28,8 +28,7 @@ def main(arguments: list[str]) -> int:
         options.json.write_text(json.dumps(report.as_json(results), indent=2) + "\n")
     for scenario in results.unverified:
         print(f"Not verified: {scenario}")
-    missed = () if options.quick or options.only else results.missed
-    return 1 if results.unverified or missed else 0
+    return 1 if results.unverified or results.missed else 0
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -41,11 +41,8 @@ class Tally:
     right: int = 0
     wrong: int = 0
 
-    def __iadd__(self, other: Tally) -> Tally:
-        self.expected += other.expected
-        self.right += other.right
-        self.wrong += other.wrong
-        return self
+    def __add__(self, other: Tally) -> Tally:
+        return Tally(self.expected + other.expected, self.right + other.right, self.wrong + other.wrong)
 
     @property
     def lost(self) -> int:
@@ -92,6 +89,12 @@ class Pace:
             self._moved.clear()
             await patiently(self._moved.wait())
         self._sent += 1
+
+    async def all_read(self) -> None:
+        """Wait until everyone has read all that was sent: whole half windows, that is. Raises `Stalled`."""
+        while self._sent > self._allowed - WINDOW:
+            self._moved.clear()
+            await patiently(self._moved.wait())
 
     def allow(self, messages: int = HALF) -> None:
         """So many more may be sent."""

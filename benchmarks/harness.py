@@ -93,10 +93,7 @@ class Cell:
     @property
     def tally(self) -> Tally:
         """The deliveries of all rounds."""
-        total = Tally()
-        for figures in self.rounds:
-            total += figures.tally
-        return total
+        return sum((figures.tally for figures in self.rounds), Tally())
 
     @property
     def verified(self) -> bool:
@@ -115,8 +112,17 @@ class Results:
     cells: dict[str, dict[str, Cell]] = field(default_factory=dict)
     """By scenario and contender."""
 
+    @property
+    def targets(self) -> list[Target]:
+        """Those of which both sides were measured."""
+        return [
+            target
+            for target in self.of.targets
+            if all(figure.scenario in self.cells for figure in (target.figure, target.against))
+        ]
+
     def ratio(self, target: Target) -> float | None:
-        """Of the two medians; None where one of them could not be measured."""
+        """Of the two medians; None where one of them failed."""
         cells = [self.cells[figure.scenario][figure.contender] for figure in (target.figure, target.against)]
         if not all(cell.rounds for cell in cells):
             return None
@@ -130,8 +136,8 @@ class Results:
 
     @property
     def missed(self) -> list[Target]:
-        """The targets that were not reached, or could not be judged."""
-        return [target for target in self.of.targets if not self._is_met(target)]
+        """The targets that were not reached."""
+        return [target for target in self.targets if not self._is_met(target)]
 
     def _is_met(self, target: Target) -> bool:
         ratio = self.ratio(target)

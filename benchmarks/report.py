@@ -64,7 +64,7 @@ def as_json(results: Results) -> dict[str, Any]:
                 "ratio": results.ratio(target),
                 "met": target not in results.missed,
             }
-            for target in results.of.targets
+            for target in results.targets
         ],
     }
 
@@ -95,30 +95,33 @@ def as_tables(results: Results, *, judged: bool) -> str:
 def _median_rows(results: Results, names: list[str]) -> Iterable[list[str]]:
     for scenario, cells in results.cells.items():
         units = dict.fromkeys(unit for cell in cells.values() for unit in cell.units)
-        for unit in units:
-            yield [scenario, unit, *(_cell_text(cells.get(name), unit) for name in names)]
+        for unit in units or [""]:
+            yield [scenario, unit, *(_cell_text(cells.get(name), unit, results.rounds) for name in names)]
 
 
-def _cell_text(cell: Cell | None, unit: str) -> str:
-    if cell is None or unit not in cell.units:
-        return "failed" if cell is not None and cell.error else ""
+def _cell_text(cell: Cell | None, unit: str, rounds: int) -> str:
+    if cell is None:
+        return ""
+    if cell.error is not None:
+        return "failed"
+    if unit not in cell.units:
+        return ""
     text = _number(cell.median(unit))
-    if cell.verified:
-        return text
-    return f"{text} ({cell.tally.lost} lost, {cell.tally.wrong} wrong)"
+    if len(cell.rounds) < rounds:
+        text += " (once)"
+    return text if cell.verified else f"{text} ({cell.tally.lost} lost, {cell.tally.wrong} wrong)"
 
 
 def _target_rows(results: Results) -> Iterable[list[str]]:
-    for target in results.of.targets:
-        if {target.figure.scenario, target.against.scenario} <= set(results.cells):
-            ratio = results.ratio(target)
-            yield [
-                str(target.figure),
-                str(target.against),
-                target.wanted,
-                "none" if ratio is None else _number(ratio),
-                "missed" if target in results.missed else "met",
-            ]
+    for target in results.targets:
+        ratio = results.ratio(target)
+        yield [
+            str(target.figure),
+            str(target.against),
+            target.wanted,
+            "none" if ratio is None else _number(ratio),
+            "missed" if target in results.missed else "met",
+        ]
 
 
 def _number(value: float) -> str:

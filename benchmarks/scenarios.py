@@ -22,7 +22,7 @@ from asgiref.sync import async_to_sync
 
 from .children import Child, Parent
 from .contenders import Contender, Layer, Message
-from .deliveries import CLOSING, HALF, PATIENCE, Crowd, Pace, Slowest, Tally, patiently, script
+from .deliveries import CLOSING, HALF, PATIENCE, WINDOW, Crowd, Pace, Slowest, Tally, patiently, script
 
 T = TypeVar("T")
 
@@ -98,9 +98,7 @@ async def _fan_out(
         if children:
             finished = max([await asyncio.to_thread(child.answer, PATIENCE) for child in children])
             await send(CLOSING)
-            tally = Tally()
-            for child in children:
-                tally += await asyncio.to_thread(child.answer, PATIENCE)
+            tally = sum([await asyncio.to_thread(child.answer, PATIENCE) for child in children], Tally())
         else:
             await patiently(ended.wait())
             finished = perf_counter()
@@ -147,38 +145,36 @@ async def _send_all(send: Send, scripts: list[list[Message]], pace: Pace) -> Non
 
 
 def silent_member(contender: Contender, *, members: int, messages: int) -> Figures:
-    """The rate of ``members`` that read, beside one that never does and without it, and what that one costs."""
+    """The rate of ``members`` that read, beside one that never does and without it, and what that one costs.
 
-    async def rate(silent: bool, messages: int) -> tuple[float, Tally]:
-        expected = script(1, messages)
-        pace, ended = Pace(), asyncio.Event()
+    Two groups take turns of a window each, so that both rates are measured at the same time.
+    """
+    turns = -(-messages // WINDOW)
+    expected = script(1, turns * WINDOW)
+
+    async def rates() -> tuple[float, float, Tally]:
         async with contender.open() as layer:
-            if silent:
-                await layer.group_add(GROUP, await layer.new_channel())
-            crowd = Crowd(layer, expected, on_half=pace.allow, on_end=ended.set)
-            await crowd.join(GROUP, members)
-            began = perf_counter()
-            await _send_all(partial(layer.group_send, GROUP), expected, pace)
-            await patiently(ended.wait())
-            elapsed = perf_counter() - began
-            # One that has ended would not count any more; the others are all that is asked here.
-            await layer.group_send(GROUP, CLOSING)
-            await crowd.leave()
-            return crowd.tally.expected / elapsed, crowd.tally
+            without = await _Audience.of(layer, GROUP, expected, members)
+            beside = await _Audience.of(layer, f"{GROUP}-silent", expected, members)
+            await layer.group_add(beside.group, await layer.new_channel())
+            for turn in range(turns):
+                for audience in (without, beside) if turn % 2 else (beside, without):
+                    await audience.hear(expected[0][turn * WINDOW : (turn + 1) * WINDOW])
+            return await without.rate(), await beside.rate(), without.crowd.tally + beside.crowd.tally
 
     async def kept() -> tuple[float, float]:
         async with contender.open() as layer:
             await layer.group_add(GROUP, await layer.new_channel())
             before = _traced()
-            await _send_all(partial(layer.group_send, GROUP), script(1, 1000), _Unpaced())
-            first = _traced() - before
-            await _send_all(partial(layer.group_send, GROUP), script(1, 1000), _Unpaced())
-            return first, _traced() - before
+            sizes = []
+            for _ in range(2):
+                for message in script(1, 1000)[0]:
+                    await layer.group_send(GROUP, message)
+                    await asyncio.sleep(0)
+                sizes.append(_traced() - before)
+            return sizes[0], sizes[1]
 
-    asyncio.run(rate(True, messages // 10 or 1))
-    without, tally = asyncio.run(rate(False, messages))
-    beside, more = asyncio.run(rate(True, messages))
-    tally += more
+    without, beside, tally = asyncio.run(rates())
     tracemalloc.start()
     first, second = asyncio.run(kept())
     values = {
@@ -190,9 +186,38 @@ def silent_member(contender: Contender, *, members: int, messages: int) -> Figur
     return Figures(values, tally)
 
 
-class _Unpaced(Pace):
-    async def turn(self) -> None:
-        await asyncio.sleep(0)
+@dataclass
+class _Audience:
+    """A crowd that hears a window of messages at a time, and how long that took in all."""
+
+    layer: Layer
+    group: str
+    crowd: Crowd
+    pace: Pace
+    deliveries: int
+    seconds: float = 0.0
+
+    @classmethod
+    async def of(cls, layer: Layer, group: str, expected: list[list[Message]], members: int) -> _Audience:
+        pace = Pace()
+        crowd = Crowd(layer, expected, on_half=pace.allow, on_end=_nothing)
+        await crowd.join(group, members)
+        return cls(layer, group, crowd, pace, members * sum(map(len, expected)))
+
+    async def hear(self, messages: list[Message]) -> None:
+        began = perf_counter()
+        await _send_all(partial(self.layer.group_send, self.group), [messages], self.pace)
+        await self.pace.all_read()
+        self.seconds += perf_counter() - began
+
+    async def rate(self) -> float:
+        await self.layer.group_send(self.group, CLOSING)
+        await self.crowd.leave()
+        return self.deliveries / self.seconds
+
+
+def _nothing() -> None:
+    """Who knows the end otherwise needs no call."""
 
 
 def membership(contender: Contender, *, cycles: int, shared: bool) -> Figures:
