@@ -25,28 +25,33 @@ def start_in(
     """
     future: Future[T] = Future()
 
+    async def carry() -> None:
+        try:
+            result = await call()
+        except Exception as error:
+            if future.set_running_or_notify_cancel():
+                future.set_exception(error)
+        else:
+            # In the same step as the call itself: nobody may take the next message before this one is put back.
+            if future.set_running_or_notify_cancel():
+                future.set_result(result)
+            else:
+                undo(result)
+
     def start() -> None:
-        task = contextvars.Context().run(loop.create_task, call())
+        task = contextvars.Context().run(loop.create_task, carry())
         task.add_done_callback(finish)
 
         def cancel(done: Future[T]) -> None:
             if done.cancelled():
-                _cancel_soon(loop, task)
+                with suppress(RuntimeError):  # the loop is closed, and with it the task is over
+                    loop.call_soon_threadsafe(task.cancel)
 
         future.add_done_callback(cancel)
 
-    def finish(task: asyncio.Task[T]) -> None:
-        wanted = future.set_running_or_notify_cancel()
-        if task.cancelled():
-            if wanted:
-                future.set_exception(DeliveryUnknown("The event loop that carried the message ended meanwhile"))
-        elif error := task.exception():
-            if wanted:
-                future.set_exception(error)
-        elif wanted:
-            future.set_result(task.result())
-        else:
-            undo(task.result())
+    def finish(task: asyncio.Task[None]) -> None:
+        if task.cancelled() and not future.done():
+            future.set_exception(DeliveryUnknown("The event loop that carried the message ended meanwhile"))
 
     loop.call_soon_threadsafe(start)
     return future
@@ -82,8 +87,3 @@ def _stuck(timeout: float | None) -> DeliveryUnknown:
         f"The event loop that carries this process's messages did not answer within {timeout} s; "
         f"something blocks it: look for synchronous code in async functions"
     )
-
-
-def _cancel_soon(loop: asyncio.AbstractEventLoop, task: asyncio.Task[Any]) -> None:
-    with suppress(RuntimeError):  # the loop is closed, and with it the task is over
-        loop.call_soon_threadsafe(task.cancel)

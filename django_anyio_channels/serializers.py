@@ -45,7 +45,8 @@ class MessagePackSerializer:
     # msgpack refuses what msgspec would silently turn into a str or a list; msgspec decodes twice as fast.
     def __init__(self, only: type | None = None) -> None:
         self._packers = _Packers()
-        self._decode = msgspec.msgpack.Decoder(Any if only is None else only, ext_hook=_extension).decode
+        decoder: msgspec.msgpack.Decoder[Any] = msgspec.msgpack.Decoder(only or Any, ext_hook=_extension)
+        self._decode = decoder.decode
 
     def encode(self, message: Any) -> bytes:
         try:

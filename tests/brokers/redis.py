@@ -120,7 +120,7 @@ def protected(*options: str) -> Redis:
 
 
 def make_certificates(folder: Path) -> None:
-    """An authority (``ca.crt``) and a certificate of it for 127.0.0.1 and localhost (``server.crt``, ``server.key``)."""
+    """An authority (``ca.crt``) and a certificate of it for 127.0.0.1, localhost (``server.crt``, ``server.key``)."""
     authority_key = ec.generate_private_key(ec.SECP256R1())
     authority = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "Test authority")])
     server_key = ec.generate_private_key(ec.SECP256R1())

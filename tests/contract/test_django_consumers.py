@@ -5,15 +5,15 @@ from __future__ import annotations
 import asyncio
 import gc
 import weakref
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Awaitable, Callable, Iterator
+from typing import Any, cast
 
 import pytest
 from asgiref.sync import async_to_sync
 from channels.consumer import AsyncConsumer, SyncConsumer
 from channels.exceptions import StopConsumer
 from channels.generic.websocket import AsyncJsonWebsocketConsumer, AsyncWebsocketConsumer, JsonWebsocketConsumer
-from channels.layers import channel_layers
+from channels.layers import BaseChannelLayer, channel_layers
 from channels.testing import WebsocketCommunicator
 from channels.worker import Worker
 
@@ -25,13 +25,21 @@ from .processes import Processes, n, soon, until
 pytestmark = pytest.mark.anyio
 
 
+async def serve(
+    consumer: AsyncConsumer, receive: Callable[[], Awaitable[Any]], send: Callable[[Any], Awaitable[Any]]
+) -> None:
+    """What a server does; these consumers look at nothing of the scope."""
+    scope: Any = {"type": "websocket"}
+    await consumer(scope, receive, send)
+
+
 @pytest.fixture
 def layer(plain_processes: Processes) -> Iterator[AnyioChannelLayer]:
     """What ``get_channel_layer()`` returns during the test."""
     layer = plain_processes.new()
     before = channel_layers.set("default", layer)
     yield layer
-    channel_layers.set("default", before)
+    channel_layers.set("default", cast(BaseChannelLayer, before))
 
 
 # ---- consumers as people write them ------------------------------------------------------------------------------
@@ -76,6 +84,8 @@ class GroupsByAttribute(AsyncWebsocketConsumer):
 
 class PlainMethods(SyncChat):
     """The layer's own sync methods instead of `async_to_sync`."""
+
+    channel_layer: AnyioChannelLayer
 
     def connect(self) -> None:
         self.channel_layer.group_add_sync("room", self.channel_name)
@@ -176,7 +186,7 @@ async def visit(number: int, *, discard: bool, stop: bool) -> None:
         heard.set()
 
     inbox.put_nowait({"type": "connect", "group": group})
-    consumer = asyncio.ensure_future(Visitor()({"type": "websocket"}, inbox.get, send))
+    consumer = asyncio.ensure_future(serve(Visitor(), inbox.get, send))
     await heard.wait()
     if stop:
         inbox.put_nowait({"type": "leave", "group": group, "discard": discard})
@@ -241,7 +251,7 @@ async def test_a_consumer_object_is_free_when_it_has_ended(layer: AnyioChannelLa
             heard.set()
 
         inbox.put_nowait({"type": "connect", "group": "g"})
-        task = asyncio.ensure_future(consumer({"type": "websocket"}, inbox.get, send))
+        task = asyncio.ensure_future(serve(consumer, inbox.get, send))
         await heard.wait()
         inbox.put_nowait({"type": "leave", "group": "g", "discard": False})
         await task
@@ -263,5 +273,5 @@ async def test_a_consumer_that_ended_with_unread_messages_leaves_nothing(layer: 
 
     inbox: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
     inbox.put_nowait({"type": "connect", "group": "g"})
-    await soon(Deaf()({"type": "websocket"}, inbox.get, inbox.put))
+    await soon(serve(Deaf(), inbox.get, inbox.put))
     await until(lambda: layer.statistics()["channels"] == 0)

@@ -274,6 +274,7 @@ async def test_many_members_come_and_go_at_once(processes: Processes) -> None:
             await layer.group_discard(group, channel)
             await send_and_see("not me")
         await layer.group_discard(group, witness)
+        await rest(layer, witness)
         mine = [message for message in await rest(layer, channel) if message["from"] == number]
         assert [message["round"] for message in mine] == list(range(5))
 

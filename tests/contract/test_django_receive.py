@@ -202,35 +202,6 @@ async def test_a_cancelled_receive_leaves_no_name(plain_processes: Processes) ->
     assert layer.statistics()["channels"] == 0
 
 
-@pytest.mark.parametrize("how", ["return", "error", "cancelled"])
-async def test_what_a_reading_task_made_ends_with_it(plain_processes: Processes, how: str) -> None:
-    """Channels never tells a layer that a consumer has gone; a consumer has always begun to read."""
-    layer = plain_processes.new()
-    await layer.new_channel()
-    topics, reading = layer.statistics()["topics"], asyncio.Event()
-
-    async def consumer() -> None:
-        channel = await layer.new_channel()
-        await layer.send(channel, n(1))
-        assert await numbers(layer, channel, 1) == [1]
-        await layer.group_add("g", channel)
-        await layer.send(channel, n(2))
-        reading.set()
-        if how == "error":
-            raise ZeroDivisionError
-        if how == "cancelled":
-            await layer.receive(await layer.new_channel())
-
-    task = asyncio.ensure_future(consumer())
-    await soon(reading.wait())
-    for _ in range(20):
-        await asyncio.sleep(0)
-    task.cancel()
-    await asyncio.wait([task])
-    await until(lambda: layer.statistics()["channels"] == 0)
-    await until(lambda: layer.statistics()["topics"] == topics)
-
-
 async def test_a_name_that_was_made_in_a_short_task_lives(processes: Processes) -> None:
     layer = processes.new()
     for turns in range(5):
