@@ -121,7 +121,7 @@ def nested(depth: int) -> list[object]:
         {"a": endless()},
         object(),
     ],
-    ids=lambda message: repr(message)[:40] if not isinstance(message, dict) or "a" not in message else None,
+    ids=lambda message: type(message).__name__,
 )
 def test_what_cannot_come_back_is_refused_at_the_sender(message: object) -> None:
     for serializer in (PLAIN, ENCRYPTED):
