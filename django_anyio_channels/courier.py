@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 from . import loops
 from .config import Settings
-from .handover import start_in, wait_blocking, wait_here
+from .handover import LoopEnded, start_in, wait_blocking, wait_here
 from .layers.base import BlockingPublisher
 from .node import Node, Topics, node_of, open_node
 
@@ -65,13 +65,13 @@ class Courier:
         if self._blocking_publisher is not None:
             self._blocking_publisher.publish_blocking(topic, frame)
         else:
-            self.call_sync(lambda node: node.publish(topic, frame))
+            self._call_once_sync(self._nodes.elsewhere(), lambda node: node.publish(topic, frame))
 
     def put_sync(self, channel: str, frame: bytes) -> None:
         if self._blocking_publisher is not None:
             self._put_blocking(self._blocking_publisher, channel, frame)
         else:
-            self.call_sync(lambda node: node.put(channel, frame))
+            self._call_once_sync(self._nodes.elsewhere(), lambda node: node.put(channel, frame))
 
     def _put_blocking(self, publisher: BlockingPublisher, channel: str, frame: bytes) -> None:
         publisher.put_blocking(
@@ -96,8 +96,14 @@ class Courier:
         return await call(node or await self._nodes.here())
 
     def call_sync(self, call: Call[T]) -> T:
-        """Let any node do something, for a caller who cannot await."""
-        future = start_in(self._nodes.elsewhere(), lambda: self._call_here(call), _nothing)
+        """Let any node do something that may be done twice, for a caller who cannot await."""
+        try:
+            return self._call_once_sync(self._nodes.elsewhere(), call)
+        except LoopEnded:
+            return self._call_once_sync(loops.background.loop(), call)
+
+    def _call_once_sync(self, loop: loops.Loop, call: Call[T]) -> T:
+        future = start_in(loop, lambda: self._call_here(call), _nothing)
         return wait_blocking(future, self._patience)
 
     async def receive(self, channel: str) -> Any:

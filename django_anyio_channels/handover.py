@@ -15,13 +15,17 @@ from .exceptions import DeliveryUnknown
 T = TypeVar("T")
 
 
+class LoopEnded(DeliveryUnknown):
+    """The event loop that was asked to do something ended before it was done."""
+
+
 def start_in(
     loop: asyncio.AbstractEventLoop, call: Callable[[], Coroutine[Any, Any, T]], undo: Callable[[T], object]
 ) -> Future[T]:
     """Run ``call`` in ``loop``; cancelling the future cancels it.
 
     ``undo`` is called there with a result that came too late for a cancelled future. If the loop ends first, the
-    future gets a `DeliveryUnknown`. Raises `RuntimeError` if the loop is closed.
+    future gets a `LoopEnded`. Raises `RuntimeError` if the loop is closed.
     """
     future: Future[T] = Future()
 
@@ -51,7 +55,7 @@ def start_in(
 
     def finish(task: asyncio.Task[None]) -> None:
         if task.cancelled() and not future.done():
-            future.set_exception(DeliveryUnknown("The event loop that carried the message ended meanwhile"))
+            future.set_exception(LoopEnded("The event loop that carried the message ended meanwhile"))
 
     loop.call_soon_threadsafe(start)
     return future

@@ -12,7 +12,7 @@ from typing import Any
 
 from .channel import Channel
 from .config import Settings
-from .exceptions import DecodeError, ListenerClosed
+from .exceptions import ChannelLayerError, DecodeError, ListenerClosed
 from .local import Names
 from .subscriber import Entry, Subscriber
 
@@ -194,7 +194,7 @@ class Node:
                 self.names.clear()
             else:
                 failed = f"node {self.id} does not know how to {what}"
-        except ListenerClosed as error:
+        except ChannelLayerError as error:
             failed = str(error)
         answer = self.channel.encode({"number": order["number"], "failed": failed})
         await self.channel.publish_frame(self.topics.inbox(order["answer_to"]), b"\n" + answer)

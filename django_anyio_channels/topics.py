@@ -119,11 +119,9 @@ class Topics:
         """Tell the broker what is no longer wanted, until cancelled."""
         while True:
             while self._unwanted:
-                batch = list(islice(self._unwanted, _AT_ONCE))
-                async with anyio.create_task_group() as tasks:
-                    for topic in batch:
-                        del self._unwanted[topic]
-                        tasks.start_soon(self._forget, topic)
+                topic = next(iter(self._unwanted))
+                del self._unwanted[topic]
+                await self._forget(topic)
             await self._untidy.wait()
 
     def close(self) -> None:

@@ -65,22 +65,34 @@ class Kind:
     """`AnyioChannelLayer` is tested over it."""
 
 
+class RemoteMemoryLayer(InMemoryChannelLayer):
+    """In memory, but like a broker across a network: it takes messages from connected event loops only."""
+
+    publish_blocking = None  # type: ignore[assignment]
+
+
 @dataclass
 class MemoryBroker:
     """The in-memory broker, as many nodes as layers."""
 
+    layer_class: type[InMemoryChannelLayer]
     broker: InMemoryBroker = field(default_factory=InMemoryBroker)
 
     def layer(self) -> BaseChannelLayer:
-        return InMemoryChannelLayer(broker=self.broker)
+        return self.layer_class(broker=self.broker)
 
     def config(self) -> dict[str, Any]:
-        return {"layer": "django_anyio_channels.InMemoryChannelLayer", "options": {"broker": self.broker}}
+        return {"layer": self.layer_class, "options": {"broker": self.broker}}
 
 
 @contextmanager
 def run_memory() -> Iterator[MemoryBroker]:
-    yield MemoryBroker()
+    yield MemoryBroker(InMemoryChannelLayer)
+
+
+@contextmanager
+def run_remote_memory() -> Iterator[MemoryBroker]:
+    yield MemoryBroker(RemoteMemoryLayer)
 
 
 KINDS: list[Kind] = [
@@ -92,4 +104,5 @@ KINDS: list[Kind] = [
         blocking=True,
         pattern=lambda beginning: f"{beginning}*",
     ),
+    Kind(name="remote-memory", run=run_remote_memory, mortal=False, pattern=lambda beginning: f"{beginning}*"),
 ]

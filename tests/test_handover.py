@@ -1,0 +1,187 @@
+"""Work that one thread gives to another thread's event loop."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Iterator
+from concurrent.futures import CancelledError
+
+import pytest
+
+from django_anyio_channels import DeliveryUnknown
+from django_anyio_channels.handover import LoopEnded, start_in, wait_blocking, wait_here
+
+TIME_LIMIT = 10.0
+
+
+class OtherThread:
+    """An event loop that runs in a thread of its own until `end`."""
+
+    def __init__(self) -> None:
+        self.loop = asyncio.new_event_loop()
+        self.undone: list[object] = []
+        self.cancels_its_tasks = True
+        self._thread = threading.Thread(target=self._run)
+        self._thread.start()
+
+    def _run(self) -> None:
+        async def live() -> None:
+            self._over = asyncio.Event()
+            began.set_result(None)
+            await self._over.wait()
+
+        began: asyncio.Future[None] = self.loop.create_future()
+        asyncio.set_event_loop(self.loop)
+        try:
+            self.loop.run_until_complete(live())
+            tasks = asyncio.all_tasks(self.loop) if self.cancels_its_tasks else set()
+            for task in tasks:
+                task.cancel()
+            self.loop.run_until_complete(asyncio.gather(*tasks, return_exceptions=True))
+        finally:
+            self.loop.close()
+
+    def settle(self) -> None:
+        """Return when the loop has done all that it was asked to do before."""
+        for _ in range(3):
+            asyncio.run_coroutine_threadsafe(asyncio.sleep(0), self.loop).result(TIME_LIMIT)
+
+    def end(self) -> None:
+        if self._thread.is_alive():
+            self.loop.call_soon_threadsafe(lambda: self._over.set())
+            self._thread.join(TIME_LIMIT)
+
+
+@pytest.fixture
+def other() -> Iterator[OtherThread]:
+    other = OtherThread()
+    other.settle()
+    yield other
+    other.end()
+
+
+async def answer() -> int:
+    return 42
+
+
+async def fail() -> int:
+    raise ZeroDivisionError("no answer")
+
+
+async def never() -> int:
+    await asyncio.get_running_loop().create_future()
+    raise AssertionError("nobody ends this future")
+
+
+def test_a_result_and_an_error_come_back_to_a_thread_without_a_loop(other: OtherThread) -> None:
+    assert wait_blocking(start_in(other.loop, answer, other.undone.append), TIME_LIMIT) == 42
+    with pytest.raises(ZeroDivisionError, match="no answer"):
+        wait_blocking(start_in(other.loop, fail, other.undone.append), TIME_LIMIT)
+    assert other.undone == []
+
+
+def test_a_result_and_an_error_come_back_to_another_loop(other: OtherThread) -> None:
+    async def main() -> None:
+        future = start_in(other.loop, answer, other.undone.append)
+        assert await wait_here(future, other.loop, other.undone.append, None) == 42
+        with pytest.raises(ZeroDivisionError, match="no answer"):
+            await wait_here(start_in(other.loop, fail, other.undone.append), other.loop, other.undone.append, None)
+
+    asyncio.run(main())
+    assert other.undone == []
+
+
+def test_a_blocked_loop_is_named_after_the_time_limit(other: OtherThread) -> None:
+    with pytest.raises(DeliveryUnknown, match=r"did not answer within 0\.01 s; something blocks it"):
+        wait_blocking(start_in(other.loop, never, other.undone.append), 0.01)
+
+    async def main() -> None:
+        with pytest.raises(DeliveryUnknown, match=r"did not answer within 0\.01 s; something blocks it"):
+            await wait_here(start_in(other.loop, never, other.undone.append), other.loop, other.undone.append, 0.01)
+
+    asyncio.run(main())
+
+
+def test_a_loop_that_ends_meanwhile_is_an_error(other: OtherThread) -> None:
+    future = start_in(other.loop, never, other.undone.append)
+    other.settle()
+    other.end()
+    with pytest.raises(LoopEnded, match="ended meanwhile"):
+        wait_blocking(future, TIME_LIMIT)
+    with pytest.raises(RuntimeError, match="closed"):
+        start_in(other.loop, answer, other.undone.append)
+
+
+def test_cancelling_what_a_loop_left_undone_when_it_was_closed_is_no_error(other: OtherThread) -> None:
+    other.cancels_its_tasks = False
+    other.loop.set_exception_handler(lambda loop, context: None)  # asyncio tells of the task that is left
+    future = start_in(other.loop, never, other.undone.append)
+    other.settle()
+    other.end()
+    assert future.cancel()
+    with pytest.raises(CancelledError):
+        future.result(TIME_LIMIT)
+
+
+def test_cancelling_cancels_the_work(other: OtherThread) -> None:
+    cancelled = threading.Event()
+
+    async def work() -> int:
+        try:
+            return await never()
+        except asyncio.CancelledError:
+            cancelled.set()
+            raise
+
+    future = start_in(other.loop, work, other.undone.append)
+    other.settle()
+    assert future.cancel()
+    assert cancelled.wait(TIME_LIMIT)
+    assert other.undone == []
+
+
+def test_a_result_that_comes_too_late_is_undone(other: OtherThread) -> None:
+    release = threading.Event()
+
+    async def work() -> int:
+        release.wait(TIME_LIMIT)
+        return 42
+
+    future = start_in(other.loop, work, other.undone.append)
+    assert future.cancel()
+    release.set()
+    other.settle()
+    assert other.undone == [42]
+
+
+def test_an_error_that_comes_too_late_is_nobodys(other: OtherThread) -> None:
+    release = threading.Event()
+
+    async def work() -> int:
+        release.wait(TIME_LIMIT)
+        raise ZeroDivisionError
+
+    future = start_in(other.loop, work, other.undone.append)
+    assert future.cancel()
+    release.set()
+    other.settle()
+    assert other.undone == []
+
+
+@pytest.mark.parametrize(("work", "undone"), [(answer, [42]), (fail, [])])
+def test_a_caller_who_is_cancelled_with_the_result_in_hand_loses_nothing(
+    other: OtherThread, work: object, undone: list[int]
+) -> None:
+    async def main() -> None:
+        future = start_in(other.loop, work, other.undone.append)  # type: ignore[arg-type]
+        waiting = asyncio.ensure_future(wait_here(future, other.loop, other.undone.append, None))
+        await asyncio.sleep(0)
+        other.settle()  # the result is there, but this loop has not yet seen it
+        waiting.cancel()
+        await asyncio.wait([waiting])
+        assert waiting.cancelled()
+
+    asyncio.run(main())
+    other.settle()
+    assert other.undone == undone

@@ -1,0 +1,117 @@
+"""What only the in-memory broker has; the contract suites test the rest."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from typing import Any
+
+import pytest
+
+from django_anyio_channels import InMemoryBroker, InMemoryChannelLayer, ListenerClosed
+from django_anyio_channels.layers import memory
+
+QUEUE: dict[str, Any] = {"capacity": 10, "expiry": 60.0}
+
+
+def left_behind(broker: InMemoryBroker, subscribe: str) -> None:
+    """A layer whose event loop was closed without disconnecting."""
+
+    async def main() -> None:
+        layer = InMemoryChannelLayer(broker=broker)
+        await layer.connect()
+        await getattr(layer, subscribe)("g")
+
+    thread = threading.Thread(target=lambda: asyncio.run(main()))
+    thread.start()
+    thread.join(10)
+
+
+def test_another_url_is_refused() -> None:
+    with pytest.raises(ValueError, match="'memory://shop' is not a URL of the in-memory layer"):
+        InMemoryChannelLayer("memory://shop")
+
+
+@pytest.mark.parametrize("subscribe", ["subscribe", "subscribe_pattern"])
+def test_a_layer_whose_loop_was_closed_is_forgotten(subscribe: str) -> None:
+    broker = InMemoryBroker()
+    left_behind(broker, subscribe)
+
+    async def main() -> list[int]:
+        layer = InMemoryChannelLayer(broker=broker)
+        await layer.connect()
+        await layer.subscribe("g")
+        return [await layer.publish("g", b"") for _ in range(2)]
+
+    assert asyncio.run(main()) == [1, 1]
+    assert set(broker._topics) == {"g"}
+    assert not broker._patterns
+
+
+def test_a_reader_whose_loop_was_closed_takes_nothing_from_others() -> None:
+    broker = InMemoryBroker()
+
+    async def wait_in_vain() -> None:
+        layer = InMemoryChannelLayer(broker=broker)
+        await layer.connect()
+        reading = asyncio.ensure_future(layer.take("q"))
+        await asyncio.sleep(0)
+        abandoned.append(reading)
+
+    abandoned: list[asyncio.Future[bytes]] = []
+    loop = asyncio.new_event_loop()
+    loop.set_exception_handler(lambda loop, context: None)  # asyncio tells of the task that is left
+    loop.run_until_complete(wait_in_vain())
+    loop.close()
+
+    async def main() -> bytes:
+        layer = InMemoryChannelLayer(broker=broker)
+        await layer.connect()
+        reading = asyncio.ensure_future(layer.take("q"))
+        await asyncio.sleep(0)
+        thread = threading.Thread(target=lambda: layer.put_blocking("q", b"job", **QUEUE))
+        thread.start()
+        thread.join(10)
+        return await asyncio.wait_for(reading, 10)
+
+    assert asyncio.run(main()) == b"job"
+
+
+def test_a_reader_that_falls_hopelessly_behind_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory, "_EVENTS_BEHIND", 3)
+
+    async def main() -> None:
+        layer = InMemoryChannelLayer()
+        await layer.connect()
+        await layer.subscribe("g")
+        assert [await layer.publish("g", b"") for _ in range(5)] == [1, 1, 1, 0, 0]
+        with pytest.raises(ListenerClosed):
+            await layer.next_published()
+
+    asyncio.run(main())
+
+
+def test_expired_messages_and_bindings_are_swept(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory, "_SWEEP_SECONDS", 0.0)
+    broker = InMemoryBroker()
+    broker.bind("g", "bound", 10, 60.0, lifetime=0.0)
+    broker.bind("g", "bound longer", 10, 60.0, lifetime=60.0)
+    broker.bind("h", "bound", 10, 60.0, lifetime=0.0)
+    broker.put("old", b"", 10, 0.0)
+    broker.put("new", b"", 10, 60.0)
+    broker.put("new", b"", 10, 60.0)
+    assert set(broker._queues) == {"new"}
+    assert {group: set(bindings) for group, bindings in broker._bindings.items()} == {"g": {"bound longer"}}
+
+
+def test_a_purge_of_a_queue_that_is_waited_for_leaves_the_reader_waiting() -> None:
+    async def main() -> bytes:
+        layer = InMemoryChannelLayer()
+        await layer.connect()
+        reading = asyncio.ensure_future(layer.take("q"))
+        await asyncio.sleep(0)
+        await layer.purge("")
+        await layer.put("q", b"after", **QUEUE)
+        return await asyncio.wait_for(reading, 10)
+
+    assert asyncio.run(main()) == b"after"

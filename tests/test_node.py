@@ -1,0 +1,194 @@
+"""How nodes deal with each other, with garbage and with outages."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import Any
+
+import pytest
+
+from django_anyio_channels import AnyioChannelLayer, InMemoryBroker, InMemoryChannelLayer, ListenerClosed
+from django_anyio_channels.exceptions import SubscriptionRefused
+from django_anyio_channels.node import node_of
+
+TIME_LIMIT = 10.0
+
+
+class FrailLayer(InMemoryChannelLayer):
+    """In memory, but its link can be cut, and groups called ``secret`` are refused."""
+
+    async def subscribe(self, groups: str) -> None:
+        if groups.endswith("secret"):
+            raise SubscriptionRefused(f"{groups} is not for you")
+        await super().subscribe(groups)
+
+    def cut(self) -> None:
+        """What happens to a link when its broker is killed."""
+        assert self._mailroom is not None
+        self._mailroom.close()
+
+
+def layers(count: int, **config: Any) -> list[AnyioChannelLayer]:
+    """As many processes on one broker."""
+    options = {"broker": InMemoryBroker()}
+    return [AnyioChannelLayer(layer=FrailLayer, options=options, **config) for _ in range(count)]
+
+
+def link_of(layer: AnyioChannelLayer) -> FrailLayer:
+    (node,) = layer._courier.nodes
+    assert isinstance(node.channel.layer, FrailLayer)
+    return node.channel.layer
+
+
+async def soon(awaitable: Any) -> Any:
+    return await asyncio.wait_for(awaitable, TIME_LIMIT)
+
+
+def frame_of(layer: AnyioChannelLayer, order: Any) -> bytes:
+    return b"\n" + layer._settings.encode(order)
+
+
+async def send_to_inbox(layer: AnyioChannelLayer, sender: AnyioChannelLayer, frame: bytes) -> None:
+    """Put a frame into a node's inbox, and return when the node has read it."""
+    channel = await layer.new_channel()
+    node = node_of(channel)
+    assert node is not None
+    await sender._courier.publish(sender._topics.inbox(node), frame)
+    await sender.send(channel, {"type": "after"})
+    assert (await soon(layer.receive(channel)))["type"] == "after"
+
+
+def test_a_refusal_by_another_nodes_broker_comes_back_to_who_asked() -> None:
+    async def main() -> None:
+        owner, asker = layers(2)
+        channel = await owner.new_channel()
+        with pytest.raises(ListenerClosed, match="secret is not for you"):
+            await asker.group_add("secret", channel)
+        with pytest.raises(SubscriptionRefused, match="secret is not for you"):
+            await owner.group_add("secret", channel)
+        assert owner.statistics()["channels"] == 0
+
+    asyncio.run(main())
+
+
+def test_a_node_that_does_not_answer_is_named() -> None:
+    async def main() -> None:
+        owner, asker = layers(2, publish_timeout=0.05)
+        channel = await owner.new_channel()
+        (node,) = owner._courier.nodes
+        node._obey = silence  # type: ignore[method-assign]
+        with pytest.raises(ListenerClosed, match=r"0 of 1 nodes answered within 0\.05 s; the others are gone"):
+            await asker.group_add("g", channel)
+
+    async def silence(what: str, order: dict[str, Any]) -> None:
+        pass
+
+    asyncio.run(main())
+
+
+def test_an_order_of_another_version_is_answered_so() -> None:
+    async def main() -> None:
+        owner, asker = layers(2)
+        channel = await owner.new_channel()
+        await asker.new_channel()
+        (node,) = asker._courier.nodes
+        with pytest.raises(ListenerClosed, match="does not know how to dance"):
+            await node._ask(node.topics.inbox(str(node_of(channel))), {"do": "dance"})
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize(
+    "order", [{}, {"do": None, "number": "unknown", "failed": None}, {"number": 1}], ids=["empty", "stranger", "half"]
+)
+def test_an_answer_that_nobody_waits_for_is_dropped(order: Any, caplog: pytest.LogCaptureFixture) -> None:
+    async def main() -> None:
+        owner, stranger = layers(2)
+        await send_to_inbox(owner, stranger, frame_of(owner, order))
+        assert owner.statistics()["undecodable"] == 1
+
+    asyncio.run(main())
+    assert "it is no order that this version knows" in caplog.text
+
+
+def test_an_order_that_cannot_be_answered_is_logged(caplog: pytest.LogCaptureFixture) -> None:
+    async def main() -> None:
+        owner, stranger = layers(2)
+        await send_to_inbox(owner, stranger, frame_of(owner, {"do": "flush"}))
+        await asyncio.sleep(0)
+
+    asyncio.run(main())
+    assert "Could not do what another node asked for" in caplog.text
+
+
+def test_a_node_that_closes_stops_obeying() -> None:
+    async def main() -> None:
+        owner, stranger = layers(2)
+        channel = await owner.new_channel()
+        (node,) = owner._courier.nodes
+        begun = asyncio.Event()
+
+        async def take_long(what: str, order: dict[str, Any]) -> None:
+            begun.set()
+            await asyncio.get_running_loop().create_future()
+
+        node._obey = take_long  # type: ignore[method-assign]
+        await stranger._courier.publish(node.topics.inbox(str(node_of(channel))), frame_of(owner, {"do": "wait"}))
+        await soon(begun.wait())
+        await owner.close()
+        assert node._orders == set()
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("queue", [False, True], ids=["specific", "normal"])
+def test_what_a_caller_who_had_gone_was_given_can_be_put_back(queue: bool) -> None:
+    async def main() -> None:
+        (layer,) = layers(1)
+        channel = await layer.new_channel()
+        if queue:
+            channel = "jobs"
+        (node,) = layer._courier.nodes
+        await layer.send(channel, {"n": 1})
+        node.put_back(channel, await soon(layer.receive(channel)))
+        assert await soon(layer.receive(channel)) == {"n": 1}
+
+    asyncio.run(main())
+
+
+def test_members_are_told_of_an_outage_if_the_settings_ask_for_it(caplog: pytest.LogCaptureFixture) -> None:
+    async def main() -> None:
+        (layer,) = layers(1, outage_message="chat.outage")
+        member, other = await layer.new_channel(), await layer.new_channel()
+        await layer.group_add("g", member)
+        waiting = asyncio.ensure_future(layer.receive(other))
+        await asyncio.sleep(0)
+        link_of(layer).cut()
+        message = await soon(layer.receive(member))
+        assert message["type"] == "chat.outage"
+        assert message["seconds"] > 0
+        await layer.send(other, {"type": "no outage"})
+        assert (await soon(waiting))["type"] == "no outage"
+        assert layer.statistics()["outages"] == 1
+
+    with caplog.at_level(logging.WARNING, logger="django_anyio_channels"):
+        asyncio.run(main())
+    assert "is back after" in caplog.text
+
+
+def test_nobody_is_told_of_an_outage_otherwise() -> None:
+    async def main() -> None:
+        (layer,) = layers(1)
+        member = await layer.new_channel()
+        await layer.group_add("g", member)
+        link_of(layer).cut()
+        await soon(outage_of(layer))
+        await layer.group_send("g", {"n": 1})
+        assert await soon(layer.receive(member)) == {"n": 1}
+
+    async def outage_of(layer: AnyioChannelLayer) -> None:
+        while layer.statistics()["outages"] == 0:
+            await asyncio.sleep(0)
+
+    asyncio.run(main())
