@@ -96,7 +96,8 @@ _TARGETS = (
     _against_channels("group_send to 100", "deliveries/s", at_least=15),
     _against_channels("group_send to 1000", "deliveries/s", at_least=80),
     _against_channels("group_send to 5000", "deliveries/s", at_least=80),
-    _against_channels("async_to_sync(group_send)", "calls/s", at_least=1),
+    # Nearly all of it is `async_to_sync` itself; equal means equal within the noise.
+    _against_channels("async_to_sync(group_send)", "calls/s", at_least=0.95),
     Target(
         Figure("group_send_sync", OURS, "calls/s"),
         Figure("async_to_sync(group_send)", CHANNELS, "calls/s"),
