@@ -11,6 +11,8 @@ from pathlib import Path
 from . import harness, report
 from .harness import BenchmarkSet
 
+ROUNDS = 7
+"""Many short ones: what else the machine does changes within seconds."""
 SETS = ("memory",)
 """The modules with a function ``benchmarks(quick)``."""
 
@@ -21,7 +23,7 @@ def main(arguments: list[str]) -> int:
     # A full mailbox is part of what is measured; its warnings would only hide the tables.
     logging.getLogger("django_anyio_channels").setLevel(logging.ERROR)
     benchmarks: BenchmarkSet = import_module(f"benchmarks.{options.set}").benchmarks(options.quick)
-    rounds = options.rounds or (1 if options.quick else 5)
+    rounds = options.rounds or (1 if options.quick else ROUNDS)
     results = harness.run(benchmarks, rounds=rounds, thorough=options.thorough, only=options.only)
     print(report.as_tables(results, judged=not options.quick))
     if options.json:
@@ -37,7 +39,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("set", choices=SETS, help="the broker")
     parser.add_argument("--quick", action="store_true", help="one short round, to see that everything works")
-    parser.add_argument("--rounds", type=int, help="how many rounds to take the median of (default: 5)")
+    parser.add_argument("--rounds", type=int, help=f"how many rounds to take the median of (default: {ROUNDS})")
     parser.add_argument("--thorough", action="store_true", help="measure in every round also what takes minutes")
     parser.add_argument("--only", default="", metavar="TEXT", help="only scenarios with this in their name")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write everything that was found, as JSON")

@@ -39,21 +39,21 @@ def benchmarks(quick: bool) -> BenchmarkSet:
 
     few = 50 if quick else 1
     scenarios = (
-        Scenario("latency, 1 member", each(partial(latency, messages=5000 // few))),
-        Scenario("group_send to 1", group_send(1, 20_000, 5000, 30_000)),
-        Scenario("group_send to 1, 10 senders", group_send(1, 20_000, 5000, 30_000, senders=10)),
-        Scenario("group_send to 100", group_send(100, 800, 50, 1500)),
-        Scenario("group_send to 1000", group_send(1000, 80, 2, 150)),
+        Scenario("latency, 1 member", each(partial(latency, messages=2500 // few))),
+        Scenario("group_send to 1", group_send(1, 8000, 2500, 15_000)),
+        Scenario("group_send to 1, 10 senders", group_send(1, 8000, 2500, 15_000, senders=10)),
+        Scenario("group_send to 100", group_send(100, 400, 30, 800)),
+        Scenario("group_send to 1000", group_send(1000, 60, 2, 100)),
         Scenario(
             "group_send to 5000" if not quick else "group_send to 500",
-            group_send(5000, 30, 1, 40) if not quick else group_send(500, 3, 1, 3),
+            group_send(5000, 12, 1, 20) if not quick else group_send(500, 3, 1, 3),
             once=frozenset({CHANNELS}),
         ),
-        Scenario("send, receive", each(partial(fan_out, members=1, messages=10_000 // few, direct=True))),
-        Scenario("send there and back", each(partial(round_trip, trips=3000 // few))),
+        Scenario("send, receive", each(partial(fan_out, members=1, messages=5000 // few, direct=True))),
+        Scenario("send there and back", each(partial(round_trip, trips=1500 // few))),
         Scenario("1 MB there and back", each(partial(round_trip, trips=100 // few, size=1_000_000))),
-        Scenario("join and leave, shared group", each(partial(membership, cycles=5000 // few, shared=True))),
-        Scenario("join and leave, own group", each(partial(membership, cycles=5000 // few, shared=False))),
+        Scenario("join and leave, shared group", each(partial(membership, cycles=2500 // few, shared=True))),
+        Scenario("join and leave, own group", each(partial(membership, cycles=2500 // few, shared=False))),
         Scenario(
             "idle members",
             {
@@ -62,14 +62,14 @@ def benchmarks(quick: bool) -> BenchmarkSet:
                 BARE: partial(idle_members, members=10_000 // few),
             },
         ),
-        Scenario("a member that never reads", each(partial(silent_member, members=10, messages=2000 // few))),
+        Scenario("a member that never reads", each(partial(silent_member, members=10, messages=1000 // few))),
         # Channels' layer forgets the queue that a second reader waits on.
         Scenario(
             "two workers, one queue",
-            dict.fromkeys((OURS, BARE), partial(competing_workers, jobs=10_000 // few)),
+            dict.fromkeys((OURS, BARE), partial(competing_workers, jobs=5000 // few)),
         ),
-        Scenario("async_to_sync(group_send)", dict.fromkeys((OURS, CHANNELS), partial(from_thread, calls=1000 // few))),
-        Scenario("group_send_sync", {OURS: partial(from_thread, calls=20_000 // few, sync=True)}),
+        Scenario("async_to_sync(group_send)", dict.fromkeys((OURS, CHANNELS), partial(from_thread, calls=500 // few))),
+        Scenario("group_send_sync", {OURS: partial(from_thread, calls=10_000 // few, sync=True)}),
     )
     return BenchmarkSet(
         "memory",

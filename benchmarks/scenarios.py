@@ -487,7 +487,7 @@ def from_thread(contender: Contender, *, calls: int, sync: bool = False) -> Figu
     answers: queue.SimpleQueue[list[Message]] = queue.SimpleQueue()
 
     async def beat() -> None:
-        while True:
+        while True:  # noqa: ASYNC110 - the turning itself is wanted, no event
             await asyncio.sleep(0.001)
 
     async def member() -> None:

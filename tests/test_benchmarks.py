@@ -37,6 +37,7 @@ def test_a_quick_run_verifies_every_scenario(tmp_path: Path) -> None:
         check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stderr.splitlines() == [scenario.name for scenario in memory(quick=True).scenarios]
     run = json.loads(found.read_text())
     assert run["set"] == "memory"
     assert run["rounds"] == 1
