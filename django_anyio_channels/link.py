@@ -89,6 +89,8 @@ class Link:
 
     async def up(self) -> Life:
         """Wait for a life that is up. Raises `ListenerClosed` after the timeout, or when the link is closed."""
+        if self.life is not None:
+            return self.life
         with anyio.move_on_after(self._timeout):
             while self.life is None and not self._closed:
                 await self._came_up.wait()

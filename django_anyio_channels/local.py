@@ -196,10 +196,13 @@ class Names:
     async def receive(self, name: str) -> Any:
         """The next message that was sent to ``name`` or to a group it is in."""
         member = self._member(name)
+        mailbox = member.mailbox
         try:
-            return (await member.mailbox.receive()).message
+            while (event := mailbox.receive_nowait()) is None:
+                await mailbox.wait()
+            return event.message
         finally:
-            if member.unused:
+            if not member.groups and member.unused:
                 self._forget(member)
 
     async def receive_prefix(self, prefix: str) -> Any:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from time import monotonic
 from typing import Any
 
@@ -39,6 +39,7 @@ class Subscriber:
         "expiry",
         "name",
         "unattended",
+        "wait",
     )
 
     def __init__(
@@ -64,6 +65,8 @@ class Subscriber:
         self._decode = decode
         self._losses = losses
         self._bell = Bell(new_waiter)
+        self.wait: Callable[[], Awaitable[None]] = self._bell.wait
+        """Waits until there may be something for `receive_nowait`."""
         # A deque takes 600 bytes, and most mailboxes are empty most of the time.
         self._items: deque[Entry] | None = None
         self._dropped_since_full = 0
@@ -112,7 +115,16 @@ class Subscriber:
 
     def receive_nowait(self) -> Event[Any] | None:
         """The next event, or None if none waits."""
-        while (event := self._take()) is not None:
+        items = self._items
+        while items:
+            arrived, event = items.popleft()
+            if not items:
+                self._items = None
+            if self._dropped_since_full and len(items) <= self.capacity // 2:
+                self._room_again()
+            if self.expiry is not None and arrived < monotonic() - self.expiry:
+                self._count_expired()
+                continue
             try:
                 message = self._decode(event.message)
             except DecodeError as error:
@@ -152,21 +164,11 @@ class Subscriber:
         oldest = now - self.expiry
         while items and items[0][0] < oldest:
             items.popleft()
-            self.expired += 1
-            self._losses.expired += 1
+            self._count_expired()
 
-    def _take(self) -> Event[bytes] | None:
-        items = self._items
-        if not items:
-            return None
-        if self.expiry is not None and items[0][0] < monotonic() - self.expiry:
-            self._forget_expired(items, monotonic())
-        event = items.popleft()[1] if items else None
-        if not items:
-            self._items = None
-        if self._dropped_since_full and len(items) <= self.capacity // 2:
-            self._room_again()
-        return event
+    def _count_expired(self) -> None:
+        self.expired += 1
+        self._losses.expired += 1
 
     def _drop(self) -> None:
         self.dropped += 1
