@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from .event import Event
 from .exceptions import (
+    ChannelClosed,
     ChannelLayerError,
     DecodeError,
     DeliveryUnknown,
@@ -43,6 +44,7 @@ __all__ = [
     "Backoff",
     "BaseChannelLayer",
     "Channel",
+    "ChannelClosed",
     "ChannelLayerError",
     "DecodeError",
     "DeliveryUnknown",

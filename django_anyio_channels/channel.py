@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 import anyio
 
-from .exceptions import DeliveryUnknown, ListenerClosed
+from .exceptions import ChannelClosed, DeliveryUnknown, ListenerClosed
 from .layers.base import BaseChannelLayer
 from .link import Backoff, Link
 from .losses import Losses
@@ -177,8 +177,10 @@ class Channel:
         while True:
             try:
                 return await self._insist(lambda: self.layer.take(queue))
+            except ChannelClosed:
+                raise
             except ListenerClosed:
-                self._open_link()
+                continue
 
     async def bind(self, group: str, queue: str, *, capacity: int, expiry: float, lifetime: float) -> None:
         """`BaseChannelLayer.bind`."""
@@ -219,7 +221,7 @@ class Channel:
 
     def _open_link(self) -> Link:
         if self._link is None:
-            raise ListenerClosed(f"The Channel to {self.layer.address} is not open; use it inside `async with`")
+            raise ChannelClosed(f"The Channel to {self.layer.address} is not open; use it inside `async with`")
         return self._link
 
     def _open_topics(self) -> Topics:

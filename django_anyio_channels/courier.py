@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 
 from . import loops
 from .config import Settings
+from .exceptions import ChannelClosed
 from .handover import LoopEnded, start_in, wait_blocking, wait_here
 from .layers.base import BlockingPublisher
 from .node import Node, Topics, node_of, open_node
@@ -65,13 +66,13 @@ class Courier:
         if self._blocking_publisher is not None:
             self._blocking_publisher.publish_blocking(topic, frame)
         else:
-            self._call_once_sync(self._nodes.elsewhere(), lambda node: node.publish(topic, frame))
+            self._call_sync(lambda node: node.publish(topic, frame), ChannelClosed)
 
     def put_sync(self, channel: str, frame: bytes) -> None:
         if self._blocking_publisher is not None:
             self._put_blocking(self._blocking_publisher, channel, frame)
         else:
-            self._call_once_sync(self._nodes.elsewhere(), lambda node: node.put(channel, frame))
+            self._call_sync(lambda node: node.put(channel, frame), ChannelClosed)
 
     def _put_blocking(self, publisher: BlockingPublisher, channel: str, frame: bytes) -> None:
         publisher.put_blocking(
@@ -84,7 +85,10 @@ class Courier:
     async def _by_any_node(self, call: Call[T]) -> T:
         if not loops.is_passing() and self._nodes.visits() > _VISITS_BEFORE_MOVING_IN:
             return await call(await self._nodes.here())
-        return await self._hand_over(self._nodes.elsewhere(), call, _nothing, self._patience)
+        try:
+            return await self._hand_over(self._nodes.elsewhere(), call, _nothing, self._patience)
+        except ChannelClosed:
+            return await self._hand_over(loops.background.loop(), call, _nothing, self._patience)
 
     # ---- all else -------------------------------------------------------------------------------------------------
 
@@ -97,14 +101,17 @@ class Courier:
 
     def call_sync(self, call: Call[T]) -> T:
         """Let any node do something that may be done twice, for a caller who cannot await."""
-        try:
-            return self._call_once_sync(self._nodes.elsewhere(), call)
-        except LoopEnded:
-            return self._call_once_sync(loops.background.loop(), call)
+        return self._call_sync(call, ChannelClosed, LoopEnded)
 
-    def _call_once_sync(self, loop: loops.Loop, call: Call[T]) -> T:
-        future = start_in(loop, lambda: self._call_here(call), _nothing)
-        return wait_blocking(future, self._patience)
+    def _call_sync(self, call: Call[T], *nothing_lost: type[Exception]) -> T:
+        """Ask another loop; if that one ends just now and nothing is lost by it, the background loop."""
+        try:
+            return self._wait_for(self._nodes.elsewhere(), call)
+        except nothing_lost:
+            return self._wait_for(loops.background.loop(), call)
+
+    def _wait_for(self, loop: loops.Loop, call: Call[T]) -> T:
+        return wait_blocking(start_in(loop, lambda: self._call_here(call), _nothing), self._patience)
 
     async def receive(self, channel: str) -> Any:
         """The next message of a channel, wherever in this process its name lives."""

@@ -14,6 +14,10 @@ class ListenerClosed(ChannelLayerError):
     """
 
 
+class ChannelClosed(ListenerClosed):
+    """The `Channel` is not open, or not any more; nothing was done."""
+
+
 class DeliveryUnknown(ListenerClosed):
     """The link broke while a message was on its way: it may or may not have been accepted."""
 

@@ -12,7 +12,7 @@ import anyio
 from anyio.lowlevel import checkpoint
 
 from .event import Event
-from .exceptions import ListenerClosed
+from .exceptions import ChannelClosed, ListenerClosed
 from .layers.base import BaseChannelLayer
 from .losses import BoundedLog
 from .waiting import Bell, waiter_factory
@@ -95,7 +95,7 @@ class Link:
             while self.life is None and not self._closed:
                 await self._came_up.wait()
         if self._closed:
-            raise ListenerClosed(f"The Channel to {self._layer.address} is closed")
+            raise ChannelClosed(f"The Channel to {self._layer.address} is closed")
         if self.life is None:
             reason = self._last_error or "it does not answer"
             raise ListenerClosed(
@@ -157,6 +157,7 @@ class Link:
 
     async def _read(self, life: Life, deliver: Deliver) -> None:
         next_published = self._layer.next_published
+        self._layer.deliver_at_once(deliver)
         try:
             while True:
                 for _ in range(_EVENTS_PER_TURN):

@@ -56,6 +56,14 @@ def call_soon_from_thread() -> CallSoon:
     return cast(CallSoon, loop.call_soon_threadsafe if hasattr(loop, "call_soon_threadsafe") else loop.run_sync_soon)
 
 
+def loop_is_running() -> Callable[[], bool]:
+    """A function that tells, in the running event loop's own thread, whether this loop is the one that runs.
+
+    Where an event loop does not tell (trio's), it says no.
+    """
+    return cast(Callable[[], bool], getattr(current_token().native_token, "is_running", bool))
+
+
 class Bell:
     """Wakes tasks that wait for a change.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from contextvars import ContextVar
 from typing import Protocol, runtime_checkable
 
@@ -78,6 +79,13 @@ class BaseChannelLayer(ABC):
     @abstractmethod
     async def next_published(self) -> Event[bytes]:
         """Wait for the next event of any subscription."""
+
+    def deliver_at_once(self, deliver: Callable[[Event[bytes]], None]) -> None:  # noqa: B027 - a layer may ignore it
+        """Be told, once after `connect`, of a way around `next_published` that ends with this life.
+
+        A layer that has an event at hand, in its event loop's own thread, with none before it waiting for
+        `next_published`, may give it to ``deliver``, which neither waits nor raises. That saves a turn of the loop.
+        """
 
     # ---- patterns -----------------------------------------------------------------------------------------------
 

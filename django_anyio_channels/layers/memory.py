@@ -8,6 +8,7 @@ import re
 import threading
 import weakref
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from time import monotonic
 
@@ -16,7 +17,7 @@ from anyio.lowlevel import checkpoint
 from ..event import Event
 from ..exceptions import ListenerClosed, QueueFull
 from ..losses import Losses
-from ..waiting import Bell, CallSoon, call_soon_from_thread, waiter_factory
+from ..waiting import Bell, CallSoon, call_soon_from_thread, loop_is_running, waiter_factory
 from .base import BaseChannelLayer
 
 _EVENTS_BEHIND = 100_000
@@ -85,10 +86,18 @@ class InMemoryBroker:
 
     def publish(self, group: str, message: bytes) -> int:
         """Hand an event to every subscribed layer and a message to every bound queue. Returns the layers reached."""
+        here: list[Callable[[Event[bytes]], None]] = []
         with self._lock:
             subscribed = self._topics.get(group, ())
             event = Event(group, message)
-            deaf = [mailroom for mailroom in subscribed if not mailroom.deliver(event)]
+            thread = threading.get_ident()
+            deaf = []
+            for mailroom in subscribed:
+                shortcut = mailroom.shortcut() if mailroom.thread == thread else None
+                if shortcut is not None:
+                    here.append(shortcut)
+                elif not mailroom.deliver(event):
+                    deaf.append(mailroom)
             reached = len(subscribed) - len(deaf)
             if self._patterns:
                 reached = self._publish_to_patterns(group, message, deaf)
@@ -96,7 +105,10 @@ class InMemoryBroker:
                 self._forget(mailroom)
             if group in self._bindings:
                 self._publish_to_queues(group, message)
-            return reached
+        # Last, and without the lock: a group may have thousands of members.
+        for deliver in here:
+            deliver(event)
+        return reached
 
     def _publish_to_patterns(self, group: str, message: bytes, deaf: list[_Mailroom]) -> int:
         reached = set(self._topics.get(group, ()))
@@ -261,6 +273,9 @@ class InMemoryChannelLayer(BaseChannelLayer):
             await checkpoint()
         return reached
 
+    def deliver_at_once(self, deliver: Callable[[Event[bytes]], None]) -> None:
+        self._connected().deliver_at_once = deliver
+
     async def next_published(self) -> Event[bytes]:
         mailroom = self._connected()
         while mailroom.open:
@@ -360,6 +375,13 @@ class _Mailroom:
         self.events: deque[Event[bytes]] = deque()
         self.bell = _LoopBell()
         self.open = True
+        self.thread = threading.get_ident()
+        self.deliver_at_once: Callable[[Event[bytes]], None] | None = None
+        self._loop_is_running = loop_is_running()
+
+    def shortcut(self) -> Callable[[Event[bytes]], None] | None:
+        """What takes an event that is published in this loop at once, unless earlier ones wait."""
+        return self.deliver_at_once if not self.events and self.open and self._loop_is_running() else None
 
     def deliver(self, event: Event[bytes]) -> bool:
         """Add an event. Returns False for a reader whose loop is closed or that has fallen hopelessly behind."""

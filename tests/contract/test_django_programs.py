@@ -10,7 +10,9 @@ from pathlib import Path
 import pytest
 
 BEGINNING = """
-import asyncio, os, sys, threading
+import asyncio, logging, os, sys, threading
+# In its debug mode asyncio tells of callbacks that took long; how long depends on what else the machine does.
+logging.getLogger("asyncio").setLevel(logging.ERROR)
 from asgiref.sync import async_to_sync
 from django_anyio_channels import AnyioChannelLayer
 
