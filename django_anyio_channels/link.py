@@ -167,11 +167,7 @@ class Link:
             self._end(life, error)
 
     async def _begin(self, life: Life, restore: Restore) -> None:
-        try:
-            await restore(life)
-        except Exception as error:
-            self._end(life, error)
-            return
+        await restore(life)
         if life.error is not None:
             return
         self.life = life

@@ -185,3 +185,17 @@ def test_a_caller_who_is_cancelled_with_the_result_in_hand_loses_nothing(
     asyncio.run(main())
     other.settle()
     assert other.undone == undone
+
+
+def test_a_caller_who_is_cancelled_while_it_waits_cancels_the_work(other: OtherThread) -> None:
+    async def main() -> None:
+        future = start_in(other.loop, never, other.undone.append)
+        waiting = asyncio.ensure_future(wait_here(future, other.loop, other.undone.append, None))
+        await asyncio.sleep(0)
+        waiting.cancel()
+        await asyncio.wait([waiting])
+        assert future.cancelled()
+
+    asyncio.run(main())
+    other.settle()
+    assert len(asyncio.all_tasks(other.loop)) == 1
