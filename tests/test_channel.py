@@ -1030,3 +1030,42 @@ async def test_an_event_for_nobody_is_ignored() -> None:
         await channel.publish("g", 3)
         assert await received(subscriber, 1) == [3]
         await until(lambda: not layer.script)
+
+
+@pytest.mark.anyio
+async def test_a_call_that_an_old_life_left_pending_is_waited_for_by_the_new_one() -> None:
+    """A layer whose calls end later than its contract allows still gets each name subscribed once more."""
+
+    class Slow(InMemoryChannelLayer):
+        def __init__(self) -> None:
+            super().__init__()
+            self.gate, self.asked = anyio.Event(), anyio.Event()
+            self.subscribed: list[str] = []
+
+        async def subscribe(self, groups: str) -> None:
+            self.subscribed.append(groups)
+            if len(self.subscribed) == 1:
+                self.asked.set()
+                with anyio.CancelScope(shield=True):
+                    await self.gate.wait()
+                raise ListenerClosed("too late")
+            await super().subscribe(groups)
+
+    layer = Slow()
+    async with hub(layer) as channel, anyio.create_task_group() as tasks:
+
+        async def listen() -> None:
+            async with channel.subscribe("g") as subscriber:
+                assert await received(subscriber, 1) == ["after"]
+
+        tasks.start_soon(listen)
+        await layer.asked.wait()
+        assert layer._mailroom is not None
+        layer._mailroom.close()
+        await until(lambda: channel.outages == 1)
+        await until(lambda: layer._mailroom is not None)
+        await anyio.wait_all_tasks_blocked()
+        layer.gate.set()
+        await until(lambda: "g" in layer.broker._topics)
+        await channel.publish("g", "after")
+    assert layer.subscribed == ["g", "g"]

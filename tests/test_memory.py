@@ -115,3 +115,17 @@ def test_a_purge_of_a_queue_that_is_waited_for_leaves_the_reader_waiting() -> No
         return await asyncio.wait_for(reading, 10)
 
     assert asyncio.run(main()) == b"after"
+
+
+def test_a_pattern_of_two_layers_outlives_one_of_them() -> None:
+    async def main() -> None:
+        broker = InMemoryBroker()
+        one, other = InMemoryChannelLayer(broker=broker), InMemoryChannelLayer(broker=broker)
+        for layer in (one, other):
+            await layer.connect()
+            await layer.subscribe_pattern("g*")
+        await one.disconnect()
+        assert await other.publish("g", b"after") == 1
+        assert (await other.next_published()).message == b"after"
+
+    asyncio.run(main())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 from typing import Any
 
@@ -17,6 +18,15 @@ TIME_LIMIT = 10.0
 
 class FrailLayer(InMemoryChannelLayer):
     """In memory, but its link can be cut, and groups called ``secret`` are refused."""
+
+    def __init__(self, *, broker: InMemoryBroker) -> None:
+        super().__init__(broker=broker)
+        self.is_down = False
+
+    async def connect(self) -> None:
+        if self.is_down:
+            raise ListenerClosed("the cable is out")
+        await super().connect()
 
     async def subscribe(self, groups: str) -> None:
         if groups.endswith("secret"):
@@ -115,7 +125,7 @@ def test_an_answer_that_nobody_waits_for_is_dropped(order: Any, caplog: pytest.L
 def test_an_order_that_cannot_be_answered_is_logged(caplog: pytest.LogCaptureFixture) -> None:
     async def main() -> None:
         owner, stranger = layers(2)
-        await send_to_inbox(owner, stranger, frame_of(owner, {"do": "flush"}))
+        await send_to_inbox(owner, stranger, frame_of(owner, {"do": "leave", "group": "g", "channel": "x!"}))
         await asyncio.sleep(0)
 
     asyncio.run(main())
@@ -187,8 +197,66 @@ def test_nobody_is_told_of_an_outage_otherwise() -> None:
         await layer.group_send("g", {"n": 1})
         assert await soon(layer.receive(member)) == {"n": 1}
 
-    async def outage_of(layer: AnyioChannelLayer) -> None:
-        while layer.statistics()["outages"] == 0:
-            await asyncio.sleep(0)
+    asyncio.run(main())
+
+
+def test_joining_again_in_vain_ends_no_membership() -> None:
+    async def main() -> None:
+        (layer,) = layers(1, publish_timeout=0.05)
+        member = await layer.new_channel()
+        await layer.group_add("g", member)
+        link = link_of(layer)
+        link.is_down = True
+        link.cut()
+        await soon(outage_of(layer))
+        with pytest.raises(ListenerClosed, match=r"No link to memory:// for 0\.05 s"):
+            await layer.group_add("g", member)
+        link.is_down = False
+        while True:
+            try:
+                await layer.group_send("g", {"n": 1})
+                break
+            except ListenerClosed:
+                continue
+        assert await soon(layer.receive(member)) == {"n": 1}
+
+    asyncio.run(main())
+
+
+async def outage_of(layer: AnyioChannelLayer) -> None:
+    """Return when the layer has lost its link."""
+    while layer.statistics()["outages"] == 0:
+        await asyncio.sleep(0)
+
+
+def test_a_prefix_is_read_without_its_neighbours() -> None:
+    async def main() -> None:
+        (layer,) = layers(1)
+        one, other = await layer.new_channel("one"), await layer.new_channel("other")
+        await layer.send(other, {"n": 1})
+        await layer.send(one, {"n": 2})
+        assert await soon(layer.receive(one[: one.index("!") + 1])) == {"n": 2}
+        assert await soon(layer.receive(other)) == {"n": 1}
+
+    asyncio.run(main())
+
+
+def test_a_consumers_name_outlives_it_while_somebody_else_waits_on_it() -> None:
+    class Consumer:
+        pass
+
+    async def main() -> None:
+        (layer,) = layers(1)
+        await layer.new_channel()
+        (node,) = layer._courier.nodes
+        consumer = Consumer()
+        name = node.names.new("specific", consumer)
+        waiting = asyncio.ensure_future(layer.receive(name))
+        await asyncio.sleep(0)
+        del consumer
+        gc.collect()
+        await asyncio.sleep(0)
+        await layer.send(name, {"n": 1})
+        assert await soon(waiting) == {"n": 1}
 
     asyncio.run(main())

@@ -441,3 +441,14 @@ class MailboxMachine(RuleBasedStateMachine):
 
 TestMailboxMachine = MailboxMachine.TestCase
 TestMailboxMachine.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+
+
+@pytest.mark.anyio
+async def test_what_is_put_back_is_the_next_again_whatever_the_capacity() -> None:
+    subscriber = make(capacity=1)
+    put(subscriber, 2)
+    for message in (1, 0):
+        subscriber.put_back((monotonic(), Event("g", SERIALIZER.encode(message))))
+    assert await received(subscriber, 3) == [0, 1, 2]
+    subscriber.put_back((monotonic(), Event("g", SERIALIZER.encode(3))))
+    assert await received(subscriber, 1) == [3]

@@ -1,0 +1,135 @@
+"""The numbered system checks: what sets each off, and that it names the thing and the cure."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+from django.test import override_settings
+
+from django_anyio_channels import AnyioChannelLayer, checks
+from django_anyio_channels.checks import check_channel_layers
+
+BACKEND = "django_anyio_channels.AnyioChannelLayer"
+KEY = "a key of twenty chars"
+
+
+class Derived(AnyioChannelLayer):
+    """A project's own variant."""
+
+
+def found(layers: object, *, debug: bool = True) -> list[tuple[str, str, str]]:
+    """The number, the message and the hint of everything that is found."""
+    with override_settings(CHANNEL_LAYERS=layers, DEBUG=debug):
+        return [(str(each.id), each.msg, str(each.hint)) for each in check_channel_layers()]
+
+
+def entry(**config: Any) -> dict[str, Any]:
+    return {"BACKEND": BACKEND, "CONFIG": config}
+
+
+@pytest.mark.parametrize(
+    "layers",
+    [
+        None,
+        {},
+        {"default": {"BACKEND": BACKEND}},
+        {"default": entry(url="memory://"), "other": entry(url="memory://")},
+        {"default": entry(symmetric_encryption_keys=[KEY], expiry=10, group_expiry=10)},
+        {"default": {"BACKEND": BACKEND, "CONFIG": {}, "TEST_CONFIG": {}}},
+        {"only": {"BACKEND": "channels.layers.InMemoryChannelLayer", "CONFIG": {"ulr": 1}}},
+        {"only": {"BACKEND": "no.such.Layer"}},
+        {"only": {"BACKEND": "channels.layers.get_channel_layer"}},
+        {"only": {}},
+        {"only": 7},
+    ],
+)
+def test_what_is_right_or_anothers_is_left_alone(layers: object) -> None:
+    assert found(layers) == []
+
+
+@pytest.mark.parametrize(
+    ("number", "layer", "message", "hint"),
+    [
+        ("E001", entry(ulr="memory://"), "unknown key 'ulr'", "Did you mean 'url'?"),
+        ("E002", entry(url="memory://", layer="x.Y"), "both 'url' and 'layer'", "Keep 'url'"),
+        ("E003", entry(url="memry://"), "unknown scheme 'memry'", "Did you mean memory://?"),
+        ("E005", entry(capacity=0), "CONFIG['capacity'] is 0", "a whole number"),
+        ("E005", {"BACKEND": BACKEND, "CONFIG": "memory://"}, "['CONFIG'] is 'memory://'", "It must be a dict."),
+        ("E006", {"BACKEND": "django_anyio_channels.AnyoChannelLayer"}, "does not exist", f"Write {BACKEND!r}."),
+        ("E007", {"BACKEND": BACKEND, "URL": "memory://"}, "has the key 'URL', which Channels ignores", "as 'url'."),
+        ("E007", {"BACKEND": BACKEND, "prefix": "x"}, "has the key 'prefix'", "['CONFIG']."),
+        ("W002", entry(symmetric_encryption_keys=[KEY, "short"]), "fewer than 16 characters", "token_urlsafe(32)"),
+        ("W003", entry(expiry=10, group_expiry=5), "'group_expiry' (5 s) is shorter", "Raise 'group_expiry'."),
+    ],
+)
+def test_each_mistake_has_its_number(number: str, layer: dict[str, Any], message: str, hint: str) -> None:
+    [(found_number, found_message, found_hint)] = found({"default": layer})
+    assert found_number == f"anyio_channels.{number}"
+    assert found_message.startswith("CHANNEL_LAYERS['default']")
+    assert message in found_message
+    assert hint in found_hint
+
+
+def test_in_memory_without_debug_is_a_warning() -> None:
+    [(number, message, hint)] = found({"default": entry()}, debug=False)
+    assert number == "anyio_channels.W001"
+    assert "is the in-memory layer, and DEBUG is False" in message
+    assert "set 'url' to a broker" in hint
+
+
+def test_two_aliases_on_one_broker_need_two_prefixes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only the comparison is looked at here: in memory, every alias has a broker of its own."""
+    monkeypatch.setattr(checks, "_check_entry", lambda alias, entry: [])
+    shared = "some://broker"
+    [(number, message, hint)] = found({"default": entry(url=shared), "other": entry(url=shared, prefix="asgi")})
+    assert number == "anyio_channels.W004"
+    assert "['default'] and CHANNEL_LAYERS['other'] share a broker and a prefix" in message
+    assert "its own 'prefix'" in hint
+    apart = {"default": entry(url=shared), "b": entry(url=shared, prefix="b"), "c": {"BACKEND": BACKEND, "CONFIG": 7}}
+    assert found(apart) == []
+
+
+def test_consumers_look_for_a_layer_called_default() -> None:
+    [(number, message, hint)] = found({"chat": entry()})
+    assert number == "anyio_channels.W005"
+    assert "no layer called 'default'" in message
+    assert "channel_layer_alias" in hint
+
+
+def test_a_derived_layer_is_checked_too() -> None:
+    [(number, _, _)] = found({"default": {"BACKEND": f"{__name__}.Derived", "CONFIG": {"ulr": 1}}})
+    assert number == "anyio_channels.E001"
+
+
+def test_a_missing_package_is_named_with_its_extra() -> None:
+    assert "anyio_channels.E004" in run_checks(
+        before="sys.modules['cryptography.fernet'] = None",
+        layers={"default": entry(symmetric_encryption_keys=[KEY])},
+        expected="pip install django-anyio-channels[encryption]",
+    )
+
+
+def test_being_installed_is_enough() -> None:
+    assert "anyio_channels.E001" in run_checks(before="", layers={"default": entry(ulr=1)}, expected="'url'?")
+
+
+def run_checks(*, before: str, layers: object, expected: str) -> str:
+    """What ``manage.py check`` says, in a process of its own."""
+    program = f"""
+import sys
+{before}
+import django
+from django.conf import settings
+from django.core.management import call_command
+
+settings.configure(INSTALLED_APPS=["channels", "django_anyio_channels"], DEBUG=True, CHANNEL_LAYERS={layers!r})
+django.setup()
+call_command("check")
+"""
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False)
+    assert ended.returncode == 1
+    assert expected in ended.stderr
+    return ended.stderr

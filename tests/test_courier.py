@@ -1,0 +1,97 @@
+"""Which event loop carries a call, where the broker takes none from other threads."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from typing import Any
+
+import pytest
+
+from django_anyio_channels import AnyioChannelLayer, ChannelClosed, loops
+from django_anyio_channels.node import Node
+
+from .contract.kinds import RemoteMemoryLayer
+
+TIME_LIMIT = 10.0
+
+
+def test_a_loop_that_keeps_publishing_gets_a_node_of_its_own() -> None:
+    layer = AnyioChannelLayer(layer=RemoteMemoryLayer)
+
+    async def publish(times: int) -> int:
+        for number in range(times):
+            await layer.group_send("g", {"n": number})
+        return layer.statistics()["nodes"]
+
+    assert asyncio.run(publish(1)) == 1
+    assert asyncio.run(publish(16)) == 1
+    assert asyncio.run(publish(17)) == 2
+
+
+def test_closing_where_no_background_loop_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loops, "background", loops.BackgroundLoop())
+    layer = AnyioChannelLayer(layer=RemoteMemoryLayer)
+
+    async def main() -> None:
+        await layer.new_channel()
+        await layer.close()
+        assert layer.statistics()["nodes"] == 0
+
+    asyncio.run(main())
+    assert loops.background.loop_if_running is None
+
+
+@pytest.mark.parametrize("verb", ["group_add_sync", "group_discard_sync"])
+def test_a_loop_that_ends_meanwhile_is_replaced(verb: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    layer = AnyioChannelLayer(layer=RemoteMemoryLayer)
+    asked, open_node = threading.Event(), threading.Event()
+    calls: list[threading.Thread] = []
+    original = getattr(Node, verb.removesuffix("_sync"))
+
+    async def hang_at_first(node: Node, group: str, channel: str) -> None:
+        calls.append(threading.current_thread())
+        if len(calls) == 1:
+            asked.set()
+            await asyncio.get_running_loop().create_future()
+        await original(node, group, channel)
+
+    monkeypatch.setattr(Node, verb.removesuffix("_sync"), hang_at_first)
+
+    async def live_until_asked() -> None:
+        await layer.new_channel()
+        open_node.set()
+        await asyncio.to_thread(asked.wait, TIME_LIMIT)
+
+    thread = threading.Thread(target=lambda: asyncio.run(live_until_asked()))
+    thread.start()
+    assert open_node.wait(TIME_LIMIT)
+    getattr(layer, verb)("g", "normal")
+    thread.join(TIME_LIMIT)
+    assert len(calls) == 2
+    assert calls[0] is thread
+    assert calls[1] is not thread
+
+
+@pytest.mark.parametrize("verb", ["send", "group_send"])
+def test_what_meets_a_node_that_closes_goes_another_way(verb: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    layer = AnyioChannelLayer(layer=RemoteMemoryLayer)
+    calls: list[str] = []
+    name = "put" if verb == "send" else "publish"
+    original: Any = getattr(Node, name)
+
+    async def closed_at_first(node: Node, topic: str, frame: bytes) -> None:
+        calls.append(topic)
+        if len(calls) % 2:
+            raise ChannelClosed("just now")
+        await original(node, topic, frame)
+
+    monkeypatch.setattr(Node, name, closed_at_first)
+
+    async def serve(published: Any) -> None:
+        await layer.new_channel()
+        await asyncio.to_thread(published)
+
+    asyncio.run(serve(lambda: getattr(layer, f"{verb}_sync")("x", {"n": 1})))
+    asyncio.run(serve(lambda: asyncio.run(getattr(layer, verb)("x", {"n": 1}))))
+    assert len(calls) == 4
