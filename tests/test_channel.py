@@ -1046,8 +1046,7 @@ async def test_a_call_that_an_old_life_left_pending_is_waited_for_by_the_new_one
             self.subscribed.append(groups)
             if len(self.subscribed) == 1:
                 self.asked.set()
-                with anyio.CancelScope(shield=True):
-                    await self.gate.wait()
+                await self.gate.wait()
                 raise ListenerClosed("too late")
             await super().subscribe(groups)
 
@@ -1058,6 +1057,7 @@ async def test_a_call_that_an_old_life_left_pending_is_waited_for_by_the_new_one
             async with channel.subscribe("g") as subscriber:
                 assert await received(subscriber, 1) == ["after"]
 
+        await channel.connected()
         tasks.start_soon(listen)
         await layer.asked.wait()
         assert layer._mailroom is not None
