@@ -67,15 +67,15 @@ class Settings:
 
 def read_config(config: Mapping[str, Any]) -> Settings:
     """Check every key and value. Raises `ConfigError`, or `MissingDriver` naming the extra to install."""
-    unknown = sorted(set(config) - set(KEYS))
+    unknown = sorted(set(config) - set(KEYS), key=repr)
     if unknown:
         raise _unknown_key(unknown[0])
     values = {key: check(config[key]) for key, check in _VALUES.items() if key in config}
     return Settings(make_layer=_layer_factory(config), serializer=_serializer(config), **values)
 
 
-def _unknown_key(key: str) -> ConfigError:
-    nearest = difflib.get_close_matches(key, KEYS, n=1)
+def _unknown_key(key: object) -> ConfigError:
+    nearest = difflib.get_close_matches(str(key), KEYS, n=1)
     known = f"The keys are {', '.join(sorted(KEYS))}; a layer's own keyword arguments belong under 'options'."
     hint = f"Did you mean {nearest[0]!r}?" if nearest else known
     return ConfigError(f"CONFIG has an unknown key {key!r}.", hint=hint, code="E001")
@@ -120,14 +120,17 @@ def _channel_capacity(value: Any) -> tuple[tuple[re.Pattern[str], int], ...]:
     for pattern, capacity in value.items():
         if isinstance(pattern, str):
             pattern = re.compile(fnmatch.translate(pattern))
-        if not isinstance(pattern, re.Pattern) or type(capacity) is not int or capacity < 1:
+        if not isinstance(pattern, re.Pattern) or not isinstance(pattern.pattern, str):
+            raise _wrong("channel_capacity", value, wanted)
+        if type(capacity) is not int or capacity < 1:
             raise _wrong("channel_capacity", value, wanted)
         compiled.append((pattern, capacity))
     return tuple(compiled)
 
 
 def _outage_message(value: Any) -> str | None:
-    if value is not None and (not isinstance(value, str) or not value or value.startswith("_")):
+    # Channels turns dots into underscores, and refuses to call a method whose name begins with one.
+    if value is not None and (not isinstance(value, str) or not value or value.startswith(("_", "."))):
         raise _wrong("outage_message", value, "None or the type of the message, such as 'chat.outage'")
     return value
 
@@ -150,7 +153,7 @@ KEYS = ("url", "layer", "options", "symmetric_encryption_keys", *_VALUES)
 def _serializer(config: Mapping[str, Any]) -> Serializer:
     keys = config.get("symmetric_encryption_keys")
     plain = MessagePackSerializer(only=dict)
-    if not keys and not isinstance(keys, (str, bytes)):
+    if keys is None or (isinstance(keys, (list, tuple)) and not keys):
         return plain
     try:
         return EncryptedSerializer(plain, keys)
@@ -174,6 +177,10 @@ def _layer_factory(config: Mapping[str, Any]) -> Callable[[], BaseChannelLayer]:
             "CONFIG has both 'url' and 'layer'.",
             hint="Keep 'url' for a broker of this package, or 'layer' (and 'options') for a layer of your own.",
             code="E002",
+        )
+    if "url" in config and "url" in options:
+        raise ConfigError(
+            "CONFIG has 'url' twice, beside 'options' and in it.", hint="Keep the one beside 'options'.", code="E002"
         )
     if "layer" in config:
         layer_class, arguments = _custom_layer(config["layer"]), {**options}
@@ -218,7 +225,7 @@ def _custom_layer(path: Any) -> type[BaseChannelLayer]:
         layer_class = import_string(path) if isinstance(path, str) else path
     except MissingDriver:
         raise
-    except ImportError as error:
+    except (ImportError, TypeError, ValueError) as error:  # the last two for a path that begins with a dot
         raise ConfigError(f"CONFIG['layer'] cannot be imported: {error}.", hint=hint, code="E003") from error
     if not (inspect.isclass(layer_class) and issubclass(layer_class, BaseChannelLayer)):
         raise ConfigError(f"CONFIG['layer'] is {path!r}, which is no layer.", hint=hint, code="E003")

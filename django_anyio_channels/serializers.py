@@ -83,7 +83,7 @@ class EncryptedSerializer:
     """
 
     def __init__(self, inner: Serializer, keys: Sequence[str | bytes]) -> None:
-        if isinstance(keys, (str, bytes)) or not keys:
+        if isinstance(keys, (str, bytes)) or not isinstance(keys, Sequence) or not keys:
             raise ValueError("symmetric_encryption_keys must be a non-empty list of keys, not a single key")
         try:
             from cryptography.fernet import Fernet, InvalidToken, MultiFernet

@@ -17,8 +17,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from django_anyio_channels import DecodeError, MissingDriver
-from django_anyio_channels.serializers import EncryptedSerializer, MessagePackSerializer, Serializer
+from django_anyio_channels import DecodeError, MissingDriver, PayloadTooLarge
+from django_anyio_channels.serializers import EncryptedSerializer, MessagePackSerializer, Serializer, encode_within
 
 PLAIN = MessagePackSerializer()
 ENCRYPTED = EncryptedSerializer(PLAIN, ["secret"])
@@ -160,6 +160,14 @@ def test_a_refused_message_breaks_nothing() -> None:
     assert PLAIN.decode(PLAIN.encode([1])) == [1]
 
 
+@pytest.mark.parametrize("serializer", [PLAIN, ENCRYPTED], ids=["plain", "encrypted"])
+def test_the_limit_counts_the_bytes_of_the_frame(serializer: Serializer) -> None:
+    size = len(serializer.encode("x" * 50))
+    assert serializer.decode(encode_within(size, serializer, "x" * 50)) == "x" * 50
+    with pytest.raises(PayloadTooLarge, match=f"has {size} bytes; max_message_size is {size - 1}. Send less .*raise"):
+        encode_within(size - 1, serializer, "x" * 50)
+
+
 # ---- frames of others --------------------------------------------------------------------------------------------
 
 
@@ -218,7 +226,7 @@ def test_keys_are_text_or_bytes_of_any_length() -> None:
     assert EncryptedSerializer(PLAIN, ["k"]).decode(EncryptedSerializer(PLAIN, [b"k"]).encode("x")) == "x"
 
 
-@pytest.mark.parametrize("keys", ["key", b"key", [], ()])
+@pytest.mark.parametrize("keys", ["key", b"key", [], (), 0, 7, {}, {"a", "b"}])
 def test_a_single_key_is_not_a_list_of_keys(keys: object) -> None:
     with pytest.raises(ValueError, match="symmetric_encryption_keys must be a non-empty list"):
         EncryptedSerializer(PLAIN, keys)  # type: ignore[arg-type]
