@@ -39,7 +39,9 @@ _SHORTEST_SAFE_KEY = 16
 
 def check_channel_layers(app_configs: object = None, **kwargs: object) -> list[checks.CheckMessage]:
     """Everything that can be said of ``CHANNEL_LAYERS`` without connecting to a broker."""
-    layers: Mapping[str, Any] = getattr(settings, "CHANNEL_LAYERS", None) or {}
+    layers: Any = getattr(settings, "CHANNEL_LAYERS", None) or {}
+    if not isinstance(layers, Mapping):
+        return [checks.Error(f"CHANNEL_LAYERS is {layers!r}.", hint="It must be a dict.", id=_id("E005"))]
     ours = {alias: entry for alias, entry in layers.items() if _is_ours(entry)}
     messages = [message for alias, entry in ours.items() for message in _check_entry(alias, entry)]
     messages.extend(_check_shared(ours))
@@ -58,22 +60,27 @@ def _is_ours(entry: Any) -> bool:
     backend = entry.get("BACKEND") if isinstance(entry, Mapping) else None
     if not isinstance(backend, str):
         return False
-    if backend.partition(".")[0] == _PACKAGE:
-        return True
+    return backend.partition(".")[0] == _PACKAGE or _fault(backend) is None
+
+
+def _fault(backend: str) -> str | None:
+    """Why this path cannot be BACKEND, if so."""
     try:
-        backend_class = import_string(backend)
+        found = import_string(backend)
     except ImportError:
-        return False
-    return isinstance(backend_class, type) and issubclass(backend_class, AnyioChannelLayer)
+        return "does not exist"
+    right = isinstance(found, type) and issubclass(found, AnyioChannelLayer)
+    return None if right else "is not Django's side of this package"
 
 
 def _check_entry(alias: str, entry: Mapping[str, Any]) -> Iterator[checks.CheckMessage]:
     where = f"CHANNEL_LAYERS[{alias!r}]"
-    try:
-        import_string(entry["BACKEND"])
-    except ImportError:
+    fault = _fault(entry["BACKEND"])
+    if fault is not None:
         yield checks.Error(
-            f"{where}: {entry['BACKEND']!r} does not exist.", hint=f"Write {_BACKEND!r}.", id=_id("E006")
+            f"{where}: {entry['BACKEND']!r} {fault}.",
+            hint=f"Write {_BACKEND!r}. The broker is chosen by 'url' under CONFIG.",
+            id=_id("E006"),
         )
         return
     for key in entry:
@@ -116,12 +123,12 @@ def _check_entry(alias: str, entry: Mapping[str, Any]) -> Iterator[checks.CheckM
 
 
 def _check_shared(entries: Mapping[str, Mapping[str, Any]]) -> Iterator[checks.CheckMessage]:
-    seen: dict[tuple[str, str], str] = {}
+    seen: dict[str, str] = {}
     for alias, entry in entries.items():
         config = entry.get("CONFIG", {})
         if not isinstance(config, Mapping) or "url" not in config or config["url"] == "memory://":
             continue
-        first = seen.setdefault((repr(config["url"]), config.get("prefix", "asgi")), alias)
+        first = seen.setdefault(repr((config["url"], config.get("prefix", "asgi"))), alias)
         if first != alias:
             yield checks.Warning(
                 f"CHANNEL_LAYERS[{first!r}] and CHANNEL_LAYERS[{alias!r}] share a broker and a prefix.",
@@ -130,8 +137,8 @@ def _check_shared(entries: Mapping[str, Mapping[str, Any]]) -> Iterator[checks.C
             )
 
 
-def _nearest(key: str) -> str:
-    nearest = difflib.get_close_matches(key.lower(), KEYS, n=1)
+def _nearest(key: object) -> str:
+    nearest = difflib.get_close_matches(str(key).lower(), KEYS, n=1)
     return f" as {nearest[0]!r}" if nearest and nearest[0] != key else ""
 
 

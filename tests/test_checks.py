@@ -7,6 +7,7 @@ import sys
 from typing import Any
 
 import pytest
+from django.core.checks import ERROR, WARNING
 from django.test import override_settings
 
 from django_anyio_channels import AnyioChannelLayer, checks
@@ -54,11 +55,21 @@ def test_what_is_right_or_anothers_is_left_alone(layers: object) -> None:
     ("number", "layer", "message", "hint"),
     [
         ("E001", entry(ulr="memory://"), "unknown key 'ulr'", "Did you mean 'url'?"),
+        ("E001", {"BACKEND": BACKEND, "CONFIG": {7: 1}}, "unknown key 7", "The keys are capacity"),
         ("E002", entry(url="memory://", layer="x.Y"), "both 'url' and 'layer'", "Keep 'url'"),
         ("E003", entry(url="memry://"), "unknown scheme 'memry'", "Did you mean memory://?"),
         ("E005", entry(capacity=0), "CONFIG['capacity'] is 0", "a whole number"),
         ("E005", {"BACKEND": BACKEND, "CONFIG": "memory://"}, "['CONFIG'] is 'memory://'", "It must be a dict."),
         ("E006", {"BACKEND": "django_anyio_channels.AnyoChannelLayer"}, "does not exist", f"Write {BACKEND!r}."),
+        (
+            "E006",
+            {"BACKEND": "django_anyio_channels.InMemoryChannelLayer"},
+            "'django_anyio_channels.InMemoryChannelLayer' is not Django's side",
+            f"Write {BACKEND!r}. The broker is chosen by 'url'",
+        ),
+        ("E006", {"BACKEND": "django_anyio_channels.no.Layer"}, "does not exist", f"Write {BACKEND!r}."),
+        ("E006", {"BACKEND": "django_anyio_channels.__dir__"}, "is not Django's side", f"Write {BACKEND!r}."),
+        ("E007", {"BACKEND": BACKEND, 7: "x"}, "has the key 7, which Channels ignores", "['CONFIG']."),
         ("E007", {"BACKEND": BACKEND, "URL": "memory://"}, "has the key 'URL', which Channels ignores", "as 'url'."),
         ("E007", {"BACKEND": BACKEND, "prefix": "x"}, "has the key 'prefix'", "['CONFIG']."),
         ("W002", entry(symmetric_encryption_keys=[KEY, "short"]), "fewer than 16 characters", "token_urlsafe(32)"),
@@ -71,6 +82,36 @@ def test_each_mistake_has_its_number(number: str, layer: dict[str, Any], message
     assert found_message.startswith("CHANNEL_LAYERS['default']")
     assert message in found_message
     assert hint in found_hint
+
+
+def test_channel_layers_is_a_dict() -> None:
+    [(number, message, hint)] = found(["memory://"])
+    assert number == "anyio_channels.E005"
+    assert message == "CHANNEL_LAYERS is ['memory://']."
+    assert hint == "It must be a dict."
+
+
+def test_every_mistake_of_an_alias_and_every_alias_is_told_at_once() -> None:
+    layers = {
+        "default": {"BACKEND": BACKEND, "URL": "x", "CONFIG": {"ulr": 1}},
+        "other": entry(url="some://broker", prefix=[]),
+        "warned": entry(symmetric_encryption_keys=["short"], expiry=10, group_expiry=5),
+    }
+    assert [(number[-4:], message.partition(":")[0]) for number, message, _ in found(layers, debug=False)] == [
+        ("E007", "CHANNEL_LAYERS['default'] has the key 'URL', which Channels ignores."),
+        ("E001", "CHANNEL_LAYERS['default']"),
+        ("E005", "CHANNEL_LAYERS['other']"),
+        ("W001", "CHANNEL_LAYERS['warned'] is the in-memory layer, and DEBUG is False."),
+        ("W002", "CHANNEL_LAYERS['warned']"),
+        ("W003", "CHANNEL_LAYERS['warned']"),
+    ]
+
+
+def test_errors_are_errors_and_warnings_are_warnings() -> None:
+    layers = {"chat": entry(symmetric_encryption_keys=["short"], expiry=10, group_expiry=5), "other": entry(ulr=1)}
+    with override_settings(CHANNEL_LAYERS=layers, DEBUG=False):
+        levels = {str(each.id)[-4:]: each.level for each in check_channel_layers()}
+    assert levels == {"W001": WARNING, "W002": WARNING, "W003": WARNING, "W005": WARNING, "E001": ERROR}
 
 
 def test_in_memory_without_debug_is_a_warning() -> None:
@@ -114,9 +155,10 @@ def test_a_missing_package_is_named_with_its_extra() -> None:
 
 def test_being_installed_is_enough() -> None:
     assert "anyio_channels.E001" in run_checks(before="", layers={"default": entry(ulr=1)}, expected="'url'?")
+    run_checks(before="", layers={"default": entry()}, expected="", status=0)
 
 
-def run_checks(*, before: str, layers: object, expected: str) -> str:
+def run_checks(*, before: str, layers: object, expected: str, status: int = 1) -> str:
     """What ``manage.py check`` says, in a process of its own."""
     program = f"""
 import sys
@@ -127,9 +169,15 @@ from django.core.management import call_command
 
 settings.configure(INSTALLED_APPS=["channels", "django_anyio_channels"], DEBUG=True, CHANNEL_LAYERS={layers!r})
 django.setup()
-call_command("check")
+call_command("check", tags=["channel_layers"])
 """
-    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False)
-    assert ended.returncode == 1
+    ended = subprocess.run(
+        [sys.executable, "-X", "dev", "-W", "error", "-c", program],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert ended.returncode == status, ended.stderr
     assert expected in ended.stderr
     return ended.stderr
