@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import inspect
 import re
 import subprocess
 import sys
@@ -12,17 +13,19 @@ import docutils.nodes
 import pytest
 from docutils.core import publish_doctree
 
-from django_anyio_channels import config
+from django_anyio_channels import checks, config
 
 ROOT = Path(__file__).resolve().parent.parent
 FILES = ["README.rst", "CHANGELOG.rst"]
 
 
+def parsed(text: str) -> docutils.nodes.document:
+    """docutils raises for the slightest mistake."""
+    return publish_doctree(text, settings_overrides={"report_level": 1, "halt_level": 1, "input_encoding": "unicode"})
+
+
 def document(name: str) -> docutils.nodes.document:
-    """A parsed file; docutils raises for the slightest mistake in it."""
-    return publish_doctree(
-        (ROOT / name).read_text(), settings_overrides={"report_level": 1, "halt_level": 1, "input_encoding": "unicode"}
-    )
+    return parsed((ROOT / name).read_text())
 
 
 README = document("README.rst")
@@ -34,6 +37,10 @@ PROGRAMS = [block for block in PYTHON if "runs" in block["classes"]]
 def rows(name: str) -> dict[str, list[str]]:
     """The rows of the README's table of this class, without the header: first cell -> the others."""
     [table] = [table for table in README.findall(docutils.nodes.table) if name in table["classes"]]
+    return cells_of(table)
+
+
+def cells_of(table: docutils.nodes.table) -> dict[str, list[str]]:
     [body] = table.findall(docutils.nodes.tbody)
     lines = body.findall(docutils.nodes.row)
     cells = [[entry.astext() for entry in line.findall(docutils.nodes.entry)] for line in lines]
@@ -94,3 +101,13 @@ def test_settings_table_tells_the_defaults() -> None:
 def test_broker_table_lists_every_scheme() -> None:
     told = {scheme for first in rows("urls") for scheme in re.findall(r"([a-z+]+)://", first)}
     assert told == set(config.LAYERS)
+
+
+def test_table_of_checks_is_the_one_that_the_checks_have() -> None:
+    [table] = parsed(inspect.getdoc(checks) or "").findall(docutils.nodes.table)
+    assert rows("checks") == cells_of(table)
+
+
+def test_every_check_that_can_be_found_is_in_the_table() -> None:
+    sources = inspect.getsource(checks).replace(checks.__doc__ or "", "") + inspect.getsource(config)
+    assert {f"anyio_channels.{code}" for code in re.findall(r"\b[EW]00\d\b", sources)} == set(rows("checks"))
