@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Coroutine
+from contextlib import suppress
 from typing import Any, TypeVar
 
 from . import loops
@@ -140,12 +141,17 @@ class Courier:
             await wait_here(future, loop, _nothing, self._patience)
 
     async def _receive_elsewhere(self, loop: loops.Loop, channel: str) -> Any:
-        def put_back(message: Any) -> None:
-            node = self._nodes.current()
-            if node is not None:
-                node.put_back(channel, message)
+        asked: list[Node] = []
 
-        return await self._hand_over(loop, lambda node: node.receive(channel), put_back, None)
+        async def receive(node: Node) -> Any:
+            asked.append(node)
+            return await node.receive(channel)
+
+        def put_back(message: Any) -> None:
+            with suppress(ChannelClosed):  # the node has closed meanwhile, and its names are gone with it
+                asked[0].put_back(channel, message)
+
+        return await self._hand_over(loop, receive, put_back, None)
 
     async def _hand_over(
         self, loop: loops.Loop, call: Call[T], undo: Callable[[T], object], timeout: float | None

@@ -252,7 +252,7 @@ async def test_a_membership_outlives_an_expired_message(processes: Processes) ->
 
 async def test_many_members_come_and_go_at_once(processes: Processes) -> None:
     """What a member received is what was sent between its coming and its going, whoever else came and went."""
-    layers = [processes.new() for _ in range(2)]
+    layers = [processes.new(capacity=1000) for _ in range(2)]
     chance = random.Random(7)
 
     async def come_and_go(number: int) -> None:
