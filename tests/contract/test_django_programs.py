@@ -112,7 +112,8 @@ PROGRAMS = {
         async def main():
             channel = await converse()
             started.set()
-            await layer.receive(channel)
+            while True:
+                await layer.receive(channel)
 
         threading.Thread(target=lambda: asyncio.run(main()), daemon=True).start()
         started.wait()
