@@ -1,0 +1,118 @@
+"""One Redis server in one life: a connection that only reads and one for commands, both watched."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+import hiredis
+
+from ..exceptions import ChannelLayerError, ListenerClosed
+from .redis_address import Address
+from .redis_wire import Wire, pack
+
+_LIFE_IS_OVER = ("READONLY", "MASTERDOWN", "LOADING", "CLUSTERDOWN", "NOAUTH", "UNBLOCKED")
+
+_CURES = {
+    "OOM": "The server's memory is used up: raise its maxmemory, or let it evict",
+    "NOPERM": "Allow the command with `ACL SETUSER`, or connect as another user",
+    "MISCONF": "The server cannot save its data and so refuses to change it; see its log",
+}
+
+_PING = pack("PING")
+
+
+class Server:
+    """Both connections to one server."""
+
+    def __init__(self, address: Address, probe_interval: float, on_push: Callable[[list[bytes], Wire], None]) -> None:
+        self.address = address
+        self.commands: Wire
+        self.listener: Wire
+        self._probe_interval = probe_interval
+        self._on_push = on_push
+        self._next_probe: asyncio.TimerHandle | None = None
+
+    async def open(self, on_end: Callable[[ListenerClosed], None]) -> None:
+        """Connect, and call ``on_end`` when the first of the connections ends. Raises `ListenerClosed`."""
+        wires: list[Wire] = []
+        try:
+            for on_push, prelude in ((_nothing_pushed, (pack("ROLE"),)), (self._receive, ())):
+                wire, replies = await self.address.open(on_push, *prelude)
+                wires.append(wire)
+                self._check_role(replies)
+            self.commands, self.listener = wires
+            self._watch()
+        except BaseException:
+            self._stop_watching()
+            for wire in wires:
+                wire.abort()
+            raise
+
+        def ended(reason: str) -> None:
+            on_end(ListenerClosed(reason))
+
+        self.commands.on_end = self.listener.on_end = ended
+
+    def abort(self) -> None:
+        """Break both connections."""
+        self._stop_watching()
+        self.commands.abort()
+        self.listener.abort()
+
+    async def close(self) -> None:
+        """Close both connections in peace."""
+        self._stop_watching()
+        self.commands.on_end = self.listener.on_end = _expected
+        await asyncio.gather(self.commands.close(), self.listener.close())
+
+    def refusal(self, reply: hiredis.ReplyError) -> ChannelLayerError:
+        """What to raise for a refused command; `ListenerClosed` if this server can serve nothing more."""
+        text = str(reply)
+        word = text.partition(" ")[0]
+        if word in _LIFE_IS_OVER:
+            self.commands.end(text)
+            return ListenerClosed(f"{self.address}: {text}")
+        cure = _CURES.get(word)
+        return ChannelLayerError(f"{self.address} refuses: {text}" + (f". {cure}" if cure else ""))
+
+    def _check_role(self, replies: list[object]) -> None:
+        for role in replies:
+            if isinstance(role, list) and role[0] != b"master":
+                raise ListenerClosed(
+                    f"{self.address} is a read-only replica: what is published there does not reach the others. "
+                    f"Name its master, or the Sentinels: redis+sentinel://host:26379/name"
+                )
+
+    def _receive(self, push: list[bytes]) -> None:
+        self._on_push(push, self.listener)
+
+    # A silent link is found out in two halves of the interval: one to notice the silence, one to wait for the answer.
+
+    def _watch(self) -> None:
+        loop = asyncio.get_running_loop()
+        for wire in (self.commands, self.listener):
+            # While our side does not read, silence says nothing about the server.
+            wire.heard = wire.paused
+            if not wire.paused:
+                wire.tell(_PING)
+        self._next_probe = loop.call_later(self._probe_interval / 2, self._probe)
+
+    def _probe(self) -> None:
+        for wire in (self.commands, self.listener):
+            if not wire.heard:
+                wire.end(f"no answer for {self._probe_interval:g} s (probe_interval)")
+                return
+        self._watch()
+
+    def _stop_watching(self) -> None:
+        if self._next_probe is not None:
+            self._next_probe.cancel()
+
+
+def _nothing_pushed(push: list[bytes]) -> None:
+    """Nothing is subscribed to on this connection."""
+
+
+def _expected(reason: str) -> None:
+    """The end of a connection that we close ourselves is no news."""
