@@ -5,7 +5,13 @@ from __future__ import annotations
 import logging
 from typing import Any
 
-import hiredis
+try:
+    import hiredis
+    import redis  # noqa: F401
+except ImportError as error:
+    from ..exceptions import MissingDriver
+
+    raise MissingDriver("Redis needs redis-py and hiredis: pip install 'django-anyio-channels[redis]'") from error
 
 from ..event import Event
 from ..exceptions import DeliveryUnknown, ListenerClosed, PayloadTooLarge, QueueFull
@@ -101,7 +107,9 @@ class RedisPubSubChannelLayer(BaseChannelLayer):
         return int(reached)
 
     async def next_published(self) -> Event[bytes]:
-        return await self._alive().subscriptions.next_event()
+        if self._life is None:
+            self._alive()
+        return await self._life.subscriptions.next_event()
 
     # ---- queues -------------------------------------------------------------------------------------------------
 
@@ -168,9 +176,12 @@ class RedisPubSubChannelLayer(BaseChannelLayer):
                 )
 
     def _alive(self) -> Life:
-        if self._life is None:
+        life = self._life
+        if life is None:
             raise ListenerClosed(f"{self.address} is not connected; use the layer through a Channel, or connect() it")
-        return self._life
+        if life.error is not None:
+            raise life.error
+        return life
 
 
 def _unknown(error: ListenerClosed) -> ListenerClosed:

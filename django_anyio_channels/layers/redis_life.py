@@ -25,7 +25,8 @@ class Life:
         self.subscriptions = Subscriptions(lambda name: self._server.listener)
         self._server = Server(address, probe_interval, self.subscriptions.receive)
         self._queues = queues
-        self._ended = False
+        self.error: ListenerClosed | None = None
+        """Why it is over, once it is."""
         self._open = False
 
     async def open(self) -> None:
@@ -36,9 +37,9 @@ class Life:
 
     def end(self, error: ListenerClosed) -> None:
         """The life is over: everything that waits raises ``error``."""
-        if self._ended:
+        if self.error is not None:
             return
-        self._ended = True
+        self.error = error
         self.subscriptions.end(error)
         if self._open:
             self._queues.end(error)
@@ -46,10 +47,10 @@ class Life:
 
     async def close(self, error: ListenerClosed) -> None:
         """End it in peace."""
-        if self._open and not self._ended:
-            self._ended = True
-            self._queues.end(error)
+        if self._open and self.error is None:
+            self.error = error
             self.subscriptions.end(error)
+            await self._queues.leave(error)
             await self._server.close()
 
     def commands(self, key: bytes) -> Wire:

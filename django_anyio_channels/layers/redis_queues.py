@@ -16,6 +16,7 @@ from .redis_subscriptions import Subscriptions
 from .redis_wire import Wire
 
 _MOST_AT_ONCE = 100
+_PATIENCE = 1.0
 _KEEP_IN_FLIGHT = 300_000
 
 
@@ -65,6 +66,8 @@ class Queues:
         self._link: Link | None = None
         self._returned: list[tuple[Queue, list[bytes]]] = []
         """What readers left behind while there was no link."""
+        self._answers: set[asyncio.Future[Any]] = set()
+        """The calls that are on their way."""
 
     async def take(self, name: str) -> bytes:
         """Wait for a message."""
@@ -103,6 +106,18 @@ class Queues:
         for queue in self._queues.values():
             self._fail(queue, error)
 
+    async def leave(self, error: ListenerClosed) -> None:
+        """End the life in peace: what is on its way to readers returns to its queue, if it comes within a second."""
+        link = self._link
+        for queue in self._queues.values():
+            self._fail(queue, error)
+        if self._answers:
+            await asyncio.wait(self._answers, timeout=_PATIENCE)
+        # Let readers that were cancelled with a message in their hands put it back.
+        await asyncio.sleep(0)
+        if self._link is link:
+            self.end(error)
+
     def tidy(self) -> None:
         """Forget queues that nobody has read from since the last call."""
         for queue in list(self._queues.values()):
@@ -129,9 +144,11 @@ class Queues:
         keys = [queue.name, in_flight(queue.name, self._node)]
         count = min(len(queue.takers), _MOST_AT_ONCE)
         answer = link.commands(queue.name).ask(call(keys, count, queue.number, _KEEP_IN_FLIGHT))
+        self._answers.add(answer)
         answer.add_done_callback(partial(self._answered, queue, link))
 
     def _answered(self, queue: Queue, link: Link, answer: asyncio.Future[Any]) -> None:
+        self._answers.discard(answer)
         if link is not self._link or answer.exception() is not None:
             return  # the life is over: `end` has told the takers
         reply = answer.result()
@@ -147,7 +164,7 @@ class Queues:
             self._ask(queue)
         elif queue.woken:
             self._ask(queue)
-        elif not queue.hears:
+        elif queue.takers and not queue.hears:
             self._listen(queue, link)
 
     def _listen(self, queue: Queue, link: Link) -> None:

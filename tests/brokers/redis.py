@@ -18,6 +18,8 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
+from django_anyio_channels.layers.redis import RedisPubSubChannelLayer
+
 from .debian import Unpacked, unpack
 from .server import Server, ServerMissing, find_program, free_port, new_folder, wait_until
 from .server import running as run_servers
@@ -309,3 +311,36 @@ def _member(flavour: Flavour) -> Redis:
         {},
         new_folder(flavour),
     )
+
+
+@dataclass(frozen=True)
+class ForContract:
+    """One server as the contract suites want it (`tests.contract.kinds.MortalBroker`)."""
+
+    redis: Redis
+
+    def layer(self) -> RedisPubSubChannelLayer:
+        return RedisPubSubChannelLayer(self.redis.url, probe_interval=1.0)
+
+    def config(self) -> dict[str, Any]:
+        return {"url": self.redis.url, "probe_interval": 1.0}
+
+    def kill(self) -> None:
+        self.redis.server.kill()
+
+    def start(self) -> None:
+        if not self.redis.server.running:
+            self.redis.server.start()
+
+    def freeze(self) -> None:
+        self.redis.server.freeze()
+
+    def thaw(self) -> None:
+        self.redis.server.thaw()
+
+
+@contextmanager
+def for_contract(made: Redis) -> Iterator[ForContract]:
+    """Run a server for the contract suites."""
+    with running(made):
+        yield ForContract(made)

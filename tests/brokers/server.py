@@ -169,8 +169,9 @@ class Server:
         self._signal(signal.SIGSTOP)
 
     def thaw(self) -> None:
-        """``SIGCONT``: undo `freeze`."""
-        self._signal(signal.SIGCONT)
+        """``SIGCONT``: undo `freeze`; nothing to do for a server that does not run."""
+        if self.process is not None:
+            self._signal(signal.SIGCONT)
 
     def stop(self) -> None:
         """The end: no process, no folder."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from typing import Any
 
 import anyio
 import pytest
@@ -15,7 +16,7 @@ from .conftest import Connect
 
 pytestmark = pytest.mark.anyio
 
-PLENTY = {"capacity": 100_000, "expiry": 60.0}
+PLENTY: Any = {"capacity": 100_000, "expiry": 60.0}
 
 
 async def take(layer: RedisPubSubChannelLayer, queue: str = "jobs") -> bytes:
