@@ -107,9 +107,9 @@ class RedisPubSubChannelLayer(BaseChannelLayer):
         return int(reached)
 
     async def next_published(self) -> Event[bytes]:
-        if self._life is None:
-            self._alive()
-        return await self._life.subscriptions.next_event()
+        # Not `_alive`: what came before the end of a life is still to be handed out.
+        life = self._life or self._alive()
+        return await life.subscriptions.next_event()
 
     # ---- queues -------------------------------------------------------------------------------------------------
 

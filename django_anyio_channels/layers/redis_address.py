@@ -1,4 +1,4 @@
-"""Where a Redis server is and how to get in: redis-py reads the URL and the options, knows TLS, credentials and Sentinel.
+"""Where a Redis server is and how to get in: redis-py reads the URL and knows TLS, credentials and Sentinel.
 
 Only its public names are used. Its connections stay unopened: they are asked for their settings, because reading
 through them costs ten times what hiredis itself costs.

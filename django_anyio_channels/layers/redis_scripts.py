@@ -66,7 +66,7 @@ class Script:
 
     def __init__(self, text: str) -> None:
         self._text = text
-        self._hash = sha1(text.encode()).hexdigest()
+        self._hash = sha1(text.encode(), usedforsecurity=False).hexdigest()
 
     async def run(self, wire: Wire, keys: list[bytes], *arguments: bytes | str | int) -> Any:
         """Run it. The reply may be a `hiredis.ReplyError`."""

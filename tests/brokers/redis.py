@@ -122,7 +122,7 @@ def protected(*options: str) -> Redis:
 
 
 def make_certificates(folder: Path) -> None:
-    """An authority (``ca.crt``) and a certificate of it for 127.0.0.1, localhost (``server.crt``, ``server.key``)."""
+    """An authority (``ca.crt``) and its certificate for 127.0.0.1 and localhost (``server.crt``, ``server.key``)."""
     authority_key = ec.generate_private_key(ec.SECP256R1())
     authority = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "Test authority")])
     server_key = ec.generate_private_key(ec.SECP256R1())
@@ -323,7 +323,7 @@ class ForContract:
         return RedisPubSubChannelLayer(self.redis.url, probe_interval=1.0)
 
     def config(self) -> dict[str, Any]:
-        return {"url": self.redis.url, "probe_interval": 1.0}
+        return {"url": self.redis.url, "options": {"probe_interval": 1.0}}
 
     def kill(self) -> None:
         self.redis.server.kill()

@@ -125,7 +125,7 @@ class Server:
     def start(self) -> Server:
         """Start, and return when it answers. Raises `ServerFailed` with its output."""
         assert self.process is None, f"{self.name} runs already"
-        with open(self.folder / "output", "ab") as output:
+        with (self.folder / "output").open("ab") as output:
             self.process = subprocess.Popen(
                 self.command,
                 cwd=self.folder,

@@ -6,12 +6,20 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack
 from typing import Any
 
+import anyio
 import pytest
 
 from django_anyio_channels.layers.redis import RedisPubSubChannelLayer
 from tests.brokers import redis as brokers
 
 Connect = Callable[..., Awaitable[RedisPubSubChannelLayer]]
+
+
+async def becomes_true(condition: Callable[[], object], seconds: float = 10.0) -> None:
+    """Wait until ``condition()`` is true, for so many seconds at most."""
+    with anyio.fail_after(seconds):
+        while not condition():  # noqa: ASYNC110 - what happens on a server rings no bell here
+            await anyio.sleep(0.01)
 
 
 @pytest.fixture

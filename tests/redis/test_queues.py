@@ -12,7 +12,7 @@ from django_anyio_channels.exceptions import QueueFull
 from django_anyio_channels.layers.redis import RedisPubSubChannelLayer
 from tests.brokers import redis as brokers
 
-from .conftest import Connect
+from .conftest import Connect, becomes_true
 
 pytestmark = pytest.mark.anyio
 
@@ -93,8 +93,7 @@ async def test_a_waiting_reader_does_not_poll(server: brokers.Redis, connect: Co
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(reader.take, "jobs")
         await anyio.wait_all_tasks_blocked()
-        while "{jobs}|messages" not in server.ask("PUBSUB CHANNELS"):
-            await anyio.sleep(0.01)
+        await becomes_true(lambda: "{jobs}|messages" in server.ask("PUBSUB CHANNELS"))
         before = commands()
         await anyio.sleep(0.5)
         assert commands() - before <= 6, "only what asks for the count, and probes"
@@ -105,7 +104,7 @@ async def test_capacity_and_expiry(server: brokers.Redis, connect: Connect) -> N
     layer = await connect(server.url)
     for number in range(3):
         await layer.put("jobs", b"%d" % number, capacity=3, expiry=0.3 if number < 2 else 60)
-    with pytest.raises(QueueFull, match="jobs.*capacity of 3"):
+    with pytest.raises(QueueFull, match=r"jobs.*capacity of 3"):
         await layer.put("jobs", b"3", capacity=3, expiry=60)
     await anyio.sleep(0.4)
     await layer.put("jobs", b"4", capacity=3, expiry=60)
