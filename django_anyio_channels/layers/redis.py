@@ -19,6 +19,7 @@ from ..losses import BoundedLog
 from .base import BaseChannelLayer
 from .redis_address import Address
 from .redis_life import Life
+from .redis_presence import Presence
 from .redis_queues import Queues
 from .redis_scripts import BIND, PUT, bindings, bound_groups, is_terms, queue_of_bound_groups, wake_ups
 from .redis_subscriptions import Subscriptions
@@ -38,12 +39,17 @@ class RedisPubSubChannelLayer(BaseChannelLayer):
     pools are accepted and have nothing to do here. ``sentinel_kwargs`` are for the connections to the Sentinels.
 
     A link that is silent for ``probe_interval`` seconds is given up. Patterns are Redis' globs.
+
+    After an outage, `publish` waits until as many nodes listen again as before it, three seconds at most, so that
+    nothing is said to an empty room.
     """
 
     def __init__(self, url: str | None = None, *, probe_interval: float = 10.0, **options: Any) -> None:
         self._address = Address(url, options, own=frozenset({"url", "probe_interval"}))
         self._probe_interval = probe_interval
         self._queues = Queues()
+        self._presence = Presence()
+        self._left_over: list[Event[bytes]] = []
         self._log = BoundedLog()
         self._life: Life | None = None
 
@@ -58,7 +64,7 @@ class RedisPubSubChannelLayer(BaseChannelLayer):
 
     async def connect(self) -> None:
         await self.disconnect()
-        life = Life(self._address, self._probe_interval, self._queues)
+        life = Life(self._address, self._probe_interval, self._queues, self._presence, self._left_over)
         self._life = life
         try:
             await life.open()
@@ -69,11 +75,12 @@ class RedisPubSubChannelLayer(BaseChannelLayer):
         if self._life is not life:
             await life.close(ListenerClosed(f"{self.address} was disconnected while it connected"))
             raise ListenerClosed(f"{self.address} was disconnected while it connected")
+        self._left_over = []
 
     async def disconnect(self) -> None:
         life, self._life = self._life, None
         if life is not None:
-            await life.close(ListenerClosed(f"{self.address} was disconnected"))
+            self._left_over = await life.close(ListenerClosed(f"{self.address} was disconnected"))
 
     # ---- topics -------------------------------------------------------------------------------------------------
 
@@ -94,6 +101,8 @@ class RedisPubSubChannelLayer(BaseChannelLayer):
         life = self._alive()
         if len(message) > LARGEST_MESSAGE:
             raise PayloadTooLarge(f"Redis carries up to {LARGEST_MESSAGE} bytes; this message has {len(message)}")
+        if life.presence.missing:
+            await life.presence.everybody()
         name = group.encode()
         look_up_and_publish = pack("HGETALL", bindings(name)) + pack(life.publish_verb, name, message)
         try:

@@ -6,8 +6,10 @@ from typing import Any
 
 import hiredis
 
+from ..event import Event
 from ..exceptions import ListenerClosed
 from .redis_address import Address
+from .redis_presence import Presence
 from .redis_queues import Queues
 from .redis_server import Server
 from .redis_subscriptions import Subscriptions
@@ -21,37 +23,54 @@ class Life:
 
     publish_verb = "PUBLISH"
 
-    def __init__(self, address: Address, probe_interval: float, queues: Queues) -> None:
-        self.subscriptions = Subscriptions(lambda name: self._server.listener)
-        self._server = Server(address, probe_interval, self.subscriptions.receive)
-        self._queues = queues
+    def __init__(
+        self,
+        address: Address,
+        probe_interval: float,
+        queues: Queues,
+        presence: Presence,
+        left_over: list[Event[bytes]],
+    ) -> None:
+        """``left_over`` are events of the life before."""
         self.error: ListenerClosed | None = None
         """Why it is over, once it is."""
+        self.presence = presence
+        self.subscriptions = Subscriptions(lambda name: self._server.listener, left_over)
+        self._server = Server(address, probe_interval, self.subscriptions.receive)
+        self._queues = queues
         self._open = False
 
     async def open(self) -> None:
         """Connect. Raises `ListenerClosed`."""
-        await self._server.open(self.end)
+        await self._server.open(self._end, self.subscriptions.end)
         self._open = True
         self._queues.begin(self)
+        self.presence.begin(self._server.commands, self._server.listener, self.subscriptions)
+        self.subscriptions.on_confirmed = self.presence.subscribed
+        self._server.on_probe = self._tidy
 
-    def end(self, error: ListenerClosed) -> None:
-        """The life is over: everything that waits raises ``error``."""
-        if self.error is not None:
-            return
-        self.error = error
-        self.subscriptions.end(error)
-        if self._open:
-            self._queues.end(error)
-            self._server.abort()
-
-    async def close(self, error: ListenerClosed) -> None:
-        """End it in peace."""
-        if self._open and self.error is None:
+    async def close(self, error: ListenerClosed) -> list[Event[bytes]]:
+        """End it, in peace if it was alive. Returns what came before it broke and was not fetched."""
+        if not self._open:
+            return []
+        if self.error is None:
             self.error = error
+            self.presence.end()
             self.subscriptions.end(error)
             await self._queues.leave(error)
             await self._server.close()
+            return []
+        await self._server.last_words()
+        return self.subscriptions.left_over()
+
+    def _end(self, error: ListenerClosed) -> None:
+        self.error = error
+        self.presence.end()
+        self._queues.end(error)
+
+    def _tidy(self) -> None:
+        self.presence.count()
+        self._queues.tidy()
 
     def commands(self, key: bytes) -> Wire:
         """The wire for the commands about a key."""

@@ -19,22 +19,33 @@ _CURES = {
     "MISCONF": "The server cannot save its data and so refuses to change it; see its log",
 }
 
+_LAST_WORDS = 0.1
 _PING = pack("PING")
+
+OnEnd = Callable[[ListenerClosed], None]
 
 
 class Server:
     """Both connections to one server."""
 
     def __init__(self, address: Address, probe_interval: float, on_push: Callable[[list[bytes], Wire], None]) -> None:
+        self.on_probe: Callable[[], None] = _nothing_to_do
+        """Called every half probe interval as long as the server answers."""
         self.address = address
         self.commands: Wire
         self.listener: Wire
         self._probe_interval = probe_interval
         self._on_push = on_push
         self._next_probe: asyncio.TimerHandle | None = None
+        self._loop = asyncio.get_running_loop()
+        self._is_lost = False
 
-    async def open(self, on_end: Callable[[ListenerClosed], None]) -> None:
-        """Connect, and call ``on_end`` when the first of the connections ends. Raises `ListenerClosed`."""
+    async def open(self, on_end: OnEnd, on_deaf: OnEnd) -> None:
+        """Connect. Raises `ListenerClosed`.
+
+        ``on_end`` is called when the first of the connections has ended. The other one may still say what is on its
+        way, for a moment; ``on_deaf`` is called when nothing more will be heard.
+        """
         wires: list[Wire] = []
         try:
             for on_push, prelude in ((_nothing_pushed, (pack("ROLE"),)), (self._receive, ())):
@@ -49,14 +60,27 @@ class Server:
                 wire.abort()
             raise
 
-        def ended(reason: str) -> None:
+        def commands_ended(reason: str) -> None:
+            self._lost(reason, on_end)
+            self._loop.call_later(_LAST_WORDS, self.listener.abort)
+
+        def listener_ended(reason: str) -> None:
+            self._lost(reason, on_end)
+            on_deaf(ListenerClosed(reason))
+            self._loop.call_later(_LAST_WORDS, self.commands.abort)
+
+        self.commands.on_end = commands_ended
+        self.listener.on_end = listener_ended
+
+    def _lost(self, reason: str, on_end: OnEnd) -> None:
+        if not self._is_lost:
+            self._is_lost = True
+            self._stop_watching()
             on_end(ListenerClosed(reason))
 
-        self.commands.on_end = self.listener.on_end = ended
-
-    def abort(self) -> None:
-        """Break both connections."""
-        self._stop_watching()
+    async def last_words(self) -> None:
+        """After ``on_end``: wait until nothing more comes over either connection."""
+        await asyncio.wait([self.commands.lost, self.listener.lost], timeout=2 * _LAST_WORDS)
         self.commands.abort()
         self.listener.abort()
 
@@ -90,20 +114,21 @@ class Server:
     # A silent link is found out in two halves of the interval: one to notice the silence, one to wait for the answer.
 
     def _watch(self) -> None:
-        loop = asyncio.get_running_loop()
         for wire in (self.commands, self.listener):
             # While our side does not read, silence says nothing about the server.
             wire.heard = wire.paused
             if not wire.paused:
                 wire.tell(_PING)
-        self._next_probe = loop.call_later(self._probe_interval / 2, self._probe)
+        self._next_probe = self._loop.call_later(self._probe_interval / 2, self._probe)
 
     def _probe(self) -> None:
-        for wire in (self.commands, self.listener):
-            if not wire.heard:
-                wire.end(f"no answer for {self._probe_interval:g} s (probe_interval)")
-                return
-        self._watch()
+        both = self.commands, self.listener
+        if all(wire.heard for wire in both):
+            self._watch()
+            self.on_probe()
+            return
+        for wire in sorted(both, key=lambda wire: wire.heard):
+            wire.end(f"no answer for {self._probe_interval:g} s (probe_interval)")
 
     def _stop_watching(self) -> None:
         if self._next_probe is not None:
@@ -112,6 +137,10 @@ class Server:
 
 def _nothing_pushed(push: list[bytes]) -> None:
     """Nothing is subscribed to on this connection."""
+
+
+def _nothing_to_do() -> None:
+    """Until there is something."""
 
 
 def _expected(reason: str) -> None:

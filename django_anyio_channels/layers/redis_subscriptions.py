@@ -39,15 +39,17 @@ class Subscriptions:
     marked with the hub's name, and a name of the wire is given up when its last owner is gone.
     """
 
-    def __init__(self, listener: Callable[[bytes], Wire], sharded: bool = False) -> None:
-        """``listener`` gives the wire on which a name is heard."""
+    def __init__(self, listener: Callable[[bytes], Wire], left_over: list[Event[bytes]], sharded: bool = False) -> None:
+        """``listener`` gives the wire on which a name is heard; ``left_over`` are the events to begin with."""
+        self.on_confirmed: Callable[[bool, bytes], None] = _nothing_to_do
+        """Called with each name that the server has answered for; True for a pattern."""
         self._listener = listener
         letter = "S" if sharded else ""
         self._verbs = (f"{letter}SUBSCRIBE", f"{letter}UNSUBSCRIBE"), ("PSUBSCRIBE", "PUNSUBSCRIBE")
         self._names: tuple[Names, Names] = {}, {}
         self._channels, self._patterns = self._names
         self._signals: dict[bytes, Callable[[], None]] = {}
-        self._events: deque[Event[bytes]] = deque()
+        self._events = deque(left_over)
         self._arrival: asyncio.Future[None] | None = None
         self._loop = asyncio.get_running_loop()
         self._paused: list[Wire] = []
@@ -111,6 +113,14 @@ class Subscriptions:
             wire.pause()
             self._paused.append(wire)
 
+    def names(self) -> set[tuple[bool, bytes]]:
+        """What the server has confirmed or is about to: patterns (True) and channels (False)."""
+        return {(bool(pattern), name) for pattern in (0, 1) for name in self._names[pattern]}
+
+    def left_over(self) -> list[Event[bytes]]:
+        """The events that nobody has fetched."""
+        return list(self._events)
+
     def end(self, error: ListenerClosed) -> None:
         """No more events will come."""
         self._error = error
@@ -149,6 +159,7 @@ class Subscriptions:
     async def _confirmed(self, pattern: bool, key: bytes, name: Name, answer: asyncio.Future[Any]) -> None:
         # Several may wait for one answer; the cancellation of one must not reach the others.
         reply = await asyncio.shield(answer)
+        self.on_confirmed(pattern, key)
         if isinstance(reply, hiredis.ReplyError):
             if self._names[pattern].get(key) is name:
                 del self._names[pattern][key]
@@ -170,6 +181,10 @@ class Subscriptions:
                 waiting.append(self._listener(key).ask(pack(self._verbs[pattern][1], key)))
         for each in waiting:
             await each
+
+
+def _nothing_to_do(pattern: bool, name: bytes) -> None:
+    """Until there is something."""
 
 
 def _owner(text: str, pattern: bool) -> str | None:

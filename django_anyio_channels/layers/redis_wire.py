@@ -49,9 +49,14 @@ class Wire(asyncio.Protocol):
         self._last_burst = 0
         self._ended: str | None = None
         self._transport: asyncio.Transport | None = None
-        self._lost = self._loop.create_future()
+        self._lost: asyncio.Future[None] = self._loop.create_future()
 
     # ---- what the layer does ------------------------------------------------------------------------------------
+
+    @property
+    def lost(self) -> asyncio.Future[None]:
+        """Done when the connection is gone and everything that came over it has been handed out."""
+        return self._lost
 
     @property
     def busy(self) -> bool:
