@@ -145,14 +145,14 @@ class Address:
             commands.append(pack("SELECT", settings.db))
         if settings.client_name:
             commands.append(pack("CLIENT", "SETNAME", settings.client_name))
+        # A server that wants no more clients, or a password, says so in answer to whatever comes first.
+        commands.append(pack("PING"))
         own = len(commands)
         commands.extend(prelude)
-        if not commands:
-            return []
         futures = [wire.ask(command) for command in commands]
         replies = [await future for future in futures]
         for reply in replies[:own]:
-            if isinstance(reply, hiredis.ReplyError):
+            if isinstance(reply, hiredis.ReplyError) and not str(reply).startswith("NOPERM"):
                 raise ListenerClosed(str(reply))
         return replies[own:]
 

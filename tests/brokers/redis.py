@@ -121,6 +121,13 @@ def protected(*options: str) -> Redis:
     return Redis(made.server, url, made.connection)
 
 
+def unix(flavour: Flavour = "valkey") -> Redis:
+    """One server, spoken to over a socket in the file system."""
+    folder = new_folder(flavour)
+    made = _prepare(flavour, free_port(), ["--unixsocket", str(folder / "socket")], {}, folder)
+    return Redis(made.server, f"unix://{folder / 'socket'}?db=1", made.connection)
+
+
 def make_certificates(folder: Path) -> None:
     """An authority (``ca.crt``) and its certificate for 127.0.0.1 and localhost (``server.crt``, ``server.key``)."""
     authority_key = ec.generate_private_key(ec.SECP256R1())
@@ -337,6 +344,11 @@ class ForContract:
 
     def thaw(self) -> None:
         self.redis.server.thaw()
+
+
+def beginning_with(text: str) -> str:
+    """The pattern of all groups that begin so."""
+    return f"{text}*"
 
 
 @contextmanager
