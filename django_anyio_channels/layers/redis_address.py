@@ -17,7 +17,9 @@ from urllib.parse import unquote, urlsplit
 import anyio
 import hiredis
 from redis.asyncio.connection import Connection, SSLConnection, UnixDomainSocketConnection, parse_url
+from redis.asyncio.retry import Retry
 from redis.asyncio.sentinel import Sentinel
+from redis.backoff import NoBackoff
 from redis.credentials import UsernamePasswordCredentialProvider
 from redis.exceptions import RedisError
 
@@ -124,7 +126,9 @@ class Address:
         return wire
 
     async def _ask_sentinels(self) -> tuple[str, int]:
-        options = {"socket_timeout": 1.0, "socket_connect_timeout": 1.0, **self._sentinel_options}
+        # The next Sentinel is a better second attempt than the same one.
+        once = Retry(NoBackoff(), 0)
+        options = {"socket_timeout": 1.0, "socket_connect_timeout": 1.0, "retry": once, **self._sentinel_options}
         sentinel = Sentinel(self._sentinels, sentinel_kwargs=options)  # type: ignore[no-untyped-call]
         try:
             host, port = await sentinel.discover_master(self._service)

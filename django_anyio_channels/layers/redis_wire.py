@@ -32,6 +32,8 @@ class Wire(asyncio.Protocol):
 
     def __init__(self, address: str, on_push: OnPush) -> None:
         self.paused = False
+        self.silence = 0
+        """How often in a row the watch has found that nothing came in."""
         self._address = address
         self.on_end: Callable[[str], None] = _nobody_cares
         """Called once, with the reason, when the connection has ended."""

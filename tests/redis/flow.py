@@ -68,22 +68,24 @@ async def flow(make_layer: Callable[[], BaseChannelLayer], readers: int = 2, **o
             await anyio.sleep(0.002)
 
     async def read(numbers: list[int], *, task_status: anyio.abc.TaskStatus[None]) -> None:
-        async with Channel(make_layer(), on_gap=going.gaps.append, capacity=100_000, **options) as channel:
-            async with channel.subscribe(GROUP) as subscriber:
-                task_status.started()
-                async for event in subscriber:
-                    numbers.append(event.message)
+        layer = make_layer()
+        async with (
+            Channel(layer, on_gap=going.gaps.append, capacity=100_000, **options) as channel,
+            channel.subscribe(GROUP) as subscriber,
+        ):
+            task_status.started()
+            async for event in subscriber:
+                numbers.append(event.message)
 
     async with anyio.create_task_group() as tasks:
         for _ in range(readers):
             numbers: list[int] = []
             going.received.append(numbers)
             await tasks.start(read, numbers)
-        async with Channel(make_layer(), **options) as going.publisher:
-            async with anyio.create_task_group() as publishing:
-                publishing.start_soon(publish)
-                await going.go_on()
-                yield going
-                publishing.cancel_scope.cancel()
+        async with Channel(make_layer(), **options) as going.publisher, anyio.create_task_group() as publishing:
+            publishing.start_soon(publish)
+            await going.go_on()
+            yield going
+            publishing.cancel_scope.cancel()
         tasks.cancel_scope.cancel()
     going.check()
