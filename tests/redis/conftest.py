@@ -18,7 +18,7 @@ Connect = Callable[..., Awaitable[RedisPubSubChannelLayer]]
 async def becomes_true(condition: Callable[[], object], seconds: float = 10.0) -> None:
     """Wait until ``condition()`` is true, for so many seconds at most."""
     with anyio.fail_after(seconds):
-        while not condition():  # noqa: ASYNC110 - what happens on a server rings no bell here
+        while not condition():
             await anyio.sleep(0.01)
 
 

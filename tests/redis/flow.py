@@ -34,7 +34,7 @@ class Flow:
         """Wait until every reader has got so many more of the numbers that are sent from now on."""
         goal = (self.sent or [0])[-1] + count
         with anyio.fail_after(seconds):
-            while not all(numbers and numbers[-1] >= goal for numbers in self.received):  # noqa: ASYNC110
+            while not all(numbers and numbers[-1] >= goal for numbers in self.received):
                 await anyio.sleep(0.005)
 
     def lost(self) -> list[set[int]]:
