@@ -8,7 +8,14 @@ import anyio
 import pytest
 from anyio.to_thread import run_sync
 
-from django_anyio_channels import Channel, ChannelLayerError, DeliveryUnknown, ListenerClosed, RedisPubSubChannelLayer
+from django_anyio_channels import (
+    BaseChannelLayer,
+    Channel,
+    ChannelLayerError,
+    DeliveryUnknown,
+    ListenerClosed,
+    RedisPubSubChannelLayer,
+)
 from tests.brokers import redis as brokers
 from tests.brokers.server import free_port
 
@@ -54,12 +61,21 @@ async def test_killed_connections(own_server: brokers.Redis, kind: str) -> None:
 
 
 async def test_a_frozen_server_is_noticed_within_the_probe_interval(own_server: brokers.Redis) -> None:
-    async with flow(lambda: layer_of(own_server)) as going:
+    connects: list[BaseChannelLayer] = []
+
+    class Watched(RedisPubSubChannelLayer):
+        async def connect(self) -> None:
+            connects.append(self)
+            await super().connect()
+
+    async with flow(lambda: Watched(own_server.url, probe_interval=1.0)) as going:
         own_server.server.freeze()
         frozen = time.monotonic()
         await becomes_true(lambda: going.failed)
         assert time.monotonic() - frozen < 1.0 + 0.5
         assert "probe_interval" in str(going.failed[0][1])
+        # Each node notices by itself: one that did not before the thaw would have no outage to tell of.
+        await becomes_true(lambda: all(connects.count(layer) > 1 for layer in connects))
         own_server.server.thaw()
         await going.go_on()
     assert len(going.gaps) == 2
