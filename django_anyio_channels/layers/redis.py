@@ -11,7 +11,7 @@ try:
 except ImportError as error:
     from ..exceptions import MissingDriver
 
-    raise MissingDriver("Redis needs redis-py and hiredis: pip install 'django-anyio-channels[redis]'") from error
+    raise MissingDriver("Redis needs redis-py and hiredis: pip install django-anyio-channels[redis]") from error
 
 from ..event import Event
 from ..exceptions import DeliveryUnknown, ListenerClosed, PayloadTooLarge, QueueFull
