@@ -18,6 +18,7 @@ from .exceptions import (
     MissingDriver,
     NotSupported,
     PayloadTooLarge,
+    PublishRefused,
     QueueFull,
     SubscriptionRefused,
 )
@@ -36,6 +37,7 @@ _LAZY = {
     "Channel": "channel",
     "InMemoryBroker": "layers.memory",
     "InMemoryChannelLayer": "layers.memory",
+    "MQTTChannelLayer": "layers.mqtt",
     "Subscriber": "subscriber",
 }
 
@@ -52,9 +54,11 @@ __all__ = [
     "InMemoryBroker",
     "InMemoryChannelLayer",
     "ListenerClosed",
+    "MQTTChannelLayer",
     "MissingDriver",
     "NotSupported",
     "PayloadTooLarge",
+    "PublishRefused",
     "QueueFull",
     "Subscriber",
     "SubscriptionRefused",

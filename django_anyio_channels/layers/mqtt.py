@@ -1,0 +1,407 @@
+"""MQTT 5 (and 3.1.1): for those who have devices."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import ssl
+from collections import deque
+from dataclasses import dataclass
+from zlib import crc32
+
+import anyio
+
+from ..event import Event
+from ..exceptions import ListenerClosed, PayloadTooLarge, PublishRefused, SubscriptionRefused
+from . import mqtt_packets as packets
+from .base import BaseChannelLayer, subscribing
+from .mqtt_connection import MQTTConnection, Receipt
+from .mqtt_names import matches, to_filter, to_group, to_topic
+from .mqtt_options import MQTTOptions, make_options
+from .mqtt_packets import ConnAck, Packet, Properties, Publish, Will, reason_name
+
+__all__ = ["MQTTChannelLayer", "Properties", "Will"]
+
+logger = logging.getLogger("django_anyio_channels")
+
+_HOLD_SECONDS = 10.0
+"""How long a persistent session's messages wait for their subscriber after the session was resumed."""
+
+_UNSUPPORTED_VERSION = (0x01, 0x84)
+_REFUSALS_311 = {
+    1: "unacceptable protocol version",
+    2: "client identifier rejected",
+    3: "server unavailable",
+    4: "bad user name or password",
+    5: "not authorized",
+}
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Route:
+    """Whose events the messages of one subscription are."""
+
+    topic_filter: bytes
+    identifier: int
+    group: str | None
+    """None for a pattern: the topic says it."""
+    subscription: str | None
+
+    def event(self, message: Publish) -> Event[bytes]:
+        group = to_group(message.topic) if self.group is None else self.group
+        return Event(group, message.payload, self.subscription)
+
+
+class MQTTChannelLayer(BaseChannelLayer):
+    """Groups are topics of an MQTT broker.
+
+    Built from a URL, ``mqtt://user:password@host:1883/?qos=0`` (``mqtts://`` for TLS), or from keyword arguments,
+    which override it:
+
+    * ``host`` ``port`` ``username`` ``password``; ``tls`` (True or an `ssl.SSLContext`), ``ca_file`` ``cert_file``
+      ``key_file`` (paths of PEM files);
+    * ``qos``: of what is published and subscribed. 1, the default: `publish` returns when the broker has acknowledged
+      the message, and raises `PublishRefused` if it refused it. 2: the same in four packets. 0: returns when the
+      message was handed to a live connection; the broker may drop it, and refuses in silence.
+    * ``client_id`` (default: random) and ``session_expiry`` (seconds, default 0): with both, the broker keeps what is
+      published while this node is away, and delivers it in order when a subscriber asks for its group again. Two
+      nodes must not have the same ``client_id``: the broker ends the connection of the former.
+    * ``no_local``: don't deliver to this layer what it published itself (MQTT 5).
+    * ``keepalive``: seconds after which the broker may take us for dead. ``probe_interval``: seconds after which we
+      take a silent broker for dead. ``connect_timeout``: seconds.
+    * ``receive_maximum``: how many messages the broker may have on their way to us unacknowledged. Ours is the broker's.
+    * ``will``: what the broker publishes when we vanish.
+    * ``version``: 5 or 4 (MQTT 3.1.1). By default 5, and 4 if the broker refuses 5.
+
+    A pattern of `subscribe_pattern` is MQTT's topic filter (``+`` one level, ``#`` all below). How names become topics
+    says `mqtt_names`.
+    """
+
+    def __init__(
+        self,
+        url: str | None = None,
+        *,
+        host: str | None = None,
+        port: int | None = None,
+        username: str | None = None,
+        password: str | None = None,
+        tls: bool | ssl.SSLContext | None = None,
+        ca_file: str | None = None,
+        cert_file: str | None = None,
+        key_file: str | None = None,
+        client_id: str | None = None,
+        session_expiry: int | None = None,
+        keepalive: int | None = None,
+        probe_interval: float | None = None,
+        connect_timeout: float | None = None,
+        qos: int | None = None,
+        no_local: bool | None = None,
+        receive_maximum: int | None = None,
+        will: Will | None = None,
+        version: int | None = None,
+    ) -> None:
+        self._options: MQTTOptions = make_options(
+            url,
+            host=host,
+            port=port,
+            username=username,
+            password=password,
+            tls=tls,
+            ca_file=ca_file,
+            cert_file=cert_file,
+            key_file=key_file,
+            client_id=client_id,
+            session_expiry=session_expiry,
+            keepalive=keepalive,
+            probe_interval=probe_interval,
+            connect_timeout=connect_timeout,
+            qos=qos,
+            no_local=no_local,
+            receive_maximum=receive_maximum,
+            will=will,
+            version=version,
+        )
+        self._connection: MQTTConnection | None = None
+        self._connecting: anyio.CancelScope | None = None
+        self._routes: dict[int, _Route] = {}
+        self._identifiers: dict[bytes, int] = {}
+        self._in_effect: set[bytes] = set()
+        """Filters that the broker has confirmed."""
+        self._inbox: deque[tuple[Event[bytes], Receipt | None]] = deque()
+        self._handed: Receipt | None = None
+        """Belongs to the event that the reader got last; when it asks for the next, the hub has fanned it out."""
+        self._arrival: asyncio.Future[None] | None = None
+        self._held: list[tuple[Publish, Receipt | None]] = []
+        self._holding: asyncio.TimerHandle | None = None
+
+    @property
+    def address(self) -> str:
+        return self._options.address
+
+    # ---- life ---------------------------------------------------------------------------------------------------
+
+    async def connect(self) -> None:
+        await self.disconnect()
+        with anyio.move_on_after(self._options.connect_timeout) as scope:
+            self._connecting = scope
+            try:
+                await self._open()
+            except OSError as error:
+                raise ListenerClosed(f"{self.address}: {error}") from error
+            finally:
+                if self._connecting is scope:
+                    self._connecting = None
+        if scope.cancelled_caught:
+            raise ListenerClosed(f"{self.address} did not answer within {self._options.connect_timeout:g} s")
+
+    async def disconnect(self) -> None:
+        if self._connecting is not None:
+            self._connecting.cancel()
+        connection, self._connection = self._connection, None
+        if self._holding is not None:
+            self._holding.cancel()
+        self._routes.clear()
+        self._identifiers.clear()
+        self._in_effect.clear()
+        self._inbox.clear()
+        self._held.clear()
+        self._handed = self._holding = None
+        self._wake_reader()
+        if connection is not None:
+            await connection.goodbye()
+
+    async def _open(self) -> None:
+        versions = [self._options.version] if self._options.version else [5, 4]
+        for version in versions:
+            connection, answer = await self._greet(version)
+            if answer.reason == 0:
+                break
+            await connection.goodbye()
+            if answer.reason not in _UNSUPPORTED_VERSION or version == versions[-1]:
+                raise ListenerClosed(self._refusal(answer.reason))
+        offered = getattr(answer.properties, "MaximumQoS", 2)
+        if offered < self._options.qos:
+            await connection.goodbye()
+            raise ListenerClosed(f"{self.address} offers no QoS {self._options.qos}; use qos={offered}")
+        connection.begin(answer)
+        if answer.session_present:
+            self._holding = asyncio.get_running_loop().call_later(_HOLD_SECONDS, self._stop_holding)
+
+    async def _greet(self, version: int) -> tuple[MQTTConnection, ConnAck]:
+        options = self._options
+        connection: MQTTConnection | None = None
+        loop = asyncio.get_running_loop()
+
+        def new() -> MQTTConnection:
+            nonlocal connection
+            connection = MQTTConnection(
+                self.address,
+                version=version,
+                probe_interval=options.probe_interval,
+                on_message=self._receive,
+                on_end=self._wake_reader,
+            )
+            return connection
+
+        try:
+            await loop.create_connection(new, options.host, options.port, ssl=options.ssl_context())
+            assert connection is not None
+            connection.open(
+                packets.connect(
+                    version=version,
+                    client_id=options.client_id,
+                    username=options.username,
+                    password=options.password,
+                    clean_start=not options.session_expiry,
+                    keepalive=options.keepalive,
+                    session_expiry=options.session_expiry,
+                    receive_maximum=options.receive_maximum,
+                    will=options.will,
+                )
+            )
+            self._connection = connection
+            answer = await connection.accepted
+            if answer is None:
+                connection.check()
+                raise AssertionError("a connection that is not over has an answer")
+            return connection, answer
+        except BaseException:
+            self._connection = None
+            if connection is not None:
+                with anyio.CancelScope(shield=True):
+                    await connection.goodbye()
+            raise
+
+    def _refusal(self, reason: int) -> str:
+        name = _REFUSALS_311.get(reason) or reason_name(Packet.CONNACK, reason)
+        return f"{self.address} refused the connection: {name}. Check username, password and client_id"
+
+    def _live(self) -> MQTTConnection:
+        connection = self._connection
+        if connection is None:
+            raise ListenerClosed(f"{self.address}: this layer is not connected")
+        if connection.error is not None:
+            connection.check()
+        return connection
+
+    # ---- groups and patterns ------------------------------------------------------------------------------------
+
+    async def subscribe(self, groups: str) -> None:
+        owner = subscribing.get(groups)
+        await self._subscribe(to_topic(groups), groups, None if owner == groups else owner)
+
+    async def unsubscribe(self, groups: str) -> None:
+        await self._unsubscribe(to_topic(groups))
+
+    async def subscribe_pattern(self, pattern: str) -> None:
+        """Events of every topic that matches MQTT's topic filter; raises `ValueError` for what is none."""
+        await self._subscribe(to_filter(pattern), None, pattern)
+
+    async def unsubscribe_pattern(self, pattern: str) -> None:
+        await self._unsubscribe(to_filter(pattern))
+
+    async def publish(
+        self,
+        group: str,
+        message: bytes,
+        *,
+        qos: int | None = None,
+        retain: bool = False,
+        properties: Properties | None = None,
+    ) -> int | None:
+        """Publish; ``qos`` overrides the layer's, ``retain`` has the broker keep the message for later subscribers.
+
+        ``properties`` are paho-mqtt's (``Properties(PacketTypes.PUBLISH)``), for MQTT 5. Raises `PublishRefused` when
+        the broker says at QoS 1 or 2 that we may not, and `PayloadTooLarge` for more than its Maximum Packet Size.
+        Returns 0 when the broker says that nobody subscribes, else None.
+        """
+        connection = self._live()
+        packed = b"\0" if properties is None else packets.pack_properties(properties)
+        reason = await connection.publish(
+            to_topic(group),
+            message,
+            qos=self._options.qos if qos is None else qos,
+            retain=retain,
+            properties=packed if connection.version == 5 else b"",
+        )
+        if reason == 0:
+            return None
+        if reason == packets.NO_MATCHING_SUBSCRIBERS:
+            return 0
+        name = reason_name(Packet.PUBACK, reason)
+        if reason == packets.PACKET_TOO_LARGE:
+            raise PayloadTooLarge(
+                f"{self.address} refused {len(message)} bytes to {group}: {name}. Send less, or raise the broker's "
+                f"limit (mosquitto: message_size_limit)"
+            )
+        raise PublishRefused(
+            f"{self.address} refused a message to {group}: {name}. Check what the broker's access control allows "
+            f"user {self._options.username!r} to write"
+        )
+
+    async def next_published(self) -> Event[bytes]:
+        handed, self._handed = self._handed, None
+        if handed is not None and self._connection is not None:
+            self._connection.release(handed)
+        while not self._inbox:
+            self._live()
+            self._arrival = asyncio.get_running_loop().create_future()
+            try:
+                await self._arrival
+            finally:
+                self._arrival = None
+        event, self._handed = self._inbox.popleft()
+        return event
+
+    async def _subscribe(self, topic_filter: bytes, group: str | None, subscription: str | None) -> None:
+        connection = self._live()
+        if topic_filter in self._in_effect:
+            return
+        identifier = self._identifiers.get(topic_filter) or self._new_identifier(topic_filter)
+        self._routes[identifier] = _Route(topic_filter, identifier, group, subscription)
+        self._deliver_held()
+        options = self._options.qos | 0x04 * self._options.no_local
+        reason = await connection.subscribe(topic_filter, options, identifier)
+        if reason >= 0x80:
+            self._forget(topic_filter)
+            raise SubscriptionRefused(
+                f"{self.address} refused the subscription to {subscription or group}: "
+                f"{reason_name(Packet.SUBACK, reason)}. Check what the broker's access control allows user "
+                f"{self._options.username!r} to read"
+            )
+        if topic_filter in self._identifiers:
+            self._in_effect.add(topic_filter)
+
+    async def _unsubscribe(self, topic_filter: bytes) -> None:
+        connection = self._live()
+        if self._forget(topic_filter):
+            await connection.unsubscribe(topic_filter)
+
+    def _new_identifier(self, topic_filter: bytes) -> int:
+        """The number by which the broker says which subscription a message is for.
+
+        Made of the filter: a session that outlived its process still sends the former process's numbers.
+        """
+        identifier = crc32(topic_filter) & 0x0FFF_FFFF or 1
+        while identifier in self._routes:
+            identifier = identifier % 0x0FFF_FFFF + 1
+        self._identifiers[topic_filter] = identifier
+        return identifier
+
+    def _forget(self, topic_filter: bytes) -> bool:
+        self._in_effect.discard(topic_filter)
+        identifier = self._identifiers.pop(topic_filter, None)
+        if identifier is None:
+            return False
+        del self._routes[identifier]
+        return True
+
+    # ---- in -----------------------------------------------------------------------------------------------------
+
+    def _receive(self, message: Publish, receipt: Receipt | None) -> None:
+        routes = self._routes_of(message)
+        if not routes and self._holding is not None:
+            self._held.append((message, receipt))
+            return
+        self._deliver(message, receipt, routes)
+
+    def _routes_of(self, message: Publish) -> list[_Route]:
+        if message.subscriptions:
+            wanted = [self._routes[each] for each in message.subscriptions if each in self._routes]
+        else:
+            wanted = list(self._routes.values())
+        return [route for route in wanted if matches(route.topic_filter, message.topic)]
+
+    def _deliver(self, message: Publish, receipt: Receipt | None, routes: list[_Route]) -> None:
+        for route in routes:
+            if receipt is not None:
+                receipt.readers += 1
+            self._inbox.append((route.event(message), receipt))
+        if receipt is not None and self._connection is not None:
+            self._connection.release(receipt)
+        if routes and self._arrival is not None and not self._arrival.done():
+            self._arrival.set_result(None)
+
+    def _deliver_held(self) -> None:
+        """Deliver what a resumed session brought before its subscriber was there."""
+        held, self._held = self._held, []
+        for message, receipt in held:
+            self._receive(message, receipt)
+
+    def _stop_holding(self) -> None:
+        held, self._held, self._holding = self._held, [], None
+        if held:
+            logger.warning(
+                "%s delivered %d messages of the former session to topics that nobody subscribed to within %g s "
+                "(the first: %s); they were dropped",
+                self.address,
+                len(held),
+                _HOLD_SECONDS,
+                to_group(held[0][0].topic),
+            )
+        for message, receipt in held:
+            self._deliver(message, receipt, [])
+
+    def _wake_reader(self) -> None:
+        if self._arrival is not None and not self._arrival.done():
+            self._arrival.set_result(None)
