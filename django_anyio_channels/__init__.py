@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from .adapter import AnyioChannelLayer
     from .channel import Channel
     from .layers.memory import InMemoryBroker, InMemoryChannelLayer
+    from .layers.mqtt import MQTTChannelLayer
     from .link import Backoff
     from .subscriber import Subscriber
 

@@ -24,8 +24,8 @@ from ..exceptions import DeliveryUnknown, ListenerClosed, PayloadTooLarge
 from . import mqtt_packets as packets
 from .mqtt_packets import Ack, ConnAck, Disconnect, Packet, Publish, SubAck, reason_name
 
-_PER_WRITE = 64
-"""A task that publishes without ever waiting is made to wait after so many messages."""
+_AT_ONCE = 8
+"""So many QoS 0 messages are written one by one in each turn of the event loop; the others of the turn go together."""
 
 _GOODBYE_SECONDS = 0.5
 
@@ -76,7 +76,8 @@ class MQTTConnection(asyncio.Protocol):
         self._connected = False
         self._socket: Any = None
         self._out: list[bytes] = []
-        self._wrote_this_turn = False
+        self._writes = 0
+        """Writes in this turn of the event loop."""
         self._writable: asyncio.Future[None] | None = None
         self._last_id = random.randrange(0xFFFF)
         self._answers: dict[int, asyncio.Future[Any]] = {}
@@ -188,17 +189,16 @@ class MQTTConnection(asyncio.Protocol):
                 f"The packet has {size} bytes; {self.address} takes at most {self.largest_packet}. Send less, "
                 f"or raise the broker's limit (mosquitto: max_packet_size)"
             )
-        packet_id = 0
-        if qos:
-            await self._enter_window()
-            packet_id = self._next_id()
-        elif self._writable is not None or len(self._out) >= _PER_WRITE:
-            await self._drain()
+        if not qos:
+            packet = packets.publish(topic, payload, qos=0, retain=retain, packet_id=0, properties=properties)
+            if not self._write(packet, at_once=_AT_ONCE):
+                await self._drain()
+            return 0
+        await self._enter_window()
+        packet_id = self._next_id()
         self._write(
             packets.publish(topic, payload, qos=qos, retain=retain, packet_id=packet_id, properties=properties)
         )
-        if not qos:
-            return 0
         reason = await self._answer(packet_id)
         if reason is None:
             raise DeliveryUnknown(f"{self.error}; a message was not acknowledged yet, it may or may not have arrived")
@@ -254,10 +254,10 @@ class MQTTConnection(asyncio.Protocol):
         try:
             await place
         except asyncio.CancelledError:
-            if place.cancelled():
-                self._queue.remove(place)
-            else:
+            if not place.cancelled():
                 self._leave_window()
+            elif place in self._queue:
+                self._queue.remove(place)
             raise
         self.check()
 
@@ -277,19 +277,22 @@ class MQTTConnection(asyncio.Protocol):
             await asyncio.shield(self._writable)
         self.check()
 
-    def _write(self, packet: bytes) -> None:
-        """Send: the first packet of a turn of the event loop at once, the others of the turn together."""
-        if self.error is not None:
-            return
-        if self._wrote_this_turn or self._writable is not None:
+    def _write(self, packet: bytes, at_once: int = 1) -> bool:
+        """Send: the first packets of a turn of the event loop at once, the others of the turn together at its end.
+
+        Returns whether it is on its way.
+        """
+        if self._out or self._writes >= at_once or self._writable is not None or self.error is not None:
             self._out.append(packet)
-            return
-        self._wrote_this_turn = True
-        self._loop.call_soon(self._flush)
+            return False
+        if not self._writes:
+            self._loop.call_soon(self._flush)
+        self._writes += 1
         self._transport.write(packet)
+        return True
 
     def _flush(self) -> None:
-        self._wrote_this_turn = False
+        self._writes = 0
         if self._out and self._writable is None and self.error is None:
             out, self._out = self._out, []
             self._transport.write(b"".join(out))

@@ -2,9 +2,9 @@
 
 A group name is its topic, letter for letter, so that groups and devices can meet, except for what MQTT forbids in a
 topic: ``+``, ``#``, control characters, surrogates and code points that are no characters. They are written as in a
-URL (``%2B``), and so is ``%`` itself. The empty name is ``%``. A name that begins with ``$share/`` begins with
-``%24share/``. No group's topic holds a ``%`` that two hexadecimal digits do not follow; what the layer needs for
-itself begins so.
+URL (``%2B``), and so is ``%`` itself, and ``$`` at the beginning, where brokers keep their own topics (read those with
+a pattern: ``$SYS/broker/uptime`` is one). The empty name is ``%``. No other group's topic holds a ``%`` that two
+hexadecimal digits do not follow; what the layer needs for itself begins so.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def to_topic(group: str) -> bytes:
     if not group:
         return b"%"
     topic = _in_a_name.sub(_escape, group)
-    if topic.startswith("$share/"):
+    if topic.startswith("$"):
         topic = "%24" + topic[1:]
     return _checked(topic, group)
 

@@ -125,7 +125,7 @@ def reason_name(kind: int, reason: int) -> str:
     """What a reason code means, in words."""
     try:
         return f"{ReasonCode(kind >> 4, identifier=reason).getName()} (0x{reason:02x})"
-    except KeyError:
+    except (KeyError, ValueError):
         return f"reason 0x{reason:02x}"
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 from collections.abc import Sequence
@@ -12,7 +13,7 @@ from pathlib import Path
 
 from .debian import Unpacked, unpack
 from .redis import make_certificates
-from .server import Server, accepts_connections, find_program, free_port, new_folder
+from .server import Server, ServerMissing, accepts_connections, find_program, free_port, new_folder
 from .server import running as run_servers
 
 USERNAME = "anna"
@@ -75,6 +76,32 @@ def protected(*rules: str) -> Mosquitto:
     listener = ["allow_anonymous false", f"password_file {passwords}", f"acl_file {acl}"]
     secret = PASSWORD.replace(" ", "%20")
     return _prepare(folder, _GENEROUS, listener, f"mqtt://{USERNAME}:{secret}@127.0.0.1:{{port}}")
+
+
+def strict(topic: str) -> Mosquitto:
+    """One that refuses subscriptions to ``topic``. (An access control list only drops what they would be sent.)"""
+    folder = new_folder("mosquitto")
+    rule = {"acltype": "subscribePattern", "topic": topic, "allow": False}
+    kinds = ("publishClientSend", "publishClientReceive", "subscribe", "unsubscribe")
+    security = {
+        "defaultACLAccess": dict.fromkeys(kinds, True),
+        "clients": [],
+        "groups": [{"groupname": "all", "roles": [{"rolename": "reader"}]}],
+        "roles": [{"rolename": "reader", "acls": [rule]}],
+        "anonymousGroup": "all",
+    }
+    (folder / "security.json").write_text(json.dumps(security))
+    options = [*_GENEROUS, f"plugin {_find_plugin()}", f"plugin_opt_config_file {folder}/security.json"]
+    return _prepare(folder, options, ["allow_anonymous true"], "mqtt://127.0.0.1:{port}")
+
+
+def _find_plugin() -> Path:
+    name = "mosquitto_dynamic_security.so"
+    program = Path(find_mosquitto().program)
+    for folder in (program.parents[2] / "usr/lib", program.parents[1] / "lib", Path("/usr/lib")):
+        for found in folder.rglob(name):
+            return found
+    raise ServerMissing(f"install mosquitto with its plugin {name} (Debian's package has it)")
 
 
 def encrypted() -> Mosquitto:
