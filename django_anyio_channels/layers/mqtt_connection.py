@@ -196,9 +196,7 @@ class MQTTConnection(asyncio.Protocol):
             return 0
         await self._enter_window()
         packet_id = self._next_id()
-        self._write(
-            packets.publish(topic, payload, qos=qos, retain=retain, packet_id=packet_id, properties=properties)
-        )
+        self._write(packets.publish(topic, payload, qos=qos, retain=retain, packet_id=packet_id, properties=properties))
         reason = await self._answer(packet_id)
         if reason is None:
             raise DeliveryUnknown(f"{self.error}; a message was not acknowledged yet, it may or may not have arrived")

@@ -13,9 +13,8 @@ import re
 from functools import lru_cache
 from urllib.parse import unquote_to_bytes
 
-_FORBIDDEN = (
-    "\x00-\x1f\x7f-\x9f\ud800-\udfff\ufdd0-\ufdef" + "".join(f"{chr(plane << 16 | 0xFFFE)}-{chr(plane << 16 | 0xFFFF)}"
-    for plane in range(17))
+_FORBIDDEN = "\x00-\x1f\x7f-\x9f\ud800-\udfff\ufdd0-\ufdef" + "".join(
+    f"{chr(plane << 16 | 0xFFFE)}-{chr(plane << 16 | 0xFFFF)}" for plane in range(17)
 )
 _in_a_name = re.compile(f"[%+#{_FORBIDDEN}]")
 _in_a_pattern = re.compile(f"[%{_FORBIDDEN}]")

@@ -81,7 +81,9 @@ def make_options(url: str | None, **given: Any) -> MQTTOptions:
 def _of_url(url: str) -> MQTTOptions:
     parts = urlsplit(url)
     if parts.scheme not in _SCHEMES or not parts.hostname:
-        raise ValueError(f"An MQTT URL looks like mqtt://user:password@host:1883, or mqtts:// for TLS; not {_bare(url)!r}")
+        raise ValueError(
+            f"An MQTT URL looks like mqtt://user:password@host:1883, or mqtts:// for TLS; not {_bare(url)!r}"
+        )
     if parts.path not in ("", "/") or parts.fragment:
         raise ValueError(f"{_bare(url)!r} has a path; options follow after a question mark: mqtt://host/?qos=0")
     known: dict[str, Any] = {"host": parts.hostname, "tls": _SCHEMES[parts.scheme]}

@@ -28,7 +28,9 @@ _GENEROUS = ["max_queued_messages 0", "max_queued_bytes 0"]
 def find_mosquitto() -> Unpacked:
     """Environment variable MOSQUITTO, PATH and the sbin folders, then Debian's package in the user's cache."""
     found = find_program("MOSQUITTO", ["mosquitto"])
-    return Unpacked(found, {}) if found else unpack("usr/sbin/mosquitto", ["mosquitto", "mosquitto-clients", *_LIBRARIES])
+    return (
+        Unpacked(found, {}) if found else unpack("usr/sbin/mosquitto", ["mosquitto", "mosquitto-clients", *_LIBRARIES])
+    )
 
 
 @lru_cache(maxsize=4)
@@ -142,4 +144,3 @@ def _prepare(
         environment=found.environment,
     )
     return Mosquitto(server, url.format(port=port), ca_file)
-
