@@ -6,19 +6,21 @@ import asyncio
 import logging
 import ssl
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
 from zlib import crc32
 
 import anyio
 
 from ..event import Event
-from ..exceptions import ListenerClosed, PayloadTooLarge, PublishRefused, SubscriptionRefused
+from ..exceptions import ListenerClosed, NotSupported, PayloadTooLarge, PublishRefused, SubscriptionRefused
 from . import mqtt_packets as packets
 from .base import BaseChannelLayer, subscribing
 from .mqtt_connection import MQTTConnection, Receipt
 from .mqtt_names import matches, to_filter, to_group, to_topic
 from .mqtt_options import MQTTOptions, make_options
 from .mqtt_packets import ConnAck, Packet, Properties, Publish, Will, reason_name
+from .mqtt_queues import MQTTQueues
 
 __all__ = ["MQTTChannelLayer", "Properties", "Will"]
 
@@ -39,13 +41,16 @@ _REFUSALS_311 = {
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Route:
-    """Whose events the messages of one subscription are."""
+    """Where the messages of one subscription go."""
 
     topic_filter: bytes
-    identifier: int
-    group: str | None
+    name: str
+    """What errors call the subscription."""
+    group: str | None = None
     """None for a pattern: the topic says it."""
-    subscription: str | None
+    subscription: str | None = None
+    handle: Callable[[Publish], None] | None = None
+    """Takes the messages that are no events."""
 
     def event(self, message: Publish) -> Event[bytes]:
         group = to_group(message.topic) if self.group is None else self.group
@@ -133,6 +138,7 @@ class MQTTChannelLayer(BaseChannelLayer):
         self._arrival: asyncio.Future[None] | None = None
         self._held: list[tuple[Publish, Receipt | None]] = []
         self._holding: asyncio.TimerHandle | None = None
+        self._queues = MQTTQueues(self)
 
     @property
     def address(self) -> str:
@@ -146,6 +152,8 @@ class MQTTChannelLayer(BaseChannelLayer):
             self._connecting = scope
             try:
                 await self._open()
+                if self._can_queue(self._live()):
+                    await self._queues.begin()
             except OSError as error:
                 raise ListenerClosed(f"{self.address}: {error}") from error
             finally:
@@ -157,6 +165,8 @@ class MQTTChannelLayer(BaseChannelLayer):
     async def disconnect(self) -> None:
         if self._connecting is not None:
             self._connecting.cancel()
+        elif self._connection is not None and self._connection.error is None and self._can_queue(self._connection):
+            await self._leave_queues()
         connection, self._connection = self._connection, None
         if self._holding is not None:
             self._holding.cancel()
@@ -167,8 +177,16 @@ class MQTTChannelLayer(BaseChannelLayer):
         self._held.clear()
         self._handed = self._holding = None
         self._wake_reader()
+        self._queues.end()
         if connection is not None:
             await connection.goodbye()
+        await self._queues.finished()
+
+    async def _leave_queues(self) -> None:
+        try:
+            await self._queues.leave()
+        except ListenerClosed as error:
+            logger.debug("The queues of %s could not be handed over: %s", self.address, error)
 
     async def _open(self) -> None:
         versions = [self._options.version] if self._options.version else [5, 4]
@@ -199,7 +217,7 @@ class MQTTChannelLayer(BaseChannelLayer):
                 version=version,
                 probe_interval=options.probe_interval,
                 on_message=self._receive,
-                on_end=self._wake_reader,
+                on_end=self._life_ended,
             )
             return connection
 
@@ -248,14 +266,15 @@ class MQTTChannelLayer(BaseChannelLayer):
 
     async def subscribe(self, groups: str) -> None:
         owner = subscribing.get(groups)
-        await self._subscribe(to_topic(groups), groups, None if owner == groups else owner)
+        subscription = None if owner == groups else owner
+        await self._subscribe(_Route(to_topic(groups), groups, groups, subscription), self._options.no_local)
 
     async def unsubscribe(self, groups: str) -> None:
         await self._unsubscribe(to_topic(groups))
 
     async def subscribe_pattern(self, pattern: str) -> None:
         """Events of every topic that matches MQTT's topic filter; raises `ValueError` for what is none."""
-        await self._subscribe(to_filter(pattern), None, pattern)
+        await self._subscribe(_Route(to_filter(pattern), pattern, None, pattern), self._options.no_local)
 
     async def unsubscribe_pattern(self, pattern: str) -> None:
         await self._unsubscribe(to_filter(pattern))
@@ -284,18 +303,20 @@ class MQTTChannelLayer(BaseChannelLayer):
             retain=retain,
             properties=packed if connection.version == 5 else b"",
         )
-        if reason == 0:
-            return None
-        if reason == packets.NO_MATCHING_SUBSCRIBERS:
-            return 0
+        self._check_reason(reason, group, len(message))
+        return 0 if reason == packets.NO_MATCHING_SUBSCRIBERS else None
+
+    def _check_reason(self, reason: int, to: str, size: int) -> None:
+        if reason < 0x80:
+            return
         name = reason_name(Packet.PUBACK, reason)
         if reason == packets.PACKET_TOO_LARGE:
             raise PayloadTooLarge(
-                f"{self.address} refused {len(message)} bytes to {group}: {name}. Send less, or raise the broker's "
+                f"{self.address} refused {size} bytes to {to}: {name}. Send less, or raise the broker's "
                 f"limit (mosquitto: message_size_limit)"
             )
         raise PublishRefused(
-            f"{self.address} refused a message to {group}: {name}. Check what the broker's access control allows "
+            f"{self.address} refused a message to {to}: {name}. Check what the broker's access control allows "
             f"user {self._options.username!r} to write"
         )
 
@@ -313,19 +334,20 @@ class MQTTChannelLayer(BaseChannelLayer):
         event, self._handed = self._inbox.popleft()
         return event
 
-    async def _subscribe(self, topic_filter: bytes, group: str | None, subscription: str | None) -> None:
+    async def _subscribe(self, route: _Route, no_local: bool, qos: int | None = None) -> None:
         connection = self._live()
+        topic_filter = route.topic_filter
         if topic_filter in self._in_effect:
             return
         identifier = self._identifiers.get(topic_filter) or self._new_identifier(topic_filter)
-        self._routes[identifier] = _Route(topic_filter, identifier, group, subscription)
+        self._routes[identifier] = route
         self._deliver_held()
-        options = self._options.qos | 0x04 * self._options.no_local
+        options = (self._options.qos if qos is None else qos) | 0x04 * no_local
         reason = await connection.subscribe(topic_filter, options, identifier)
         if reason >= 0x80:
             self._forget(topic_filter)
             raise SubscriptionRefused(
-                f"{self.address} refused the subscription to {subscription or group}: "
+                f"{self.address} refused the subscription to {route.name}: "
                 f"{reason_name(Packet.SUBACK, reason)}. Check what the broker's access control allows user "
                 f"{self._options.username!r} to read"
             )
@@ -356,6 +378,53 @@ class MQTTChannelLayer(BaseChannelLayer):
         del self._routes[identifier]
         return True
 
+    # ---- queues -------------------------------------------------------------------------------------------------
+
+    async def put(self, queue: str, message: bytes, *, capacity: int, expiry: float) -> None:
+        await self._with_queues().put(queue, message, capacity, expiry)
+
+    async def take(self, queue: str) -> bytes:
+        return await self._with_queues().take(queue)
+
+    async def bind(self, group: str, queue: str, *, capacity: int, expiry: float, lifetime: float) -> None:
+        await self._with_queues().bind(group, queue, capacity, expiry, lifetime)
+
+    async def unbind(self, group: str, queue: str) -> None:
+        await self._with_queues().unbind(group, queue)
+
+    async def purge(self, prefix: str) -> None:
+        await self._with_queues().purge(prefix)
+
+    def _with_queues(self) -> MQTTQueues:
+        connection = self._live()
+        if not self._can_queue(connection):
+            raise NotSupported(
+                f"{self.address}: queues (normal channels) need MQTT 5, shared subscriptions, and a node without "
+                f"session_expiry; use another client_id for them, or Redis or PostgreSQL"
+            )
+        return self._queues
+
+    def _can_queue(self, connection: MQTTConnection) -> bool:
+        # The broker would keep requests for a persistent session's node that has died, and nobody would answer them.
+        return connection.version == 5 and connection.shares and not self._options.session_expiry
+
+    # What `MQTTQueues` needs of us.
+
+    @property
+    def node(self) -> str:
+        return self._options.client_id
+
+    async def listen(self, topic_filter: bytes, handle: Callable[[Publish], None]) -> None:
+        await self._subscribe(_Route(topic_filter, repr(topic_filter), handle=handle), no_local=False, qos=1)
+
+    async def stop_listening(self, topic_filter: bytes) -> None:
+        await self._unsubscribe(topic_filter)
+
+    async def send(self, topic: bytes, payload: bytes) -> int:
+        reason = await self._live().publish(topic, payload, qos=1, retain=False, properties=b"\0")
+        self._check_reason(reason, repr(topic), len(payload))
+        return reason
+
     # ---- in -----------------------------------------------------------------------------------------------------
 
     def _receive(self, message: Publish, receipt: Receipt | None) -> None:
@@ -374,13 +443,16 @@ class MQTTChannelLayer(BaseChannelLayer):
 
     def _deliver(self, message: Publish, receipt: Receipt | None, routes: list[_Route]) -> None:
         for route in routes:
+            if route.handle is not None:
+                route.handle(message)
+                continue
             if receipt is not None:
                 receipt.readers += 1
             self._inbox.append((route.event(message), receipt))
         if receipt is not None and self._connection is not None:
             self._connection.release(receipt)
-        if routes and self._arrival is not None and not self._arrival.done():
-            self._arrival.set_result(None)
+        if self._inbox:
+            self._wake_reader()
 
     def _deliver_held(self) -> None:
         """Deliver what a resumed session brought before its subscriber was there."""
@@ -401,6 +473,10 @@ class MQTTChannelLayer(BaseChannelLayer):
             )
         for message, receipt in held:
             self._deliver(message, receipt, [])
+
+    def _life_ended(self) -> None:
+        self._queues.end()
+        self._wake_reader()
 
     def _wake_reader(self) -> None:
         if self._arrival is not None and not self._arrival.done():

@@ -64,6 +64,8 @@ class MQTTConnection(asyncio.Protocol):
         self.error: ListenerClosed | None = None
         """Why the connection is over."""
         self.largest_packet = packets.LARGEST_PACKET
+        self.shares = True
+        """Whether the broker has shared subscriptions."""
         self.accepted: asyncio.Future[ConnAck | None] = asyncio.get_running_loop().create_future()
         """The broker's answer to CONNECT; None if the connection ends before."""
         self._loop = asyncio.get_running_loop()
@@ -86,6 +88,8 @@ class MQTTConnection(asyncio.Protocol):
         self._window = 0xFFFF
         self._in_flight = 0
         self._queue: deque[asyncio.Future[None]] = deque()
+        self._admitted = 0
+        """How many have a place, and have not run since."""
         self._receipts: deque[Receipt] = deque()
         self._known: set[int] = set()
         """The broker's QoS 2 messages that it has not released yet: they may come again, and do not count then."""
@@ -109,6 +113,7 @@ class MQTTConnection(asyncio.Protocol):
     def begin(self, answer: ConnAck) -> None:
         """The broker has accepted us: keep to its limits, and watch the link."""
         allowed = answer.properties
+        self.shares = bool(getattr(allowed, "SharedSubscriptionAvailable", 1))
         self._window = getattr(allowed, "ReceiveMaximum", 0xFFFF)
         self.largest_packet = getattr(allowed, "MaximumPacketSize", packets.LARGEST_PACKET)
         # A broker may want to hear from us more often than we want to hear from it.
@@ -244,29 +249,36 @@ class MQTTConnection(asyncio.Protocol):
         return await answer
 
     async def _enter_window(self) -> None:
-        if self._in_flight < self._window and not self._queue:
+        """Wait for one of the places that the broker allows. Whoever comes first goes first."""
+        if self._in_flight < self._window and not self._queue and not self._admitted:
             self._in_flight += 1
             return
         place: asyncio.Future[None] = self._loop.create_future()
         self._queue.append(place)
+        self._admit()
         try:
             await place
         except asyncio.CancelledError:
             if not place.cancelled():
+                self._admitted -= 1
                 self._leave_window()
             elif place in self._queue:
                 self._queue.remove(place)
             raise
         self.check()
+        self._admitted -= 1
 
-    def _leave_window(self) -> None:
-        """A place is free; whoever waits first gets it."""
-        while self._queue:
+    def _admit(self) -> None:
+        while self._queue and self._in_flight < self._window:
             place = self._queue.popleft()
             if not place.done():
+                self._in_flight += 1
+                self._admitted += 1
                 place.set_result(None)
-                return
+
+    def _leave_window(self) -> None:
         self._in_flight -= 1
+        self._admit()
 
     async def _drain(self) -> None:
         """Wait until what was written before is on its way."""
