@@ -22,6 +22,8 @@ from .serializers import EncryptedSerializer, MessagePackSerializer, Serializer,
 
 LAYERS = {
     "memory": "django_anyio_channels.layers.memory.InMemoryChannelLayer",
+    "mqtt": "django_anyio_channels.layers.mqtt.MQTTChannelLayer",
+    "mqtts": "django_anyio_channels.layers.mqtt.MQTTChannelLayer",
 }
 """URL scheme -> the layer's dotted path."""
 

@@ -74,7 +74,8 @@ class MQTTChannelLayer(BaseChannelLayer):
     * ``no_local``: don't deliver to this layer what it published itself (MQTT 5).
     * ``keepalive``: seconds after which the broker may take us for dead. ``probe_interval``: seconds after which we
       take a silent broker for dead. ``connect_timeout``: seconds.
-    * ``receive_maximum``: how many messages the broker may have on their way to us unacknowledged. Ours is the broker's.
+    * ``receive_maximum``: how many unacknowledged messages the broker may have on their way to us. How many we may
+      have on their way to it, it says itself; more calls of `publish` wait their turn.
     * ``will``: what the broker publishes when we vanish.
     * ``version``: 5 or 4 (MQTT 3.1.1). By default 5, and 4 if the broker refuses 5.
 
@@ -239,16 +240,15 @@ class MQTTChannelLayer(BaseChannelLayer):
             )
             self._connection = connection
             answer = await connection.accepted
-            if answer is None:
-                connection.check()
-                raise AssertionError("a connection that is not over has an answer")
-            return connection, answer
+            connection.check()
         except BaseException:
             self._connection = None
             if connection is not None:
                 with anyio.CancelScope(shield=True):
                     await connection.goodbye()
             raise
+        assert answer is not None, "only a connection that is over has no answer"
+        return connection, answer
 
     def _refusal(self, reason: int) -> str:
         name = _REFUSALS_311.get(reason) or reason_name(Packet.CONNACK, reason)

@@ -158,6 +158,9 @@ class MQTTConnection(asyncio.Protocol):
         if self.error is not None:
             raise ListenerClosed(str(self.error))
 
+    def _over(self) -> bool:
+        return self.error is not None
+
     def _settle(self, waiter: asyncio.Future[Any]) -> None:
         """Wake whoever waits; it finds `error` then. (An exception that nobody fetches would be noise.)"""
         if not waiter.done():
@@ -319,7 +322,7 @@ class MQTTConnection(asyncio.Protocol):
     # ---- in -----------------------------------------------------------------------------------------------------
 
     def data_received(self, data: bytes) -> None:
-        if self.error is not None:
+        if self._over():
             return
         self._heard = monotonic()
         self._probing = False
@@ -328,9 +331,9 @@ class MQTTConnection(asyncio.Protocol):
             self._socket.setsockopt(socket.IPPROTO_TCP, _QUICKACK, 1)
         try:
             for packet in self._decoder.feed(data):
-                self._receive(packet)
-                if self.error is not None:
+                if self._over():
                     return
+                self._receive(packet)
         except packets.MalformedPacket as error:
             self.end(f"the broker sent what is no MQTT ({error})")
 

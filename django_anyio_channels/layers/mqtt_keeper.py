@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Coroutine
@@ -43,7 +42,8 @@ class Wire(Protocol):
 Answer = Callable[[str, int, list[Any]], Awaitable[bool]]
 """Answers a node's request of that number; False if there is no such node any more."""
 
-Spawn = Callable[[Coroutine[Any, Any, None]], asyncio.Task[None]]
+Spawn = Callable[[Coroutine[Any, Any, None]], None]
+"""Does something beside; the end of the life ends it."""
 
 PackedBinding = tuple[str, int, float, float]
 """Group, capacity, expiry, and the seconds that it has left."""

@@ -212,7 +212,7 @@ class MQTTQueues:
         if bindings:
             await self._ask(topic, "bind", bindings)
 
-    def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         """Do something beside; the end of the life ends it, without noise."""
 
         async def run() -> None:
@@ -224,7 +224,6 @@ class MQTTQueues:
         task = asyncio.get_running_loop().create_task(run())
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
-        return task
 
     # ---- asking -------------------------------------------------------------------------------------------------
 

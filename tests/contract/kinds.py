@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Protocol
 
-from django_anyio_channels import BaseChannelLayer, InMemoryChannelLayer
+from django_anyio_channels import BaseChannelLayer, InMemoryChannelLayer, MQTTChannelLayer
 from django_anyio_channels.layers.memory import InMemoryBroker
+from tests.brokers import mosquitto
+from tests.brokers.mosquitto import Mosquitto
 
 
 class Broker(Protocol):
@@ -61,6 +64,9 @@ class Kind:
     None for a broker without patterns.
     """
 
+    patterns_of_levels: bool = False
+    """The broker has patterns, but none for the beginning of a name; the tests of its layer test them."""
+
     django: bool = True
     """`AnyioChannelLayer` is tested over it."""
 
@@ -95,6 +101,41 @@ def run_remote_memory() -> Iterator[MemoryBroker]:
     yield MemoryBroker(RemoteMemoryLayer)
 
 
+@dataclass
+class MosquittoBroker:
+    """A mosquitto, spoken to at one quality of service."""
+
+    mosquitto: Mosquitto
+    qos: int
+
+    def layer(self) -> BaseChannelLayer:
+        return MQTTChannelLayer(self.mosquitto.url, qos=self.qos, probe_interval=1.0)
+
+    def config(self) -> dict[str, Any]:
+        return {"url": f"{self.mosquitto.url}/?qos={self.qos}"}
+
+    def kill(self) -> None:
+        self.mosquitto.server.kill()
+
+    def start(self) -> None:
+        if not self.mosquitto.server.running:
+            self.mosquitto.server.start()
+
+    def freeze(self) -> None:
+        self.mosquitto.server.freeze()
+
+    def thaw(self) -> None:
+        if self.mosquitto.server.running:
+            self.mosquitto.server.thaw()
+
+
+@contextmanager
+def run_mosquitto(qos: int) -> Iterator[MosquittoBroker]:
+    broker = mosquitto.mosquitto()
+    with mosquitto.running(broker):
+        yield MosquittoBroker(broker, qos)
+
+
 KINDS: list[Kind] = [
     Kind(
         name="memory",
@@ -105,4 +146,6 @@ KINDS: list[Kind] = [
         pattern=lambda beginning: f"{beginning}*",
     ),
     Kind(name="remote-memory", run=run_remote_memory, mortal=False, pattern=lambda beginning: f"{beginning}*"),
+    Kind(name="mqtt", run=partial(run_mosquitto, 1), patterns_of_levels=True),
+    Kind(name="mqtt-qos0", run=partial(run_mosquitto, 0), patterns_of_levels=True),
 ]
