@@ -137,8 +137,10 @@ class MQTTChannelLayer(BaseChannelLayer):
         self._handed: Receipt | None = None
         """Belongs to the event that the reader got last; when it asks for the next, the hub has fanned it out."""
         self._arrival: asyncio.Future[None] | None = None
+        self._holds = False
+        """Whether what nobody has subscribed to yet is held for a while: the broker resumes our session at once."""
         self._held: list[tuple[Publish, Receipt | None]] = []
-        self._holding: asyncio.TimerHandle | None = None
+        self._stop_later: asyncio.TimerHandle | None = None
         self._queues = MQTTQueues(self)
 
     @property
@@ -169,14 +171,14 @@ class MQTTChannelLayer(BaseChannelLayer):
         elif self._connection is not None and self._connection.error is None and self._can_queue(self._connection):
             await self._leave_queues()
         connection, self._connection = self._connection, None
-        if self._holding is not None:
-            self._holding.cancel()
+        if self._stop_later is not None:
+            self._stop_later.cancel()
         self._routes.clear()
         self._identifiers.clear()
         self._in_effect.clear()
         self._inbox.clear()
         self._held.clear()
-        self._handed = self._holding = None
+        self._handed = self._stop_later = None
         self._wake_reader()
         self._queues.end()
         if connection is not None:
@@ -203,13 +205,14 @@ class MQTTChannelLayer(BaseChannelLayer):
             await connection.goodbye()
             raise ListenerClosed(f"{self.address} offers no QoS {self._options.qos}; use qos={offered}")
         connection.begin(answer)
-        if answer.session_present:
-            self._holding = asyncio.get_running_loop().call_later(_HOLD_SECONDS, self._stop_holding)
+        self._holds = answer.session_present
+        self._stop_later = asyncio.get_running_loop().call_later(_HOLD_SECONDS, self._stop_holding)
 
     async def _greet(self, version: int) -> tuple[MQTTConnection, ConnAck]:
         options = self._options
         connection: MQTTConnection | None = None
         loop = asyncio.get_running_loop()
+        self._holds = options.session_expiry > 0
 
         def new() -> MQTTConnection:
             nonlocal connection
@@ -429,7 +432,7 @@ class MQTTChannelLayer(BaseChannelLayer):
 
     def _receive(self, message: Publish, receipt: Receipt | None) -> None:
         routes = self._routes_of(message)
-        if not routes and self._holding is not None:
+        if not routes and self._holds:
             self._held.append((message, receipt))
             return
         self._deliver(message, receipt, routes)
@@ -461,7 +464,8 @@ class MQTTChannelLayer(BaseChannelLayer):
             self._receive(message, receipt)
 
     def _stop_holding(self) -> None:
-        held, self._held, self._holding = self._held, [], None
+        self._holds = False
+        held, self._held = self._held, []
         if held:
             logger.warning(
                 "%s delivered %d messages of the former session to topics that nobody subscribed to within %g s "
