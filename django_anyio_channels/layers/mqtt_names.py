@@ -10,7 +10,6 @@ hexadecimal digits do not follow; what the layer needs for itself begins so.
 from __future__ import annotations
 
 import re
-from functools import lru_cache
 from urllib.parse import unquote_to_bytes
 
 _FORBIDDEN = "\x00-\x1f\x7f-\x9f\ud800-\udfff\ufdd0-\ufdef" + "".join(
@@ -21,7 +20,6 @@ _in_a_pattern = re.compile(f"[%{_FORBIDDEN}]")
 _LONGEST = 65_535
 
 
-@lru_cache(maxsize=8192)
 def to_topic(group: str) -> bytes:
     """The topic of a group. Raises `ValueError` if it has more than 65,535 bytes."""
     if not group:
@@ -32,7 +30,6 @@ def to_topic(group: str) -> bytes:
     return _checked(topic, group)
 
 
-@lru_cache(maxsize=8192)
 def to_group(topic: bytes) -> str:
     """The group of a topic."""
     if topic == b"%":

@@ -27,7 +27,7 @@ async def read(layer: MQTTChannelLayer, count: int) -> list[bytes]:
 async def until(condition: Callable[[], bool]) -> None:
     """Wait for what only looking tells."""
     with anyio.fail_after(TIME_LIMIT):
-        while not condition():  # noqa: ASYNC110
+        while not condition():
             await anyio.sleep(0.01)
 
 
@@ -197,7 +197,7 @@ async def test_what_was_published_while_a_node_was_away_arrives_in_order(
     assert await read(again, 1) == [b"live"]
 
 
-async def test_a_session_survives_the_death_of_a_persistent_broker(connect: Connect) -> None:
+async def test_a_session_survives_the_restart_of_a_persistent_broker(connect: Connect) -> None:
     broker = mosquitto.persistent()
     with mosquitto.running(broker):
         session = {"client_id": "survivor", "session_expiry": 60}
@@ -206,7 +206,9 @@ async def test_a_session_survives_the_death_of_a_persistent_broker(connect: Conn
         await node.disconnect()
         for number in range(20):
             await writer.publish("kept", b"%d" % number)
-        await anyio.to_thread.run_sync(broker.server.restart)
+        # Killed, mosquitto forgets what it has not saved yet; stopped, it saves everything.
+        await anyio.to_thread.run_sync(broker.server.shutdown)
+        await anyio.to_thread.run_sync(broker.server.start)
         again = await connect(broker.url, **session)
         await again.subscribe("kept")
         assert await read(again, 20) == [b"%d" % number for number in range(20)]
