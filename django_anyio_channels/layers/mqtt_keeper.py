@@ -78,7 +78,8 @@ class Keeper:
         self._wire = wire
         self._answer = answer
         self._spawn = spawn
-        self._done: OrderedDict[Reader, list[Any] | None] = OrderedDict()
+        self._done: OrderedDict[Reader, str] = OrderedDict()
+        """What was answered to recent requests; empty while they are being done."""
         self._log = BoundedLog()
 
     def handle(self, request: list[Any]) -> None:
@@ -94,10 +95,10 @@ class Keeper:
             self.store.stop(asker)
         elif asker in self._done:
             answer = self._done[asker]
-            if answer is not None:
+            if answer:
                 self._spawn(self._reply(asker, answer))
         else:
-            self._done[asker] = None
+            self._done[asker] = ""
             if len(self._done) > _REMEMBERED:
                 self._done.popitem(last=False)
             self._do(verb, asker, arguments)
@@ -105,11 +106,11 @@ class Keeper:
     def _do(self, verb: str, asker: Reader, arguments: list[Any]) -> None:
         if verb == "put":
             accepted = self.store.put(*arguments)
-            self._conclude(asker, ["ok" if accepted else "full"])
+            self._conclude(asker, "ok" if accepted else "full")
             self.hand_out()
         elif verb == "back":
             self.store.insert(map(unpack, arguments[0]))
-            self._conclude(asker, ["ok"])
+            self._conclude(asker, "ok")
             self.hand_out()
         elif verb == "bind":
             self._spawn(self._bind(asker, arguments[0]))
@@ -130,12 +131,12 @@ class Keeper:
             self.store.insert([stored])
             self.hand_out()
 
-    def _conclude(self, asker: Reader, answer: list[Any]) -> None:
+    def _conclude(self, asker: Reader, answer: str) -> None:
         self._done[asker] = answer
         self._spawn(self._reply(asker, answer))
 
-    async def _reply(self, asker: Reader, answer: list[Any]) -> None:
-        await self._answer(*asker, answer)
+    async def _reply(self, asker: Reader, answer: str) -> None:
+        await self._answer(*asker, [answer])
 
     # ---- bindings -----------------------------------------------------------------------------------------------
 
@@ -145,12 +146,12 @@ class Keeper:
             self.bindings[group] = Binding(capacity, expiry, monotonic() + left)
             if not known:
                 await self._wire.listen(self._filter(group), partial(self._bound, group))
-        self._conclude(asker, ["ok"])
+        self._conclude(asker, "ok")
 
     async def _unbind(self, asker: Reader, group: str) -> None:
         if self.bindings.pop(group, None) is not None:
             await self._wire.stop_listening(self._filter(group))
-        self._conclude(asker, ["ok"])
+        self._conclude(asker, "ok")
 
     async def stop_bindings(self) -> None:
         """Take in nothing more from groups."""
