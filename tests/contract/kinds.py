@@ -147,5 +147,5 @@ KINDS: list[Kind] = [
     ),
     Kind(name="remote-memory", run=run_remote_memory, mortal=False, pattern=lambda beginning: f"{beginning}*"),
     Kind(name="mqtt", run=partial(run_mosquitto, 1), patterns_of_levels=True),
-    Kind(name="mqtt-qos0", run=partial(run_mosquitto, 0), patterns_of_levels=True),
+    Kind(name="mqtt-qos0", run=partial(run_mosquitto, 0), patterns_of_levels=True, django=False),
 ]
