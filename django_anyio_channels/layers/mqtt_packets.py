@@ -21,7 +21,7 @@ try:
     from paho.mqtt.reasoncodes import ReasonCode
     from paho.mqtt.subscribeoptions import MQTTException
 except ImportError as error:
-    raise MissingDriver("MQTT needs paho-mqtt: pip install 'django-anyio-channels[mqtt]'") from error
+    raise MissingDriver("MQTT needs the paho-mqtt package: pip install django-anyio-channels[mqtt]") from error
 
 __all__ = ["Decoder", "MalformedPacket", "Packet", "Properties", "Will"]
 

@@ -19,7 +19,6 @@ from .server import running as run_servers
 USERNAME = "anna"
 PASSWORD = "correct horse"
 
-_LIBRARIES = ["libmosquitto1", "libcjson1", "libdlt2", "libwebsockets17", "libwrap0"]
 _GENEROUS = ["max_queued_messages 0", "max_queued_bytes 0"]
 """By default mosquitto drops in silence what a slow client has more than 1000 messages behind."""
 
@@ -28,19 +27,16 @@ _GENEROUS = ["max_queued_messages 0", "max_queued_bytes 0"]
 def find_mosquitto() -> Unpacked:
     """Environment variable MOSQUITTO, PATH and the sbin folders, then Debian's package in the user's cache."""
     found = find_program("MOSQUITTO", ["mosquitto"])
-    return (
-        Unpacked(found, {}) if found else unpack("usr/sbin/mosquitto", ["mosquitto", "mosquitto-clients", *_LIBRARIES])
-    )
+    return Unpacked(found, {}) if found else unpack("usr/sbin/mosquitto", ["mosquitto"])
 
 
-@lru_cache(maxsize=4)
-def find_tool(name: str) -> Unpacked:
-    """``mosquitto_pub``, ``mosquitto_sub`` or ``mosquitto_passwd``, from the same places."""
-    found = find_program(name.upper(), [name])
+def _find_passwords_tool() -> Unpacked:
+    """``mosquitto_passwd``, which comes with the broker."""
+    found = find_program("MOSQUITTO_PASSWD", ["mosquitto_passwd"])
     if found:
         return Unpacked(found, {})
-    broker = unpack("usr/sbin/mosquitto", ["mosquitto", "mosquitto-clients", *_LIBRARIES])
-    return Unpacked(str(Path(broker.program).parents[1] / "bin" / name), broker.environment)
+    broker = find_mosquitto()
+    return Unpacked(str(Path(broker.program).parents[1] / "bin" / "mosquitto_passwd"), broker.environment)
 
 
 @dataclass(frozen=True)
@@ -70,9 +66,11 @@ def persistent() -> Mosquitto:
 def protected(*rules: str) -> Mosquitto:
     """One that wants `USERNAME` and `PASSWORD`; ``rules`` is its access control list (default: everything allowed)."""
     folder = new_folder("mosquitto")
-    tool = find_tool("mosquitto_passwd")
+    tool = _find_passwords_tool()
     passwords = folder / "passwords"
-    subprocess.run([tool.program, "-b", "-c", passwords, USERNAME, PASSWORD], env=tool.environment, check=True)
+    subprocess.run(
+        [tool.program, "-b", "-c", passwords, USERNAME, PASSWORD], env={**os.environ, **tool.environment}, check=True
+    )
     acl = folder / "acl"
     acl.write_text("\n".join([f"user {USERNAME}", *(rules or ["topic readwrite #"])]) + "\n")
     listener = ["allow_anonymous false", f"password_file {passwords}", f"acl_file {acl}"]
