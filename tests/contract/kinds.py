@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any, Protocol
 
 from django_anyio_channels import BaseChannelLayer, InMemoryChannelLayer, MQTTChannelLayer
@@ -103,16 +102,15 @@ def run_remote_memory() -> Iterator[MemoryBroker]:
 
 @dataclass
 class MosquittoBroker:
-    """A mosquitto, spoken to at one quality of service."""
+    """A mosquitto, spoken to at QoS 1."""
 
     mosquitto: Mosquitto
-    qos: int
 
     def layer(self) -> BaseChannelLayer:
-        return MQTTChannelLayer(self.mosquitto.url, qos=self.qos, probe_interval=1.0)
+        return MQTTChannelLayer(self.mosquitto.url, probe_interval=1.0)
 
     def config(self) -> dict[str, Any]:
-        return {"url": f"{self.mosquitto.url}/?qos={self.qos}"}
+        return {"url": self.mosquitto.url, "options": {"probe_interval": 1.0}}
 
     def kill(self) -> None:
         self.mosquitto.server.kill()
@@ -130,10 +128,10 @@ class MosquittoBroker:
 
 
 @contextmanager
-def run_mosquitto(qos: int) -> Iterator[MosquittoBroker]:
+def run_mosquitto() -> Iterator[MosquittoBroker]:
     broker = mosquitto.mosquitto()
     with mosquitto.running(broker):
-        yield MosquittoBroker(broker, qos)
+        yield MosquittoBroker(broker)
 
 
 KINDS: list[Kind] = [
@@ -146,6 +144,5 @@ KINDS: list[Kind] = [
         pattern=lambda beginning: f"{beginning}*",
     ),
     Kind(name="remote-memory", run=run_remote_memory, mortal=False, pattern=lambda beginning: f"{beginning}*"),
-    Kind(name="mqtt", run=partial(run_mosquitto, 1), patterns_of_levels=True),
-    Kind(name="mqtt-qos0", run=partial(run_mosquitto, 0), patterns_of_levels=True, django=False),
+    Kind(name="mqtt", run=run_mosquitto, patterns_of_levels=True),
 ]

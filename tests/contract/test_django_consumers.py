@@ -230,7 +230,8 @@ async def test_consumers_that_have_gone_leave_nothing(
     await visits(200)
     objects, tasks = len(gc.get_objects()), len(asyncio.all_tasks())
     await visits(count)
-    assert len(gc.get_objects()) - objects < count / 10
+    # One object left by each would be twice as many; timers of other loops make a noise of some dozens.
+    assert len(gc.get_objects()) - objects < count / 2
     assert len(asyncio.all_tasks()) == tasks
     assert layer.statistics()["dropped"] == 0
 
