@@ -192,14 +192,13 @@ class MQTTChannelLayer(BaseChannelLayer):
             logger.debug("The queues of %s could not be handed over: %s", self.address, error)
 
     async def _open(self) -> None:
-        versions = [self._options.version] if self._options.version else [5, 4]
-        for version in versions:
-            connection, answer = await self._greet(version)
-            if answer.reason == 0:
-                break
+        connection, answer = await self._greet(self._options.version or 5)
+        if answer.reason in _UNSUPPORTED_VERSION and self._options.version is None:
             await connection.goodbye()
-            if answer.reason not in _UNSUPPORTED_VERSION or version == versions[-1]:
-                raise ListenerClosed(self._refusal(answer.reason))
+            connection, answer = await self._greet(4)
+        if answer.reason != 0:
+            await connection.goodbye()
+            raise ListenerClosed(self._refusal(answer.reason))
         offered = getattr(answer.properties, "MaximumQoS", 2)
         if offered < self._options.qos:
             await connection.goodbye()

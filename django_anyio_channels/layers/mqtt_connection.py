@@ -161,10 +161,10 @@ class MQTTConnection(asyncio.Protocol):
     def _over(self) -> bool:
         return self.error is not None
 
-    def _settle(self, waiter: asyncio.Future[Any]) -> None:
-        """Wake whoever waits; it finds `error` then. (An exception that nobody fetches would be noise.)"""
+    def _settle(self, waiter: asyncio.Future[Any], result: object = None) -> None:
+        """Wake whoever waits; for None it looks at `error`. (An exception that nobody fetches would be noise.)"""
         if not waiter.done():
-            waiter.set_result(None)
+            waiter.set_result(result)
 
     def _probe(self) -> None:
         """Half of the probe interval has passed."""
@@ -315,8 +315,8 @@ class MQTTConnection(asyncio.Protocol):
 
     def resume_writing(self) -> None:
         writable, self._writable = self._writable, None
-        if writable is not None and not writable.done():
-            writable.set_result(None)
+        assert writable is not None, "asyncio pauses before it resumes"
+        self._settle(writable)
         self._flush()
 
     # ---- in -----------------------------------------------------------------------------------------------------
@@ -345,8 +345,7 @@ class MQTTConnection(asyncio.Protocol):
         elif isinstance(packet, SubAck):
             self._resolve(packet.packet_id, packet.reasons)
         elif isinstance(packet, ConnAck):
-            if not self.accepted.done():
-                self.accepted.set_result(packet)
+            self._settle(self.accepted, packet)
         elif isinstance(packet, Disconnect):
             self.end(f"the broker ended the connection: {reason_name(Packet.DISCONNECT, packet.reason)}")
 
@@ -379,5 +378,5 @@ class MQTTConnection(asyncio.Protocol):
 
     def _resolve(self, packet_id: int, answer: object) -> None:
         waiting = self._answers.pop(packet_id, None)
-        if waiting is not None and not waiting.done():
-            waiting.set_result(answer)
+        if waiting is not None:
+            self._settle(waiting, answer)

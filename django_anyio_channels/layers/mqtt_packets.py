@@ -81,15 +81,9 @@ class Publish(NamedTuple):
     topic: bytes
     payload: bytes
     qos: int
-    retain: bool
     packet_id: int
     subscriptions: Sequence[int]
     """The identifiers of the subscriptions that it matches."""
-    raw_properties: bytes
-
-    def properties(self) -> Properties:
-        """What the publisher and the broker said about the message."""
-        return _unpack(PacketTypes.PUBLISH, self.raw_properties)
 
 
 class Ack(NamedTuple):
@@ -211,8 +205,6 @@ def publish(topic: bytes, payload: bytes, *, qos: int, retain: bool, packet_id: 
 def publish_size(topic: bytes, payload: bytes, *, qos: int, properties: bytes) -> int:
     """How many bytes the packet of `publish` has."""
     body = 2 + len(topic) + 2 * (qos > 0) + len(properties) + len(payload)
-    if body > LARGEST_PACKET:
-        return body + 5
     return 1 + len(_integer(body)) + body
 
 
@@ -266,7 +258,7 @@ class Decoder:
             try:
                 packet = self._decode(whole[position], whole, body, after)
             except (struct.error, IndexError, KeyError, ValueError, MQTTException) as error:
-                raise MalformedPacket(f"{Packet(whole[position] & 0xF0).name}: {error}") from error
+                raise MalformedPacket(f"a packet that begins with 0x{whole[position]:02x}: {error}") from error
             position = after
             yield packet
         buffer += whole[position:]
@@ -315,27 +307,24 @@ class Decoder:
             packet_id = _pair.unpack_from(data, position)[0]
             position += 2
         identifiers: Sequence[int] = ()
-        properties = b"\0"
         if self._version == 5:
-            length = data[position]
-            if length == 0:
-                position += 1
-            else:
-                properties, identifiers, position = self._decode_properties(data, position)
+            identifiers, position = self._decode_properties(data, position)
         if position > end:
             raise ValueError("it ends too early")
-        return Publish(topic, data[position:end], qos, bool(first & 1), packet_id, identifiers, properties)
+        return Publish(topic, data[position:end], qos, packet_id, identifiers)
 
-    def _decode_properties(self, data: bytes, position: int) -> tuple[bytes, Sequence[int], int]:
+    def _decode_properties(self, data: bytes, position: int) -> tuple[Sequence[int], int]:
         length, start = _read_integer(data, position)
         after = start + length
+        if not length:
+            return (), after
         if data[start] == _SUBSCRIPTION_IDENTIFIER:
             identifier, read = _read_integer(data, start + 1)
             if read == after:
                 # Nearly every message: nothing but the one identifier. paho's parser costs twenty times as much.
-                return data[position:after], (identifier,), after
+                return (identifier,), after
         properties = _unpack(PacketTypes.PUBLISH, data[position:after])
-        return data[position:after], getattr(properties, "SubscriptionIdentifier", ()), after
+        return getattr(properties, "SubscriptionIdentifier", ()), after
 
     def _decode_suback(self, kind: int, data: bytes, start: int, end: int) -> SubAck:
         position = start + 2

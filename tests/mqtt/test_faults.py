@@ -141,6 +141,34 @@ async def test_a_frozen_broker_does_not_let_us_in() -> None:
             broker.server.thaw()
 
 
+async def test_connecting_anew_ends_an_attempt_that_still_waits() -> None:
+    broker = mosquitto.mosquitto()
+    with mosquitto.running(broker):
+        layer = MQTTChannelLayer(broker.url, connect_timeout=TIME_LIMIT)
+        ended = anyio.Event()
+
+        async def first() -> None:
+            with pytest.raises(ListenerClosed):
+                await layer.connect()
+            ended.set()
+
+        broker.server.freeze()
+        try:
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(first)
+                await anyio.wait_all_tasks_blocked()
+                tasks.start_soon(layer.connect)
+                with anyio.fail_after(TIME_LIMIT):
+                    await ended.wait()
+                broker.server.thaw()
+        finally:
+            broker.server.thaw()
+        await layer.subscribe("anew")
+        await layer.publish("anew", b"x")
+        assert await read(layer, 1) == [b"x"]
+        await layer.disconnect()
+
+
 async def test_down_at_start() -> None:
     broker = mosquitto.mosquitto()
     async with Channel(MQTTChannelLayer(broker.url), backoff=Backoff(0.02, 0.1)) as channel:

@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import anyio
 import anyio.lowlevel
 import pytest
 from paho.mqtt.packettypes import PacketTypes
 
-from django_anyio_channels import Event, ListenerClosed, PayloadTooLarge, PublishRefused, SubscriptionRefused
+from django_anyio_channels import (
+    Event,
+    ListenerClosed,
+    NotSupported,
+    PayloadTooLarge,
+    PublishRefused,
+    SubscriptionRefused,
+)
 from django_anyio_channels.layers.mqtt import MQTTChannelLayer, Properties, Will
 from tests.brokers import mosquitto
 from tests.brokers.mosquitto import USERNAME, Mosquitto
@@ -44,6 +53,56 @@ async def test_both_versions_of_the_protocol(broker: Mosquitto, connect: Connect
     await layer.publish(f"pattern/{version}/{qos}/x", b"2")
     assert await read(layer, 2) == [Event(group, b"1"), Event(f"pattern/{version}/{qos}/x", b"2", pattern)]
     await layer.unsubscribe(group)
+
+
+async def test_a_broker_that_refuses_version_5_is_asked_for_3_1_1(connect: Connect) -> None:
+    asked: list[int] = []
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        _, size = await reader.readexactly(2)
+        asked.append((await reader.readexactly(size))[6])
+        writer.write(b"\x20\x03\x00\x84\x00" if asked[-1] == 5 else b"\x20\x02\x00\x00")
+        await reader.read()  # until the client closes
+        writer.close()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    async with server:
+        port = server.sockets[0].getsockname()[1]
+        layer = await connect(f"mqtt://127.0.0.1:{port}", probe_interval=60)
+        assert asked == [5, 4]
+        await layer.disconnect()
+        with pytest.raises(ListenerClosed, match="refused the connection: Unsupported protocol version"):
+            await connect(f"mqtt://127.0.0.1:{port}", version=5)
+
+
+async def test_queues_need_version_5(broker: Mosquitto, connect: Connect) -> None:
+    layer = await connect(broker.url, version=4)
+    with pytest.raises(NotSupported, match=r"queues \(normal channels\) need MQTT 5") as caught:
+        await layer.take("queue")
+    assert layer.address in str(caught.value)
+
+
+async def test_unsubscribing_while_subscribing_leaves_no_subscription(broker: Mosquitto, connect: Connect) -> None:
+    layer = await connect(broker.url)
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(layer.subscribe, "short")
+        tasks.start_soon(layer.unsubscribe, "short")
+    assert await layer.publish("short", b"x") == 0
+    await layer.subscribe("short")
+    await layer.publish("short", b"again")
+    assert await read(layer, 1) == [Event("short", b"again")]
+
+
+async def test_groups_whose_checksums_are_the_same_are_told_apart(
+    broker: Mosquitto, connect: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    layer = await connect(broker.url)
+    monkeypatch.setattr("django_anyio_channels.layers.mqtt.crc32", lambda data: 7)
+    for name in ("same/1", "same/2"):
+        await layer.subscribe(name)
+    for name in ("same/2", "same/1"):
+        await layer.publish(name, name.encode())
+        assert await read(layer, 1) == [Event(name, name.encode())]
 
 
 async def test_one_task_and_many_tasks_keep_their_order(broker: Mosquitto, connect: Connect) -> None:

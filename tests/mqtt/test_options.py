@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import ssl
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from django_anyio_channels import MQTTChannelLayer
 from django_anyio_channels.layers.mqtt_options import make_options
+from tests.brokers.redis import make_certificates
 
 
 def test_a_url_says_everything() -> None:
@@ -40,6 +42,24 @@ def test_every_layer_has_a_client_id_of_its_own() -> None:
 def test_the_address_holds_no_secret() -> None:
     layer = MQTTChannelLayer(host="::1", username="anna", password="geheim", tls=ssl.create_default_context())
     assert layer.address == "mqtts://anna@[::1]:8883"
+
+
+def test_a_context_of_ones_own_is_used_as_it_is() -> None:
+    context = ssl.create_default_context()
+    assert make_options(None, tls=context).ssl_context() is context
+
+
+def test_a_certificate_of_our_own_is_shown(tmp_path: Path) -> None:
+    make_certificates(tmp_path)
+    options = make_options(
+        "mqtts://host",
+        ca_file=str(tmp_path / "ca.crt"),
+        cert_file=str(tmp_path / "server.crt"),
+        key_file=str(tmp_path / "server.key"),
+    )
+    assert isinstance(options.ssl_context(), ssl.SSLContext)
+    with pytest.raises(OSError, match="No such file"):
+        make_options("mqtts://host", cert_file=str(tmp_path / "missing.crt")).ssl_context()
 
 
 @pytest.mark.parametrize(
