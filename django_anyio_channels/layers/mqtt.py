@@ -159,15 +159,14 @@ class MQTTChannelLayer(BaseChannelLayer):
                     await self._queues.begin()
             except OSError as error:
                 raise ListenerClosed(f"{self.address}: {error}") from error
-            finally:
-                if self._connecting is scope:
-                    self._connecting = None
+            self._connecting = None
         if scope.cancelled_caught:
             raise ListenerClosed(f"{self.address} did not answer within {self._options.connect_timeout:g} s")
 
     async def disconnect(self) -> None:
-        if self._connecting is not None:
-            self._connecting.cancel()
+        connecting, self._connecting = self._connecting, None
+        if connecting is not None:
+            connecting.cancel()
         elif self._connection is not None and self._connection.error is None and self._can_queue(self._connection):
             await self._leave_queues()
         connection, self._connection = self._connection, None

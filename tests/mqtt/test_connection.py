@@ -132,7 +132,7 @@ async def test_an_acknowledgement_of_something_else_counts_for_nothing(peer: Pee
     task = asyncio.create_task(peer.send())
     await blocked(task)
     (packet_id,) = peer.wire.packet_ids()
-    peer.data_received(puback(packet_id ^ 1))
+    peer.data_received(puback(packet_id ^ 1) + b"\x90\x04" + (packet_id ^ 1).to_bytes(2, "big") + b"\0\0")
     await blocked(task)
     peer.data_received(puback(packet_id))
     assert await task == 0

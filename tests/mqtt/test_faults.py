@@ -169,6 +169,21 @@ async def test_connecting_anew_ends_an_attempt_that_still_waits() -> None:
         await layer.disconnect()
 
 
+async def test_of_two_attempts_at_once_the_later_wins(broker: Mosquitto) -> None:
+    layer = MQTTChannelLayer(broker.url)
+
+    async def first() -> None:
+        with pytest.raises(ListenerClosed):
+            await layer.connect()
+
+    with anyio.fail_after(TIME_LIMIT):
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(first)
+            tasks.start_soon(layer.connect)
+    assert await layer.publish("nobody/is/here", b"x") == 0
+    await layer.disconnect()
+
+
 async def test_down_at_start() -> None:
     broker = mosquitto.mosquitto()
     async with Channel(MQTTChannelLayer(broker.url), backoff=Backoff(0.02, 0.1)) as channel:

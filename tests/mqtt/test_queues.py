@@ -51,7 +51,7 @@ class Node:
         await self._round_trip()
         if topic in self.ignored:
             return 0
-        handles = {}
+        handles: dict[tuple[str | None, bytes], Handle] = {}
         for owner, topic_filter, handle in self.table:
             if topic_filter.removeprefix(b"$share/anyio/") == topic:
                 key = (None if topic_filter.startswith(b"$share") else owner.node, topic_filter)
@@ -165,6 +165,19 @@ async def test_what_cannot_be_sent_back_is_offered_in_the_next_life(
     assert await keeper.take() == b"stranded"
 
 
+async def test_nothing_goes_on_when_a_life_is_finished(nodes: list[Node]) -> None:
+    keeper, reader, _ = nodes
+    await keeper.put(b"first")
+    assert await reader.take() == b"first"
+    task = asyncio.create_task(reader.take())
+    await anyio.wait_all_tasks_blocked()
+    task.cancel()
+    await asyncio.wait([task])
+    assert reader.queues._tasks, "the keeper is being told"
+    await reader.pull_the_plug()
+    assert not reader.queues._tasks
+
+
 # ---- a polite goodbye --------------------------------------------------------------------------------------------
 
 
@@ -189,6 +202,21 @@ async def test_a_reader_asks_again_when_the_keeper_leaves(nodes: list[Node]) -> 
     assert await task == b"second"
 
 
+async def test_a_reader_that_is_told_to_ask_again_may_be_cancelled(nodes: list[Node]) -> None:
+    keeper, reader, _ = nodes
+    await keeper.put(b"first")
+    assert await reader.take() == b"first"
+    task = asyncio.create_task(reader.take())
+    await anyio.wait_all_tasks_blocked()
+    (number,) = reader.queues._readers[b"jobs"]
+    reader.queues._receive_answer(number, ["again"])
+    task.cancel()
+    await asyncio.wait([task])
+    assert task.cancelled()
+    await keeper.put(b"second")
+    assert await reader.take() == b"second"
+
+
 async def test_a_purge_takes_what_has_stranded_too(nodes: list[Node]) -> None:
     keeper, reader, _ = nodes
     await keeper.put(b"first")
@@ -199,6 +227,17 @@ async def test_a_purge_takes_what_has_stranded_too(nodes: list[Node]) -> None:
     reader.ignored.clear()
     await keeper.put(b"later")
     assert await reader.take() == b"later"
+
+
+async def test_a_purge_spares_what_has_stranded_of_other_queues(nodes: list[Node]) -> None:
+    keeper, reader, _ = nodes
+    await keeper.put(b"first")
+    assert await reader.take() == b"first"
+    await strand(keeper, reader)
+    await until(lambda: reader.queues._stranded)
+    await keeper.queues.purge("others")
+    reader.ignored.clear()
+    assert await reader.take() == b"stranded"
 
 
 # ---- one keeper --------------------------------------------------------------------------------------------------
