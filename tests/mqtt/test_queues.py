@@ -217,6 +217,17 @@ async def test_a_reader_that_is_told_to_ask_again_may_be_cancelled(nodes: list[N
     assert await reader.take() == b"second"
 
 
+async def test_the_linger_of_what_was_taken_does_not_end_that_of_the_next(nodes: list[Node]) -> None:
+    keeper, reader, _ = nodes
+    await keeper.put(b"first")
+    assert await reader.take() == b"first"
+    await strand(keeper, reader)
+    await until(lambda: reader.queues._stranded)
+    reader.queues._linger_is_over(JOBS.removeprefix(b"%queue/"), Store())
+    assert not reader.queues._tasks
+    assert await reader.take() == b"stranded"
+
+
 async def test_a_purge_takes_what_has_stranded_too(nodes: list[Node]) -> None:
     keeper, reader, _ = nodes
     await keeper.put(b"first")
