@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import inspect
 from collections.abc import Mapping
 from difflib import get_close_matches
@@ -13,6 +14,7 @@ import asyncpg
 from ..exceptions import ListenerClosed
 
 CONNECT_SECONDS = 5.0
+_ABANDON_SECONDS = 0.5
 APPLICATION_NAME = "django-anyio-channels"
 
 # What asyncpg.connect takes besides: the layer decides it.
@@ -81,12 +83,18 @@ class Address:
 
     async def open(self, *, cache_statements: bool) -> NotificationConnection:
         """Log in, once. Raises `ListenerClosed` naming the address and the cure, and leaves nothing open."""
-        try:
-            connection: NotificationConnection = await asyncpg.connect(
+        attempt: asyncio.Future[NotificationConnection] = asyncio.ensure_future(
+            asyncpg.connect(
                 **self._arguments,
                 connection_class=NotificationConnection,
                 statement_cache_size=100 if cache_statements else 0,
             )
+        )
+        try:
+            connection = await asyncio.shield(attempt)
+        except asyncio.CancelledError:
+            await _abandon(attempt)
+            raise
         except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError, ValueError) as error:
             raise ListenerClosed(self._explain(error)) from error
         connection.on_notification = _ignore
@@ -111,6 +119,19 @@ _CURES: tuple[tuple[type[Exception], str], ...] = (
     ),
     (asyncpg.CannotConnectNowError, "The server is starting or stopping; this is tried again"),
 )
+
+
+async def _abandon(attempt: asyncio.Future[NotificationConnection]) -> None:
+    """Leave nothing open of an attempt.
+
+    Cancelled in the moment when its socket opens, asyncpg leaves an error behind that nobody can retrieve.
+    """
+    await asyncio.wait([attempt], timeout=_ABANDON_SECONDS)
+    attempt.cancel()
+    await asyncio.wait([attempt])
+    if not attempt.cancelled() and attempt.exception() is None:
+        attempt.result().terminate()
+    await asyncio.sleep(0)  # the transport closes its socket in the next turn
 
 
 def _ignore(channel: str, payload: str) -> None:
