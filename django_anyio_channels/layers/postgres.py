@@ -15,16 +15,19 @@ import asyncpg
 
 from ..batching import Batcher
 from ..event import Event
-from ..exceptions import ChannelLayerError, DecodeError, ListenerClosed, NotSupported
+from ..exceptions import DecodeError, ListenerClosed, QueueFull
 from ..losses import BoundedLog
 from ..waiting import Bell, waiter_factory
 from .base import BaseChannelLayer
 from .postgres_address import Address
 from .postgres_frames import Joiner, channel_name, split
+from .postgres_queues import Message, Queues, Taken
+from .postgres_tables import PUBLISH, PUBLISH_TO_BOUND
 from .postgres_wire import Wire
 
 _BYTES_AT_ONCE = 512 * 1024
 _SECONDS_FOR_A_POOLER = 0.2
+_LAST_SECONDS = 2.0
 
 
 class PostgreSQLChannelLayer(BaseChannelLayer):
@@ -53,6 +56,7 @@ class PostgreSQLChannelLayer(BaseChannelLayer):
         self._address = Address(url, options, own=own)
         self._listen_address = self._address if listen_url is None else Address(listen_url, {}, own=own)
         self._probe_interval = probe_interval
+        self._kept: dict[bytes, list[Taken]] = {}
         self._life: _Life | None = None
 
     @property
@@ -61,7 +65,7 @@ class PostgreSQLChannelLayer(BaseChannelLayer):
 
     async def connect(self) -> None:
         await self.disconnect()
-        life = self._life = _Life(self._address, self._listen_address, self._probe_interval)
+        life = self._life = _Life(self._address, self._listen_address, self._probe_interval, self._kept)
         try:
             await life.open()
         except BaseException:
@@ -84,27 +88,51 @@ class PostgreSQLChannelLayer(BaseChannelLayer):
         await self._alive().publish(group, message)
 
     async def next_published(self) -> Event[bytes]:
-        return await self._alive().next_event()
+        if self._life is None:
+            raise self._not_connected()
+        return await self._life.next_event()
+
+    async def put(self, queue: str, message: bytes, *, capacity: int, expiry: float) -> None:
+        await self._alive().puts.call(Message(queue.encode(), message, capacity, expiry))
+
+    async def take(self, queue: str) -> bytes:
+        return await self._alive().queues.take(queue.encode())
+
+    async def bind(self, group: str, queue: str, *, capacity: int, expiry: float, lifetime: float) -> None:
+        await self._alive().queues.bind(group.encode(), queue.encode(), capacity, expiry, lifetime)
+
+    async def unbind(self, group: str, queue: str) -> None:
+        await self._alive().queues.unbind(group.encode(), queue.encode())
+
+    async def purge(self, prefix: str) -> None:
+        await self._alive().queues.purge(prefix.encode())
 
     def _alive(self) -> _Life:
         if self._life is None:
-            raise ListenerClosed(f"{self.address} is not connected; use the layer through a Channel, or connect() it")
-        return self._life
+            raise self._not_connected()
+        return self._life.alive()
+
+    def _not_connected(self) -> ListenerClosed:
+        return ListenerClosed(f"{self.address} is not connected; use the layer through a Channel, or connect() it")
 
 
 @dataclass(frozen=True, slots=True)
 class _Publication:
-    channel: str
+    group: str
+    message: bytes
     payloads: list[str]
 
 
 class _Life:
     """From connect to disconnect, or to the loss of a connection."""
 
-    def __init__(self, address: Address, listen_address: Address, probe_interval: float) -> None:
+    def __init__(
+        self, address: Address, listen_address: Address, probe_interval: float, kept: dict[bytes, list[Taken]]
+    ) -> None:
         self._address = address
         self._listen_address = listen_address
         self._probe_interval = probe_interval
+        self._kept = kept
         self._error: ListenerClosed | None = None
         self._opening: asyncio.Task[None] | None = None
         self._tasks: list[asyncio.Task[None]] = []
@@ -114,6 +142,10 @@ class _Life:
         self._groups: dict[str, tuple[str, Joiner]] = {}
         self._listens: Batcher[str, None] = Batcher(self._fly_listens)
         self._publishes: Batcher[_Publication, None] = Batcher(self._fly_publishes)
+        self._may_be_bound = False
+        self._taking: asyncio.Task[None] | None = None
+        self.queues: Queues
+        self.puts: Batcher[Message, QueueFull | None]
         self._log = BoundedLog()
 
     # ---- open and close -----------------------------------------------------------------------------------------
@@ -170,12 +202,26 @@ class _Life:
             # What is notified does not outlive a crash anyway, so no commit need wait for the disk.
             await self._publishing.execute("SET synchronous_commit = off")
         await self._hear_itself()
+        self.queues = Queues(
+            str(self._address),
+            self._publishing,
+            self._kept,
+            listen=lambda channels: self._listens.call("; ".join(f"LISTEN {_quoted(each)}" for each in channels)),
+            unlisten=lambda channels: self._listens.call("; ".join(f"UNLISTEN {_quoted(each)}" for each in channels)),
+        )
+        self.puts = Batcher(self.queues.put)
+        self._taking = asyncio.ensure_future(self.queues.run())
+        self._taking.add_done_callback(self._ended)
         for work in (
             self._listens.run(),
             self._publishes.run(),
+            self.puts.run(),
+            self.queues.watch(),
             *(wire.watch(self._probe_interval) for wire in self._wires),
         ):
-            self._tasks.append(asyncio.ensure_future(work))
+            task = asyncio.ensure_future(work)
+            task.add_done_callback(self._ended)
+            self._tasks.append(task)
 
     async def _hear_itself(self) -> None:
         """Raise unless what one connection notifies is heard by the other; a pooler may not let it."""
@@ -197,6 +243,14 @@ class _Life:
                 f"pooler in session mode, as listen_url. Both must lead to the same database"
             )
 
+    def alive(self) -> _Life:
+        """This life, if it is one. Raises `ListenerClosed`."""
+        if self._error is not None:
+            raise ListenerClosed(*self._error.args) from self._error
+        if self._taking is None:
+            raise ListenerClosed(f"{self._address} is not connected yet")
+        return self
+
     async def close(self, error: ListenerClosed) -> None:
         """End everything that waits, and leave nothing open."""
         healthy = self._error is None
@@ -205,6 +259,11 @@ class _Life:
             self._opening.cancel()
             await asyncio.wait([self._opening])
             return
+        if healthy and self._taking is not None:
+            # What is just being taken from queues is not lost, but given back.
+            await asyncio.wait([self._taking], timeout=_LAST_SECONDS)
+            with anyio.move_on_after(_LAST_SECONDS):
+                await self.queues.give_back()
         for task in self._tasks:
             task.cancel()
         if self._tasks:
@@ -212,14 +271,20 @@ class _Life:
         for wire in self._wires:
             await wire.close(politely=healthy)
 
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self._log.write(logging.ERROR, "Unexpected error of the PostgreSQL layer, starting afresh: %r", error)
+            self._end(ListenerClosed(f"{self._address}: {error!r}"))
+
     def _end(self, error: ListenerClosed) -> None:
         if self._error is None:
             self._error = error
             self._listens.close(error)
             self._publishes.close(error)
+            if self._taking is not None:
+                self.puts.close(error)
+                self.queues.close(error)
             self._arrival.ring_all()
-            for wire in self._wires:
-                wire.connection.terminate()
 
     # ---- listening ----------------------------------------------------------------------------------------------
 
@@ -242,6 +307,7 @@ class _Life:
         self._listening.heard()
         known = self._groups.get(channel)
         if known is None:
+            self.queues.woken(channel)
             return
         group, joiner = known
         try:
@@ -263,18 +329,39 @@ class _Life:
     # ---- publishing ---------------------------------------------------------------------------------------------
 
     async def publish(self, group: str, message: bytes) -> None:
-        payloads = split(message, unicode=self._unicode)
-        await self._publishes.call(_Publication(channel_name(group), payloads))
+        await self._publishes.call(_Publication(group, message, split(message, unicode=self._unicode)))
 
     async def _fly_publishes(self, publications: list[_Publication]) -> Sequence[None]:
         for some in _by_size(publications):
-            channels = [one.channel for one in some for _ in one.payloads]
-            payloads = [payload for one in some for payload in one.payloads]
-            await self._publishing.fetch(_PUBLISH, channels, payloads)
+            bound = await self._notify(some)
+            if bound:
+                await self.queues.put_bound(
+                    Message(row["queue"], one.message, row["capacity"], row["expiry"])
+                    for one in some
+                    for row in bound.get(one.group.encode(), ())
+                )
         return [None] * len(publications)
 
-
-_PUBLISH = "SELECT count(pg_notify(channel, payload)) FROM unnest($1::text[], $2::text[]) AS t(channel, payload)"
+    async def _notify(self, publications: list[_Publication]) -> dict[bytes, list[Any]]:
+        """Publish in one transaction, and return the queues that are bound to the groups."""
+        channels = [channel_name(one.group) for one in publications for _ in one.payloads]
+        payloads = [payload for one in publications for payload in one.payloads]
+        if not self._may_be_bound:
+            ((_, self._may_be_bound),) = await self._publishing.fetch(PUBLISH, channels, payloads)
+            if not self._may_be_bound:
+                return {}
+            channels, payloads = [], []  # they are sent
+        groups = list({one.group.encode() for one in publications})
+        try:
+            rows = await self._publishing.fetch(PUBLISH_TO_BOUND, channels, payloads, groups)
+        except asyncpg.UndefinedTableError:  # somebody has dropped the tables
+            self._may_be_bound = False
+            return await self._notify(publications) if channels else {}
+        bound: dict[bytes, list[Any]] = {}
+        for row in rows:
+            if row["topic"] is not None:
+                bound.setdefault(row["topic"], []).append(row)
+        return bound
 
 
 def _by_size(publications: list[_Publication]) -> Iterator[list[_Publication]]:

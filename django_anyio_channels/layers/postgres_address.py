@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from difflib import get_close_matches
 from typing import Any
 from urllib.parse import parse_qsl, quote, urlsplit
@@ -44,13 +44,13 @@ _IN_THE_QUERY = frozenset(
 )
 
 
-class NotificationConnection(asyncpg.Connection):  # type: ignore[type-arg]
+class NotificationConnection(asyncpg.Connection):
     """A connection whose notifications are handed over at once.
 
     asyncpg's own listeners cost a statement per channel to add and a turn of the event loop per notification.
     """
 
-    __slots__ = ("on_notification",)
+    on_notification: Callable[[str, str], object]
 
     def _process_notification(self, pid: int, channel: str, payload: str) -> None:
         self.on_notification(channel, payload)

