@@ -11,14 +11,21 @@ from dataclasses import dataclass
 from typing import Any
 
 import anyio
-import asyncpg
 
 from ..batching import Batcher
 from ..event import Event
-from ..exceptions import DecodeError, ListenerClosed, QueueFull
+from ..exceptions import DecodeError, ListenerClosed, MissingDriver, QueueFull
 from ..losses import BoundedLog
 from ..waiting import Bell, waiter_factory
 from .base import BaseChannelLayer
+
+try:
+    import asyncpg
+except ImportError as error:
+    raise MissingDriver(
+        "PostgreSQLChannelLayer needs asyncpg: pip install 'django-anyio-channels[postgres]'"
+    ) from error
+
 from .postgres_address import Address
 from .postgres_frames import Joiner, channel_name, split
 from .postgres_queues import Message, Queues, Taken
@@ -62,6 +69,11 @@ class PostgreSQLChannelLayer(BaseChannelLayer):
     @property
     def address(self) -> str:
         return str(self._address)
+
+    @property
+    def processes(self) -> dict[str, int]:
+        """The server's process ids of the connections, ``listening`` and ``publishing``, as in ``pg_stat_activity``."""
+        return dict(self._alive().processes)
 
     async def connect(self) -> None:
         await self.disconnect()
@@ -144,6 +156,7 @@ class _Life:
         self._publishes: Batcher[_Publication, None] = Batcher(self._fly_publishes)
         self._may_be_bound = False
         self._taking: asyncio.Task[None] | None = None
+        self.processes: dict[str, int] = {}
         self.queues: Queues
         self.puts: Batcher[Message, QueueFull | None]
         self._log = BoundedLog()
@@ -189,8 +202,11 @@ class _Life:
 
     async def _begin(self) -> None:
         """See that the server can do what is needed, and set the tasks going."""
-        for wire, address in ((self._publishing, self._address), (self._listening, self._listen_address)):
-            ((standby, self._process),) = await wire.fetch("SELECT pg_is_in_recovery(), pg_backend_pid()")
+        for name, wire, address in (
+            ("listening", self._listening, self._listen_address),
+            ("publishing", self._publishing, self._address),
+        ):
+            ((standby, self.processes[name]),) = await wire.fetch("SELECT pg_is_in_recovery(), pg_backend_pid()")
             if standby:
                 raise ListenerClosed(
                     f"{address} is a stand-by, which can neither LISTEN nor NOTIFY. Give the address of the primary, "
@@ -230,7 +246,7 @@ class _Life:
         self._listening.connection.on_notification = lambda channel, payload: heard.append(channel)
         await self._listening.execute(f'LISTEN "{channel}"')
         await self._publishing.fetch("SELECT pg_notify($1, '')", channel)
-        if self._listening.connection.get_server_pid() != self._process:
+        if self._listening.connection.get_server_pid() != self.processes["listening"]:
             # A pooler gives numbers of its own. In transaction mode it hands what comes now to nobody, but soon.
             await asyncio.sleep(_SECONDS_FOR_A_POOLER)
         # The answer comes after the notification, if that comes.

@@ -70,6 +70,14 @@ def find_programs(*, older: bool = False) -> Path:
     return found[-1 if older else 0][1]
 
 
+def _find_programs_with_tls() -> Path:
+    for _, folder in find_installations():
+        asked = subprocess.run([folder / "pg_config", "--configure"], check=True, capture_output=True, text=True)
+        if "ssl" in asked.stdout:
+            return folder
+    raise ServerMissing("install a PostgreSQL that speaks TLS, such as Debian's package postgresql; the wheels do not")
+
+
 def _major_version(program: Path) -> int:
     printed = subprocess.run([program, "--version"], check=True, capture_output=True, text=True).stdout
     found = re.search(r"\d+", printed)
@@ -135,7 +143,11 @@ class Postgres:
 
 def plain(*settings: str, older: bool = False) -> Postgres:
     """One server, not started yet; ``settings`` like ``max_connections=5``."""
-    programs = _accessible(find_programs(older=older))
+    return _initialise(find_programs(older=older), settings)
+
+
+def _initialise(found: Path, settings: Sequence[str]) -> Postgres:
+    programs = _accessible(found)
     folder = new_folder("postgres", unprivileged_user())
     (folder / "password").write_text(PASSWORD)
     _run(
@@ -188,7 +200,8 @@ def _prepare(programs: Path, folder: Path, settings: Sequence[str]) -> Postgres:
 
 def protected() -> Postgres:
     """One server, not started yet, that refuses whoever does not use TLS; its authority is ``ca.crt`` in its folder."""
-    made = plain("ssl=on", "ssl_cert_file=../server.crt", "ssl_key_file=../server.key")
+    settings = ["ssl=on", "ssl_cert_file=../server.crt", "ssl_key_file=../server.key"]
+    made = _initialise(_find_programs_with_tls(), settings)
     folder = made.server.folder
     make_certificates(folder)
     for name in ("server.crt", "server.key"):
