@@ -19,6 +19,7 @@ _TICKS = 4
 _GONE = (
     OSError,
     asyncpg.InterfaceError,
+    asyncpg.InternalClientError,  # a farewell of the server that comes when asyncpg begins a statement
     asyncpg.PostgresConnectionError,
     asyncpg.exceptions.OperatorInterventionError,
     asyncpg.ReadOnlySQLTransactionError,
