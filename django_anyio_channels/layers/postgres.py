@@ -8,6 +8,7 @@ import secrets
 from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from hashlib import blake2b
 from typing import Any
 
 import anyio
@@ -99,6 +100,10 @@ class PostgreSQLChannelLayer(BaseChannelLayer):
     async def publish(self, group: str, message: bytes) -> None:
         await self._alive().publish(group, message)
 
+    async def listeners(self, group: str) -> int:
+        """How many nodes listen to a topic that each of them subscribed to among its first."""
+        return await self._alive().listeners(group)
+
     async def next_published(self) -> Event[bytes]:
         if self._life is None:
             raise self._not_connected()
@@ -159,6 +164,7 @@ class _Life:
         self.processes: dict[str, int] = {}
         self.queues: Queues
         self.puts: Batcher[Message, QueueFull | None]
+        self._counted: set[str] = set()
         self._log = BoundedLog()
 
     # ---- open and close -----------------------------------------------------------------------------------------
@@ -306,14 +312,27 @@ class _Life:
 
     async def listen(self, group: str) -> None:
         channel = channel_name(group)
+        statement = f"LISTEN {_quoted(channel)}"
         if channel not in self._groups:
             self._groups[channel] = (group, Joiner())
-        await self._listens.call(f"LISTEN {_quoted(channel)}")
+            if len(self._counted) < _MOST_COUNTED:
+                self._counted.add(channel)
+                statement = f"{statement}; SELECT pg_advisory_lock_shared({_lock(channel)})"
+        await self._listens.call(statement)
 
     async def unlisten(self, group: str) -> None:
         channel = channel_name(group)
+        statement = f"UNLISTEN {_quoted(channel)}"
         self._groups.pop(channel, None)
-        await self._listens.call(f"UNLISTEN {_quoted(channel)}")
+        if channel in self._counted:
+            self._counted.discard(channel)
+            statement = f"{statement}; SELECT pg_advisory_unlock_shared({_lock(channel)})"
+        await self._listens.call(statement)
+
+    async def listeners(self, group: str) -> int:
+        """Count the nodes that hold the lock of a topic; PostgreSQL does not tell who listens."""
+        ((count,),) = await self._publishing.fetch(_COUNT, _lock(channel_name(group)))
+        return int(count)
 
     async def _fly_listens(self, statements: list[str]) -> Sequence[None]:
         await self._listening.execute("; ".join(statements))
@@ -378,6 +397,20 @@ class _Life:
             if row["topic"] is not None:
                 bound.setdefault(row["topic"], []).append(row)
         return bound
+
+
+_MOST_COUNTED = 16
+"""A lock takes room in the server's shared memory, so only a node's first topics have one: those of its own."""
+
+_COUNT = """
+SELECT count(*) FROM pg_locks
+WHERE locktype = 'advisory' AND objsubid = 1 AND granted AND (classid::bigint << 32 | objid::bigint) = $1
+AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
+"""
+
+
+def _lock(channel: str) -> int:
+    return int.from_bytes(blake2b(channel.encode(), digest_size=8).digest(), "big", signed=True)
 
 
 def _by_size(publications: list[_Publication]) -> Iterator[list[_Publication]]:

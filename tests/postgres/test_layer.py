@@ -215,7 +215,9 @@ async def test_a_pooler_in_transaction_mode_is_recognised(server: brokers.Postgr
     with brokers.pgbouncer(server, "transaction") as pooler:
         layer = PostgreSQLChannelLayer(pooler.url)
         for _ in range(3):
-            with pytest.raises(ListenerClosed, match=r"transaction mode \(PgBouncer, RDS Proxy\).*listen_url") as caught:
+            with pytest.raises(
+                ListenerClosed, match=r"transaction mode \(PgBouncer, RDS Proxy\).*listen_url"
+            ) as caught:
                 await layer.connect()
             assert str(pooler.server.port) in str(caught.value)
 
@@ -245,7 +247,9 @@ async def test_a_pooler_in_session_mode_will_do(database: brokers.Postgres, conn
         await layer.disconnect()
 
 
-async def test_a_listen_url_to_another_database_is_noticed(database: brokers.Postgres, server: brokers.Postgres) -> None:
+async def test_a_listen_url_to_another_database_is_noticed(
+    database: brokers.Postgres, server: brokers.Postgres
+) -> None:
     layer = PostgreSQLChannelLayer(database.url, listen_url=server.url)
     with pytest.raises(ListenerClosed, match="Both must lead to the same database"):
         await layer.connect()
