@@ -7,7 +7,7 @@ import signal
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from functools import partial
+from typing import TypeVar
 
 import anyio
 import anyio.lowlevel
@@ -18,6 +18,8 @@ from tests.brokers import postgres as brokers
 from tests.brokers.server import running
 
 pytestmark = pytest.mark.anyio
+
+T = TypeVar("T")
 
 TIME_LIMIT = 40.0
 GROUP = "numbers"
@@ -70,6 +72,10 @@ class Traffic:
         assert self.gaps or not self.missed, "missed but not reported"
 
 
+async def in_a_thread(function: Callable[..., T], *arguments: object) -> T:
+    return await anyio.to_thread.run_sync(lambda: function(*arguments))
+
+
 async def until(condition: Callable[[], bool]) -> None:
     with anyio.fail_after(TIME_LIMIT):
         while not condition():  # noqa: ASYNC110 - what happens on a server rings no bell here
@@ -116,7 +122,7 @@ async def test_a_terminated_connection(own_server: brokers.Postgres, whose: str,
         node = traffic.reader if whose == "the reader's" else traffic.writer
         pid = process_of(node, verb)
         before = node.outages
-        ((terminated,),) = await anyio.to_thread.run_sync(own_server.ask, "SELECT pg_terminate_backend(%s)", pid)
+        ((terminated,),) = await in_a_thread(own_server.ask, "SELECT pg_terminate_backend(%s)", pid)
         assert terminated
         await until(lambda: node.outages == before + 1)
     if whose == "the writer's":
@@ -177,18 +183,19 @@ async def test_a_password_that_is_changed_meanwhile(own_server: brokers.Postgres
     own_server.ask("CREATE ROLE node LOGIN PASSWORD 'old'")
     url = own_server.url.replace(f"postgres:{brokers.PASSWORD.replace(' ', '%20')}@", "node:old@")
     async with flowing(url) as traffic:
-        ask = partial(anyio.to_thread.run_sync, own_server.ask)
-        await ask("ALTER ROLE node PASSWORD 'new'")
-        await ask("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'node'")
+        await in_a_thread(own_server.ask, "ALTER ROLE node PASSWORD 'new'")
+        await in_a_thread(
+            own_server.ask, "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'node'"
+        )
         await until(lambda: traffic.reader.outages == 1 and traffic.writer.outages == 1)
-        await ask("ALTER ROLE node PASSWORD 'old'")
+        await in_a_thread(own_server.ask, "ALTER ROLE node PASSWORD 'old'")
         await until(lambda: len(traffic.gaps) == 1)
 
 
 async def test_a_wrong_password_is_what_publish_complains_of(own_server: brokers.Postgres) -> None:
     layer = PostgreSQLChannelLayer(**{**own_server.connection, "password": "wrong"})
     async with Channel(layer, publish_timeout=0.5) as node:
-        with pytest.raises(ListenerClosed, match="password authentication failed.*Correct the user name"):
+        with pytest.raises(ListenerClosed, match=r"password authentication failed.*Correct the user name"):
             await node.publish(GROUP, "x")
 
 
@@ -196,10 +203,9 @@ async def test_a_database_that_is_dropped_and_made_again(own_server: brokers.Pos
     own_server.ask("CREATE DATABASE app")
     app = brokers.Postgres(own_server.server, own_server.programs, "app")
     async with flowing(app.url) as traffic:
-        ask = partial(anyio.to_thread.run_sync, own_server.ask)
-        await ask("DROP DATABASE app WITH (FORCE)")
+        await in_a_thread(own_server.ask, "DROP DATABASE app WITH (FORCE)")
         await until(lambda: traffic.reader.outages == 1 and traffic.writer.outages == 1)
-        await ask("CREATE DATABASE app")
+        await in_a_thread(own_server.ask, "CREATE DATABASE app")
         await until(lambda: len(traffic.gaps) == 1)
 
 
@@ -240,7 +246,7 @@ async def test_a_queue_gives_each_job_once_while_connections_are_terminated(own_
                     for verb in ("LISTEN", "pg_notify"):
                         pid = process_of(one, verb)
                         outages = one.outages
-                        await anyio.to_thread.run_sync(own_server.ask, "SELECT pg_terminate_backend(%s)", pid)
+                        await in_a_thread(own_server.ask, "SELECT pg_terminate_backend(%s)", pid)
                         await until(lambda outages=outages: one.outages > outages)  # type: ignore[misc]
                         await one.connected()
 

@@ -180,7 +180,7 @@ async def test_without_the_right_to_make_tables_the_error_has_the_sql(
             assert CREATE in str(caught.value)
         with psycopg.connect(database.url, autocommit=True) as owner:
             owner.execute(CREATE.encode())
-        with pytest.raises(NotSupported, match="permission denied .*GRANT them"):
+        with pytest.raises(NotSupported, match=r"permission denied .*GRANT them"):
             await layer.put("q", b"x", capacity=1, expiry=60)
         database.ask("GRANT ALL ON django_anyio_channels_queue, django_anyio_channels_binding TO guest")
         await layer.put("q", b"x", capacity=1, expiry=60)
@@ -267,7 +267,9 @@ async def test_a_standby_is_recognised(server: brokers.Postgres) -> None:
 
 async def test_a_wrong_password_is_named(server: brokers.Postgres) -> None:
     layer = PostgreSQLChannelLayer(**{**server.connection, "password": "wrong"})
-    with pytest.raises(ListenerClosed, match="authentication failed.*Correct the user name and the password") as caught:
+    with pytest.raises(
+        ListenerClosed, match=r"authentication failed.*Correct the user name and the password"
+    ) as caught:
         await layer.connect()
     assert layer.address in str(caught.value)
     assert "wrong" not in str(caught.value)
@@ -275,7 +277,7 @@ async def test_a_wrong_password_is_named(server: brokers.Postgres) -> None:
 
 async def test_a_missing_database_is_named(server: brokers.Postgres) -> None:
     layer = PostgreSQLChannelLayer(**{**server.connection, "database": "missing"})
-    with pytest.raises(ListenerClosed, match='"missing" does not exist.*Create the database'):
+    with pytest.raises(ListenerClosed, match=r'"missing" does not exist.*Create the database'):
         await layer.connect()
 
 
@@ -299,7 +301,7 @@ async def test_a_full_server_is_named() -> None:
         layers = [PostgreSQLChannelLayer(small.url) for _ in range(4)]
         for layer in layers[:3]:
             await layer.connect()
-        with pytest.raises(ListenerClosed, match="too many clients.*two connections: raise the server's max_conn"):
+        with pytest.raises(ListenerClosed, match=r"too many clients.*two connections: raise the server's max_conn"):
             await layers[3].connect()
         await layers[0].disconnect()
         await layers[3].connect()
