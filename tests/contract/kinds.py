@@ -126,7 +126,8 @@ class PostgresBroker:
 
 @contextmanager
 def run_postgres(*, older: bool = False) -> Iterator[PostgresBroker]:
-    broker = postgres.plain(older=older)
+    # A layer in a thread or loop of its own keeps its two connections until the tests end.
+    broker = postgres.plain("max_connections=500", older=older)
     with running(broker.server):
         yield PostgresBroker(broker)
 
