@@ -23,9 +23,7 @@ from .base import BaseChannelLayer
 try:
     import asyncpg
 except ImportError as error:
-    raise MissingDriver(
-        "PostgreSQLChannelLayer needs asyncpg: pip install 'django-anyio-channels[postgres]'"
-    ) from error
+    raise MissingDriver("PostgreSQLChannelLayer needs asyncpg: pip install django-anyio-channels[postgres]") from error
 
 from .postgres_address import Address
 from .postgres_frames import Joiner, channel_name, split

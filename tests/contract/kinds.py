@@ -125,9 +125,9 @@ class PostgresBroker:
 
 
 @contextmanager
-def run_postgres(*, older: bool = False) -> Iterator[PostgresBroker]:
+def run_postgres() -> Iterator[PostgresBroker]:
     # A layer in a thread or loop of its own keeps its two connections until the tests end.
-    broker = postgres.plain("max_connections=500", older=older)
+    broker = postgres.plain("max_connections=500")
     with running(broker.server):
         yield PostgresBroker(broker)
 
@@ -143,5 +143,4 @@ KINDS: list[Kind] = [
     ),
     Kind(name="remote-memory", run=run_remote_memory, mortal=False, pattern=lambda beginning: f"{beginning}*"),
     Kind(name="postgres", run=run_postgres),
-    Kind(name="postgres-older", run=lambda: run_postgres(older=True)),
 ]

@@ -78,7 +78,7 @@ async def in_a_thread(function: Callable[..., T], *arguments: object) -> T:
 
 async def until(condition: Callable[[], bool]) -> None:
     with anyio.fail_after(TIME_LIMIT):
-        while not condition():  # noqa: ASYNC110 - what happens on a server rings no bell here
+        while not condition():
             await anyio.sleep(0.01)
 
 
