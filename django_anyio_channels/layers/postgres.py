@@ -286,8 +286,7 @@ class _Life:
                 await self.queues.give_back()
         for task in self._tasks:
             task.cancel()
-        if self._tasks:
-            await asyncio.wait(self._tasks)
+        await asyncio.gather(*self._tasks, return_exceptions=True)
         for wire in self._wires:
             await wire.close(politely=healthy)
 

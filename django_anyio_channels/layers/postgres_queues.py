@@ -203,7 +203,7 @@ class Queues:
 
     async def watch(self) -> None:
         """`look_and_sweep` over errors of the database, until the life is over."""
-        while self._closed is None:
+        while True:
             try:
                 await self.look_and_sweep()
             except ListenerClosed:
@@ -283,24 +283,21 @@ class Queues:
 
     # ---- the table ----------------------------------------------------------------------------------------------
 
-    async def _run(self, statement: str, *parameters: object) -> list[Any]:
+    async def _run(self, statement: str, *parameters: object, again: bool = True) -> list[Any]:
         """Run a statement, on tables that are made when they aren't there."""
-        for last in (False, True):
-            await self._make()
-            try:
-                return await self._wire.fetch(statement, *parameters)
-            except (asyncpg.UndefinedTableError, asyncpg.UndefinedFunctionError) as error:
+        await self._make()
+        try:
+            return await self._wire.fetch(statement, *parameters)
+        except asyncpg.InsufficientPrivilegeError as error:
+            raise NotSupported(
+                f"{self._address}: {error}. Normal channels need all rights on django_anyio_channels_queue and "
+                f"django_anyio_channels_binding: GRANT them to the layer's user"
+            ) from error
+        except asyncpg.PostgresError as error:
+            if again and isinstance(error, (asyncpg.UndefinedTableError, asyncpg.UndefinedFunctionError)):
                 self._made = False
-                if last:
-                    raise ChannelLayerError(f"{self._address}: {error}") from error
-            except asyncpg.InsufficientPrivilegeError as error:
-                raise NotSupported(
-                    f"{self._address}: {error}. Normal channels need all rights on django_anyio_channels_queue and "
-                    f"django_anyio_channels_binding: GRANT them to the layer's user"
-                ) from error
-            except asyncpg.PostgresError as error:
-                raise ChannelLayerError(f"{self._address}: {error}") from error
-        raise AssertionError
+                return await self._run(statement, *parameters, again=False)
+            raise ChannelLayerError(f"{self._address}: {error}") from error
 
     async def _make(self) -> None:
         if self._made:
@@ -346,7 +343,7 @@ def _full(message: Message) -> QueueFull:
     return QueueFull(f"Queue {message.queue.decode()} is full: its capacity of {message.capacity} messages is used up")
 
 
-def _alike(messages: Iterable[Message]) -> Iterator[list[Message]]:
+def _alike(messages: Sequence[Message]) -> Iterator[list[Message]]:
     """As many together as make one statement of a decent size, in which a queue has one capacity."""
     some: list[Message] = []
     capacities: dict[bytes, int] = {}
@@ -358,5 +355,4 @@ def _alike(messages: Iterable[Message]) -> Iterator[list[Message]]:
         some.append(one)
         capacities[one.queue] = one.capacity
         size += len(one.message)
-    if some:
-        yield some
+    yield some

@@ -89,10 +89,9 @@ class Wire:
         self._on_lost = None
         self.connection.remove_termination_listener(self._terminated)
         try:
-            if politely and not self._turn.locked() and not self.connection.is_closed():
-                await asyncio.wait_for(self.connection.close(), _CLOSE_SECONDS)
-        except (OSError, TimeoutError, asyncio.TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError):
-            pass  # it is gone then
+            with suppress(OSError, TimeoutError, asyncio.TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError):
+                if politely and not self._turn.locked() and not self.connection.is_closed():
+                    await asyncio.wait_for(self.connection.close(), _CLOSE_SECONDS)
         finally:
             self.connection.terminate()
         if self._probing is not None:

@@ -89,6 +89,21 @@ async def test_a_cancelled_caller_disturbs_nobody_and_what_had_not_left_stays() 
     assert sorted(results) == ["2", "4"]
 
 
+async def test_nothing_flies_for_callers_who_have_all_left() -> None:
+    airport = Airport()
+    async with airport.open(), anyio.create_task_group() as callers:
+        callers.start_soon(airport.batcher.call, 1)
+        await airport.flown(1)
+        async with anyio.create_task_group() as leavers:
+            leavers.start_soon(airport.batcher.call, 2)
+            await settle()
+            leavers.cancel_scope.cancel()
+        airport.may_land.set()
+        await settle()
+        assert await airport.batcher.call(3) == "3"
+    assert airport.flights == [[1], [3]]
+
+
 async def test_an_exception_among_the_results_is_its_own_call_s() -> None:
     airport = Airport()
     airport.may_land.set()

@@ -18,6 +18,7 @@ SAMPLES = {
     "just whole": b"x" * (LARGEST_PAYLOAD - 7),
     "just too much": b"x" * (LARGEST_PAYLOAD - 6),
     "mostly ASCII": (b"x" * 50 + b"\x81\0") * 3000,
+    "cut within a character": b"xxx\xff" * 5000,
     "random": random.Random(1).randbytes(100_000),
 }
 

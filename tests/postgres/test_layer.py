@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import importlib
 import logging
+import socket
+import sys
 from typing import Any
 
 import anyio
 import psycopg
 import pytest
 
-from django_anyio_channels import ListenerClosed, NotSupported, PostgreSQLChannelLayer
+from django_anyio_channels import ListenerClosed, MissingDriver, NotSupported, PostgreSQLChannelLayer
+from django_anyio_channels.layers.postgres_queues import Queues
 from django_anyio_channels.layers.postgres_tables import CREATE
 from tests.brokers import postgres as brokers
 from tests.brokers.server import running
@@ -307,3 +311,57 @@ async def test_a_full_server_is_named() -> None:
         await layers[3].connect()
         for layer in layers[1:]:
             await layer.disconnect()
+
+
+# ---- connecting and disconnecting -------------------------------------------------------------------------------
+
+
+async def test_what_is_not_connected_says_so() -> None:
+    layer = PostgreSQLChannelLayer("postgresql://localhost")
+    with pytest.raises(ListenerClosed, match="localhost/ is not connected; use the layer through a Channel"):
+        await layer.next_published()
+    with pytest.raises(ListenerClosed, match="is not connected; use the layer through a Channel"):
+        await layer.publish("g", b"x")
+
+
+async def test_connecting_to_nobody_who_answers_may_be_cancelled() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        layer = PostgreSQLChannelLayer(f"postgresql://127.0.0.1:{silent.getsockname()[1]}/db")
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(layer.connect)
+            await anyio.wait_all_tasks_blocked()
+            with pytest.raises(ListenerClosed, match="is not connected yet"):
+                await layer.publish("g", b"x")
+            tasks.cancel_scope.cancel()
+        with pytest.raises(ListenerClosed, match="is not connected; use"):
+            await layer.publish("g", b"x")
+
+
+async def test_it_counts_the_nodes_that_listen(database: brokers.Postgres, connect: Connect) -> None:
+    one, two = await connect(database.url), await connect(database.url)
+    assert await one.listeners("g") == 0
+    for layer in (one, two):
+        await layer.subscribe("g")
+    assert await one.listeners("g") == 2
+    await two.unsubscribe("g")
+    assert await one.listeners("g") == 1
+
+
+async def test_an_unexpected_error_ends_the_life_and_is_logged(
+    database: brokers.Postgres, connect: Connect, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def broken(self: Queues) -> None:
+        raise ZeroDivisionError("by accident")
+
+    monkeypatch.setattr(Queues, "watch", broken)
+    layer = await connect(database.url)
+    with anyio.fail_after(20), pytest.raises(ListenerClosed, match="by accident"):
+        await layer.next_published()
+    assert "Unexpected error of the PostgreSQL layer, starting afresh: ZeroDivisionError('by accident')" in caplog.text
+
+
+def test_without_the_driver_the_error_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "asyncpg", None)
+    monkeypatch.delitem(sys.modules, "django_anyio_channels.layers.postgres")
+    with pytest.raises(MissingDriver, match=r"pip install django-anyio-channels\[postgres\]$"):
+        importlib.import_module("django_anyio_channels.layers.postgres")
