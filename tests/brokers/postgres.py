@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import re
 import shutil
@@ -93,6 +94,7 @@ def _accessible(programs: Path) -> Path:
         return programs
     # The wheel's libraries lie beside its package, and are found by their place relative to the programs.
     home = new_folder("postgres-programs", unprivileged_user())
+    atexit.register(shutil.rmtree, home)
     home.chmod(0o755)
     package = installation.parent
     shutil.copytree(installation, home / package.name / installation.name, symlinks=True)
@@ -149,6 +151,16 @@ def plain(*settings: str, older: bool = False) -> Postgres:
 def _initialise(found: Path, settings: Sequence[str]) -> Postgres:
     programs = _accessible(found)
     folder = new_folder("postgres", unprivileged_user())
+    _run(Path("/bin/cp"), "-r", str(_new_cluster(programs)), "data", folder=folder)
+    (folder / "data").chmod(0o700)
+    return _prepare(programs, folder, settings)
+
+
+@lru_cache
+def _new_cluster(programs: Path) -> Path:
+    """What initdb makes, once for all servers of these programs: copying it is quicker."""
+    folder = new_folder("postgres-new", unprivileged_user())
+    atexit.register(shutil.rmtree, folder)
     (folder / "password").write_text(PASSWORD)
     _run(
         programs / "initdb",
@@ -161,7 +173,7 @@ def _initialise(found: Path, settings: Sequence[str]) -> Postgres:
         "--no-sync",
         folder=folder,
     )
-    return _prepare(programs, folder, settings)
+    return folder / "data"
 
 
 def _prepare(programs: Path, folder: Path, settings: Sequence[str]) -> Postgres:
