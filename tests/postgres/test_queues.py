@@ -89,6 +89,22 @@ async def test_what_a_reader_left_behind_goes_back_into_its_queue() -> None:
         await wire.sends(GIVE_BACK)
 
 
+async def test_a_reader_cancelled_in_the_moment_of_its_message_leaves_it_to_the_next() -> None:
+    wire = ScriptedWire()
+    queues = make(wire)
+    wire.answers[TAKE] = [[ROW]]
+    async with task(queues.run):
+        reader = asyncio.ensure_future(queues.take(b"q"))
+        await wire.sends(TAKE)
+        wire.may_take.set()
+        await asyncio.sleep(0)  # it is handed out now, but the reader does not run yet
+        reader.cancel()
+        await asyncio.wait([reader])
+        assert reader.cancelled()
+        assert await queues.take(b"q") == b"message"
+    assert GIVE_BACK not in wire.sent
+
+
 async def test_what_cannot_be_given_back_is_kept_for_the_next_life() -> None:
     wire, kept = ScriptedWire(), dict[bytes, list[Taken]]()
     queues = make(wire, kept)
