@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from types import TracebackType
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import anyio
 
@@ -117,6 +117,7 @@ class Channel:
         pattern: str | None = None,
         capacity: int | None = None,
         expiry: float | None = None,
+        ack: Literal["auto", "manual"] = "auto",
     ) -> AsyncGenerator[Subscriber, None]:
         """Subscribe to groups, to all groups that match a pattern, or both.
 
@@ -124,11 +125,18 @@ class Channel:
         way leaves the Channel usable. Raises `NotSupported` for a pattern that the broker cannot do, and
         `ListenerClosed` if there was no link for ``publish_timeout`` seconds. An event that matches several of the
         names comes once for each. ``capacity`` and ``expiry`` (`math.inf` for no limit) replace the Channel's own.
+
+        Where the broker wants events acknowledged, so that it hands them out again after a crash, that is done when a
+        reader takes one; with ``ack="manual"`` only when the reader calls `Event.ack`.
         """
+        if ack not in ("auto", "manual"):
+            raise ValueError(f"ack is {ack!r}; it must be 'auto' or 'manual'")
         names = [*((group, False) for group in groups), *([] if pattern is None else [(pattern, True)])]
         if not names:
             raise TypeError("subscribe() needs at least one group or a pattern")
-        subscriber = self.mailbox(", ".join(name for name, _ in names), capacity=capacity, expiry=expiry)
+        subscriber = self.mailbox(
+            ", ".join(name for name, _ in names), capacity=capacity, expiry=expiry, manual_ack=ack == "manual"
+        )
         try:
             for name, is_pattern in names:
                 await self._open_topics().attach(name, subscriber, pattern=is_pattern)
@@ -137,10 +145,13 @@ class Channel:
             for name, is_pattern in names:
                 self._topics.detach(name, subscriber, pattern=is_pattern)
             subscriber.close()
+            subscriber.clear()
 
     # ---- sinks --------------------------------------------------------------------------------------------------
 
-    def mailbox(self, name: str, *, capacity: int | None = None, expiry: float | None = None) -> Subscriber:
+    def mailbox(
+        self, name: str, *, capacity: int | None = None, expiry: float | None = None, manual_ack: bool = False
+    ) -> Subscriber:
         """A subscriber that listens to nothing yet; see `attach`."""
         self._open_link()
         return Subscriber(
@@ -150,6 +161,7 @@ class Channel:
             decode=self.serializer.decode,
             new_waiter=self._new_waiter,
             losses=self.losses,
+            manual_ack=manual_ack,
         )
 
     async def attach(self, group: str, sink: Sink) -> None:

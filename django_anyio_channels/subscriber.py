@@ -23,6 +23,9 @@ class Subscriber:
     nothing. When ``capacity`` events wait, newer ones are dropped, counted in `dropped` and logged. An event that
     nobody read for ``expiry`` seconds is thrown away and counted in `expired`. Events come in the order in which they
     arrived; each is decoded anew for each subscriber, so nobody else sees what a reader does to it.
+
+    Where the broker wants events acknowledged, that is done when a reader takes one, or with ``manual_ack`` by
+    `Event.ack`; what is dropped or thrown away is acknowledged too.
     """
 
     __slots__ = (
@@ -32,6 +35,7 @@ class Subscriber:
         "_dropped_since_full",
         "_items",
         "_losses",
+        "_manual_ack",
         "_told",
         "capacity",
         "dropped",
@@ -51,6 +55,7 @@ class Subscriber:
         decode: Callable[[bytes], Any],
         new_waiter: NewWaiter,
         losses: Losses,
+        manual_ack: bool = False,
     ) -> None:
         self.name = name
         """What logs call this mailbox."""
@@ -64,6 +69,7 @@ class Subscriber:
         """Called with this mailbox when an event was put that no task waits for."""
         self._decode = decode
         self._losses = losses
+        self._manual_ack = manual_ack
         self._bell = Bell(new_waiter)
         self.wait: Callable[[], Awaitable[None]] = self._bell.wait
         """Waits until there may be something for `receive_nowait`."""
@@ -93,6 +99,8 @@ class Subscriber:
                 self._drop()
                 return
         items.append(entry)
+        if entry[1].receipt is not None:
+            entry[1].receipt.hold()
         if not self._bell.ring() and self.unattended is not None:
             self.unattended(self)
 
@@ -123,13 +131,19 @@ class Subscriber:
             if self._dropped_since_full and len(items) <= self.capacity // 2:
                 self._room_again()
             if self.expiry is not None and arrived < monotonic() - self.expiry:
-                self._count_expired()
+                self._count_expired(event)
                 continue
             try:
                 message = self._decode(event.message)
             except DecodeError as error:
                 self._losses.frame_undecodable(self.name, error)
+                _settle(event)
                 continue
+            if event.receipt is None:
+                return Event(event.group, message, event.subscription)
+            if self._manual_ack:
+                return Event(event.group, message, event.subscription, event.receipt)
+            event.receipt.settle()
             return Event(event.group, message, event.subscription)
         return None
 
@@ -149,7 +163,9 @@ class Subscriber:
 
     def clear(self) -> None:
         """Throw away what waits."""
-        self._items = None
+        items, self._items = self._items, None
+        for _, event in items or ():
+            _settle(event)
 
     def forget_expired(self, now: float) -> None:
         """Throw away what has waited for longer than ``expiry`` at ``now`` (`time.monotonic`)."""
@@ -163,10 +179,10 @@ class Subscriber:
             return
         oldest = now - self.expiry
         while items and items[0][0] < oldest:
-            items.popleft()
-            self._count_expired()
+            self._count_expired(items.popleft()[1])
 
-    def _count_expired(self) -> None:
+    def _count_expired(self, event: Event[bytes]) -> None:
+        _settle(event)
         self.expired += 1
         self._losses.expired += 1
 
@@ -181,3 +197,8 @@ class Subscriber:
         if self._told:
             self._losses.room_again(self.name, self._dropped_since_full)
         self._dropped_since_full = 0
+
+
+def _settle(event: Event[bytes]) -> None:
+    if event.receipt is not None:
+        event.receipt.settle()

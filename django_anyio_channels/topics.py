@@ -84,6 +84,8 @@ class Topics:
             entry = (monotonic(), event)
             for sink in topic.sinks:
                 sink.put(entry)
+        if event.receipt is not None:
+            event.receipt.settle()
 
     async def attach(self, name: str, sink: Sink, *, pattern: bool = False) -> None:
         """Add a sink; returns when what anyone publishes afterwards is seen. If it raises, the sink is not added."""

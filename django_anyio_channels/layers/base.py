@@ -78,7 +78,10 @@ class BaseChannelLayer(ABC):
 
     @abstractmethod
     async def next_published(self) -> Event[bytes]:
-        """Wait for the next event of any subscription."""
+        """Wait for the next event of any subscription.
+
+        If the broker wants it acknowledged, the event carries a `Receipt`, held once; the hub settles that.
+        """
 
     def deliver_at_once(self, deliver: Callable[[Event[bytes]], None]) -> None:  # noqa: B027 - a layer may ignore it
         """Be told, once after `connect`, of a way around `next_published` that ends with this life.

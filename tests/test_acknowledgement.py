@@ -1,0 +1,198 @@
+"""Events that the broker wants acknowledged: when it is told, and that it is told once."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable
+from time import monotonic
+from typing import Any, cast
+
+import anyio
+import pytest
+from anyio.lowlevel import checkpoint
+
+from django_anyio_channels import Channel, Event, InMemoryChannelLayer, ListenerClosed, Subscriber
+from django_anyio_channels.losses import Losses
+from django_anyio_channels.serializers import MessagePackSerializer
+from django_anyio_channels.waiting import waiter_factory
+
+from .scripted import TIME_LIMIT, ScriptedLayer
+
+SERIALIZER = MessagePackSerializer()
+
+
+class Receipt:
+    """Counts who deals with an event, and remembers whether its broker was told."""
+
+    def __init__(self, error: ListenerClosed | None = None) -> None:
+        self.holders = 1
+        self._error = error
+
+    @property
+    def acknowledged(self) -> bool:
+        assert self.holders >= 0, "settled more often than held"
+        return self.holders == 0
+
+    def hold(self) -> None:
+        self.holders += 1
+
+    def settle(self) -> Awaitable[None]:
+        self.holders -= 1
+        return self._told()
+
+    def _told(self) -> Awaitable[None]:
+        receipt = self
+
+        class Told:
+            def __await__(self) -> Any:
+                if receipt._error is not None:
+                    raise receipt._error
+                return (yield from checkpoint().__await__())
+
+        return Told()
+
+
+def event(message: object, receipt: Receipt | None) -> Event[bytes]:
+    return Event("room", SERIALIZER.encode(message), receipt=receipt)
+
+
+def mailbox(*, capacity: int = 10, expiry: float | None = 60.0, manual_ack: bool = False) -> Subscriber:
+    return Subscriber(
+        "room",
+        capacity=capacity,
+        expiry=expiry,
+        decode=SERIALIZER.decode,
+        new_waiter=waiter_factory(),
+        losses=Losses(),
+        manual_ack=manual_ack,
+    )
+
+
+@pytest.fixture
+def receipt() -> Receipt:
+    return Receipt()
+
+
+@pytest.mark.anyio
+async def test_a_taken_event_is_acknowledged(receipt: Receipt) -> None:
+    layer = ScriptedLayer()
+    async with Channel(layer) as channel, channel.subscribe("room") as subscriber:
+        layer.play(event("taken", receipt), event("second", None))
+        with anyio.fail_after(TIME_LIMIT):
+            while len(subscriber) < 2:
+                await checkpoint()
+        assert receipt.holders == 1, "one mailbox holds it, the hub no more"
+        taken = await subscriber.receive()
+        assert receipt.acknowledged
+        await taken.ack()
+        assert receipt.acknowledged
+
+
+@pytest.mark.anyio
+async def test_with_manual_acknowledgement_it_is_the_readers_word_that_counts(receipt: Receipt) -> None:
+    layer = ScriptedLayer()
+    async with Channel(layer) as channel, channel.subscribe("room", ack="manual") as subscriber:
+        layer.play(event("job", receipt))
+        with anyio.fail_after(TIME_LIMIT):
+            taken = await subscriber.receive()
+        assert not receipt.acknowledged
+        await taken.ack()
+        assert receipt.acknowledged
+        await taken.ack()
+        assert receipt.holders == 0
+
+
+@pytest.mark.anyio
+async def test_it_is_acknowledged_when_the_last_of_its_readers_has_it(receipt: Receipt) -> None:
+    layer = ScriptedLayer()
+    async with (
+        Channel(layer) as channel,
+        channel.subscribe("room") as first,
+        channel.subscribe("room", ack="manual") as second,
+    ):
+        layer.play(event("both", receipt))
+        with anyio.fail_after(TIME_LIMIT):
+            await first.receive()
+            assert not receipt.acknowledged
+            taken = await second.receive()
+        assert not receipt.acknowledged
+        taken.ack()
+        assert receipt.acknowledged
+
+
+@pytest.mark.anyio
+async def test_what_nobody_wants_is_acknowledged(receipt: Receipt) -> None:
+    layer = ScriptedLayer()
+    async with Channel(layer) as channel, channel.subscribe("another room") as subscriber:
+        layer.play(event("nobody", receipt), Event("another room", SERIALIZER.encode("next")))
+        with anyio.fail_after(TIME_LIMIT):
+            await subscriber.receive()
+        assert receipt.acknowledged
+
+
+@pytest.mark.anyio
+async def test_leaving_acknowledges_what_was_not_read(receipt: Receipt) -> None:
+    layer = ScriptedLayer()
+    async with Channel(layer) as channel:
+        async with channel.subscribe("room") as subscriber:
+            layer.play(event("unread", receipt))
+            with anyio.fail_after(TIME_LIMIT):
+                while not len(subscriber):
+                    await checkpoint()
+            assert not receipt.acknowledged
+        assert receipt.acknowledged
+
+
+@pytest.mark.anyio
+async def test_a_full_mailbox_does_not_hold_what_it_drops(receipt: Receipt) -> None:
+    subscriber = mailbox(capacity=1, manual_ack=True)
+    subscriber.put((monotonic(), event("kept", Receipt())))
+    subscriber.put((monotonic(), event("dropped", receipt)))
+    assert receipt.holders == 1
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("how", ["receive_nowait", "forget_expired"])
+async def test_what_expired_unread_is_acknowledged(receipt: Receipt, how: str) -> None:
+    subscriber = mailbox(expiry=60.0)
+    subscriber.put((monotonic() - 61.0, event("late", receipt)))
+    assert receipt.holders == 2
+    if how == "receive_nowait":
+        assert subscriber.receive_nowait() is None
+    else:
+        subscriber.forget_expired(monotonic())
+    assert receipt.holders == 1
+
+
+@pytest.mark.anyio
+async def test_what_cannot_be_decoded_is_acknowledged(receipt: Receipt) -> None:
+    subscriber = mailbox(manual_ack=True)
+    subscriber.put((monotonic(), Event("room", b"\xc1", receipt=receipt)))
+    assert subscriber.receive_nowait() is None
+    assert receipt.holders == 1
+
+
+@pytest.mark.anyio
+async def test_awaiting_tells_that_the_broker_could_not_be_told() -> None:
+    subscriber = mailbox(manual_ack=True)
+    subscriber.put((monotonic(), event("job", Receipt(ListenerClosed("the link is gone")))))
+    taken = cast("Event[object]", subscriber.receive_nowait())
+    with pytest.raises(ListenerClosed, match="the link is gone"):
+        await taken.ack()
+
+
+@pytest.mark.anyio
+async def test_where_the_broker_asks_for_nothing_there_is_nothing_to_do() -> None:
+    async with Channel(InMemoryChannelLayer()) as channel, channel.subscribe("room", ack="manual") as subscriber:
+        await channel.publish("room", "hello")
+        with anyio.fail_after(TIME_LIMIT):
+            taken = await subscriber.receive()
+        assert await taken.ack() is None  # type: ignore[func-returns-value]
+        taken.ack()
+
+
+@pytest.mark.anyio
+async def test_another_word_for_it_is_refused() -> None:
+    async with Channel(InMemoryChannelLayer()) as channel:
+        with pytest.raises(ValueError, match=r"ack is 'never'; it must be 'auto' or 'manual'"):
+            async with channel.subscribe("room", ack="never"):  # type: ignore[arg-type]
+                raise AssertionError("it was accepted")
