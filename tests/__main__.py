@@ -21,4 +21,4 @@ if __name__ == "__main__":
     quality = subprocess.run([python, ".ci/qa.py"], check=False).returncode
     if quality:
         sys.exit(quality)
-    run(python, "-m", "pytest", "--numprocesses=auto", "--dist=loadfile", "--cov", "--cov-report=term-missing")
+    run(python, "-m", "pytest", "--numprocesses=auto", "--dist=loadgroup", "--cov", "--cov-report=term-missing")
