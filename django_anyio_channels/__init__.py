@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from .adapter import AnyioChannelLayer
     from .channel import Channel
     from .layers.memory import InMemoryBroker, InMemoryChannelLayer
+    from .layers.postgres import PostgreSQLChannelLayer
     from .link import Backoff
     from .subscriber import Subscriber
 
@@ -36,6 +37,7 @@ _LAZY = {
     "Channel": "channel",
     "InMemoryBroker": "layers.memory",
     "InMemoryChannelLayer": "layers.memory",
+    "PostgreSQLChannelLayer": "layers.postgres",
     "Subscriber": "subscriber",
 }
 
@@ -55,6 +57,7 @@ __all__ = [
     "MissingDriver",
     "NotSupported",
     "PayloadTooLarge",
+    "PostgreSQLChannelLayer",
     "QueueFull",
     "Subscriber",
     "SubscriptionRefused",

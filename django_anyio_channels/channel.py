@@ -110,6 +110,10 @@ class Channel:
             life.end(error)
             raise self._unknown(f"to {group}", error) from error
 
+    async def listeners(self, group: str) -> int | None:
+        """`BaseChannelLayer.listeners`."""
+        return await self._insist(lambda: self.layer.listeners(group))
+
     @asynccontextmanager
     async def subscribe(
         self,

@@ -22,6 +22,8 @@ from .serializers import EncryptedSerializer, MessagePackSerializer, Serializer,
 
 LAYERS = {
     "memory": "django_anyio_channels.layers.memory.InMemoryChannelLayer",
+    "postgresql": "django_anyio_channels.layers.postgres.PostgreSQLChannelLayer",
+    "postgres": "django_anyio_channels.layers.postgres.PostgreSQLChannelLayer",
 }
 """URL scheme -> the layer's dotted path."""
 

@@ -154,8 +154,11 @@ class Node:
         question = self._asked[number] = _Question()
         order = {**order, "number": number, "answer_to": self.id}
         try:
+            listening = await self.channel.listeners(topic)
             reached = await self.channel.publish_frame(topic, b"\n" + self.channel.encode(order))
-            await question.answered_by(1 if reached is None else reached, self._settings.publish_timeout)
+            if reached is None:
+                reached = 1 if listening is None else listening
+            await question.answered_by(reached, self._settings.publish_timeout)
         finally:
             del self._asked[number]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 
 import anyio
 import msgpack
@@ -477,6 +477,27 @@ async def test_whoever_meets_the_dead_connection_first_ends_that_life(verb: str)
         silence.over.set()
         await channel.publish("g", "after")
         assert await received(subscriber, 1) == ["after"]
+
+
+@pytest.mark.parametrize("verb", ["publish", "unbind", "bind"])
+async def test_whoever_tries_again_at_once_lets_the_next_life_begin(verb: str) -> None:
+    """The layer raises without waiting for anything, and so does nobody let the link's own task run."""
+    layer = ScriptedLayer()
+    async with hub(layer) as channel:
+        await channel.connected()
+        layer.fail(verb, ListenerClosed("dead"))
+        outcomes = 0
+        while layer.lives == 1:
+            outcomes += 1
+            assert outcomes < 1000
+            if verb == "publish":
+                with suppress(DeliveryUnknown):
+                    await channel.publish("g", 1)
+            elif verb == "unbind":
+                await channel.unbind("g", "q")
+            else:
+                await channel.bind("g", "q", capacity=1, expiry=1, lifetime=1)
+        assert channel.outages == 1
 
 
 async def test_take_outlives_outages() -> None:

@@ -76,6 +76,13 @@ class BaseChannelLayer(ABC):
         Raises `PayloadTooLarge` for what this broker cannot carry.
         """
 
+    async def listeners(self, group: str) -> int | None:
+        """How many nodes are subscribed to ``group``, where `publish` does not say it but the broker can be asked.
+
+        It is asked of the few topics that a node subscribes to before anything else. None means unknown.
+        """
+        return None
+
     @abstractmethod
     async def next_published(self) -> Event[bytes]:
         """Wait for the next event of any subscription.

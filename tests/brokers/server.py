@@ -104,7 +104,7 @@ def accepts_connections(port: int) -> Callable[[], bool]:
 
 @dataclass
 class Server:
-    """One server: a process group of its own, started from ``command`` in ``folder``.
+    """One server: a process and its children, started from ``command`` in ``folder``.
 
     Every verb blocks until it has happened; from an async test call it in a worker thread if something shall go on
     meanwhile. Always the same port, so that `restart` and `start` after `kill` bring it back where clients look for it.
@@ -188,24 +188,56 @@ class Server:
 
     def _signal(self, number: signal.Signals) -> None:
         assert self.process is not None, f"{self.name} does not run"
-        os.killpg(self.process.pid, number)
+        for pid in _family(self.process.pid):
+            _send(pid, number)
 
     def _end(self, number: signal.Signals, patience: float = 10.0) -> None:
         process, self.process = self.process, None
         atexit.unregister(self.kill)
-        if process is None:
+        if process is None or process.poll() is not None:
             return
-        try:
-            os.killpg(process.pid, number)
-            if number != signal.SIGKILL:
-                os.killpg(process.pid, signal.SIGCONT)
-        except ProcessLookupError:
-            pass  # it has ended by itself
-        try:
-            process.wait(patience)
-        except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
+        if number != signal.SIGKILL:
+            for pid in _family(process.pid):
+                _send(pid, signal.SIGCONT)
+            _send(process.pid, number)
+            try:
+                process.wait(patience)
+            except subprocess.TimeoutExpired:
+                pass  # then the impolite way
+            else:
+                return
+        # Frozen, it can have no more children while they are listed.
+        _send(process.pid, signal.SIGSTOP)
+        family = _family(process.pid)
+        for pid in family:
+            _send(pid, signal.SIGKILL)
+        process.wait()
+        wait_until(lambda: not any(_is_alive(pid) for pid in family), f"{self.name} is dead")
+
+
+def _family(pid: int) -> list[int]:
+    """A process and its descendants. PostgreSQL's make process groups of their own, so a group is not enough."""
+    listed = subprocess.run(["ps", "-A", "-o", "pid=,ppid="], check=True, capture_output=True, text=True).stdout
+    children: dict[int, list[int]] = {}
+    for line in listed.splitlines():
+        child, parent = map(int, line.split())
+        children.setdefault(parent, []).append(child)
+    family = [pid]
+    for member in family:
+        family.extend(children.get(member, []))
+    return family
+
+
+def _send(pid: int, number: signal.Signals) -> None:
+    try:
+        os.kill(pid, number)
+    except ProcessLookupError:
+        pass  # it has ended by itself
+
+
+def _is_alive(pid: int) -> bool:
+    state = subprocess.run(["ps", "-o", "state=", "-p", str(pid)], check=False, capture_output=True, text=True).stdout
+    return bool(state.strip()) and not state.startswith("Z")
 
 
 @contextmanager

@@ -7,8 +7,10 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from django_anyio_channels import BaseChannelLayer, InMemoryChannelLayer
+from django_anyio_channels import BaseChannelLayer, InMemoryChannelLayer, PostgreSQLChannelLayer
 from django_anyio_channels.layers.memory import InMemoryBroker
+from tests.brokers import postgres
+from tests.brokers.server import running
 
 
 class Broker(Protocol):
@@ -95,6 +97,41 @@ def run_remote_memory() -> Iterator[MemoryBroker]:
     yield MemoryBroker(RemoteMemoryLayer)
 
 
+@dataclass
+class PostgresBroker:
+    """A PostgreSQL server of its own."""
+
+    postgres: postgres.Postgres
+
+    def layer(self) -> BaseChannelLayer:
+        return PostgreSQLChannelLayer(self.postgres.url, probe_interval=1.0)
+
+    def config(self) -> dict[str, Any]:
+        return {"url": self.postgres.url, "options": {"probe_interval": 1.0}}
+
+    def kill(self) -> None:
+        self.postgres.server.kill()
+
+    def start(self) -> None:
+        if not self.postgres.server.running:
+            self.postgres.server.start()
+
+    def freeze(self) -> None:
+        self.postgres.server.freeze()
+
+    def thaw(self) -> None:
+        if self.postgres.server.running:
+            self.postgres.server.thaw()
+
+
+@contextmanager
+def run_postgres() -> Iterator[PostgresBroker]:
+    # A layer in a thread or loop of its own keeps its two connections until the tests end.
+    broker = postgres.plain("max_connections=500")
+    with running(broker.server):
+        yield PostgresBroker(broker)
+
+
 KINDS: list[Kind] = [
     Kind(
         name="memory",
@@ -105,4 +142,5 @@ KINDS: list[Kind] = [
         pattern=lambda beginning: f"{beginning}*",
     ),
     Kind(name="remote-memory", run=run_remote_memory, mortal=False, pattern=lambda beginning: f"{beginning}*"),
+    Kind(name="postgres", run=run_postgres),
 ]

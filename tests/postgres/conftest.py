@@ -1,0 +1,61 @@
+"""Servers for the tests of the PostgreSQL layer."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import AsyncExitStack
+from typing import Any
+
+import pytest
+
+from django_anyio_channels import PostgreSQLChannelLayer
+from tests.brokers import postgres as brokers
+from tests.brokers.server import running
+
+Connect = Callable[..., Awaitable[PostgreSQLChannelLayer]]
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    """The driver is asyncio's."""
+    return "asyncio"
+
+
+@pytest.fixture(scope="session", params=["newest", "older"])
+def server(request: pytest.FixtureRequest) -> Iterator[brokers.Postgres]:
+    """One server for all tests that leave it running."""
+    made = brokers.plain(older=request.param == "older")
+    with running(made.server):
+        yield made
+
+
+@pytest.fixture
+def database(server: brokers.Postgres) -> Iterator[brokers.Postgres]:
+    """A new database on the shared server."""
+    name = f"test_{uuid.uuid4().hex}"
+    server.ask(f"CREATE DATABASE {name}")
+    yield brokers.Postgres(server.server, server.programs, name)
+    server.ask(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
+
+
+@pytest.fixture
+def own_server() -> Iterator[brokers.Postgres]:
+    """A server that the test may kill."""
+    made = brokers.plain()
+    with running(made.server):
+        yield made
+
+
+@pytest.fixture
+async def connect() -> AsyncIterator[Connect]:
+    """Makes connected layers, and disconnects them at the end."""
+    async with AsyncExitStack() as stack:
+
+        async def connect_layer(url: str, **options: Any) -> PostgreSQLChannelLayer:
+            layer = PostgreSQLChannelLayer(url, **options)
+            await layer.connect()
+            stack.push_async_callback(layer.disconnect)
+            return layer
+
+        yield connect_layer
