@@ -121,6 +121,8 @@ class Server:
     environment: Mapping[str, str] = field(default_factory=dict)
     """Variables added to our own."""
     process: subprocess.Popen[bytes] | None = field(default=None, init=False)
+    _guard: subprocess.Popen[bytes] = field(init=False)
+    """Kills the server when we end without having killed it, however we end."""
 
     def start(self) -> Server:
         """Start, and return when it answers. Raises `ServerFailed` with its output."""
@@ -137,6 +139,18 @@ class Server:
                 user=self.user,
                 extra_groups=None if self.user is None else [],
             )
+        self._guard = subprocess.Popen(
+            [
+                "/bin/sh",
+                "-c",
+                'read said || { kill -9 "$1"; rm -rf "$2"; }',
+                "guard",
+                str(self.process.pid),
+                self.folder,
+            ],
+            stdin=subprocess.PIPE,
+            start_new_session=True,
+        )
         atexit.register(self.kill)
         try:
             wait_until(self._answers, f"{self.name} answers on port {self.port}")
@@ -194,7 +208,10 @@ class Server:
     def _end(self, number: signal.Signals, patience: float = 10.0) -> None:
         process, self.process = self.process, None
         atexit.unregister(self.kill)
-        if process is None or process.poll() is not None:
+        if process is None:
+            return
+        self._guard.communicate(b"good bye\n")
+        if process.poll() is not None:
             return
         if number != signal.SIGKILL:
             for pid in _family(process.pid):
@@ -212,7 +229,7 @@ class Server:
         for pid in family:
             _send(pid, signal.SIGKILL)
         process.wait()
-        wait_until(lambda: not any(_is_alive(pid) for pid in family), f"{self.name} is dead")
+        wait_until(lambda: not any(is_alive(pid) for pid in family), f"{self.name} is dead")
 
 
 def _family(pid: int) -> list[int]:
@@ -235,7 +252,7 @@ def _send(pid: int, number: signal.Signals) -> None:
         pass  # it has ended by itself
 
 
-def _is_alive(pid: int) -> bool:
+def is_alive(pid: int) -> bool:
     state = subprocess.run(["ps", "-o", "state=", "-p", str(pid)], check=False, capture_output=True, text=True).stdout
     return bool(state.strip()) and not state.startswith("Z")
 
