@@ -28,7 +28,7 @@ except ImportError as error:
 from .postgres_address import Address
 from .postgres_frames import Joiner, channel_name, split
 from .postgres_queues import Message, Queues, Taken
-from .postgres_tables import PUBLISH, PUBLISH_TO_BOUND
+from .postgres_tables import PUBLISH, PUBLISH_TO_BOUND, texts
 from .postgres_wire import Wire
 
 _BYTES_AT_ONCE = 512 * 1024
@@ -383,7 +383,7 @@ class _Life:
             if not self._may_be_bound:
                 return {}
             channels, payloads = [], []  # they are sent
-        groups = list({one.group.encode() for one in publications})
+        groups = texts({one.group.encode() for one in publications})
         try:
             rows = await self._publishing.fetch(PUBLISH_TO_BOUND, channels, payloads, groups)
         except asyncpg.UndefinedTableError:  # somebody has dropped the tables

@@ -16,7 +16,7 @@ import asyncpg
 
 from ..exceptions import ChannelLayerError, DeliveryUnknown, ListenerClosed, NotSupported, QueueFull
 from ..losses import BoundedLog
-from .postgres_tables import BIND, CREATE, EXIST, GIVE_BACK, PURGE, PUT, SWEEP, TAKE, UNBIND
+from .postgres_tables import BIND, CREATE, EXIST, GIVE_BACK, PURGE, PUT, SWEEP, TAKE, UNBIND, texts
 from .postgres_wire import Wire
 
 _GRACE_SECONDS = 0.25
@@ -115,10 +115,10 @@ class Queues:
             queues = [one.queue for one in some]
             rows = await self._run(
                 PUT,
-                queues,
-                [one.message for one in some],
-                [one.expiry for one in some],
-                [one.capacity for one in some],
+                texts(queues),
+                texts(one.message for one in some),
+                texts(one.expiry for one in some),
+                texts(one.capacity for one in some),
                 [wake_channel(queue) for queue in queues],
             )
             room = {row["of_queue"]: row["accepted"] for row in rows}
@@ -222,7 +222,7 @@ class Queues:
             hungry[queue].may_have_more = False  # from now on a wake-up may come
         if not wanted:
             return
-        for queue, id_, message, expires in await self._run(TAKE, list(wanted), list(wanted.values())):
+        for queue, id_, message, expires in await self._run(TAKE, texts(wanted), texts(wanted.values())):
             hungry[queue].add(Taken(id_, message, expires))
             wanted[queue] -= 1
         for queue, missing in wanted.items():
@@ -254,10 +254,10 @@ class Queues:
         try:
             await self._run(
                 GIVE_BACK,
-                [queue for queue, _ in rows],
-                [taken.id for _, taken in rows],
-                [taken.message for _, taken in rows],
-                [taken.expires for _, taken in rows],
+                texts(queue for queue, _ in rows),
+                texts(taken.id for _, taken in rows),
+                texts(taken.message for _, taken in rows),
+                texts(taken.expires for _, taken in rows),
                 sorted({wake_channel(queue) for queue, _ in rows}),
             )
         except DeliveryUnknown as error:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 EXIST = "SELECT to_regclass('django_anyio_channels_binding') IS NOT NULL"
 """Whether `CREATE` was run, by its last table."""
 
@@ -53,12 +55,18 @@ CREATE TABLE IF NOT EXISTS django_anyio_channels_binding (
 """
 """Bindings are few and meant to last, so their table is an ordinary one: messages may go in a crash, they may not."""
 
-PUT = "SELECT of_queue, accepted FROM django_anyio_channels_put($1, $2, $3, $4, $5)"
+# asyncpg knows arrays of text. Before the first use of any other it asks the server for 10 to 20 ms what that is.
+
+PUT = """
+SELECT of_queue, accepted FROM django_anyio_channels_put(
+    $1::text[]::bytea[], $2::text[]::bytea[], $3::text[]::float8[], $4::text[]::int[], $5::text[]
+)
+"""
 """Parallel arrays; the capacity of a queue must be the same each time. How many of each queue's first were accepted."""
 
 TAKE = """
 DELETE FROM django_anyio_channels_queue WHERE ctid = ANY(ARRAY(
-    SELECT found.ctid FROM unnest($1::bytea[], $2::int[]) AS wanted(queue, count), LATERAL (
+    SELECT found.ctid FROM unnest($1::text[]::bytea[], $2::text[]::int[]) AS wanted(queue, count), LATERAL (
         SELECT waiting.ctid FROM django_anyio_channels_queue AS waiting
         WHERE waiting.queue = wanted.queue AND waiting.expires > clock_timestamp()
         ORDER BY waiting.id LIMIT wanted.count FOR UPDATE SKIP LOCKED
@@ -69,7 +77,9 @@ DELETE FROM django_anyio_channels_queue WHERE ctid = ANY(ARRAY(
 GIVE_BACK = """
 WITH back AS (
     INSERT INTO django_anyio_channels_queue (queue, id, message, expires)
-    SELECT * FROM unnest($1::bytea[], $2::bigint[], $3::bytea[], $4::timestamptz[]) ON CONFLICT DO NOTHING
+    SELECT * FROM unnest(
+        $1::text[]::bytea[], $2::text[]::bigint[], $3::text[]::bytea[], $4::text[]::timestamptz[]
+    ) ON CONFLICT DO NOTHING
 ) SELECT pg_notify(wake, '') FROM unnest($5::text[]) AS wakes(wake)
 """
 
@@ -110,6 +120,11 @@ WITH sent AS MATERIALIZED (
     SELECT count(pg_notify(channel, payload)) FROM unnest($1::text[], $2::text[]) AS t(channel, payload)
 )
 SELECT topic, queue, capacity, expiry FROM sent LEFT JOIN django_anyio_channels_binding
-ON topic = ANY($3::bytea[]) AND ends > clock_timestamp()
+ON topic = ANY($3::text[]::bytea[]) AND ends > clock_timestamp()
 """
 """Notify, and return the queues that are bound to the topics; at least one row."""
+
+
+def texts(values: Iterable[object]) -> list[str]:
+    """Parameters for ``$1::text[]::bytea[]`` and its likes."""
+    return [rf"\x{value.hex()}" if isinstance(value, bytes) else str(value) for value in values]

@@ -39,7 +39,8 @@ class ScriptedWire:
         if statement == EXIST:
             return [(True,)]
         if statement == PUT:
-            return [{"of_queue": queue, "accepted": 1} for queue in set(cast(Sequence[bytes], parameters[0]))]
+            queues = {bytes.fromhex(queue[2:]) for queue in cast(Sequence[str], parameters[0])}
+            return [{"of_queue": queue, "accepted": 1} for queue in queues]
         answers = self.answers.get(statement)
         answer = answers.pop(0) if answers else []
         if isinstance(answer, Exception):
