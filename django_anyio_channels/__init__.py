@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from .adapter import AnyioChannelLayer
     from .channel import Channel
     from .layers.memory import InMemoryBroker, InMemoryChannelLayer
+    from .layers.redis import RedisPubSubChannelLayer
     from .link import Backoff
     from .subscriber import Subscriber
 
@@ -36,6 +37,7 @@ _LAZY = {
     "Channel": "channel",
     "InMemoryBroker": "layers.memory",
     "InMemoryChannelLayer": "layers.memory",
+    "RedisPubSubChannelLayer": "layers.redis",
     "Subscriber": "subscriber",
 }
 
@@ -56,6 +58,7 @@ __all__ = [
     "NotSupported",
     "PayloadTooLarge",
     "QueueFull",
+    "RedisPubSubChannelLayer",
     "Subscriber",
     "SubscriptionRefused",
 ]

@@ -22,6 +22,11 @@ from .serializers import EncryptedSerializer, MessagePackSerializer, Serializer,
 
 LAYERS = {
     "memory": "django_anyio_channels.layers.memory.InMemoryChannelLayer",
+    "redis": "django_anyio_channels.layers.redis.RedisPubSubChannelLayer",
+    "rediss": "django_anyio_channels.layers.redis.RedisPubSubChannelLayer",
+    "unix": "django_anyio_channels.layers.redis.RedisPubSubChannelLayer",
+    "redis+sentinel": "django_anyio_channels.layers.redis.RedisPubSubChannelLayer",
+    "rediss+sentinel": "django_anyio_channels.layers.redis.RedisPubSubChannelLayer",
 }
 """URL scheme -> the layer's dotted path."""
 

@@ -10,6 +10,8 @@ from typing import cast
 
 import pytest
 
+from django_anyio_channels.loops import background
+
 from .kinds import KINDS, Broker, Kind, MortalBroker
 from .processes import Processes
 
@@ -80,6 +82,14 @@ def brokers() -> Iterator[Brokers]:
     running = Brokers()
     yield running
     running.close()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def quiet_afterwards() -> Iterator[None]:
+    """The process's background loop keeps its links, and would connect them again while other tests count sockets."""
+    yield
+    background.stop()
+    background.reset()
 
 
 @pytest.fixture

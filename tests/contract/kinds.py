@@ -9,6 +9,7 @@ from typing import Any, Protocol
 
 from django_anyio_channels import BaseChannelLayer, InMemoryChannelLayer
 from django_anyio_channels.layers.memory import InMemoryBroker
+from tests.brokers import redis
 
 
 class Broker(Protocol):
@@ -105,4 +106,5 @@ KINDS: list[Kind] = [
         pattern=lambda beginning: f"{beginning}*",
     ),
     Kind(name="remote-memory", run=run_remote_memory, mortal=False, pattern=lambda beginning: f"{beginning}*"),
+    Kind(name="valkey", run=lambda: redis.for_contract(redis.plain("valkey")), pattern=redis.beginning_with),
 ]
