@@ -64,18 +64,8 @@ class RedisPubSubChannelLayer(BaseChannelLayer):
 
     async def connect(self) -> None:
         await self.disconnect()
-        life = Life(self._address, self._probe_interval, self._queues, self._presence, self._left_over)
-        self._life = life
-        try:
-            await life.open()
-        except BaseException:
-            if self._life is life:
-                self._life = None
-            raise
-        if self._life is not life:
-            await life.close(ListenerClosed(f"{self.address} was disconnected while it connected"))
-            raise ListenerClosed(f"{self.address} was disconnected while it connected")
-        self._left_over = []
+        self._life = Life(self._address, self._probe_interval, self._queues, self._presence, self._left_over)
+        await self._life.open()
 
     async def disconnect(self) -> None:
         life, self._life = self._life, None

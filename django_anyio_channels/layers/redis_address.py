@@ -27,7 +27,6 @@ from ..exceptions import ListenerClosed
 from .redis_wire import OnPush, Wire, pack
 
 CONNECT_SECONDS = 5.0
-DEFAULT_PORT = 6379
 DEFAULT_SENTINEL_PORT = 26379
 
 # What redis-py's clients and pools take besides its connections: they mean nothing to a layer with two connections.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import anyio
 import hiredis
 
 from ..event import Event
@@ -32,17 +33,30 @@ class Life:
         left_over: list[Event[bytes]],
     ) -> None:
         """``left_over`` are events of the life before."""
-        self.error: ListenerClosed | None = None
-        """Why it is over, once it is."""
+        self.error: ListenerClosed | None = ListenerClosed(f"{address} is not connected yet")
+        """Why it has not begun, or is over."""
         self.presence = presence
         self.subscriptions = Subscriptions(lambda name: self._server.listener, left_over)
         self._server = Server(address, probe_interval, self.subscriptions.receive)
+        self._address = address
         self._queues = queues
+        self._opening = anyio.CancelScope()
         self._open = False
 
     async def open(self) -> None:
-        """Connect. Raises `ListenerClosed`."""
-        await self._server.open(self._end, self.subscriptions.end)
+        """Connect. Raises `ListenerClosed`, also if `close` is called meanwhile."""
+        try:
+            with self._opening:
+                await self._server.open(self._end, self.subscriptions.end)
+                self._begin()
+            if not self._open:
+                raise ListenerClosed(f"{self._address} was disconnected while it connected")
+        except ListenerClosed as error:
+            self.subscriptions.end(error)
+            raise
+
+    def _begin(self) -> None:
+        self.error = None
         self._open = True
         self._queues.begin(self)
         self.presence.begin(self._server.commands, self._server.listener, self.subscriptions)
@@ -52,7 +66,9 @@ class Life:
     async def close(self, error: ListenerClosed) -> list[Event[bytes]]:
         """End it, in peace if it was alive. Returns what came before it broke and was not fetched."""
         if not self._open:
-            return []
+            self._opening.cancel()
+            self.subscriptions.end(error)
+            return self.subscriptions.left_over()
         if self.error is None:
             self.error = error
             self.presence.end()

@@ -31,8 +31,9 @@ class Presence:
         self._nodes = 0
         self._names: set[tuple[bool, bytes]] = set()
         """What was subscribed to in the life before and has not been restored."""
-        self._entered = True
-        self._back: asyncio.Future[None] | None = None
+        self._entered = False
+        self._alive = False
+        self._back: asyncio.Future[None]
         self._timers: list[asyncio.TimerHandle] = []
         self._commands: Wire
         self._listener: Wire
@@ -43,6 +44,7 @@ class Presence:
         loop = asyncio.get_running_loop()
         self._commands, self._listener, self._subscriptions = commands, listener, subscriptions
         self._entered = False
+        self._alive = True
         self._back = loop.create_future()
         self.missing = self._nodes > 1
         self._timers = [
@@ -56,12 +58,9 @@ class Presence:
         """The life is over."""
         for timer in self._timers:
             timer.cancel()
-        self._timers.clear()
-        if self._back is None:
-            return
         self._names = self._subscriptions.names() | (set() if self._entered else self._names)
+        self._alive = False
         self._all_back()
-        self._back = None
 
     def subscribed(self, pattern: bool, name: bytes) -> None:
         """The server has confirmed a subscription: perhaps the last one that the life before had."""
@@ -72,13 +71,12 @@ class Presence:
 
     def count(self) -> None:
         """Ask how many nodes there are."""
-        if self._entered and self._back is not None:
+        if self._entered and self._alive:
             self._commands.ask(_COUNT).add_done_callback(self._counted)
 
     async def everybody(self) -> None:
         """Wait until those who were there before are back."""
-        if self._back is not None:
-            await asyncio.shield(self._back)
+        await asyncio.shield(self._back)
 
     def _enter(self) -> None:
         if self._entered:
@@ -88,11 +86,11 @@ class Presence:
 
     def _say_hello(self, answer: asyncio.Future[Any]) -> None:
         # If an ACL refuses the channel, the count stays below two, and nobody is waited for.
-        if self._back is not None and not answer.cancelled() and answer.exception() is None:
+        if self._alive and answer.exception() is None:
             self._commands.tell(_HELLO)
 
     def _counted(self, answer: asyncio.Future[Any]) -> None:
-        if self._back is None or answer.exception() is not None:
+        if not self._alive or answer.exception() is not None:
             return
         reply = answer.result()
         nodes = int(reply[1]) if isinstance(reply, list) else 0
@@ -102,5 +100,5 @@ class Presence:
 
     def _all_back(self) -> None:
         self.missing = False
-        if self._back is not None and not self._back.done():
+        if not self._back.done():
             self._back.set_result(None)

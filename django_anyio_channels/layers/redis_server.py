@@ -40,7 +40,7 @@ class Server:
         self._on_push = on_push
         self._next_probe: asyncio.TimerHandle | None = None
         self._loop = asyncio.get_running_loop()
-        self._is_lost = False
+        self._error: ListenerClosed | None = None
 
     async def open(self, on_end: OnEnd, on_deaf: OnEnd) -> None:
         """Connect. Raises `ListenerClosed`.
@@ -67,18 +67,19 @@ class Server:
             self._loop.call_later(_LAST_WORDS, self.listener.abort)
 
         def listener_ended(reason: str) -> None:
-            self._lost(reason, on_end)
-            on_deaf(ListenerClosed(reason))
+            on_deaf(self._lost(reason, on_end))
             self._loop.call_later(_LAST_WORDS, self.commands.abort)
 
         self.commands.on_end = commands_ended
         self.listener.on_end = listener_ended
 
-    def _lost(self, reason: str, on_end: OnEnd) -> None:
-        if not self._is_lost:
-            self._is_lost = True
+    def _lost(self, reason: str, on_end: OnEnd) -> ListenerClosed:
+        """Returns why the first of the connections ended."""
+        if self._error is None:
+            self._error = ListenerClosed(reason)
             self._stop_watching()
-            on_end(ListenerClosed(reason))
+            on_end(self._error)
+        return self._error
 
     async def last_words(self) -> None:
         """After ``on_end``: wait until nothing more comes over either connection."""

@@ -134,8 +134,8 @@ class Subscriptions:
 
     def silence(self, name: bytes) -> None:
         """Undo `signal`."""
-        if self._signals.pop(name, None):
-            self._listener(name).tell(pack(self._verbs[0][1], name))
+        del self._signals[name]
+        self._listener(name).tell(pack(self._verbs[0][1], name))
 
     # ---- the books ----------------------------------------------------------------------------------------------
 

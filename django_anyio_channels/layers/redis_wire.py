@@ -50,7 +50,7 @@ class Wire(asyncio.Protocol):
         self._flush_scheduled = False
         self._last_burst = 0
         self._ended: str | None = None
-        self._transport: asyncio.Transport | None = None
+        self._transport: asyncio.Transport
         self._lost: asyncio.Future[None] = self._loop.create_future()
 
     # ---- what the layer does ------------------------------------------------------------------------------------
@@ -59,11 +59,6 @@ class Wire(asyncio.Protocol):
     def lost(self) -> asyncio.Future[None]:
         """Done when the connection is gone and everything that came over it has been handed out."""
         return self._lost
-
-    @property
-    def busy(self) -> bool:
-        """Whether a reply is outstanding."""
-        return bool(self._waiting)
 
     def ask(self, command: bytes, replies: int = 1) -> asyncio.Future[Any]:
         """Send packed commands. The future gives their reply, or the list of their replies.
@@ -90,13 +85,12 @@ class Wire(asyncio.Protocol):
     def pause(self) -> None:
         """Read no more until `resume`."""
         self.paused = True
-        if self._transport is not None and not self._transport.is_closing():
-            self._transport.pause_reading()
+        self._transport.pause_reading()
 
     def resume(self) -> None:
         """Undo `pause`."""
         self.paused = False
-        if self._transport is not None and not self._transport.is_closing():
+        if self._ended is None:
             self._transport.resume_reading()
 
     def end(self, reason: str) -> None:
@@ -110,8 +104,7 @@ class Wire(asyncio.Protocol):
                 # Whoever was cancelled meanwhile will not fetch it.
                 future.exception()
         self._waiting.clear()
-        if self._transport is not None:
-            self._transport.abort()
+        self._transport.abort()
         self.on_end(reason)
 
     def abort(self) -> None:
@@ -121,10 +114,7 @@ class Wire(asyncio.Protocol):
     async def close(self) -> None:
         """End the connection in peace: what was said is sent first, if the server takes it within a second."""
         self._flush()
-        transport = self._transport
-        if transport is None:
-            return
-        transport.close()
+        self._transport.close()
         await asyncio.wait([self._lost], timeout=1.0)
         self.abort()
 
@@ -135,7 +125,7 @@ class Wire(asyncio.Protocol):
     def _send(self, command: bytes, idle: bool) -> None:
         if self._flush_scheduled:
             self._outbox.append(command)
-        elif idle and self._last_burst <= 1 and self._transport is not None:
+        elif idle and self._last_burst <= 1:
             # Nothing is on its way and nobody was in company lately: waiting for others would only cost time.
             self._transport.write(command)
         else:
@@ -146,7 +136,7 @@ class Wire(asyncio.Protocol):
     def _flush(self) -> None:
         self._flush_scheduled = False
         self._last_burst = len(self._outbox)
-        if self._outbox and self._ended is None and self._transport is not None:
+        if self._outbox and self._ended is None:
             self._transport.write(b"".join(self._outbox))
         self._outbox.clear()
 
@@ -170,14 +160,12 @@ class Wire(asyncio.Protocol):
             self.end(f"what it sends is not Redis' protocol ({error})")
 
     def connection_lost(self, error: Exception | None) -> None:
-        if not self._lost.done():
-            self._lost.set_result(None)
+        self._lost.set_result(None)
         self.end(f"the connection was lost ({error})" if error else "the server closed the connection")
 
     def _answer(self, reply: Any) -> None:
         if not self._waiting:
-            self.end(f"the server said {reply!r} unasked")
-            return
+            raise hiredis.ProtocolError(f"{reply!r}, unasked")
         future = self._waiting.popleft()
         if future is _COLLECT:
             self._collected.append(reply)

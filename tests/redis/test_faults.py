@@ -19,7 +19,7 @@ from django_anyio_channels import (
 from tests.brokers import redis as brokers
 from tests.brokers.server import free_port
 
-from .conftest import becomes_true
+from .conftest import Connect, becomes_true
 from .flow import Flow, flow
 
 pytestmark = pytest.mark.anyio
@@ -46,6 +46,36 @@ async def test_killed_and_restarted_it_loses_nothing_that_publish_returned_for(o
     assert going.lost() == [set()] * 3
     assert only_unknown(going)
     assert len(going.gaps) == 9
+
+
+async def test_publishing_waits_until_every_node_has_all_its_groups_again(own_server: brokers.Redis) -> None:
+    groups = [f"group {number}" for number in range(200)]
+    async with Channel(layer_of(own_server)) as reader, Channel(layer_of(own_server)) as publisher:
+        async with reader.subscribe(*groups, capacity=1000) as subscriber:
+            await publisher.publish(groups[0], "before")
+            await run_sync(own_server.server.restart)
+            for group in reversed(groups):
+                while True:
+                    try:
+                        await publisher.publish(group, "after")
+                        break
+                    except DeliveryUnknown:
+                        continue  # the first one may meet the end of the old link
+            with anyio.fail_after(5):
+                got = [await anext(subscriber) for _ in range(201)]
+    assert [event.group for event in got if event.message == "after"] == groups[::-1]
+
+
+async def test_a_node_that_wants_nothing_back_is_counted_all_the_same(server: brokers.Redis, connect: Connect) -> None:
+    def nodes() -> int:
+        return int(server.ask("PUBSUB NUMSUB", "anyio-channels:nodes")[0][1])
+
+    layer = await connect(server.url, probe_interval=0.4)
+    await layer.subscribe("room")
+    assert nodes() == 1
+    await layer.connect()
+    assert nodes() == 0, "it may still subscribe to what it had"
+    await becomes_true(lambda: nodes() == 1)
 
 
 @pytest.mark.parametrize("kind", ["pubsub", "normal"])

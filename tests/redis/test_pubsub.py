@@ -6,7 +6,7 @@ import anyio
 import pytest
 
 from django_anyio_channels.event import Event
-from django_anyio_channels.exceptions import ListenerClosed, SubscriptionRefused
+from django_anyio_channels.exceptions import ChannelLayerError, ListenerClosed, PayloadTooLarge, SubscriptionRefused
 from django_anyio_channels.layers.base import subscribing
 from django_anyio_channels.layers.redis import RedisPubSubChannelLayer
 from tests.brokers import redis as brokers
@@ -121,20 +121,52 @@ async def test_an_idle_link_outlives_redis_py_s_own_timeouts(server: brokers.Red
 async def test_a_reader_that_falls_behind_stops_reading_from_the_socket_and_loses_nothing(
     server: brokers.Redis, connect: Connect
 ) -> None:
-    layer, publisher = await connect(server.url), await connect(server.url)
+    """Nor is the silence that it makes itself taken for the server's."""
+    layer = await connect(server.url, probe_interval=0.4)
     await layer.subscribe("room")
-    count = 12_000
-    async with anyio.create_task_group() as tasks:
-        for start in range(0, count, 100):
-            tasks.start_soon(publish_all, publisher, start, 100)
+    count = 25_000
+    with server.client() as client, client.pipeline(transaction=False) as pipeline:
+        for number in range(count):
+            pipeline.publish("room", str(number))
+        pipeline.execute()
+    await anyio.sleep(0.8)
     received = [int(event.message) for event in await events(layer, count)]
-    assert sorted(received) == list(range(count))
+    assert received == list(range(count))
     await layer.subscribe("elsewhere")
 
 
-async def publish_all(layer: RedisPubSubChannelLayer, start: int, count: int) -> None:
-    for number in range(start, start + count):
-        await layer.publish("room", b"%d" % number)
+async def test_what_a_reader_had_when_its_link_broke_is_not_lost(server: brokers.Redis, connect: Connect) -> None:
+    layer = await connect(server.url)
+    await layer.subscribe("room")
+    with server.client() as client, client.pipeline(transaction=False) as pipeline:
+        for number in range(25_000):
+            pipeline.publish("room", str(number))
+        pipeline.execute()
+    await anyio.sleep(0.2)  # it reads as far as it may
+    server.ask("CLIENT", "KILL", "TYPE", "normal")
+    received: list[int] = []
+    with anyio.fail_after(5), pytest.raises(ListenerClosed, match="closed the connection"):
+        await layer.take("jobs")
+        pytest.fail("there are no jobs")
+    await anyio.sleep(0.2)  # the other connection is given up too
+    with anyio.fail_after(5), pytest.raises(ListenerClosed, match="closed the connection"):
+        while True:
+            received.append(int((await layer.next_published()).message))
+    assert received == list(range(len(received)))
+    assert len(received) > 10_000
+
+
+async def test_what_is_on_its_way_when_a_subscription_ends_is_dropped(server: brokers.Redis, connect: Connect) -> None:
+    layer = await connect(server.url)
+    await layer.subscribe("room")
+    await layer.subscribe_pattern("r*")
+    await layer.subscribe("other")
+    server.ask("PUBLISH", "room", "too late")  # our event loop stands still meanwhile
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(layer.unsubscribe_pattern, "r*")
+        tasks.start_soon(layer.unsubscribe, "room")
+    await layer.publish("other", b"x")
+    assert [event.group for event in await events(layer, 1)] == ["other"]
 
 
 async def test_what_waits_ends_when_the_layer_is_disconnected(server: brokers.Redis, connect: Connect) -> None:
@@ -162,3 +194,81 @@ async def test_a_refused_subscription_says_how_to_allow_it(server: brokers.Redis
         await layer.subscribe("closed")
     await layer.publish("open.1", b"x")
     assert (await events(layer, 1))[0].group == "open.1"
+
+
+async def test_a_refused_subscription_is_refused_to_all_who_ask(server: brokers.Redis, connect: Connect) -> None:
+    server.ask("ACL", "SETUSER", "limited", "on", ">secret", "+@all", "~*", "resetchannels", "&open.*")
+    layer = await connect(server.url, username="limited", password="secret")
+    refused: list[str] = []
+
+    async def subscribe() -> None:
+        with pytest.raises(SubscriptionRefused) as caught:
+            await layer.subscribe("closed")
+        refused.append(str(caught.value))
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(subscribe)
+        tasks.start_soon(subscribe)
+    assert len(refused) == 2
+
+
+async def test_a_refused_publish_says_who_refuses_and_what_to_do(server: brokers.Redis, connect: Connect) -> None:
+    server.ask("ACL", "SETUSER", "reader", "on", ">secret", "+@all", "~*", "&*", "-publish")
+    layer = await connect(server.url, username="reader", password="secret")
+    with pytest.raises(ChannelLayerError, match=r"redis://127\.0\.0\.1:\d+/0 refuses: NOPERM.*Allow the command"):
+        await layer.publish("room", b"x")
+
+
+async def test_what_redis_cannot_carry_is_refused_before_it_is_sent(
+    server: brokers.Redis, connect: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    layer = await connect(server.url)
+    monkeypatch.setattr("django_anyio_channels.layers.redis.LARGEST_MESSAGE", 10)
+    with pytest.raises(PayloadTooLarge, match="carries up to 10 bytes; this message has 11"):
+        await layer.publish("room", b"x" * 11)
+    with pytest.raises(PayloadTooLarge, match="carries up to 10 bytes; this message has 11"):
+        await layer.put("jobs", b"x" * 11, capacity=10, expiry=60)
+    await layer.publish("room", b"x" * 10)
+
+
+async def test_a_link_on_which_something_unasked_is_said_is_over() -> None:
+    async def answer(stream: anyio.abc.SocketStream) -> None:
+        async with stream:
+            asked = await stream.receive()
+            await stream.send(b"+PONG\r\n" + (b"*1\r\n$6\r\nmaster\r\n" if b"ROLE" in asked else b""))
+            async for _ in stream:
+                await stream.send(b"+PONG\r\n+and another thing\r\n")
+
+    async with await anyio.create_tcp_listener(local_host="127.0.0.1") as listener, anyio.create_task_group() as tasks:
+        tasks.start_soon(listener.serve, answer)
+        port = listener.extra(anyio.abc.SocketAttribute.local_port)
+        layer = RedisPubSubChannelLayer(f"redis://127.0.0.1:{port}", probe_interval=0.4)
+        with anyio.fail_after(5), pytest.raises(ListenerClosed, match="not Redis' protocol.*another thing.*unasked"):
+            await layer.connect()
+            await layer.next_published()
+        await layer.disconnect()
+        tasks.cancel_scope.cancel()
+
+
+async def test_a_link_that_breaks_while_the_other_one_is_made() -> None:
+    streams: list[anyio.abc.SocketStream] = []
+
+    async def answer(stream: anyio.abc.SocketStream) -> None:
+        streams.append(stream)
+        async with stream:
+            await stream.receive()
+            if len(streams) == 1:
+                await stream.send(b"+PONG\r\n*1\r\n$6\r\nmaster\r\n")
+                await anyio.sleep_forever()
+            await streams[0].send_eof()
+            with pytest.raises(anyio.EndOfStream):
+                await streams[0].receive()
+            await stream.send(b"+PONG\r\n")
+            await anyio.sleep_forever()
+
+    async with await anyio.create_tcp_listener(local_host="127.0.0.1") as listener, anyio.create_task_group() as tasks:
+        tasks.start_soon(listener.serve, answer)
+        port = listener.extra(anyio.abc.SocketAttribute.local_port)
+        with anyio.fail_after(5), pytest.raises(ListenerClosed, match="the server closed the connection"):
+            await RedisPubSubChannelLayer(f"redis://127.0.0.1:{port}").connect()
+        tasks.cancel_scope.cancel()

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
 from typing import Any
 
 import anyio
 import pytest
 
-from django_anyio_channels.exceptions import QueueFull
+from django_anyio_channels.exceptions import ChannelLayerError, ListenerClosed, QueueFull
 from django_anyio_channels.layers.redis import RedisPubSubChannelLayer
 from tests.brokers import redis as brokers
 
@@ -25,6 +26,7 @@ async def take(layer: RedisPubSubChannelLayer, queue: str = "jobs") -> bytes:
 
 
 async def test_each_of_5000_jobs_goes_to_one_of_several_readers(server: brokers.Redis, connect: Connect) -> None:
+    asyncio.get_running_loop().set_debug(False)  # it makes many seconds of two
     sender, *workers = [await connect(server.url) for _ in range(4)]
     got: list[list[int]] = [[] for _ in range(6)]
 
@@ -148,6 +150,10 @@ async def test_purge_empties_what_begins_with_a_prefix_and_nothing_else(
     server: brokers.Redis, connect: Connect, prefix: str
 ) -> None:
     layer = await connect(server.url)
+    with server.client() as client, client.pipeline(transaction=False) as pipeline:
+        for number in range(2500):  # more than the server looks through at once
+            pipeline.rpush(f"another {number}", "x")
+        pipeline.execute()
     for name in (f"{prefix}a", f"{prefix}b", "weird1{x}:a", "other"):
         await layer.put(name, b"x", **PLENTY)
         await layer.bind("room", name, lifetime=60, **PLENTY)
@@ -191,3 +197,88 @@ async def test_scripts_that_the_server_forgot_are_told_again(server: brokers.Red
         await layer.put("jobs", message, **PLENTY)
         server.ask("SCRIPT", "FLUSH")
         assert await take(layer) == message
+
+
+async def test_a_reader_cancelled_with_a_message_in_its_hands_puts_it_back(
+    server: brokers.Redis, connect: Connect
+) -> None:
+    """The answers to a put and to a take come in one packet; who put cancels who took before it runs again."""
+    layer = await connect(server.url)
+    outcomes: list[str] = []
+
+    async def reader(scope: anyio.CancelScope) -> None:
+        with scope:
+            await layer.take("jobs")
+            outcomes.append("taken")
+
+    async def writer(scope: anyio.CancelScope) -> None:
+        await layer.put("jobs", b"job", **PLENTY)
+        scope.cancel()
+
+    for _ in range(5):
+        async with anyio.create_task_group() as tasks:
+            scope = anyio.CancelScope()
+            tasks.start_soon(layer.publish, "warm", b"up")
+            tasks.start_soon(layer.publish, "warm", b"up")
+            tasks.start_soon(writer, scope)
+            tasks.start_soon(reader, scope)
+        if not outcomes:
+            assert await take(layer) == b"job"
+        outcomes.clear()
+
+
+async def test_queues_that_nobody_reads_any_more_are_forgotten(server: brokers.Redis, connect: Connect) -> None:
+    layer = await connect(server.url, probe_interval=0.4)
+    await layer.put("read", b"x", **PLENTY)
+    assert await take(layer, "read") == b"x"
+    with anyio.move_on_after(0.1):
+        await layer.take("waited for")
+    assert "{waited for}|messages" in server.ask("PUBSUB CHANNELS")
+    await becomes_true(lambda: "{waited for}|messages" not in server.ask("PUBSUB CHANNELS"))
+    await layer.put("waited for", b"y", **PLENTY)
+    assert await take(layer, "waited for") == b"y"
+
+
+LIMITED = ("ACL", "SETUSER", "limited", "on", ">secret", "+@all", "resetkeys", "resetchannels", "&anyio-channels:nodes")
+
+
+async def test_a_refused_take_says_so(server: brokers.Redis, connect: Connect) -> None:
+    server.ask(*LIMITED, "~mine*")
+    layer = await connect(server.url, username="limited", password="secret")
+    with anyio.fail_after(5), pytest.raises(ChannelLayerError, match="refuses: NOPERM.*ACL SETUSER"):
+        await layer.take("not mine")
+    with pytest.raises(ChannelLayerError, match="refuses: NOPERM.*ACL SETUSER"):
+        await layer.put("not mine", b"x", **PLENTY)
+    with pytest.raises(ChannelLayerError, match="refuses: NOPERM.*ACL SETUSER"):
+        await layer.unbind("room", "not mine")
+
+
+async def test_a_reader_that_may_not_hear_of_messages_is_told_so(server: brokers.Redis, connect: Connect) -> None:
+    server.ask(*LIMITED, "~*")
+    layer = await connect(server.url, username="limited", password="secret")
+    with anyio.fail_after(5), pytest.raises(ChannelLayerError, match="refuses: NOPERM.*ACL SETUSER"):
+        await layer.take("jobs")
+
+
+async def test_a_refused_binding_says_so(server: brokers.Redis, connect: Connect) -> None:
+    server.ask(*LIMITED, "~{jobs}*")
+    layer = await connect(server.url, username="limited", password="secret")
+    with pytest.raises(ChannelLayerError, match="refuses: NOPERM.*ACL SETUSER"):
+        await layer.bind("room", "jobs", lifetime=60, **PLENTY)
+
+
+async def test_leaving_waits_no_longer_than_the_link_lives(own_server: brokers.Redis, connect: Connect) -> None:
+    layer = await connect(own_server.url, probe_interval=60)
+    own_server.server.freeze()
+
+    async def take_job() -> None:
+        with pytest.raises(ListenerClosed, match="was disconnected"):
+            await layer.take("jobs")
+
+    with anyio.fail_after(5):
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(take_job)
+            await anyio.wait_all_tasks_blocked()
+            tasks.start_soon(layer.disconnect)
+            await anyio.wait_all_tasks_blocked()
+            own_server.server.kill()
