@@ -96,6 +96,7 @@ async def test_patterns(server: brokers.Redis, connect: Connect) -> None:
     await layer.publish("room.1", b"x")
     assert sorted(await events(layer, 2), key=str) == [Event("room.1", b"x", "room.*"), Event("room.1", b"x")]
     await layer.unsubscribe_pattern("room.*")
+    await layer.unsubscribe("never subscribed to")
     assert await layer.publish("room.2", b"y") == 0
 
 
