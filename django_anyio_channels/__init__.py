@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from .channel import Channel
     from .layers.memory import InMemoryBroker, InMemoryChannelLayer
     from .layers.redis import RedisPubSubChannelLayer
+    from .layers.sharded import ShardedChannelLayer
     from .link import Backoff
     from .subscriber import Subscriber
 
@@ -38,6 +39,7 @@ _LAZY = {
     "InMemoryBroker": "layers.memory",
     "InMemoryChannelLayer": "layers.memory",
     "RedisPubSubChannelLayer": "layers.redis",
+    "ShardedChannelLayer": "layers.sharded",
     "Subscriber": "subscriber",
 }
 
@@ -59,6 +61,7 @@ __all__ = [
     "PayloadTooLarge",
     "QueueFull",
     "RedisPubSubChannelLayer",
+    "ShardedChannelLayer",
     "Subscriber",
     "SubscriptionRefused",
 ]

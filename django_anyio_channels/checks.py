@@ -102,7 +102,7 @@ def _check_entry(alias: str, entry: Mapping[str, Any]) -> Iterator[checks.CheckM
     except MissingDriver as error:
         yield checks.Error(f"{where}: a package is missing.", hint=f"{error}", id=_id("E004"))
         return
-    if isinstance(read.make_layer(), InMemoryChannelLayer) and not settings.DEBUG:
+    if isinstance(read.make_layer().parts[0], InMemoryChannelLayer) and not settings.DEBUG:
         yield checks.Warning(
             f"{where} is the in-memory layer, and DEBUG is False.",
             hint="Its messages stay in one process. With several server processes or workers, set 'url' to a broker.",
@@ -126,9 +126,12 @@ def _check_shared(entries: Mapping[str, Mapping[str, Any]]) -> Iterator[checks.C
     seen: dict[str, str] = {}
     for alias, entry in entries.items():
         config = entry.get("CONFIG", {})
-        if not isinstance(config, Mapping) or "url" not in config or config["url"] == "memory://":
+        if not isinstance(config, Mapping) or "url" not in config:
             continue
-        first = seen.setdefault(repr((config["url"], config.get("prefix", "asgi"))), alias)
+        urls = config["url"] if isinstance(config["url"], (list, tuple)) else [config["url"]]
+        shared = [repr((url, config.get("prefix", "asgi"))) for url in urls if url != "memory://"]
+        first = next((seen[broker] for broker in shared if broker in seen), alias)
+        seen.update(dict.fromkeys(shared, first))
         if first != alias:
             yield checks.Warning(
                 f"CHANNEL_LAYERS[{first!r}] and CHANNEL_LAYERS[{alias!r}] share a broker and a prefix.",

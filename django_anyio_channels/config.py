@@ -6,7 +6,7 @@ import difflib
 import fnmatch
 import inspect
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from typing import Any
@@ -18,6 +18,7 @@ from django.utils.module_loading import import_string
 from .exceptions import MissingDriver
 from .layers.base import BaseChannelLayer
 from .layers.memory import InMemoryBroker, InMemoryChannelLayer
+from .layers.sharded import ShardedChannelLayer
 from .serializers import EncryptedSerializer, MessagePackSerializer, Serializer, encode_within
 
 LAYERS = {
@@ -188,10 +189,14 @@ def _layer_factory(config: Mapping[str, Any]) -> Callable[[], BaseChannelLayer]:
             "CONFIG has 'url' twice, beside 'options' and in it.", hint="Keep the one beside 'options'.", code="E002"
         )
     if "layer" in config:
-        layer_class, arguments = _custom_layer(config["layer"]), {**options}
-    else:
-        url = config.get("url", "memory://")
-        layer_class, arguments = _layer_of_url(url), {"url": url, **options}
+        return _one_layer(_custom_layer(config["layer"]), {**options})
+    url = config.get("url", "memory://")
+    if not isinstance(url, (list, tuple)):
+        return _one_layer(_layer_of_url(url), {"url": url, **options})
+    return _spread([_one_layer(_layer_of_url(each), {"url": each, **options}) for each in _several(url)])
+
+
+def _one_layer(layer_class: type[BaseChannelLayer], arguments: dict[str, Any]) -> Callable[[], BaseChannelLayer]:
     if issubclass(layer_class, InMemoryChannelLayer):
         arguments.setdefault("broker", InMemoryBroker())
     _check_arguments(layer_class, arguments)
@@ -202,16 +207,35 @@ def _layer_factory(config: Mapping[str, Any]) -> Callable[[], BaseChannelLayer]:
     return make_layer
 
 
+def _several(urls: Sequence[Any]) -> Sequence[Any]:
+    if not urls:
+        raise ConfigError("CONFIG['url'] is an empty list.", hint="Name at least one broker.", code="E003")
+    kinds = {_layer_of_url(url): url for url in urls}
+    if len(kinds) > 1:
+        raise ConfigError(
+            f"CONFIG['url'] lists brokers of different kinds: {', '.join(_scheme(url) for url in kinds.values())}.",
+            hint="Name one broker, or several of one kind.",
+            code="E003",
+        )
+    twice = [url for url in urls if urls.count(url) > 1 and _scheme(url) != "memory"]
+    if twice:
+        raise ConfigError(
+            f"CONFIG['url'] lists the broker at place {urls.index(twice[0]) + 1} twice.",
+            hint="Name each broker once.",
+            code="E003",
+        )
+    return urls
+
+
+def _spread(makers: Sequence[Callable[[], BaseChannelLayer]]) -> Callable[[], BaseChannelLayer]:
+    return makers[0] if len(makers) == 1 else lambda: ShardedChannelLayer([make() for make in makers])
+
+
 def _layer_of_url(url: Any) -> type[BaseChannelLayer]:
     known = ", ".join(f"{scheme}://" for scheme in LAYERS)
     if not isinstance(url, str):
-        raise _wrong("url", url, f"a str such as 'memory://'; the schemes are {known}")
-    try:
-        scheme = urlsplit(url).scheme
-    except ValueError as error:
-        raise ConfigError(
-            f"CONFIG['url'] cannot be read: {error}.", hint="Percent-encode what is special in passwords.", code="E003"
-        ) from None
+        raise _wrong("url", url, f"a str such as 'memory://', or a list of such; the schemes are {known}")
+    scheme = _scheme(url)
     if scheme not in LAYERS:
         nearest = difflib.get_close_matches(scheme, LAYERS, n=1)
         raise ConfigError(
@@ -222,6 +246,15 @@ def _layer_of_url(url: Any) -> type[BaseChannelLayer]:
     module, _, name = LAYERS[scheme].rpartition(".")
     layer_class: type[BaseChannelLayer] = getattr(import_module(module), name)
     return layer_class
+
+
+def _scheme(url: str) -> str:
+    try:
+        return urlsplit(url).scheme
+    except ValueError as error:
+        raise ConfigError(
+            f"CONFIG['url'] cannot be read: {error}.", hint="Percent-encode what is special in passwords.", code="E003"
+        ) from None
 
 
 def _custom_layer(path: Any) -> type[BaseChannelLayer]:

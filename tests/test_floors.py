@@ -16,7 +16,7 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "django_anyio_channels"
 
-HUB = {"channel", "link", "topics"}
+HUB = {"channel", "line", "link", "topics"}
 FLOORS: dict[int, set[str]] = {
     0: {"event", "exceptions"},
     1: {"serializers", "waiting", "losses", "subscriber", "batching", "layers.base"},
@@ -27,6 +27,7 @@ FLOORS: dict[int, set[str]] = {
         "layers.mqtt",
         "layers.sharded",
         "channel",
+        "line",
         "link",
         "topics",
     },

@@ -16,7 +16,7 @@ except ImportError as error:
 from ..event import Event
 from ..exceptions import DeliveryUnknown, ListenerClosed, PayloadTooLarge, QueueFull
 from ..losses import BoundedLog
-from .base import BaseChannelLayer
+from .base import BaseChannelLayer, Put
 from .redis_address import Address
 from .redis_life import Life
 from .redis_presence import Presence
@@ -52,6 +52,7 @@ class RedisPubSubChannelLayer(BaseChannelLayer):
         self._left_over: list[Event[bytes]] = []
         self._log = BoundedLog()
         self._life: Life | None = None
+        self._put_elsewhere: Put | None = None
 
     @property
     def address(self) -> str:
@@ -112,6 +113,9 @@ class RedisPubSubChannelLayer(BaseChannelLayer):
 
     # ---- queues -------------------------------------------------------------------------------------------------
 
+    def put_bound_with(self, put: Put) -> None:
+        self._put_elsewhere = put
+
     async def put(self, queue: str, message: bytes, *, capacity: int, expiry: float) -> None:
         if not await self._put(self._alive(), queue.encode(), message, capacity, round(expiry * 1000), 0):
             raise QueueFull(f"Queue {queue} is full: its capacity of {capacity} messages is used up")
@@ -166,13 +170,26 @@ class RedisPubSubChannelLayer(BaseChannelLayer):
                 self._log.write(logging.ERROR, "Somebody else wrote %r into our binding to queue %r", terms, queue)
                 continue
             capacity, milliseconds, ends = map(int, terms.split())
-            if not await self._put(life, queue, message, capacity, milliseconds, ends):
+            if not await self._put_bound(life, queue, message, capacity, milliseconds, ends):
                 self._log.write(
                     logging.WARNING,
                     "Queue %s is full: its capacity of %d messages is used up; a message to its group was dropped",
                     queue.decode(errors="replace"),
                     capacity,
                 )
+
+    async def _put_bound(
+        self, life: Life, queue: bytes, message: bytes, capacity: int, milliseconds: int, ends: int
+    ) -> bool:
+        if self._put_elsewhere is None:
+            return await self._put(life, queue, message, capacity, milliseconds, ends)
+        seconds, microseconds = await life.ask(queue, "TIME")
+        if int(seconds) * 1000 + int(microseconds) // 1000 < ends:
+            try:
+                await self._put_elsewhere(queue.decode(), message, capacity=capacity, expiry=milliseconds / 1000)
+            except QueueFull:
+                return False
+        return True
 
     def _alive(self) -> Life:
         life = self._life

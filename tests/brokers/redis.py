@@ -19,6 +19,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from django_anyio_channels.layers.redis import RedisPubSubChannelLayer
+from django_anyio_channels.layers.sharded import ShardedChannelLayer
 
 from .debian import Unpacked, unpack
 from .server import Server, ServerMissing, find_program, free_port, new_folder, wait_until
@@ -346,6 +347,36 @@ class ForContract:
         self.redis.server.thaw()
 
 
+@dataclass(frozen=True)
+class SeveralForContract:
+    """Independent servers that one layer is spread over; they die and rise together."""
+
+    servers: tuple[Redis, ...]
+
+    def layer(self) -> ShardedChannelLayer:
+        return ShardedChannelLayer([RedisPubSubChannelLayer(each.url, probe_interval=1.0) for each in self.servers])
+
+    def config(self) -> dict[str, Any]:
+        return {"url": [each.url for each in self.servers], "options": {"probe_interval": 1.0}}
+
+    def kill(self) -> None:
+        for each in self.servers:
+            each.server.kill()
+
+    def start(self) -> None:
+        for each in self.servers:
+            if not each.server.running:
+                each.server.start()
+
+    def freeze(self) -> None:
+        for each in self.servers:
+            each.server.freeze()
+
+    def thaw(self) -> None:
+        for each in self.servers:
+            each.server.thaw()
+
+
 def beginning_with(text: str) -> str:
     """The pattern of all groups that begin so."""
     return f"{text}*"
@@ -356,3 +387,10 @@ def for_contract(made: Redis) -> Iterator[ForContract]:
     """Run a server for the contract suites."""
     with running(made):
         yield ForContract(made)
+
+
+@contextmanager
+def several_for_contract(*made: Redis) -> Iterator[SeveralForContract]:
+    """Run independent servers for the contract suites."""
+    with running(*made):
+        yield SeveralForContract(made)
