@@ -9,7 +9,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 from django.core.exceptions import ImproperlyConfigured
@@ -42,6 +42,13 @@ class ConfigError(ImproperlyConfigured):
         self.code = code
 
 
+class Note(NamedTuple):
+    """Something in CONFIG that does nothing, and what to write instead."""
+
+    message: str
+    hint: str
+
+
 @dataclass(frozen=True, kw_only=True)
 class Settings:
     """Everything that an `AnyioChannelLayer` is told."""
@@ -58,6 +65,7 @@ class Settings:
     publish_timeout: float = 10.0
     max_message_size: int = 4 * 1024 * 1024
     outage_message: str | None = None
+    notes: tuple[Note, ...] = ()
 
     def capacity_of(self, channel: str) -> int:
         """The capacity of the first pattern that matches, or the general one."""
@@ -71,20 +79,20 @@ class Settings:
         return encode_within(self.max_message_size, self.serializer, message)
 
 
-def read_config(config: Mapping[str, Any]) -> Settings:
+def read_config(config: Mapping[str, Any], notes: tuple[Note, ...] = ()) -> Settings:
     """Check every key and value. Raises `ConfigError`, or `MissingDriver` naming the extra to install."""
-    unknown = sorted(set(config) - set(KEYS), key=repr)
-    if unknown:
-        raise _unknown_key(unknown[0])
-    values = {key: check(config[key]) for key, check in _VALUES.items() if key in config}
-    return Settings(make_layer=_layer_factory(config), serializer=_serializer(config), **values)
-
-
-def _unknown_key(key: object) -> ConfigError:
-    nearest = difflib.get_close_matches(str(key), KEYS, n=1)
     known = f"The keys are {', '.join(sorted(KEYS))}; a layer's own keyword arguments belong under 'options'."
-    hint = f"Did you mean {nearest[0]!r}?" if nearest else known
-    return ConfigError(f"CONFIG has an unknown key {key!r}.", hint=hint, code="E001")
+    refuse_unknown_keys(config, KEYS, known)
+    values = {key: check(config[key]) for key, check in _VALUES.items() if key in config}
+    return Settings(make_layer=_layer_factory(config), serializer=_serializer(config), notes=notes, **values)
+
+
+def refuse_unknown_keys(config: Mapping[str, Any], keys: Sequence[str], known: str) -> None:
+    """Raise `ConfigError` for a key that is not among ``keys``; its hint is the nearest one, or else ``known``."""
+    for key in sorted(set(config) - set(keys), key=repr):
+        nearest = difflib.get_close_matches(str(key), keys, n=1)
+        hint = f"Did you mean {nearest[0]!r}?" if nearest else known
+        raise ConfigError(f"CONFIG has an unknown key {key!r}.", hint=hint, code="E001")
 
 
 # ---- values ---------------------------------------------------------------------------------------------------------

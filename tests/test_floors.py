@@ -33,7 +33,7 @@ FLOORS: dict[int, set[str]] = {
     },
     3: {"loops", "local", "config"},
     4: {"node", "handover", "courier", "sync"},
-    5: {"adapter", "apps", "checks", "management"},
+    5: {"adapter", "channels_redis", "apps", "checks", "management"},
 }
 
 # Floors 0 to 2 know neither Django nor an event loop of their own; only drivers may be written for asyncio.
