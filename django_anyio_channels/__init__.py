@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from .channel import Channel
     from .layers.memory import InMemoryBroker, InMemoryChannelLayer
     from .layers.postgres import PostgreSQLChannelLayer
+    from .layers.redis import RedisPubSubChannelLayer
+    from .layers.sharded import ShardedChannelLayer
     from .link import Backoff
     from .subscriber import Subscriber
 
@@ -38,6 +40,8 @@ _LAZY = {
     "InMemoryBroker": "layers.memory",
     "InMemoryChannelLayer": "layers.memory",
     "PostgreSQLChannelLayer": "layers.postgres",
+    "RedisPubSubChannelLayer": "layers.redis",
+    "ShardedChannelLayer": "layers.sharded",
     "Subscriber": "subscriber",
 }
 
@@ -59,6 +63,8 @@ __all__ = [
     "PayloadTooLarge",
     "PostgreSQLChannelLayer",
     "QueueFull",
+    "RedisPubSubChannelLayer",
+    "ShardedChannelLayer",
     "Subscriber",
     "SubscriptionRefused",
 ]

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import re
 import sys
+import warnings
+from collections.abc import Mapping
 from types import TracebackType
 from typing import Any, ClassVar
 
@@ -19,7 +21,7 @@ except ModuleNotFoundError as error:
         "AnyioChannelLayer needs Django and Channels: pip install django-anyio-channels[django]"
     ) from error
 
-from .config import read_config
+from .config import Settings, read_config
 from .courier import Courier
 from .node import Topics, node_of
 
@@ -45,13 +47,20 @@ class AnyioChannelLayer(BaseChannelLayer):
     MessageTooLarge = MessageTooLarge
 
     def __init__(self, **config: Any) -> None:
-        settings = read_config(config)
+        settings = self.read_config(config)
+        for note in settings.notes:
+            warnings.warn(f"{note.message} {note.hint}", stacklevel=2)
         super().__init__(expiry=settings.expiry, capacity=settings.capacity)  # type: ignore[arg-type]
         self.channel_capacity = list(settings.channel_capacity)  # type: ignore[assignment]
         self.group_expiry = settings.group_expiry
         self._settings = settings
         self._topics = Topics(settings.prefix)
         self._courier = Courier(settings, self._topics)
+
+    @classmethod
+    def read_config(cls, config: Mapping[str, Any]) -> Settings:
+        """What CONFIG says, checked. Raises `ConfigError`, or `MissingDriver` naming the extra to install."""
+        return read_config(config)
 
     # ---- messages -------------------------------------------------------------------------------------------------
 

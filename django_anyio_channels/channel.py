@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Callable, Iterable
 from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
 from types import TracebackType
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
 import anyio
 
-from .exceptions import ChannelClosed, DeliveryUnknown, ListenerClosed
-from .layers.base import BaseChannelLayer
-from .link import Backoff, Link
+from .exceptions import ChannelClosed, ChannelLayerError, ListenerClosed
+from .layers.base import BaseChannelLayer, BindsElsewhere, require_binds_elsewhere
+from .line import Line
+from .link import Backoff
 from .losses import Losses
 from .serializers import MessagePackSerializer, Serializer, encode_within
 from .subscriber import Subscriber
-from .topics import Sink, Topics
+from .topics import Sink
 from .waiting import NewWaiter, waiter_factory
-
-T = TypeVar("T")
 
 
 class Channel:
@@ -32,6 +32,9 @@ class Channel:
     limit) are a subscriber's defaults. ``max_message_size`` limits an encoded message, in bytes. ``backoff`` says when
     to try to connect again. ``on_gap`` is called with the length in seconds of an outage when the link is back, after
     the subscriptions have been restored: what others published meanwhile was missed.
+
+    A layer that is spread over several brokers has a link to each. While one is down, only the groups and queues that
+    are there wait for it.
     """
 
     def __init__(
@@ -57,31 +60,31 @@ class Channel:
         self._backoff = backoff or Backoff()
         self._on_gap = on_gap or _no_report
         self._running: AsyncExitStack | None = None
-        self._link: Link | None = None
+        self._lines: dict[BaseChannelLayer, Line] | None = None
         self._new_waiter: NewWaiter
-        self._topics: Topics
 
     async def __aenter__(self) -> Channel:
         if self._running is not None:
             raise RuntimeError("This Channel is open already; make another one with a layer of its own")
         self._new_waiter = waiter_factory()
-        link = Link(self.layer, on_gap=self._on_gap, timeout=self._publish_timeout, backoff=self._backoff)
-        topics = Topics(self.layer, link.up, self._new_waiter)
+        parts = self.layer.parts
+        lines = {part: Line(part, self._on_gap, self._publish_timeout, self._backoff) for part in parts}
         async with AsyncExitStack() as stack:
             tasks = await stack.enter_async_context(anyio.create_task_group())
             stack.callback(tasks.cancel_scope.cancel)
-            stack.callback(topics.close)
-            stack.callback(link.close)
-            tasks.start_soon(link.run, topics.deliver, topics.restore)
-            tasks.start_soon(topics.tidy)
+            for part, line in lines.items():
+                if len(parts) > 1 and isinstance(part, BindsElsewhere):
+                    part.put_bound_with(self._put_bound)
+                stack.callback(line.close)
+                tasks.start_soon(line.run)
             self._running = stack.pop_all()
-        self._link, self._topics = link, topics
+        self._lines = lines
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        running, self._running, self._link = self._running, None, None
+        running, self._running, self._lines = self._running, None, None
         if running is not None:
             await running.aclose()
 
@@ -102,17 +105,17 @@ class Channel:
 
     async def publish_frame(self, group: str, frame: bytes) -> int | None:
         """`publish` for what is encoded already."""
-        link = self._link or self._open_link()
-        life = link.life or await link.up()
+        line = self._line(group)
+        life = line.link.life or await line.link.up()
         try:
-            return await self.layer.publish(group, frame)
+            return await line.layer.publish(group, frame)
         except ListenerClosed as error:
-            life.end(error)
-            raise self._unknown(f"to {group}", error) from error
+            raise line.lost(life, f"to {group}", error) from error
 
     async def listeners(self, group: str) -> int | None:
         """`BaseChannelLayer.listeners`."""
-        return await self._insist(lambda: self.layer.listeners(group))
+        line = self._line(group)
+        return await line.insist(lambda: line.layer.listeners(group))
 
     @asynccontextmanager
     async def subscribe(
@@ -143,11 +146,12 @@ class Channel:
         )
         try:
             for name, is_pattern in names:
-                await self._open_topics().attach(name, subscriber, pattern=is_pattern)
+                for line in self._lines_of(name, is_pattern):
+                    await line.topics.attach(name, subscriber, pattern=is_pattern)
             yield subscriber
         finally:
             for name, is_pattern in names:
-                self._topics.detach(name, subscriber, pattern=is_pattern)
+                self._detach(name, subscriber, is_pattern)
             subscriber.close()
             subscriber.clear()
 
@@ -157,7 +161,7 @@ class Channel:
         self, name: str, *, capacity: int | None = None, expiry: float | None = None, manual_ack: bool = False
     ) -> Subscriber:
         """A subscriber that listens to nothing yet; see `attach`."""
-        self._open_link()
+        self._open()
         return Subscriber(
             name,
             capacity=self._capacity if capacity is None else capacity,
@@ -170,29 +174,34 @@ class Channel:
 
     async def attach(self, group: str, sink: Sink) -> None:
         """Have the events of a group put into ``sink`` too. In effect when it returns; if it raises, not at all."""
-        await self._open_topics().attach(group, sink)
+        await self._line(group).topics.attach(group, sink)
 
     def detach(self, group: str, sink: Sink) -> None:
         """Undo `attach`, at once; nothing to do once the Channel is closed."""
-        if self._link is not None:
-            self._topics.detach(group, sink)
+        self._detach(group, sink, False)
+
+    def _detach(self, name: str, sink: Sink, is_pattern: bool) -> None:
+        if self._lines is not None:
+            for line in self._lines_of(name, is_pattern):
+                line.topics.detach(name, sink, pattern=is_pattern)
 
     # ---- queues -------------------------------------------------------------------------------------------------
 
     async def put(self, queue: str, frame: bytes, *, capacity: int, expiry: float) -> None:
         """`BaseChannelLayer.put`; raises `ListenerClosed` and `DeliveryUnknown` as `publish` does."""
-        life = await self._open_link().up()
+        line = self._line(queue)
+        life = await line.link.up()
         try:
-            await self.layer.put(queue, frame, capacity=capacity, expiry=expiry)
+            await line.layer.put(queue, frame, capacity=capacity, expiry=expiry)
         except ListenerClosed as error:
-            life.end(error)
-            raise self._unknown(f"to queue {queue}", error) from error
+            raise line.lost(life, f"to queue {queue}", error) from error
 
     async def take(self, queue: str) -> bytes:
         """`BaseChannelLayer.take`, over any number of outages."""
+        line = self._line(queue)
         while True:
             try:
-                return await self._insist(lambda: self.layer.take(queue))
+                return await line.insist(lambda: line.layer.take(queue))
             except ChannelClosed:
                 raise
             except ListenerClosed:
@@ -200,55 +209,57 @@ class Channel:
 
     async def bind(self, group: str, queue: str, *, capacity: int, expiry: float, lifetime: float) -> None:
         """`BaseChannelLayer.bind`."""
-        await self._insist(lambda: self.layer.bind(group, queue, capacity=capacity, expiry=expiry, lifetime=lifetime))
+        line = self._line(group)
+        require_binds_elsewhere(self.layer.parts)
+        await line.insist(lambda: line.layer.bind(group, queue, capacity=capacity, expiry=expiry, lifetime=lifetime))
 
     async def unbind(self, group: str, queue: str) -> None:
         """`BaseChannelLayer.unbind`."""
-        await self._insist(lambda: self.layer.unbind(group, queue))
+        line = self._line(group)
+        await line.insist(lambda: line.layer.unbind(group, queue))
 
     async def purge(self, prefix: str) -> None:
         """`BaseChannelLayer.purge`."""
-        await self._insist(lambda: self.layer.purge(prefix))
+        for line in self._open().values():
+            await line.insist(partial(line.layer.purge, prefix))
+
+    async def _put_bound(self, queue: str, message: bytes, *, capacity: int, expiry: float) -> None:
+        try:
+            await self.put(queue, message, capacity=capacity, expiry=expiry)
+        except ListenerClosed as error:
+            # Another broker's death is no reason to end this one's life.
+            raise ChannelLayerError(
+                f"A message was published, but perhaps not put into queue {queue}, which is bound to its group: {error}"
+            ) from error
 
     # ---- state --------------------------------------------------------------------------------------------------
 
     async def connected(self) -> None:
-        """Wait for the link. Raises `ListenerClosed` after ``publish_timeout`` seconds."""
-        await self._open_link().up()
+        """Wait for the links to all brokers. Raises `ListenerClosed` after ``publish_timeout`` seconds."""
+        for line in self._open().values():
+            await line.link.up()
 
     @property
     def outages(self) -> int:
         """How often an established link was lost."""
-        return self._open_link().outages
+        return sum(line.link.outages for line in self._open().values())
 
     @property
     def topics(self) -> int:
-        """How many groups and patterns this node listens to."""
-        return len(self._open_topics())
+        """How many groups and patterns this node listens to; a pattern counts once for each broker."""
+        return sum(len(line.topics) for line in self._open().values())
 
-    async def _insist(self, call: Callable[[], Awaitable[T]]) -> T:
-        """Do what may be done twice until it succeeds, or until there is no link for too long."""
-        while True:
-            life = await self._open_link().up()
-            try:
-                return await call()
-            except ListenerClosed as error:
-                life.end(error)
-
-    def _open_link(self) -> Link:
-        if self._link is None:
+    def _open(self) -> dict[BaseChannelLayer, Line]:
+        if self._lines is None:
             raise ChannelClosed(f"The Channel to {self.layer.address} is not open; use it inside `async with`")
-        return self._link
+        return self._lines
 
-    def _open_topics(self) -> Topics:
-        self._open_link()
-        return self._topics
+    def _line(self, name: str) -> Line:
+        return (self._lines or self._open())[self.layer.part_of(name)]
 
-    def _unknown(self, what: str, error: ListenerClosed) -> DeliveryUnknown:
-        return DeliveryUnknown(
-            f"The link to {self.layer.address} broke while a message {what} was on its way; "
-            f"it may or may not have arrived: {error}"
-        )
+    def _lines_of(self, name: str, is_pattern: bool) -> Iterable[Line]:
+        """Where a group is, or where groups may be that match a pattern."""
+        return self._open().values() if is_pattern else (self._line(name),)
 
 
 def _no_report(seconds: float) -> None:

@@ -13,6 +13,7 @@
 ``anyio_channels.W003``   memberships end sooner than unread messages
 ``anyio_channels.W004``   two aliases share a broker and a prefix
 ``anyio_channels.W005``   there is no layer called ``default``, which consumers use
+``anyio_channels.W006``   CONFIG has a key that does nothing any more
 ========================  =============================================================================
 """
 
@@ -27,7 +28,7 @@ from django.core import checks
 from django.utils.module_loading import import_string
 
 from .adapter import AnyioChannelLayer
-from .config import KEYS, ConfigError, read_config
+from .config import KEYS, ConfigError
 from .exceptions import MissingDriver
 from .layers.memory import InMemoryChannelLayer
 
@@ -95,14 +96,14 @@ def _check_entry(alias: str, entry: Mapping[str, Any]) -> Iterator[checks.CheckM
         yield checks.Error(f"{where}['CONFIG'] is {config!r}.", hint="It must be a dict.", id=_id("E005"))
         return
     try:
-        read = read_config(config)
+        read = import_string(entry["BACKEND"]).read_config(config)
     except ConfigError as error:
         yield checks.Error(f"{where}: {error.message}", hint=error.hint, id=_id(error.code))
         return
     except MissingDriver as error:
         yield checks.Error(f"{where}: a package is missing.", hint=f"{error}", id=_id("E004"))
         return
-    if isinstance(read.make_layer(), InMemoryChannelLayer) and not settings.DEBUG:
+    if isinstance(read.make_layer().parts[0], InMemoryChannelLayer) and not settings.DEBUG:
         yield checks.Warning(
             f"{where} is the in-memory layer, and DEBUG is False.",
             hint="Its messages stay in one process. With several server processes or workers, set 'url' to a broker.",
@@ -121,14 +122,21 @@ def _check_entry(alias: str, entry: Mapping[str, Any]) -> Iterator[checks.CheckM
             id=_id("W003"),
         )
 
+    for note in read.notes:
+        yield checks.Warning(f"{where}: {note.message}", hint=note.hint, id=_id("W006"))
+
 
 def _check_shared(entries: Mapping[str, Mapping[str, Any]]) -> Iterator[checks.CheckMessage]:
     seen: dict[str, str] = {}
     for alias, entry in entries.items():
         config = entry.get("CONFIG", {})
-        if not isinstance(config, Mapping) or "url" not in config or config["url"] == "memory://":
+        if not isinstance(config, Mapping):
             continue
-        first = seen.setdefault(repr((config["url"], config.get("prefix", "asgi"))), alias)
+        brokers = config.get("url", config.get("hosts")) or ()
+        urls = brokers if isinstance(brokers, (list, tuple)) else [brokers]
+        shared = [repr((url, config.get("prefix", "asgi"))) for url in urls if url != "memory://"]
+        first = next((seen[broker] for broker in shared if broker in seen), alias)
+        seen.update(dict.fromkeys(shared, first))
         if first != alias:
             yield checks.Warning(
                 f"CHANNEL_LAYERS[{first!r}] and CHANNEL_LAYERS[{alias!r}] share a broker and a prefix.",

@@ -6,10 +6,10 @@ import difflib
 import fnmatch
 import inspect
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 from django.core.exceptions import ImproperlyConfigured
@@ -18,12 +18,18 @@ from django.utils.module_loading import import_string
 from .exceptions import MissingDriver
 from .layers.base import BaseChannelLayer
 from .layers.memory import InMemoryBroker, InMemoryChannelLayer
+from .layers.sharded import ShardedChannelLayer
 from .serializers import EncryptedSerializer, MessagePackSerializer, Serializer, encode_within
 
 LAYERS = {
     "memory": "django_anyio_channels.layers.memory.InMemoryChannelLayer",
     "postgresql": "django_anyio_channels.layers.postgres.PostgreSQLChannelLayer",
     "postgres": "django_anyio_channels.layers.postgres.PostgreSQLChannelLayer",
+    "redis": "django_anyio_channels.layers.redis.RedisPubSubChannelLayer",
+    "rediss": "django_anyio_channels.layers.redis.RedisPubSubChannelLayer",
+    "unix": "django_anyio_channels.layers.redis.RedisPubSubChannelLayer",
+    "redis+sentinel": "django_anyio_channels.layers.redis.RedisPubSubChannelLayer",
+    "rediss+sentinel": "django_anyio_channels.layers.redis.RedisPubSubChannelLayer",
 }
 """URL scheme -> the layer's dotted path."""
 
@@ -36,6 +42,13 @@ class ConfigError(ImproperlyConfigured):
         self.message = message
         self.hint = hint
         self.code = code
+
+
+class Note(NamedTuple):
+    """Something in CONFIG that does nothing, and what to write instead."""
+
+    message: str
+    hint: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,6 +67,7 @@ class Settings:
     publish_timeout: float = 10.0
     max_message_size: int = 4 * 1024 * 1024
     outage_message: str | None = None
+    notes: tuple[Note, ...] = ()
 
     def capacity_of(self, channel: str) -> int:
         """The capacity of the first pattern that matches, or the general one."""
@@ -67,20 +81,20 @@ class Settings:
         return encode_within(self.max_message_size, self.serializer, message)
 
 
-def read_config(config: Mapping[str, Any]) -> Settings:
+def read_config(config: Mapping[str, Any], notes: tuple[Note, ...] = ()) -> Settings:
     """Check every key and value. Raises `ConfigError`, or `MissingDriver` naming the extra to install."""
-    unknown = sorted(set(config) - set(KEYS), key=repr)
-    if unknown:
-        raise _unknown_key(unknown[0])
-    values = {key: check(config[key]) for key, check in _VALUES.items() if key in config}
-    return Settings(make_layer=_layer_factory(config), serializer=_serializer(config), **values)
-
-
-def _unknown_key(key: object) -> ConfigError:
-    nearest = difflib.get_close_matches(str(key), KEYS, n=1)
     known = f"The keys are {', '.join(sorted(KEYS))}; a layer's own keyword arguments belong under 'options'."
-    hint = f"Did you mean {nearest[0]!r}?" if nearest else known
-    return ConfigError(f"CONFIG has an unknown key {key!r}.", hint=hint, code="E001")
+    refuse_unknown_keys(config, KEYS, known)
+    values = {key: check(config[key]) for key, check in _VALUES.items() if key in config}
+    return Settings(make_layer=_layer_factory(config), serializer=_serializer(config), notes=notes, **values)
+
+
+def refuse_unknown_keys(config: Mapping[str, Any], keys: Sequence[str], known: str) -> None:
+    """Raise `ConfigError` for a key that is not among ``keys``; its hint is the nearest one, or else ``known``."""
+    for key in sorted(set(config) - set(keys), key=repr):
+        nearest = difflib.get_close_matches(str(key), keys, n=1)
+        hint = f"Did you mean {nearest[0]!r}?" if nearest else known
+        raise ConfigError(f"CONFIG has an unknown key {key!r}.", hint=hint, code="E001")
 
 
 # ---- values ---------------------------------------------------------------------------------------------------------
@@ -185,10 +199,14 @@ def _layer_factory(config: Mapping[str, Any]) -> Callable[[], BaseChannelLayer]:
             "CONFIG has 'url' twice, beside 'options' and in it.", hint="Keep the one beside 'options'.", code="E002"
         )
     if "layer" in config:
-        layer_class, arguments = _custom_layer(config["layer"]), {**options}
-    else:
-        url = config.get("url", "memory://")
-        layer_class, arguments = _layer_of_url(url), {"url": url, **options}
+        return _one_layer(_custom_layer(config["layer"]), {**options})
+    url = config.get("url", "memory://")
+    if not isinstance(url, (list, tuple)):
+        return _one_layer(_layer_of_url(url), {"url": url, **options})
+    return _spread([_one_layer(_layer_of_url(each), {"url": each, **options}) for each in _several(url)])
+
+
+def _one_layer(layer_class: type[BaseChannelLayer], arguments: dict[str, Any]) -> Callable[[], BaseChannelLayer]:
     if issubclass(layer_class, InMemoryChannelLayer):
         arguments.setdefault("broker", InMemoryBroker())
     _check_arguments(layer_class, arguments)
@@ -199,16 +217,35 @@ def _layer_factory(config: Mapping[str, Any]) -> Callable[[], BaseChannelLayer]:
     return make_layer
 
 
+def _several(urls: Sequence[Any]) -> Sequence[Any]:
+    if not urls:
+        raise ConfigError("CONFIG['url'] is an empty list.", hint="Name at least one broker.", code="E003")
+    kinds = {_layer_of_url(url): url for url in urls}
+    if len(kinds) > 1:
+        raise ConfigError(
+            f"CONFIG['url'] lists brokers of different kinds: {', '.join(_scheme(url) for url in kinds.values())}.",
+            hint="Name one broker, or several of one kind.",
+            code="E003",
+        )
+    twice = [url for url in urls if urls.count(url) > 1 and _scheme(url) != "memory"]
+    if twice:
+        raise ConfigError(
+            f"CONFIG['url'] lists the broker at place {urls.index(twice[0]) + 1} twice.",
+            hint="Name each broker once.",
+            code="E003",
+        )
+    return urls
+
+
+def _spread(makers: Sequence[Callable[[], BaseChannelLayer]]) -> Callable[[], BaseChannelLayer]:
+    return makers[0] if len(makers) == 1 else lambda: ShardedChannelLayer([make() for make in makers])
+
+
 def _layer_of_url(url: Any) -> type[BaseChannelLayer]:
     known = ", ".join(f"{scheme}://" for scheme in LAYERS)
     if not isinstance(url, str):
-        raise _wrong("url", url, f"a str such as 'memory://'; the schemes are {known}")
-    try:
-        scheme = urlsplit(url).scheme
-    except ValueError as error:
-        raise ConfigError(
-            f"CONFIG['url'] cannot be read: {error}.", hint="Percent-encode what is special in passwords.", code="E003"
-        ) from None
+        raise _wrong("url", url, f"a str such as 'memory://', or a list of such; the schemes are {known}")
+    scheme = _scheme(url)
     if scheme not in LAYERS:
         nearest = difflib.get_close_matches(scheme, LAYERS, n=1)
         raise ConfigError(
@@ -219,6 +256,15 @@ def _layer_of_url(url: Any) -> type[BaseChannelLayer]:
     module, _, name = LAYERS[scheme].rpartition(".")
     layer_class: type[BaseChannelLayer] = getattr(import_module(module), name)
     return layer_class
+
+
+def _scheme(url: str) -> str:
+    try:
+        return urlsplit(url).scheme
+    except ValueError as error:
+        raise ConfigError(
+            f"CONFIG['url'] cannot be read: {error}.", hint="Percent-encode what is special in passwords.", code="E003"
+        ) from None
 
 
 def _custom_layer(path: Any) -> type[BaseChannelLayer]:

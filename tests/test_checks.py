@@ -119,6 +119,7 @@ def test_in_memory_without_debug_is_a_warning() -> None:
     assert number == "anyio_channels.W001"
     assert "is the in-memory layer, and DEBUG is False" in message
     assert "set 'url' to a broker" in hint
+    assert found({"default": entry(url=["memory://", "memory://"])}, debug=False) == [(number, message, hint)]
 
 
 def test_two_aliases_on_one_broker_need_two_prefixes(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -129,6 +130,8 @@ def test_two_aliases_on_one_broker_need_two_prefixes(monkeypatch: pytest.MonkeyP
     assert number == "anyio_channels.W004"
     assert "['default'] and CHANNEL_LAYERS['other'] share a broker and a prefix" in message
     assert "its own 'prefix'" in hint
+    several = {"default": entry(url=["some://first", shared]), "other": entry(url=[shared, "some://third"])}
+    assert [number for number, _, _ in found(several)] == ["anyio_channels.W004"]
     apart = {"default": entry(url=shared), "b": entry(url=shared, prefix="b"), "c": {"BACKEND": BACKEND, "CONFIG": 7}}
     assert found(apart) == []
 

@@ -16,7 +16,7 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "django_anyio_channels"
 
-HUB = {"channel", "link", "topics"}
+HUB = {"channel", "line", "link", "topics"}
 FLOORS: dict[int, set[str]] = {
     0: {"event", "exceptions"},
     1: {"serializers", "waiting", "losses", "subscriber", "batching", "layers.base"},
@@ -27,12 +27,13 @@ FLOORS: dict[int, set[str]] = {
         "layers.mqtt",
         "layers.sharded",
         "channel",
+        "line",
         "link",
         "topics",
     },
     3: {"loops", "local", "config"},
     4: {"node", "handover", "courier", "sync"},
-    5: {"adapter", "apps", "checks", "management"},
+    5: {"adapter", "channels_redis", "apps", "checks", "management"},
 }
 
 # Floors 0 to 2 know neither Django nor an event loop of their own; only drivers may be written for asyncio.

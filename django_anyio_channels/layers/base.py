@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Sequence
 from contextvars import ContextVar
 from typing import Protocol, runtime_checkable
 
@@ -48,6 +48,18 @@ class BaseChannelLayer(ABC):
     def address(self) -> str:
         """What errors and logs call the broker: its URL without secrets."""
         return type(self).__name__
+
+    @property
+    def parts(self) -> Sequence[BaseChannelLayer]:
+        """The layers that this one consists of, if it is spread over several brokers; else itself.
+
+        The hub gives each of them a life of its own, so that the others go on when one broker is gone.
+        """
+        return (self,)
+
+    def part_of(self, name: str) -> BaseChannelLayer:
+        """Which of `parts` has a group or a queue."""
+        return self
 
     @abstractmethod
     async def connect(self) -> None:
@@ -146,6 +158,29 @@ class BaseChannelLayer(ABC):
         return NotSupported(
             f"{type(self).__name__} has no queues, so it cannot carry normal channels; "
             f"use new_channel() names or groups, or override put, take, bind, unbind and purge"
+        )
+
+
+class Put(Protocol):
+    """`BaseChannelLayer.put`, or what stands for it."""
+
+    def __call__(self, queue: str, message: bytes, *, capacity: int, expiry: float) -> Awaitable[None]: ...
+
+
+@runtime_checkable
+class BindsElsewhere(Protocol):
+    """What a layer offers whose groups can be bound to queues of another broker."""
+
+    def put_bound_with(self, put: Put) -> None:
+        """From now on, have `publish` put what goes to bound queues there with ``put``, instead of by itself."""
+
+
+def require_binds_elsewhere(parts: Sequence[BaseChannelLayer]) -> None:
+    """Raise `NotSupported` if ``parts`` are several, and a group of one cannot be bound to a queue of another."""
+    if len(parts) > 1 and not isinstance(parts[0], BindsElsewhere):
+        raise NotSupported(
+            f"{type(parts[0]).__name__} cannot bind a group to a queue that another broker has, so normal channels "
+            f"cannot be in groups; use one broker, or new_channel() names"
         )
 
 

@@ -18,7 +18,7 @@ from ..event import Event
 from ..exceptions import ListenerClosed, QueueFull
 from ..losses import Losses
 from ..waiting import Bell, CallSoon, call_soon_from_thread, loop_is_running, waiter_factory
-from .base import BaseChannelLayer
+from .base import BaseChannelLayer, Put
 
 _EVENTS_BEHIND = 100_000
 """A reader that leaves so many events untouched is cut off, as network brokers do."""
@@ -84,8 +84,11 @@ class InMemoryBroker:
             if not self._patterns[pattern][1]:
                 del self._patterns[pattern]
 
-    def publish(self, group: str, message: bytes) -> int:
-        """Hand an event to every subscribed layer and a message to every bound queue. Returns the layers reached."""
+    def publish(self, group: str, message: bytes, elsewhere: list[tuple[str, _Binding]] | None = None) -> int:
+        """Hand an event to every subscribed layer and a message to every bound queue. Returns the layers reached.
+
+        With ``elsewhere``, nothing is put into queues; what they are and the terms of their bindings are added there.
+        """
         here: list[Callable[[Event[bytes]], None]] = []
         with self._lock:
             subscribed = self._topics.get(group, ())
@@ -104,7 +107,7 @@ class InMemoryBroker:
             for mailroom in deaf:
                 self._forget(mailroom)
             if group in self._bindings:
-                self._publish_to_queues(group, message)
+                self._publish_to_queues(group, message, elsewhere)
         # Last, and without the lock: a group may have thousands of members.
         for deliver in here:
             deliver(event)
@@ -119,17 +122,23 @@ class InMemoryBroker:
                 deaf.extend(mailroom for mailroom in mailrooms if not mailroom.deliver(event))
         return len(reached.difference(deaf))
 
-    def _publish_to_queues(self, group: str, message: bytes) -> None:
+    def _publish_to_queues(self, group: str, message: bytes, elsewhere: list[tuple[str, _Binding]] | None) -> None:
         now = monotonic()
         bindings = self._bindings[group]
         for queue, binding in list(bindings.items()):
             if binding.ends <= now:
                 del bindings[queue]
+            elif elsewhere is not None:
+                elsewhere.append((queue, binding))
             elif not self._append(queue, message, binding.capacity, now, binding.expiry):
-                self.losses.dropped += 1
-                self.losses.mailbox_full(f"Queue {queue}", binding.capacity)
+                self.queue_full(queue, binding.capacity)
         if not bindings:
             del self._bindings[group]
+
+    def queue_full(self, queue: str, capacity: int) -> None:
+        """Count and tell what a bound queue had no room for."""
+        self.losses.dropped += 1
+        self.losses.mailbox_full(f"Queue {queue}", capacity)
 
     def put(self, queue: str, message: bytes, capacity: int, expiry: float) -> None:
         """Append to a queue. Raises `QueueFull`."""
@@ -238,6 +247,7 @@ class InMemoryChannelLayer(BaseChannelLayer):
         self._mailroom: _Mailroom | None = None
         self._readers: set[_Reader] = set()
         self._published = 0
+        self._put_bound: Put | None = None
 
     @property
     def address(self) -> str:
@@ -268,10 +278,24 @@ class InMemoryChannelLayer(BaseChannelLayer):
 
     async def publish(self, group: str, message: bytes) -> int:
         self._connected()
-        reached = self.broker.publish(group, message)
+        elsewhere: list[tuple[str, _Binding]] | None = None if self._put_bound is None else []
+        reached = self.broker.publish(group, message, elsewhere)
+        if elsewhere:
+            await self._put_elsewhere(elsewhere, message)
         if self._is_turn_over():
             await checkpoint()
         return reached
+
+    def put_bound_with(self, put: Put) -> None:
+        self._put_bound = put
+
+    async def _put_elsewhere(self, bound: list[tuple[str, _Binding]], message: bytes) -> None:
+        assert self._put_bound is not None
+        for queue, binding in bound:
+            try:
+                await self._put_bound(queue, message, capacity=binding.capacity, expiry=binding.expiry)
+            except QueueFull:
+                self.broker.queue_full(queue, binding.capacity)
 
     def deliver_at_once(self, deliver: Callable[[Event[bytes]], None]) -> None:
         self._connected().deliver_at_once = deliver

@@ -18,6 +18,9 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
+from django_anyio_channels.layers.redis import RedisPubSubChannelLayer
+from django_anyio_channels.layers.sharded import ShardedChannelLayer
+
 from .debian import Unpacked, unpack
 from .server import Server, ServerMissing, find_program, free_port, new_folder, wait_until
 from .server import running as run_servers
@@ -119,8 +122,15 @@ def protected(*options: str) -> Redis:
     return Redis(made.server, url, made.connection)
 
 
+def unix(flavour: Flavour = "valkey") -> Redis:
+    """One server, spoken to over a socket in the file system."""
+    folder = new_folder(flavour)
+    made = _prepare(flavour, free_port(), ["--unixsocket", str(folder / "socket")], {}, folder)
+    return Redis(made.server, f"unix://{folder / 'socket'}?db=1", made.connection)
+
+
 def make_certificates(folder: Path) -> None:
-    """An authority (``ca.crt``) and a certificate of it for 127.0.0.1, localhost (``server.crt``, ``server.key``)."""
+    """An authority (``ca.crt``) and its certificate for 127.0.0.1 and localhost (``server.crt``, ``server.key``)."""
     authority_key = ec.generate_private_key(ec.SECP256R1())
     authority = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "Test authority")])
     server_key = ec.generate_private_key(ec.SECP256R1())
@@ -309,3 +319,78 @@ def _member(flavour: Flavour) -> Redis:
         {},
         new_folder(flavour),
     )
+
+
+@dataclass(frozen=True)
+class ForContract:
+    """One server as the contract suites want it (`tests.contract.kinds.MortalBroker`)."""
+
+    redis: Redis
+
+    def layer(self) -> RedisPubSubChannelLayer:
+        return RedisPubSubChannelLayer(self.redis.url, probe_interval=1.0)
+
+    def config(self) -> dict[str, Any]:
+        return {"url": self.redis.url, "options": {"probe_interval": 1.0}}
+
+    def kill(self) -> None:
+        self.redis.server.kill()
+
+    def start(self) -> None:
+        if not self.redis.server.running:
+            self.redis.server.start()
+
+    def freeze(self) -> None:
+        self.redis.server.freeze()
+
+    def thaw(self) -> None:
+        self.redis.server.thaw()
+
+
+@dataclass(frozen=True)
+class SeveralForContract:
+    """Independent servers that one layer is spread over; they die and rise together."""
+
+    servers: tuple[Redis, ...]
+
+    def layer(self) -> ShardedChannelLayer:
+        return ShardedChannelLayer([RedisPubSubChannelLayer(each.url, probe_interval=1.0) for each in self.servers])
+
+    def config(self) -> dict[str, Any]:
+        return {"url": [each.url for each in self.servers], "options": {"probe_interval": 1.0}}
+
+    def kill(self) -> None:
+        for each in self.servers:
+            each.server.kill()
+
+    def start(self) -> None:
+        for each in self.servers:
+            if not each.server.running:
+                each.server.start()
+
+    def freeze(self) -> None:
+        for each in self.servers:
+            each.server.freeze()
+
+    def thaw(self) -> None:
+        for each in self.servers:
+            each.server.thaw()
+
+
+def beginning_with(text: str) -> str:
+    """The pattern of all groups that begin so."""
+    return f"{text}*"
+
+
+@contextmanager
+def for_contract(made: Redis) -> Iterator[ForContract]:
+    """Run a server for the contract suites."""
+    with running(made):
+        yield ForContract(made)
+
+
+@contextmanager
+def several_for_contract(*made: Redis) -> Iterator[SeveralForContract]:
+    """Run independent servers for the contract suites."""
+    with running(*made):
+        yield SeveralForContract(made)

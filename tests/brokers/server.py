@@ -127,7 +127,7 @@ class Server:
     def start(self) -> Server:
         """Start, and return when it answers. Raises `ServerFailed` with its output."""
         assert self.process is None, f"{self.name} runs already"
-        with open(self.folder / "output", "ab") as output:
+        with (self.folder / "output").open("ab") as output:
             self.process = subprocess.Popen(
                 self.command,
                 cwd=self.folder,
@@ -183,8 +183,9 @@ class Server:
         self._signal(signal.SIGSTOP)
 
     def thaw(self) -> None:
-        """``SIGCONT``: undo `freeze`."""
-        self._signal(signal.SIGCONT)
+        """``SIGCONT``: undo `freeze`; nothing to do for a server that does not run."""
+        if self.process is not None:
+            self._signal(signal.SIGCONT)
 
     def stop(self) -> None:
         """The end: no process, no folder."""

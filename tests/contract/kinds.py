@@ -7,9 +7,14 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from django_anyio_channels import BaseChannelLayer, InMemoryChannelLayer, PostgreSQLChannelLayer
+from django_anyio_channels import (
+    BaseChannelLayer,
+    InMemoryChannelLayer,
+    PostgreSQLChannelLayer,
+    ShardedChannelLayer,
+)
 from django_anyio_channels.layers.memory import InMemoryBroker
-from tests.brokers import postgres
+from tests.brokers import postgres, redis
 from tests.brokers.server import running
 
 
@@ -92,9 +97,29 @@ def run_memory() -> Iterator[MemoryBroker]:
     yield MemoryBroker(InMemoryChannelLayer)
 
 
+class SpreadMemoryLayer(ShardedChannelLayer):
+    """A project's own way to make one."""
+
+    def __init__(self, brokers: list[InMemoryBroker]) -> None:
+        super().__init__([InMemoryChannelLayer(broker=broker) for broker in brokers])
+
+
+@dataclass
+class SpreadMemory:
+    """Three in-memory brokers that one layer is spread over."""
+
+    brokers: list[InMemoryBroker] = field(default_factory=lambda: [InMemoryBroker() for _ in range(3)])
+
+    def layer(self) -> BaseChannelLayer:
+        return SpreadMemoryLayer(self.brokers)
+
+    def config(self) -> dict[str, Any]:
+        return {"layer": SpreadMemoryLayer, "options": {"brokers": self.brokers}}
+
+
 @contextmanager
-def run_remote_memory() -> Iterator[MemoryBroker]:
-    yield MemoryBroker(RemoteMemoryLayer)
+def run_spread_memory() -> Iterator[SpreadMemory]:
+    yield SpreadMemory()
 
 
 @dataclass
@@ -141,6 +166,20 @@ KINDS: list[Kind] = [
         blocking=True,
         pattern=lambda beginning: f"{beginning}*",
     ),
-    Kind(name="remote-memory", run=run_remote_memory, mortal=False, pattern=lambda beginning: f"{beginning}*"),
+    Kind(
+        name="spread-memory",
+        run=run_spread_memory,
+        backends=("asyncio", "trio"),
+        mortal=False,
+        pattern=redis.beginning_with,
+    ),
+    Kind(name="valkey", run=lambda: redis.for_contract(redis.plain("valkey")), pattern=redis.beginning_with),
+    Kind(
+        name="two-valkeys",
+        run=lambda: redis.several_for_contract(redis.plain("valkey"), redis.plain("valkey")),
+        pattern=redis.beginning_with,
+        # Each route of a Django layer over several brokers has its own test, in memory it runs over the whole suite.
+        django=False,
+    ),
     Kind(name="postgres", run=run_postgres),
 ]

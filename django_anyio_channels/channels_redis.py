@@ -1,0 +1,112 @@
+"""For projects that come from ``channels_redis``: its CONFIG, read unchanged."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+from urllib.parse import quote
+
+from .adapter import AnyioChannelLayer
+from .config import ConfigError, Note, Settings, read_config, refuse_unknown_keys
+from .layers.base import BaseChannelLayer
+from .layers.sharded import ShardedChannelLayer
+
+DEFAULT_HOST = "redis://localhost:6379"
+
+_SAME = ("prefix", "expiry", "group_expiry", "capacity", "channel_capacity", "symmetric_encryption_keys")
+_NEW = ("publish_timeout", "max_message_size", "outage_message")
+_WITHOUT_MEANING = {
+    "random_prefix_length": "Leave it out: equal messages need not be told apart here.",
+    "serializer_format": "Leave it out: messages are MessagePack, which says all that JSON can.",
+    "on_disconnect": "Use 'outage_message': consumers are told when the link is back, and how long it was gone.",
+}
+
+KEYS = ("hosts", *_SAME, "on_reconnect", *_WITHOUT_MEANING, *_NEW)
+"""Every key that CONFIG may have."""
+
+_FORMS = (
+    "Each host is a URL, (host, port), a dict with the 'address' or the arguments of redis-py's connections, "
+    "or a dict with 'sentinels' and 'master_name'."
+)
+
+
+class RedisChannelLayer(AnyioChannelLayer):
+    """`AnyioChannelLayer` over Redis, with the CONFIG of ``channels_redis``.
+
+    It takes the place of ``channels_redis.core.RedisChannelLayer`` and
+    ``channels_redis.pubsub.RedisPubSubChannelLayer`` as BACKEND. Several ``hosts`` share the names. ``on_reconnect``
+    becomes ``outage_message``. What has no meaning here gets a warning that names the replacement. This package's own
+    ``publish_timeout``, ``max_message_size`` and ``outage_message`` may be added.
+    """
+
+    @classmethod
+    def read_config(cls, config: Mapping[str, Any]) -> Settings:
+        refuse_unknown_keys(config, KEYS, f"The keys are {', '.join(sorted(KEYS))}.")
+        own = {key: config[key] for key in (*_SAME, *_NEW) if key in config}
+        if own.get("channel_capacity", {}) is None:
+            del own["channel_capacity"]
+        if config.get("on_reconnect") is not None:
+            own.setdefault("outage_message", config["on_reconnect"])
+        notes = tuple(
+            Note(f"CONFIG[{key!r}] has no effect.", hint)
+            for key, hint in _WITHOUT_MEANING.items()
+            if config.get(key) is not None and (key, config[key]) != ("serializer_format", "msgpack")
+        )
+        return read_config({**own, **_layer(config.get("hosts"))}, notes)
+
+
+class _Hosts(ShardedChannelLayer):
+    """Several hosts."""
+
+    def __init__(self, hosts: list[dict[str, Any]]) -> None:
+        super().__init__([_redis_layer()(**host) for host in hosts])
+
+
+def _redis_layer() -> type[BaseChannelLayer]:
+    """Imported when it is needed, so that a missing driver is named as such."""
+    from .layers.redis import RedisPubSubChannelLayer
+
+    return RedisPubSubChannelLayer
+
+
+def _layer(hosts: Any) -> dict[str, Any]:
+    if not hosts:
+        hosts = [DEFAULT_HOST]
+    if not isinstance(hosts, (list, tuple)):
+        raise ConfigError(f"CONFIG['hosts'] is {type(hosts).__name__}.", hint=f"Give a list. {_FORMS}", code="E005")
+    arguments = [_checked(place, host) for place, host in enumerate(hosts)]
+    if len(arguments) == 1:
+        return {"layer": _redis_layer(), "options": arguments[0]}
+    return {"layer": _Hosts, "options": {"hosts": arguments}}
+
+
+def _checked(place: int, host: Any) -> dict[str, Any]:
+    try:
+        arguments = _arguments(host)
+        _redis_layer()(**arguments)
+    except (TypeError, ValueError, KeyError) as error:
+        reason = f"it lacks {error}" if isinstance(error, KeyError) else str(error)
+        raise ConfigError(f"CONFIG['hosts'][{place}] cannot be used: {reason}.", hint=_FORMS, code="E003") from error
+    return arguments
+
+
+def _arguments(host: Any) -> dict[str, Any]:
+    """The layer's keyword arguments for one entry of ``hosts``."""
+    if isinstance(host, str):
+        return {"url": host}
+    if isinstance(host, (list, tuple)):
+        name, port = host
+        return {"host": name, "port": int(port)}
+    if not isinstance(host, Mapping):
+        raise TypeError(f"{type(host).__name__} is no host")
+    rest = dict(host)
+    if "address" in rest:
+        return {"url": rest.pop("address"), **rest}
+    if "master_name" in rest or "sentinels" in rest:
+        return {"url": _sentinel_url(rest.pop("sentinels"), rest.pop("master_name")), **rest}
+    return rest
+
+
+def _sentinel_url(sentinels: Any, master: str) -> str:
+    hosts = ",".join(f"[{name}]:{port}" if ":" in name else f"{name}:{port}" for name, port in sentinels)
+    return f"redis+sentinel://{hosts}/{quote(master, safe='')}"

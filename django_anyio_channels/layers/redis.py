@@ -1,0 +1,204 @@
+"""Redis and Valkey: topics by publish/subscribe, queues as lists."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+try:
+    import hiredis
+    import redis  # noqa: F401
+except ImportError as error:
+    from ..exceptions import MissingDriver
+
+    raise MissingDriver("Redis needs redis-py and hiredis: pip install django-anyio-channels[redis]") from error
+
+from ..event import Event
+from ..exceptions import DeliveryUnknown, ListenerClosed, PayloadTooLarge, QueueFull
+from ..losses import BoundedLog
+from .base import BaseChannelLayer, Put
+from .redis_address import Address
+from .redis_life import Life
+from .redis_presence import Presence
+from .redis_queues import Queues
+from .redis_scripts import BIND, PUT, bindings, bound_groups, is_terms, queue_of_bound_groups, wake_ups
+from .redis_subscriptions import Subscriptions
+from .redis_wire import pack
+
+LARGEST_MESSAGE = 512 * 1024 * 1024 - 1024
+"""Bytes; Redis' own limit for a string."""
+
+
+class RedisPubSubChannelLayer(BaseChannelLayer):
+    """Redis 6.2 or newer, or Valkey, by ``SUBSCRIBE`` and ``PUBLISH``; two connections however many groups.
+
+    ``url`` is ``redis://[[user]:password@]host[:port][/database]``, ``rediss://`` for TLS, ``unix:///path/to.sock`` or
+    ``redis+sentinel://host:26379,host:26379/mastername/database``. Options of redis-py's connections may follow in the
+    query or as keyword arguments (``password``, ``ssl_ca_certs``, ``socket_connect_timeout``, ``client_name``, ...), or
+    come instead of a URL: ``RedisPubSubChannelLayer(host="localhost", port=6379)``. Those about decoding, retries and
+    pools are accepted and have nothing to do here. ``sentinel_kwargs`` are for the connections to the Sentinels.
+
+    A link that is silent for ``probe_interval`` seconds is given up. Patterns are Redis' globs.
+
+    After an outage, `publish` waits until as many nodes listen again as before it, three seconds at most, so that
+    nothing is said to an empty room.
+    """
+
+    def __init__(self, url: str | None = None, *, probe_interval: float = 10.0, **options: Any) -> None:
+        self._address = Address(url, options, own=frozenset({"url", "probe_interval"}))
+        self._probe_interval = probe_interval
+        self._queues = Queues()
+        self._presence = Presence()
+        self._left_over: list[Event[bytes]] = []
+        self._log = BoundedLog()
+        self._life: Life | None = None
+        self._put_elsewhere: Put | None = None
+
+    @property
+    def address(self) -> str:
+        return str(self._address)
+
+    @property
+    def _pubsub(self) -> Subscriptions:
+        """What a subclass subscribes with: ``subscribe unsubscribe psubscribe punsubscribe``, any number of names."""
+        return self._alive().subscriptions
+
+    async def connect(self) -> None:
+        await self.disconnect()
+        self._life = Life(self._address, self._probe_interval, self._queues, self._presence, self._left_over)
+        await self._life.open()
+
+    async def disconnect(self) -> None:
+        life, self._life = self._life, None
+        if life is not None:
+            self._left_over = await life.close(ListenerClosed(f"{self.address} was disconnected"))
+
+    # ---- topics -------------------------------------------------------------------------------------------------
+
+    async def subscribe(self, groups: str) -> None:
+        await self._pubsub.subscribe(groups)
+
+    async def unsubscribe(self, groups: str) -> None:
+        await self._pubsub.unsubscribe(groups)
+
+    async def subscribe_pattern(self, pattern: str) -> None:
+        await self._pubsub.psubscribe(pattern)
+
+    async def unsubscribe_pattern(self, pattern: str) -> None:
+        await self._pubsub.punsubscribe(pattern)
+
+    async def publish(self, group: str, message: bytes) -> int:
+        """Publish, and put into the queues that are bound to the group; returns how many nodes Redis reached."""
+        life = self._alive()
+        if len(message) > LARGEST_MESSAGE:
+            raise PayloadTooLarge(f"Redis carries up to {LARGEST_MESSAGE} bytes; this message has {len(message)}")
+        if life.presence.missing:
+            await life.presence.everybody()
+        name = group.encode()
+        look_up_and_publish = pack("HGETALL", bindings(name)) + pack(life.publish_verb, name, message)
+        try:
+            bound, reached = await life.commands(name).ask(look_up_and_publish, replies=2)
+        except ListenerClosed as error:
+            raise _unknown(error) from error
+        if bound and not isinstance(bound, hiredis.ReplyError):
+            await self._put_into_bound(life, bound, message)
+        if isinstance(reached, hiredis.ReplyError):
+            raise life.refusal(reached)
+        return int(reached)
+
+    async def next_published(self) -> Event[bytes]:
+        # Not `_alive`: what came before the end of a life is still to be handed out.
+        life = self._life or self._alive()
+        return await life.subscriptions.next_event()
+
+    # ---- queues -------------------------------------------------------------------------------------------------
+
+    def put_bound_with(self, put: Put) -> None:
+        self._put_elsewhere = put
+
+    async def put(self, queue: str, message: bytes, *, capacity: int, expiry: float) -> None:
+        if not await self._put(self._alive(), queue.encode(), message, capacity, round(expiry * 1000), 0):
+            raise QueueFull(f"Queue {queue} is full: its capacity of {capacity} messages is used up")
+
+    async def take(self, queue: str) -> bytes:
+        self._alive()
+        return await self._queues.take(queue)
+
+    async def bind(self, group: str, queue: str, *, capacity: int, expiry: float, lifetime: float) -> None:
+        life, topic, name = self._alive(), group.encode(), queue.encode()
+        milliseconds = round(lifetime * 1000)
+        await life.ask(name, "SADD", bound_groups(name), topic)
+        await life.ask(name, "PEXPIRE", bound_groups(name), milliseconds)
+        reply = await BIND.run(
+            life.commands(topic), [bindings(topic)], name, capacity, round(expiry * 1000), milliseconds
+        )
+        if isinstance(reply, hiredis.ReplyError):
+            raise life.refusal(reply)
+
+    async def unbind(self, group: str, queue: str) -> None:
+        life, topic, name = self._alive(), group.encode(), queue.encode()
+        await life.ask(topic, "HDEL", bindings(topic), name)
+        await life.ask(name, "SREM", bound_groups(name), topic)
+
+    async def purge(self, prefix: str) -> None:
+        life = self._alive()
+        start = prefix.encode()
+        for key in await life.keys(start):
+            queue = queue_of_bound_groups(key)
+            if queue is not None and queue.startswith(start):
+                for group in await life.ask(key, "SMEMBERS", key):
+                    await life.ask(group, "HDEL", bindings(group), queue)
+            await life.ask(key, "DEL", key)
+
+    async def _put(
+        self, life: Life, queue: bytes, message: bytes, capacity: int, milliseconds: int, binding_ends: int
+    ) -> bool:
+        if len(message) > LARGEST_MESSAGE:
+            raise PayloadTooLarge(f"Redis carries up to {LARGEST_MESSAGE} bytes; this message has {len(message)}")
+        arguments = message, capacity, milliseconds, binding_ends, life.publish_verb, wake_ups(queue)
+        try:
+            reply = await PUT.run(life.commands(queue), [queue], *arguments)
+        except ListenerClosed as error:
+            raise _unknown(error) from error
+        if isinstance(reply, hiredis.ReplyError):
+            raise life.refusal(reply)
+        return bool(reply)
+
+    async def _put_into_bound(self, life: Life, bound: list[bytes], message: bytes) -> None:
+        for queue, terms in zip(bound[::2], bound[1::2], strict=True):
+            if not is_terms(terms):
+                self._log.write(logging.ERROR, "Somebody else wrote %r into our binding to queue %r", terms, queue)
+                continue
+            capacity, milliseconds, ends = map(int, terms.split())
+            if not await self._put_bound(life, queue, message, capacity, milliseconds, ends):
+                self._log.write(
+                    logging.WARNING,
+                    "Queue %s is full: its capacity of %d messages is used up; a message to its group was dropped",
+                    queue.decode(errors="replace"),
+                    capacity,
+                )
+
+    async def _put_bound(
+        self, life: Life, queue: bytes, message: bytes, capacity: int, milliseconds: int, ends: int
+    ) -> bool:
+        if self._put_elsewhere is None:
+            return await self._put(life, queue, message, capacity, milliseconds, ends)
+        seconds, microseconds = await life.ask(queue, "TIME")
+        if int(seconds) * 1000 + int(microseconds) // 1000 < ends:
+            try:
+                await self._put_elsewhere(queue.decode(), message, capacity=capacity, expiry=milliseconds / 1000)
+            except QueueFull:
+                return False
+        return True
+
+    def _alive(self) -> Life:
+        life = self._life
+        if life is None:
+            raise ListenerClosed(f"{self.address} is not connected; use the layer through a Channel, or connect() it")
+        if life.error is not None:
+            raise life.error
+        return life
+
+
+def _unknown(error: ListenerClosed) -> ListenerClosed:
+    return DeliveryUnknown(f"{error}; the message was on its way, it may or may not have been accepted")

@@ -1,0 +1,193 @@
+"""Who wants which name of the wire, and the events made of what comes in."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Awaitable, Callable, Iterable
+from typing import Any
+
+import hiredis
+
+from ..event import Event
+from ..exceptions import ListenerClosed, SubscriptionRefused
+from .base import subscribing
+from .redis_wire import Wire, pack
+
+_BEHIND = 10_000
+"""Events that wait for the hub before no more are read: the server keeps the rest, up to its own limit."""
+
+Names = dict[bytes, "Name"]
+
+
+class Name:
+    """One channel or pattern of the wire."""
+
+    __slots__ = ("confirmed", "owners", "text")
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+        self.owners: dict[str | None, None] = {}
+        """The names that the hub knows it by; None stands for its own."""
+        self.confirmed: asyncio.Future[Any] | None = None
+
+
+class Subscriptions:
+    """The books of one life, and its events.
+
+    A custom layer's ``subscribe`` may take one name of the hub apart and subscribe to several here: their events are
+    marked with the hub's name, and a name of the wire is given up when its last owner is gone.
+    """
+
+    def __init__(self, listener: Callable[[bytes], Wire], left_over: list[Event[bytes]], sharded: bool = False) -> None:
+        """``listener`` gives the wire on which a name is heard; ``left_over`` are the events to begin with."""
+        self.on_confirmed: Callable[[bool, bytes], None] = _nothing_to_do
+        """Called with each name that the server has answered for; True for a pattern."""
+        self._listener = listener
+        letter = "S" if sharded else ""
+        self._verbs = (f"{letter}SUBSCRIBE", f"{letter}UNSUBSCRIBE"), ("PSUBSCRIBE", "PUNSUBSCRIBE")
+        self._names: tuple[Names, Names] = {}, {}
+        self._channels, self._patterns = self._names
+        self._signals: dict[bytes, Callable[[], None]] = {}
+        self._events = deque(left_over)
+        self._arrival: asyncio.Future[None] | None = None
+        self._loop = asyncio.get_running_loop()
+        self._paused: list[Wire] = []
+        self._error: ListenerClosed | None = None
+
+    # ---- what a layer's subscribe may call ----------------------------------------------------------------------
+
+    async def subscribe(self, *names: str) -> None:
+        """Listen to channels; returns when the server has confirmed them all. Raises `SubscriptionRefused`."""
+        await self._add(False, names)
+
+    async def unsubscribe(self, *names: str) -> None:
+        """Undo `subscribe`; what nobody subscribed to is no error."""
+        await self._remove(False, names)
+
+    async def psubscribe(self, *patterns: str) -> None:
+        """Listen to every channel that matches a glob (``*``, ``?``, ``[...]``)."""
+        await self._add(True, patterns)
+
+    async def punsubscribe(self, *patterns: str) -> None:
+        """Undo `psubscribe`."""
+        await self._remove(True, patterns)
+
+    # ---- what the layer does ------------------------------------------------------------------------------------
+
+    async def next_event(self) -> Event[bytes]:
+        """Wait for the next event. Raises `ListenerClosed` once those that came before the end are handed out."""
+        while not self._events:
+            if self._error is not None:
+                raise self._error
+            self._arrival = self._loop.create_future()
+            await self._arrival
+        if self._paused and len(self._events) < _BEHIND // 2:
+            for wire in self._paused:
+                wire.resume()
+            self._paused.clear()
+        return self._events.popleft()
+
+    def receive(self, push: list[bytes], wire: Wire) -> None:
+        """Make events of a message from the wire."""
+        if push[0] == b"pmessage":
+            found, channel = self._patterns.get(push[1]), push[2].decode(errors="replace")
+        else:
+            found = self._channels.get(push[1])
+            if found is None:
+                signal = self._signals.get(push[1])
+                if signal is not None:
+                    signal()
+                return
+            channel = found.text
+        if found is None:
+            return  # what was on its way when the name was given up
+        message = push[-1]
+        for owner in found.owners:
+            self._events.append(Event(channel, message, owner))
+        if self._arrival is not None:
+            if not self._arrival.done():
+                self._arrival.set_result(None)
+            self._arrival = None
+        if len(self._events) > _BEHIND and wire not in self._paused:
+            wire.pause()
+            self._paused.append(wire)
+
+    def names(self) -> set[tuple[bool, bytes]]:
+        """What the server has confirmed or is about to: patterns (True) and channels (False)."""
+        return {(bool(pattern), name) for pattern in (0, 1) for name in self._names[pattern]}
+
+    def left_over(self) -> list[Event[bytes]]:
+        """The events that nobody has fetched."""
+        return list(self._events)
+
+    def end(self, error: ListenerClosed) -> None:
+        """No more events will come."""
+        self._error = error
+        if self._arrival is not None and not self._arrival.done():
+            self._arrival.set_result(None)
+
+    def signal(self, name: bytes, callback: Callable[[], None]) -> asyncio.Future[Any]:
+        """Have ``callback`` called when something is published to ``name``; the future tells when that is in effect."""
+        self._signals[name] = callback
+        return self._listener(name).ask(pack(self._verbs[0][0], name))
+
+    def silence(self, name: bytes) -> None:
+        """Undo `signal`."""
+        del self._signals[name]
+        self._listener(name).tell(pack(self._verbs[0][1], name))
+
+    # ---- the books ----------------------------------------------------------------------------------------------
+
+    async def _add(self, pattern: bool, names: Iterable[str]) -> None:
+        waiting: list[Awaitable[None]] = []
+        for text in names:
+            key = text.encode()
+            name = self._names[pattern].get(key)
+            if name is None:
+                name = self._names[pattern][key] = Name(text)
+            name.owners[_owner(text, pattern)] = None
+            waiting.append(self._confirm(pattern, key, name))
+        for each in waiting:
+            await each
+
+    def _confirm(self, pattern: bool, key: bytes, name: Name) -> Awaitable[None]:
+        if name.confirmed is None:
+            name.confirmed = self._listener(key).ask(pack(self._verbs[pattern][0], key))
+        return self._confirmed(pattern, key, name, name.confirmed)
+
+    async def _confirmed(self, pattern: bool, key: bytes, name: Name, answer: asyncio.Future[Any]) -> None:
+        # Several may wait for one answer; the cancellation of one must not reach the others.
+        reply = await asyncio.shield(answer)
+        self.on_confirmed(pattern, key)
+        if isinstance(reply, hiredis.ReplyError):
+            if self._names[pattern].get(key) is name:
+                del self._names[pattern][key]
+            raise SubscriptionRefused(
+                f"The server refuses the subscription to {name.text!r}: {reply}. "
+                f"Allow it with `ACL SETUSER ... &{name.text}`, or choose another prefix"
+            )
+
+    async def _remove(self, pattern: bool, names: Iterable[str]) -> None:
+        waiting: list[Awaitable[Any]] = []
+        for text in names:
+            key = text.encode()
+            name = self._names[pattern].get(key)
+            if name is None:
+                continue
+            name.owners.pop(_owner(text, pattern), None)
+            if not name.owners:
+                del self._names[pattern][key]
+                waiting.append(self._listener(key).ask(pack(self._verbs[pattern][1], key)))
+        for each in waiting:
+            await each
+
+
+def _nothing_to_do(pattern: bool, name: bytes) -> None:
+    """Until there is something."""
+
+
+def _owner(text: str, pattern: bool) -> str | None:
+    """What the hub calls the name that it is having subscribed: None if it is the group's own."""
+    name = subscribing.get(text)
+    return name if pattern or name != text else None

@@ -1,0 +1,55 @@
+"""The line to one broker: the link that is kept alive and the subscriptions that are kept on it."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
+import anyio
+
+from .exceptions import DeliveryUnknown, ListenerClosed
+from .layers.base import BaseChannelLayer
+from .link import Backoff, Life, Link
+from .topics import Topics
+from .waiting import waiter_factory
+
+T = TypeVar("T")
+
+
+class Line:
+    """What a `Channel` has for each broker; most have one."""
+
+    def __init__(
+        self, layer: BaseChannelLayer, on_gap: Callable[[float], None], timeout: float, backoff: Backoff
+    ) -> None:
+        self.layer = layer
+        self.link = Link(layer, on_gap=on_gap, timeout=timeout, backoff=backoff)
+        self.topics = Topics(layer, self.link.up, waiter_factory())
+
+    async def run(self) -> None:
+        """Keep link and subscriptions until cancelled."""
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(self.link.run, self.topics.deliver, self.topics.restore)
+            tasks.start_soon(self.topics.tidy)
+
+    def close(self) -> None:
+        """Let everyone who waits for the link fail now, and close every sink."""
+        self.link.close()
+        self.topics.close()
+
+    async def insist(self, call: Callable[[], Awaitable[T]]) -> T:
+        """Do what may be done twice until it succeeds, or until there is no link for too long."""
+        while True:
+            life = await self.link.up()
+            try:
+                return await call()
+            except ListenerClosed as error:
+                life.end(error)
+
+    def lost(self, life: Life, what: str, error: ListenerClosed) -> DeliveryUnknown:
+        """End a life that broke while a message was on its way; returns what to tell its sender."""
+        life.end(error)
+        return DeliveryUnknown(
+            f"The link to {self.layer.address} broke while a message {what} was on its way; "
+            f"it may or may not have arrived: {error}"
+        )

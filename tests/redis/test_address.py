@@ -1,0 +1,228 @@
+"""The ways to a server: addresses, what goes with them, and what is said about those that cannot be right."""
+
+from __future__ import annotations
+
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import anyio
+import pytest
+from redis.credentials import UsernamePasswordCredentialProvider
+
+from django_anyio_channels import ListenerClosed, RedisPubSubChannelLayer
+from tests.brokers import redis as brokers
+from tests.brokers.server import free_port
+
+from .conftest import Connect, becomes_true
+
+pytestmark = pytest.mark.anyio
+
+
+async def works(layer: RedisPubSubChannelLayer) -> None:
+    """A message goes round, and a job."""
+    with anyio.fail_after(5):
+        await layer.subscribe("room")
+        assert await layer.publish("room", b"hello") == 1
+        assert (await layer.next_published()).message == b"hello"
+        await layer.put("jobs", b"work", capacity=10, expiry=60)
+        assert await layer.take("jobs") == b"work"
+
+
+# ---- TLS ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def protected() -> Iterator[brokers.Redis]:
+    made = brokers.protected()
+    with brokers.running(made):
+        yield made
+
+
+def without_authority(server: brokers.Redis) -> str:
+    return server.url.partition("?")[0]
+
+
+async def test_tls_with_its_own_authority_and_a_password(protected: brokers.Redis, connect: Connect) -> None:
+    layer = await connect(protected.url)
+    assert layer.address == f"rediss://127.0.0.1:{protected.server.port}/0"
+    await works(layer)
+
+
+async def test_tls_by_arguments(protected: brokers.Redis) -> None:
+    layer = RedisPubSubChannelLayer(
+        host="127.0.0.1",
+        port=protected.server.port,
+        ssl=True,
+        ssl_ca_certs=protected.connection["ssl_ca_certs"],
+        password=brokers.PASSWORD,
+    )
+    await layer.connect()
+    await works(layer)
+    await layer.disconnect()
+
+
+async def test_an_unknown_authority_is_refused(protected: brokers.Redis) -> None:
+    with pytest.raises(ListenerClosed, match=r"CERTIFICATE_VERIFY_FAILED.*ssl_ca_certs") as caught:
+        await RedisPubSubChannelLayer(without_authority(protected)).connect()
+    assert "horse" not in str(caught.value)
+
+
+async def test_a_message_of_a_megabyte_over_tls(protected: brokers.Redis, connect: Connect) -> None:
+    layer = await connect(protected.url)
+    await layer.subscribe("room")
+    await layer.publish("room", b"x" * 1_000_000)
+    with anyio.fail_after(5):
+        assert (await layer.next_published()).message == b"x" * 1_000_000
+
+
+# ---- what goes with an address -----------------------------------------------------------------------------------
+
+
+async def test_a_socket_in_the_file_system(connect: Connect) -> None:
+    made = brokers.unix()
+    with brokers.running(made):
+        layer = await connect(made.url)
+        assert layer.address == made.url
+        await works(layer)
+        await layer.disconnect()
+        by_argument = RedisPubSubChannelLayer(unix_socket_path=made.url.removeprefix("unix://").partition("?")[0])
+        await by_argument.connect()
+        await works(by_argument)
+        await by_argument.disconnect()
+
+
+async def test_database_name_of_the_client_and_no_keepalive(server: brokers.Redis, connect: Connect) -> None:
+    layer = await connect(f"{server.url}/3", client_name="our-node", socket_keepalive=False)
+    assert layer.address == f"{server.url}/3"
+    assert [client["name"] for client in server.ask("CLIENT LIST") if client["db"] == "3"] == ["our-node"] * 2
+    await layer.put("jobs", b"x", capacity=10, expiry=60)
+    assert server.ask("KEYS", "*") == []
+    with server.client(db=3) as client:
+        assert client.keys() == ["jobs"]
+
+
+async def test_keepalive_is_set_where_it_is_asked_for(server: brokers.Redis, connect: Connect) -> None:
+    options = {socket.TCP_KEEPIDLE: 7}
+    layer = await connect(server.url, socket_keepalive=True, socket_keepalive_options=options)
+    await works(layer)
+
+
+async def test_a_provider_of_credentials(server: brokers.Redis, connect: Connect) -> None:
+    server.ask("ACL", "SETUSER", "somebody", "on", ">secret", "+@all", "~*", "&*")
+    provider = UsernamePasswordCredentialProvider("somebody", "secret")
+    await works(await connect(server.url, credential_provider=provider))
+
+
+async def test_what_means_nothing_here_is_accepted(server: brokers.Redis, connect: Connect) -> None:
+    await works(await connect(server.url, max_connections=100, decode_responses=True, retry_on_timeout=True))
+
+
+async def test_a_database_that_the_server_lacks() -> None:
+    made = brokers.plain("valkey", "--databases", "2")
+    with brokers.running(made):
+        with pytest.raises(ListenerClosed, match=r"DB index is out of range.*Choose another database"):
+            await RedisPubSubChannelLayer(f"{made.url}/5").connect()
+
+
+# ---- what cannot be right ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ({"pasword": "x"}, "know no option 'pasword'; did you mean 'password'?"),
+        ({"probe_intervall": 1}, "know no option 'probe_intervall'; did you mean 'probe_interval'?"),
+        ({"qqqqqqqqqqqqqqqq": 1}, "know no option 'qqqqqqqqqqqqqqqq'$"),
+        ({"path": "/tmp/socket", "ssl_ca_certs": "x"}, "know no option 'ssl_ca_certs'"),
+    ],
+)
+def test_unknown_options_are_refused(options: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(TypeError, match=sentence.replace("?", r"\?")):
+        RedisPubSubChannelLayer(**options)
+
+
+def test_sentinels_need_the_name_of_the_master() -> None:
+    with pytest.raises(ValueError, match=r"'redis\+sentinel://h:26379/' lacks the master's name") as caught:
+        RedisPubSubChannelLayer("redis+sentinel://:secret@h:26379/?db=1")
+    assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("redis+sentinel://one,two:1234/name/2", "redis+sentinel://one:26379,two:1234/name/2"),
+        ("rediss+sentinel://u:p@[::1],[::2]:5/name", "rediss+sentinel://::1:26379,::2:5/name/0"),
+        ("redis://u:p@h", "redis://h:6379/0"),
+    ],
+)
+def test_how_an_address_is_shown(url: str, shown: str) -> None:
+    assert RedisPubSubChannelLayer(url).address == shown
+
+
+async def test_a_server_that_does_not_answer_is_given_up_in_time() -> None:
+    silent = brokers.plain("valkey")
+    with brokers.running(silent):
+        silent.server.freeze()
+        layer = RedisPubSubChannelLayer(silent.url, socket_connect_timeout=0.2)
+        with pytest.raises(ListenerClosed, match=r"no answer within 0\.2 s"):
+            await layer.connect()
+        silent.server.thaw()
+        await layer.connect()
+        await works(layer)
+        await layer.disconnect()
+
+
+async def test_disconnecting_ends_an_attempt_to_connect(own_server: brokers.Redis) -> None:
+    own_server.server.freeze()
+    layer = RedisPubSubChannelLayer(own_server.url)
+    ended: list[str] = []
+
+    async def fails(verb: str, sentence: str) -> None:
+        with pytest.raises(ListenerClosed, match=sentence):
+            await getattr(layer, verb)()
+        ended.append(verb)
+
+    with anyio.fail_after(4):
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(fails, "connect", "disconnected while it connected")
+            await anyio.wait_all_tasks_blocked()
+            with pytest.raises(ListenerClosed, match="is not connected yet"):
+                await layer.publish("room", b"too early")
+            tasks.start_soon(fails, "next_published", "disconnected")
+            await anyio.wait_all_tasks_blocked()
+            await layer.disconnect()
+    assert sorted(ended) == ["connect", "next_published"]
+    own_server.server.thaw()
+    await layer.connect()
+    await works(layer)
+    await layer.disconnect()
+
+
+async def test_a_cancelled_attempt_leaves_nothing_open(own_server: brokers.Redis) -> None:
+    own_server.server.freeze()
+    layer = RedisPubSubChannelLayer(own_server.url)
+    with anyio.move_on_after(0.1):
+        await layer.connect()
+    own_server.server.thaw()
+    with pytest.raises(ListenerClosed, match="is not connected"):
+        await layer.subscribe("room")
+    await becomes_true(lambda: len(own_server.ask("CLIENT LIST")) == 1)  # only the one that asks
+
+
+async def test_a_layer_that_was_never_connected_says_so() -> None:
+    layer = RedisPubSubChannelLayer(f"redis://127.0.0.1:{free_port()}")
+    with pytest.raises(ListenerClosed, match=r"is not connected; use the layer through a Channel, or connect\(\) it"):
+        await layer.publish("room", b"x")
+
+
+@pytest.mark.parametrize("package", ["redis", "hiredis"])
+def test_a_missing_driver_names_the_extra(package: str) -> None:
+    program = f"import sys; sys.modules[{package!r}] = None; from django_anyio_channels import RedisPubSubChannelLayer"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert done.stderr.splitlines()[-1] == (
+        "django_anyio_channels.exceptions.MissingDriver: "
+        "Redis needs redis-py and hiredis: pip install django-anyio-channels[redis]"
+    )

@@ -1,0 +1,284 @@
+"""Queues on Redis: what the contract suite of all layers does not ask."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from typing import Any
+
+import anyio
+import pytest
+
+from django_anyio_channels.exceptions import ChannelLayerError, ListenerClosed, QueueFull
+from django_anyio_channels.layers.redis import RedisPubSubChannelLayer
+from tests.brokers import redis as brokers
+
+from .conftest import Connect, becomes_true
+
+pytestmark = pytest.mark.anyio
+
+PLENTY: Any = {"capacity": 100_000, "expiry": 60.0}
+
+
+async def take(layer: RedisPubSubChannelLayer, queue: str = "jobs") -> bytes:
+    with anyio.fail_after(5):
+        return await layer.take(queue)
+
+
+async def test_each_of_5000_jobs_goes_to_one_of_several_readers(server: brokers.Redis, connect: Connect) -> None:
+    asyncio.get_running_loop().set_debug(False)  # it makes many seconds of two
+    sender, *workers = [await connect(server.url) for _ in range(4)]
+    got: list[list[int]] = [[] for _ in range(6)]
+
+    async def work(layer: RedisPubSubChannelLayer, mine: list[int]) -> None:
+        while True:
+            mine.append(int(await layer.take("jobs")))
+            if sum(map(len, got)) == 5000:
+                tasks.cancel_scope.cancel()
+
+    async def send(start: int) -> None:
+        for number in range(start, start + 500):
+            await sender.put("jobs", b"%d" % number, **PLENTY)
+
+    with anyio.fail_after(60):
+        async with anyio.create_task_group() as tasks:
+            for index, mine in enumerate(got):
+                tasks.start_soon(work, workers[index % 3], mine)
+            for start in range(0, 5000, 500):
+                tasks.start_soon(send, start)
+    assert sorted(number for mine in got for number in mine) == list(range(5000))
+    assert all(got), "every reader had work"
+
+
+async def test_cancelled_readers_lose_nothing_and_keep_the_order(server: brokers.Redis, connect: Connect) -> None:
+    sender, reader = await connect(server.url), await connect(server.url)
+    got: list[int] = []
+
+    async def send() -> None:
+        for number in range(300):
+            await sender.put("jobs", b"%d" % number, **PLENTY)
+
+    with anyio.fail_after(60):
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(send)
+            while len(got) < 300:
+                with anyio.move_on_after(random.uniform(0, 0.001)):
+                    got.append(int(await reader.take("jobs")))
+    assert got == list(range(300))
+
+
+async def test_many_readers_cancelled_at_once_lose_nothing(server: brokers.Redis, connect: Connect) -> None:
+    sender, reader, other = [await connect(server.url) for _ in range(3)]
+    got: list[int] = []
+
+    async def work() -> None:
+        got.append(int(await reader.take("jobs")))
+
+    for start in range(0, 300, 20):
+        async with anyio.create_task_group() as tasks:
+            for _ in range(20):
+                tasks.start_soon(work)
+            for number in range(start, start + 20):
+                await sender.put("jobs", b"%d" % number, **PLENTY)
+            tasks.cancel_scope.cancel()
+    while len(got) < 300:
+        got.append(int(await take(other)))
+    assert sorted(got) == list(range(300))
+
+
+async def test_a_waiting_reader_does_not_poll(server: brokers.Redis, connect: Connect) -> None:
+    reader, sender = await connect(server.url), await connect(server.url)
+
+    def commands() -> int:
+        return int(server.ask("INFO", "stats")["total_commands_processed"])
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(reader.take, "jobs")
+        await anyio.wait_all_tasks_blocked()
+        await becomes_true(lambda: "{jobs}|messages" in server.ask("PUBSUB CHANNELS"))
+        before = commands()
+        await anyio.sleep(0.5)
+        assert commands() - before <= 6, "only what asks for the count, and probes"
+        await sender.put("jobs", b"x", **PLENTY)
+
+
+async def test_capacity_and_expiry(server: brokers.Redis, connect: Connect) -> None:
+    layer = await connect(server.url)
+    for number in range(3):
+        await layer.put("jobs", b"%d" % number, capacity=3, expiry=0.3 if number < 2 else 60)
+    with pytest.raises(QueueFull, match=r"jobs.*capacity of 3"):
+        await layer.put("jobs", b"3", capacity=3, expiry=60)
+    await anyio.sleep(0.4)
+    await layer.put("jobs", b"4", capacity=3, expiry=60)
+    assert [await take(layer), await take(layer)] == [b"2", b"4"]
+
+
+async def test_nothing_stays_on_the_server(server: brokers.Redis, connect: Connect) -> None:
+    layer = await connect(server.url)
+    await layer.put("jobs", b"x", capacity=10, expiry=0.2)
+    await layer.bind("room", "jobs", capacity=10, expiry=0.2, lifetime=0.3)
+    keys = server.ask("KEYS", "*")
+    assert set(keys) == {"jobs", "{room}|queues", "{jobs}|groups"}
+    assert all(0 < server.ask("PTTL", key) <= 300 for key in keys)
+
+
+async def test_bound_queues_get_what_is_published(server: brokers.Redis, connect: Connect) -> None:
+    one, other = await connect(server.url), await connect(server.url)
+    await one.bind("room", "jobs", capacity=2, expiry=60, lifetime=60)
+    for number in range(3):
+        await other.publish("room", b"%d" % number)
+    assert [await take(one), await take(other)] == [b"0", b"1"]
+    await one.unbind("room", "jobs")
+    await one.unbind("room", "jobs")
+    await other.publish("room", b"after")
+    await other.put("jobs", b"last", **PLENTY)
+    assert await take(one) == b"last"
+
+
+async def test_a_binding_ends_after_its_lifetime(server: brokers.Redis, connect: Connect) -> None:
+    layer = await connect(server.url)
+    await layer.bind("room", "long", capacity=9, expiry=60, lifetime=60)
+    await layer.bind("room", "short", capacity=9, expiry=60, lifetime=0.1)
+    await anyio.sleep(0.2)
+    await layer.publish("room", b"x")
+    assert await take(layer, "long") == b"x"
+    assert server.ask("LLEN", "short") == 0
+
+
+@pytest.mark.parametrize("prefix", ["asgi:q:", "we*ird[1]{x}\\:"])
+async def test_purge_empties_what_begins_with_a_prefix_and_nothing_else(
+    server: brokers.Redis, connect: Connect, prefix: str
+) -> None:
+    layer = await connect(server.url)
+    with server.client() as client, client.pipeline(transaction=False) as pipeline:
+        for number in range(2500):  # more than the server looks through at once
+            pipeline.rpush(f"another {number}", "x")
+        pipeline.execute()
+    for name in (f"{prefix}a", f"{prefix}b", "weird1{x}:a", "other"):
+        await layer.put(name, b"x", **PLENTY)
+        await layer.bind("room", name, lifetime=60, **PLENTY)
+    await layer.purge(prefix)
+    await layer.publish("room", b"y")
+    lengths = {name: server.ask("LLEN", name) for name in (f"{prefix}a", f"{prefix}b", "weird1{x}:a", "other")}
+    assert lengths == {f"{prefix}a": 0, f"{prefix}b": 0, "weird1{x}:a": 2, "other": 2}
+
+
+async def test_foreign_garbage_on_our_keys_and_topics_kills_nobody(server: brokers.Redis, connect: Connect) -> None:
+    layer = await connect(server.url)
+    await layer.subscribe("room")
+    raw = server.client(decode_responses=False)
+    raw.set("jobs", "a string where a list should be")
+    raw.set("{room}|queues", "a string where a hash should be")
+    await layer.put("jobs", b"1", **PLENTY)
+    assert await take(layer) == b"1"
+    await layer.publish("room", b"0")
+    raw.delete("{room}|queues")
+    raw.hset("{room}|queues", mapping={"jobs": "no terms at all", "other": "1 2"})
+    raw.rpush("jobs", b"\xff\x00", b"", b"x" * 1_000_000)
+    raw.publish("room", b"\xff" * 1_000_000)
+    await layer.publish("room", b"2")
+    await layer.put("jobs", b"3", **PLENTY)
+    assert await take(layer) == b"3"
+    with anyio.fail_after(5):
+        assert [(await layer.next_published()).message for _ in range(3)] == [b"0", b"\xff" * 1_000_000, b"2"]
+    raw.delete("jobs")
+    raw.hset("jobs", "a", "hash")
+    raw.close()
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(take, layer)
+        await anyio.wait_all_tasks_blocked()
+        await layer.put("jobs", b"4", **PLENTY)
+
+
+async def test_scripts_that_the_server_forgot_are_told_again(server: brokers.Redis, connect: Connect) -> None:
+    layer = await connect(server.url)
+    for message in (b"1", b"2"):
+        server.ask("SCRIPT", "FLUSH")
+        await layer.put("jobs", message, **PLENTY)
+        server.ask("SCRIPT", "FLUSH")
+        assert await take(layer) == message
+
+
+async def test_a_reader_cancelled_with_a_message_in_its_hands_puts_it_back(
+    server: brokers.Redis, connect: Connect
+) -> None:
+    """The answers to a put and to a take come in one packet; who put cancels who took before it runs again."""
+    layer = await connect(server.url)
+    outcomes: list[str] = []
+
+    async def reader(scope: anyio.CancelScope) -> None:
+        with scope:
+            await layer.take("jobs")
+            outcomes.append("taken")
+
+    async def writer(scope: anyio.CancelScope) -> None:
+        await layer.put("jobs", b"job", **PLENTY)
+        scope.cancel()
+
+    for _ in range(5):
+        async with anyio.create_task_group() as tasks:
+            scope = anyio.CancelScope()
+            tasks.start_soon(layer.publish, "warm", b"up")
+            tasks.start_soon(layer.publish, "warm", b"up")
+            tasks.start_soon(writer, scope)
+            tasks.start_soon(reader, scope)
+        if not outcomes:
+            assert await take(layer) == b"job"
+        outcomes.clear()
+
+
+async def test_queues_that_nobody_reads_any_more_are_forgotten(server: brokers.Redis, connect: Connect) -> None:
+    layer = await connect(server.url, probe_interval=0.4)
+    await layer.put("read", b"x", **PLENTY)
+    assert await take(layer, "read") == b"x"
+    with anyio.move_on_after(0.1):
+        await layer.take("waited for")
+    assert "{waited for}|messages" in server.ask("PUBSUB CHANNELS")
+    await becomes_true(lambda: "{waited for}|messages" not in server.ask("PUBSUB CHANNELS"))
+    await layer.put("waited for", b"y", **PLENTY)
+    assert await take(layer, "waited for") == b"y"
+
+
+LIMITED = ("ACL", "SETUSER", "limited", "on", ">secret", "+@all", "resetkeys", "resetchannels", "&anyio-channels:nodes")
+
+
+async def test_a_refused_take_says_so(server: brokers.Redis, connect: Connect) -> None:
+    server.ask(*LIMITED, "~mine*")
+    layer = await connect(server.url, username="limited", password="secret")
+    with anyio.fail_after(5), pytest.raises(ChannelLayerError, match="refuses: NOPERM.*ACL SETUSER"):
+        await layer.take("not mine")
+    with pytest.raises(ChannelLayerError, match="refuses: NOPERM.*ACL SETUSER"):
+        await layer.put("not mine", b"x", **PLENTY)
+    with pytest.raises(ChannelLayerError, match="refuses: NOPERM.*ACL SETUSER"):
+        await layer.unbind("room", "not mine")
+
+
+async def test_a_reader_that_may_not_hear_of_messages_is_told_so(server: brokers.Redis, connect: Connect) -> None:
+    server.ask(*LIMITED, "~*")
+    layer = await connect(server.url, username="limited", password="secret")
+    with anyio.fail_after(5), pytest.raises(ChannelLayerError, match="refuses: NOPERM.*ACL SETUSER"):
+        await layer.take("jobs")
+
+
+async def test_a_refused_binding_says_so(server: brokers.Redis, connect: Connect) -> None:
+    server.ask(*LIMITED, "~{jobs}*")
+    layer = await connect(server.url, username="limited", password="secret")
+    with pytest.raises(ChannelLayerError, match="refuses: NOPERM.*ACL SETUSER"):
+        await layer.bind("room", "jobs", lifetime=60, **PLENTY)
+
+
+async def test_leaving_waits_no_longer_than_the_link_lives(own_server: brokers.Redis, connect: Connect) -> None:
+    layer = await connect(own_server.url, probe_interval=60)
+    own_server.server.freeze()
+
+    async def take_job() -> None:
+        with pytest.raises(ListenerClosed, match="was disconnected"):
+            await layer.take("jobs")
+
+    with anyio.fail_after(5):
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(take_job)
+            await anyio.wait_all_tasks_blocked()
+            tasks.start_soon(layer.disconnect)
+            await anyio.wait_all_tasks_blocked()
+            own_server.server.kill()

@@ -1,0 +1,1 @@
+"""The site with the settings of a project that used channels_redis."""

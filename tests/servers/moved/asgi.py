@@ -1,0 +1,5 @@
+"""The same application as before."""
+
+from tests.servers.site.asgi import application
+
+__all__ = ["application"]

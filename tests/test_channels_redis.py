@@ -1,0 +1,169 @@
+"""The settings of channels_redis, form by form, and what becomes of them."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+from django.test import override_settings
+
+from django_anyio_channels import RedisPubSubChannelLayer, ShardedChannelLayer
+from django_anyio_channels.channels_redis import DEFAULT_HOST, KEYS, RedisChannelLayer
+from django_anyio_channels.checks import check_channel_layers
+from django_anyio_channels.config import ConfigError
+
+BACKEND = "django_anyio_channels.channels_redis.RedisChannelLayer"
+
+
+@pytest.mark.parametrize(
+    ("hosts", "address"),
+    [
+        (None, f"{DEFAULT_HOST}/0"),
+        ([], f"{DEFAULT_HOST}/0"),
+        ([("localhost", 6380)], "redis://localhost:6380/0"),
+        ([["localhost", "6380"]], "redis://localhost:6380/0"),
+        (["redis://:password@127.0.0.1:6379/1"], "redis://127.0.0.1:6379/1"),
+        (["rediss://user@host:7000"], "rediss://host:7000/0"),
+        (["unix:///path/to/redis.sock"], "unix:///path/to/redis.sock?db=0"),
+        ([{"address": "rediss://user@host:7000", "ssl_cert_reqs": None}], "rediss://host:7000/0"),
+        ([{"address": "redis://host", "db": 2, "max_connections": 50}], "redis://host:6379/2"),
+        ([{"host": "host", "port": 7000, "password": "secret", "socket_timeout": 5}], "redis://host:7000/0"),
+        ([{"host": "host", "ssl": True, "ssl_check_hostname": False}], "rediss://host:6379/0"),
+        (
+            [{"sentinels": [("localhost", 26379), ("::1", 26380)], "master_name": "my/master"}],
+            "redis+sentinel://localhost:26379,::1:26380/my/master/0",
+        ),
+        (
+            [
+                {
+                    "sentinels": [("s", 26379)],
+                    "master_name": "m",
+                    "sentinel_kwargs": {"password": "x"},
+                    "password": "y",
+                    "db": 3,
+                }
+            ],
+            "redis+sentinel://s:26379/m/3",
+        ),
+        (
+            [("a", 1), "redis://b:2", {"sentinels": [("s", 3)], "master_name": "m"}],
+            "redis://a:1/0, redis://b:2/0, redis+sentinel://s:3/m/0",
+        ),
+    ],
+    ids=lambda value: None,
+)
+def test_hosts_in_every_form(hosts: Any, address: str) -> None:
+    made = RedisChannelLayer.read_config({"hosts": hosts}).make_layer()
+    assert isinstance(made, RedisPubSubChannelLayer if len(hosts or [1]) == 1 else ShardedChannelLayer)
+    assert made.address == address
+
+
+@pytest.mark.parametrize(
+    ("hosts", "message", "hint"),
+    [
+        ("redis://localhost", "CONFIG['hosts'] is str.", "Give a list."),
+        (("localhost", 6379), "CONFIG['hosts'][0] cannot be used", "Each host is a URL, (host, port)"),
+        ([("localhost",)], "CONFIG['hosts'][0] cannot be used: not enough values", "Each host is a URL"),
+        (["redis://a", 7], "CONFIG['hosts'][1] cannot be used: int is no host", "Each host is a URL"),
+        ([{"sentinels": []}], "CONFIG['hosts'][0] cannot be used: it lacks 'master_name'", "'sentinels' and"),
+        ([{"master_name": "m"}], "CONFIG['hosts'][0] cannot be used: it lacks 'sentinels'", "'sentinels' and"),
+        ([{"host": "a", "pasword": "x"}], "know no option 'pasword'; did you mean 'password'?", "Each host"),
+    ],
+    ids=lambda value: None,
+)
+def test_hosts_that_cannot_be_used(hosts: Any, message: str, hint: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        RedisChannelLayer.read_config({"hosts": hosts})
+    assert message in caught.value.message
+    assert hint in caught.value.hint
+
+
+def test_every_key_that_core_documents() -> None:
+    """As its README has them."""
+    config = {
+        "hosts": ["redis://:password@127.0.0.1:6379/0"],
+        "prefix": "shop",
+        "expiry": 30,
+        "group_expiry": 3600,
+        "capacity": 1500,
+        "channel_capacity": {
+            "http.request": 200,
+            "http.response!*": 10,
+            re.compile(r"^websocket.send\!.+"): 20,
+        },
+        "symmetric_encryption_keys": ["a secret key of Django's length, more or less"],
+        "serializer_format": "msgpack",
+    }
+    layer = RedisChannelLayer(**config)
+    assert (layer.expiry, layer.group_expiry, layer.capacity) == (30, 3600, 1500)
+    settings = layer.read_config(config)
+    names = ["http.request", "http.response!abc", "websocket.send!abc", "other"]
+    assert [settings.capacity_of(name) for name in names] == [200, 10, 20, 1500]
+    assert settings.prefix == "shop"
+    assert settings.encode({"a": 1}) != b"\x81\xa1a\x01"
+    assert settings.notes == ()
+
+
+def test_nothing_and_none_are_the_defaults() -> None:
+    config = {"channel_capacity": None, "symmetric_encryption_keys": None, "on_disconnect": None, "on_reconnect": None}
+    settings = RedisChannelLayer.read_config(config)
+    assert (settings.prefix, settings.expiry, settings.channel_capacity, settings.notes) == ("asgi", 60, (), ())
+    assert settings.outage_message is None
+
+
+def test_on_reconnect_becomes_the_outage_message() -> None:
+    read = RedisChannelLayer.read_config
+    assert read({"on_reconnect": "redis.reconnect"}).outage_message == "redis.reconnect"
+    assert read({"on_reconnect": "redis.reconnect", "outage_message": "mine"}).outage_message == "mine"
+
+
+@pytest.mark.parametrize(
+    ("config", "warning"),
+    [
+        ({"random_prefix_length": 12}, r"CONFIG\['random_prefix_length'\] has no effect\. Leave it out"),
+        ({"serializer_format": "json"}, r"CONFIG\['serializer_format'\] has no effect\. Leave it out.*MessagePack"),
+        ({"on_disconnect": "redis.disconnect"}, r"CONFIG\['on_disconnect'\] has no effect\. Use 'outage_message'"),
+    ],
+)
+def test_what_has_no_meaning_warns_and_names_the_replacement(config: dict[str, Any], warning: str) -> None:
+    with pytest.warns(UserWarning, match=warning) as caught:
+        RedisChannelLayer(**config)
+    assert [each.filename for each in caught] == [__file__]
+    with override_settings(CHANNEL_LAYERS={"default": {"BACKEND": BACKEND, "CONFIG": config}}):
+        [found] = check_channel_layers()
+    assert found.id == "anyio_channels.W006"
+    assert re.search(warning, f"{found.msg} {found.hint}")
+
+
+@pytest.mark.parametrize(
+    ("key", "hint"),
+    [
+        ("host", "Did you mean 'hosts'?"),
+        ("url", "The keys are capacity, channel_capacity, expiry, group_expiry, hosts"),
+    ],
+)
+def test_unknown_keys_are_refused(key: str, hint: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        RedisChannelLayer(**{key: "redis://localhost"})
+    assert hint in caught.value.hint
+    assert key not in KEYS
+
+
+def test_two_aliases_on_one_host_need_two_prefixes() -> None:
+    entry = {"BACKEND": BACKEND, "CONFIG": {"hosts": [("localhost", 6379)]}}
+    with override_settings(CHANNEL_LAYERS={"default": entry, "other": entry}):
+        [found] = check_channel_layers()
+    assert found.id == "anyio_channels.W004"
+
+
+def test_without_the_driver_one_sentence_names_the_extra() -> None:
+    program = (
+        "import sys; sys.modules['hiredis'] = None; "
+        "from django_anyio_channels.channels_redis import RedisChannelLayer; RedisChannelLayer()"
+    )
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False)
+    assert ended.returncode == 1
+    assert "pip install django-anyio-channels[redis]" in ended.stderr
