@@ -13,7 +13,7 @@ from .harness import BenchmarkSet
 
 ROUNDS = 7
 """Many short ones: what else the machine does changes within seconds."""
-SETS = ("memory",)
+SETS = ("memory", "postgres")
 """The modules with a function ``benchmarks(quick)``."""
 
 

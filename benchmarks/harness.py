@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import gc
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from functools import partial
@@ -65,14 +66,28 @@ class Target:
         return f"at least {self.at_least:g}" if self.at_least is not None else f"at most {self.at_most:g}"
 
 
+def _nothing() -> None:
+    """What needs no broker leaves nothing on one."""
+
+
+@contextmanager
+def _no_broker() -> Iterator[Callable[[], object]]:
+    yield _nothing
+
+
 @dataclass(frozen=True)
 class BenchmarkSet:
-    """What one command measures; the first contender is ours."""
+    """What one command measures; the first contender is ours.
+
+    ``broker`` starts what the contenders speak to and stops it in the end; it gives a function that empties it, which
+    is called before each measurement.
+    """
 
     name: str
     contenders: tuple[Contender, ...]
     scenarios: tuple[Scenario, ...]
     targets: tuple[Target, ...]
+    broker: Callable[[], AbstractContextManager[Callable[[], object]]] = _no_broker
 
 
 @dataclass
@@ -155,17 +170,19 @@ def run(benchmarks: BenchmarkSet, *, rounds: int, thorough: bool, only: str = ""
     # The children copy what they touch; the collector would touch everything.
     gc.collect()
     gc.freeze()
-    for scenario in benchmarks.scenarios:
-        if only not in scenario.name:
-            continue
-        contenders = [contender for contender in benchmarks.contenders if contender.name in scenario.measures]
-        cells = results.cells[scenario.name] = {contender.name: Cell() for contender in contenders}
-        _progress(scenario.name)
-        for number in range(rounds):
-            turn = number % len(contenders)
-            for contender in contenders[turn:] + contenders[:turn]:
-                if number == 0 or thorough or contender.name not in scenario.once:
-                    _measure(scenario, contender, cells[contender.name])
+    with benchmarks.broker() as empty:
+        for scenario in benchmarks.scenarios:
+            if only not in scenario.name:
+                continue
+            contenders = [contender for contender in benchmarks.contenders if contender.name in scenario.measures]
+            cells = results.cells[scenario.name] = {contender.name: Cell() for contender in contenders}
+            _progress(scenario.name)
+            for number in range(rounds):
+                turn = number % len(contenders)
+                for contender in contenders[turn:] + contenders[:turn]:
+                    if number == 0 or thorough or contender.name not in scenario.once:
+                        empty()
+                        _measure(scenario, contender, cells[contender.name])
     results.seconds = monotonic() - began
     return results
 

@@ -20,7 +20,7 @@ from typing import Any, TypeVar, cast
 
 from asgiref.sync import async_to_sync
 
-from .children import Child, Parent
+from .children import Child, Parent, first_answer
 from .contenders import Contender, Layer, Message
 from .deliveries import CLOSING, HALF, PATIENCE, WINDOW, Crowd, Pace, Slowest, Tally, patiently, script
 
@@ -246,14 +246,16 @@ async def _who_hears(layer: Layer, group: str, witness: str) -> Tally:
     await layer.group_add(group, stays)
     await layer.group_discard(group, gone)
     [message] = script(1, 1)[0]
+    names = [stays, witness] if group == GROUP else [stays]
+    readers = [asyncio.create_task(layer.receive(name)) for name in (gone, *names)]
+    # Some layers hear nothing for a name before somebody waits on it, and need a moment to begin.
+    await asyncio.wait(readers, timeout=0.1)
     await layer.group_send(group, message)
-    readers = [stays, witness] if group == GROUP else [stays]
-    heard = [await asyncio.wait_for(layer.receive(name), PATIENCE) for name in readers]
     # What comes first to the one that left is what was sent to itself, not to the group.
     await layer.send(gone, CLOSING)
-    first = await asyncio.wait_for(layer.receive(gone), PATIENCE)
+    first, *heard = [await asyncio.wait_for(reader, PATIENCE) for reader in readers]
     right = sum(each == message for each in heard)
-    return Tally(len(readers), right, len(readers) - right + (first != CLOSING))
+    return Tally(len(heard), right, len(heard) - right + (first != CLOSING))
 
 
 def idle_members(contender: Contender, *, members: int) -> Figures:
@@ -390,20 +392,25 @@ async def _trips(sent: list[Message], send: Send, receive: Callable[[], Awaitabl
     return Figures(values, Tally(len(sent), right, len(sent) - right))
 
 
-def competing_workers(contender: Contender, *, jobs: int, senders: int = 1, processes: int = 0) -> Figures:
+def competing_workers(
+    contender: Contender, *, jobs: int, senders: int = 1, processes: int = 0, one_idles: bool = False
+) -> Figures:
     """Jobs for a normal channel that two workers read: two tasks here, or with ``processes`` 2 two other processes.
 
-    Also the share of the worker that got fewer: one half is the best there is.
+    Also the share of the worker that got fewer: one half is the best there is. ``one_idles`` is for a layer that gives
+    everything to one of two processes: the other one hears not even that the work is done.
     """
     children = [Child(partial(_worker_in_child, contender)) for _ in range(processes)]
     try:
-        return asyncio.run(_competing_workers(contender, script(senders, jobs), children))
+        return asyncio.run(_competing_workers(contender, script(senders, jobs), children, one_idles))
     finally:
         for child in children:
             child.close()
 
 
-async def _competing_workers(contender: Contender, scripts: list[list[Message]], children: Sequence[Child]) -> Figures:
+async def _competing_workers(
+    contender: Contender, scripts: list[list[Message]], children: Sequence[Child], one_idles: bool
+) -> Figures:
     pace = Pace()
     expected = sum(map(len, scripts))
     done, all_done = 0, asyncio.Event()
@@ -429,7 +436,9 @@ async def _competing_workers(contender: Contender, scripts: list[list[Message]],
         finished = perf_counter()
         for _ in range(2):
             await layer.send(QUEUE, CLOSING)
-        if children:
+        if one_idles:
+            done_by = [await asyncio.to_thread(first_answer, children, PATIENCE), []]
+        elif children:
             done_by = [await asyncio.to_thread(child.answer, PATIENCE) for child in children]
         else:
             await patiently(asyncio.gather(*tasks))
@@ -468,6 +477,57 @@ def _tally_of_jobs(scripts: list[list[Message]], done: list[Message]) -> Tally:
         else:
             tally.wrong += 1
     return tally
+
+
+# ---- a broker that dies ---------------------------------------------------------------------------------------------
+
+
+def restart(contender: Contender, *, messages: int, kill_and_start: Callable[[], object]) -> Figures:
+    """Numbered messages from one layer to a group's member on another one, while the broker is killed and comes back.
+
+    How many of those whose ``group_send`` returned never arrived, how many it refused, and whether the reader died. The
+    broker dies after a third of the messages; there is one every two milliseconds.
+    """
+    [sent] = script(1, messages)
+
+    async def measure() -> Figures:
+        accepted: list[Message] = []
+        received: list[Message] = []
+        refused = 0
+        async with contender.open() as sender, contender.open() as receiver:
+            name = await receiver.new_channel()
+            await receiver.group_add(GROUP, name)
+
+            async def read() -> None:
+                while True:
+                    received.append(await receiver.receive(name))
+
+            reader = asyncio.create_task(read())
+            await asyncio.sleep(0.1)  # until both are at work
+            for message in sent:
+                if len(accepted) + refused == messages // 3:
+                    outage = asyncio.create_task(asyncio.to_thread(kill_and_start))
+                try:
+                    await sender.group_send(GROUP, message)
+                except Exception:
+                    refused += 1
+                else:
+                    accepted.append(message)
+                await asyncio.sleep(0.002)
+            await outage
+            for _ in range(100):  # what is still on its way has two seconds
+                if reader.done() or received[-1:] == accepted[-1:]:
+                    break
+                await asyncio.sleep(0.02)
+            died = reader.done()
+            reader.cancel()
+            await asyncio.wait([reader])
+        right = sum(message in received for message in accepted)
+        twice = sum(received.count(message) > 1 for message in sent)
+        values = {"lost though sent": len(accepted) - right, "refused": refused, "readers that died": died}
+        return Figures(values, Tally(len(accepted), right, twice))
+
+    return asyncio.run(measure())
 
 
 # ---- from code without an event loop --------------------------------------------------------------------------------

@@ -1,0 +1,160 @@
+"""One PostgreSQL server on this machine: this package's layer beside channels_postgres and the bare driver."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
+
+from tests.brokers import postgres as brokers
+from tests.brokers.server import running
+
+from .contenders import Connections, Contender, ours
+from .harness import BenchmarkSet, Figure, Measure, Scenario, Target
+from .postgres_peers import bare_asyncpg, channels_postgres, migrate
+from .scenarios import Figures, competing_workers, fan_out, from_thread, latency, membership, restart, round_trip
+
+OURS, THEIRS, BARE = "ours", "channels_postgres", "bare asyncpg"
+
+
+def benchmarks(quick: bool) -> BenchmarkSet:
+    """The set; ``quick`` is for trying it out, far too short to judge speed.
+
+    channels_postgres writes a row for each member of a group, so it gets fewer messages. It gives normal channels to
+    the reader who came first, so one of two workers is idle.
+    """
+    few = 50 if quick else 1
+    server = _Server()
+
+    def each(measure: Measure, *names: str) -> dict[str, Measure]:
+        return dict.fromkeys(names or (OURS, THEIRS, BARE), measure)
+
+    def sized(ours: int, theirs: int, bare: int, **how: Any) -> dict[str, Measure]:
+        numbers = {OURS: ours, THEIRS: theirs, BARE: bare}
+        return {name: partial(fan_out, messages=-(-number // few), **how) for name, number in numbers.items()}
+
+    def send(messages: int, *, senders: int = 1) -> dict[str, Measure]:
+        return sized(messages, messages // 5, messages, members=1, senders=senders, processes=1, direct=True)
+
+    def jobs(ours: int, theirs: int, *, senders: int = 1) -> dict[str, Measure]:
+        return {
+            name: partial(
+                competing_workers, jobs=-(-number // few), senders=senders, processes=2, one_idles=name == THEIRS
+            )
+            for name, number in {OURS: ours, THEIRS: theirs}.items()
+        }
+
+    scenarios = (
+        Scenario("latency, 1 member", each(partial(latency, messages=1500 // few))),
+        Scenario("group_send to 1, 10 senders", sized(12_000, 2000, 20_000, members=1, senders=10)),
+        Scenario("group_send to 100", sized(1500, 100, 2000, members=100)),
+        Scenario("group_send to 1000", sized(250, 15, 300, members=1000)),
+        Scenario(
+            "group_send to 4 processes of 100",
+            sized(1000, 50, 1000, members=100, processes=4) if not quick else sized(1, 1, 1, members=10, processes=2),
+        ),
+        Scenario("send there and back, two processes", each(partial(round_trip, trips=1000 // few, processes=2))),
+        Scenario("send, 1 sender", send(5000)),
+        Scenario("send, 16 senders", send(15_000, senders=16)),
+        Scenario("jobs to two workers, 1 sender", jobs(3000, 1500)),
+        Scenario("jobs to two workers, 16 senders", jobs(8000, 2000, senders=16)),
+        Scenario("join and leave, shared group", each(partial(membership, cycles=1500 // few, shared=True))),
+        Scenario("join and leave, own group", each(partial(membership, cycles=1000 // few, shared=False))),
+        Scenario("async_to_sync(group_send)", each(partial(from_thread, calls=500 // few), OURS, THEIRS)),
+        Scenario("group_send_sync", {OURS: partial(from_thread, calls=5000 // few, sync=True)}),
+        Scenario(
+            "1 MB there and back", each(partial(round_trip, trips=max(2, 50 // few), size=1_000_000), OURS, THEIRS)
+        ),
+        Scenario(
+            "kill -9 and restart",
+            {
+                OURS: partial(_restart, make=_ours, messages=1000 // few),
+                THEIRS: partial(_restart, make=_theirs, messages=1000 // few),
+            },
+            once=frozenset({THEIRS}),
+        ),
+    )
+    contenders = (_ours(server), _theirs(server), bare_asyncpg(BARE, server.url, server.connections))
+    return BenchmarkSet("postgres", contenders, scenarios, () if quick else _TARGETS, server.run)
+
+
+class _Server:
+    """PostgreSQL's newest; where it will be is known before it runs."""
+
+    def __init__(self) -> None:
+        self._broker = brokers.plain("log_connections=on")
+        self.url = self._broker.url
+        self.restart = self._broker.server.restart
+        self._asked = 0
+
+    @property
+    def database(self) -> dict[str, Any]:
+        """As in Django's ``DATABASES``."""
+        names = {"HOST": "host", "PORT": "port", "USER": "user", "PASSWORD": "password", "NAME": "database"}
+        connection = self._broker.connection
+        return {
+            "ENGINE": "django.db.backends.postgresql",
+            "TIME_ZONE": None,
+            **{key: connection[name] for key, name in names.items()},
+        }
+
+    @contextmanager
+    def run(self) -> Iterator[Callable[[], object]]:
+        """Start it, and stop it in the end. Gives a function that empties all tables."""
+        with running(self._broker.server):
+            migrate(self.database)
+            yield self._empty
+
+    def connections(self) -> Connections:
+        """What the server says, without the connection that asks."""
+        ever = (self._broker.server.folder / "output").read_bytes().count(b"connection authorized")
+        ((now,),) = self._broker.ask("SELECT count(*) - 1 FROM pg_stat_activity WHERE backend_type = 'client backend'")
+        self._asked += 1
+        return Connections(now=now, ever=ever - self._asked)
+
+    def _empty(self) -> None:
+        for ((table),) in self._broker.ask("SELECT relname FROM pg_class WHERE relkind = 'r' AND relname ~ 'channels'"):
+            self._broker.ask(f"TRUNCATE {table}")
+
+
+def _ours(server: _Server) -> Contender:
+    return ours(OURS, url=server.url, connections=server.connections)
+
+
+def _theirs(server: _Server) -> Contender:
+    return channels_postgres(THEIRS, server.database, server.connections)
+
+
+def _restart(contender: Contender, *, make: Callable[[_Server], Contender], messages: int) -> Figures:
+    """`scenarios.restart` with a server of its own."""
+    server = _Server()
+    with server.run():
+        return restart(make(server), messages=messages, kill_and_start=server.restart)
+
+
+def _against(scenario: str, unit: str, *, at_least: float | None = None, at_most: float | None = None) -> Target:
+    return Target(Figure(scenario, OURS, unit), Figure(scenario, THEIRS, unit), at_least=at_least, at_most=at_most)
+
+
+_TARGETS = (
+    _against("latency, 1 member", "p50 us", at_most=0.35),
+    _against("group_send to 1, 10 senders", "deliveries/s", at_least=12),
+    _against("group_send to 100", "deliveries/s", at_least=15),
+    _against("group_send to 1000", "deliveries/s", at_least=12),
+    _against("group_send to 4 processes of 100", "deliveries/s", at_least=20),
+    _against("send there and back, two processes", "p50 us", at_most=0.6),
+    _against("send, 1 sender", "deliveries/s", at_least=2),
+    _against("send, 16 senders", "deliveries/s", at_least=8),
+    _against("jobs to two workers, 1 sender", "jobs/s", at_least=1.5),
+    _against("jobs to two workers, 16 senders", "jobs/s", at_least=4),
+    _against("join and leave, shared group", "cycles/s", at_least=30),
+    _against("join and leave, own group", "cycles/s", at_least=1.5),
+    _against("async_to_sync(group_send)", "calls/s", at_least=2),
+    Target(
+        Figure("group_send_sync", OURS, "calls/s"),
+        Figure("async_to_sync(group_send)", THEIRS, "calls/s"),
+        at_least=8,
+    ),
+    _against("1 MB there and back", "p50 us", at_most=1),
+)
