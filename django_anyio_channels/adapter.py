@@ -23,6 +23,7 @@ except ModuleNotFoundError as error:
 
 from .config import Settings, read_config
 from .courier import Courier
+from .database import Watch
 from .node import Topics, node_of
 
 # Channels tells nobody when a consumer ends; but it is a consumer's own __call__ that asks for its name.
@@ -56,6 +57,7 @@ class AnyioChannelLayer(BaseChannelLayer):
         self._settings = settings
         self._topics = Topics(settings.prefix)
         self._courier = Courier(settings, self._topics)
+        self._watch = None if settings.database is None else Watch(self._courier.close_everywhere)
 
     @classmethod
     def read_config(cls, config: Mapping[str, Any]) -> Settings:

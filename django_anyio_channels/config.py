@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 from django.core.exceptions import ImproperlyConfigured
 from django.utils.module_loading import import_string
 
+from .database import UnusableDatabase, layer_arguments
 from .exceptions import MissingDriver
 from .layers.base import BaseChannelLayer
 from .layers.memory import InMemoryBroker, InMemoryChannelLayer
@@ -68,6 +69,8 @@ class Settings:
     max_message_size: int = 4 * 1024 * 1024
     outage_message: str | None = None
     notes: tuple[Note, ...] = ()
+    database: str | None = None
+    """The alias of DATABASES whose server is the broker."""
 
     def capacity_of(self, channel: str) -> int:
         """The capacity of the first pattern that matches, or the general one."""
@@ -86,7 +89,13 @@ def read_config(config: Mapping[str, Any], notes: tuple[Note, ...] = ()) -> Sett
     known = f"The keys are {', '.join(sorted(KEYS))}; a layer's own keyword arguments belong under 'options'."
     refuse_unknown_keys(config, KEYS, known)
     values = {key: check(config[key]) for key, check in _VALUES.items() if key in config}
-    return Settings(make_layer=_layer_factory(config), serializer=_serializer(config), notes=notes, **values)
+    return Settings(
+        make_layer=_layer_factory(config),
+        serializer=_serializer(config),
+        notes=notes,
+        database=config.get("database"),
+        **values,
+    )
 
 
 def refuse_unknown_keys(config: Mapping[str, Any], keys: Sequence[str], known: str) -> None:
@@ -162,7 +171,7 @@ _VALUES: dict[str, Callable[[Any], Any]] = {
     "outage_message": _outage_message,
 }
 
-KEYS = ("url", "layer", "options", "symmetric_encryption_keys", *_VALUES)
+KEYS = ("url", "database", "layer", "options", "symmetric_encryption_keys", *_VALUES)
 """Every key that CONFIG may have."""
 
 
@@ -188,12 +197,16 @@ def _layer_factory(config: Mapping[str, Any]) -> Callable[[], BaseChannelLayer]:
     options = config.get("options", {})
     if not isinstance(options, Mapping):
         raise _wrong("options", options, "a dict of the layer's keyword arguments")
-    if "url" in config and "layer" in config:
+    both = [repr(key) for key in ("url", "layer", "database") if key in config]
+    if len(both) > 1:
         raise ConfigError(
-            "CONFIG has both 'url' and 'layer'.",
-            hint="Keep 'url' for a broker of this package, or 'layer' (and 'options') for a layer of your own.",
+            f"CONFIG has both {' and '.join(both)}.",
+            hint="Keep 'url' for a broker of this package, 'database' for the PostgreSQL of an alias of DATABASES, "
+            "or 'layer' (and 'options') for a layer of your own.",
             code="E002",
         )
+    if "database" in config:
+        return _database_layer_factory(config["database"], options)
     if "url" in config and "url" in options:
         raise ConfigError(
             "CONFIG has 'url' twice, beside 'options' and in it.", hint="Keep the one beside 'options'.", code="E002"
@@ -239,6 +252,22 @@ def _several(urls: Sequence[Any]) -> Sequence[Any]:
 
 def _spread(makers: Sequence[Callable[[], BaseChannelLayer]]) -> Callable[[], BaseChannelLayer]:
     return makers[0] if len(makers) == 1 else lambda: ShardedChannelLayer([make() for make in makers])
+
+
+def _database_layer_factory(alias: Any, options: Mapping[str, Any]) -> Callable[[], BaseChannelLayer]:
+    """Each layer looks into DATABASES when it is made, hence finds the test database there if there is one."""
+    if not isinstance(alias, str):
+        raise _wrong("database", alias, "an alias of DATABASES, such as 'default'")
+    layer_class = _layer_of_url("postgresql://")
+
+    def make_layer() -> BaseChannelLayer:
+        return layer_class(**layer_arguments(alias, options))
+
+    try:
+        _check_arguments(layer_class, layer_arguments(alias, options))
+    except UnusableDatabase as error:
+        raise ConfigError(str(error), hint=error.hint, code="E008") from error
+    return make_layer
 
 
 def _layer_of_url(url: Any) -> type[BaseChannelLayer]:

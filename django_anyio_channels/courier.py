@@ -140,6 +140,10 @@ class Courier:
             future = start_in(loop, self._nodes.close_here, _nothing)
             await wait_here(future, loop, _nothing, self._patience)
 
+    def close_everywhere(self) -> None:
+        """Close the nodes of every loop, from a thread that runs none. Who calls next opens another one."""
+        self._nodes.close_all(self._patience)
+
     async def _receive_elsewhere(self, loop: loops.Loop, channel: str) -> Any:
         asked: list[Node] = []
 

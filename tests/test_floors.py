@@ -31,7 +31,7 @@ FLOORS: dict[int, set[str]] = {
         "link",
         "topics",
     },
-    3: {"loops", "local", "config"},
+    3: {"loops", "local", "config", "database"},
     4: {"node", "handover", "courier", "sync"},
     5: {"adapter", "channels_redis", "apps", "checks", "management"},
 }

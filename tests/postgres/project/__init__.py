@@ -1,0 +1,1 @@
+"""A Django project whose channel layer runs on its database."""

@@ -1,0 +1,14 @@
+"""What the project stores."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from django.db import models
+
+
+class Note(models.Model):
+    """A line that somebody wrote."""
+
+    text: models.TextField[str, str] = models.TextField()
+    written: models.DateTimeField[datetime, datetime] = models.DateTimeField(auto_now_add=True)

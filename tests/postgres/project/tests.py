@@ -1,0 +1,70 @@
+"""The project's own tests. They pass only if the layer works in the same test database as Django."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+from asgiref.sync import async_to_sync
+from channels.layers import get_channel_layer
+from django.db import connection
+from django.test import TestCase, TransactionTestCase
+
+from tests.brokers.server import wait_until
+from tests.postgres.project.models import Note
+
+layer: Any = get_channel_layer()
+# There is no test database yet, so this link leads to the real one.
+layer.group_send_sync("early", {"type": "early"})
+
+
+async def there_and_back(text: str) -> dict[str, Any]:
+    channel = await layer.new_channel()
+    await layer.group_add("notes", channel)
+    await layer.group_send("notes", {"type": "note", "text": text})
+    await layer.send("a-queue", {"type": "job"})
+    assert await layer.receive("a-queue") == {"type": "job"}
+    await layer.group_discard("notes", channel)
+    return await layer.receive(channel)  # type: ignore[no-any-return]
+
+
+class Follows:
+    """What both kinds of test case check."""
+
+    @classmethod
+    def setUpClass(cls) -> None:
+        super().setUpClass()  # type: ignore[misc]
+        if "MEET" in os.environ:  # whoever runs both test cases at once has two processes
+            folder = Path(os.environ["MEET"])
+            (folder / cls.__name__).touch()
+            wait_until(lambda: len(list(folder.iterdir())) == 2, "the other test case begins")
+
+    def test_the_layer_is_in_the_test_database(self) -> None:
+        Note.objects.create(text="a")
+        assert async_to_sync(there_and_back)("a") == {"type": "note", "text": "a"}
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT to_regclass('django_anyio_channels_queue') IS NOT NULL, current_database()")
+            [(made_here, database)] = cursor.fetchall()
+            cursor.execute(
+                "SELECT DISTINCT datname FROM pg_stat_activity WHERE application_name = 'django-anyio-channels' "
+                "AND datname = current_database()"
+            )
+            assert cursor.fetchall() == [(database,)]
+        assert made_here
+        assert database.startswith("test_")
+        print(f"followed to {database}", flush=True)
+
+    def test_asynchronously_too(self) -> None:
+        assert async_to_sync(there_and_back)("b") == {"type": "note", "text": "b"}
+
+
+class InTestCase(Follows, TestCase):
+    """In a transaction that is rolled back."""
+
+
+class InTransactionTestCase(Follows, TransactionTestCase):
+    """In a database that is flushed."""
+
+    async def test_in_an_asynchronous_test(self) -> None:
+        assert await there_and_back("c") == {"type": "note", "text": "c"}

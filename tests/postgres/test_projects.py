@@ -1,0 +1,56 @@
+"""A real Django project tests itself: its layer follows Django to the test databases, and lets go of them."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+from tests.brokers.postgres import PASSWORD, USER, Postgres
+
+ROOT = Path(__file__).resolve().parents[2]
+OWN = ROOT / "tests" / "postgres" / "project"
+PYTEST = ["pytest", "-q", "-s", "-c", os.devnull, f"--rootdir={OWN}", "--noconftest", "-p", "no:cacheprovider"]
+
+
+def run(server: Postgres, *command: str, **environment: str) -> str:
+    """Run a Python program in the project, and return what it prints."""
+    done = subprocess.run(
+        [sys.executable, "-X", "dev", "-W", "error", "-m", *command],
+        cwd=ROOT,
+        env={
+            **os.environ,
+            "DJANGO_SETTINGS_MODULE": "tests.postgres.project.settings",
+            "PG_PORT": str(server.server.port),
+            "PG_USER": USER,
+            "PG_PASSWORD": PASSWORD,
+            **environment,
+        },
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        check=False,
+        timeout=100,
+    )
+    assert done.returncode == 0, done.stdout
+    return done.stdout
+
+
+def databases(server: Postgres) -> set[str]:
+    return {name for (name,) in server.ask("SELECT datname FROM pg_database WHERE datname LIKE 'test_postgres%'")}
+
+
+def test_djangos_runner_in_parallel(own_server: Postgres, tmp_path: Path) -> None:
+    printed = run(own_server, "django", "test", "--parallel", "2", "tests.postgres.project", MEET=str(tmp_path))
+    assert set(re.findall("followed to (.*)", printed)) == {"test_postgres_1", "test_postgres_2"}
+    assert databases(own_server) == set()
+
+
+def test_pytest_django_reuses_the_database(own_server: Postgres) -> None:
+    for environment in ({}, {"USE_TZ": "0", "CONN_MAX_AGE": "60"}):
+        printed = run(own_server, *PYTEST, "--reuse-db", str(OWN / "tests.py"), **environment)
+        assert "5 passed" in printed
+        assert set(re.findall("followed to (.*)", printed)) == {"test_postgres"}
+        assert databases(own_server) == {"test_postgres"}

@@ -1,0 +1,168 @@
+"""``"database": "default"``: Django's DATABASES as the PostgreSQL layer's arguments, and how mistakes are answered."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from django.db import connections
+from django.db.utils import ConnectionHandler
+
+from django_anyio_channels import PostgreSQLChannelLayer
+from django_anyio_channels.config import ConfigError, read_config
+from django_anyio_channels.database import UnusableDatabase, layer_arguments
+
+from .test_checks import entry, found
+
+POSTGRES = "django.db.backends.postgresql"
+Alias = Callable[..., dict[str, Any]]
+
+
+@pytest.fixture
+def alias(monkeypatch: pytest.MonkeyPatch) -> Alias:
+    """Puts an alias into DATABASES, and returns the layer's arguments for it."""
+
+    def put(name: str = "chat", /, *, options: dict[str, Any] | None = None, **entry: Any) -> dict[str, Any]:
+        entry = {"ENGINE": POSTGRES, "NAME": "shop", **entry}
+        settings = ConnectionHandler({"default": {}, name: entry}).settings[name]
+        monkeypatch.setitem(connections.settings, name, settings)
+        return layer_arguments(name, options or {})
+
+    return put
+
+
+def test_where_and_who(alias: Alias) -> None:
+    told = alias(HOST="db.example", PORT="6543", USER="ana", PASSWORD="a b/c", CONN_MAX_AGE=60, CONN_HEALTH_CHECKS=True)
+    assert told == {
+        "host": "db.example",
+        "port": "6543",
+        "user": "ana",
+        "password": "a b/c",
+        "database": "shop",
+        "server_settings": {},
+    }
+    assert PostgreSQLChannelLayer(**told).address == "postgresql://db.example:6543/shop"
+
+
+def test_a_socket_and_several_hosts(alias: Alias) -> None:
+    assert alias(HOST="/run/postgresql")["host"] == "/run/postgresql"
+    several = alias(HOST="a,b", PORT="1,2", OPTIONS={"target_session_attrs": "read-write"})
+    assert (several["host"], several["port"]) == (["a", "b"], ["1", "2"])
+    assert several["url"] == "postgresql://?target_session_attrs=read-write"
+
+
+def test_what_libpq_reads_too_goes_into_the_url(alias: Alias) -> None:
+    told = alias(OPTIONS={"sslmode": "verify-full", "sslrootcert": "/a b/ca.crt", "sslcert": None, "passfile": "/p"})
+    assert told["url"] == "postgresql://?passfile=%2Fp&sslmode=verify-full&sslrootcert=%2Fa+b%2Fca.crt"
+    told = alias(NAME="", OPTIONS={"service": "shop"})
+    assert told == {"url": "postgresql://?service=shop", "server_settings": {}}
+
+
+def test_what_the_server_reads_goes_to_the_server(alias: Alias) -> None:
+    options = {"options": "-c search_path=chat", "application_name": "shop", "assume_role": "clerk"}
+    assert alias(OPTIONS=options)["server_settings"] == {
+        "options": "-c search_path=chat",
+        "application_name": "shop",
+        "role": "clerk",
+    }
+
+
+def test_seconds_to_connect(alias: Alias) -> None:
+    assert alias(OPTIONS={"connect_timeout": 3})["timeout"] == 3.0
+    assert alias(OPTIONS={"connect_timeout": "7"})["timeout"] == 7.0
+    assert "timeout" not in alias(OPTIONS={"connect_timeout": 0})  # endless for libpq
+
+
+def test_what_is_psycopgs_or_djangos_is_left_to_them(alias: Alias) -> None:
+    options = {
+        "server_side_binding": True,
+        "isolation_level": 2,
+        "pool": False,
+        "prepare_threshold": 5,
+        "keepalives_idle": 30,
+        "tcp_user_timeout": 1000,
+        "channel_binding": "prefer",
+        "gssencmode": "disable",
+    }
+    assert alias(OPTIONS=options) == {"database": "shop", "server_settings": {}}
+
+
+def test_the_layers_own_options_come_on_top(alias: Alias) -> None:
+    options = {
+        "probe_interval": 3.0,
+        "timeout": 1.0,
+        "server_settings": {"application_name": "layer", "work_mem": "1MB"},
+    }
+    told = alias(options=options, OPTIONS={"connect_timeout": 9, "application_name": "shop"})
+    assert (told["probe_interval"], told["timeout"]) == (3.0, 1.0)
+    assert told["server_settings"] == {"application_name": "layer", "work_mem": "1MB"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message", "hint"),
+    [
+        (
+            {"OPTIONS": {"channel_binding": "require"}},
+            "['OPTIONS'] has 'channel_binding': 'require'",
+            "'url' of its own",
+        ),
+        ({"OPTIONS": {"sslmod": "require"}}, "DATABASES['chat']['OPTIONS'] has 'sslmod'", "Take it away"),
+        ({"ENGINE": "django.db.backends.sqlite3"}, "['ENGINE'] is 'django.db.backends.sqlite3'", "Name an alias whose"),
+        ({"ENGINE": "no.such.engine"}, "'no.such.engine' isn't an available database backend", "Correct DATABASES["),
+        ({"NAME": ""}, "Please supply the NAME", "Correct DATABASES['chat']"),
+        ({"options": {"host": "x"}}, "'database' and 'options' with 'host', which contradict", "or 'url' instead"),
+    ],
+)
+def test_what_cannot_be_used_is_named(alias: Alias, changes: dict[str, Any], message: str, hint: str) -> None:
+    with pytest.raises(UnusableDatabase) as refused:
+        alias(**changes)
+    assert message in str(refused.value)
+    assert hint in refused.value.hint
+
+
+def test_an_unknown_alias_is_answered_with_the_nearest_or_all(alias: Alias) -> None:
+    alias("orders")
+    for name, hint in (("order", "Did you mean 'orders'?"), ("zzz", "The aliases are default, orders.")):
+        with pytest.raises(ConfigError, match=f"CONFIG\\['database'\\] is {name!r}, which is no alias") as refused:
+            read_config({"database": name})
+        assert (refused.value.hint, refused.value.code) == (hint, "E008")
+
+
+@pytest.mark.parametrize(
+    ("config", "message", "code"),
+    [
+        ({"database": 7}, "CONFIG['database'] is 7", "E005"),
+        ({"database": "chat", "url": "memory://"}, "both 'url' and 'database'", "E002"),
+        ({"database": "chat", "layer": "x.Y"}, "both 'layer' and 'database'", "E002"),
+        ({"database": "chat", "options": {"speed": 1}}, "knows no option 'speed'", "E003"),
+    ],
+)
+def test_what_config_may_not_say(alias: Alias, config: dict[str, Any], message: str, code: str) -> None:
+    alias()
+    with pytest.raises(ConfigError) as refused:
+        read_config(config)
+    assert message in refused.value.message
+    assert refused.value.code == code
+
+
+def test_each_layer_looks_into_databases_anew(alias: Alias) -> None:
+    alias(HOST="db")
+    settings = read_config({"database": "chat"})
+    assert settings.make_layer().address == "postgresql://db/shop"
+    connections.settings["chat"]["NAME"] = "test_shop"  # what Django's test runner does
+    assert settings.make_layer().address == "postgresql://db/test_shop"
+
+
+def test_the_system_check_has_a_number_of_its_own() -> None:
+    [(number, message, hint)] = found({"default": entry(database="default")})
+    assert number == "anyio_channels.E008"
+    assert message.startswith("CHANNEL_LAYERS['default']: CONFIG['database'] is 'default', but DATABASES['default']")
+    assert "django.db.backends.postgresql" in hint
+
+
+def test_two_layers_in_one_database_need_two_prefixes(alias: Alias) -> None:
+    alias()
+    [(number, _, _)] = found({"default": entry(database="chat"), "other": entry(database="chat", prefix="asgi")})
+    assert number == "anyio_channels.W004"
+    assert found({"default": entry(database="chat"), "other": entry(database="chat", prefix="other")}) == []
