@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import atexit
 import os
 import re
 import shutil
@@ -94,7 +93,6 @@ def _accessible(programs: Path) -> Path:
         return programs
     # The wheel's libraries lie beside its package, and are found by their place relative to the programs.
     home = new_folder("postgres-programs", unprivileged_user())
-    atexit.register(shutil.rmtree, home)
     home.chmod(0o755)
     package = installation.parent
     shutil.copytree(installation, home / package.name / installation.name, symlinks=True)
@@ -160,7 +158,6 @@ def _initialise(found: Path, settings: Sequence[str]) -> Postgres:
 def _new_cluster(programs: Path) -> Path:
     """What initdb makes, once for all servers of these programs: copying it is quicker."""
     folder = new_folder("postgres-new", unprivileged_user())
-    atexit.register(shutil.rmtree, folder)
     (folder / "password").write_text(PASSWORD)
     _run(
         programs / "initdb",
