@@ -49,7 +49,7 @@ def channels_postgres(name: str, database: dict[str, Any], connections: Callable
         if pool is not None:
             await pool.close()
 
-    return Contender(name, make, close, connections)
+    return Contender(name, make, close, connections, moment=1.0)
 
 
 def migrate(database: dict[str, Any]) -> None:

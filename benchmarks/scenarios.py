@@ -92,6 +92,7 @@ async def _fan_out(
         else:
             crowd = Crowd(layer, expected, on_half=pace.allow, on_end=ended.set)
             await crowd.join(GROUP, members)
+            await asyncio.sleep(contender.moment)
             names = crowd.names
         send = partial(layer.send, names[0]) if direct else partial(layer.group_send, GROUP)
         began = perf_counter()
@@ -114,6 +115,7 @@ def _crowd_in_child(contender: Contender, expected: list[list[Message]], members
         async with contender.open() as layer:
             crowd = Crowd(layer, expected, on_half=parent.beat, on_end=lambda: parent.tell(perf_counter()))
             await crowd.join(GROUP, members)
+            await asyncio.sleep(contender.moment)
             parent.tell(crowd.names)
             await crowd.leave()
             return crowd.tally
@@ -360,7 +362,7 @@ def _echo_in_child(contender: Contender, parent: Parent) -> None:
             here = await layer.new_channel()
             receive = asyncio.create_task(_echo(layer, here))
             # Some layers hear nothing for a name before somebody waits on it.
-            await asyncio.sleep(0)
+            await asyncio.sleep(contender.moment)
             parent.tell(here)
             await receive
 
@@ -462,7 +464,7 @@ def _worker_in_child(contender: Contender, parent: Parent) -> list[Message]:
     async def work() -> list[Message]:
         async with contender.open() as layer:
             task = asyncio.create_task(_work(layer, parent.beat))
-            await asyncio.sleep(0)
+            await asyncio.sleep(contender.moment)
             parent.tell("ready")
             return await task
 
