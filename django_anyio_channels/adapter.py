@@ -7,6 +7,7 @@ import re
 import sys
 import warnings
 from collections.abc import Mapping
+from functools import partial
 from types import TracebackType
 from typing import Any, ClassVar
 
@@ -25,6 +26,7 @@ from .config import Settings, read_config
 from .courier import Courier
 from .database import Watch
 from .node import Topics, node_of
+from .transaction import TransactionCourier, TransactionPublisher
 
 # Channels tells nobody when a consumer ends; but it is a consumer's own __call__ that asks for its name.
 _CONSUMER = AsyncConsumer.__call__.__code__
@@ -129,21 +131,20 @@ class AnyioChannelLayer(BaseChannelLayer):
 
     def send_sync(self, channel: str, message: dict[str, Any]) -> None:
         """`send` for synchronous code."""
-        frame = self._encode(message)
-        self.require_valid_channel_name(channel)
-        owner = node_of(channel)
-        with _REFUSALS:
-            if owner is None:
-                self._courier.put_sync(channel, frame)
-            else:
-                self._courier.publish_sync(self._topics.inbox(owner), _addressed(channel, frame))
+        self._send_by(self._courier, channel, message)
 
     def group_send_sync(self, group: str, message: dict[str, Any]) -> None:
         """`group_send` for synchronous code."""
-        frame = self._encode(message)
-        self.require_valid_group_name(group)
-        with _REFUSALS:
-            self._courier.publish_sync(self._topics.group(group), frame)
+        self._group_send_by(self._courier, group, message)
+
+    def in_transaction(self, using: str | None = None) -> TransactionPublisher:
+        """``send`` and ``group_send`` as a part of the database transaction that is open when they are called.
+
+        ``using`` is the alias of DATABASES, by default the layer's own. Only for a layer on PostgreSQL, and only for
+        the database that the layer listens in; else `NotSupported` is raised.
+        """
+        courier = TransactionCourier(self._courier, self._settings, self._topics, using)
+        return TransactionPublisher(partial(self._send_by, courier), partial(self._group_send_by, courier))
 
     def group_add_sync(self, group: str, channel: str) -> None:
         """`group_add` for synchronous code."""
@@ -178,6 +179,24 @@ class AnyioChannelLayer(BaseChannelLayer):
             "expired": sum(node.channel.losses.expired for node in nodes),
             "undecodable": sum(node.channel.losses.undecodable for node in nodes),
         }
+
+    # ---- what the ways of sending have in common -------------------------------------------------------------------
+
+    def _send_by(self, courier: Courier | TransactionCourier, channel: str, message: dict[str, Any]) -> None:
+        frame = self._encode(message)
+        self.require_valid_channel_name(channel)
+        owner = node_of(channel)
+        with _REFUSALS:
+            if owner is None:
+                courier.put_sync(channel, frame)
+            else:
+                courier.publish_sync(self._topics.inbox(owner), _addressed(channel, frame))
+
+    def _group_send_by(self, courier: Courier | TransactionCourier, group: str, message: dict[str, Any]) -> None:
+        frame = self._encode(message)
+        self.require_valid_group_name(group)
+        with _REFUSALS:
+            courier.publish_sync(self._topics.group(group), frame)
 
     # ---- names and messages ---------------------------------------------------------------------------------------
 

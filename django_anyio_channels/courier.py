@@ -10,7 +10,7 @@ from . import loops
 from .config import Settings
 from .exceptions import ChannelClosed
 from .handover import LoopEnded, start_in, wait_blocking, wait_here
-from .layers.base import BlockingPublisher
+from .layers.base import BlockingPublisher, TransactionalPublisher
 from .node import Node, Topics, node_of, open_node
 
 T = TypeVar("T")
@@ -35,6 +35,7 @@ class Courier:
         """The node of the running loop, if it is open already."""
         layer = settings.make_layer()
         self._blocking_publisher = layer if isinstance(layer, BlockingPublisher) else None
+        self.transactional_publisher = layer if isinstance(layer, TransactionalPublisher) else None
         # The link may be waited for twice (to open a node, and to use it) before the broker answers or does not.
         self._patience = 3 * settings.publish_timeout
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Generator, Sequence
 from contextvars import ContextVar
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 from ..event import Event
 from ..exceptions import NotSupported
@@ -193,3 +193,28 @@ class BlockingPublisher(Protocol):
 
     def put_blocking(self, queue: str, message: bytes, *, capacity: int, expiry: float) -> None:
         """`BaseChannelLayer.put` for callers that cannot await."""
+
+
+Result = TypeVar("Result")
+Statements = Generator["tuple[str, Sequence[object]]", "Sequence[Sequence[Any]]", Result]
+"""SQL for whoever has the connection: each statement, with ``$1`` and so on for its parameters, is sent its rows."""
+
+
+@runtime_checkable
+class TransactionalPublisher(Protocol):
+    """What a layer offers whose broker is a database: the statements to publish in a transaction of somebody else's.
+
+    They need no connected layer. ``encoding`` is the ``server_encoding`` of the connection that runs them.
+    """
+
+    def publish_in_transaction(self, group: str, message: bytes, *, encoding: str) -> Statements[int]:
+        """`BaseChannelLayer.publish`; returns how many bound queues were full and missed the message."""
+
+    def queues_in_transaction(self) -> Statements[bool]:
+        """Whether there is what `put_in_transaction` needs; any verb of a connected layer's queues makes it."""
+
+    def put_in_transaction(self, queue: str, message: bytes, *, capacity: int, expiry: float) -> Statements[bool]:
+        """`BaseChannelLayer.put`; returns whether there was room."""
+
+    def listeners_in_transaction(self, group: str) -> Statements[int]:
+        """`BaseChannelLayer.listeners`, as seen in the database of that connection."""

@@ -18,7 +18,7 @@ from ..event import Event
 from ..exceptions import DecodeError, ListenerClosed, MissingDriver, QueueFull
 from ..losses import BoundedLog
 from ..waiting import Bell, waiter_factory
-from .base import BaseChannelLayer
+from .base import BaseChannelLayer, Statements
 
 try:
     import asyncpg
@@ -27,9 +27,10 @@ except ImportError as error:
 
 from .postgres_address import Address
 from .postgres_census import COUNT, MOST_COUNTED, NODES, Census, lock_of
-from .postgres_frames import Joiner, channel_name, split
+from .postgres_frames import Joiner, channel_name, has_unicode, split
 from .postgres_queues import Message, Queues, Taken
 from .postgres_tables import PUBLISH, PUBLISH_TO_BOUND, texts
+from .postgres_transaction import listeners, publish, put, queues
 from .postgres_wire import Wire
 
 _BYTES_AT_ONCE = 512 * 1024
@@ -123,6 +124,18 @@ class PostgreSQLChannelLayer(BaseChannelLayer):
 
     async def purge(self, prefix: str) -> None:
         await self._alive().queues.purge(prefix.encode())
+
+    def publish_in_transaction(self, group: str, message: bytes, *, encoding: str) -> Statements[int]:
+        return publish(group, message, encoding=encoding)
+
+    def queues_in_transaction(self) -> Statements[bool]:
+        return queues()
+
+    def put_in_transaction(self, queue: str, message: bytes, *, capacity: int, expiry: float) -> Statements[bool]:
+        return put(queue.encode(), message, capacity=capacity, expiry=expiry)
+
+    def listeners_in_transaction(self, group: str) -> Statements[int]:
+        return listeners(group)
 
     def _alive(self) -> _Life:
         if self._life is None:
@@ -226,7 +239,7 @@ class _Life:
                     f"or all of them and target_session_attrs=primary"
                 )
         # A payload is converted to the encoding of the database.
-        self._unicode = self._publishing.connection.get_settings().server_encoding in ("UTF8", "SQL_ASCII")
+        self._unicode = has_unicode(self._publishing.connection.get_settings().server_encoding)
         if self._listen_address is self._address:
             # What is notified does not outlive a crash anyway, so no commit need wait for the disk.
             await self._publishing.execute("SET synchronous_commit = off")

@@ -11,7 +11,7 @@ DEFAULT_AUTO_FIELD = "django.db.models.AutoField"
 DATABASES = {
     "default": {
         "ENGINE": "django.db.backends.postgresql",
-        "NAME": "postgres",
+        "NAME": os.environ.get("PG_NAME", "postgres"),
         "HOST": "127.0.0.1",
         "PORT": os.environ["PG_PORT"],
         "USER": os.environ["PG_USER"],

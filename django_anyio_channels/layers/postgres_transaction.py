@@ -1,0 +1,39 @@
+"""Publishing in a transaction of somebody else's: the statements, for whichever driver has the connection."""
+
+from __future__ import annotations
+
+from .base import Statements
+from .postgres_census import COUNT, lock_of
+from .postgres_frames import channel_name, has_unicode, split, wake_channel
+from .postgres_tables import EXIST, PUBLISH, PUBLISH_TO_BOUND, PUT_IN_TRANSACTION, texts
+
+
+def publish(group: str, message: bytes, *, encoding: str) -> Statements[int]:
+    """Notify, and put into the bound queues; returns how many of these were full."""
+    payloads = split(message, unicode=has_unicode(encoding))
+    ((_, may_be_bound),) = yield PUBLISH, ([channel_name(group)] * len(payloads), payloads)
+    bound = (yield PUBLISH_TO_BOUND, ([], [], texts([group.encode()]))) if may_be_bound else []
+    missed = 0
+    for topic, queue, capacity, expiry in bound:
+        if topic is not None:
+            missed += not (yield from put(bytes(queue), message, capacity=capacity, expiry=expiry))
+    return missed
+
+
+def queues() -> Statements[bool]:
+    """Whether the tables are there."""
+    ((exist,),) = yield EXIST, ()
+    return bool(exist)
+
+
+def put(queue: bytes, message: bytes, *, capacity: int, expiry: float) -> Statements[bool]:
+    """Append to a queue; returns whether there was room."""
+    in_text = texts([queue, message])
+    ((count,),) = yield PUT_IN_TRANSACTION, (*in_text, expiry, capacity, wake_channel(queue))
+    return bool(count)
+
+
+def listeners(group: str) -> Statements[int]:
+    """Count the nodes that listen to a topic in this database."""
+    ((count,),) = yield COUNT, (lock_of(channel_name(group)),)
+    return int(count)

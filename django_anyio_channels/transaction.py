@@ -1,0 +1,139 @@
+"""Messages as a part of a database transaction: sent if it commits, and never if it does not."""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+from typing import Any, TypeVar
+
+from asgiref.sync import sync_to_async
+from django.db import connections
+from django.db.transaction import TransactionManagementError
+
+from .config import Settings
+from .courier import Courier
+from .exceptions import NotSupported, QueueFull
+from .layers.base import Statements, TransactionalPublisher
+from .losses import BoundedLog
+from .node import Node, Topics
+
+Result = TypeVar("Result")
+Message = dict[str, Any]
+
+_PARAMETER = re.compile(r"\$(\d+)")
+
+
+class TransactionPublisher:
+    """The sending half of a channel layer, on Django's own connection.
+
+    What is sent inside ``transaction.atomic()`` is a part of that transaction. It is delivered when the transaction
+    commits, in the order sent, and never if it or the savepoint around is rolled back, or if anybody dies before.
+    Nothing is held in this process.
+
+    Outside of a transaction the methods raise Django's ``TransactionManagementError``. Otherwise they raise what the
+    layer's own do, and for what the database refuses Django's ``DatabaseError``.
+    """
+
+    def __init__(self, send: Callable[[str, Message], None], group_send: Callable[[str, Message], None]) -> None:
+        self.send_sync = send
+        self.group_send_sync = group_send
+
+    async def send(self, channel: str, message: Message) -> None:
+        """`AnyioChannelLayer.send`, in the thread of ``sync_to_async``, where Django's connection is."""
+        await sync_to_async(self.send_sync, thread_sensitive=True)(channel, message)
+
+    async def group_send(self, group: str, message: Message) -> None:
+        """`AnyioChannelLayer.group_send`, in the thread of ``sync_to_async``, where Django's connection is."""
+        await sync_to_async(self.group_send_sync, thread_sensitive=True)(group, message)
+
+
+class TransactionCourier:
+    """Carries what the adapter hands over by executing it on Django's connection ``using`` of the calling thread."""
+
+    def __init__(self, courier: Courier, settings: Settings, topics: Topics, using: str | None) -> None:
+        publisher = courier.transactional_publisher
+        if publisher is None:
+            raise NotSupported(
+                "Only a layer on PostgreSQL can send in a transaction: set CONFIG to {'database': 'default'}, "
+                "or send when it has committed, by transaction.on_commit()"
+            )
+        self._publisher: TransactionalPublisher = publisher
+        self._courier = courier
+        self._settings = settings
+        self._topics = topics
+        self._using = using or settings.database or "default"
+        self._same: set[tuple[object, ...]] = set()
+        self._log = BoundedLog()
+
+    def publish_sync(self, topic: str, frame: bytes) -> None:
+        connection = self._connection()
+        encoding = connection.connection.info.parameter_status("server_encoding")
+        missed = self._run(connection, self._publisher.publish_in_transaction(topic, frame, encoding=encoding))
+        if missed:
+            self._log.write(logging.WARNING, "Dropped a message to %s for %d full queues", topic, missed)
+
+    def put_sync(self, channel: str, frame: bytes) -> None:
+        connection, queue = self._connection(), self._topics.queue(channel)
+        capacity, expiry = self._settings.capacity_of(channel), self._settings.expiry
+        if not self._run(connection, self._publisher.queues_in_transaction()):
+            # Made by the layer's own connection, the tables hold up nobody until this transaction ends.
+            self._courier.call_sync(self._make_queues)
+        statements = self._publisher.put_in_transaction(queue, frame, capacity=capacity, expiry=expiry)
+        if not self._run(connection, statements):
+            raise QueueFull(f"Queue {queue} is full: its capacity of {capacity} messages is used up")
+
+    async def _make_queues(self, node: Node) -> None:
+        await node.channel.unbind(self._topics.nodes, self._topics.nodes)
+
+    def _connection(self) -> Any:
+        connection: Any = connections[self._using]
+        if connection.vendor != "postgresql":
+            raise NotSupported(
+                f"DATABASES[{self._using!r}] is not PostgreSQL; name the alias of the layer's database: "
+                f"in_transaction(using=...)"
+            )
+        if not connection.in_atomic_block and connection.get_autocommit():
+            raise TransactionManagementError(
+                f"There is no transaction on {self._using!r} to send in: do it inside "
+                f"transaction.atomic(using={self._using!r}), or use the layer's own send and group_send"
+            )
+        self._check_same(connection)
+        return connection
+
+    def _check_same(self, connection: Any) -> None:
+        """Raise unless this connection leads to the database in which the layer listens."""
+        place = tuple(connection.settings_dict[key] for key in ("HOST", "PORT", "NAME"))
+        if self._using == self._settings.database or place in self._same:
+            return
+        inbox = self._courier.call_sync(_inbox)
+        if not self._run(connection, self._publisher.listeners_in_transaction(inbox)):
+            raise NotSupported(
+                f"DATABASES[{self._using!r}] is not the database in which the layer listens. Name the alias that is: "
+                f"in_transaction(using=...), or set CONFIG to {{'database': {self._using!r}}}"
+            )
+        self._same.add(place)
+
+    def _run(self, connection: Any, statements: Statements[Result]) -> Result:
+        with connection.cursor() as cursor:
+            rows: Sequence[Sequence[Any]] | None = None
+            while True:
+                try:
+                    statement, parameters = next(statements) if rows is None else statements.send(rows)
+                except StopIteration as end:
+                    result: Result = end.value
+                    return result
+                named = {f"p{number}": value for number, value in enumerate(parameters, 1)}
+                cursor.execute(_with_names(statement), named)
+                rows = cursor.fetchall()
+
+
+async def _inbox(node: Node) -> str:
+    return node.topics.inbox(node.id)
+
+
+@lru_cache
+def _with_names(statement: str) -> str:
+    """A statement with the parameters as Python's drivers write them, who may repeat one only by its name."""
+    return _PARAMETER.sub(r"%(p\1)s", statement.replace("%", "%%"))
