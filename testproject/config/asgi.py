@@ -24,6 +24,5 @@ application: Any = ProtocolTypeRouter(
     }
 )
 
-if settings.CHANNEL_LAYER_URL.startswith("memory:"):
-    # What is in memory cannot be reached from a second process, so `manage.py runworker` would wait for ever.
+if settings.EMBEDDED_WORKER:
     application = EmbeddedWorker(application, list(background))
