@@ -128,13 +128,16 @@ def bare_queues(name: str = "bare queues") -> Contender:
 
 
 def channels_redis_core(name: str, url: str, connections: Callable[[], Connections]) -> Contender:
-    """``channels_redis.core``: lists and sorted sets, one entry for each member of a group."""
+    """``channels_redis.core``: lists and sorted sets, one entry for each member of a group.
+
+    What it delivers twice would fill a mailbox of the usual capacity.
+    """
     from channels_redis.core import RedisChannelLayer
 
     async def close(layer: Layer) -> None:
         await cast(RedisChannelLayer, layer).close_pools()
 
-    return Contender(name, lambda: cast(Layer, RedisChannelLayer(hosts=[url])), close, connections)
+    return Contender(name, lambda: cast(Layer, RedisChannelLayer(hosts=[url], capacity=10_000)), close, connections)
 
 
 def channels_redis_pubsub(name: str, url: str, connections: Callable[[], Connections]) -> Contender:
@@ -175,7 +178,7 @@ class BareRedisPy:
         if "!" in channel:
             packed = await self._queues[channel].get()
         else:
-            _, packed = await self._client.blpop([channel])
+            packed = cast("tuple[bytes, bytes]", await self._client.blpop([channel]))[1]
         return cast(Message, msgspec.msgpack.decode(packed))
 
     async def new_channel(self) -> str:
@@ -205,7 +208,7 @@ class BareRedisPy:
         if self._reader is not None:
             self._reader.cancel()
             await asyncio.wait([self._reader])
-        await self._pubsub.aclose()
+        await self._pubsub.aclose()  # type: ignore[no-untyped-call]
         await self._client.aclose()
 
     async def _read(self) -> None:

@@ -524,7 +524,11 @@ def restart(contender: Contender, *, messages: int, kill_and_start: Callable[[],
             await asyncio.wait([reader])
         right = sum(message in received for message in accepted)
         twice = sum(received.count(message) > 1 for message in sent)
-        values = {"lost though sent": len(accepted) - right, "refused": refused, "readers that died": died}
+        values = {
+            "lost though sent": float(len(accepted) - right),
+            "refused": float(refused),
+            "readers that died": float(died),
+        }
         return Figures(values, Tally(len(accepted), right, twice))
 
     return asyncio.run(measure())

@@ -21,7 +21,7 @@ from .redis_address import Address
 from .redis_life import Life
 from .redis_presence import Presence
 from .redis_queues import Queues
-from .redis_scripts import BIND, PUT, bindings, bound_groups, is_terms, queue_of_bound_groups, wake_ups
+from .redis_scripts import BIND, PUT, bindings, bound_groups, is_terms, queue_of_bound_groups, root, waiting
 from .redis_subscriptions import Subscriptions
 from .redis_wire import pack
 
@@ -155,9 +155,9 @@ class RedisPubSubChannelLayer(BaseChannelLayer):
     ) -> bool:
         if len(message) > LARGEST_MESSAGE:
             raise PayloadTooLarge(f"Redis carries up to {LARGEST_MESSAGE} bytes; this message has {len(message)}")
-        arguments = message, capacity, milliseconds, binding_ends, life.publish_verb, wake_ups(queue)
+        arguments = message, capacity, milliseconds, binding_ends, life.publish_verb, root(queue)
         try:
-            reply = await PUT.run(life.commands(queue), [queue], *arguments)
+            reply = await PUT.run(life.commands(queue), [queue, waiting(queue)], *arguments)
         except ListenerClosed as error:
             raise _unknown(error) from error
         if isinstance(reply, hiredis.ReplyError):

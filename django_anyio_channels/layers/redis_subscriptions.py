@@ -48,7 +48,7 @@ class Subscriptions:
         self._verbs = (f"{letter}SUBSCRIBE", f"{letter}UNSUBSCRIBE"), ("PSUBSCRIBE", "PUNSUBSCRIBE")
         self._names: tuple[Names, Names] = {}, {}
         self._channels, self._patterns = self._names
-        self._signals: dict[bytes, Callable[[], None]] = {}
+        self._signals: dict[bytes, Callable[[bytes], None]] = {}
         self._events = deque(left_over)
         self._arrival: asyncio.Future[None] | None = None
         self._loop = asyncio.get_running_loop()
@@ -97,7 +97,7 @@ class Subscriptions:
             if found is None:
                 signal = self._signals.get(push[1])
                 if signal is not None:
-                    signal()
+                    signal(push[-1])
                 return
             channel = found.text
         if found is None:
@@ -127,8 +127,8 @@ class Subscriptions:
         if self._arrival is not None and not self._arrival.done():
             self._arrival.set_result(None)
 
-    def signal(self, name: bytes, callback: Callable[[], None]) -> asyncio.Future[Any]:
-        """Have ``callback`` called when something is published to ``name``; the future tells when that is in effect."""
+    def signal(self, name: bytes, callback: Callable[[bytes], None]) -> asyncio.Future[Any]:
+        """Have ``callback`` called with what is published to ``name``; the future tells when that is in effect."""
         self._signals[name] = callback
         return self._listener(name).ask(pack(self._verbs[0][0], name))
 

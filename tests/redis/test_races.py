@@ -11,6 +11,8 @@ from django_anyio_channels import ListenerClosed
 from django_anyio_channels.layers.redis_queues import Link, Queues
 from django_anyio_channels.layers.redis_scripts import STAMP
 
+from .conftest import becomes_true
+
 pytestmark = pytest.mark.anyio
 
 
@@ -21,18 +23,16 @@ class ScriptedLink:
 
     def __init__(self) -> None:
         self.asked: list[asyncio.Future[Any]] = []
-        self.told: list[bytes] = []
+        self.commands_asked: list[bytes] = []
         self.subscriptions = self
 
     def commands(self, key: bytes) -> ScriptedLink:
         return self
 
     def ask(self, command: bytes) -> asyncio.Future[Any]:
+        self.commands_asked.append(command)
         self.asked.append(asyncio.get_running_loop().create_future())
         return self.asked[-1]
-
-    def tell(self, command: bytes) -> None:
-        self.told.append(command)
 
     def signal(self, name: bytes, callback: object) -> asyncio.Future[Any]:
         return self.ask(name)
@@ -68,7 +68,9 @@ async def test_cancelled_with_a_message_in_its_hands_as_the_link_breaks() -> Non
     reader.cancel()
     await asyncio.wait([reader])
     assert reader.cancelled()
-    assert any(stamped(b"job") in command for command in begin(queues).told), "given back by the next life"
+    link = begin(queues)
+    await becomes_true(lambda: link.asked)
+    assert stamped(b"job") in link.commands_asked[0], "given back by the next life"
 
 
 async def test_cancelled_as_the_link_breaks() -> None:
