@@ -51,6 +51,7 @@ def end(queues: Queues, link: ScriptedLink) -> None:
     for asked in link.asked:
         if not asked.done():
             asked.set_exception(ListenerClosed("broken"))
+            asked.exception()  # as the wire does, for those that nobody waits for
 
 
 def stamped(message: bytes) -> bytes:
