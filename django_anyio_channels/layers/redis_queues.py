@@ -298,7 +298,7 @@ class Queues:
 
     def _pushed(self, queue: Queue, push: bytes) -> None:
         number, _, message = push.partition(b" ")
-        if not queue.answered and number == b"%d" % queue.number:
+        if not queue.answered and number == b"%d" % queue.number and len(message) >= STAMP:
             self._arrived(queue, [message], more=False)
 
     # ---- giving back --------------------------------------------------------------------------------------------
@@ -311,7 +311,7 @@ class Queues:
         """If no reader came back: give back what is here, and end the call that waits."""
         queue.look = None
         link = self._link
-        if link is None or queue.takers:
+        if link is None or queue.takers or (queue.answered and not queue.ready):
             return
         recently = asyncio.get_running_loop().time() - queue.used < _HELD
         if recently or queue.under_way or queue.returning:
@@ -319,7 +319,7 @@ class Queues:
         elif not queue.answered:
             queue.more = False
             self._call(queue, link)
-        elif queue.ready:
+        else:
             self._return(queue, link)
 
     def _return(self, queue: Queue, link: Link) -> None:

@@ -135,3 +135,13 @@ async def test_jobs_that_a_process_held_and_nobody_came_for_go_back(server: brok
         got += [int(await other.take("jobs")) for _ in range(100)]
     assert got[:100] == list(range(100))
     assert sorted(got) == list(range(200))
+
+
+async def test_jobs_that_a_process_held_go_back_when_it_leaves(server: brokers.Redis, connect: Connect) -> None:
+    quick, other = await connect(server.url), await connect(server.url)
+    await send(quick, range(200))
+    got = [int(await quick.take("jobs")) for _ in range(100)]
+    await quick.disconnect()
+    with anyio.fail_after(5):
+        got += [int(await other.take("jobs")) for _ in range(100)]
+    assert got == list(range(200))
