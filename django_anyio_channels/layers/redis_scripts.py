@@ -36,6 +36,12 @@ def bindings(group: bytes) -> bytes:
     return beside(group, "queues")
 
 
+@lru_cache(maxsize=1000)
+def look_up_bindings(group: bytes) -> bytes:
+    """The packed command that asks for `bindings`."""
+    return pack("HGETALL", bindings(group))
+
+
 def bound_groups(queue: bytes) -> bytes:
     """The set of groups that a queue is bound to."""
     return beside(queue, "groups")

@@ -14,6 +14,9 @@ from ..exceptions import ListenerClosed, SubscriptionRefused
 from .base import subscribing
 from .redis_wire import Wire, pack
 
+_AT_ONCE = 32
+"""Events that are delivered in one turn of the loop; readers must get their turn before their mailboxes are full."""
+
 _BEHIND = 10_000
 """Events that wait for the hub before no more are read: the server keeps the rest, up to its own limit."""
 
@@ -51,6 +54,9 @@ class Subscriptions:
         self._signals: dict[bytes, Callable[[bytes], None]] = {}
         self._events = deque(left_over)
         self._arrival: asyncio.Future[None] | None = None
+        self._deliver: Callable[[Event[bytes]], None] | None = None
+        self._delivered = 0
+        """How many events were delivered at once in this turn of the loop."""
         self._loop = asyncio.get_running_loop()
         self._paused: list[Wire] = []
         self._error: ListenerClosed | None = None
@@ -104,14 +110,30 @@ class Subscriptions:
             return  # what was on its way when the name was given up
         message = push[-1]
         for owner in found.owners:
-            self._events.append(Event(channel, message, owner))
+            self._hand_on(Event(channel, message, owner))
+        if len(self._events) > _BEHIND and wire not in self._paused:
+            wire.pause()
+            self._paused.append(wire)
+
+    def deliver_at_once(self, deliver: Callable[[Event[bytes]], None]) -> None:
+        """See `BaseChannelLayer.deliver_at_once`."""
+        self._deliver = deliver
+
+    def _hand_on(self, event: Event[bytes]) -> None:
+        if self._deliver is not None and not self._events and self._delivered < _AT_ONCE:
+            if not self._delivered:
+                self._loop.call_soon(self._next_turn)
+            self._delivered += 1
+            self._deliver(event)
+            return
+        self._events.append(event)
         if self._arrival is not None:
             if not self._arrival.done():
                 self._arrival.set_result(None)
             self._arrival = None
-        if len(self._events) > _BEHIND and wire not in self._paused:
-            wire.pause()
-            self._paused.append(wire)
+
+    def _next_turn(self) -> None:
+        self._delivered = 0
 
     def names(self) -> set[tuple[bool, bytes]]:
         """What the server has confirmed or is about to: patterns (True) and channels (False)."""
