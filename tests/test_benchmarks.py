@@ -19,6 +19,7 @@ from benchmarks.contenders import BareQueues, Contender, Message, bare_queues
 from benchmarks.deliveries import Tally
 from benchmarks.harness import BenchmarkSet, Figure, Scenario, Target
 from benchmarks.memory import benchmarks as memory
+from benchmarks.redis import benchmarks as redis
 from benchmarks.scenarios import Figures, competing_workers, fan_out, latency, membership, round_trip
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -56,8 +57,28 @@ def test_a_quick_run_verifies_every_scenario(tmp_path: Path) -> None:
     assert "missed" not in done.stdout
 
 
-def test_every_target_of_a_set_names_figures_that_it_measures() -> None:
-    benchmarks = memory(quick=False)
+def test_a_quick_run_over_redis_verifies_what_is_ours(tmp_path: Path) -> None:
+    found = tmp_path / "found.json"
+    environ = {name: value for name, value in os.environ.items() if name != "PYTHONDEVMODE"}
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks", "redis", "--quick", "--only", "1 sender", "--json", str(found)],
+        cwd=ROOT,
+        env=environ,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    scenarios = json.loads(found.read_text())["scenarios"]
+    assert list(scenarios) == ["send, 1 sender", "jobs to two workers, 1 sender"]
+    for cells in scenarios.values():
+        assert cells["ours"]["verified"]
+        assert all(cell["error"] is None for cell in cells.values())
+
+
+@pytest.mark.parametrize("of_set", [memory, redis], ids=["memory", "redis"])
+def test_every_target_of_a_set_names_figures_that_it_measures(of_set: Callable[[bool], BenchmarkSet]) -> None:
+    benchmarks = of_set(False)
     assert benchmarks.targets
     measured = {(scenario.name, name) for scenario in benchmarks.scenarios for name in scenario.measures}
     assert {name for _, name in measured} == {contender.name for contender in benchmarks.contenders}
