@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from typing import Any
 
 try:
@@ -21,7 +22,17 @@ from .redis_address import Address
 from .redis_life import Life
 from .redis_presence import Presence
 from .redis_queues import Queues
-from .redis_scripts import BIND, PUT, bindings, bound_groups, is_terms, queue_of_bound_groups, wake_ups
+from .redis_scripts import (
+    BIND,
+    PUT,
+    bindings,
+    bound_groups,
+    is_terms,
+    look_up_bindings,
+    queue_of_bound_groups,
+    root,
+    waiting,
+)
 from .redis_subscriptions import Subscriptions
 from .redis_wire import pack
 
@@ -95,7 +106,7 @@ class RedisPubSubChannelLayer(BaseChannelLayer):
         if life.presence.missing:
             await life.presence.everybody()
         name = group.encode()
-        look_up_and_publish = pack("HGETALL", bindings(name)) + pack(life.publish_verb, name, message)
+        look_up_and_publish = look_up_bindings(name) + pack(life.publish_verb, name, message)
         try:
             bound, reached = await life.commands(name).ask(look_up_and_publish, replies=2)
         except ListenerClosed as error:
@@ -110,6 +121,11 @@ class RedisPubSubChannelLayer(BaseChannelLayer):
         # Not `_alive`: what came before the end of a life is still to be handed out.
         life = self._life or self._alive()
         return await life.subscriptions.next_event()
+
+    def deliver_at_once(self, deliver: Callable[[Event[bytes]], None]) -> None:
+        # A subclass with a `next_published` of its own wants to see every event.
+        if self._life is not None and type(self).next_published is RedisPubSubChannelLayer.next_published:
+            self._life.subscriptions.deliver_at_once(deliver)
 
     # ---- queues -------------------------------------------------------------------------------------------------
 
@@ -155,9 +171,9 @@ class RedisPubSubChannelLayer(BaseChannelLayer):
     ) -> bool:
         if len(message) > LARGEST_MESSAGE:
             raise PayloadTooLarge(f"Redis carries up to {LARGEST_MESSAGE} bytes; this message has {len(message)}")
-        arguments = message, capacity, milliseconds, binding_ends, life.publish_verb, wake_ups(queue)
+        arguments = message, capacity, milliseconds, binding_ends, life.publish_verb, root(queue)
         try:
-            reply = await PUT.run(life.commands(queue), [queue], *arguments)
+            reply = await PUT.run(life.commands(queue), [queue, waiting(queue)], *arguments)
         except ListenerClosed as error:
             raise _unknown(error) from error
         if isinstance(reply, hiredis.ReplyError):

@@ -82,7 +82,10 @@ class Presence:
         if self._entered:
             return
         self._entered = True
-        self._subscriptions.signal(NODES, self.count).add_done_callback(self._say_hello)
+        self._subscriptions.signal(NODES, self._hello).add_done_callback(self._say_hello)
+
+    def _hello(self, message: bytes) -> None:
+        self.count()
 
     def _say_hello(self, answer: asyncio.Future[Any]) -> None:
         # If an ACL refuses the channel, the count stays below two, and nobody is waited for.

@@ -7,6 +7,7 @@ the server's clock. A script touches the keys of one queue or one group only, so
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from hashlib import sha1
 from typing import Any
 
@@ -17,6 +18,7 @@ from .redis_wire import Wire, pack
 STAMP = 13
 
 
+@lru_cache(maxsize=10_000)
 def beside(name: bytes, what: str) -> bytes:
     """The key of something that belongs to a group or a queue, in the same slot of a cluster."""
     opened = name.find(b"{")
@@ -34,6 +36,12 @@ def bindings(group: bytes) -> bytes:
     return beside(group, "queues")
 
 
+@lru_cache(maxsize=1000)
+def look_up_bindings(group: bytes) -> bytes:
+    """The packed command that asks for `bindings`."""
+    return pack("HGETALL", bindings(group))
+
+
 def bound_groups(queue: bytes) -> bytes:
     """The set of groups that a queue is bound to."""
     return beside(queue, "groups")
@@ -48,9 +56,29 @@ def queue_of_bound_groups(key: bytes) -> bytes | None:
     return inner if bound_groups(inner) == key else name
 
 
+def root(queue: bytes) -> bytes:
+    """What the names begin with that the scripts make for themselves."""
+    return beside(queue, "")
+
+
+def waiting(queue: bytes) -> bytes:
+    """The list of the nodes that wait for the next message, each with the number of its call."""
+    return beside(queue, "waiting")
+
+
 def in_flight(queue: bytes, node: str) -> bytes:
-    """What a node was handed last and has not said it got: the number of its call and the messages."""
+    """The list of what a node was handed last and has not said it got: the number of its call and the messages."""
     return beside(queue, f"in flight to {node}")
+
+
+def pushes(queue: bytes, node: str) -> bytes:
+    """The channel on which a node that waits is handed a message, after the number of its call and a space."""
+    return beside(queue, f"for {node}")
+
+
+def given_back(queue: bytes, node: str) -> bytes:
+    """The number of the last messages that a node gave back."""
+    return beside(queue, f"back from {node}")
 
 
 _TERMS = re.compile(rb"[0-9]{1,15} [0-9]{1,15} [0-9]{1,15}")
@@ -92,76 +120,115 @@ def is_unknown(reply: Any) -> bool:
 _NOW = """
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
-local queue = KEYS[1]
+"""
+
+_QUEUE = (
+    _NOW
+    + """
+local queue, waiting = KEYS[1], KEYS[2]
 local function ends(message)
   return tonumber(string.sub(message, 1, 13)) or 0
 end
-local function length()
-  local waiting = redis.pcall('LLEN', queue)
-  if type(waiting) == 'table' then  -- not ours: somebody else's type on our key
-    redis.call('DEL', queue)
-    waiting = 0
+local function length(key)
+  local entries = redis.pcall('LLEN', key)
+  if type(entries) == 'table' then  -- not ours: somebody else's type on our key
+    redis.call('DEL', key)
+    entries = 0
   end
-  return waiting
+  return entries
 end
+-- Twice as long as need be, so that this happens seldom.
 local function keep_for(milliseconds)
-  if redis.call('PTTL', queue) < milliseconds then redis.call('PEXPIRE', queue, milliseconds) end
+  if redis.call('PTTL', queue) < milliseconds then redis.call('PEXPIRE', queue, 2 * milliseconds) end
+end
+-- Hand a message to the node that has waited longest. It must still wait for that call, and be connected.
+local function hand_over(message, verb, root)
+  while length(waiting) > 0 do
+    local node, number = string.match(redis.call('LPOP', waiting), '^(%w+) (%d+)$')
+    local box = root .. 'in flight to ' .. (node or '')
+    if node and redis.pcall('LINDEX', box, 0) == number and redis.call('LLEN', box) == 1 then
+      redis.call('RPUSH', box, message)
+      if redis.call(verb, root .. 'for ' .. node, number .. ' ' .. message) > 0 then return true end
+      redis.call('RPOP', box)
+    end
+  end
+  return false
 end
 """
+)
 
 PUT = Script(
-    _NOW
+    _QUEUE
     + """
--- KEYS: queue. ARGV: message, capacity, expiry in ms, ms when the binding ends or 0, verb and channel of the wake-ups.
+-- KEYS: queue, waiting. ARGV: message, capacity, expiry in ms, ms when the binding ends or 0, publishing verb, root.
 -- 1: done; 0: full, or the binding has ended.
 if tonumber(ARGV[4]) > 0 and tonumber(ARGV[4]) <= now then return 0 end
-local waiting, capacity = length(), tonumber(ARGV[2])
-while waiting >= capacity do
-  local oldest = redis.call('LINDEX', queue, 0)
-  if not oldest or ends(oldest) > now then return 0 end
+local capacity, expiry = tonumber(ARGV[2]), tonumber(ARGV[3])
+local message = string.format('%013.0f', now + expiry) .. ARGV[1]
+-- What waits was there before.
+if length(queue) == 0 and hand_over(message, ARGV[5], ARGV[6]) then return 1 end
+local entries = redis.call('RPUSH', queue, message)
+while entries > capacity do
+  if ends(redis.call('LINDEX', queue, 0)) > now then
+    redis.call('RPOP', queue)
+    return 0
+  end
   redis.call('LPOP', queue)
-  waiting = waiting - 1
+  entries = entries - 1
 end
-redis.call('RPUSH', queue, string.format('%013.0f', now + ARGV[3]) .. ARGV[1])
-keep_for(tonumber(ARGV[3]))
-if waiting == 0 then redis.call(ARGV[5], ARGV[6], '') end
+keep_for(expiry)
+if entries == 1 then redis.call(ARGV[5], ARGV[6] .. 'messages', '') end
 return 1
 """
 )
 
 TAKE = Script(
-    _NOW
+    _QUEUE
     + """
--- KEYS: queue, what is in flight to this node. ARGV: how many, number of this call, ms to keep what is in flight.
+-- KEYS: queue, waiting, what is in flight to this node. ARGV: node, how many, number of this call, ms to keep what is
+-- in flight, 1 to be handed the next message if there is none.
 -- The messages with their stamps. The same number again, after an answer was lost, gives the same messages again.
-if redis.call('LINDEX', KEYS[2], 0) == ARGV[2] then return redis.call('LRANGE', KEYS[2], 1, -1) end
-redis.call('DEL', KEYS[2])
-local taken, count = {}, tonumber(ARGV[1])
-if length() > 0 then
-  while #taken < count do
-    local message = redis.call('LPOP', queue)
-    if not message then break end
+local box, number, entry = KEYS[3], ARGV[3], ARGV[1] .. ' ' .. ARGV[3]
+local again = redis.pcall('LINDEX', box, 0) == number
+if again and redis.call('LLEN', box) > 1 then return redis.call('LRANGE', box, 1, -1) end
+redis.call('DEL', box)
+if again and length(waiting) > 0 then redis.call('LREM', waiting, 0, entry) end
+local taken, count = {}, tonumber(ARGV[2])
+while count > 0 and #taken == 0 and length(queue) > 0 do
+  for _, message in ipairs(redis.call('LPOP', queue, count)) do
     if ends(message) > now then taken[#taken + 1] = message end
   end
 end
 if #taken > 0 then
-  redis.call('RPUSH', KEYS[2], ARGV[2], unpack(taken))
-  redis.call('PEXPIRE', KEYS[2], ARGV[3])
+  redis.call('RPUSH', box, number, unpack(taken))
+  redis.call('PEXPIRE', box, ARGV[4])
+elseif ARGV[5] == '1' then
+  redis.call('RPUSH', box, number)
+  redis.call('PEXPIRE', box, ARGV[4])
+  length(waiting)
+  redis.call('RPUSH', waiting, entry)
+  redis.call('PEXPIRE', waiting, ARGV[4])
 end
 return taken
 """
 )
 
 GIVE_BACK = Script(
-    _NOW
+    _QUEUE
     + """
--- KEYS: queue. ARGV: verb and channel of the wake-ups, messages with their stamps, the oldest first.
-local waiting = length()
-for index = #ARGV, 3, -1 do
+-- KEYS: queue, waiting, what this node gave back last. ARGV: number of this call, ms to remember it, publishing verb,
+-- root, messages with their stamps, the oldest first. The same number again does nothing.
+if redis.pcall('GET', KEYS[3]) == ARGV[1] then return 0 end
+redis.call('DEL', KEYS[3])
+redis.call('SET', KEYS[3], ARGV[1], 'PX', ARGV[2])
+length(queue)
+local next = 5
+while next <= #ARGV and hand_over(ARGV[next], ARGV[3], ARGV[4]) do next = next + 1 end
+for index = #ARGV, next, -1 do
   redis.call('LPUSH', queue, ARGV[index])
   keep_for(math.max(ends(ARGV[index]) - now, 1))
 end
-if waiting == 0 then redis.call(ARGV[1], ARGV[2], '') end
+if next <= #ARGV then redis.call(ARGV[3], ARGV[4] .. 'messages', '') end
 return 1
 """
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from typing import Any
 
 import hiredis
 
@@ -23,6 +24,7 @@ _LAST_WORDS = 0.1
 _LOOKS = 4
 _SILENT_LOOKS = 3
 _PING = pack("PING")
+_ROLE = pack("ROLE")
 
 OnEnd = Callable[[ListenerClosed], None]
 
@@ -50,7 +52,7 @@ class Server:
         """
         wires: list[Wire] = []
         try:
-            for on_push, prelude in ((_nothing_pushed, (pack("ROLE"),)), (self._receive, ())):
+            for on_push, prelude in ((_nothing_pushed, (_ROLE,)), (self._receive, ())):
                 wire, replies = await self.address.open(on_push, *prelude)
                 wires.append(wire)
                 self._check_role(replies)
@@ -125,11 +127,19 @@ class Server:
             for wire in (self.commands, self.listener):
                 wire.end(f"no answer for {self._probe_interval:g} s (probe_interval)")
             return
-        for wire in (self.commands, self.listener):
-            if not wire.paused:
-                wire.tell(_PING)
+        self.commands.ask(_ROLE).add_done_callback(self._look_at_role)
+        if not self.listener.paused:
+            self.listener.tell(_PING)
         self._next_probe = self._loop.call_later(self._probe_interval / _LOOKS, self._watch)
         self.on_probe()
+
+    def _look_at_role(self, answer: asyncio.Future[Any]) -> None:
+        # A master that was demoted still accepts publishes, and tells them to nobody else's subscribers.
+        if answer.exception() is None:
+            try:
+                self._check_role([answer.result()])
+            except ListenerClosed as error:
+                self.commands.end(str(error).removeprefix(f"{self.address} "))
 
     def _stop_watching(self) -> None:
         if self._next_probe is not None:

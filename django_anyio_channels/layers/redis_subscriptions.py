@@ -14,6 +14,9 @@ from ..exceptions import ListenerClosed, SubscriptionRefused
 from .base import subscribing
 from .redis_wire import Wire, pack
 
+_AT_ONCE = 32
+"""Events that are delivered in one turn of the loop; readers must get their turn before their mailboxes are full."""
+
 _BEHIND = 10_000
 """Events that wait for the hub before no more are read: the server keeps the rest, up to its own limit."""
 
@@ -48,9 +51,12 @@ class Subscriptions:
         self._verbs = (f"{letter}SUBSCRIBE", f"{letter}UNSUBSCRIBE"), ("PSUBSCRIBE", "PUNSUBSCRIBE")
         self._names: tuple[Names, Names] = {}, {}
         self._channels, self._patterns = self._names
-        self._signals: dict[bytes, Callable[[], None]] = {}
+        self._signals: dict[bytes, Callable[[bytes], None]] = {}
         self._events = deque(left_over)
         self._arrival: asyncio.Future[None] | None = None
+        self._deliver: Callable[[Event[bytes]], None] | None = None
+        self._delivered = 0
+        """How many events were delivered at once in this turn of the loop."""
         self._loop = asyncio.get_running_loop()
         self._paused: list[Wire] = []
         self._error: ListenerClosed | None = None
@@ -97,21 +103,37 @@ class Subscriptions:
             if found is None:
                 signal = self._signals.get(push[1])
                 if signal is not None:
-                    signal()
+                    signal(push[-1])
                 return
             channel = found.text
         if found is None:
             return  # what was on its way when the name was given up
         message = push[-1]
         for owner in found.owners:
-            self._events.append(Event(channel, message, owner))
+            self._hand_on(Event(channel, message, owner))
+        if len(self._events) > _BEHIND and wire not in self._paused:
+            wire.pause()
+            self._paused.append(wire)
+
+    def deliver_at_once(self, deliver: Callable[[Event[bytes]], None]) -> None:
+        """See `BaseChannelLayer.deliver_at_once`."""
+        self._deliver = deliver
+
+    def _hand_on(self, event: Event[bytes]) -> None:
+        if self._deliver is not None and not self._events and self._delivered < _AT_ONCE:
+            if not self._delivered:
+                self._loop.call_soon(self._next_turn)
+            self._delivered += 1
+            self._deliver(event)
+            return
+        self._events.append(event)
         if self._arrival is not None:
             if not self._arrival.done():
                 self._arrival.set_result(None)
             self._arrival = None
-        if len(self._events) > _BEHIND and wire not in self._paused:
-            wire.pause()
-            self._paused.append(wire)
+
+    def _next_turn(self) -> None:
+        self._delivered = 0
 
     def names(self) -> set[tuple[bool, bytes]]:
         """What the server has confirmed or is about to: patterns (True) and channels (False)."""
@@ -127,8 +149,8 @@ class Subscriptions:
         if self._arrival is not None and not self._arrival.done():
             self._arrival.set_result(None)
 
-    def signal(self, name: bytes, callback: Callable[[], None]) -> asyncio.Future[Any]:
-        """Have ``callback`` called when something is published to ``name``; the future tells when that is in effect."""
+    def signal(self, name: bytes, callback: Callable[[bytes], None]) -> asyncio.Future[Any]:
+        """Have ``callback`` called with what is published to ``name``; the future tells when that is in effect."""
         self._signals[name] = callback
         return self._listener(name).ask(pack(self._verbs[0][0], name))
 

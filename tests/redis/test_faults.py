@@ -186,6 +186,61 @@ async def test_a_replica_is_refused_and_a_demoted_master_given_up(own_server: br
             assert [(await anext(subscriber)).message for _ in range(2)] == [1, 2]
 
 
+async def test_a_master_that_is_demoted_while_messages_flow(own_server: brokers.Redis) -> None:
+    """It would go on to accept what is published, and tell it to nobody who listens at its master."""
+    master = brokers.plain("valkey")
+    with brokers.running(master):
+        async with flow(lambda: layer_of(own_server)) as going:
+            own_server.ask("REPLICAOF", "127.0.0.1", master.server.port)
+            await becomes_true(lambda: going.publisher.outages)
+            # Each node notices by itself.
+            await becomes_true(lambda: own_server.ask("PUBSUB NUMSUB", "numbers")[0][1] == 0)
+            own_server.ask("REPLICAOF", "NO", "ONE")
+            await going.go_on()
+    assert all(going.gaps)
+    assert len(going.gaps) == 2
+
+
+async def test_no_room_for_those_who_come_back(own_server: brokers.Redis) -> None:
+    async with flow(lambda: layer_of(own_server)) as going:
+        with own_server.client() as admin:
+            admin.config_set("maxclients", "2")
+            for kind in ("pubsub", "normal"):
+                admin.execute_command("CLIENT", "KILL", "TYPE", kind)
+            await becomes_true(lambda: going.publisher.outages)
+            await becomes_true(lambda: int(admin.info("clients")["connected_clients"]) >= 2)
+            admin.config_set("maxclients", "100")
+        await going.go_on()
+    assert len(going.gaps) == 2
+
+
+async def test_a_password_that_is_changed_and_changed_back(own_server: brokers.Redis) -> None:
+    async with flow(lambda: layer_of(own_server)) as going:
+        with own_server.client() as admin:
+            admin.config_set("requirepass", "secret")
+            for kind in ("pubsub", "normal"):
+                admin.execute_command("CLIENT", "KILL", "TYPE", kind)
+            await becomes_true(lambda: going.publisher.outages)
+            admin.config_set("requirepass", "")
+        await going.go_on()
+    assert len(going.gaps) == 2
+
+
+async def test_readers_of_queues_go_on_when_memory_is_used_up(own_server: brokers.Redis) -> None:
+    async with Channel(layer_of(own_server)) as channel:
+        for number in range(50):
+            await channel.put("jobs", b"%d" % number, capacity=100, expiry=60)
+        own_server.ask("CONFIG", "SET", "maxmemory", "1")
+        with anyio.fail_after(5):
+            assert [int(await channel.take("jobs")) for _ in range(50)] == list(range(50))
+        with anyio.move_on_after(0.2):
+            await channel.take("jobs")
+        own_server.ask("CONFIG", "SET", "maxmemory", "0")
+        await channel.put("jobs", b"last", capacity=100, expiry=60)
+        with anyio.fail_after(5):
+            assert await channel.take("jobs") == b"last"
+
+
 async def test_out_of_memory(own_server: brokers.Redis) -> None:
     async with flow(lambda: layer_of(own_server)) as going:
         own_server.ask("CONFIG", "SET", "maxmemory", "1")

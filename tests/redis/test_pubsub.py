@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import anyio
+import msgpack
 import pytest
 
+from django_anyio_channels import Channel
 from django_anyio_channels.event import Event
 from django_anyio_channels.exceptions import ChannelLayerError, ListenerClosed, PayloadTooLarge, SubscriptionRefused
 from django_anyio_channels.layers.base import subscribing
@@ -168,6 +170,33 @@ async def test_what_is_on_its_way_when_a_subscription_ends_is_dropped(server: br
         tasks.start_soon(layer.unsubscribe, "room")
     await layer.publish("other", b"x")
     assert [event.group for event in await events(layer, 1)] == ["other"]
+
+
+async def test_a_burst_comes_in_order_and_leaves_readers_their_turn(server: brokers.Redis) -> None:
+    async with Channel(RedisPubSubChannelLayer(server.url)) as channel, channel.subscribe("room") as subscriber:
+        with server.client(decode_responses=False) as raw, raw.pipeline(transaction=False) as pipeline:
+            for number in range(1000):
+                pipeline.publish("room", msgpack.packb(number))
+            pipeline.execute()
+        with anyio.fail_after(5):
+            assert [(await anext(subscriber)).message for _ in range(1000)] == list(range(1000))
+        assert subscriber.dropped == 0, "with a mailbox for a hundred"
+
+
+async def test_a_subclass_sees_every_event(server: brokers.Redis) -> None:
+    seen: list[str] = []
+
+    class Watching(RedisPubSubChannelLayer):
+        async def next_published(self) -> Event[bytes]:
+            event = await super().next_published()
+            seen.append(event.group)
+            return event
+
+    async with Channel(Watching(server.url)) as channel, channel.subscribe("room") as subscriber:
+        for number in range(5):
+            await channel.publish("room", number)
+            assert (await anext(subscriber)).message == number
+    assert seen == ["room"] * 5
 
 
 async def test_what_waits_ends_when_the_layer_is_disconnected(server: brokers.Redis, connect: Connect) -> None:

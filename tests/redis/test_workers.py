@@ -1,0 +1,147 @@
+"""Jobs to worker processes: each to exactly one, and what is lost with one that is killed."""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import anyio
+import pytest
+
+from django_anyio_channels import RedisPubSubChannelLayer
+from tests.brokers import redis as brokers
+
+from .conftest import Connect, becomes_true
+
+pytestmark = pytest.mark.anyio
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+PLENTY: Any = {"capacity": 100_000, "expiry": 60.0}
+AHEAD = 32
+"""How many messages a node may take ahead of its readers."""
+
+
+@pytest.fixture(scope="module")
+def shared_server() -> Iterator[brokers.Redis]:
+    """Valkey only: processes are slow to start."""
+    made = brokers.plain("valkey")
+    with brokers.running(made):
+        yield made
+
+
+class Workers:
+    """Processes that write every job they get to a file each, at once."""
+
+    def __init__(self, processes: list[subprocess.Popen[bytes]], files: list[Path]) -> None:
+        self.processes = processes
+        self._files = files
+
+    def done(self) -> list[list[int]]:
+        """What each has got so far."""
+        return [[int(line) for line in file.read_bytes().split(b"\n")[:-1] if line != b"ready"] for file in self._files]
+
+    def count(self) -> int:
+        """How many jobs are done."""
+        return sum(file.read_bytes().count(b"\n") for file in self._files) - len(self._files)
+
+    def ready(self) -> bool:
+        return all(file.read_bytes().startswith(b"ready\n") for file in self._files)
+
+
+@contextmanager
+def working(url: str, folder: Path, processes: int, tasks: int = 1) -> Iterator[Workers]:
+    files = [folder / f"worker {number}" for number in range(processes)]
+    command = [sys.executable, "-m", "tests.redis.worker", url, "jobs", str(tasks)]
+    made: list[subprocess.Popen[bytes]] = []
+    try:
+        for file in files:
+            with file.open("wb") as output:
+                made.append(subprocess.Popen(command, cwd=ROOT, stdout=output))
+        yield Workers(made, files)
+    finally:
+        for process in made:
+            process.kill()
+            process.wait()
+
+
+async def send(layer: RedisPubSubChannelLayer, numbers: range) -> None:
+    for number in numbers:
+        await layer.put("jobs", b"%d" % number, **PLENTY)
+
+
+async def test_each_of_5000_jobs_goes_to_one_of_three_processes(
+    server: brokers.Redis, connect: Connect, tmp_path: Path
+) -> None:
+    asyncio.get_running_loop().set_debug(False)  # it makes many seconds of two
+    layer = await connect(server.url)
+    with working(server.url, tmp_path, 3, tasks=2) as workers:
+        await becomes_true(workers.ready, 20)
+        async with anyio.create_task_group() as senders:
+            for start in range(0, 5000, 500):
+                senders.start_soon(send, layer, range(start, start + 500))
+        await becomes_true(lambda: workers.count() >= 5000, 30)
+        await layer.put("jobs", b"5000", **PLENTY)
+        await becomes_true(lambda: any(5000 in jobs for jobs in workers.done()))
+        done = workers.done()
+    assert sorted(number for jobs in done for number in jobs) == list(range(5001))
+    assert all(done), "every process had work"
+
+
+async def test_a_killed_worker_takes_along_no_more_than_it_had_taken(
+    server: brokers.Redis, connect: Connect, tmp_path: Path
+) -> None:
+    layer = await connect(server.url)
+    with working(server.url, tmp_path, 3) as workers:
+        await becomes_true(workers.ready, 20)
+        async with anyio.create_task_group() as senders:
+            for start in range(0, 3000, 300):
+                senders.start_soon(send, layer, range(start, start + 300))
+            for victim in (0, 1):
+                await becomes_true(lambda victim=victim: len(workers.done()[victim]) > 50)  # type: ignore[misc]
+                workers.processes[victim].kill()
+        await layer.put("jobs", b"3000", **PLENTY)
+        await becomes_true(lambda: 3000 in workers.done()[2], 30)
+        done = workers.done()
+    got = [number for jobs in done for number in jobs]
+    assert len(got) == len(set(got)), "nothing twice"
+    assert len(set(range(3001)) - set(got)) <= 2 * (AHEAD + 1)
+
+
+async def test_a_worker_that_waits_and_is_killed_takes_nothing_along(
+    server: brokers.Redis, connect: Connect, tmp_path: Path
+) -> None:
+    layer = await connect(server.url)
+    with working(server.url, tmp_path, 2) as workers:
+        await becomes_true(workers.ready, 20)
+        await becomes_true(lambda: server.ask("LLEN", "{jobs}|waiting") == 2)
+        workers.processes[0].kill()
+        workers.processes[0].wait()
+        await send(layer, range(20))
+        await becomes_true(lambda: len(workers.done()[1]) == 20)
+        assert workers.done()[1] == list(range(20))
+
+
+async def test_jobs_that_a_process_held_and_nobody_came_for_go_back(server: brokers.Redis, connect: Connect) -> None:
+    """A reader that was quick, and then takes its time, keeps nothing from the others."""
+    quick, other = await connect(server.url), await connect(server.url)
+    await send(quick, range(200))
+    got = [int(await quick.take("jobs")) for _ in range(100)]
+    with anyio.fail_after(5):
+        got += [int(await other.take("jobs")) for _ in range(100)]
+    assert got[:100] == list(range(100))
+    assert sorted(got) == list(range(200))
+
+
+async def test_jobs_that_a_process_held_go_back_when_it_leaves(server: brokers.Redis, connect: Connect) -> None:
+    quick, other = await connect(server.url), await connect(server.url)
+    await send(quick, range(200))
+    got = [int(await quick.take("jobs")) for _ in range(100)]
+    await quick.disconnect()
+    with anyio.fail_after(5):
+        got += [int(await other.take("jobs")) for _ in range(100)]
+    assert got == list(range(200))
