@@ -394,3 +394,23 @@ def several_for_contract(*made: Redis) -> Iterator[SeveralForContract]:
     """Run independent servers for the contract suites."""
     with running(*made):
         yield SeveralForContract(made)
+
+
+@dataclass(frozen=True)
+class SentinelsForContract:
+    """A Sentinel set for the contract suites; what its failovers mean has tests of its own."""
+
+    url: str
+
+    def layer(self) -> RedisPubSubChannelLayer:
+        return RedisPubSubChannelLayer(self.url, probe_interval=1.0)
+
+    def config(self) -> dict[str, Any]:
+        return {"url": self.url, "options": {"probe_interval": 1.0}}
+
+
+@contextmanager
+def sentinels_for_contract() -> Iterator[SentinelsForContract]:
+    """Run a Sentinel set for the contract suites."""
+    with sentinel_set() as made:
+        yield SentinelsForContract(made.url)

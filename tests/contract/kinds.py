@@ -175,6 +175,14 @@ KINDS: list[Kind] = [
     ),
     Kind(name="valkey", run=lambda: redis.for_contract(redis.plain("valkey")), pattern=redis.beginning_with),
     Kind(
+        name="sentinel",
+        run=redis.sentinels_for_contract,
+        pattern=redis.beginning_with,
+        # Once the master is found, the road is the one of "valkey".
+        mortal=False,
+        django=False,
+    ),
+    Kind(
         name="two-valkeys",
         run=lambda: redis.several_for_contract(redis.plain("valkey"), redis.plain("valkey")),
         pattern=redis.beginning_with,
