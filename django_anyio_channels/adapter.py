@@ -59,6 +59,7 @@ class AnyioChannelLayer(BaseChannelLayer):
         self._settings = settings
         self._topics = Topics(settings.prefix)
         self._courier = Courier(settings, self._topics)
+        self._in_transaction: dict[str | None, TransactionCourier] = {}
         self._watch = None if settings.database is None else Watch(self._courier.close_everywhere)
 
     @classmethod
@@ -143,7 +144,10 @@ class AnyioChannelLayer(BaseChannelLayer):
         ``using`` is the alias of DATABASES, by default the layer's own. Only for a layer on PostgreSQL, and only for
         the database that the layer listens in; else `NotSupported` is raised.
         """
-        courier = TransactionCourier(self._courier, self._settings, self._topics, using)
+        courier = self._in_transaction.get(using)
+        if courier is None:
+            courier = TransactionCourier(self._courier, self._settings, self._topics, using)
+            self._in_transaction[using] = courier
         return TransactionPublisher(partial(self._send_by, courier), partial(self._group_send_by, courier))
 
     def group_add_sync(self, group: str, channel: str) -> None:

@@ -1,6 +1,6 @@
 """Messages sent in Django's transactions are delivered exactly if and when these commit.
 
-`test_psycopg2` runs this file once more, over the other driver and on an older server.
+`test_psycopg2` runs what a driver can spoil once more, over the other one and on an older server.
 """
 
 from __future__ import annotations
@@ -468,13 +468,13 @@ with transaction.atomic():
 """
 
 
-@pytest.mark.timeout(240)  # it is all the others once more
+@pytest.mark.timeout(240)  # it is many tests
 def test_psycopg2() -> None:
-    """Django takes psycopg 3 if it is there, so this file runs in a process whose Django does not find it."""
+    """Django takes psycopg 3 if it is there, so its tests run in a process whose Django does not find it."""
     done = subprocess.run(
         [
             *(sys.executable, "-X", "dev", "-m", "pytest", "-q", "-p", "tests.postgres.psycopg2_only"),
-            *(__file__, "-k", "not psycopg2 and not process_that_dies"),
+            *(__file__, "-k", "commit_delivers or back or savepoints or equal or big or full or async or driver"),
         ],
         cwd=ROOT,
         env={**os.environ, "DRIVER": "psycopg2"},

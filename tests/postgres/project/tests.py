@@ -8,7 +8,7 @@ from typing import Any
 
 from asgiref.sync import async_to_sync
 from channels.layers import get_channel_layer
-from django.db import connection
+from django.db import connection, transaction
 from django.test import TestCase, TransactionTestCase
 
 from tests.brokers.server import wait_until
@@ -62,9 +62,23 @@ class Follows:
 class InTestCase(Follows, TestCase):
     """In a transaction that is rolled back."""
 
+    def test_what_is_sent_in_its_transaction_is_never_delivered(self) -> None:
+        channel = async_to_sync(layer.new_channel)()
+        with transaction.atomic():
+            layer.in_transaction().send_sync(channel, {"type": "never"})
+        layer.send_sync(channel, {"type": "at.once"})
+        assert async_to_sync(layer.receive)(channel) == {"type": "at.once"}
+
 
 class InTransactionTestCase(Follows, TransactionTestCase):
     """In a database that is flushed."""
+
+    def test_what_is_sent_in_a_transaction_is_delivered(self) -> None:
+        channel = async_to_sync(layer.new_channel)()
+        with transaction.atomic():
+            note = Note.objects.create(text="a")
+            layer.in_transaction().send_sync(channel, {"type": "note", "id": note.pk})
+        assert async_to_sync(layer.receive)(channel) == {"type": "note", "id": note.pk}
 
     async def test_in_an_asynchronous_test(self) -> None:
         assert await there_and_back("c") == {"type": "note", "text": "c"}

@@ -1,0 +1,56 @@
+"""What docs/postgresql.rst says of settings is what the sources do."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import re
+from pathlib import Path
+
+import docutils.nodes
+import pytest
+
+from django_anyio_channels import PostgreSQLChannelLayer, database
+
+from .test_readme import parsed
+
+PAGE = parsed((Path(__file__).resolve().parent.parent / "docs" / "postgresql.rst").read_text())
+PYTHON = [block for block in PAGE.findall(docutils.nodes.literal_block) if "python" in block["classes"]]
+HANDLED = {"assume_role", "connect_timeout"}
+
+
+def first_cells(name: str) -> list[str]:
+    [table] = [table for table in PAGE.findall(docutils.nodes.table) if name in table["classes"]]
+    [body] = table.findall(docutils.nodes.tbody)
+    return [next(iter(row.findall(docutils.nodes.entry))).astext() for row in body.findall(docutils.nodes.row)]
+
+
+def names(name: str) -> set[str]:
+    return {word for cell in first_cells(name) for word in cell.split()}
+
+
+@pytest.mark.parametrize("block", PYTHON, ids=lambda block: f"line {block.line}")
+def test_python_compiles(block: docutils.nodes.literal_block) -> None:
+    assert ast.parse(block.astext()).body
+
+
+def test_every_option_that_takes_effect_is_told() -> None:
+    assert names("options") == database._IN_THE_URL | database._SETTINGS | HANDLED
+    assert names("taken") == {"HOST", "PORT", "USER", "PASSWORD", "NAME"}
+
+
+def test_the_layers_own_options_are_told_with_their_defaults() -> None:
+    own = {
+        name: parameter.default
+        for name, parameter in inspect.signature(PostgreSQLChannelLayer).parameters.items()
+        if parameter.kind is inspect.Parameter.KEYWORD_ONLY
+    }
+    assert names("own") == {*own, "server_settings"}
+    assert re.search(rf"probe_interval\s+{own['probe_interval']}\s", PAGE.astext())
+
+
+def test_what_is_ignored_is_ignored() -> None:
+    [sentence] = [each.astext() for each in PAGE.findall(docutils.nodes.paragraph) if "are ignored" in each.astext()]
+    assert "prepare_threshold" in sentence
+    assert {"prepare_threshold", "keepalives"} <= database._IGNORED
+    assert "require" not in database._WITHOUT_EFFECT["channel_binding"]
