@@ -68,7 +68,7 @@ class Keeper:
     """Keeps the queue of one topic.
 
     Requests are lists: verb, asking node, its number for the request, and what the verb needs. A request may come twice
-    (its asker was impatient); it is done once.
+    (its asker was impatient); it is done once. ``take`` and ``stop`` are about readers, which have numbers too.
     """
 
     def __init__(self, topic: bytes, wire: Wire, answer: Answer, spawn: Spawn) -> None:
@@ -89,10 +89,12 @@ class Keeper:
         if verb == "hello":
             return  # somebody asked whether there is a keeper; the broker has answered
         if verb == "take":
-            self.store.wait(asker)
+            for reader in arguments[0]:
+                self.store.wait((node, reader))
             self.hand_out()
         elif verb == "stop":
-            self.store.stop(asker)
+            for reader in arguments[0]:
+                self.store.stop((node, reader))
         elif asker in self._done:
             answer = self._done[asker]
             if answer:

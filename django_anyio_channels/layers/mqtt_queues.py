@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import random
 from collections.abc import Coroutine
 from dataclasses import dataclass, field
 from itertools import count
@@ -26,11 +27,12 @@ from typing import Any
 import anyio
 import msgspec
 
-from ..exceptions import DeliveryUnknown, ListenerClosed, QueueFull
+from ..exceptions import ChannelLayerError, DeliveryUnknown, ListenerClosed, QueueFull
 from .mqtt_keeper import Binding, Keeper, PackedBinding, Wire, pack_bindings
 from .mqtt_names import to_group, to_topic
 from .mqtt_packets import NO_MATCHING_SUBSCRIBERS, Publish
-from .mqtt_store import Packed, Store, Stored, unpack
+from .mqtt_readers import Readers
+from .mqtt_store import Packed, Stored, unpack
 
 logger = logging.getLogger("django_anyio_channels")
 
@@ -41,8 +43,6 @@ _AGAIN_SECONDS = 1.0
 """How often what is not answered is asked again: the keeper may have died."""
 _PATIENCE_SECONDS = 10.0
 """After how long without an answer nobody knows what became of a request."""
-_LINGER_SECONDS = 0.05
-"""How long a message stays here whose reader has gone, before it goes back: many readers poll."""
 _LEAVE_SECONDS = 2.0
 """How long a polite goodbye may take."""
 _LEGACY_BYTES = 256 * 1024
@@ -54,12 +54,11 @@ _decode = msgspec.msgpack.Decoder(list[Any]).decode
 
 @dataclass(slots=True)
 class _Question:
-    """A request that awaits its answer; None is the end of the life."""
+    """A request that awaits its keeper's answer; None is the end of the life."""
 
     topic: bytes
     payload: bytes
     answer: asyncio.Future[Any]
-    """The keeper's answer, or for a reader the message."""
 
 
 @dataclass(slots=True)
@@ -76,7 +75,8 @@ class MQTTQueues:
 
     def __init__(self, wire: Wire) -> None:
         self._wire = wire
-        self._numbers = count(1)
+        # A node that starts again under its former name must not repeat the numbers that keepers remember.
+        self._numbers = count(random.getrandbits(48))
         self._prepared: asyncio.Task[None] | None = None
         self._again: asyncio.TimerHandle | None = None
         self._tasks: set[asyncio.Task[None]] = set()
@@ -84,12 +84,7 @@ class MQTTQueues:
         self._candidacies: dict[bytes, _Candidacy] = {}
         self._keepers: dict[bytes, Keeper] = {}
         self._questions: dict[int, _Question] = {}
-        self._readers: dict[bytes, dict[int, _Question]] = {}
-        """The tasks of this node that wait for messages, by queue."""
-        self._stranded: dict[bytes, Store] = {}
-        """Messages that came for a reader who had gone."""
-        self._returning: set[bytes] = set()
-        """Queues to whose keeper messages are on their way back."""
+        self._readers = Readers(self, self._spawn)
         self._legacy: dict[bytes, tuple[list[Stored], dict[str, Binding]]] = {}
         """What this node still had when its former life ended."""
 
@@ -103,12 +98,8 @@ class MQTTQueues:
 
     async def take(self, queue: str) -> bytes:
         """`BaseChannelLayer.take`."""
-        topic = to_topic(queue)
         await self._prepare()
-        while True:
-            stored = self._pop_stranded(topic) or await self._wait_for_message(topic)
-            if stored is not None:
-                return stored.message
+        return await self._readers.take(to_topic(queue))
 
     async def bind(self, group: str, queue: str, capacity: int, expiry: float, lifetime: float) -> None:
         """`BaseChannelLayer.bind`."""
@@ -135,47 +126,40 @@ class MQTTQueues:
     async def leave(self) -> None:
         """The polite end of a life: hand over what is kept here, and what has stranded."""
         with anyio.move_on_after(_LEAVE_SECONDS):
-            for topic, readers in list(self._readers.items()):
-                for number in list(readers):
-                    await self._wire.send(_REQUESTS + topic, _encode(["stop", self._wire.node, number]))
+            await self._readers.leave()
             await self._wire.stop_listening(_SHARE + _HEIRS)
             for topic in list(self._keepers):
                 await self._bequeath(topic)
             if self._prepared is not None:
                 await self._wire.stop_listening(_NODES + self._wire.node.encode())
-            for topic in list(self._stranded):
-                await self._send_back(topic)
+            await self._readers.give_all_back()
 
     def end(self) -> None:
         """The life is over; what is still here waits for the next."""
         if self._again is not None:
             self._again.cancel()
         self._prepared = self._again = None
-        readers = [question for each in self._readers.values() for question in each.values()]
-        for question in [*self._questions.values(), *readers]:
+        for question in self._questions.values():
             _resolve(question.answer, None)
         for candidacy in self._candidacies.values():
             _resolve(candidacy.first_claim, None)
         for topic, keeper in self._keepers.items():
             self._save(topic, keeper.store.clear(), keeper.bindings)
-        for topic, store in self._stranded.items():
-            self._save(topic, store.clear(), {})
+        self._readers.end(self._save)
         self._questions.clear()
-        self._readers.clear()
         self._candidacies.clear()
         self._elections.clear()
         self._keepers.clear()
-        self._stranded.clear()
 
     async def finished(self) -> None:
         """Wait for the tasks of a life that is over."""
         if self._tasks:
             await asyncio.wait(self._tasks)
 
-    def _save(self, topic: bytes, messages: list[Stored], bindings: dict[str, Binding]) -> None:
+    def _save(self, topic: bytes, messages: list[Stored], bindings: dict[str, Binding] | None = None) -> None:
         if messages or bindings:
             saved_messages, saved_bindings = self._legacy.get(topic, ([], {}))
-            self._legacy[topic] = (sorted(saved_messages + messages), saved_bindings | bindings)
+            self._legacy[topic] = (sorted(saved_messages + messages), saved_bindings | (bindings or {}))
 
     async def _bequeath(self, topic: bytes) -> None:
         keeper = self._keepers[topic]
@@ -213,13 +197,15 @@ class MQTTQueues:
             await self._ask(topic, "bind", bindings)
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
-        """Do something beside; the end of the life ends it, without noise."""
+        """Do something beside; the end of the life ends it, without noise, and what the broker refuses is logged."""
 
         async def run() -> None:
             try:
                 await work
             except ListenerClosed as error:
                 logger.debug("Left undone: %s", error)
+            except ChannelLayerError as error:
+                logger.warning("%s", error)
 
         task = asyncio.get_running_loop().create_task(run())
         self._tasks.add(task)
@@ -269,47 +255,28 @@ class MQTTQueues:
 
     def _ask_again(self) -> None:
         self._again = asyncio.get_running_loop().call_later(_AGAIN_SECONDS, self._ask_again)
-        readers = [question for each in self._readers.values() for question in each.values()]
-        for question in [*self._questions.values(), *readers]:
+        self._readers.remind()
+        for question in self._questions.values():
             if question.payload and not question.answer.done():
                 self._spawn(self._request(question.topic, question.payload))
 
-    async def _wait_for_message(self, topic: bytes) -> Stored | None:
-        """The next message for this task; None to look again."""
-        number, question = self._new_question(topic)
-        del self._questions[number]
-        question.payload = _encode(["take", self._wire.node, number])
-        self._readers.setdefault(topic, {})[number] = question
+    # What `Readers` need of us.
+
+    async def announce(self, topic: bytes, numbers: list[int]) -> None:
+        await self._request(topic, _encode(["take", self._wire.node, 0, numbers]))
+
+    async def withdraw(self, topic: bytes, numbers: list[int]) -> None:
+        await self._wire.send(_REQUESTS + topic, _encode(["stop", self._wire.node, 0, numbers]))
+
+    async def give_back(self, topic: bytes, messages: list[Stored]) -> None:
         try:
-            await self._request(topic, question.payload)
-            answer = await question.answer
+            while messages:
+                portion = _portion(messages)
+                await self._inherit(topic, [each.pack() for each in portion], [])
+                messages = messages[len(portion) :]
         except BaseException:
-            self._stop_waiting(topic, number, question)
+            self._save(topic, messages)
             raise
-        finally:
-            self._forget_reader(topic, number)
-        if answer is None:
-            raise ListenerClosed(f"The link broke while a message of queue {to_group(topic)} was awaited")
-        return answer if isinstance(answer, Stored) else None
-
-    def _stop_waiting(self, topic: bytes, number: int, question: _Question) -> None:
-        """A reader goes: a message that it has been given already is for another."""
-        answer = question.answer
-        self._forget_reader(topic, number)
-        if answer.done() and not answer.cancelled():
-            if isinstance(given := answer.result(), Stored):
-                self._arrive(topic, given, number)
-        else:
-            self._spawn(self._tell_stop(topic, number))
-
-    async def _tell_stop(self, topic: bytes, number: int) -> None:
-        await self._wire.send(_REQUESTS + topic, _encode(["stop", self._wire.node, number]))
-
-    def _forget_reader(self, topic: bytes, number: int) -> None:
-        readers = self._readers.get(topic, {})
-        readers.pop(number, None)
-        if not readers:
-            self._readers.pop(topic, None)
 
     # ---- answers ------------------------------------------------------------------------------------------------
 
@@ -327,60 +294,11 @@ class MQTTQueues:
 
     def _receive_answer(self, number: int, answer: list[Any]) -> None:
         if answer[0] == "message":
-            self._arrive(answer[1], unpack(answer[2]), number)
-            return
-        question = self._questions.get(number) or next(
-            (readers[number] for readers in self._readers.values() if number in readers), None
-        )
-        if question is not None:
+            self._readers.arrive(answer[1], unpack(answer[2]), number)
+        elif answer[0] == "again":
+            self._readers.ask_again(number)
+        elif (question := self._questions.get(number)) is not None:
             _resolve(question.answer, answer)
-
-    def _arrive(self, topic: bytes, stored: Stored, number: int) -> None:
-        """A message came for a reader. If that has gone, another reader here gets it, or it goes back soon."""
-        question = self._readers.get(topic, {}).get(number)
-        if question is not None and not question.answer.done() and topic not in self._stranded:
-            question.answer.set_result(stored)
-            return
-        if topic not in self._stranded:
-            self._stranded[topic] = Store()
-            asyncio.get_running_loop().call_later(_LINGER_SECONDS, self._linger_is_over, topic, self._stranded[topic])
-        self._stranded[topic].insert([stored])
-        self._serve_stranded(topic)
-
-    def _serve_stranded(self, topic: bytes) -> None:
-        """Give what has stranded to the readers of this node, the oldest first."""
-        if topic in self._returning:
-            return  # older ones are on their way to the keeper; these must follow, or they would overtake them
-        for number, question in self._readers.get(topic, {}).items():
-            if not question.answer.done():
-                stored = self._pop_stranded(topic)
-                if stored is None:
-                    return
-                question.answer.set_result(stored)
-                self._spawn(self._tell_stop(topic, number))
-
-    def _pop_stranded(self, topic: bytes) -> Stored | None:
-        store = self._stranded.get(topic)
-        return None if store is None or topic in self._returning else store.pop()
-
-    def _linger_is_over(self, topic: bytes, store: Store) -> None:
-        if self._stranded.get(topic) is store:
-            self._spawn(self._send_back(topic))
-
-    async def _send_back(self, topic: bytes) -> None:
-        while topic in self._stranded and (messages := self._stranded[topic].clear()):
-            self._returning.add(topic)
-            try:
-                while messages:
-                    portion = _portion(messages)
-                    await self._inherit(topic, [each.pack() for each in portion], [])
-                    del messages[: len(portion)]
-            except ListenerClosed:
-                self._save(topic, messages, {})
-                raise
-            finally:
-                self._returning.discard(topic)
-        self._stranded.pop(topic, None)
 
     # ---- keeping ------------------------------------------------------------------------------------------------
 
@@ -427,9 +345,7 @@ class MQTTQueues:
         for topic, keeper in self._keepers.items():
             if to_group(topic).startswith(prefix):
                 keeper.purge()
-        for topic, store in self._stranded.items():
-            if to_group(topic).startswith(prefix):
-                store.clear()
+        self._readers.purge(prefix)
 
 
 def _portion(messages: list[Stored]) -> list[Stored]:

@@ -40,6 +40,10 @@ class Store:
         self._readers: dict[Reader, None] = {}
         self._last = 0.0
 
+    def __len__(self) -> int:
+        """How many messages wait, expired ones included."""
+        return len(self._messages)
+
     def put(self, message: bytes, capacity: int, expiry: float) -> bool:
         """Append; False if ``capacity`` messages wait already."""
         self._forget_expired()

@@ -11,12 +11,12 @@ import anyio
 import anyio.lowlevel
 import pytest
 
-from django_anyio_channels import DeliveryUnknown, ListenerClosed
-from django_anyio_channels.layers import mqtt_keeper, mqtt_queues
+from django_anyio_channels import DeliveryUnknown, ListenerClosed, PublishRefused
+from django_anyio_channels.layers import mqtt_keeper, mqtt_queues, mqtt_readers
 from django_anyio_channels.layers.mqtt_keeper import Keeper
 from django_anyio_channels.layers.mqtt_packets import NO_MATCHING_SUBSCRIBERS, Publish
 from django_anyio_channels.layers.mqtt_queues import MQTTQueues
-from django_anyio_channels.layers.mqtt_store import Store
+from django_anyio_channels.layers.mqtt_store import Store, Stored
 
 from .conftest import TIME_LIMIT
 
@@ -35,6 +35,8 @@ class Node:
     dead: bool = False
     ignored: set[bytes] = field(default_factory=set)
     """Topics to which what this node sends is accepted and lost."""
+    forbidden: set[bytes] = field(default_factory=set)
+    """Topics that the broker lets this node not write."""
 
     def __post_init__(self) -> None:
         self.queues = MQTTQueues(self)
@@ -51,6 +53,8 @@ class Node:
         await self._round_trip()
         if topic in self.ignored:
             return 0
+        if topic in self.forbidden:
+            raise PublishRefused(f"not allowed to write {topic.decode()}")
         handles: dict[tuple[str | None, bytes], Handle] = {}
         for owner, topic_filter, handle in self.table:
             if topic_filter.removeprefix(b"$share/anyio/") == topic:
@@ -100,14 +104,28 @@ async def nodes() -> AsyncIterator[list[Node]]:
             await node.pull_the_plug()
 
 
-async def strand(keeper: Node, reader: Node) -> None:
-    """Have the keeper send a message to a reader that has gone without the keeper's knowledge."""
+async def poll(reader: Node) -> None:
+    """A reader comes, waits in vain, and goes."""
     task = asyncio.create_task(reader.take())
     await anyio.wait_all_tasks_blocked()
-    reader.ignored.add(JOBS)
     task.cancel()
     await asyncio.wait([task])
+    assert task.cancelled()
+
+
+async def strand(keeper: Node, reader: Node) -> None:
+    """Have the keeper send a message to a reader that has gone without the keeper's knowledge."""
+    await poll(reader)
     await keeper.put(b"stranded")
+
+
+def line_of(reader: Node) -> Any:
+    return reader.queues._readers._lines[b"jobs"]
+
+
+def stranded(reader: Node) -> int:
+    """How many messages lie at a node that nobody there waits for."""
+    return len(line_of(reader).stranded)
 
 
 async def until(condition: Callable[[], object]) -> None:
@@ -152,7 +170,7 @@ async def test_what_has_stranded_when_a_life_ends_is_offered_in_the_next(nodes: 
 async def test_what_cannot_be_sent_back_is_offered_in_the_next_life(
     nodes: list[Node], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(mqtt_queues, "_LINGER_SECONDS", 0.0)
+    monkeypatch.setattr(mqtt_readers, "_LINGER_SECONDS", 0.0)
     caplog.set_level("DEBUG")
     keeper, reader, _ = nodes
     await keeper.put(b"first")
@@ -169,13 +187,111 @@ async def test_nothing_goes_on_when_a_life_is_finished(nodes: list[Node]) -> Non
     keeper, reader, _ = nodes
     await keeper.put(b"first")
     assert await reader.take() == b"first"
-    task = asyncio.create_task(reader.take())
-    await anyio.wait_all_tasks_blocked()
-    task.cancel()
-    await asyncio.wait([task])
+    await poll(reader)
+    reader.queues._readers._end_linger(b"jobs", line_of(reader))
     assert reader.queues._tasks, "the keeper is being told"
     await reader.pull_the_plug()
     assert not reader.queues._tasks
+
+
+# ---- readers that come and go ------------------------------------------------------------------------------------
+
+
+async def test_polling_costs_no_packets(nodes: list[Node], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mqtt_readers, "_LINGER_SECONDS", 60.0)
+    keeper, reader, _ = nodes
+    await keeper.put(b"first")
+    assert await reader.take() == b"first"
+    await poll(reader)
+    (number,) = line_of(reader).asked
+    reader.ignored.add(JOBS)  # whatever it says from now on is lost
+    for _ in range(10):
+        await poll(reader)
+    assert list(line_of(reader).asked) == [number]
+    await keeper.put(b"second")
+    assert await reader.take() == b"second"
+
+
+async def test_what_nobody_comes_for_goes_back_and_leaves_nothing_behind(
+    nodes: list[Node], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mqtt_readers, "_LINGER_SECONDS", 0.0)
+    keeper, reader, other = nodes
+    await keeper.put(b"first")
+    assert await reader.take() == b"first"
+    await strand(keeper, reader)
+    assert await other.take() == b"stranded"
+    await until(lambda: not reader.queues._readers._lines)
+
+
+async def test_the_keeper_is_told_of_a_reader_that_does_not_come_back(
+    nodes: list[Node], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mqtt_readers, "_LINGER_SECONDS", 0.0)
+    keeper, reader, _ = nodes
+    await keeper.put(b"first")
+    assert await reader.take() == b"first"
+    store = keeper.queues._keepers[b"jobs"].store
+    task = asyncio.create_task(reader.take())
+    await until(store.readers)
+    task.cancel()
+    await until(lambda: not store.readers())
+
+
+async def test_who_comes_while_messages_go_back_is_not_forgotten(nodes: list[Node]) -> None:
+    keeper, reader, _ = nodes
+    await keeper.put(b"first")
+    assert await reader.take() == b"first"
+    await strand(keeper, reader)
+    await until(lambda: stranded(reader))
+    line = line_of(reader)
+    returning = asyncio.create_task(reader.queues._readers._return(b"jobs", line))
+    await anyio.lowlevel.checkpoint()
+    assert line.returning
+    task = asyncio.create_task(reader.take())
+    await anyio.lowlevel.checkpoint()
+    (number,) = line.asked
+    reader.queues._readers.arrive(b"jobs", Stored(0.0, b"meanwhile", float("inf")), number)
+    reader.queues._readers._end_linger(b"jobs", line)
+    await returning
+    assert sorted([await task, await reader.take()]) == [b"meanwhile", b"stranded"]
+
+
+async def test_what_a_reader_was_given_outlives_it_and_the_life(nodes: list[Node]) -> None:
+    """The message was given to a task, then the life ended, and then the task was cancelled before it ran."""
+    keeper, reader, _ = nodes
+    await keeper.put(b"first")
+    assert await reader.take() == b"first"
+    task = asyncio.create_task(reader.take())
+    await anyio.wait_all_tasks_blocked()
+    (number,) = line_of(reader).asked
+    reader.queues._readers.arrive(b"jobs", Stored(0.0, b"given", float("inf")), number)
+    reader.queues.end()
+    task.cancel()
+    await asyncio.wait([task])
+    assert task.cancelled()
+    await reader.come_back()
+    assert await reader.take() == b"given"
+
+
+async def test_a_refusal_reaches_the_reader(nodes: list[Node]) -> None:
+    reader = nodes[1]
+    reader.forbidden.add(JOBS)
+    with pytest.raises(PublishRefused, match="not allowed"):
+        await reader.take()
+
+
+async def test_a_refusal_that_no_reader_waits_for_is_logged(
+    nodes: list[Node], caplog: pytest.LogCaptureFixture
+) -> None:
+    reader = nodes[1]
+    await reader.put(b"first")
+    assert await reader.take() == b"first"
+    reader.forbidden.add(JOBS)
+    task = asyncio.create_task(reader.take())
+    await anyio.lowlevel.checkpoint()
+    task.cancel()
+    await until(lambda: "not allowed to write %queue/jobs" in caplog.text)
 
 
 # ---- a polite goodbye --------------------------------------------------------------------------------------------
@@ -208,7 +324,7 @@ async def test_a_reader_that_is_told_to_ask_again_may_be_cancelled(nodes: list[N
     assert await reader.take() == b"first"
     task = asyncio.create_task(reader.take())
     await anyio.wait_all_tasks_blocked()
-    (number,) = reader.queues._readers[b"jobs"]
+    (number,) = line_of(reader).asked
     reader.queues._receive_answer(number, ["again"])
     task.cancel()
     await asyncio.wait([task])
@@ -217,23 +333,12 @@ async def test_a_reader_that_is_told_to_ask_again_may_be_cancelled(nodes: list[N
     assert await reader.take() == b"second"
 
 
-async def test_the_linger_of_what_was_taken_does_not_end_that_of_the_next(nodes: list[Node]) -> None:
-    keeper, reader, _ = nodes
-    await keeper.put(b"first")
-    assert await reader.take() == b"first"
-    await strand(keeper, reader)
-    await until(lambda: reader.queues._stranded)
-    reader.queues._linger_is_over(JOBS.removeprefix(b"%queue/"), Store())
-    assert not reader.queues._tasks
-    assert await reader.take() == b"stranded"
-
-
 async def test_a_purge_takes_what_has_stranded_too(nodes: list[Node]) -> None:
     keeper, reader, _ = nodes
     await keeper.put(b"first")
     assert await reader.take() == b"first"
     await strand(keeper, reader)
-    await until(lambda: reader.queues._stranded)
+    await until(lambda: stranded(reader))
     await keeper.queues.purge("job")
     reader.ignored.clear()
     await keeper.put(b"later")
@@ -245,7 +350,7 @@ async def test_a_purge_spares_what_has_stranded_of_other_queues(nodes: list[Node
     await keeper.put(b"first")
     assert await reader.take() == b"first"
     await strand(keeper, reader)
-    await until(lambda: reader.queues._stranded)
+    await until(lambda: stranded(reader))
     await keeper.queues.purge("others")
     reader.ignored.clear()
     assert await reader.take() == b"stranded"
