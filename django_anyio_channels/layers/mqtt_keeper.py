@@ -26,6 +26,10 @@ class Wire(Protocol):
     """What queues need of the layer. Every call raises `ListenerClosed` when the life is over."""
 
     @property
+    def address(self) -> str:
+        """The broker's."""
+
+    @property
     def node(self) -> str:
         """Our name among the nodes."""
 

@@ -4,11 +4,12 @@ MQTT hands a message on or forgets it. So the messages of a queue lie in the mem
 puts or takes sends a request to the queue's topic, to which only the keeper subscribes (a shared subscription, so that
 never two answer one request); the keeper answers to the asking node's own topic. Everything goes through the broker, so
 that all see one order. When the broker says that nobody subscribes to the queue's topic (reason code 16), the asking
-node becomes the keeper itself. A node that leaves politely hands its queues to any other node. When the broker dies,
-they stay where they are, and are offered again afterwards.
+node becomes the keeper itself. A node that leaves politely hands its queues to any other node, or if there is none, to
+the next of its process. When the broker dies, they stay where they are, and are offered again afterwards.
 
 What the crash of a node costs: the messages and bindings of the queues that it keeps, and those on their way to its
-readers. Whoever needs more wants a broker that has queues: Redis or PostgreSQL.
+readers. The end of the last process costs all queues. Whoever needs more wants a broker that has queues: Redis or
+PostgreSQL.
 
 Topics (a group's topic never begins so, see `mqtt_names`): ``%queue/<queue>`` for requests, ``%claim/<queue>`` for who
 becomes its keeper, ``%node/<client id>`` for answers, ``%heirs`` for queues whose keeper leaves, ``%purge``.
@@ -18,6 +19,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import random
 from collections.abc import Coroutine
 from dataclasses import dataclass, field
@@ -47,6 +49,13 @@ _LEAVE_SECONDS = 2.0
 """How long a polite goodbye may take."""
 _LEGACY_BYTES = 256 * 1024
 """Messages in one packet of an inheritance."""
+
+_legacies: dict[str, list[tuple[bytes, list[Stored], dict[str, Binding]]]] = {}
+"""What lives that ended still had and no other node took, by the broker's address.
+
+The next life in this process offers it, whatever layer's and event loop's it is: a program may run one loop after the
+other. Every access is one step, so threads may share it.
+"""
 
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(list[Any]).decode
@@ -85,8 +94,6 @@ class MQTTQueues:
         self._keepers: dict[bytes, Keeper] = {}
         self._questions: dict[int, _Question] = {}
         self._readers = Readers(self, self._spawn)
-        self._legacy: dict[bytes, tuple[list[Stored], dict[str, Binding]]] = {}
-        """What this node still had when its former life ended."""
 
     # ---- verbs --------------------------------------------------------------------------------------------------
 
@@ -119,9 +126,15 @@ class MQTTQueues:
     async def begin(self) -> None:
         """A new life: stand by as an heir, and offer what is left of the former one."""
         await self._wire.listen(_SHARE + _HEIRS, self._on_legacy)
-        for topic, (messages, bindings) in list(self._legacy.items()):
-            await self._inherit(topic, [each.pack() for each in messages], pack_bindings(bindings))
-            del self._legacy[topic]
+        legacies = _legacies.pop(self._wire.address, [])
+        try:
+            while legacies:
+                topic, messages, bindings = legacies[0]
+                await self._inherit(topic, [each.pack() for each in messages], pack_bindings(bindings))
+                del legacies[0]
+        finally:
+            for legacy in legacies:
+                self._save(*legacy)
 
     async def leave(self) -> None:
         """The polite end of a life: hand over what is kept here, and what has stranded."""
@@ -158,8 +171,7 @@ class MQTTQueues:
 
     def _save(self, topic: bytes, messages: list[Stored], bindings: dict[str, Binding] | None = None) -> None:
         if messages or bindings:
-            saved_messages, saved_bindings = self._legacy.get(topic, ([], {}))
-            self._legacy[topic] = (sorted(saved_messages + messages), saved_bindings | (bindings or {}))
+            _legacies.setdefault(self._wire.address, []).append((topic, messages, bindings or {}))
 
     async def _bequeath(self, topic: bytes) -> None:
         keeper = self._keepers[topic]
@@ -361,3 +373,7 @@ def _portion(messages: list[Stored]) -> list[Stored]:
 def _resolve(future: asyncio.Future[Any], result: Any) -> None:
     if not future.done():
         future.set_result(result)
+
+
+# What a forked child has of it are copies, and the parent offers the messages itself.
+os.register_at_fork(after_in_child=_legacies.clear)

@@ -39,6 +39,7 @@ class Node:
     """Topics that the broker lets this node not write."""
 
     def __post_init__(self) -> None:
+        self.address = f"table {id(self.table)}"
         self.queues = MQTTQueues(self)
 
     async def listen(self, topic_filter: bytes, handle: Handle) -> None:
@@ -295,6 +296,30 @@ async def test_a_refusal_that_no_reader_waits_for_is_logged(
 
 
 # ---- a polite goodbye --------------------------------------------------------------------------------------------
+
+
+async def test_the_next_node_of_the_process_gets_what_nobody_took(nodes: list[Node]) -> None:
+    for node in nodes[1:]:
+        await node.pull_the_plug()
+    keeper = nodes[0]
+    await keeper.put(b"kept")
+    await keeper.queues.leave()
+    keeper.queues.end()
+    next_node = Node("d", keeper.table)
+    next_node.address = keeper.address
+    await next_node.queues.begin()
+    assert await next_node.take() == b"kept"
+
+
+async def test_what_could_not_be_offered_is_offered_by_the_life_after(nodes: list[Node]) -> None:
+    keeper, reader, other = nodes
+    await keeper.put(b"kept")
+    await keeper.pull_the_plug()
+    reader.forbidden.add(JOBS)
+    with pytest.raises(PublishRefused):
+        await reader.queues.begin()
+    await keeper.come_back()
+    assert await other.take() == b"kept"
 
 
 async def test_a_long_queue_is_handed_over_in_portions(nodes: list[Node], monkeypatch: pytest.MonkeyPatch) -> None:
