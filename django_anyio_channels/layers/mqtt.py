@@ -52,9 +52,9 @@ class _Route:
     handle: Callable[[Publish], None] | None = None
     """Takes the messages that are no events."""
 
-    def event(self, message: Publish) -> Event[bytes]:
+    def event(self, message: Publish, receipt: Receipt | None) -> Event[bytes]:
         group = to_group(message.topic) if self.group is None else self.group
-        return Event(group, message.payload, self.subscription)
+        return Event(group, message.payload, self.subscription, receipt)
 
 
 class MQTTChannelLayer(BaseChannelLayer):
@@ -133,9 +133,7 @@ class MQTTChannelLayer(BaseChannelLayer):
         self._identifiers: dict[bytes, int] = {}
         self._in_effect: set[bytes] = set()
         """Filters that the broker has confirmed."""
-        self._inbox: deque[tuple[Event[bytes], Receipt | None]] = deque()
-        self._handed: Receipt | None = None
-        """Belongs to the event that the reader got last; when it asks for the next, the hub has fanned it out."""
+        self._inbox: deque[Event[bytes]] = deque()
         self._arrival: asyncio.Future[None] | None = None
         self._holds = False
         """Whether what nobody has subscribed to yet is held for a while: the broker resumes our session at once."""
@@ -177,7 +175,7 @@ class MQTTChannelLayer(BaseChannelLayer):
         self._in_effect.clear()
         self._inbox.clear()
         self._held.clear()
-        self._handed = self._stop_later = None
+        self._stop_later = None
         self._wake_reader()
         self._queues.end()
         if connection is not None:
@@ -322,9 +320,6 @@ class MQTTChannelLayer(BaseChannelLayer):
         )
 
     async def next_published(self) -> Event[bytes]:
-        handed, self._handed = self._handed, None
-        if handed is not None and self._connection is not None:
-            self._connection.release(handed)
         while not self._inbox:
             self._live()
             self._arrival = asyncio.get_running_loop().create_future()
@@ -332,8 +327,7 @@ class MQTTChannelLayer(BaseChannelLayer):
                 await self._arrival
             finally:
                 self._arrival = None
-        event, self._handed = self._inbox.popleft()
-        return event
+        return self._inbox.popleft()
 
     async def _subscribe(self, route: _Route, no_local: bool, qos: int | None = None) -> None:
         connection = self._live()
@@ -443,15 +437,18 @@ class MQTTChannelLayer(BaseChannelLayer):
         return [route for route in wanted if matches(route.topic_filter, message.topic)]
 
     def _deliver(self, message: Publish, receipt: Receipt | None, routes: list[_Route]) -> None:
+        # A session that ends with its connection brings nothing twice, so nobody need hold what it brought: a reader
+        # that takes its time would only use up the broker's patience for all others.
+        lasting = receipt if self._options.session_expiry else None
         for route in routes:
             if route.handle is not None:
                 route.handle(message)
                 continue
-            if receipt is not None:
-                receipt.readers += 1
-            self._inbox.append((route.event(message), receipt))
-        if receipt is not None and self._connection is not None:
-            self._connection.release(receipt)
+            if lasting is not None:
+                lasting.hold()
+            self._inbox.append(route.event(message, lasting))
+        if receipt is not None:
+            receipt.settle()
         if self._inbox:
             self._wake_reader()
 

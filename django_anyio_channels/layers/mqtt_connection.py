@@ -14,7 +14,7 @@ import asyncio
 import random
 import socket
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from time import monotonic
 from typing import Any
 
@@ -33,14 +33,47 @@ _QUICKACK = getattr(socket, "TCP_QUICKACK", None)
 
 
 class Receipt:
-    """A message that the broker wants acknowledged, once all who got it have taken it."""
+    """A message that the broker wants acknowledged; an event's `Receipt`.
 
-    __slots__ = ("packet_id", "qos", "readers")
+    MQTT wants acknowledgements in the order of the messages, so this one waits for those of all earlier messages of
+    the connection, and awaiting it waits for them too.
+    """
 
-    def __init__(self, qos: int, packet_id: int) -> None:
+    __slots__ = ("_connection", "_told", "holders", "packet_id", "qos", "sent")
+
+    def __init__(self, connection: MQTTConnection, qos: int, packet_id: int) -> None:
         self.qos = qos
         self.packet_id = packet_id
-        self.readers = 0
+        self.holders = 1
+        self.sent = False
+        """The acknowledgement is on its way."""
+        self._connection = connection
+        self._told: asyncio.Future[None] | None = None
+
+    def hold(self) -> None:
+        """See `django_anyio_channels.event.Receipt`."""
+        self.holders += 1
+
+    def settle(self) -> Receipt:
+        """See `django_anyio_channels.event.Receipt`; awaiting the result waits for all holders."""
+        self.holders -= 1
+        if not self.holders:
+            self._connection.acknowledge()
+        return self
+
+    def wake(self) -> None:
+        """It was sent, or never will be."""
+        if self._told is not None:
+            self._told.set_result(None)
+
+    def __await__(self) -> Generator[Any, Any, None]:
+        if not self.sent:
+            self._connection.check()
+            if self._told is None:
+                self._told = asyncio.get_running_loop().create_future()
+            yield from asyncio.shield(self._told).__await__()
+        if not self.sent:
+            self._connection.check()
 
 
 class MQTTConnection(asyncio.Protocol):
@@ -134,6 +167,8 @@ class MQTTConnection(asyncio.Protocol):
             self._settle(answer)
         while self._queue:
             self._settle(self._queue.popleft())
+        while self._receipts:
+            self._receipts.popleft().wake()
         if self._writable is not None:
             self._settle(self._writable)
         self._on_end()
@@ -227,17 +262,17 @@ class MQTTConnection(asyncio.Protocol):
         await self._answer(packet_id)
         self.check()
 
-    def release(self, receipt: Receipt) -> None:
-        """One reader has taken the message; when the last one has, the broker is told.
+    def acknowledge(self) -> None:
+        """Tell the broker of every message that all have dealt with, up to the first that somebody still holds.
 
         In the order in which the messages came, as the protocol demands.
         """
-        receipt.readers -= 1
         receipts = self._receipts
-        while receipts and receipts[0].readers <= 0:
+        while receipts and not receipts[0].holders and self.error is None:
             done = receipts.popleft()
-            if self.error is None:
-                self._write(packets.ack(Packet.PUBREC if done.qos == 2 else Packet.PUBACK, done.packet_id))
+            self._write(packets.ack(Packet.PUBREC if done.qos == 2 else Packet.PUBACK, done.packet_id))
+            done.sent = True
+            done.wake()
 
     def _next_id(self) -> int:
         while True:
@@ -357,8 +392,7 @@ class MQTTConnection(asyncio.Protocol):
             if message.packet_id in self._known:
                 return
             self._known.add(message.packet_id)
-        receipt = Receipt(message.qos, message.packet_id)
-        receipt.readers = 1
+        receipt = Receipt(self, message.qos, message.packet_id)
         self._receipts.append(receipt)
         self._on_message(message, receipt)
 

@@ -55,6 +55,7 @@ class Peer(MQTTConnection):
 
     def __init__(self) -> None:
         self.received: list[bytes] = []
+        self.receipts: list[Receipt] = []
         super().__init__(
             "mqtt://broker.example:1883",
             version=5,
@@ -68,6 +69,8 @@ class Peer(MQTTConnection):
 
     def take(self, message: Publish, receipt: Receipt | None) -> None:
         self.received.append(message.payload)
+        if receipt is not None:
+            self.receipts.append(receipt)
 
     async def send(self, qos: int = 1) -> int:
         return await self.publish(b"t", b"x", qos=qos, retain=False, properties=b"\0")
@@ -191,3 +194,50 @@ async def test_a_refused_packet_costs_no_place(peer: Peer) -> None:
         await blocked(task)
         peer.data_received(b"\x50\x03" + peer.wire.written[-1][5:7] + b"\x87")
         assert await task == 0x87
+
+
+# ---- acknowledgements of what the broker sent --------------------------------------------------------------------
+
+
+def acknowledged(peer: Peer) -> list[int]:
+    return [int.from_bytes(each[2:4], "big") for each in peer.wire.written if each[0] == 0x40]
+
+
+async def test_messages_are_acknowledged_in_the_order_in_which_they_came(peer: Peer) -> None:
+    peer.data_received(message(b"one", 1, 1) + message(b"two", 1, 2))
+    first, second = peer.receipts
+    told = asyncio.ensure_future(second.settle())
+    await anyio.wait_all_tasks_blocked()
+    assert not told.done()
+    first.hold()
+    first.settle()
+    assert acknowledged(peer) == []
+    await first.settle()
+    await told
+    await anyio.wait_all_tasks_blocked()
+    assert acknowledged(peer) == [1, 2]
+
+
+async def test_two_who_wait_for_one_acknowledgement_both_hear_of_it(peer: Peer) -> None:
+    peer.data_received(message(b"one", 1, 1))
+    (receipt,) = peer.receipts
+    receipt.hold()
+    first = asyncio.ensure_future(receipt.settle())
+    again = asyncio.ensure_future(receipt)
+    await anyio.wait_all_tasks_blocked()
+    first.cancel()  # of two, one may go
+    receipt.settle()
+    await again
+    assert first.cancelled()
+
+
+async def test_an_acknowledgement_that_came_too_late_is_told(peer: Peer) -> None:
+    peer.data_received(message(b"one", 1, 1) + message(b"two", 1, 2))
+    first, second = peer.receipts
+    waiting = asyncio.ensure_future(second.settle())
+    await anyio.wait_all_tasks_blocked()
+    peer.end("the plug was pulled")
+    for too_late in (waiting, first.settle()):
+        with pytest.raises(ListenerClosed, match="the plug was pulled"):
+            await too_late
+    assert acknowledged(peer) == []

@@ -267,14 +267,44 @@ async def test_what_a_killed_subscriber_had_not_taken_comes_again(
     for number in range(10):
         await writer.publish("again", b"%d" % number)
     assert await read(node, 5) == [b"%d" % number for number in range(5)]
-    pull_the_plug(node)  # the fifth was handed over, and never asked for the next
+    pull_the_plug(node)  # all were handed over, and none is dealt with
     again = await connect(broker.url, **session)
     await again.subscribe("again")
-    received = await read(again, 6)
-    while received[-1] != b"9":
-        received += await read(again, 1)
-    # The acknowledgements of the first four may have died on their way: at least once, in order.
-    assert received == [b"%d" % number for number in range(10)][-len(received) :]
+    assert await read(again, 10) == [b"%d" % number for number in range(10)]
+
+
+async def test_what_a_program_did_not_acknowledge_comes_again(broker: Mosquitto) -> None:
+    layer = MQTTChannelLayer(broker.url, client_id="careful", session_expiry=60)
+    async with Channel(layer, backoff=Backoff(0.02, 0.1)) as channel, channel.subscribe("work", ack="manual") as jobs:
+        for number in range(4):
+            await channel.publish("work", number)
+        events = [await jobs.receive() for _ in range(4)]
+        for event in events[:2]:
+            await event.ack()
+        await channel.publish("elsewhere", "the broker has read what was sent before this")
+        pull_the_plug(layer)
+        with anyio.fail_after(TIME_LIMIT):
+            assert [(await jobs.receive()).message for _ in range(2)] == [2, 3]
+            with pytest.raises(ListenerClosed, match="the plug was pulled"):
+                await events[2].ack()
+
+
+async def test_what_waited_for_a_killed_subscriber_comes_again(broker: Mosquitto) -> None:
+    """Without a word of the program, a message is acknowledged when it is taken out of the mailbox."""
+
+    def layer() -> MQTTChannelLayer:
+        return MQTTChannelLayer(broker.url, client_id="hasty", session_expiry=60)
+
+    killed = layer()
+    async with Channel(killed, backoff=Backoff(60, 60)) as channel, channel.subscribe("tasks") as tasks:
+        for number in range(4):
+            await channel.publish("tasks", number)
+        assert [(await tasks.receive()).message for _ in range(2)] == [0, 1]
+        await channel.publish("elsewhere", "the broker has read what was sent before this")
+        pull_the_plug(killed)
+    async with Channel(layer()) as channel, channel.subscribe("tasks") as tasks:
+        with anyio.fail_after(TIME_LIMIT):
+            assert [(await tasks.receive()).message for _ in range(2)] == [2, 3]
 
 
 async def test_a_resumed_session_does_not_wait_for_ever_for_subscribers(
