@@ -18,6 +18,7 @@ from .exceptions import (
     MissingDriver,
     NotSupported,
     PayloadTooLarge,
+    PublishRefused,
     QueueFull,
     SubscriptionRefused,
 )
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from .adapter import AnyioChannelLayer
     from .channel import Channel
     from .layers.memory import InMemoryBroker, InMemoryChannelLayer
+    from .layers.mqtt import MQTTChannelLayer
     from .layers.postgres import PostgreSQLChannelLayer
     from .layers.redis import RedisPubSubChannelLayer
     from .layers.sharded import ShardedChannelLayer
@@ -42,6 +44,7 @@ _LAZY = {
     "PostgreSQLChannelLayer": "layers.postgres",
     "RedisPubSubChannelLayer": "layers.redis",
     "ShardedChannelLayer": "layers.sharded",
+    "MQTTChannelLayer": "layers.mqtt",
     "Subscriber": "subscriber",
 }
 
@@ -58,10 +61,12 @@ __all__ = [
     "InMemoryBroker",
     "InMemoryChannelLayer",
     "ListenerClosed",
+    "MQTTChannelLayer",
     "MissingDriver",
     "NotSupported",
     "PayloadTooLarge",
     "PostgreSQLChannelLayer",
+    "PublishRefused",
     "QueueFull",
     "RedisPubSubChannelLayer",
     "ShardedChannelLayer",

@@ -31,6 +31,8 @@ LAYERS = {
     "unix": "django_anyio_channels.layers.redis.RedisPubSubChannelLayer",
     "redis+sentinel": "django_anyio_channels.layers.redis.RedisPubSubChannelLayer",
     "rediss+sentinel": "django_anyio_channels.layers.redis.RedisPubSubChannelLayer",
+    "mqtt": "django_anyio_channels.layers.mqtt.MQTTChannelLayer",
+    "mqtts": "django_anyio_channels.layers.mqtt.MQTTChannelLayer",
 }
 """URL scheme -> the layer's dotted path."""
 

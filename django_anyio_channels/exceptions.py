@@ -42,5 +42,9 @@ class SubscriptionRefused(ChannelLayerError):
     """The broker answered a subscription with a refusal, for example for want of a permission."""
 
 
+class PublishRefused(ChannelLayerError):
+    """The broker answered a message with a refusal, for example for want of a permission; nothing was published."""
+
+
 class MissingDriver(ChannelLayerError, ImportError):
     """The broker's client library is not installed; the message names the extra that brings it."""

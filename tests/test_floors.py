@@ -46,7 +46,7 @@ DRIVERS = {
     "redis": "layers.redis",
     "hiredis": "layers.redis",
     "asyncpg": "layers.postgres",
-    "gmqtt": "layers.mqtt",
+    "paho": "layers.mqtt",
 }
 EMBEDDED = {"layers.memory"}
 """Layers that run on asyncio and trio alike."""

@@ -10,11 +10,13 @@ from typing import Any, Protocol
 from django_anyio_channels import (
     BaseChannelLayer,
     InMemoryChannelLayer,
+    MQTTChannelLayer,
     PostgreSQLChannelLayer,
     ShardedChannelLayer,
 )
 from django_anyio_channels.layers.memory import InMemoryBroker
-from tests.brokers import postgres, redis
+from tests.brokers import mosquitto, postgres, redis
+from tests.brokers.mosquitto import Mosquitto
 from tests.brokers.server import running
 
 
@@ -67,6 +69,9 @@ class Kind:
 
     None for a broker without patterns.
     """
+
+    patterns_of_levels: bool = False
+    """The broker has patterns, but none for the beginning of a name; the tests of its layer test them."""
 
     django: bool = True
     """`AnyioChannelLayer` is tested over it."""
@@ -157,6 +162,40 @@ def run_postgres() -> Iterator[PostgresBroker]:
         yield PostgresBroker(broker)
 
 
+@dataclass
+class MosquittoBroker:
+    """A mosquitto, spoken to at QoS 1."""
+
+    mosquitto: Mosquitto
+
+    def layer(self) -> BaseChannelLayer:
+        return MQTTChannelLayer(self.mosquitto.url, probe_interval=1.0)
+
+    def config(self) -> dict[str, Any]:
+        return {"url": self.mosquitto.url, "options": {"probe_interval": 1.0}}
+
+    def kill(self) -> None:
+        self.mosquitto.server.kill()
+
+    def start(self) -> None:
+        if not self.mosquitto.server.running:
+            self.mosquitto.server.start()
+
+    def freeze(self) -> None:
+        self.mosquitto.server.freeze()
+
+    def thaw(self) -> None:
+        if self.mosquitto.server.running:
+            self.mosquitto.server.thaw()
+
+
+@contextmanager
+def run_mosquitto() -> Iterator[MosquittoBroker]:
+    broker = mosquitto.mosquitto()
+    with mosquitto.running(broker):
+        yield MosquittoBroker(broker)
+
+
 KINDS: list[Kind] = [
     Kind(
         name="memory",
@@ -190,4 +229,5 @@ KINDS: list[Kind] = [
         django=False,
     ),
     Kind(name="postgres", run=run_postgres),
+    Kind(name="mqtt", run=run_mosquitto, patterns_of_levels=True),
 ]

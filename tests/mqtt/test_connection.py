@@ -1,0 +1,243 @@
+"""One connection over a transport that does what a test says: moments that no real broker can be made to hit."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from functools import partial
+
+import anyio
+import pytest
+from paho.mqtt.packettypes import PacketTypes
+
+from django_anyio_channels import DeliveryUnknown, ListenerClosed
+from django_anyio_channels.layers.mqtt_connection import MQTTConnection, Receipt
+from django_anyio_channels.layers.mqtt_packets import ConnAck, Properties, Publish
+
+from .conftest import TIME_LIMIT
+
+pytestmark = pytest.mark.anyio
+
+CONNACK = b"\x20\x03\x00\x00\x00"
+
+
+def message(payload: bytes, qos: int = 0, packet_id: int = 0) -> bytes:
+    """A PUBLISH of the broker to the topic ``t``."""
+    body = b"\x00\x01t" + (packet_id.to_bytes(2, "big") if qos else b"") + b"\x00" + payload
+    return bytes([0x30 | qos << 1, len(body)]) + body
+
+
+def puback(packet_id: int) -> bytes:
+    return b"\x40\x02" + packet_id.to_bytes(2, "big")
+
+
+class Wire(asyncio.Transport):
+    """Remembers what is written."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.written: list[bytes] = []
+        self.protocol: MQTTConnection
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        self.written.append(bytes(data))
+
+    def abort(self) -> None:
+        asyncio.get_running_loop().call_soon(self.protocol.connection_lost, None)
+
+    def packet_ids(self) -> list[int]:
+        """Of the PUBLISH packets at QoS 1 to the topic ``t``."""
+        return [int.from_bytes(each[5:7], "big") for each in self.written if each[0] == 0x32]
+
+
+class Peer(MQTTConnection):
+    """A connection whose broker is the test."""
+
+    def __init__(self) -> None:
+        self.received: list[bytes] = []
+        self.receipts: list[Receipt] = []
+        super().__init__(
+            "mqtt://broker.example:1883",
+            version=5,
+            probe_interval=60.0,
+            on_message=self.take,
+            on_end=lambda: None,
+        )
+        self.wire = Wire()
+        self.wire.protocol = self
+        self.connection_made(self.wire)
+
+    def take(self, message: Publish, receipt: Receipt | None) -> None:
+        self.received.append(message.payload)
+        if receipt is not None:
+            self.receipts.append(receipt)
+
+    async def send(self, qos: int = 1) -> int:
+        return await self.publish(b"t", b"x", qos=qos, retain=False, properties=b"\0")
+
+
+@pytest.fixture
+async def peer() -> AsyncIterator[Peer]:
+    """One that lets a single message be on its way."""
+    one = Peer()
+    allowed = Properties(PacketTypes.CONNACK)  # type: ignore[no-untyped-call]
+    allowed.ReceiveMaximum = 1
+    one.begin(ConnAck(False, 0, allowed))
+    with anyio.fail_after(TIME_LIMIT):
+        yield one
+        await one.goodbye()
+
+
+async def blocked(*tasks: asyncio.Task[int]) -> None:
+    """Wait until the tasks can go no further."""
+    await anyio.wait_all_tasks_blocked()
+    assert not any(task.done() for task in tasks)
+
+
+async def test_a_place_given_to_a_publisher_that_is_cancelled_goes_to_the_next(peer: Peer) -> None:
+    first, second, third = [asyncio.create_task(peer.send()) for _ in range(3)]
+    await blocked(first, second, third)
+    peer.data_received(puback(*peer.wire.packet_ids()))
+    second.cancel()  # it has its place, and has not run since
+    assert await first == 0
+    await blocked(third)
+    peer.data_received(puback(peer.wire.packet_ids()[-1]))
+    assert await third == 0
+    assert second.cancelled()
+    assert len(peer.wire.packet_ids()) == 2
+
+
+async def test_a_publisher_that_waits_for_a_place_learns_that_nothing_was_sent(peer: Peer) -> None:
+    sent, waiting = [asyncio.create_task(peer.send()) for _ in range(2)]
+    await blocked(sent, waiting)
+    peer.end("the plug was pulled")
+    with pytest.raises(DeliveryUnknown, match="the plug was pulled; a message was not acknowledged yet"):
+        await sent
+    with pytest.raises(ListenerClosed, match="the plug was pulled$") as caught:
+        await waiting
+    assert not isinstance(caught.value, DeliveryUnknown)
+
+
+async def test_a_packet_identifier_in_use_is_not_given_again(peer: Peer) -> None:
+    first = asyncio.create_task(peer.send())
+    await blocked(first)
+    (used,) = peer.wire.packet_ids()
+    peer._last_id = used - 1  # as after 65,535 others
+    second = asyncio.create_task(peer.unsubscribe(b"t"))
+    await anyio.wait_all_tasks_blocked()
+    assert peer.wire.written[-1][2:4] == (used % 0xFFFF + 1).to_bytes(2, "big")
+    peer.data_received(b"\xb0\x04" + peer.wire.written[-1][2:4] + b"\0\0" + puback(used))
+    await second
+    assert await first == 0
+
+
+async def test_an_acknowledgement_of_something_else_counts_for_nothing(peer: Peer) -> None:
+    task = asyncio.create_task(peer.send())
+    await blocked(task)
+    (packet_id,) = peer.wire.packet_ids()
+    peer.data_received(puback(packet_id ^ 1) + b"\x90\x04" + (packet_id ^ 1).to_bytes(2, "big") + b"\0\0")
+    await blocked(task)
+    peer.data_received(puback(packet_id))
+    assert await task == 0
+
+
+async def test_a_broker_that_takes_nothing_more_slows_its_publishers_down(peer: Peer) -> None:
+    peer.pause_writing()
+    tasks = [asyncio.create_task(peer.send(qos=0)) for _ in range(3)]
+    await blocked(*tasks)
+    assert peer.wire.written == []
+    peer.resume_writing()
+    assert await asyncio.gather(*tasks) == [0, 0, 0]
+    assert len(b"".join(peer.wire.written)) == 3 * len(message(b"x"))
+
+
+async def test_a_publisher_held_up_learns_that_the_connection_has_ended(peer: Peer) -> None:
+    peer.pause_writing()
+    task = asyncio.create_task(peer.send(qos=0))
+    await blocked(task)
+    peer.end("the plug was pulled")
+    with pytest.raises(ListenerClosed, match="the plug was pulled"):
+        await task
+
+
+async def test_what_is_no_mqtt_ends_the_connection(peer: Peer) -> None:
+    peer.data_received(b"\x15\x03\x03\x00\x02\x02\x0a")  # an alert of TLS
+    with pytest.raises(ListenerClosed, match=r"mqtt://broker\.example:1883: the broker sent what is no MQTT"):
+        peer.check()
+
+
+async def test_nothing_counts_after_the_brokers_goodbye(peer: Peer) -> None:
+    peer.data_received(message(b"before") + b"\xe0\x01\x8b" + message(b"after"))
+    peer.data_received(message(b"later"))
+    with pytest.raises(ListenerClosed, match="the broker ended the connection: Server shutting down"):
+        peer.check()
+    assert peer.received == [b"before"]
+
+
+async def test_a_second_welcome_changes_nothing(peer: Peer) -> None:
+    peer.data_received(CONNACK + CONNACK)
+    accepted = await peer.accepted
+    assert accepted is not None
+    assert accepted.reason == 0
+    peer.check()
+
+
+async def test_a_message_at_qos_2_that_comes_again_before_its_release_is_not_delivered_again(peer: Peer) -> None:
+    peer.data_received(message(b"one", 2, 7) * 2 + b"\x62\x02\x00\x07" + message(b"two", 2, 7))
+    assert peer.received == [b"one", b"two"]
+
+
+async def test_a_refused_packet_costs_no_place(peer: Peer) -> None:
+    send = partial(peer.publish, b"t", b"x", qos=2, retain=False, properties=b"\0")
+    for _ in range(2):
+        task = asyncio.create_task(send())
+        await blocked(task)
+        peer.data_received(b"\x50\x03" + peer.wire.written[-1][5:7] + b"\x87")
+        assert await task == 0x87
+
+
+# ---- acknowledgements of what the broker sent --------------------------------------------------------------------
+
+
+def acknowledged(peer: Peer) -> list[int]:
+    return [int.from_bytes(each[2:4], "big") for each in peer.wire.written if each[0] == 0x40]
+
+
+async def test_messages_are_acknowledged_in_the_order_in_which_they_came(peer: Peer) -> None:
+    peer.data_received(message(b"one", 1, 1) + message(b"two", 1, 2))
+    first, second = peer.receipts
+    told = asyncio.ensure_future(second.settle())
+    await anyio.wait_all_tasks_blocked()
+    assert not told.done()
+    first.hold()
+    first.settle()
+    assert acknowledged(peer) == []
+    await first.settle()
+    await told
+    await anyio.wait_all_tasks_blocked()
+    assert acknowledged(peer) == [1, 2]
+
+
+async def test_two_who_wait_for_one_acknowledgement_both_hear_of_it(peer: Peer) -> None:
+    peer.data_received(message(b"one", 1, 1))
+    (receipt,) = peer.receipts
+    receipt.hold()
+    first = asyncio.ensure_future(receipt.settle())
+    again = asyncio.ensure_future(receipt)
+    await anyio.wait_all_tasks_blocked()
+    first.cancel()  # of two, one may go
+    receipt.settle()
+    await again
+    assert first.cancelled()
+
+
+async def test_an_acknowledgement_that_came_too_late_is_told(peer: Peer) -> None:
+    peer.data_received(message(b"one", 1, 1) + message(b"two", 1, 2))
+    first, second = peer.receipts
+    waiting = asyncio.ensure_future(second.settle())
+    await anyio.wait_all_tasks_blocked()
+    peer.end("the plug was pulled")
+    for too_late in (waiting, first.settle()):
+        with pytest.raises(ListenerClosed, match="the plug was pulled"):
+            await too_late
+    assert acknowledged(peer) == []

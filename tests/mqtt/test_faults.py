@@ -1,0 +1,409 @@
+"""What breaks in the field, with numbered messages flowing meanwhile."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from functools import partial
+
+import anyio
+import anyio.to_thread
+import pytest
+
+from django_anyio_channels import Backoff, Channel, DeliveryUnknown, Event, ListenerClosed, MQTTChannelLayer
+from tests.brokers import mosquitto
+from tests.brokers.mosquitto import USERNAME, Mosquitto
+
+from .conftest import TIME_LIMIT, Connect
+
+pytestmark = pytest.mark.anyio
+
+
+async def read(layer: MQTTChannelLayer, count: int) -> list[bytes]:
+    with anyio.fail_after(TIME_LIMIT):
+        return [(await layer.next_published()).message for _ in range(count)]
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    """Wait for what only looking tells."""
+    with anyio.fail_after(TIME_LIMIT):
+        while not condition():
+            await anyio.sleep(0.01)
+
+
+def pull_the_plug(layer: MQTTChannelLayer) -> None:
+    """Break the connection as the death of a process would: no goodbye, nothing acknowledged any more."""
+    assert layer._connection is not None
+    layer._connection.end("the plug was pulled")
+
+
+@asynccontextmanager
+async def flow(broker: Mosquitto, qos: int = 1) -> AsyncIterator[Flow]:
+    """A writer and a reader, each with a connection of its own, and messages with growing numbers between them."""
+    writer, reader = (
+        Channel(MQTTChannelLayer(broker.url, qos=qos, probe_interval=1.0), backoff=Backoff(0.02, 0.1)) for _ in range(2)
+    )
+    async with writer, reader, anyio.create_task_group() as tasks:
+        one = Flow(writer, reader)
+        tasks.start_soon(one.read)
+        with anyio.fail_after(TIME_LIMIT):
+            await one.reading.wait()
+        tasks.start_soon(one.write)
+        yield one
+        tasks.cancel_scope.cancel()
+
+
+class Flow:
+    def __init__(self, writer: Channel, reader: Channel) -> None:
+        self.writer = writer
+        self.reader = reader
+        self.reading = anyio.Event()
+        self.accepted: list[int] = []
+        self.received: list[int] = []
+
+    async def write(self) -> None:
+        number = 0
+        while True:
+            number += 1
+            try:
+                await self.writer.publish("flow", number)
+                self.accepted.append(number)
+            except ListenerClosed:
+                pass  # said so: the test looks at what was accepted
+            await anyio.sleep(0.001)
+
+    async def read(self) -> None:
+        async with self.reader.subscribe("flow", capacity=100_000) as subscriber:
+            self.reading.set()
+            async for event in subscriber:
+                self.received.append(event.message)
+
+    async def flows(self) -> None:
+        """Wait until messages arrive that were written from now on."""
+        number = self.accepted[-1] if self.accepted else 0
+        await until(lambda: bool(self.received) and self.received[-1] > number + 20)
+
+    def check(self) -> None:
+        assert self.received == sorted(set(self.received)), "in order, and once"
+
+
+@pytest.mark.parametrize("qos", [0, 1, 2])
+@pytest.mark.parametrize("persistent", [False, True])
+async def test_kill_and_restart(qos: int, persistent: bool) -> None:
+    broker = mosquitto.persistent() if persistent else mosquitto.mosquitto()
+    with mosquitto.running(broker):
+        async with flow(broker, qos) as numbers:
+            for outages in (1, 2):
+                await numbers.flows()
+                await anyio.to_thread.run_sync(broker.server.restart)
+                await numbers.flows()
+                assert numbers.reader.outages == outages
+            numbers.check()
+
+
+async def test_a_frozen_broker_is_noticed_and_comes_back() -> None:
+    broker = mosquitto.mosquitto()
+    with mosquitto.running(broker):
+        async with flow(broker) as numbers:
+            await numbers.flows()
+            broker.server.freeze()
+            try:
+                await until(lambda: numbers.reader.outages > 0)
+            finally:
+                broker.server.thaw()
+            await numbers.flows()
+            numbers.check()
+
+
+async def test_a_message_to_a_frozen_broker_raises_instead_of_hanging(connect: Connect) -> None:
+    broker = mosquitto.mosquitto()
+    with mosquitto.running(broker):
+        layer = await connect(broker.url)
+        broker.server.freeze()
+        try:
+            with anyio.fail_after(TIME_LIMIT), pytest.raises(DeliveryUnknown, match="no answer for 1 s") as caught:
+                await layer.publish("x", b"x")
+            assert layer.address in str(caught.value)
+        finally:
+            broker.server.thaw()
+
+
+async def test_a_frozen_broker_does_not_let_us_in() -> None:
+    broker = mosquitto.mosquitto()
+    with mosquitto.running(broker):
+        layer = MQTTChannelLayer(broker.url, connect_timeout=0.3)
+        broker.server.freeze()
+        try:
+            with pytest.raises(ListenerClosed, match=r"did not answer within 0.3 s") as caught:
+                await layer.connect()
+            assert layer.address in str(caught.value)
+        finally:
+            broker.server.thaw()
+
+
+async def test_connecting_anew_ends_an_attempt_that_still_waits() -> None:
+    broker = mosquitto.mosquitto()
+    with mosquitto.running(broker):
+        layer = MQTTChannelLayer(broker.url, connect_timeout=TIME_LIMIT)
+        ended = anyio.Event()
+
+        async def first() -> None:
+            with pytest.raises(ListenerClosed):
+                await layer.connect()
+            ended.set()
+
+        broker.server.freeze()
+        try:
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(first)
+                await anyio.wait_all_tasks_blocked()
+                tasks.start_soon(layer.connect)
+                with anyio.fail_after(TIME_LIMIT):
+                    await ended.wait()
+                broker.server.thaw()
+        finally:
+            broker.server.thaw()
+        await layer.subscribe("anew")
+        await layer.publish("anew", b"x")
+        assert await read(layer, 1) == [b"x"]
+        await layer.disconnect()
+
+
+async def test_of_two_attempts_at_once_the_later_wins(broker: Mosquitto) -> None:
+    layer = MQTTChannelLayer(broker.url)
+
+    async def first() -> None:
+        with pytest.raises(ListenerClosed):
+            await layer.connect()
+
+    with anyio.fail_after(TIME_LIMIT):
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(first)
+            tasks.start_soon(layer.connect)
+    assert await layer.publish("nobody/is/here", b"x") == 0
+    await layer.disconnect()
+
+
+async def test_down_at_start() -> None:
+    broker = mosquitto.mosquitto()
+    async with Channel(MQTTChannelLayer(broker.url), backoff=Backoff(0.02, 0.1)) as channel:
+        with mosquitto.running(broker):
+            with anyio.fail_after(TIME_LIMIT):
+                await channel.connected()
+                async with channel.subscribe("late") as subscriber:
+                    await channel.publish("late", "here")
+                    assert (await subscriber.__anext__()).message == "here"
+
+
+async def test_a_wrong_password_is_told_to_whoever_publishes(protected_broker: Mosquitto) -> None:
+    layer = MQTTChannelLayer(f"mqtt://{USERNAME}:geheim@127.0.0.1:{protected_broker.port}")
+    async with Channel(layer, publish_timeout=0.5) as channel:
+        with pytest.raises(ListenerClosed, match=r"(?i)not authori[sz]ed.*Check username, password") as caught:
+            await channel.publish("x", "x")
+    assert "geheim" not in str(caught.value)
+
+
+async def test_the_same_client_id_takes_the_session_over(broker: Mosquitto, connect: Connect) -> None:
+    former = await connect(broker.url, client_id="twice")
+    await former.subscribe("taken/over")
+    later = await connect(broker.url, client_id="twice")
+    with anyio.fail_after(TIME_LIMIT), pytest.raises(ListenerClosed, match=r"Session taken over|closed the connection"):
+        await former.next_published()  # mosquitto 2.0 does not say why
+    await later.subscribe("taken/over")
+    await later.publish("taken/over", b"x")
+    assert await read(later, 1) == [b"x"]
+
+
+# ---- sessions that outlive their connection ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("qos", [1, 2])
+async def test_what_was_published_while_a_node_was_away_arrives_in_order(
+    broker: Mosquitto, connect: Connect, qos: int
+) -> None:
+    session = {"client_id": f"away{qos}", "session_expiry": 60, "qos": qos}
+    node, writer = await connect(broker.url, **session), await connect(broker.url, qos=qos)
+    await node.subscribe("away")
+    await node.subscribe_pattern("away/+")
+    await node.disconnect()
+    for number in range(300):
+        await writer.publish("away/x" if number % 2 else "away", b"%d" % number)
+    again = await connect(broker.url, **session)  # another process, which knows nothing of the former
+    await again.subscribe_pattern("away/+")
+    await again.subscribe("away")
+    with anyio.fail_after(TIME_LIMIT):
+        received = [await again.next_published() for _ in range(300)]
+    for name, pattern, first in (("away", None, 0), ("away/x", "away/+", 1)):
+        events = [event for event in received if event.group == name]
+        assert events == [Event(name, b"%d" % number, pattern) for number in range(first, 300, 2)]
+    await writer.publish("away", b"live")
+    assert await read(again, 1) == [b"live"]
+
+
+async def test_a_session_survives_the_restart_of_a_persistent_broker(connect: Connect) -> None:
+    broker = mosquitto.persistent()
+    with mosquitto.running(broker):
+        session = {"client_id": "survivor", "session_expiry": 60}
+        node, writer = await connect(broker.url, **session), await connect(broker.url)
+        await node.subscribe("kept")
+        await node.disconnect()
+        for number in range(20):
+            await writer.publish("kept", b"%d" % number)
+        # Killed, mosquitto forgets what it has not saved yet; stopped, it saves everything.
+        await anyio.to_thread.run_sync(broker.server.shutdown)
+        await anyio.to_thread.run_sync(broker.server.start)
+        again = await connect(broker.url, **session)
+        await again.subscribe("kept")
+        assert await read(again, 20) == [b"%d" % number for number in range(20)]
+
+
+@pytest.mark.parametrize("qos", [1, 2])
+async def test_what_a_killed_subscriber_had_not_taken_comes_again(
+    broker: Mosquitto, connect: Connect, qos: int
+) -> None:
+    session = {"client_id": f"killed{qos}", "session_expiry": 60, "qos": qos}
+    node, writer = await connect(broker.url, **session), await connect(broker.url, qos=qos)
+    await node.subscribe("again")
+    for number in range(10):
+        await writer.publish("again", b"%d" % number)
+    assert await read(node, 5) == [b"%d" % number for number in range(5)]
+    pull_the_plug(node)  # all were handed over, and none is dealt with
+    again = await connect(broker.url, **session)
+    await again.subscribe("again")
+    assert await read(again, 10) == [b"%d" % number for number in range(10)]
+
+
+async def test_what_a_program_did_not_acknowledge_comes_again(broker: Mosquitto) -> None:
+    layer = MQTTChannelLayer(broker.url, client_id="careful", session_expiry=60)
+    async with Channel(layer, backoff=Backoff(0.02, 0.1)) as channel, channel.subscribe("work", ack="manual") as jobs:
+        for number in range(4):
+            await channel.publish("work", number)
+        events = [await jobs.receive() for _ in range(4)]
+        for event in events[:2]:
+            await event.ack()
+        await channel.publish("elsewhere", "the broker has read what was sent before this")
+        pull_the_plug(layer)
+        with anyio.fail_after(TIME_LIMIT):
+            assert [(await jobs.receive()).message for _ in range(2)] == [2, 3]
+            with pytest.raises(ListenerClosed, match="the plug was pulled"):
+                await events[2].ack()
+
+
+async def test_what_waited_for_a_killed_subscriber_comes_again(broker: Mosquitto) -> None:
+    """Without a word of the program, a message is acknowledged when it is taken out of the mailbox."""
+
+    def layer() -> MQTTChannelLayer:
+        return MQTTChannelLayer(broker.url, client_id="hasty", session_expiry=60)
+
+    killed = layer()
+    async with Channel(killed, backoff=Backoff(60, 60)) as channel, channel.subscribe("tasks") as tasks:
+        for number in range(4):
+            await channel.publish("tasks", number)
+        assert [(await tasks.receive()).message for _ in range(2)] == [0, 1]
+        await channel.publish("elsewhere", "the broker has read what was sent before this")
+        pull_the_plug(killed)
+    async with Channel(layer()) as channel, channel.subscribe("tasks") as tasks:
+        with anyio.fail_after(TIME_LIMIT):
+            assert [(await tasks.receive()).message for _ in range(2)] == [2, 3]
+
+
+async def test_a_resumed_session_does_not_wait_for_ever_for_subscribers(
+    broker: Mosquitto, connect: Connect, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("django_anyio_channels.layers.mqtt._HOLD_SECONDS", 0.2)
+    session = {"client_id": "forgetful", "session_expiry": 60}
+    node, writer = await connect(broker.url, **session), await connect(broker.url)
+    await node.subscribe("unwanted")
+    await node.subscribe("wanted")
+    await node.disconnect()
+    for number in range(100):
+        await writer.publish("unwanted", b"%d" % number)
+    await writer.publish("wanted", b"at last")
+    again = await connect(broker.url, **session)
+    await again.subscribe("wanted")
+    assert await read(again, 1) == [b"at last"]
+    await until(lambda: "nobody subscribed to within 0.2 s (the first: unwanted)" in caplog.text)
+
+
+# ---- queues ------------------------------------------------------------------------------------------------------
+
+
+async def test_queues_survive_the_death_of_the_broker(connect: Connect) -> None:
+    broker = mosquitto.mosquitto()
+    with mosquitto.running(broker):
+        keeper, reader = await connect(broker.url), await connect(broker.url)
+        for number in range(10):
+            await keeper.put("jobs", b"%d" % number, capacity=100, expiry=60)
+        assert await reader.take("jobs") == b"0"
+        await anyio.to_thread.run_sync(broker.server.restart)
+        await reader.disconnect()
+        await reader.connect()
+        await keeper.disconnect()
+        await keeper.connect()
+        with anyio.fail_after(TIME_LIMIT):
+            assert [await reader.take("jobs") for _ in range(9)] == [b"%d" % number for number in range(1, 10)]
+
+
+async def test_a_reader_outlives_the_node_that_keeps_its_queue(broker: Mosquitto, connect: Connect) -> None:
+    keeper, reader, writer = [await connect(broker.url) for _ in range(3)]
+    await keeper.put("orphan", b"first", capacity=100, expiry=60)
+    taken: list[bytes] = []
+
+    async def take() -> None:
+        for _ in range(2):
+            taken.append(await reader.take("orphan"))
+            first.set()
+
+    first = anyio.Event()
+    with anyio.fail_after(TIME_LIMIT):
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(take)
+            await first.wait()
+            await anyio.wait_all_tasks_blocked()
+            pull_the_plug(keeper)
+            await writer.put("orphan", b"second", capacity=100, expiry=60)
+    assert taken == [b"first", b"second"]
+
+
+async def test_what_was_handed_to_a_dead_reader_goes_to_another(broker: Mosquitto, connect: Connect) -> None:
+    keeper, dead, reader = [await connect(broker.url) for _ in range(3)]
+    await keeper.put("grave", b"hello", capacity=100, expiry=60)
+    assert await dead.take("grave") == b"hello"
+
+    async def wait_for_death() -> None:
+        with pytest.raises(ListenerClosed):
+            await dead.take("grave")
+
+    with anyio.fail_after(TIME_LIMIT):
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(wait_for_death)
+            await anyio.wait_all_tasks_blocked()
+            pull_the_plug(dead)
+        await keeper.put("grave", b"kept", capacity=100, expiry=60)
+        assert await reader.take("grave") == b"kept"
+
+
+async def test_many_nodes_that_find_a_queue_at_once_agree_on_its_keeper(broker: Mosquitto, connect: Connect) -> None:
+    layers = [await connect(broker.url) for _ in range(6)]
+    with anyio.fail_after(TIME_LIMIT):
+        for round_ in range(10):
+            queue = f"race{round_}"
+            async with anyio.create_task_group() as tasks:
+                for number, layer in enumerate(layers):
+                    tasks.start_soon(partial(layer.put, queue, b"%d" % number, capacity=6, expiry=60))
+            keepers = [layer for layer in layers if queue.encode() in layer._queues._keepers]
+            assert len(keepers) == 1
+            assert sorted([await layers[0].take(queue) for _ in layers]) == [b"%d" % n for n in range(6)]
+
+
+async def test_the_last_node_that_leaves_keeps_its_queues_until_it_is_back(connect: Connect) -> None:
+    broker = mosquitto.mosquitto()
+    with mosquitto.running(broker):
+        layer = await connect(broker.url)
+        await layer.bind("group", "queue", capacity=10, expiry=60, lifetime=60)
+        await layer.put("queue", b"put", capacity=10, expiry=60)
+        await layer.disconnect()
+        await layer.connect()
+        await layer.publish("group", b"published")
+        with anyio.fail_after(TIME_LIMIT):
+            assert [await layer.take("queue") for _ in range(2)] == [b"put", b"published"]

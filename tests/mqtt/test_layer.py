@@ -1,0 +1,337 @@
+"""The verbs of the layer against a real mosquitto, beyond what the contract suite asks of every broker."""
+
+from __future__ import annotations
+
+import asyncio
+
+import anyio
+import anyio.lowlevel
+import pytest
+from paho.mqtt.packettypes import PacketTypes
+
+from django_anyio_channels import (
+    Event,
+    ListenerClosed,
+    NotSupported,
+    PayloadTooLarge,
+    PublishRefused,
+    SubscriptionRefused,
+)
+from django_anyio_channels.layers.mqtt import MQTTChannelLayer, Properties, Will
+from tests.brokers import mosquitto
+from tests.brokers.mosquitto import USERNAME, Mosquitto
+
+from .conftest import TIME_LIMIT, Connect
+
+pytestmark = pytest.mark.anyio
+
+
+async def read(layer: MQTTChannelLayer, count: int) -> list[Event[bytes]]:
+    with anyio.fail_after(TIME_LIMIT):
+        return [await layer.next_published() for _ in range(count)]
+
+
+@pytest.mark.parametrize("sent", [0, 1, 2])
+@pytest.mark.parametrize("subscribed", [0, 1, 2])
+async def test_every_quality_of_service(broker: Mosquitto, connect: Connect, sent: int, subscribed: int) -> None:
+    reader, writer = await connect(broker.url, qos=subscribed), await connect(broker.url, qos=sent)
+    group = f"qos/{sent}/{subscribed}"
+    await reader.subscribe(group)
+    for number in range(200):
+        await writer.publish(group, b"%d" % number)
+    assert [event.message for event in await read(reader, 200)] == [b"%d" % number for number in range(200)]
+
+
+@pytest.mark.parametrize("version", [4, 5])
+@pytest.mark.parametrize("qos", [0, 1, 2])
+async def test_both_versions_of_the_protocol(broker: Mosquitto, connect: Connect, version: int, qos: int) -> None:
+    layer = await connect(broker.url, version=version, qos=qos)
+    group, pattern = f"version/{version}/{qos}", f"pattern/{version}/{qos}/+"
+    await layer.subscribe(group)
+    await layer.subscribe_pattern(pattern)
+    await layer.publish(group, b"1")
+    await layer.publish(f"pattern/{version}/{qos}/x", b"2")
+    assert await read(layer, 2) == [Event(group, b"1"), Event(f"pattern/{version}/{qos}/x", b"2", pattern)]
+    await layer.unsubscribe(group)
+
+
+async def test_a_broker_that_refuses_version_5_is_asked_for_3_1_1(connect: Connect) -> None:
+    asked: list[int] = []
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        _, size = await reader.readexactly(2)
+        asked.append((await reader.readexactly(size))[6])
+        writer.write(b"\x20\x03\x00\x84\x00" if asked[-1] == 5 else b"\x20\x02\x00\x00")
+        await reader.read()  # until the client closes
+        writer.close()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    async with server:
+        port = server.sockets[0].getsockname()[1]
+        layer = await connect(f"mqtt://127.0.0.1:{port}", probe_interval=60)
+        assert asked == [5, 4]
+        await layer.disconnect()
+        with pytest.raises(ListenerClosed, match="refused the connection: Unsupported protocol version"):
+            await connect(f"mqtt://127.0.0.1:{port}", version=5)
+
+
+async def test_queues_need_version_5(broker: Mosquitto, connect: Connect) -> None:
+    layer = await connect(broker.url, version=4)
+    with pytest.raises(NotSupported, match=r"queues \(normal channels\) need MQTT 5") as caught:
+        await layer.take("queue")
+    assert layer.address in str(caught.value)
+
+
+async def test_unsubscribing_while_subscribing_leaves_no_subscription(broker: Mosquitto, connect: Connect) -> None:
+    layer = await connect(broker.url)
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(layer.subscribe, "short")
+        tasks.start_soon(layer.unsubscribe, "short")
+    assert await layer.publish("short", b"x") == 0
+    await layer.subscribe("short")
+    await layer.publish("short", b"again")
+    assert await read(layer, 1) == [Event("short", b"again")]
+
+
+async def test_groups_whose_checksums_are_the_same_are_told_apart(
+    broker: Mosquitto, connect: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    layer = await connect(broker.url)
+    monkeypatch.setattr("django_anyio_channels.layers.mqtt.crc32", lambda data: 7)
+    for name in ("same/1", "same/2"):
+        await layer.subscribe(name)
+    for name in ("same/2", "same/1"):
+        await layer.publish(name, name.encode())
+        assert await read(layer, 1) == [Event(name, name.encode())]
+
+
+async def test_one_task_and_many_tasks_keep_their_order(broker: Mosquitto, connect: Connect) -> None:
+    reader, writer = await connect(broker.url), await connect(broker.url)
+    await reader.subscribe("order")
+
+    async def write(name: int) -> None:
+        for number in range(50):
+            await writer.publish("order", b"%d %d" % (name, number))
+
+    async with anyio.create_task_group() as tasks:
+        for name in range(20):
+            tasks.start_soon(write, name)
+    received = [tuple(map(int, event.message.split())) for event in await read(reader, 1000)]
+    for name in range(20):
+        assert [number for sender, number in received if sender == name] == list(range(50))
+
+
+async def test_a_burst_respects_the_brokers_receive_maximum(connect: Connect) -> None:
+    """Five hundred calls at once, to a broker that allows ten at a time and would end a connection that sends more."""
+    broker = mosquitto.mosquitto("max_inflight_messages 10")
+    with mosquitto.running(broker):
+        reader, writer = await connect(broker.url), await connect(broker.url)
+        await reader.subscribe("burst")
+        received: list[bytes] = []
+
+        async def keep_reading() -> None:
+            while len(received) < 500:
+                received.append((await reader.next_published()).message)
+
+        with anyio.fail_after(60):
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(keep_reading)
+                for number in range(500):
+                    tasks.start_soon(writer.publish, "burst", b"%d" % number)
+        assert received == [b"%d" % number for number in range(500)]
+
+
+async def test_publishers_cancelled_in_a_burst_take_no_place_with_them(connect: Connect) -> None:
+    broker = mosquitto.mosquitto("max_inflight_messages 2")
+    with mosquitto.running(broker):
+        layer = await connect(broker.url)
+        for steps in range(6):
+            async with anyio.create_task_group() as tasks:
+                for _ in range(50):
+                    tasks.start_soon(layer.publish, "cancelled", b"x")
+                for _ in range(steps):
+                    await anyio.lowlevel.checkpoint()
+                tasks.cancel_scope.cancel()
+        with anyio.fail_after(TIME_LIMIT):
+            async with anyio.create_task_group() as tasks:
+                for _ in range(50):
+                    tasks.start_soon(layer.publish, "after", b"x")
+
+
+async def test_publish_says_when_nobody_listens(broker: Mosquitto, connect: Connect) -> None:
+    layer = await connect(broker.url)
+    assert await layer.publish("nobody/at/all", b"x") == 0
+    await layer.subscribe("nobody/at/all")
+    assert await layer.publish("nobody/at/all", b"x") is None
+
+
+async def test_patterns_are_topic_filters(broker: Mosquitto, connect: Connect) -> None:
+    layer = await connect(broker.url)
+    await layer.subscribe_pattern("house/+/temperature")
+    await layer.subscribe_pattern("house/#")
+    await layer.subscribe("house/kitchen/temperature")
+    await layer.publish("house/kitchen/temperature", b"21")
+    assert {event.subscription for event in await read(layer, 3)} == {"house/+/temperature", "house/#", None}
+    await layer.unsubscribe_pattern("house/#")
+    await layer.publish("house/cellar/light", b"off")
+    await layer.publish("house/cellar/temperature", b"9")
+    assert await read(layer, 1) == [Event("house/cellar/temperature", b"9", "house/+/temperature")]
+
+
+async def test_a_name_with_wildcards_is_no_pattern(broker: Mosquitto, connect: Connect) -> None:
+    layer = await connect(broker.url)
+    names = ["a/+", "#", "$share/x/y", "$SYS/x", "", "50%", "a\0b"]
+    for name in names:
+        await layer.subscribe(name)
+    await layer.publish("a/b", b"not wanted")
+    for name in names:
+        await layer.publish(name, b"wanted")
+        assert await read(layer, 1) == [Event(name, b"wanted")]
+
+
+async def test_the_brokers_own_topics_can_be_read(broker: Mosquitto, connect: Connect) -> None:
+    layer = await connect(broker.url)
+    await layer.subscribe_pattern("$SYS/broker/version")
+    (event,) = await read(layer, 1)
+    assert (event.group, event.subscription) == ("$SYS/broker/version", "$SYS/broker/version")
+    assert event.message.startswith(b"mosquitto version")
+
+
+async def test_a_retained_message_greets_later_subscribers(broker: Mosquitto, connect: Connect) -> None:
+    layer = await connect(broker.url)
+    await layer.publish("retained", b"state", retain=True)
+    later = await connect(broker.url)
+    await later.subscribe("retained")
+    assert await read(later, 1) == [Event("retained", b"state")]
+    await layer.publish("retained", b"", retain=True)
+
+
+async def test_no_local_spares_a_layer_its_own_messages(broker: Mosquitto, connect: Connect) -> None:
+    layer, other = await connect(broker.url, no_local=True), await connect(broker.url)
+    await layer.subscribe("local")
+    await layer.publish("local", b"mine")
+    await other.publish("local", b"another's")
+    assert await read(layer, 1) == [Event("local", b"another's")]
+
+
+async def test_properties_are_published(broker: Mosquitto, connect: Connect) -> None:
+    layer = await connect(broker.url)
+    properties = Properties(PacketTypes.PUBLISH)  # type: ignore[no-untyped-call]
+    properties.MessageExpiryInterval = 1
+    properties.UserProperty = ("key", "value")
+    await layer.publish("properties", b"soon gone", retain=True, properties=properties)
+    await anyio.sleep(2.1)  # the expiry is what is tested
+    await layer.subscribe("properties")
+    await layer.publish("properties", b"fresh", properties=properties)
+    assert await read(layer, 1) == [Event("properties", b"fresh")]
+
+
+async def test_the_will_is_published_for_the_dead_and_not_for_the_polite(broker: Mosquitto, connect: Connect) -> None:
+    reader = await connect(broker.url)
+    await reader.subscribe_pattern("will/+")
+    polite = await connect(broker.url, will=Will("will/polite", b"gone"))
+    dead = await connect(broker.url, will=Will("will/dead", b"gone", qos=2))
+    await polite.disconnect()
+    assert dead._connection is not None
+    dead._connection.end("the plug was pulled")
+    assert await read(reader, 1) == [Event("will/dead", b"gone", "will/+")]
+
+
+# ---- who may do what ---------------------------------------------------------------------------------------------
+
+
+async def test_the_right_password_is_let_in(protected_broker: Mosquitto, connect: Connect) -> None:
+    layer = await connect(protected_broker.url)
+    await layer.subscribe("allowed/x")
+    await layer.publish("allowed/x", b"in")
+    assert await read(layer, 1) == [Event("allowed/x", b"in")]
+
+
+@pytest.mark.parametrize("version", [4, 5])
+async def test_a_wrong_password_is_named_without_showing_it(protected_broker: Mosquitto, version: int) -> None:
+    url = f"mqtt://{USERNAME}@127.0.0.1:{protected_broker.port}"
+    layer = MQTTChannelLayer(url, password="geheim", version=version)
+    with pytest.raises(ListenerClosed, match=r"(?i)not authori[sz]ed.*Check username, password") as caught:
+        await layer.connect()
+    assert layer.address in str(caught.value)
+    assert "geheim" not in str(caught.value)
+
+
+async def test_a_subscription_that_the_broker_refuses_raises(connect: Connect) -> None:
+    broker = mosquitto.strict("forbidden/#")
+    with mosquitto.running(broker):
+        layer = await connect(broker.url)
+        with pytest.raises(SubscriptionRefused, match=r"to forbidden/x: Not authorized.*to read") as caught:
+            await layer.subscribe("forbidden/x")
+        assert layer.address in str(caught.value)
+        with pytest.raises(SubscriptionRefused, match=r"to forbidden/\+: Not authorized"):
+            await layer.subscribe_pattern("forbidden/+")
+        await layer.subscribe("allowed")
+        await layer.publish("allowed", b"still connected")
+        assert await read(layer, 1) == [Event("allowed", b"still connected")]
+
+
+@pytest.mark.parametrize("qos", [1, 2])
+async def test_a_message_that_the_broker_refuses_raises(
+    protected_broker: Mosquitto, connect: Connect, qos: int
+) -> None:
+    layer = await connect(protected_broker.url, qos=qos)
+    with pytest.raises(PublishRefused, match=f"forbidden: Not authorized.*user '{USERNAME}' to write") as caught:
+        await layer.publish("forbidden", b"x")
+    assert layer.address in str(caught.value)
+
+
+# ---- encryption --------------------------------------------------------------------------------------------------
+
+
+async def test_tls(encrypted_broker: Mosquitto, connect: Connect) -> None:
+    layer = await connect(encrypted_broker.url)
+    await layer.subscribe("secret")
+    await layer.publish("secret", b"x" * 1_000_000)
+    assert await read(layer, 1) == [Event("secret", b"x" * 1_000_000)]
+
+
+async def test_a_certificate_that_nobody_vouches_for_is_refused(encrypted_broker: Mosquitto) -> None:
+    layer = MQTTChannelLayer(host="127.0.0.1", port=encrypted_broker.port, tls=True)
+    with pytest.raises(ListenerClosed, match="certificate verify failed") as caught:
+        await layer.connect()
+    assert layer.address in str(caught.value)
+
+
+async def test_an_encrypted_port_does_not_take_plain_text(encrypted_broker: Mosquitto) -> None:
+    layer = MQTTChannelLayer(host="127.0.0.1", port=encrypted_broker.port, connect_timeout=2)
+    with pytest.raises(ListenerClosed):
+        await layer.connect()
+
+
+# ---- limits ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("qos", [0, 1, 2])
+async def test_a_packet_above_the_brokers_maximum_is_refused_before_it_is_sent(connect: Connect, qos: int) -> None:
+    broker = mosquitto.mosquitto("max_packet_size 1000")
+    with mosquitto.running(broker):
+        layer = await connect(broker.url, qos=qos)
+        await layer.subscribe("size")
+        with pytest.raises(PayloadTooLarge, match=r"The packet has .* takes at most 1000.*max_packet_size") as caught:
+            await layer.publish("size", b"x" * 1000)
+        assert layer.address in str(caught.value)
+        await layer.publish("size", b"x" * 900)
+        assert [len(event.message) for event in await read(layer, 1)] == [900]
+
+
+async def test_a_message_above_the_brokers_message_limit_is_refused(connect: Connect) -> None:
+    broker = mosquitto.mosquitto("message_size_limit 1000")
+    with mosquitto.running(broker):
+        layer = await connect(broker.url)
+        with pytest.raises(PayloadTooLarge, match="message_size_limit"):
+            await layer.publish("size", b"x" * 1001)
+
+
+async def test_a_broker_without_the_wanted_quality_of_service_says_so(connect: Connect) -> None:
+    broker = mosquitto.mosquitto(listener=("allow_anonymous true", "max_qos 0"))
+    with mosquitto.running(broker):
+        layer = MQTTChannelLayer(broker.url)
+        with pytest.raises(ListenerClosed, match="offers no QoS 1; use qos=0"):
+            await layer.connect()
+        assert await (await connect(broker.url, qos=0)).publish("x", b"x") is None

@@ -1,0 +1,108 @@
+"""URLs, keyword arguments, and what is refused."""
+
+from __future__ import annotations
+
+import ssl
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from django_anyio_channels import MQTTChannelLayer
+from django_anyio_channels.layers.mqtt_options import make_options
+from tests.brokers.redis import make_certificates
+
+
+def test_a_url_says_everything() -> None:
+    options = make_options(
+        "mqtts://us%40er:pa%3Ass@broker.example:1234/?client_id=me&session_expiry=60&qos=2&no_local=true"
+        "&keepalive=7&probe_interval=0.5&connect_timeout=3&receive_maximum=50&version=3.1.1&ca_file=/ca.pem"
+    )
+    assert (options.host, options.port, options.tls) == ("broker.example", 1234, True)
+    assert (options.username, options.password) == ("us@er", "pa:ss")
+    assert (options.client_id, options.session_expiry, options.qos, options.no_local) == ("me", 60, 2, True)
+    assert (options.keepalive, options.probe_interval, options.connect_timeout) == (7, 0.5, 3.0)
+    assert (options.receive_maximum, options.version, options.ca_file) == (50, 4, "/ca.pem")
+
+
+def test_keyword_arguments_override_the_url() -> None:
+    options = make_options("mqtt://user:old@host/?qos=0", password="new", qos=1, port=5)
+    assert (options.username, options.password, options.qos, options.port) == ("user", "new", 1, 5)
+
+
+@pytest.mark.parametrize(("tls", "port"), [(False, 1883), (True, 8883)])
+def test_the_usual_ports(tls: bool, port: int) -> None:
+    assert make_options(None, host="h", tls=tls).port == port
+
+
+def test_every_layer_has_a_client_id_of_its_own() -> None:
+    assert make_options(None).client_id != make_options(None).client_id
+
+
+def test_the_address_holds_no_secret() -> None:
+    layer = MQTTChannelLayer(host="::1", username="anna", password="geheim", tls=ssl.create_default_context())
+    assert layer.address == "mqtts://anna@[::1]:8883"
+
+
+def test_a_context_of_ones_own_is_used_as_it_is() -> None:
+    context = ssl.create_default_context()
+    assert make_options(None, tls=context).ssl_context() is context
+
+
+def test_a_certificate_of_our_own_is_shown(tmp_path: Path) -> None:
+    make_certificates(tmp_path)
+    options = make_options(
+        "mqtts://host",
+        ca_file=str(tmp_path / "ca.crt"),
+        cert_file=str(tmp_path / "server.crt"),
+        key_file=str(tmp_path / "server.key"),
+    )
+    assert isinstance(options.ssl_context(), ssl.SSLContext)
+    with pytest.raises(OSError, match="No such file"):
+        make_options("mqtts://host", cert_file=str(tmp_path / "missing.crt")).ssl_context()
+
+
+@pytest.mark.parametrize(
+    ("url", "message"),
+    [
+        ("http://host", "looks like mqtt://user:password@host:1883"),
+        ("mqtt://", "looks like mqtt://"),
+        ("mqtt://host/topic", "has a path; options follow after a question mark"),
+        ("mqtt://host/?cleint_id=x", "unknown option 'cleint_id'; did you mean client_id"),
+        ("mqtt://host/?zzz=x", "unknown option 'zzz'; known are ca_file"),
+        ("mqtt://host/?qos=high", "The option qos of the MQTT URL cannot be 'high'"),
+        ("mqtt://host/?version=2", "The option version of the MQTT URL cannot be '2'"),
+        ("mqtt://host/?no_local=perhaps", "The option no_local of the MQTT URL cannot be 'perhaps'"),
+    ],
+)
+def test_a_url_that_cannot_be_meant_is_refused(url: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        MQTTChannelLayer(url)
+
+
+def test_a_refused_url_does_not_show_its_password() -> None:
+    with pytest.raises(ValueError, match="host/x") as caught:
+        MQTTChannelLayer("mqtt://anna:geheim@host/x")
+    assert "geheim" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"qos": 3}, "qos must be 0, 1 or 2, not 3"),
+        ({"version": 3}, "version must be 5, or 4 for MQTT 3.1.1, not 3"),
+        ({"ca_file": "/ca.pem"}, "ca_file and cert_file need TLS"),
+        ({"session_expiry": 5}, "session_expiry needs a client_id of this node alone"),
+        ({"keepalive": 0}, "keepalive and receive_maximum must be between 1 and 65535"),
+        ({"receive_maximum": 70_000}, "keepalive and receive_maximum must be between 1 and 65535"),
+    ],
+)
+def test_options_that_cannot_be_meant_are_refused(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        MQTTChannelLayer(**options)
+
+
+def test_unknown_options_are_refused() -> None:
+    options: dict[str, Any] = {"clientid": "x"}
+    with pytest.raises(TypeError, match="clientid"):
+        MQTTChannelLayer(**options)
