@@ -197,7 +197,8 @@ class Queues:
 
     def _ask(self, queue: Queue) -> None:
         link = self._link
-        if link is None or not queue.answered or queue.listening:
+        # What is being given back comes first: the server may not have it yet, if it has to be told the script again.
+        if link is None or not queue.answered or queue.listening or queue.returning:
             return
         if queue.takers or (queue.more and queue.ahead and len(queue.ready) <= queue.ahead // 2):
             queue.number += 1
@@ -351,4 +352,5 @@ class Queues:
             queue.ready.extendleft(reversed(queue.returning))
             self._hand_out(queue)
         queue.returning = []
+        self._ask(queue)
         self._look_later(queue)
