@@ -229,6 +229,7 @@ class MQTTQueues:
         """Once a life: listen to answers. Raises `ListenerClosed`."""
         if self._prepared is None:
             self._prepared = asyncio.get_running_loop().create_task(self._listen_to_answers())
+            self._prepared.add_done_callback(_noted)
         await asyncio.shield(self._prepared)
 
     async def _listen_to_answers(self) -> None:
@@ -320,6 +321,7 @@ class MQTTQueues:
         if election is None:
             election = self._elections[topic] = asyncio.get_running_loop().create_task(self._stand(topic))
             election.add_done_callback(lambda _: self._elections.pop(topic, None))
+            election.add_done_callback(_noted)
         await asyncio.shield(election)
 
     async def _stand(self, topic: bytes) -> None:
@@ -368,6 +370,11 @@ def _portion(messages: list[Stored]) -> list[Stored]:
         if index and size > _LEGACY_BYTES:
             return messages[:index]
     return messages
+
+
+def _noted(task: asyncio.Task[None]) -> None:
+    """Whoever awaits the task gets its error; if all of them have gone, nobody needs to hear of it."""
+    _ = task.cancelled() or task.exception()
 
 
 def _resolve(future: asyncio.Future[Any], result: Any) -> None:

@@ -120,11 +120,10 @@ class Readers:
     async def _ask(self, topic: bytes, line: _Line, number: int) -> None:
         try:
             await self._desk.announce(topic, [number])
-        except ListenerClosed:
-            raise
         except ChannelLayerError as error:
             line.asked.pop(number, None)
-            if not line.resolve(error):
+            # The end of a life is told to all who wait, a refusal to one.
+            if isinstance(error, ListenerClosed) or not line.resolve(error):
                 raise
 
     def _keep(self, topic: bytes, stored: Stored) -> None:
