@@ -208,7 +208,6 @@ KINDS: list[Kind] = [
     Kind(
         name="spread-memory",
         run=run_spread_memory,
-        backends=("asyncio", "trio"),
         mortal=False,
         pattern=redis.beginning_with,
     ),
