@@ -8,7 +8,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-from .event import Event
+from .event import Accepted, Event, Gap
 from .exceptions import (
     ChannelClosed,
     ChannelLayerError,
@@ -18,6 +18,7 @@ from .exceptions import (
     MissingDriver,
     NotSupported,
     PayloadTooLarge,
+    PositionLost,
     PublishRefused,
     QueueFull,
     SubscriptionRefused,
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from .layers.mqtt import MQTTChannelLayer
     from .layers.postgres import PostgreSQLChannelLayer
     from .layers.redis import RedisPubSubChannelLayer
+    from .layers.redis_streams import RedisStreamsChannelLayer
     from .layers.sharded import ShardedChannelLayer
     from .link import Backoff
     from .subscriber import Subscriber
@@ -43,12 +45,14 @@ _LAZY = {
     "InMemoryChannelLayer": "layers.memory",
     "PostgreSQLChannelLayer": "layers.postgres",
     "RedisPubSubChannelLayer": "layers.redis",
+    "RedisStreamsChannelLayer": "layers.redis_streams",
     "ShardedChannelLayer": "layers.sharded",
     "MQTTChannelLayer": "layers.mqtt",
     "Subscriber": "subscriber",
 }
 
 __all__ = [
+    "Accepted",
     "AnyioChannelLayer",
     "Backoff",
     "BaseChannelLayer",
@@ -58,6 +62,7 @@ __all__ = [
     "DecodeError",
     "DeliveryUnknown",
     "Event",
+    "Gap",
     "InMemoryBroker",
     "InMemoryChannelLayer",
     "ListenerClosed",
@@ -65,10 +70,12 @@ __all__ = [
     "MissingDriver",
     "NotSupported",
     "PayloadTooLarge",
+    "PositionLost",
     "PostgreSQLChannelLayer",
     "PublishRefused",
     "QueueFull",
     "RedisPubSubChannelLayer",
+    "RedisStreamsChannelLayer",
     "ShardedChannelLayer",
     "Subscriber",
     "SubscriptionRefused",

@@ -11,6 +11,7 @@ from functools import partial
 from types import TracebackType
 from typing import Any, ClassVar
 
+from .event import Event
 from .exceptions import MissingDriver, PayloadTooLarge, QueueFull
 
 try:
@@ -123,6 +124,17 @@ class AnyioChannelLayer(BaseChannelLayer):
         self.require_valid_group_name(group)
         with _REFUSALS:
             await self._courier.publish(self._topics.group(group), frame)
+
+    async def group_history(
+        self, group: str, *, since: str | None = None, limit: int | None = None
+    ) -> list[Event[dict[str, Any]]]:
+        """What was sent to a group after the position ``since``, the oldest first, or else what was last.
+
+        Each event has a ``message`` and a ``position``. Needs a broker that keeps a history, else `NotSupported` is
+        raised; `PositionLost` if the history no longer reaches back to ``since``.
+        """
+        self.require_valid_group_name(group)
+        return await self._courier.call(lambda node: node.history(group, since, limit))
 
     async def flush(self) -> None:
         """Forget every message and every group, in all processes that share the prefix."""

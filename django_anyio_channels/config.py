@@ -33,6 +33,11 @@ LAYERS = {
     "rediss+sentinel": "django_anyio_channels.layers.redis.RedisPubSubChannelLayer",
     "mqtt": "django_anyio_channels.layers.mqtt.MQTTChannelLayer",
     "mqtts": "django_anyio_channels.layers.mqtt.MQTTChannelLayer",
+    "redis+streams": "django_anyio_channels.layers.redis_streams.RedisStreamsChannelLayer",
+    "rediss+streams": "django_anyio_channels.layers.redis_streams.RedisStreamsChannelLayer",
+    "unix+streams": "django_anyio_channels.layers.redis_streams.RedisStreamsChannelLayer",
+    "redis+streams+sentinel": "django_anyio_channels.layers.redis_streams.RedisStreamsChannelLayer",
+    "rediss+streams+sentinel": "django_anyio_channels.layers.redis_streams.RedisStreamsChannelLayer",
 }
 """URL scheme -> the layer's dotted path."""
 

@@ -30,6 +30,10 @@ class QueueFull(ChannelLayerError):
     """The queue holds as many messages as its capacity allows; nothing was put."""
 
 
+class PositionLost(ChannelLayerError):
+    """The history of a group does not reach back to a position: what came after it can't be told any more."""
+
+
 class DecodeError(ChannelLayerError, ValueError):
     """A frame from the wire is not what this serializer writes, or was encrypted with another key."""
 

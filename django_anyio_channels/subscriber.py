@@ -140,11 +140,11 @@ class Subscriber:
                 _settle(event)
                 continue
             if event.receipt is None:
-                return Event(event.group, message, event.subscription)
+                return Event(event.group, message, event.subscription, None, event.position)
             if self._manual_ack:
-                return Event(event.group, message, event.subscription, event.receipt)
+                return Event(event.group, message, event.subscription, event.receipt, event.position)
             event.receipt.settle()
-            return Event(event.group, message, event.subscription)
+            return Event(event.group, message, event.subscription, None, event.position)
         return None
 
     def __aiter__(self) -> Subscriber:

@@ -16,7 +16,7 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "django_anyio_channels"
 
-HUB = {"channel", "line", "link", "topics"}
+HUB = {"channel", "line", "link", "topics", "rejoining"}
 FLOORS: dict[int, set[str]] = {
     0: {"event", "exceptions"},
     1: {"serializers", "waiting", "losses", "subscriber", "batching", "layers.base"},
@@ -29,6 +29,7 @@ FLOORS: dict[int, set[str]] = {
         "channel",
         "line",
         "link",
+        "rejoining",
         "topics",
     },
     3: {"loops", "local", "config", "database"},

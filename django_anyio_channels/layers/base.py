@@ -109,6 +109,34 @@ class BaseChannelLayer(ABC):
         `next_published`, may give it to ``deliver``, which neither waits nor raises. That saves a turn of the loop.
         """
 
+    # ---- history ------------------------------------------------------------------------------------------------
+
+    def restored(self) -> bool:
+        """Be told that all that is still wanted of what the life before was subscribed to is subscribed to again.
+
+        Returns whether nothing was missed in between: True from a layer that has handed out what was published
+        meanwhile, or a `Gap` for each subscription of which it can't.
+        """
+        return False
+
+    def keep_no_history(self, group: str) -> None:  # noqa: B027 - most layers keep none
+        """Be told, before `connect`, of a group whose messages mean nothing to those who come later."""
+
+    async def history(self, group: str, *, since: str | None, limit: int | None) -> list[Event[bytes]]:
+        """The events after the position ``since``, the oldest first, or else the last ones; ``limit`` at most.
+
+        Raises `PositionLost` if something that came after ``since`` is no longer known, and `ValueError` for what is
+        no position.
+        """
+        raise self._no_history()
+
+    def is_after(self, position: str, other: str) -> bool:
+        """Whether an event came after another one of its group."""
+        raise self._no_history()
+
+    def _no_history(self) -> NotSupported:
+        return NotSupported(f"{type(self).__name__} keeps no history; use a layer that does, such as redis+streams://")
+
     # ---- patterns -----------------------------------------------------------------------------------------------
 
     async def subscribe_pattern(self, pattern: str) -> None:

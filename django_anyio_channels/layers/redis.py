@@ -72,7 +72,7 @@ class RedisPubSubChannelLayer(BaseChannelLayer):
     @property
     def _pubsub(self) -> Subscriptions:
         """What a subclass subscribes with: ``subscribe unsubscribe psubscribe punsubscribe``, any number of names."""
-        return self._alive().subscriptions
+        return self.alive().subscriptions
 
     async def connect(self) -> None:
         await self.disconnect()
@@ -100,7 +100,7 @@ class RedisPubSubChannelLayer(BaseChannelLayer):
 
     async def publish(self, group: str, message: bytes) -> int:
         """Publish, and put into the queues that are bound to the group; returns how many nodes Redis reached."""
-        life = self._alive()
+        life = self.alive()
         if len(message) > LARGEST_MESSAGE:
             raise PayloadTooLarge(f"Redis carries up to {LARGEST_MESSAGE} bytes; this message has {len(message)}")
         if life.presence.missing:
@@ -110,16 +110,16 @@ class RedisPubSubChannelLayer(BaseChannelLayer):
         try:
             bound, reached = await life.commands(name).ask(look_up_and_publish, replies=2)
         except ListenerClosed as error:
-            raise _unknown(error) from error
+            raise unknown(error) from error
         if bound and not isinstance(bound, hiredis.ReplyError):
-            await self._put_into_bound(life, bound, message)
+            await self.put_into_bound(life, bound, message)
         if isinstance(reached, hiredis.ReplyError):
             raise life.refusal(reached)
         return int(reached)
 
     async def next_published(self) -> Event[bytes]:
-        # Not `_alive`: what came before the end of a life is still to be handed out.
-        life = self._life or self._alive()
+        # Not `alive`: what came before the end of a life is still to be handed out.
+        life = self._life or self.alive()
         return await life.subscriptions.next_event()
 
     def deliver_at_once(self, deliver: Callable[[Event[bytes]], None]) -> None:
@@ -133,15 +133,15 @@ class RedisPubSubChannelLayer(BaseChannelLayer):
         self._put_elsewhere = put
 
     async def put(self, queue: str, message: bytes, *, capacity: int, expiry: float) -> None:
-        if not await self._put(self._alive(), queue.encode(), message, capacity, round(expiry * 1000), 0):
+        if not await self._put(self.alive(), queue.encode(), message, capacity, round(expiry * 1000), 0):
             raise QueueFull(f"Queue {queue} is full: its capacity of {capacity} messages is used up")
 
     async def take(self, queue: str) -> bytes:
-        self._alive()
+        self.alive()
         return await self._queues.take(queue)
 
     async def bind(self, group: str, queue: str, *, capacity: int, expiry: float, lifetime: float) -> None:
-        life, topic, name = self._alive(), group.encode(), queue.encode()
+        life, topic, name = self.alive(), group.encode(), queue.encode()
         milliseconds = round(lifetime * 1000)
         await life.ask(name, "SADD", bound_groups(name), topic)
         await life.ask(name, "PEXPIRE", bound_groups(name), milliseconds)
@@ -152,14 +152,14 @@ class RedisPubSubChannelLayer(BaseChannelLayer):
             raise life.refusal(reply)
 
     async def unbind(self, group: str, queue: str) -> None:
-        life, topic, name = self._alive(), group.encode(), queue.encode()
+        life, topic, name = self.alive(), group.encode(), queue.encode()
         await life.ask(topic, "HDEL", bindings(topic), name)
         await life.ask(name, "SREM", bound_groups(name), topic)
 
     async def purge(self, prefix: str) -> None:
-        life = self._alive()
+        life = self.alive()
         start = prefix.encode()
-        for key in await life.keys(start):
+        for key in await life.keys(start, "list", "set"):
             queue = queue_of_bound_groups(key)
             if queue is not None and queue.startswith(start):
                 for group in await life.ask(key, "SMEMBERS", key):
@@ -175,12 +175,13 @@ class RedisPubSubChannelLayer(BaseChannelLayer):
         try:
             reply = await PUT.run(life.commands(queue), [queue, waiting(queue)], *arguments)
         except ListenerClosed as error:
-            raise _unknown(error) from error
+            raise unknown(error) from error
         if isinstance(reply, hiredis.ReplyError):
             raise life.refusal(reply)
         return bool(reply)
 
-    async def _put_into_bound(self, life: Life, bound: list[bytes], message: bytes) -> None:
+    async def put_into_bound(self, life: Life, bound: list[bytes], message: bytes) -> None:
+        """Put a message into the queues that are bound to its group, as ``HGETALL`` has them."""
         for queue, terms in zip(bound[::2], bound[1::2], strict=True):
             if not is_terms(terms):
                 self._log.write(logging.ERROR, "Somebody else wrote %r into our binding to queue %r", terms, queue)
@@ -207,7 +208,13 @@ class RedisPubSubChannelLayer(BaseChannelLayer):
                 return False
         return True
 
-    def _alive(self) -> Life:
+    @property
+    def is_alive(self) -> bool:
+        """Whether there is a life that has not ended."""
+        return self._life is not None and self._life.error is None
+
+    def alive(self) -> Life:
+        """The life that has not ended. Raises `ListenerClosed` if there is none."""
         life = self._life
         if life is None:
             raise ListenerClosed(f"{self.address} is not connected; use the layer through a Channel, or connect() it")
@@ -216,5 +223,6 @@ class RedisPubSubChannelLayer(BaseChannelLayer):
         return life
 
 
-def _unknown(error: ListenerClosed) -> ListenerClosed:
+def unknown(error: ListenerClosed) -> ListenerClosed:
+    """What to raise for an error that came after a message was sent."""
     return DeliveryUnknown(f"{error}; the message was on its way, it may or may not have been accepted")

@@ -103,12 +103,12 @@ class Life:
         """What to raise for a refused command."""
         return self._server.refusal(reply)
 
-    async def keys(self, start: bytes) -> list[bytes]:
-        """The keys of queues, and of what belongs to them, that begin with ``start``."""
+    async def keys(self, start: bytes, *kinds: str) -> list[bytes]:
+        """The keys that begin with ``start``, or belong to something that does, and hold one of these types."""
         literal = b"".join(b"\\" + letter if letter in _SPECIAL else letter for letter in _letters(start))
         found: list[bytes] = []
         for pattern in (literal + b"*", b"{" + literal + b"*"):
-            for kind in ("list", "set"):
+            for kind in kinds:
                 cursor = b"0"
                 while True:
                     cursor, keys = await self.ask(

@@ -46,6 +46,11 @@ class Subscriptions:
         """``listener`` gives the wire on which a name is heard; ``left_over`` are the events to begin with."""
         self.on_confirmed: Callable[[bool, bytes], None] = _nothing_to_do
         """Called with each name that the server has answered for; True for a pattern."""
+        self.on_message: Callable[[str, str | None, bytes], None] | None = None
+        """Called with the channel, the pattern that it was found by, and the message, and delivers what there is to it.
+
+        Without it every message is an event.
+        """
         self._listener = listener
         letter = "S" if sharded else ""
         self._verbs = (f"{letter}SUBSCRIBE", f"{letter}UNSUBSCRIBE"), ("PSUBSCRIBE", "PUNSUBSCRIBE")
@@ -109,8 +114,11 @@ class Subscriptions:
         if found is None:
             return  # what was on its way when the name was given up
         message = push[-1]
-        for owner in found.owners:
-            self._hand_on(Event(channel, message, owner))
+        if self.on_message is not None:
+            self.on_message(channel, found.text if push[0] == b"pmessage" else None, message)
+        else:
+            for owner in found.owners:
+                self.deliver(Event(channel, message, owner))
         if len(self._events) > _BEHIND and wire not in self._paused:
             wire.pause()
             self._paused.append(wire)
@@ -119,7 +127,8 @@ class Subscriptions:
         """See `BaseChannelLayer.deliver_at_once`."""
         self._deliver = deliver
 
-    def _hand_on(self, event: Event[bytes]) -> None:
+    def deliver(self, event: Event[bytes]) -> None:
+        """Hand an event to the hub, at once or after those that wait."""
         if self._deliver is not None and not self._events and self._delivered < _AT_ONCE:
             if not self._delivered:
                 self._loop.call_soon(self._next_turn)

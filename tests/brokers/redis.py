@@ -18,7 +18,9 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
+from django_anyio_channels import BaseChannelLayer
 from django_anyio_channels.layers.redis import RedisPubSubChannelLayer
+from django_anyio_channels.layers.redis_streams import RedisStreamsChannelLayer
 from django_anyio_channels.layers.sharded import ShardedChannelLayer
 
 from .debian import Unpacked, unpack
@@ -326,12 +328,17 @@ class ForContract:
     """One server as the contract suites want it (`tests.contract.kinds.MortalBroker`)."""
 
     redis: Redis
+    layer_class: type[RedisPubSubChannelLayer] | type[RedisStreamsChannelLayer] = RedisPubSubChannelLayer
 
-    def layer(self) -> RedisPubSubChannelLayer:
-        return RedisPubSubChannelLayer(self.redis.url, probe_interval=1.0)
+    @property
+    def url(self) -> str:
+        return with_streams(self.redis.url) if self.layer_class is RedisStreamsChannelLayer else self.redis.url
+
+    def layer(self) -> BaseChannelLayer:
+        return self.layer_class(self.url, probe_interval=1.0)
 
     def config(self) -> dict[str, Any]:
-        return {"url": self.redis.url, "options": {"probe_interval": 1.0}}
+        return {"url": self.url, "options": {"probe_interval": 1.0}}
 
     def kill(self) -> None:
         self.redis.server.kill()
@@ -382,11 +389,20 @@ def beginning_with(text: str) -> str:
     return f"{text}*"
 
 
+def with_streams(url: str) -> str:
+    """The URL of the same server for the layer that keeps a history."""
+    scheme, _, rest = url.partition("://")
+    name, *kind = scheme.split("+")
+    return f"{'+'.join([name, 'streams', *kind])}://{rest}"
+
+
 @contextmanager
-def for_contract(made: Redis) -> Iterator[ForContract]:
+def for_contract(
+    made: Redis, layer_class: type[RedisPubSubChannelLayer] | type[RedisStreamsChannelLayer] = RedisPubSubChannelLayer
+) -> Iterator[ForContract]:
     """Run a server for the contract suites."""
     with running(made):
-        yield ForContract(made)
+        yield ForContract(made, layer_class)
 
 
 @contextmanager

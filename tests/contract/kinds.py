@@ -12,6 +12,7 @@ from django_anyio_channels import (
     InMemoryChannelLayer,
     MQTTChannelLayer,
     PostgreSQLChannelLayer,
+    RedisStreamsChannelLayer,
     ShardedChannelLayer,
 )
 from django_anyio_channels.layers.memory import InMemoryBroker
@@ -229,4 +230,9 @@ KINDS: list[Kind] = [
     ),
     Kind(name="postgres", run=run_postgres),
     Kind(name="mqtt", run=run_mosquitto, patterns_of_levels=True),
+    Kind(
+        name="streams",
+        run=lambda: redis.for_contract(redis.plain("redis"), RedisStreamsChannelLayer),
+        pattern=redis.beginning_with,
+    ),
 ]

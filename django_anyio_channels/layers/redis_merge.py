@@ -1,0 +1,85 @@
+"""Live messages and history, made one: what to hand out, and when to read the stream. No input, no output."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from .redis_frames import BEGINNING, Frame, epoch_of, identity_of, offset_of
+
+
+class Merge:
+    """The state of one group at one node: everything up to `last` has been handed out, or told to be missed.
+
+    Each frame names the one before it, so that whatever came over the wire twice, too late, or with a hole before it,
+    shows. As long as `reading`, live frames wait; who owns this asks the server for the group's last position and for
+    what comes after `reached`, and passes that to `history`, until `reading` is over.
+    """
+
+    def __init__(self) -> None:
+        self.last = b""
+        """The position of the last frame that was handed out; empty as long as none is known."""
+        self.reading = True
+        self._last_identity = b""
+        self._waiting: list[Frame] = []
+        self._collected: list[Frame] = []
+
+    @property
+    def reached(self) -> bytes:
+        """Up to where the history has been read."""
+        return self._collected[-1].position if self._collected else self.last
+
+    def begin(self) -> None:
+        """The link is new: live frames wait until the history has told what was missed."""
+        self.reading = True
+        self._waiting.clear()
+
+    def arrive(self, frame: Frame) -> bool:
+        """Take a live frame. Returns whether it is the next to hand out; if not, look at `reading`."""
+        if self.reading:
+            self._waiting.append(frame)
+            return False
+        if self._follows(frame):
+            self._advance(frame.position)
+            return True
+        if epoch_of(frame.position) != epoch_of(self.last) or offset_of(frame.position) > offset_of(self.last):
+            self.reading = True
+            self._waiting.append(frame)
+        return False
+
+    def history(self, last: bytes, frames: Sequence[Frame]) -> tuple[bool, list[Frame]]:
+        """Take the server's answer: the group's last position at that moment, and a page of what comes after `reached`.
+
+        Returns whether something is missed, and the frames to hand out after telling so. They come all at once, when
+        the history has been read to its end, or not at all.
+        """
+        known = self.last
+        for frame in frames:
+            if frame.before != identity_of(self.reached):
+                return True, self._end(last)
+            self._collected.append(frame)
+        if self.reached == last or not known:
+            return False, self._end(last)
+        # An empty page, and yet the end is not reached: the server has forgotten what came after, or it itself.
+        return (True, self._end(last)) if not frames else (False, [])
+
+    def _end(self, last: bytes) -> list[Frame]:
+        found = self._collected if self.reached == last else []
+        waiting, self._collected, self._waiting = self._waiting, [], []
+        self.reading = False
+        self._advance(last)
+        for frame in waiting:
+            # The server knew all others when it answered: they are in the history, or in one that it has lost.
+            if self._follows(frame):
+                self._advance(frame.position)
+                found.append(frame)
+        return found
+
+    def _follows(self, frame: Frame) -> bool:
+        # Over an unbroken link, an epoch that is seen from its first frame on has taken nothing away.
+        return frame.before == self._last_identity or (
+            frame.before == BEGINNING and epoch_of(frame.position) != epoch_of(self.last)
+        )
+
+    def _advance(self, position: bytes) -> None:
+        self.last = position
+        self._last_identity = identity_of(position)

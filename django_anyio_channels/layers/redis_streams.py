@@ -1,0 +1,155 @@
+"""Redis and Valkey with a history of each group: nothing is missed over a loss of the link, or it is told."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+from urllib.parse import urlsplit
+
+from ..event import Accepted, Event
+from ..exceptions import ListenerClosed, PayloadTooLarge
+from .base import BaseChannelLayer, Put
+from .redis import LARGEST_MESSAGE, RedisPubSubChannelLayer, unknown
+from .redis_frames import epoch_of, is_position, offset_of
+from .redis_history import Histories, History
+
+
+class RedisStreamsChannelLayer(BaseChannelLayer):
+    """`RedisPubSubChannelLayer` whose groups have a history: what was published while a link was down comes after it.
+
+    ``url`` is ``redis+streams://host:port/database``, ``rediss+streams://`` for TLS, ``unix+streams:///path`` or
+    ``redis+streams+sentinel://host:26379,host:26379/mastername/database``; everything else is as there. Of each group
+    the last ``history_length`` messages are kept, none longer than ``history_age`` seconds. A node that was away for
+    more than that, or whose server has lost its memory, gets a `Gap` instead, and so does a pattern after every loss
+    of the link.
+
+    `publish` returns an `Accepted`, with the position of the message. The order of a group is the same for all.
+    """
+
+    def __init__(
+        self,
+        url: str | None = None,
+        *,
+        history_length: int = 1000,
+        history_age: float = 3600.0,
+        probe_interval: float = 10.0,
+        **options: Any,
+    ) -> None:
+        if history_length < 1 or not history_age > 0:
+            raise ValueError(
+                f"history_length is {history_length} messages and history_age {history_age} s; both must be above 0"
+            )
+        self._redis = RedisPubSubChannelLayer(
+            None if url is None else _without_streams(url), probe_interval=probe_interval, **options
+        )
+        self._history = History(history_length, history_age)
+        self._histories = Histories(self._history)
+        self._without_history: set[str] = set()
+
+    @property
+    def address(self) -> str:
+        return self._redis.address
+
+    async def connect(self) -> None:
+        await self.disconnect()
+        await self._redis.connect()
+        self._histories.begin(self._redis.alive())
+
+    async def disconnect(self) -> None:
+        if self._redis.is_alive:
+            self._histories.forget_all()
+        await self._redis.disconnect()
+
+    def restored(self) -> bool:
+        self._histories.restored()
+        return True
+
+    def keep_no_history(self, group: str) -> None:
+        self._without_history.add(group)
+
+    # ---- topics -------------------------------------------------------------------------------------------------
+
+    async def subscribe(self, groups: str) -> None:
+        if groups in self._without_history:
+            await self._redis.subscribe(groups)
+            return
+        self._redis.alive()
+        self._histories.expect(groups)
+        await self._redis.subscribe(groups)
+        await self._histories.catch_up(groups)
+
+    async def unsubscribe(self, groups: str) -> None:
+        self._histories.forget(groups)
+        await self._redis.unsubscribe(groups)
+
+    async def subscribe_pattern(self, pattern: str) -> None:
+        await self._redis.subscribe_pattern(pattern)
+        self._histories.expect_pattern(pattern)
+
+    async def unsubscribe_pattern(self, pattern: str) -> None:
+        self._histories.forget_pattern(pattern)
+        await self._redis.unsubscribe_pattern(pattern)
+
+    async def publish(self, group: str, message: bytes) -> int:
+        if group in self._without_history:
+            return await self._redis.publish(group, message)
+        life = self._redis.alive()
+        if len(message) > LARGEST_MESSAGE:
+            raise PayloadTooLarge(f"Redis carries up to {LARGEST_MESSAGE} bytes; this message has {len(message)}")
+        try:
+            reached, position, bound = await self._history.publish(life, group.encode(), message)
+        except ListenerClosed as error:
+            raise unknown(error) from error
+        await self._redis.put_into_bound(life, bound, message)
+        return Accepted(reached, position.decode())
+
+    async def history(self, group: str, *, since: str | None, limit: int | None) -> list[Event[bytes]]:
+        life, name = self._redis.alive(), group.encode()
+        if since is None:
+            frames = await self._history.latest(life, name, limit)
+        elif not is_position(since.encode()):
+            raise ValueError(f"{since!r} is no position; take Event.position, or what publish returned")
+        else:
+            frames = await self._history.after(life, name, since.encode(), limit)
+        return [Event(group, frame.message, None, None, frame.position.decode()) for frame in frames]
+
+    def is_after(self, position: str, other: str) -> bool:
+        one, two = position.encode(), other.encode()
+        return epoch_of(one) != epoch_of(two) or offset_of(one) > offset_of(two)
+
+    def deliver_at_once(self, deliver: Callable[[Event[bytes]], None]) -> None:
+        self._redis.deliver_at_once(deliver)
+
+    async def next_published(self) -> Event[bytes]:
+        return await self._redis.next_published()
+
+    # ---- queues -------------------------------------------------------------------------------------------------
+
+    def put_bound_with(self, put: Put) -> None:
+        self._redis.put_bound_with(put)
+
+    async def put(self, queue: str, message: bytes, *, capacity: int, expiry: float) -> None:
+        await self._redis.put(queue, message, capacity=capacity, expiry=expiry)
+
+    async def take(self, queue: str) -> bytes:
+        return await self._redis.take(queue)
+
+    async def bind(self, group: str, queue: str, *, capacity: int, expiry: float, lifetime: float) -> None:
+        await self._redis.bind(group, queue, capacity=capacity, expiry=expiry, lifetime=lifetime)
+
+    async def unbind(self, group: str, queue: str) -> None:
+        await self._redis.unbind(group, queue)
+
+    async def purge(self, prefix: str) -> None:
+        await self._redis.purge(prefix)
+        life, start = self._redis.alive(), prefix.encode()
+        for key in await life.keys(start, "stream"):
+            await life.ask(key, "DEL", key)
+
+
+def _without_streams(url: str) -> str:
+    parts = urlsplit(url)
+    kinds = parts.scheme.split("+")
+    if "streams" in kinds[1:]:
+        kinds.remove("streams")
+    return f"{'+'.join(kinds)}{url[len(parts.scheme) :]}"

@@ -1,0 +1,42 @@
+"""A process that listens to the numbers with several members, and says what each of them got.
+
+Arguments: the URL, how many members, the last number. It prints a line when it listens, and one for each member at the
+end: the numbers that came, as JSON.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+
+import anyio
+
+from django_anyio_channels import Channel, RedisStreamsChannelLayer
+
+from .flow import GROUP
+
+
+async def main(url: str, members: int, last: int) -> None:
+    layer = RedisStreamsChannelLayer(url, probe_interval=1.0, history_length=20_000)
+    ready = 0
+
+    async def listen(channel: Channel) -> None:
+        nonlocal ready
+        numbers = []
+        async with channel.subscribe(GROUP, capacity=100_000, expiry=None) as subscriber:
+            ready += 1
+            if ready == members:
+                print("listening", flush=True)
+            async for event in subscriber:
+                numbers.append(event.message)
+                if event.message == last:
+                    break
+        print(json.dumps(numbers), flush=True)
+
+    async with Channel(layer) as channel, anyio.create_task_group() as tasks:
+        for _ in range(members):
+            tasks.start_soon(listen, channel)
+
+
+if __name__ == "__main__":
+    anyio.run(main, sys.argv[1], int(sys.argv[2]), int(sys.argv[3]))

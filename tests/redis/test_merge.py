@@ -1,0 +1,255 @@
+"""The merge of live messages and history against a model of a server, whatever happens between the two."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from django_anyio_channels.layers.redis_frames import BEGINNING, Frame, epoch_of, identity_of, read_frame
+from django_anyio_channels.layers.redis_merge import Merge
+
+PAGE = 2
+GAP = "gap"
+
+
+def place(epoch: int, offset: int, time: int) -> bytes:
+    return b"%08x-%d-%d" % (epoch, time, offset)
+
+
+class ModelServer:
+    """One group on a server: what the scripts do, in Python."""
+
+    def __init__(self) -> None:
+        self.epoch = 1
+        self.offset = 0
+        self.time = 0
+        self.stream: list[Frame] = []
+
+    @property
+    def last(self) -> bytes:
+        return place(self.epoch, self.offset, self.time)
+
+    def publish(self, number: int, time: int) -> Frame:
+        before, self.offset, self.time = identity_of(self.last), self.offset + 1, max(self.time, time)
+        frame = Frame(self.last, before, b"%d" % number)
+        self.stream.append(frame)
+        return frame
+
+    def forget(self, epoch: int) -> None:
+        self.epoch, self.offset, self.time, self.stream = epoch, 0, 0, []
+
+    def page(self, reached: bytes) -> tuple[bytes, list[Frame]]:
+        if reached in (b"", self.last) or epoch_of(reached) != epoch_of(self.last):
+            return self.last, []
+
+        def order(position: bytes) -> list[int]:
+            return [int(part) for part in identity_of(position).split(b"-")]
+
+        return self.last, [frame for frame in self.stream if order(frame.position) > order(reached)][:PAGE]
+
+
+class MergeMachine(RuleBasedStateMachine):
+    """A node that is connected and cut off while the server publishes, trims and forgets."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.server = ModelServer()
+        self.merge = Merge()
+        self.linked = True
+        self.wire: list[Frame] = []
+        self.passed: list[Frame] = []
+        self.answer: tuple[bytes, list[Frame]] | None = None
+        self.published = 0
+        self.seen: list[int | str] = []
+        self.lost_by_server: set[int] = set()
+        self.epochs = 1
+        self.history_was_cut = False
+        self.frames_were_lost = False
+        self.come_to_rest()
+
+    # ---- the world ----------------------------------------------------------------------------------------------
+
+    @rule(count=st.integers(1, 4), pause=st.integers(0, 3))
+    def publish(self, count: int, pause: int) -> None:
+        for _ in range(count):
+            self.published += 1
+            frame = self.server.publish(self.published, self.published // 3 + pause)
+            if self.linked:
+                self.wire.append(frame)
+
+    @rule(left=st.integers(0, 3))
+    def trim(self, left: int) -> None:
+        self.history_was_cut = True
+        del self.server.stream[: max(0, len(self.server.stream) - left)]
+
+    @rule(missed=st.integers(0, 4), left=st.none() | st.integers(0, 2))
+    def the_link_breaks(self, missed: int, left: int | None) -> None:
+        """``missed`` are published meanwhile, and ``left`` is how long the history is afterwards."""
+        self.break_link()
+        self.publish(missed, 0)
+        if left is not None:
+            self.trim(left)
+        self.link()
+
+    @rule(missed=st.integers(0, 2))
+    def the_server_loses_its_memory(self, missed: int) -> None:
+        self.break_link()
+        self.forget()
+        self.publish(missed, 0)
+        self.link()
+
+    @rule(count=st.integers(1, 3), missed=st.integers(0, 4))
+    def the_server_loses_its_tail(self, count: int, missed: int) -> None:
+        self.break_link()
+        self.history_was_cut = True
+        self.lost_by_server.update(int(frame.message) for frame in self.server.stream[-count:])
+        del self.server.stream[-count:]
+        if self.server.stream:
+            time, offset = identity_of(self.server.stream[-1].position).split(b"-")
+            self.server.time, self.server.offset = int(time), int(offset)
+        else:
+            self.forget()
+        self.publish(missed, 0)
+        self.link()
+
+    @precondition(lambda self: self.in_step())
+    @rule()
+    def somebody_deletes_the_keys(self) -> None:
+        """The link holds, and everything has arrived: nothing is missed."""
+        self.forget()
+
+    def break_link(self) -> None:
+        self.linked = False
+        self.wire.clear()
+        self.passed.clear()
+        self.answer = None
+
+    def link(self) -> None:
+        self.linked = True
+        self.merge.begin()
+
+    def forget(self) -> None:
+        self.history_was_cut = True
+        self.epochs += 1
+        self.server.forget(self.epochs)
+
+    def in_step(self) -> bool:
+        return not self.wire and not self.merge.reading and self.merge.last == self.server.last
+
+    def come_to_rest(self) -> None:
+        while self.wire or self.merge.reading:
+            self.live_frames_come(9)
+            if self.merge.reading:
+                self.the_server_answers()
+                self.the_answer_comes()
+
+    # ---- the wire -----------------------------------------------------------------------------------------------
+
+    @precondition(lambda self: self.wire)
+    @rule(count=st.integers(1, 9))
+    def live_frames_come(self, count: int) -> None:
+        for frame in self.wire[:count]:
+            self.passed.append(frame)
+            if self.merge.arrive(frame):
+                self.seen.append(int(frame.message))
+        del self.wire[:count]
+
+    @precondition(lambda self: len({frame.position[:8] for frame in self.wire}) == 1)
+    @rule(index=st.integers(0, 3))
+    def a_live_frame_is_late_or_lost(self, index: int) -> None:
+        frame = self.wire.pop(index % len(self.wire))
+        if index > 1:
+            self.wire.append(frame)
+        else:
+            self.frames_were_lost = True
+
+    @precondition(lambda self: self.passed and self.passed[-1].position[:8] == self.server.last[:8])
+    @rule(index=st.integers(0, 3))
+    def a_live_frame_comes_again(self, index: int) -> None:
+        self.wire.insert(index, self.passed[-1 - index % len(self.passed)])
+
+    @precondition(lambda self: self.merge.reading)
+    @rule()
+    def the_server_answers(self) -> None:
+        self.answer = self.answer or self.server.page(self.merge.reached)
+
+    @precondition(lambda self: self.answer is not None)
+    @rule()
+    def the_answer_comes(self) -> None:
+        assert self.answer is not None
+        last, frames = self.answer
+        self.answer = None
+        missed, found = self.merge.history(last, frames)
+        if missed:
+            self.seen.append(GAP)
+        self.seen.extend(int(frame.message) for frame in found)
+
+    # ---- what must hold -----------------------------------------------------------------------------------------
+
+    @invariant()
+    def each_once_and_in_order(self) -> None:
+        numbers = [number for number in self.seen if isinstance(number, int)]
+        assert numbers == sorted(set(numbers))
+
+    @invariant()
+    def no_hole_without_a_report(self) -> None:
+        for former, latter in zip(self.seen, self.seen[1:], strict=False):
+            if isinstance(former, int) and isinstance(latter, int):
+                assert set(range(former + 1, latter)) <= self.lost_by_server
+
+    @invariant()
+    def no_report_without_a_reason(self) -> None:
+        assert self.history_was_cut or GAP not in self.seen
+
+    def teardown(self) -> None:
+        """When all is quiet and one more message has been published, the node is where the server is."""
+        self.come_to_rest()
+        assert self.frames_were_lost or self.server.offset == 0 or self.merge.last == self.server.last
+        # A gap may take the first one with it.
+        for _ in range(3):
+            self.come_to_rest()
+            self.publish(1, 0)
+        self.come_to_rest()
+        assert self.merge.last == self.server.last
+        assert self.seen[-1] == self.published
+        self.each_once_and_in_order()
+        self.no_hole_without_a_report()
+        self.no_report_without_a_reason()
+
+
+TestMerge = MergeMachine.TestCase
+TestMerge.settings = settings(max_examples=300, stateful_step_count=25, deadline=None)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        b"\n",
+        b"no frame",
+        b"0123456-1-1 0-0\nepoch too short",
+        b"01234567-1 0-0\n",
+        b"01234567-1-1 0-0",
+        b"01234567-1-1 0\n",
+        b"0123456X-1-1 0-0\n",
+        b"01234567-99999999999999999-1 0-0\nnumber too long",
+    ],
+)
+def test_what_is_no_frame(data: bytes) -> None:
+    assert read_frame(data) is None
+
+
+def test_a_frame() -> None:
+    frame = read_frame(b"01234567-1700000000000-42 1600000000000-41\nmessage\nwith lines\0")
+    assert frame == Frame(b"01234567-1700000000000-42", b"1600000000000-41", b"message\nwith lines\0")
+    assert epoch_of(frame.position) == b"01234567"
+    assert identity_of(frame.position) == b"1700000000000-42"
+
+
+def test_the_first_frame_of_a_fresh_group() -> None:
+    merge = Merge()
+    assert merge.history(place(1, 0, 0), []) == (False, [])
+    assert merge.arrive(Frame(place(1, 1, 9), BEGINNING, b"first"))
+    assert not merge.reading

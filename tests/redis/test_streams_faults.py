@@ -1,0 +1,241 @@
+"""What happens to a server while numbered messages flow: whoever listens gets each once, or is told that it can't."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import AsyncExitStack
+from pathlib import Path
+
+import anyio
+import pytest
+from anyio.streams.buffered import BufferedByteReceiveStream
+from anyio.to_thread import run_sync
+
+from django_anyio_channels import Channel, DeliveryUnknown, RedisStreamsChannelLayer
+from tests.brokers import redis as brokers
+
+from .conftest import becomes_true
+from .flow import GROUP, Flow, flow
+
+pytestmark = pytest.mark.anyio
+
+ROOT = Path(__file__).parent.parent.parent
+WITH_AOF = ("--appendonly", "yes", "--appendfsync", "everysec")
+
+
+@pytest.fixture
+def own_server() -> Iterator[brokers.Redis]:
+    """A server that the test may disturb; that both kinds do the same, other tests show."""
+    made = brokers.plain("redis")
+    with brokers.running(made):
+        yield made
+
+
+def layer_of(server: brokers.Redis, history_length: int = 10_000) -> RedisStreamsChannelLayer:
+    url = brokers.with_streams(server.url)
+    return RedisStreamsChannelLayer(url, probe_interval=1.0, history_length=history_length)
+
+
+def nothing_missed(going: Flow) -> bool:
+    """Whether each reader got all that was accepted, and nobody was told of a gap."""
+    assert going.lost() == [set()] * len(going.received)
+    assert all(isinstance(error, DeliveryUnknown) for _, error in going.failed)
+    return going.missed == [] and going.gaps == []
+
+
+@pytest.mark.parametrize("kind", ["pubsub", "normal"])
+async def test_connections_killed_ten_times(own_server: brokers.Redis, kind: str) -> None:
+    async with flow(lambda: layer_of(own_server)) as going:
+        for _ in range(10):
+            own_server.ask("CLIENT", "KILL", "TYPE", kind)
+            await going.go_on(20)
+    assert nothing_missed(going)
+
+
+async def test_frozen_for_three_seconds(own_server: brokers.Redis) -> None:
+    async with flow(lambda: layer_of(own_server)) as going:
+        own_server.server.freeze()
+        await anyio.sleep(3)
+        own_server.server.thaw()
+        await going.go_on()
+    assert nothing_missed(going)
+
+
+async def test_killed_and_restarted_with_its_log() -> None:
+    server = brokers.plain("redis", *WITH_AOF)
+    with brokers.running(server):
+        async with flow(lambda: layer_of(server), readers=3) as going:
+            for _ in range(3):
+                await run_sync(server.server.kill)
+                await run_sync(server.server.start)
+                await going.go_on()
+    assert nothing_missed(going)
+
+
+async def test_killed_and_restarted_without_a_log(own_server: brokers.Redis) -> None:
+    async with flow(lambda: layer_of(own_server)) as going:
+        await run_sync(own_server.server.kill)
+        await run_sync(own_server.server.start)
+        await going.go_on()
+    assert going.missed == [GROUP, GROUP], "each reader is told, once"
+    assert going.gaps == []
+
+
+async def test_a_server_that_comes_back_without_its_last_messages(own_server: brokers.Redis) -> None:
+    """As after a failover to a replica that was behind."""
+    async with flow(lambda: layer_of(own_server)) as going:
+        own_server.ask("SAVE")
+        await going.go_on()
+        await run_sync(own_server.server.kill)
+        await run_sync(own_server.server.start)
+        await going.go_on()
+    assert going.missed == [GROUP, GROUP]
+
+
+async def test_a_failover_that_loses_messages() -> None:
+    """The replica stands still while messages are accepted, then takes over."""
+
+    def make_layer(url: str) -> RedisStreamsChannelLayer:
+        return RedisStreamsChannelLayer(brokers.with_streams(url), probe_interval=1.0)
+
+    with brokers.sentinel_set() as sentinels:
+        master = sentinels.master()
+        [replica] = [each for each in sentinels.servers if each is not master]
+        async with flow(lambda: make_layer(sentinels.url), publish_timeout=20) as going:
+            replica.server.freeze()
+            master.ask("CLIENT", "KILL", "TYPE", "replica")
+            await going.go_on()
+            await run_sync(master.server.kill)
+            replica.server.thaw()
+            await run_sync(sentinels.wait_for_other_master, master)
+            await going.go_on(seconds=20)
+    assert going.missed == [GROUP, GROUP]
+
+
+class Gated(RedisStreamsChannelLayer):
+    """It connects only while it may."""
+
+    def __init__(self, url: str, history_length: int) -> None:
+        super().__init__(url, history_length=history_length)
+        self.gate = anyio.Event()
+        self.gate.set()
+
+    async def connect(self) -> None:
+        await self.gate.wait()
+        await super().connect()
+
+
+async def test_a_history_that_was_trimmed_while_away(own_server: brokers.Redis) -> None:
+    missed: list[tuple[str, float]] = []
+    layer = Gated(brokers.with_streams(own_server.url), history_length=10)
+    async with (
+        Channel(layer_of(own_server, 10)) as publisher,
+        Channel(layer, on_missed=lambda *what: missed.append(what)) as reader,
+        reader.subscribe("trimmed", "quiet", capacity=10_000) as subscriber,
+    ):
+        await publisher.publish("quiet", 0)
+        await publisher.publish("trimmed", 0)
+        assert [(await anext(subscriber)).message for _ in range(2)] == [0, 0]
+        layer.gate = anyio.Event()
+        own_server.ask("CLIENT", "KILL", "TYPE", "pubsub")
+        await becomes_true(lambda: reader.outages)
+        for number in range(1, 500):
+            try:
+                await publisher.publish("trimmed", number)
+            except DeliveryUnknown:
+                continue  # its own connection was killed too
+        await publisher.publish("quiet", 1)
+        layer.gate.set()
+        await becomes_true(lambda: missed)
+        await publisher.publish("trimmed", 500)
+        got = [(event.group, event.message) for event in [await anext(subscriber) for _ in range(2)]]
+    assert sorted(got) == [("quiet", 1), ("trimmed", 500)], "all or nothing"
+    [(group, seconds)] = missed
+    assert group == "trimmed"
+    assert seconds > 0
+
+
+async def test_a_reader_whose_event_loop_stands_still(own_server: brokers.Redis) -> None:
+    """So long that the server gives it up."""
+    own_server.ask("CONFIG", "SET", "client-output-buffer-limit", "pubsub 2mb 1mb 1")
+
+    def publish_from_elsewhere() -> None:
+        async def publish() -> None:
+            async with Channel(layer_of(own_server)) as channel:
+                for number in range(200):
+                    await channel.publish("big", [number, b"x" * 100_000])
+
+        anyio.run(publish)
+
+    missed: list[str] = []
+    async with (
+        Channel(layer_of(own_server), on_missed=lambda group, _: missed.append(group)) as reader,
+        reader.subscribe("big", capacity=1000) as subscriber,
+        anyio.create_task_group() as tasks,
+    ):
+        tasks.start_soon(run_sync, publish_from_elsewhere)
+        await anyio.sleep(0.1)
+        time.sleep(3)  # noqa: ASYNC251 - this is what is tested
+        with anyio.fail_after(30):
+            numbers = [(await anext(subscriber)).message[0] for _ in range(200)]
+    assert numbers == list(range(200))
+    assert missed == []
+
+
+async def test_ten_thousand_messages_to_members_of_several_processes() -> None:
+    """Through killed connections of every kind, a frozen and a killed server, each member gets each message once."""
+    server = brokers.plain("redis", *WITH_AOF)
+    count, members = 10_000, 3
+    with brokers.running(server):
+        command = [
+            sys.executable,
+            "-m",
+            "tests.redis.member",
+            brokers.with_streams(server.url),
+            str(members),
+            str(count),
+        ]
+        async with AsyncExitStack() as stack:
+            outputs = []
+            for _ in range(2):
+                process = await anyio.open_process(command, cwd=ROOT, stderr=None)
+                stack.push_async_callback(process.aclose)
+                assert process.stdout is not None
+                outputs.append(BufferedByteReceiveStream(process.stdout))
+            stack.enter_context(anyio.fail_after(100))
+            for output in outputs:
+                assert await output.receive_until(b"\n", 100) == b"listening"
+            accepted = set()
+
+            async def publish(channel: Channel, numbers: range) -> None:
+                for number in numbers:
+                    try:
+                        await channel.publish(GROUP, number)
+                    except DeliveryUnknown:
+                        continue
+                    accepted.add(number)
+
+            async with Channel(layer_of(server, 20_000)) as channel:
+                async with anyio.create_task_group() as tasks:
+                    for first in range(10):
+                        tasks.start_soon(publish, channel, range(first, count, 10))
+                    for _ in range(5):
+                        for kind in ("pubsub", "normal"):
+                            server.ask("CLIENT", "KILL", "TYPE", kind)
+                            await anyio.sleep(0.1)
+                    server.server.freeze()
+                    await anyio.sleep(1.5)
+                    server.server.thaw()
+                    await anyio.sleep(0.2)
+                    await run_sync(server.server.kill)
+                    await run_sync(server.server.start)
+                await channel.publish(GROUP, count)
+            for output in outputs:
+                for _ in range(members):
+                    numbers = json.loads(await output.receive_until(b"\n", 1_000_000))
+                    assert len(numbers) == len(set(numbers)), "nothing twice"
+                    assert accepted <= set(numbers), "nothing lost"
+        assert len(accepted) > 0.9 * count
