@@ -91,13 +91,20 @@ def read_config(config: Mapping[str, Any], notes: tuple[Note, ...] = ()) -> Sett
     known = f"The keys are {', '.join(sorted(KEYS))}; a layer's own keyword arguments belong under 'options'."
     refuse_unknown_keys(config, KEYS, known)
     values = {key: check(config[key]) for key, check in _VALUES.items() if key in config}
+    serializer = _serializer(config)
+    bridge = _bridge(config, serializer) if "bridge" in config else {}
     return Settings(
-        make_layer=_layer_factory(config),
-        serializer=_serializer(config),
+        make_layer=_layer_factory(config, bridge),
+        serializer=serializer,
         notes=notes,
         database=config.get("database"),
         **values,
     )
+
+
+def group_topics(prefix: str) -> str:
+    """What the topics of all groups begin with."""
+    return f"{prefix}:g:"
 
 
 def refuse_unknown_keys(config: Mapping[str, Any], keys: Sequence[str], known: str) -> None:
@@ -173,7 +180,7 @@ _VALUES: dict[str, Callable[[Any], Any]] = {
     "outage_message": _outage_message,
 }
 
-KEYS = ("url", "database", "layer", "options", "symmetric_encryption_keys", *_VALUES)
+KEYS = ("url", "database", "layer", "options", "bridge", "symmetric_encryption_keys", *_VALUES)
 """Every key that CONFIG may have."""
 
 
@@ -192,10 +199,31 @@ def _serializer(config: Mapping[str, Any]) -> Serializer:
         ) from None
 
 
+def _bridge(config: Mapping[str, Any], serializer: Serializer) -> dict[str, Any]:
+    url = config.get("url")
+    if not isinstance(url, str) or _scheme(url) not in ("mqtt", "mqtts"):
+        raise ConfigError(
+            "CONFIG has 'bridge', which joins groups with the topics of one MQTT broker.",
+            hint="Name one mqtt:// or mqtts:// broker as 'url', or remove 'bridge'.",
+            code="E002",
+        )
+    from .layers.mqtt_bridge import Bridge
+
+    prefix, limit = config.get("prefix", Settings.prefix), config.get("max_message_size", Settings.max_message_size)
+    try:
+        return {"bridge": Bridge(config["bridge"], group_topics(prefix), serializer, limit)}
+    except (TypeError, ValueError) as error:
+        raise ConfigError(
+            f"CONFIG['bridge'] cannot be used: {error}.",
+            hint="It maps groups to topics, such as {'kitchen': 'home/kitchen/temperature'}.",
+            code="E005",
+        ) from error
+
+
 # ---- the layer ------------------------------------------------------------------------------------------------------
 
 
-def _layer_factory(config: Mapping[str, Any]) -> Callable[[], BaseChannelLayer]:
+def _layer_factory(config: Mapping[str, Any], bridge: Mapping[str, Any]) -> Callable[[], BaseChannelLayer]:
     options = config.get("options", {})
     if not isinstance(options, Mapping):
         raise _wrong("options", options, "a dict of the layer's keyword arguments")
@@ -217,7 +245,7 @@ def _layer_factory(config: Mapping[str, Any]) -> Callable[[], BaseChannelLayer]:
         return _one_layer(_custom_layer(config["layer"]), {**options})
     url = config.get("url", "memory://")
     if not isinstance(url, (list, tuple)):
-        return _one_layer(_layer_of_url(url), {"url": url, **options})
+        return _one_layer(_layer_of_url(url), {"url": url, **options, **bridge})
     return _spread([_one_layer(_layer_of_url(each), {"url": each, **options}) for each in _several(url)])
 
 

@@ -11,7 +11,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from .channel import Channel
-from .config import Settings
+from .config import Settings, group_topics
 from .exceptions import ChannelLayerError, DecodeError, ListenerClosed
 from .local import Names
 from .subscriber import Entry, Subscriber
@@ -37,7 +37,7 @@ class Topics:
     def __init__(self, prefix: str) -> None:
         self.prefix = f"{prefix}:"
         self.nodes = f"{prefix}:c:nodes"
-        self._group = f"{prefix}:g:"
+        self._group = group_topics(prefix)
         self._inbox = f"{prefix}:i:"
         self._queue = f"{prefix}:q:"
 

@@ -16,6 +16,7 @@ from ..event import Event
 from ..exceptions import ListenerClosed, NotSupported, PayloadTooLarge, PublishRefused, SubscriptionRefused
 from . import mqtt_packets as packets
 from .base import BaseChannelLayer, subscribing
+from .mqtt_bridge import Bridge, Junction
 from .mqtt_connection import MQTTConnection, Receipt
 from .mqtt_names import matches, to_filter, to_group, to_topic
 from .mqtt_options import MQTTOptions, make_options
@@ -51,10 +52,14 @@ class _Route:
     subscription: str | None = None
     handle: Callable[[Publish], None] | None = None
     """Takes the messages that are no events."""
+    frame: Callable[[Publish], bytes | None] | None = None
+    """Makes the events' messages; without it they are the payloads."""
 
-    def event(self, message: Publish, receipt: Receipt | None) -> Event[bytes]:
+    def event(self, message: Publish, receipt: Receipt | None) -> Event[bytes] | None:
+        """None if the message means nothing here."""
         group = to_group(message.topic) if self.group is None else self.group
-        return Event(group, message.payload, self.subscription, receipt)
+        frame = message.payload if self.frame is None else self.frame(message)
+        return None if frame is None else Event(group, frame, self.subscription, receipt)
 
 
 class MQTTChannelLayer(BaseChannelLayer):
@@ -78,6 +83,7 @@ class MQTTChannelLayer(BaseChannelLayer):
       have on their way to it, it says itself; more calls of `publish` wait their turn.
     * ``will``: what the broker publishes when we vanish.
     * ``version``: 5 or 4 (MQTT 3.1.1). By default 5, and 4 if the broker refuses 5.
+    * ``bridge``: which groups are topics of devices, a `Bridge`. In Django's settings it is the key ``bridge``.
 
     A pattern of `subscribe_pattern` is MQTT's topic filter (``+`` one level, ``#`` all below). How names become topics
     says `mqtt_names`.
@@ -105,7 +111,9 @@ class MQTTChannelLayer(BaseChannelLayer):
         receive_maximum: int | None = None,
         will: Will | None = None,
         version: int | None = None,
+        bridge: Bridge | None = None,
     ) -> None:
+        self._bridge = bridge
         self._options: MQTTOptions = make_options(
             url,
             host=host,
@@ -266,10 +274,13 @@ class MQTTChannelLayer(BaseChannelLayer):
     async def subscribe(self, groups: str) -> None:
         owner = subscribing.get(groups)
         subscription = None if owner == groups else owner
-        await self._subscribe(_Route(to_topic(groups), groups, groups, subscription), self._options.no_local)
+        junction = self._junction(groups)
+        frame = None if junction is None else junction.frame
+        route = _Route(self.filter_of(groups), groups, groups, subscription, frame=frame)
+        await self._subscribe(route, self._options.no_local)
 
     async def unsubscribe(self, groups: str) -> None:
-        await self._unsubscribe(to_topic(groups))
+        await self._unsubscribe(self.filter_of(groups))
 
     async def subscribe_pattern(self, pattern: str) -> None:
         """Events of every topic that matches MQTT's topic filter; raises `ValueError` for what is none."""
@@ -295,8 +306,14 @@ class MQTTChannelLayer(BaseChannelLayer):
         """
         connection = self._live()
         packed = b"\0" if properties is None else packets.pack_properties(properties)
+        topic = None
+        junction = self._junction(group)
+        if junction is not None:
+            topic, message = junction.message(message)
+            qos = junction.rule.qos if qos is None else qos
+            retain = retain or junction.rule.retain
         reason = await connection.publish(
-            to_topic(group),
+            topic or to_topic(group),
             message,
             qos=self._options.qos if qos is None else qos,
             retain=retain,
@@ -304,6 +321,9 @@ class MQTTChannelLayer(BaseChannelLayer):
         )
         self._check_reason(reason, group, len(message))
         return 0 if reason == packets.NO_MATCHING_SUBSCRIBERS else None
+
+    def _junction(self, group: str) -> Junction | None:
+        return None if self._bridge is None else self._bridge.find(group)
 
     def _check_reason(self, reason: int, to: str, size: int) -> None:
         if reason < 0x80:
@@ -332,6 +352,12 @@ class MQTTChannelLayer(BaseChannelLayer):
     async def _subscribe(self, route: _Route, no_local: bool, qos: int | None = None) -> None:
         connection = self._live()
         topic_filter = route.topic_filter
+        known = self._routes.get(self._identifiers.get(topic_filter, 0))
+        if known is not None and known.name != route.name:
+            raise SubscriptionRefused(
+                f"{route.name} and {known.name} are the same MQTT topic, {topic_filter.decode()}; one event loop can "
+                f"subscribe to it by one of these names only"
+            )
         if topic_filter in self._in_effect:
             return
         identifier = self._identifiers.get(topic_filter) or self._new_identifier(topic_filter)
@@ -409,6 +435,14 @@ class MQTTChannelLayer(BaseChannelLayer):
     def node(self) -> str:
         return self._options.client_id
 
+    def filter_of(self, group: str) -> bytes:
+        junction = self._junction(group)
+        return to_topic(group) if junction is None else junction.topic_filter
+
+    def frame_of(self, group: str, message: Publish) -> bytes | None:
+        junction = self._junction(group)
+        return message.payload if junction is None else junction.frame(message)
+
     async def listen(self, topic_filter: bytes, handle: Callable[[Publish], None]) -> None:
         await self._subscribe(_Route(topic_filter, repr(topic_filter), handle=handle), no_local=False, qos=1)
 
@@ -444,9 +478,12 @@ class MQTTChannelLayer(BaseChannelLayer):
             if route.handle is not None:
                 route.handle(message)
                 continue
+            event = route.event(message, lasting)
+            if event is None:
+                continue
             if lasting is not None:
                 lasting.hold()
-            self._inbox.append(route.event(message, lasting))
+            self._inbox.append(event)
         if receipt is not None:
             receipt.settle()
         if self._inbox:

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 from zlib import crc32
 
 from ..losses import BoundedLog
-from .mqtt_names import to_group, to_topic
+from .mqtt_names import to_group
 from .mqtt_packets import Publish
 from .mqtt_store import Reader, Store, Stored, unpack
 
@@ -41,6 +41,12 @@ class Wire(Protocol):
 
     async def send(self, topic: bytes, payload: bytes) -> int:
         """Publish at QoS 1, and return the broker's reason code."""
+
+    def filter_of(self, group: str) -> bytes:
+        """The topic filter of what is published to a group."""
+
+    def frame_of(self, group: str, message: Publish) -> bytes | None:
+        """What a member of the group gets of it; None for nothing."""
 
 
 Answer = Callable[[str, int, list[Any]], Awaitable[bool]]
@@ -178,7 +184,9 @@ class Keeper:
         if binding.ends <= monotonic():
             del self.bindings[group]
             self._spawn(self._wire.stop_listening(self._filter(group)))
-        elif self.store.put(message.payload, binding.capacity, binding.expiry):
+        elif (frame := self._wire.frame_of(group, message)) is None:
+            return
+        elif self.store.put(frame, binding.capacity, binding.expiry):
             self.hand_out()
         else:
             self._log.write(
@@ -192,4 +200,4 @@ class Keeper:
     def _filter(self, group: str) -> bytes:
         # A shared subscription of our own, so that it is another one than that of this node's subscribers to the group.
         share = b"$share/%b-%08x/" % (self._wire.node.encode(), crc32(self._topic))
-        return share + to_topic(group)
+        return share + self._wire.filter_of(group)

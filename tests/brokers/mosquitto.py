@@ -30,6 +30,13 @@ def find_mosquitto() -> Unpacked:
     return Unpacked(found, {}) if found else unpack("usr/sbin/mosquitto", ["mosquitto"])
 
 
+@lru_cache(maxsize=2)
+def find_client(name: str) -> Unpacked:
+    """``mosquitto_pub`` or ``mosquitto_sub``: environment variable, PATH, or Debian's package in the user's cache."""
+    found = find_program(name.upper(), [name])
+    return Unpacked(found, {}) if found else unpack(f"usr/bin/{name}", ["mosquitto-clients"])
+
+
 def _find_passwords_tool() -> Unpacked:
     """``mosquitto_passwd``, which comes with the broker."""
     found = find_program("MOSQUITTO_PASSWD", ["mosquitto_passwd"])

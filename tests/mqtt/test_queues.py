@@ -14,6 +14,7 @@ import pytest
 from django_anyio_channels import DeliveryUnknown, ListenerClosed, PublishRefused
 from django_anyio_channels.layers import mqtt_keeper, mqtt_queues, mqtt_readers
 from django_anyio_channels.layers.mqtt_keeper import Keeper
+from django_anyio_channels.layers.mqtt_names import to_topic
 from django_anyio_channels.layers.mqtt_packets import NO_MATCHING_SUBSCRIBERS, Publish
 from django_anyio_channels.layers.mqtt_queues import MQTTQueues
 from django_anyio_channels.layers.mqtt_store import Store, Stored
@@ -64,6 +65,12 @@ class Node:
         for handle in handles.values():
             handle(Publish(topic, payload, 1, 1, ()))
         return 0 if handles else NO_MATCHING_SUBSCRIBERS
+
+    def filter_of(self, group: str) -> bytes:
+        return to_topic(group)
+
+    def frame_of(self, group: str, message: Publish) -> bytes | None:
+        return message.payload
 
     async def _round_trip(self) -> None:
         self._check()
