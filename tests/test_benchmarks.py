@@ -74,6 +74,7 @@ def make(name: str, *, quick: bool) -> BenchmarkSet:
                 "jobs to two workers, 16 senders": {"ours", "channels_postgres"},
             },
         ),
+        ("mqtt", "to 1, 10 senders", {f"group_send to 1, 10 senders, QoS {qos}": {"ours"} for qos in (0, 1)}),
         # channels_redis gives some jobs to both workers.
         ("redis", "1 sender", {"send, 1 sender": {"ours"}, "jobs to two workers, 1 sender": {"ours"}}),
     ],
