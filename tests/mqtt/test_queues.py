@@ -365,6 +365,36 @@ async def test_a_reader_that_is_told_to_ask_again_may_be_cancelled(nodes: list[N
     assert await reader.take() == b"second"
 
 
+async def test_only_the_queue_whose_keeper_left_is_asked_for_again(nodes: list[Node]) -> None:
+    keeper, reader, other = nodes
+    await keeper.put(b"first")
+    assert await reader.take() == b"first"
+    await other.queues.put("others", b"first", 100, 60.0)
+    assert await reader.queues.take("others") == b"first"
+    tasks = [asyncio.create_task(reader.queues.take(queue)) for queue in ("others", "jobs")]
+    await anyio.wait_all_tasks_blocked()
+    (number,) = line_of(reader).asked
+    reader.queues._receive_answer(number, ["again"])
+    await keeper.put(b"second")
+    assert await tasks[1] == b"second"
+    await other.queues.put("others", b"second", 100, 60.0)
+    assert await tasks[0] == b"second"
+
+
+async def test_a_request_that_comes_late_to_a_node_goes_on_to_the_keeper(nodes: list[Node]) -> None:
+    """The broker may have had it on its way when the node gave up its candidacy."""
+    keeper, reader, late = nodes
+    await keeper.put(b"first")
+    assert await reader.take() == b"first"
+    reader.ignored.add(mqtt_queues._REQUESTS + JOBS)
+    task = asyncio.create_task(reader.take())
+    await anyio.wait_all_tasks_blocked()
+    (number,) = line_of(reader).asked
+    late.queues._on_request(JOBS, mqtt_queues._encode(["take", reader.node, 0, [number]]))
+    await keeper.put(b"second")
+    assert await task == b"second"
+
+
 async def test_a_purge_takes_what_has_stranded_too(nodes: list[Node]) -> None:
     keeper, reader, _ = nodes
     await keeper.put(b"first")
