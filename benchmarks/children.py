@@ -6,8 +6,8 @@ import asyncio
 import multiprocessing
 import os
 import traceback
-from collections.abc import Callable, Sequence
-from multiprocessing.connection import Connection, wait
+from collections.abc import Callable
+from multiprocessing.connection import Connection
 from signal import SIGKILL
 from typing import Any, TypeVar
 
@@ -86,15 +86,6 @@ class Child:
             self._process.join()
         self._connection.close()
         os.close(self._beats)
-
-
-def first_answer(children: Sequence[Child], seconds: float) -> Any:
-    """`Child.answer` of the child that answers first."""
-    answered = wait([child._connection for child in children], seconds)
-    for child in children:
-        if child._connection in answered:
-            return child.answer(0)
-    raise ChildFailed(f"no answer for {seconds:g} s")
 
 
 def in_child(call: Callable[[], T], seconds: float) -> T:

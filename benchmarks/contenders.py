@@ -51,14 +51,12 @@ class Contender:
 
     ``make`` is called in each process and thread that needs one; no event loop need be running. ``close`` is awaited
     in the loop that used the layer. ``connections`` asks the broker, if there is one, from outside of what is measured.
-    ``moment`` is for a layer whose readers lose what is sent before they have done so many seconds of preparation.
     """
 
     name: str
     make: Callable[[], Layer]
     close: Callable[[Layer], Awaitable[None]] = _nothing
     connections: Callable[[], Connections] | None = None
-    moment: float = 0.0
 
     @asynccontextmanager
     async def open(self) -> AsyncGenerator[Layer, None]:

@@ -79,8 +79,8 @@ def _no_broker() -> Iterator[Callable[[], object]]:
 class BenchmarkSet:
     """What one command measures; the first contender is ours.
 
-    ``broker`` starts what the contenders speak to and stops it in the end; it gives a function that empties it, which
-    is called before each measurement.
+    ``broker`` starts what the contenders speak to and stops it in the end; it gives a function that empties it, to be
+    called before each measurement.
     """
 
     name: str

@@ -22,7 +22,7 @@ _PACKAGES = (
     "hiredis",
     "channels-postgres",
     "asyncpg",
-    "paho-mqtt",
+    "gmqtt",
 )
 
 

@@ -14,14 +14,13 @@ import tracemalloc
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from math import inf
 from statistics import median, quantiles
 from time import perf_counter
 from typing import Any, TypeVar, cast
 
 from asgiref.sync import async_to_sync
 
-from .children import Child, Parent, first_answer
+from .children import Child, Parent
 from .contenders import Contender, Layer, Message
 from .deliveries import CLOSING, HALF, PATIENCE, WINDOW, Crowd, Pace, Slowest, Tally, patiently, script
 
@@ -92,7 +91,6 @@ async def _fan_out(
         else:
             crowd = Crowd(layer, expected, on_half=pace.allow, on_end=ended.set)
             await crowd.join(GROUP, members)
-            await asyncio.sleep(contender.moment)
             names = crowd.names
         send = partial(layer.send, names[0]) if direct else partial(layer.group_send, GROUP)
         began = perf_counter()
@@ -115,7 +113,6 @@ def _crowd_in_child(contender: Contender, expected: list[list[Message]], members
         async with contender.open() as layer:
             crowd = Crowd(layer, expected, on_half=parent.beat, on_end=lambda: parent.tell(perf_counter()))
             await crowd.join(GROUP, members)
-            await asyncio.sleep(contender.moment)
             parent.tell(crowd.names)
             await crowd.leave()
             return crowd.tally
@@ -249,16 +246,14 @@ async def _who_hears(layer: Layer, group: str, witness: str) -> Tally:
     await layer.group_add(group, stays)
     await layer.group_discard(group, gone)
     [message] = script(1, 1)[0]
-    names = [stays, witness] if group == GROUP else [stays]
-    readers = [asyncio.create_task(layer.receive(name)) for name in (gone, *names)]
-    # Some layers hear nothing for a name before somebody waits on it, and need a moment to begin.
-    await asyncio.wait(readers, timeout=0.1)
     await layer.group_send(group, message)
+    readers = [stays, witness] if group == GROUP else [stays]
+    heard = [await asyncio.wait_for(layer.receive(name), PATIENCE) for name in readers]
     # What comes first to the one that left is what was sent to itself, not to the group.
     await layer.send(gone, CLOSING)
-    first, *heard = [await asyncio.wait_for(reader, PATIENCE) for reader in readers]
+    first = await asyncio.wait_for(layer.receive(gone), PATIENCE)
     right = sum(each == message for each in heard)
-    return Tally(len(heard), right, len(heard) - right + (first != CLOSING))
+    return Tally(len(readers), right, len(readers) - right + (first != CLOSING))
 
 
 def idle_members(contender: Contender, *, members: int) -> Figures:
@@ -362,7 +357,7 @@ def _echo_in_child(contender: Contender, parent: Parent) -> None:
             here = await layer.new_channel()
             receive = asyncio.create_task(_echo(layer, here))
             # Some layers hear nothing for a name before somebody waits on it.
-            await asyncio.sleep(contender.moment)
+            await asyncio.sleep(0)
             parent.tell(here)
             await receive
 
@@ -395,25 +390,20 @@ async def _trips(sent: list[Message], send: Send, receive: Callable[[], Awaitabl
     return Figures(values, Tally(len(sent), right, len(sent) - right))
 
 
-def competing_workers(
-    contender: Contender, *, jobs: int, senders: int = 1, processes: int = 0, one_idles: bool = False
-) -> Figures:
+def competing_workers(contender: Contender, *, jobs: int, senders: int = 1, processes: int = 0) -> Figures:
     """Jobs for a normal channel that two workers read: two tasks here, or with ``processes`` 2 two other processes.
 
-    Also the share of the worker that got fewer: one half is the best there is. ``one_idles`` is for a layer that gives
-    everything to one of two processes: the other one hears not even that the work is done.
+    Also the share of the worker that got fewer: one half is the best there is.
     """
     children = [Child(partial(_worker_in_child, contender)) for _ in range(processes)]
     try:
-        return asyncio.run(_competing_workers(contender, script(senders, jobs), children, one_idles))
+        return asyncio.run(_competing_workers(contender, script(senders, jobs), children))
     finally:
         for child in children:
             child.close()
 
 
-async def _competing_workers(
-    contender: Contender, scripts: list[list[Message]], children: Sequence[Child], one_idles: bool
-) -> Figures:
+async def _competing_workers(contender: Contender, scripts: list[list[Message]], children: Sequence[Child]) -> Figures:
     pace = Pace()
     expected = sum(map(len, scripts))
     done, all_done = 0, asyncio.Event()
@@ -439,9 +429,7 @@ async def _competing_workers(
         finished = perf_counter()
         for _ in range(2):
             await layer.send(QUEUE, CLOSING)
-        if one_idles:
-            done_by = [await asyncio.to_thread(first_answer, children, PATIENCE), []]
-        elif children:
+        if children:
             done_by = [await asyncio.to_thread(child.answer, PATIENCE) for child in children]
         else:
             await patiently(asyncio.gather(*tasks))
@@ -464,7 +452,7 @@ def _worker_in_child(contender: Contender, parent: Parent) -> list[Message]:
     async def work() -> list[Message]:
         async with contender.open() as layer:
             task = asyncio.create_task(_work(layer, parent.beat))
-            await asyncio.sleep(contender.moment)
+            await asyncio.sleep(0)
             parent.tell("ready")
             return await task
 
@@ -488,22 +476,15 @@ def _tally_of_jobs(scripts: list[list[Message]], done: list[Message]) -> Tally:
 def restart(contender: Contender, *, messages: int, kill_and_start: Callable[[], object]) -> Figures:
     """Numbered messages from one layer to a group's member on another one, while the broker is killed and comes back.
 
-    How many of those whose ``group_send`` returned never arrived, how many it refused, whether the reader died, and how
-    long after the broker's return it had a message again. The broker dies after a third of the messages; there is one
-    every two milliseconds.
+    How many of those whose ``group_send`` returned never arrived, how many it refused, and whether the reader died. The
+    broker dies after a third of the messages; there is one every two milliseconds.
     """
     [sent] = script(1, messages)
 
     async def measure() -> Figures:
         accepted: list[Message] = []
         received: list[Message] = []
-        arrivals: list[float] = []
         refused = 0
-
-        def outage() -> float:
-            kill_and_start()
-            return perf_counter()
-
         async with contender.open() as sender, contender.open() as receiver:
             name = await receiver.new_channel()
             await receiver.group_add(GROUP, name)
@@ -511,13 +492,12 @@ def restart(contender: Contender, *, messages: int, kill_and_start: Callable[[],
             async def read() -> None:
                 while True:
                     received.append(await receiver.receive(name))
-                    arrivals.append(perf_counter())
 
             reader = asyncio.create_task(read())
             await asyncio.sleep(0.1)  # until both are at work
             for message in sent:
                 if len(accepted) + refused == messages // 3:
-                    dying = asyncio.create_task(asyncio.to_thread(outage))
+                    outage = asyncio.create_task(asyncio.to_thread(kill_and_start))
                 try:
                     await sender.group_send(GROUP, message)
                 except Exception:
@@ -525,7 +505,7 @@ def restart(contender: Contender, *, messages: int, kill_and_start: Callable[[],
                 else:
                     accepted.append(message)
                 await asyncio.sleep(0.002)
-            returned = await dying
+            await outage
             for _ in range(100):  # what is still on its way has two seconds
                 if reader.done() or received[-1:] == accepted[-1:]:
                     break
@@ -535,11 +515,10 @@ def restart(contender: Contender, *, messages: int, kill_and_start: Callable[[],
             await asyncio.wait([reader])
         right = sum(message in received for message in accepted)
         twice = sum(received.count(message) > 1 for message in sent)
-        values: dict[str, float] = {
-            "lost though sent": len(accepted) - right,
-            "refused": refused,
-            "readers that died": died,
-            "s until back": min((arrival - returned for arrival in arrivals if arrival > returned), default=inf),
+        values = {
+            "lost though sent": float(len(accepted) - right),
+            "refused": float(refused),
+            "readers that died": float(died),
         }
         return Figures(values, Tally(len(accepted), right, twice))
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-from .event import Accepted, Event, Gap
+from .event import Event
 from .exceptions import (
     ChannelClosed,
     ChannelLayerError,
@@ -18,8 +18,6 @@ from .exceptions import (
     MissingDriver,
     NotSupported,
     PayloadTooLarge,
-    PositionLost,
-    PublishRefused,
     QueueFull,
     SubscriptionRefused,
 )
@@ -29,10 +27,8 @@ if TYPE_CHECKING:
     from .adapter import AnyioChannelLayer
     from .channel import Channel
     from .layers.memory import InMemoryBroker, InMemoryChannelLayer
-    from .layers.mqtt import MQTTChannelLayer
     from .layers.postgres import PostgreSQLChannelLayer
     from .layers.redis import RedisPubSubChannelLayer
-    from .layers.redis_streams import RedisStreamsChannelLayer
     from .layers.sharded import ShardedChannelLayer
     from .link import Backoff
     from .subscriber import Subscriber
@@ -45,14 +41,11 @@ _LAZY = {
     "InMemoryChannelLayer": "layers.memory",
     "PostgreSQLChannelLayer": "layers.postgres",
     "RedisPubSubChannelLayer": "layers.redis",
-    "RedisStreamsChannelLayer": "layers.redis_streams",
     "ShardedChannelLayer": "layers.sharded",
-    "MQTTChannelLayer": "layers.mqtt",
     "Subscriber": "subscriber",
 }
 
 __all__ = [
-    "Accepted",
     "AnyioChannelLayer",
     "Backoff",
     "BaseChannelLayer",
@@ -62,20 +55,15 @@ __all__ = [
     "DecodeError",
     "DeliveryUnknown",
     "Event",
-    "Gap",
     "InMemoryBroker",
     "InMemoryChannelLayer",
     "ListenerClosed",
-    "MQTTChannelLayer",
     "MissingDriver",
     "NotSupported",
     "PayloadTooLarge",
-    "PositionLost",
     "PostgreSQLChannelLayer",
-    "PublishRefused",
     "QueueFull",
     "RedisPubSubChannelLayer",
-    "RedisStreamsChannelLayer",
     "ShardedChannelLayer",
     "Subscriber",
     "SubscriptionRefused",

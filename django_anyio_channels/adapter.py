@@ -7,11 +7,9 @@ import re
 import sys
 import warnings
 from collections.abc import Mapping
-from functools import partial
 from types import TracebackType
 from typing import Any, ClassVar
 
-from .event import Event
 from .exceptions import MissingDriver, PayloadTooLarge, QueueFull
 
 try:
@@ -25,9 +23,7 @@ except ModuleNotFoundError as error:
 
 from .config import Settings, read_config
 from .courier import Courier
-from .database import Watch
 from .node import Topics, node_of
-from .transaction import TransactionCourier, TransactionPublisher
 
 # Channels tells nobody when a consumer ends; but it is a consumer's own __call__ that asks for its name.
 _CONSUMER = AsyncConsumer.__call__.__code__
@@ -60,8 +56,6 @@ class AnyioChannelLayer(BaseChannelLayer):
         self._settings = settings
         self._topics = Topics(settings.prefix)
         self._courier = Courier(settings, self._topics)
-        self._in_transaction: dict[str | None, TransactionCourier] = {}
-        self._watch = None if settings.database is None else Watch(self._courier.close_everywhere)
 
     @classmethod
     def read_config(cls, config: Mapping[str, Any]) -> Settings:
@@ -125,17 +119,6 @@ class AnyioChannelLayer(BaseChannelLayer):
         with _REFUSALS:
             await self._courier.publish(self._topics.group(group), frame)
 
-    async def group_history(
-        self, group: str, *, since: str | None = None, limit: int | None = None
-    ) -> list[Event[dict[str, Any]]]:
-        """What was sent to a group after the position ``since``, the oldest first, or else what was last.
-
-        Each event has a ``message`` and a ``position``. Needs a broker that keeps a history, else `NotSupported` is
-        raised; `PositionLost` if the history no longer reaches back to ``since``.
-        """
-        self.require_valid_group_name(group)
-        return await self._courier.call(lambda node: node.history(group, since, limit))
-
     async def flush(self) -> None:
         """Forget every message and every group, in all processes that share the prefix."""
         await self._courier.call(lambda node: node.flush())
@@ -144,23 +127,21 @@ class AnyioChannelLayer(BaseChannelLayer):
 
     def send_sync(self, channel: str, message: dict[str, Any]) -> None:
         """`send` for synchronous code."""
-        self._send_by(self._courier, channel, message)
+        frame = self._encode(message)
+        self.require_valid_channel_name(channel)
+        owner = node_of(channel)
+        with _REFUSALS:
+            if owner is None:
+                self._courier.put_sync(channel, frame)
+            else:
+                self._courier.publish_sync(self._topics.inbox(owner), _addressed(channel, frame))
 
     def group_send_sync(self, group: str, message: dict[str, Any]) -> None:
         """`group_send` for synchronous code."""
-        self._group_send_by(self._courier, group, message)
-
-    def in_transaction(self, using: str | None = None) -> TransactionPublisher:
-        """``send`` and ``group_send`` as a part of the database transaction that is open when they are called.
-
-        ``using`` is the alias of DATABASES, by default the layer's own. Only for a layer on PostgreSQL, and only for
-        the database that the layer listens in; else `NotSupported` is raised.
-        """
-        courier = self._in_transaction.get(using)
-        if courier is None:
-            courier = TransactionCourier(self._courier, self._settings, self._topics, using)
-            self._in_transaction[using] = courier
-        return TransactionPublisher(partial(self._send_by, courier), partial(self._group_send_by, courier))
+        frame = self._encode(message)
+        self.require_valid_group_name(group)
+        with _REFUSALS:
+            self._courier.publish_sync(self._topics.group(group), frame)
 
     def group_add_sync(self, group: str, channel: str) -> None:
         """`group_add` for synchronous code."""
@@ -195,24 +176,6 @@ class AnyioChannelLayer(BaseChannelLayer):
             "expired": sum(node.channel.losses.expired for node in nodes),
             "undecodable": sum(node.channel.losses.undecodable for node in nodes),
         }
-
-    # ---- what the ways of sending have in common -------------------------------------------------------------------
-
-    def _send_by(self, courier: Courier | TransactionCourier, channel: str, message: dict[str, Any]) -> None:
-        frame = self._encode(message)
-        self.require_valid_channel_name(channel)
-        owner = node_of(channel)
-        with _REFUSALS:
-            if owner is None:
-                courier.put_sync(channel, frame)
-            else:
-                courier.publish_sync(self._topics.inbox(owner), _addressed(channel, frame))
-
-    def _group_send_by(self, courier: Courier | TransactionCourier, group: str, message: dict[str, Any]) -> None:
-        frame = self._encode(message)
-        self.require_valid_group_name(group)
-        with _REFUSALS:
-            courier.publish_sync(self._topics.group(group), frame)
 
     # ---- names and messages ---------------------------------------------------------------------------------------
 

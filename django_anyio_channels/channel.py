@@ -10,13 +10,11 @@ from typing import Any, Literal
 
 import anyio
 
-from .event import Event
-from .exceptions import ChannelClosed, ChannelLayerError, DecodeError, ListenerClosed
+from .exceptions import ChannelClosed, ChannelLayerError, ListenerClosed
 from .layers.base import BaseChannelLayer, BindsElsewhere, require_binds_elsewhere
 from .line import Line
 from .link import Backoff
 from .losses import Losses
-from .rejoining import Rejoining
 from .serializers import MessagePackSerializer, Serializer, encode_within
 from .subscriber import Subscriber
 from .topics import Sink
@@ -33,9 +31,7 @@ class Channel:
     ``serializer`` turns messages into bytes (default: MessagePack). ``capacity`` and ``expiry`` (seconds, None for no
     limit) are a subscriber's defaults. ``max_message_size`` limits an encoded message, in bytes. ``backoff`` says when
     to try to connect again. ``on_gap`` is called with the length in seconds of an outage when the link is back, after
-    the subscriptions have been restored: what others published meanwhile was missed. A layer that keeps a history
-    misses nothing; where the history does not reach back, ``on_missed`` is called with the group (or the pattern) and
-    the length of the outage in seconds, after all that came before and before all that comes after.
+    the subscriptions have been restored: what others published meanwhile was missed.
 
     A layer that is spread over several brokers has a link to each. While one is down, only the groups and queues that
     are there wait for it.
@@ -52,7 +48,6 @@ class Channel:
         max_message_size: int = 4 * 1024 * 1024,
         backoff: Backoff | None = None,
         on_gap: Callable[[float], None] | None = None,
-        on_missed: Callable[[str, float], None] | None = None,
     ) -> None:
         self.layer = layer
         self.serializer = serializer or MessagePackSerializer()
@@ -64,7 +59,6 @@ class Channel:
         self._max_message_size = max_message_size
         self._backoff = backoff or Backoff()
         self._on_gap = on_gap or _no_report
-        self._on_missed = on_missed or _no_report
         self._running: AsyncExitStack | None = None
         self._lines: dict[BaseChannelLayer, Line] | None = None
         self._new_waiter: NewWaiter
@@ -74,9 +68,7 @@ class Channel:
             raise RuntimeError("This Channel is open already; make another one with a layer of its own")
         self._new_waiter = waiter_factory()
         parts = self.layer.parts
-        lines = {
-            part: Line(part, self._on_gap, self._on_missed, self._publish_timeout, self._backoff) for part in parts
-        }
+        lines = {part: Line(part, self._on_gap, self._publish_timeout, self._backoff) for part in parts}
         async with AsyncExitStack() as stack:
             tasks = await stack.enter_async_context(anyio.create_task_group())
             stack.callback(tasks.cancel_scope.cancel)
@@ -125,33 +117,11 @@ class Channel:
         line = self._line(group)
         return await line.insist(lambda: line.layer.listeners(group))
 
-    async def history(self, group: str, *, since: str | None = None, limit: int | None = None) -> list[Event[Any]]:
-        """What was published to ``group`` after the position ``since``, the oldest first, or else what was last.
-
-        ``limit`` is the greatest number of events. A position is that of an event, or of what `publish` returned.
-        Raises `PositionLost` if the history no longer reaches back to it, `ValueError` for what is no position, and
-        `NotSupported` if the broker keeps no history.
-        """
-        events: list[Event[Any]] = []
-        for event in await self._history(group, since, limit):
-            try:
-                message = self.serializer.decode(event.message)
-            except DecodeError as error:
-                self.losses.frame_undecodable(group, error)
-            else:
-                events.append(Event(group, message, None, None, event.position))
-        return events
-
-    async def _history(self, group: str, since: str | None, limit: int | None) -> list[Event[bytes]]:
-        line = self._line(group)
-        return await line.insist(lambda: line.layer.history(group, since=since, limit=limit))
-
     @asynccontextmanager
     async def subscribe(
         self,
         *groups: str,
         pattern: str | None = None,
-        since: str | None = None,
         capacity: int | None = None,
         expiry: float | None = None,
         ack: Literal["auto", "manual"] = "auto",
@@ -165,31 +135,23 @@ class Channel:
 
         Where the broker wants events acknowledged, so that it hands them out again after a crash, that is done when a
         reader takes one; with ``ack="manual"`` only when the reader calls `Event.ack`.
-
-        With ``since`` a subscription to one group begins at this position: everything after it comes first, then
-        what is live, each once and in order; the capacity grows by the former. It raises what `history` raises.
         """
         if ack not in ("auto", "manual"):
             raise ValueError(f"ack is {ack!r}; it must be 'auto' or 'manual'")
         names = [*((group, False) for group in groups), *([] if pattern is None else [(pattern, True)])]
         if not names:
             raise TypeError("subscribe() needs at least one group or a pattern")
-        if since is not None and (len(groups) != 1 or pattern is not None):
-            raise TypeError("subscribe(since=...) takes one group: a position belongs to the history of one")
         subscriber = self.mailbox(
             ", ".join(name for name, _ in names), capacity=capacity, expiry=expiry, manual_ack=ack == "manual"
         )
-        sink = subscriber if since is None else Rejoining(subscriber, self.layer.is_after)
         try:
             for name, is_pattern in names:
                 for line in self._lines_of(name, is_pattern):
-                    await line.topics.attach(name, sink, pattern=is_pattern)
-            if since is not None and isinstance(sink, Rejoining):
-                sink.begin(since, await self._history(groups[0], since, None))
+                    await line.topics.attach(name, subscriber, pattern=is_pattern)
             yield subscriber
         finally:
             for name, is_pattern in names:
-                self._detach(name, sink, is_pattern)
+                self._detach(name, subscriber, is_pattern)
             subscriber.close()
             subscriber.clear()
 
@@ -300,5 +262,5 @@ class Channel:
         return self._open().values() if is_pattern else (self._line(name),)
 
 
-def _no_report(*what: object) -> None:
-    """Whoever wants gaps reported passes ``on_gap`` and ``on_missed``."""
+def _no_report(seconds: float) -> None:
+    """Whoever wants gaps reported passes ``on_gap``."""

@@ -8,7 +8,6 @@
 ``anyio_channels.E005``   a value has the wrong type or range
 ``anyio_channels.E006``   BACKEND is not the path of this package's layer
 ``anyio_channels.E007``   a key stands beside CONFIG that belongs under it
-``anyio_channels.E008``   ``database`` names no PostgreSQL in DATABASES that the layer can use
 ``anyio_channels.W001``   the in-memory layer is used with ``DEBUG = False``
 ``anyio_channels.W002``   an encryption key is short enough to be guessed
 ``anyio_channels.W003``   memberships end sooner than unread messages
@@ -133,7 +132,7 @@ def _check_shared(entries: Mapping[str, Mapping[str, Any]]) -> Iterator[checks.C
         config = entry.get("CONFIG", {})
         if not isinstance(config, Mapping):
             continue
-        brokers = config.get("url", config.get("hosts", config.get("database"))) or ()
+        brokers = config.get("url", config.get("hosts")) or ()
         urls = brokers if isinstance(brokers, (list, tuple)) else [brokers]
         shared = [repr((url, config.get("prefix", "asgi"))) for url in urls if url != "memory://"]
         first = next((seen[broker] for broker in shared if broker in seen), alias)

@@ -15,7 +15,6 @@ from urllib.parse import urlsplit
 from django.core.exceptions import ImproperlyConfigured
 from django.utils.module_loading import import_string
 
-from .database import UnusableDatabase, layer_arguments
 from .exceptions import MissingDriver
 from .layers.base import BaseChannelLayer
 from .layers.memory import InMemoryBroker, InMemoryChannelLayer
@@ -31,13 +30,8 @@ LAYERS = {
     "unix": "django_anyio_channels.layers.redis.RedisPubSubChannelLayer",
     "redis+sentinel": "django_anyio_channels.layers.redis.RedisPubSubChannelLayer",
     "rediss+sentinel": "django_anyio_channels.layers.redis.RedisPubSubChannelLayer",
-    "mqtt": "django_anyio_channels.layers.mqtt.MQTTChannelLayer",
-    "mqtts": "django_anyio_channels.layers.mqtt.MQTTChannelLayer",
-    "redis+streams": "django_anyio_channels.layers.redis_streams.RedisStreamsChannelLayer",
-    "rediss+streams": "django_anyio_channels.layers.redis_streams.RedisStreamsChannelLayer",
-    "unix+streams": "django_anyio_channels.layers.redis_streams.RedisStreamsChannelLayer",
-    "redis+streams+sentinel": "django_anyio_channels.layers.redis_streams.RedisStreamsChannelLayer",
-    "rediss+streams+sentinel": "django_anyio_channels.layers.redis_streams.RedisStreamsChannelLayer",
+    "redis+cluster": "django_anyio_channels.layers.redis.RedisPubSubChannelLayer",
+    "rediss+cluster": "django_anyio_channels.layers.redis.RedisPubSubChannelLayer",
 }
 """URL scheme -> the layer's dotted path."""
 
@@ -76,8 +70,6 @@ class Settings:
     max_message_size: int = 4 * 1024 * 1024
     outage_message: str | None = None
     notes: tuple[Note, ...] = ()
-    database: str | None = None
-    """The alias of DATABASES whose server is the broker."""
 
     def capacity_of(self, channel: str) -> int:
         """The capacity of the first pattern that matches, or the general one."""
@@ -96,20 +88,7 @@ def read_config(config: Mapping[str, Any], notes: tuple[Note, ...] = ()) -> Sett
     known = f"The keys are {', '.join(sorted(KEYS))}; a layer's own keyword arguments belong under 'options'."
     refuse_unknown_keys(config, KEYS, known)
     values = {key: check(config[key]) for key, check in _VALUES.items() if key in config}
-    serializer = _serializer(config)
-    bridge = _bridge(config, serializer) if "bridge" in config else {}
-    return Settings(
-        make_layer=_layer_factory(config, bridge),
-        serializer=serializer,
-        notes=notes,
-        database=config.get("database"),
-        **values,
-    )
-
-
-def group_topics(prefix: str) -> str:
-    """What the topics of all groups begin with."""
-    return f"{prefix}:g:"
+    return Settings(make_layer=_layer_factory(config), serializer=_serializer(config), notes=notes, **values)
 
 
 def refuse_unknown_keys(config: Mapping[str, Any], keys: Sequence[str], known: str) -> None:
@@ -185,7 +164,7 @@ _VALUES: dict[str, Callable[[Any], Any]] = {
     "outage_message": _outage_message,
 }
 
-KEYS = ("url", "database", "layer", "options", "bridge", "symmetric_encryption_keys", *_VALUES)
+KEYS = ("url", "layer", "options", "symmetric_encryption_keys", *_VALUES)
 """Every key that CONFIG may have."""
 
 
@@ -204,44 +183,19 @@ def _serializer(config: Mapping[str, Any]) -> Serializer:
         ) from None
 
 
-def _bridge(config: Mapping[str, Any], serializer: Serializer) -> dict[str, Any]:
-    url = config.get("url")
-    if not isinstance(url, str) or _scheme(url) not in ("mqtt", "mqtts"):
-        raise ConfigError(
-            "CONFIG has 'bridge', which joins groups with the topics of one MQTT broker.",
-            hint="Name one mqtt:// or mqtts:// broker as 'url', or remove 'bridge'.",
-            code="E002",
-        )
-    from .layers.mqtt_bridge import Bridge
-
-    prefix, limit = config.get("prefix", Settings.prefix), config.get("max_message_size", Settings.max_message_size)
-    try:
-        return {"bridge": Bridge(config["bridge"], group_topics(prefix), serializer, limit)}
-    except (TypeError, ValueError) as error:
-        raise ConfigError(
-            f"CONFIG['bridge'] cannot be used: {error}.",
-            hint="It maps groups to topics, such as {'kitchen': 'home/kitchen/temperature'}.",
-            code="E005",
-        ) from error
-
-
 # ---- the layer ------------------------------------------------------------------------------------------------------
 
 
-def _layer_factory(config: Mapping[str, Any], bridge: Mapping[str, Any]) -> Callable[[], BaseChannelLayer]:
+def _layer_factory(config: Mapping[str, Any]) -> Callable[[], BaseChannelLayer]:
     options = config.get("options", {})
     if not isinstance(options, Mapping):
         raise _wrong("options", options, "a dict of the layer's keyword arguments")
-    both = [repr(key) for key in ("url", "layer", "database") if key in config]
-    if len(both) > 1:
+    if "url" in config and "layer" in config:
         raise ConfigError(
-            f"CONFIG has both {' and '.join(both)}.",
-            hint="Keep 'url' for a broker of this package, 'database' for the PostgreSQL of an alias of DATABASES, "
-            "or 'layer' (and 'options') for a layer of your own.",
+            "CONFIG has both 'url' and 'layer'.",
+            hint="Keep 'url' for a broker of this package, or 'layer' (and 'options') for a layer of your own.",
             code="E002",
         )
-    if "database" in config:
-        return _database_layer_factory(config["database"], options)
     if "url" in config and "url" in options:
         raise ConfigError(
             "CONFIG has 'url' twice, beside 'options' and in it.", hint="Keep the one beside 'options'.", code="E002"
@@ -250,7 +204,7 @@ def _layer_factory(config: Mapping[str, Any], bridge: Mapping[str, Any]) -> Call
         return _one_layer(_custom_layer(config["layer"]), {**options})
     url = config.get("url", "memory://")
     if not isinstance(url, (list, tuple)):
-        return _one_layer(_layer_of_url(url), {"url": url, **options, **bridge})
+        return _one_layer(_layer_of_url(url), {"url": url, **options})
     return _spread([_one_layer(_layer_of_url(each), {"url": each, **options}) for each in _several(url)])
 
 
@@ -287,22 +241,6 @@ def _several(urls: Sequence[Any]) -> Sequence[Any]:
 
 def _spread(makers: Sequence[Callable[[], BaseChannelLayer]]) -> Callable[[], BaseChannelLayer]:
     return makers[0] if len(makers) == 1 else lambda: ShardedChannelLayer([make() for make in makers])
-
-
-def _database_layer_factory(alias: Any, options: Mapping[str, Any]) -> Callable[[], BaseChannelLayer]:
-    """Each layer looks into DATABASES when it is made, hence finds the test database there if there is one."""
-    if not isinstance(alias, str):
-        raise _wrong("database", alias, "an alias of DATABASES, such as 'default'")
-    layer_class = _layer_of_url("postgresql://")
-
-    def make_layer() -> BaseChannelLayer:
-        return layer_class(**layer_arguments(alias, options))
-
-    try:
-        _check_arguments(layer_class, layer_arguments(alias, options))
-    except UnusableDatabase as error:
-        raise ConfigError(str(error), hint=error.hint, code="E008") from error
-    return make_layer
 
 
 def _layer_of_url(url: Any) -> type[BaseChannelLayer]:

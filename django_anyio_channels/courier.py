@@ -10,7 +10,7 @@ from . import loops
 from .config import Settings
 from .exceptions import ChannelClosed
 from .handover import LoopEnded, start_in, wait_blocking, wait_here
-from .layers.base import BlockingPublisher, TransactionalPublisher
+from .layers.base import BlockingPublisher
 from .node import Node, Topics, node_of, open_node
 
 T = TypeVar("T")
@@ -35,7 +35,6 @@ class Courier:
         """The node of the running loop, if it is open already."""
         layer = settings.make_layer()
         self._blocking_publisher = layer if isinstance(layer, BlockingPublisher) else None
-        self.transactional_publisher = layer if isinstance(layer, TransactionalPublisher) else None
         # The link may be waited for twice (to open a node, and to use it) before the broker answers or does not.
         self._patience = 3 * settings.publish_timeout
 
@@ -140,10 +139,6 @@ class Courier:
         if loop is not None:
             future = start_in(loop, self._nodes.close_here, _nothing)
             await wait_here(future, loop, _nothing, self._patience)
-
-    def close_everywhere(self) -> None:
-        """Close the nodes of every loop, from a thread that runs none. Who calls next opens another one."""
-        self._nodes.close_all(self._patience)
 
     async def _receive_elsewhere(self, loop: loops.Loop, channel: str) -> Any:
         asked: list[Node] = []

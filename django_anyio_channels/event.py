@@ -46,12 +46,6 @@ class Event(Generic[Message]):
     receipt: Receipt | None = field(default=None, repr=False, compare=False)
     """Where `ack` goes; None if there is nothing to acknowledge, or if that has been done."""
 
-    position: str | None = field(default=None, compare=False)
-    """Where the event stands in its group's history; None where the broker keeps none.
-
-    It is made of letters, digits and hyphens, and means nothing but to `Channel.history` and `Channel.subscribe`.
-    """
-
     def ack(self) -> Awaitable[None]:
         """Tell the broker that this event has been dealt with, at once; a second call does nothing.
 
@@ -61,27 +55,6 @@ class Event(Generic[Message]):
         """
         receipt, self.receipt = self.receipt, None
         return _NOTHING_TO_DO if receipt is None else receipt.settle()
-
-
-class Gap(Event[bytes]):
-    """What a layer hands out in the place of events that it can't get any more; its message is empty.
-
-    The hub tells whoever wants to know of it; no subscriber gets it.
-    """
-
-    __slots__ = ()
-
-
-class Accepted(int):
-    """What `publish` returns where the broker keeps a history: how many nodes it handed the message to."""
-
-    position: str
-    """Where the message stands in its group's history, as in `Event.position`."""
-
-    def __new__(cls, nodes: int, position: str) -> Accepted:
-        accepted = super().__new__(cls, nodes)
-        accepted.position = position
-        return accepted
 
 
 class _NothingToDo:

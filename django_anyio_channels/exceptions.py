@@ -30,10 +30,6 @@ class QueueFull(ChannelLayerError):
     """The queue holds as many messages as its capacity allows; nothing was put."""
 
 
-class PositionLost(ChannelLayerError):
-    """The history of a group does not reach back to a position: what came after it can't be told any more."""
-
-
 class DecodeError(ChannelLayerError, ValueError):
     """A frame from the wire is not what this serializer writes, or was encrypted with another key."""
 
@@ -44,10 +40,6 @@ class NotSupported(ChannelLayerError):
 
 class SubscriptionRefused(ChannelLayerError):
     """The broker answered a subscription with a refusal, for example for want of a permission."""
-
-
-class PublishRefused(ChannelLayerError):
-    """The broker answered a message with a refusal, for example for want of a permission; nothing was published."""
 
 
 class MissingDriver(ChannelLayerError, ImportError):

@@ -9,7 +9,7 @@ import anyio
 
 from .exceptions import DeliveryUnknown, ListenerClosed
 from .layers.base import BaseChannelLayer
-from .link import Backoff, Life, Link, logger
+from .link import Backoff, Life, Link
 from .topics import Topics
 from .waiting import waiter_factory
 
@@ -20,17 +20,11 @@ class Line:
     """What a `Channel` has for each broker; most have one."""
 
     def __init__(
-        self,
-        layer: BaseChannelLayer,
-        on_gap: Callable[[float], None],
-        on_missed: Callable[[str, float], None],
-        timeout: float,
-        backoff: Backoff,
+        self, layer: BaseChannelLayer, on_gap: Callable[[float], None], timeout: float, backoff: Backoff
     ) -> None:
         self.layer = layer
         self.link = Link(layer, on_gap=on_gap, timeout=timeout, backoff=backoff)
-        self.topics = Topics(layer, self.link.up, waiter_factory(), self._missed)
-        self._on_missed = on_missed
+        self.topics = Topics(layer, self.link.up, waiter_factory())
 
     async def run(self) -> None:
         """Keep link and subscriptions until cancelled."""
@@ -51,20 +45,6 @@ class Line:
                 return await call()
             except ListenerClosed as error:
                 life.end(error)
-
-    def _missed(self, group: str) -> None:
-        seconds = self.link.outage
-        logger.warning(
-            "The history of %s does not reach back to where the link to %s was lost, %.2f s long; "
-            "what was published meanwhile is lost",
-            group,
-            self.layer.address,
-            seconds,
-        )
-        try:
-            self._on_missed(group, seconds)
-        except Exception:
-            logger.exception("on_missed failed")
 
     def lost(self, life: Life, what: str, error: ListenerClosed) -> DeliveryUnknown:
         """End a life that broke while a message was on its way; returns what to tell its sender."""

@@ -83,15 +83,9 @@ class Link:
         self._backoff = backoff
         self._came_up = Bell(waiter_factory())
         self._down_since: float | None = None
-        self._last_outage = 0.0
         self._last_error: ListenerClosed | None = None
         self._closed = False
         self._log = BoundedLog()
-
-    @property
-    def outage(self) -> float:
-        """For how many seconds the link has been down, or was the last time."""
-        return self._last_outage if self._down_since is None else monotonic() - self._down_since
 
     async def up(self) -> Life:
         """Wait for a life that is up. Raises `ListenerClosed` after the timeout, or when the link is closed."""
@@ -164,6 +158,7 @@ class Link:
     async def _read(self, life: Life, deliver: Deliver) -> None:
         next_published = self._layer.next_published
         self._layer.deliver_at_once(deliver)
+        self._layer.report_gaps_to(self._report)
         try:
             while True:
                 for _ in range(_EVENTS_PER_TURN):
@@ -177,13 +172,9 @@ class Link:
         if life.error is not None:
             return
         self.life = life
-        nothing_missed = self._layer.restored()
         if self._down_since is not None:
-            self._last_outage, self._down_since = self.outage, None
-            if nothing_missed:
-                logger.warning("%s is back after %.2f s", self._layer.address, self._last_outage)
-            else:
-                self._report(self._last_outage)
+            gap, self._down_since = monotonic() - self._down_since, None
+            self._report(gap)
         self._came_up.ring_all()
 
     def _report(self, gap: float) -> None:

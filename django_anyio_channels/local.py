@@ -182,11 +182,11 @@ class Names:
         """Put a message that was sent to ``name`` into its mailbox."""
         self._member(name).mailbox.put((arrived, Event(name, frame)))
 
-    def deliver_to_members(self, frame: bytes, group: str | None = None) -> None:
-        """Put a message into the mailbox of every name that is in ``group``, or in any group at all."""
+    def deliver_to_members(self, frame: bytes) -> None:
+        """Put a message into the mailbox of every name that is in a group."""
         now = monotonic()
         for member in self._members.values():
-            if member.groups if group is None else group in member.groups:
+            if member.groups:
                 member.mailbox.put((now, Event(member.name, frame)))
 
     def put_back(self, name: str, frame: bytes) -> None:

@@ -104,16 +104,8 @@ class PerLoop(Generic[T]):
         """Close what the running loop has open."""
         hosted = self._hosted.get(asyncio.get_running_loop())
         if hosted is not None:
-            await _end(hosted.task)
-
-    def close_all(self, timeout: float) -> None:
-        """Close what every loop has open, and wait for that, but not for the caller's own running loop."""
-        for hosted in list(self._hosted.values()):
-            if hosted.loop.is_running():
-                closed = asyncio.run_coroutine_threadsafe(_end(hosted.task), hosted.loop)
-                if hosted.thread != threading.get_ident():
-                    closed.result(timeout)
-        self._close_idle_loops()
+            hosted.task.cancel()
+            await asyncio.wait([hosted.task])
 
     async def _host(self, hosted: Hosted[T]) -> None:
         try:
@@ -141,12 +133,8 @@ class PerLoop(Generic[T]):
         """Finish what loops that were stopped but never closed have left open."""
         for hosted in list(self._hosted.values()):
             if not hosted.loop.is_closed() and not hosted.loop.is_running():
-                hosted.loop.run_until_complete(_end(hosted.task))
-
-
-async def _end(task: asyncio.Task[None]) -> None:
-    task.cancel()
-    await asyncio.wait([task])
+                hosted.task.cancel()
+                hosted.loop.run_until_complete(asyncio.wait([hosted.task]))
 
 
 def is_passing() -> bool:

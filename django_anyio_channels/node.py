@@ -11,8 +11,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from .channel import Channel
-from .config import Settings, group_topics
-from .event import Event
+from .config import Settings
 from .exceptions import ChannelLayerError, DecodeError, ListenerClosed
 from .local import Names
 from .subscriber import Entry, Subscriber
@@ -38,7 +37,7 @@ class Topics:
     def __init__(self, prefix: str) -> None:
         self.prefix = f"{prefix}:"
         self.nodes = f"{prefix}:c:nodes"
-        self._group = group_topics(prefix)
+        self._group = f"{prefix}:g:"
         self._inbox = f"{prefix}:i:"
         self._queue = f"{prefix}:q:"
 
@@ -138,13 +137,6 @@ class Node:
         else:
             await self.channel.unbind(self.topics.group(group), self.topics.queue(channel))
 
-    async def history(self, group: str, since: str | None, limit: int | None) -> list[Event[Any]]:
-        """What was sent to a group; see `Channel.history`."""
-        events = await self.channel.history(self.topics.group(group), since=since, limit=limit)
-        for event in events:
-            event.group = group
-        return events
-
     async def flush(self) -> None:
         """Empty the queues and every node that shares the prefix."""
         await self.channel.purge(self.topics.prefix)
@@ -228,17 +220,6 @@ class Node:
             message = {"type": self._settings.outage_message, "seconds": seconds}
             self.names.deliver_to_members(self.channel.encode(message))
 
-    def report_missed(self, topic: str, seconds: float) -> None:
-        """Tell the members of a group that its history does not reach back, if the settings ask for it.
-
-        What was sent to single channels may concern any of them, so of that all members of groups are told.
-        """
-        if self._settings.outage_message is not None:
-            message = {"type": self._settings.outage_message, "seconds": seconds}
-            self.names.deliver_to_members(
-                self.channel.encode(message), None if topic == self.topics.inbox(self.id) else topic
-            )
-
     def close(self) -> None:
         self.names.close()
         for task in self._orders:
@@ -287,18 +268,14 @@ class _Inbox:
 @asynccontextmanager
 async def open_node(settings: Settings, topics: Topics) -> AsyncGenerator[Node, None]:
     """A node for the running event loop, from connecting to disconnecting."""
-    layer = settings.make_layer()
-    # What one node says to all about the present is no longer true for a node that hears it later.
-    layer.keep_no_history(topics.nodes)
     channel = Channel(
-        layer,
+        settings.make_layer(),
         serializer=settings.serializer,
         capacity=settings.capacity,
         expiry=settings.expiry,
         publish_timeout=settings.publish_timeout,
         max_message_size=settings.max_message_size,
         on_gap=lambda seconds: node.report_gap(seconds),
-        on_missed=lambda topic, seconds: node.report_missed(topic, seconds),
     )
     async with channel:
         node = Node(channel, settings, topics)

@@ -140,11 +140,11 @@ class Subscriber:
                 _settle(event)
                 continue
             if event.receipt is None:
-                return Event(event.group, message, event.subscription, None, event.position)
+                return Event(event.group, message, event.subscription)
             if self._manual_ack:
-                return Event(event.group, message, event.subscription, event.receipt, event.position)
+                return Event(event.group, message, event.subscription, event.receipt)
             event.receipt.settle()
-            return Event(event.group, message, event.subscription, None, event.position)
+            return Event(event.group, message, event.subscription)
         return None
 
     def __aiter__(self) -> Subscriber:

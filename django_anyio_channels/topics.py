@@ -9,7 +9,7 @@ from typing import Protocol
 
 import anyio
 
-from .event import Event, Gap
+from .event import Event
 from .exceptions import ListenerClosed
 from .layers.base import BaseChannelLayer, subscribing
 from .link import Life, logger
@@ -63,16 +63,8 @@ class Topics:
     leaves undone is done by `tidy`.
     """
 
-    def __init__(
-        self,
-        layer: BaseChannelLayer,
-        up: Callable[[], Awaitable[Life]],
-        new_waiter: NewWaiter,
-        on_missed: Callable[[str], None],
-    ) -> None:
-        """``on_missed`` is called with each group or pattern of which the layer could not get everything."""
+    def __init__(self, layer: BaseChannelLayer, up: Callable[[], Awaitable[Life]], new_waiter: NewWaiter) -> None:
         self._layer = layer
-        self._on_missed = on_missed
         self._up = up
         self._new_waiter = new_waiter
         self._groups: dict[str, Topic] = {}
@@ -86,9 +78,6 @@ class Topics:
 
     def deliver(self, event: Event[bytes]) -> None:
         """Put an event into every sink that wants it."""
-        if event.__class__ is Gap:
-            self._on_missed(event.group)
-            return
         name = event.subscription
         topic = self._groups.get(event.group) if name is None else self._patterns.get(name) or self._groups.get(name)
         if topic is not None:

@@ -21,6 +21,4 @@ if __name__ == "__main__":
     quality = subprocess.run([python, ".ci/qa.py"], check=False).returncode
     if quality:
         sys.exit(quality)
-    # The tests wait for brokers half of their time.
-    workers = 2 * (os.cpu_count() or 1)
-    run(python, "-m", "pytest", f"--numprocesses={workers}", "--dist=loadgroup", "--cov", "--cov-report=term-missing")
+    run(python, "-m", "pytest", "--numprocesses=auto", "--dist=loadgroup", "--cov", "--cov-report=term-missing")

@@ -8,7 +8,6 @@ import subprocess
 import sys
 from collections.abc import Callable
 from functools import partial
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,6 @@ import pytest
 
 from benchmarks import deliveries, harness, report, scenarios
 from benchmarks.children import ChildFailed
-from benchmarks.command import SETS
 from benchmarks.contenders import BareQueues, Contender, Message, bare_queues
 from benchmarks.deliveries import Tally
 from benchmarks.harness import BenchmarkSet, Figure, Scenario, Target
@@ -58,52 +56,8 @@ def test_a_quick_run_verifies_every_scenario(tmp_path: Path) -> None:
     assert "missed" not in done.stdout
 
 
-def make(name: str, *, quick: bool) -> BenchmarkSet:
-    benchmarks: BenchmarkSet = import_module(f"benchmarks.{name}").benchmarks(quick)
-    return benchmarks
-
-
-@pytest.mark.parametrize(
-    ("broker", "only", "verified"),
-    [
-        (
-            "postgres",
-            "16 senders",
-            {
-                "send, 16 senders": {"ours", "channels_postgres", "bare asyncpg"},
-                "jobs to two workers, 16 senders": {"ours", "channels_postgres"},
-            },
-        ),
-        ("mqtt", "to 1, 10 senders", {f"group_send to 1, 10 senders, QoS {qos}": {"ours"} for qos in (0, 1)}),
-        # channels_redis gives some jobs to both workers.
-        ("redis", "1 sender", {"send, 1 sender": {"ours"}, "jobs to two workers, 1 sender": {"ours"}}),
-    ],
-)
-def test_a_quick_run_over_a_broker_verifies_what_is_asked_for(
-    tmp_path: Path, broker: str, only: str, verified: dict[str, set[str]]
-) -> None:
-    found = tmp_path / "found.json"
-    environ = {name: value for name, value in os.environ.items() if name != "PYTHONDEVMODE"}
-    done = subprocess.run(
-        [sys.executable, "-m", "benchmarks", broker, "--quick", "--only", only, "--json", str(found)],
-        cwd=ROOT,
-        env=environ,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    run = json.loads(found.read_text())
-    assert run["scenarios"].keys() == verified.keys()
-    for scenario, cells in run["scenarios"].items():
-        assert all(cell["error"] is None for cell in cells.values())
-        assert all(cells[contender]["verified"] for contender in verified[scenario])
-
-
-@pytest.mark.parametrize("name", SETS)
-def test_every_target_of_a_set_names_figures_that_it_measures(name: str) -> None:
-    benchmarks = make(name, quick=False)
-    assert benchmarks.name == name
+def test_every_target_of_a_set_names_figures_that_it_measures() -> None:
+    benchmarks = memory(quick=False)
     assert benchmarks.targets
     measured = {(scenario.name, name) for scenario in benchmarks.scenarios for name in scenario.measures}
     assert {name for _, name in measured} == {contender.name for contender in benchmarks.contenders}
@@ -285,11 +239,10 @@ def test_who_fails_or_delivers_wrongly_is_named(capsys: pytest.CaptureFixture[st
     assert report.as_json(results)["scenarios"]["race"]["a"]["error"] == "Traceback: it broke"
 
 
-@pytest.mark.parametrize("name", SETS)
-def test_scenarios_are_explained(name: str) -> None:
+def test_scenarios_are_explained() -> None:
     """Their docstrings are the documentation of what the tables say."""
-    for scenario in make(name, quick=True).scenarios:
-        for measure in scenario.measures.values():
-            assert isinstance(measure, partial)
-            assert measure.func.__module__ in (scenarios.__name__, f"benchmarks.{name}")
-            assert measure.func.__doc__
+    measures = [measure for scenario in memory(quick=True).scenarios for measure in scenario.measures.values()]
+    for measure in measures:
+        assert isinstance(measure, partial)
+        assert measure.func.__module__ == scenarios.__name__
+        assert measure.func.__doc__

@@ -19,7 +19,6 @@ from django_anyio_channels import (
     Channel,
     DeliveryUnknown,
     Event,
-    Gap,
     InMemoryChannelLayer,
     ListenerClosed,
     NotSupported,
@@ -725,60 +724,6 @@ async def test_a_gap_report_that_fails_does_not_kill_the_hub(caplog: pytest.LogC
             await until(lambda: layer.lives == 2)
             await check_usable(channel, layer)
     assert any(record.exc_info is not None for record in caplog.records)
-
-
-class RememberingLayer(ScriptedLayer):
-    """Catches up by itself after an outage, or plays a `Gap`."""
-
-    def restored(self) -> bool:
-        return True
-
-
-async def test_a_layer_that_catches_up_has_no_gap_reported(caplog: pytest.LogCaptureFixture) -> None:
-    layer = RememberingLayer()
-    gaps: list[float] = []
-    with anyio.fail_after(TIME_LIMIT):
-        async with open_channel(layer, on_gap=gaps.append) as channel:
-            await channel.connected()
-            layer.play(CLOSED)
-            await until(lambda: layer.lives == 2)
-            await check_usable(channel, layer)
-    assert gaps == []
-    assert "is back after" in caplog.text
-    assert "is lost" not in caplog.text
-
-
-async def test_what_a_layer_could_not_catch_up_is_reported_in_its_place(caplog: pytest.LogCaptureFixture) -> None:
-    told: list[object] = []
-
-    def on_missed(group: str, seconds: float) -> None:
-        told.append(group)
-        assert seconds >= 0
-        raise ZeroDivisionError("the user's own mistake")
-
-    layer = RememberingLayer()
-    with anyio.fail_after(TIME_LIMIT):
-        async with Channel(layer, backoff=AT_ONCE, on_missed=on_missed) as channel:
-            async with channel.subscribe("g") as subscriber:
-                layer.play(Event("g", b"\x01"), Gap("g", b""), Event("g", b"\x02"))
-                assert [(await anext(subscriber)).message for _ in range(2)] == [1, 2]
-    assert told == ["g"]
-    assert "history of g does not reach back" in caplog.text
-    assert any(record.exc_info is not None for record in caplog.records), "the mistake is logged, and ends nothing"
-
-
-async def test_a_gap_while_the_link_is_down_is_as_long_as_the_outage() -> None:
-    told: list[tuple[str, float]] = []
-    layer = RememberingLayer()
-    with anyio.fail_after(TIME_LIMIT):
-        async with Channel(layer, backoff=AT_ONCE, on_missed=lambda *what: told.append(what)) as channel:
-            async with channel.subscribe("g"):
-                layer.fail("subscribe", ListenerClosed("not yet"))
-                layer.play(CLOSED, Gap("g", b""))
-                await until(lambda: told)
-    [(group, seconds)] = told
-    assert group == "g"
-    assert seconds > 0
 
 
 @given(

@@ -55,7 +55,7 @@ def test_what_is_right_or_anothers_is_left_alone(layers: object) -> None:
     ("number", "layer", "message", "hint"),
     [
         ("E001", entry(ulr="memory://"), "unknown key 'ulr'", "Did you mean 'url'?"),
-        ("E001", {"BACKEND": BACKEND, "CONFIG": {7: 1}}, "unknown key 7", "The keys are bridge, capacity"),
+        ("E001", {"BACKEND": BACKEND, "CONFIG": {7: 1}}, "unknown key 7", "The keys are capacity"),
         ("E002", entry(url="memory://", layer="x.Y"), "both 'url' and 'layer'", "Keep 'url'"),
         ("E003", entry(url="memry://"), "unknown scheme 'memry'", "Did you mean memory://?"),
         ("E005", entry(capacity=0), "CONFIG['capacity'] is 0", "a whole number"),

@@ -55,8 +55,8 @@ def test_the_first_capacity_that_matches_counts() -> None:
     [
         ({"ulr": "memory://"}, "unknown key 'ulr'", "Did you mean 'url'?", "E001"),
         ({"zzz": 1}, "unknown key 'zzz'", "a layer's own keyword arguments belong under 'options'", "E001"),
-        ({7: 1, "zzz": 1}, "unknown key 'zzz'", "The keys are bridge, capacity", "E001"),
-        ({7: 1}, "unknown key 7", "The keys are bridge, capacity", "E001"),
+        ({7: 1, "zzz": 1}, "unknown key 'zzz'", "The keys are capacity, channel_capacity", "E001"),
+        ({7: 1}, "unknown key 7", "The keys are capacity, channel_capacity", "E001"),
         ({"url": "memory://", "layer": Own}, "both 'url' and 'layer'", "Keep 'url' for a broker", "E002"),
         ({"url": "memory://", "options": {"url": "memory://"}}, "'url' twice", "Keep the one beside", "E002"),
         ({"url": "memry://"}, "unknown scheme 'memry'", "Did you mean memory://?", "E003"),

@@ -16,7 +16,7 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "django_anyio_channels"
 
-HUB = {"channel", "line", "link", "topics", "rejoining"}
+HUB = {"channel", "line", "link", "topics"}
 FLOORS: dict[int, set[str]] = {
     0: {"event", "exceptions"},
     1: {"serializers", "waiting", "losses", "subscriber", "batching", "layers.base"},
@@ -29,11 +29,10 @@ FLOORS: dict[int, set[str]] = {
         "channel",
         "line",
         "link",
-        "rejoining",
         "topics",
     },
-    3: {"loops", "local", "config", "database"},
-    4: {"node", "handover", "courier", "sync", "transaction"},
+    3: {"loops", "local", "config"},
+    4: {"node", "handover", "courier", "sync"},
     5: {"adapter", "channels_redis", "apps", "checks", "management"},
 }
 
@@ -47,7 +46,7 @@ DRIVERS = {
     "redis": "layers.redis",
     "hiredis": "layers.redis",
     "asyncpg": "layers.postgres",
-    "paho": "layers.mqtt",
+    "gmqtt": "layers.mqtt",
 }
 EMBEDDED = {"layers.memory"}
 """Layers that run on asyncio and trio alike."""

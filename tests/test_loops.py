@@ -208,25 +208,3 @@ def test_a_forked_child_begins_anew() -> None:
         return child
 
     assert os.waitpid(asyncio.run(main()), 0)[1] == 0
-
-
-def test_closing_everywhere_reaches_loops_that_run_and_loops_that_pause() -> None:
-    opener = Opener()
-    per_loop = PerLoop(opener)
-    background = BackgroundLoop()
-    asyncio.run_coroutine_threadsafe(per_loop.here(), background.loop()).result(TIME_LIMIT)
-    paused = asyncio.new_event_loop()
-    paused.run_until_complete(per_loop.here())
-    per_loop.close_all(TIME_LIMIT)
-    assert (opener.opened, opener.closed) == (2, 2)
-    assert per_loop.all_open() == []
-
-    async def main() -> None:
-        await per_loop.here()
-        per_loop.close_all(TIME_LIMIT)  # cannot wait for itself
-        assert opener.closed == 2
-
-    asyncio.run(main())
-    assert (opener.opened, opener.closed) == (3, 3)
-    paused.close()
-    background.stop()

@@ -187,41 +187,6 @@ def test_members_are_told_of_an_outage_if_the_settings_ask_for_it(caplog: pytest
     assert "is back after" in caplog.text
 
 
-def test_members_are_told_of_what_a_history_does_not_reach() -> None:
-    async def main() -> None:
-        (layer,) = layers(1, outage_message="chat.outage")
-        in_g, in_h, alone = [await layer.new_channel() for _ in range(3)]
-        await layer.group_add("g", in_g)
-        await layer.group_add("h", in_h)
-        (node,) = layer._courier.nodes
-        node.report_missed(node.topics.group("g"), 2.0)
-        await layer.group_send("h", {"type": "no outage"})
-        assert await soon(layer.receive(in_g)) == {"type": "chat.outage", "seconds": 2.0}
-        assert await soon(layer.receive(in_h)) == {"type": "no outage"}
-        node.report_missed(node.topics.inbox(node.id), 3.0)
-        for member in (in_g, in_h):
-            while (message := await soon(layer.receive(member))) == {"type": "no outage"}:
-                pass
-            assert message == {"type": "chat.outage", "seconds": 3.0}
-        await layer.send(alone, {"type": "no outage"})
-        assert await soon(layer.receive(alone)) == {"type": "no outage"}
-
-    asyncio.run(main())
-
-
-def test_nobody_is_told_of_what_was_missed_otherwise() -> None:
-    async def main() -> None:
-        (layer,) = layers(1)
-        member = await layer.new_channel()
-        await layer.group_add("g", member)
-        (node,) = layer._courier.nodes
-        node.report_missed(node.topics.group("g"), 2.0)
-        await layer.group_send("g", {"n": 1})
-        assert await soon(layer.receive(member)) == {"n": 1}
-
-    asyncio.run(main())
-
-
 def test_nobody_is_told_of_an_outage_otherwise() -> None:
     async def main() -> None:
         (layer,) = layers(1)

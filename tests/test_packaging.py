@@ -109,7 +109,7 @@ def test_changelog_knows_the_version(wheel: Path) -> None:
 
 
 def test_importing_brings_no_framework_and_no_driver(script: Script) -> None:
-    forbidden = ["asgiref", "asyncpg", "channels", "cryptography", "django", "hiredis", "paho", "redis"]
+    forbidden = ["asgiref", "asyncpg", "channels", "cryptography", "django", "gmqtt", "hiredis", "redis"]
     program = f"""if True:
         import json, sys
         import django_anyio_channels

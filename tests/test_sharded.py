@@ -47,24 +47,6 @@ class Slow(InMemoryChannelLayer):
         raise AssertionError("nobody gets here")
 
 
-class Forgetful(InMemoryChannelLayer):
-    """It is told of what needs no history."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.told: list[str] = []
-
-    def keep_no_history(self, group: str) -> None:
-        self.told.append(group)
-
-
-def test_the_broker_of_a_group_is_told_that_it_needs_no_history() -> None:
-    parts = [Forgetful() for _ in range(3)]
-    layer = ShardedChannelLayer(parts)
-    layer.keep_no_history("asgi:q:jobs")
-    assert [part.told for part in parts] == [[], [], ["asgi:q:jobs"]]
-
-
 def spread(count: int) -> ShardedChannelLayer:
     return ShardedChannelLayer([InMemoryChannelLayer() for _ in range(count)])
 

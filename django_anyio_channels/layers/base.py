@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Awaitable, Callable, Generator, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextvars import ContextVar
-from typing import Any, Protocol, TypeVar, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 from ..event import Event
 from ..exceptions import NotSupported
@@ -109,33 +109,11 @@ class BaseChannelLayer(ABC):
         `next_published`, may give it to ``deliver``, which neither waits nor raises. That saves a turn of the loop.
         """
 
-    # ---- history ------------------------------------------------------------------------------------------------
+    def report_gaps_to(self, report: Callable[[float], None]) -> None:  # noqa: B027 - most layers know of none
+        """Be told, once after `connect`, whom to tell of a gap within this life.
 
-    def restored(self) -> bool:
-        """Be told that all that is still wanted of what the life before was subscribed to is subscribed to again.
-
-        Returns whether nothing was missed in between: True from a layer that has handed out what was published
-        meanwhile, or a `Gap` for each subscription of which it can't.
+        A layer that could not listen to some groups for a while, and lives on, calls ``report`` with the seconds.
         """
-        return False
-
-    def keep_no_history(self, group: str) -> None:  # noqa: B027 - most layers keep none
-        """Be told, before `connect`, of a group whose messages mean nothing to those who come later."""
-
-    async def history(self, group: str, *, since: str | None, limit: int | None) -> list[Event[bytes]]:
-        """The events after the position ``since``, the oldest first, or else the last ones; ``limit`` at most.
-
-        Raises `PositionLost` if something that came after ``since`` is no longer known, and `ValueError` for what is
-        no position.
-        """
-        raise self._no_history()
-
-    def is_after(self, position: str, other: str) -> bool:
-        """Whether an event came after another one of its group."""
-        raise self._no_history()
-
-    def _no_history(self) -> NotSupported:
-        return NotSupported(f"{type(self).__name__} keeps no history; use a layer that does, such as redis+streams://")
 
     # ---- patterns -----------------------------------------------------------------------------------------------
 
@@ -221,28 +199,3 @@ class BlockingPublisher(Protocol):
 
     def put_blocking(self, queue: str, message: bytes, *, capacity: int, expiry: float) -> None:
         """`BaseChannelLayer.put` for callers that cannot await."""
-
-
-Result = TypeVar("Result")
-Statements = Generator["tuple[str, Sequence[object]]", "Sequence[Sequence[Any]]", Result]
-"""SQL for whoever has the connection: each statement, with ``$1`` and so on for its parameters, is sent its rows."""
-
-
-@runtime_checkable
-class TransactionalPublisher(Protocol):
-    """What a layer offers whose broker is a database: the statements to publish in a transaction of somebody else's.
-
-    They need no connected layer. ``encoding`` is the ``server_encoding`` of the connection that runs them.
-    """
-
-    def publish_in_transaction(self, group: str, message: bytes, *, encoding: str) -> Statements[int]:
-        """`BaseChannelLayer.publish`; returns how many bound queues were full and missed the message."""
-
-    def queues_in_transaction(self) -> Statements[bool]:
-        """Whether there is what `put_in_transaction` needs; any verb of a connected layer's queues makes it."""
-
-    def put_in_transaction(self, queue: str, message: bytes, *, capacity: int, expiry: float) -> Statements[bool]:
-        """`BaseChannelLayer.put`; returns whether there was room."""
-
-    def listeners_in_transaction(self, group: str) -> Statements[int]:
-        """`BaseChannelLayer.listeners`, as seen in the database of that connection."""

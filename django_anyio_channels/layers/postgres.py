@@ -7,8 +7,8 @@ import logging
 import secrets
 from collections import deque
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
+from hashlib import blake2b
 from typing import Any
 
 import anyio
@@ -18,7 +18,7 @@ from ..event import Event
 from ..exceptions import DecodeError, ListenerClosed, MissingDriver, QueueFull
 from ..losses import BoundedLog
 from ..waiting import Bell, waiter_factory
-from .base import BaseChannelLayer, Statements
+from .base import BaseChannelLayer
 
 try:
     import asyncpg
@@ -26,11 +26,9 @@ except ImportError as error:
     raise MissingDriver("PostgreSQLChannelLayer needs asyncpg: pip install django-anyio-channels[postgres]") from error
 
 from .postgres_address import Address
-from .postgres_census import COUNT, MOST_COUNTED, NODES, Census, lock_of
-from .postgres_frames import Joiner, channel_name, has_unicode, split
+from .postgres_frames import Joiner, channel_name, split
 from .postgres_queues import Message, Queues, Taken
 from .postgres_tables import PUBLISH, PUBLISH_TO_BOUND, texts
-from .postgres_transaction import listeners, publish, put, queues
 from .postgres_wire import Wire
 
 _BYTES_AT_ONCE = 512 * 1024
@@ -65,7 +63,6 @@ class PostgreSQLChannelLayer(BaseChannelLayer):
         self._listen_address = self._address if listen_url is None else Address(listen_url, {}, own=own)
         self._probe_interval = probe_interval
         self._kept: dict[bytes, list[Taken]] = {}
-        self._census = Census()
         self._life: _Life | None = None
 
     @property
@@ -79,7 +76,7 @@ class PostgreSQLChannelLayer(BaseChannelLayer):
 
     async def connect(self) -> None:
         await self.disconnect()
-        life = self._life = _Life(self._address, self._listen_address, self._probe_interval, self._kept, self._census)
+        life = self._life = _Life(self._address, self._listen_address, self._probe_interval, self._kept)
         try:
             await life.open()
         except BaseException:
@@ -125,18 +122,6 @@ class PostgreSQLChannelLayer(BaseChannelLayer):
     async def purge(self, prefix: str) -> None:
         await self._alive().queues.purge(prefix.encode())
 
-    def publish_in_transaction(self, group: str, message: bytes, *, encoding: str) -> Statements[int]:
-        return publish(group, message, encoding=encoding)
-
-    def queues_in_transaction(self) -> Statements[bool]:
-        return queues()
-
-    def put_in_transaction(self, queue: str, message: bytes, *, capacity: int, expiry: float) -> Statements[bool]:
-        return put(queue.encode(), message, capacity=capacity, expiry=expiry)
-
-    def listeners_in_transaction(self, group: str) -> Statements[int]:
-        return listeners(group)
-
     def _alive(self) -> _Life:
         if self._life is None:
             raise self._not_connected()
@@ -157,18 +142,12 @@ class _Life:
     """From connect to disconnect, or to the loss of a connection."""
 
     def __init__(
-        self,
-        address: Address,
-        listen_address: Address,
-        probe_interval: float,
-        kept: dict[bytes, list[Taken]],
-        census: Census,
+        self, address: Address, listen_address: Address, probe_interval: float, kept: dict[bytes, list[Taken]]
     ) -> None:
         self._address = address
         self._listen_address = listen_address
         self._probe_interval = probe_interval
         self._kept = kept
-        self._census = census
         self._error: ListenerClosed | None = None
         self._opening: asyncio.Task[None] | None = None
         self._tasks: list[asyncio.Task[None]] = []
@@ -184,7 +163,6 @@ class _Life:
         self.queues: Queues
         self.puts: Batcher[Message, QueueFull | None]
         self._counted: set[str] = set()
-        self._announcing: asyncio.Task[None] | None = None
         self._log = BoundedLog()
 
     # ---- open and close -----------------------------------------------------------------------------------------
@@ -239,13 +217,11 @@ class _Life:
                     f"or all of them and target_session_attrs=primary"
                 )
         # A payload is converted to the encoding of the database.
-        self._unicode = has_unicode(self._publishing.connection.get_settings().server_encoding)
+        self._unicode = self._publishing.connection.get_settings().server_encoding in ("UTF8", "SQL_ASCII")
         if self._listen_address is self._address:
             # What is notified does not outlive a crash anyway, so no commit need wait for the disk.
             await self._publishing.execute("SET synchronous_commit = off")
         await self._hear_itself()
-        await self._listening.execute(f"LISTEN {_quoted(NODES)}")
-        self._census.begin(self._publishing)
         self.queues = Queues(
             str(self._address),
             self._publishing,
@@ -261,7 +237,6 @@ class _Life:
             self._publishes.run(),
             self.puts.run(),
             self.queues.watch(),
-            self._census.run(),
             *(wire.watch(self._probe_interval) for wire in self._wires),
         ):
             task = asyncio.ensure_future(work)
@@ -337,20 +312,10 @@ class _Life:
         statement = f"LISTEN {_quoted(channel)}"
         if channel not in self._groups:
             self._groups[channel] = (group, Joiner())
-            if len(self._counted) < MOST_COUNTED:
+            if len(self._counted) < _MOST_COUNTED:
                 self._counted.add(channel)
-                statement = f"{statement}; SELECT pg_advisory_lock_shared({lock_of(channel)})"
+                statement = f"{statement}; SELECT pg_advisory_lock_shared({_lock(channel)})"
         await self._listens.call(statement)
-        if self._announcing is None:
-            self._announcing = asyncio.ensure_future(self._announce())
-            self._announcing.add_done_callback(self._ended)
-            self._tasks.append(self._announcing)
-
-    async def _announce(self) -> None:
-        """Be counted, once what the hub restores at the beginning is listened to."""
-        with suppress(ListenerClosed):  # the life is over
-            await self._listens.call(f"SELECT pg_advisory_lock_shared({lock_of(NODES)})")
-            await self._publishing.fetch("SELECT pg_notify($1, '')", NODES)
 
     async def unlisten(self, group: str) -> None:
         channel = channel_name(group)
@@ -358,12 +323,12 @@ class _Life:
         self._groups.pop(channel, None)
         if channel in self._counted:
             self._counted.discard(channel)
-            statement = f"{statement}; SELECT pg_advisory_unlock_shared({lock_of(channel)})"
+            statement = f"{statement}; SELECT pg_advisory_unlock_shared({_lock(channel)})"
         await self._listens.call(statement)
 
     async def listeners(self, group: str) -> int:
         """Count the nodes that hold the lock of a topic; PostgreSQL does not tell who listens."""
-        ((count,),) = await self._publishing.fetch(COUNT, lock_of(channel_name(group)))
+        ((count,),) = await self._publishing.fetch(_COUNT, _lock(channel_name(group)))
         return int(count)
 
     async def _fly_listens(self, statements: list[str]) -> Sequence[None]:
@@ -374,10 +339,7 @@ class _Life:
         self._listening.heard()
         known = self._groups.get(channel)
         if known is None:
-            if channel == NODES:
-                self._census.somebody_came()
-            else:
-                self.queues.woken(channel)
+            self.queues.woken(channel)
             return
         group, joiner = known
         try:
@@ -402,7 +364,6 @@ class _Life:
         await self._publishes.call(_Publication(group, message, split(message, unicode=self._unicode)))
 
     async def _fly_publishes(self, publications: list[_Publication]) -> Sequence[None]:
-        await self._census.all_are_back()
         for some in _by_size(publications):
             bound = await self._notify(some)
             if bound:
@@ -433,6 +394,20 @@ class _Life:
             if row["topic"] is not None:
                 bound.setdefault(row["topic"], []).append(row)
         return bound
+
+
+_MOST_COUNTED = 16
+"""A lock takes room in the server's shared memory, so only a node's first topics have one: those of its own."""
+
+_COUNT = """
+SELECT count(*) FROM pg_locks
+WHERE locktype = 'advisory' AND objsubid = 1 AND granted AND (classid::bigint << 32 | objid::bigint) = $1
+AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
+"""
+
+
+def _lock(channel: str) -> int:
+    return int.from_bytes(blake2b(channel.encode(), digest_size=8).digest(), "big", signed=True)
 
 
 def _by_size(publications: list[_Publication]) -> Iterator[list[_Publication]]:

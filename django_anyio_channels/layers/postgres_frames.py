@@ -47,16 +47,6 @@ def channel_name(name: str) -> str:
     return _DIGEST_MARK + blake2b(name.encode(), digest_size=24).hexdigest()
 
 
-def wake_channel(queue: bytes) -> str:
-    """The NOTIFY channel that wakes the readers of a queue."""
-    return f"{_DIGEST_MARK}q{blake2b(queue, digest_size=24).hexdigest()}"
-
-
-def has_unicode(server_encoding: str) -> bool:
-    """Whether a database of this encoding, to which payloads are converted, takes any character."""
-    return server_encoding in ("UTF8", "SQL_ASCII")
-
-
 def split(message: bytes, *, unicode: bool = True) -> list[str]:
     """The payloads of a message; ``unicode`` says whether the database's encoding has all of Unicode."""
     number = f"{next(_numbers) & 0xFFFFFF:06x}"

@@ -9,13 +9,13 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from hashlib import blake2b
 from typing import Any
 
 import asyncpg
 
 from ..exceptions import ChannelLayerError, DeliveryUnknown, ListenerClosed, NotSupported, QueueFull
 from ..losses import BoundedLog
-from .postgres_frames import wake_channel
 from .postgres_tables import BIND, CREATE, EXIST, GIVE_BACK, PURGE, PUT, SWEEP, TAKE, UNBIND, texts
 from .postgres_wire import Wire
 
@@ -69,6 +69,11 @@ class _Reading:
     @property
     def hungry(self) -> bool:
         return bool(self.readers) and self.may_have_more
+
+
+def wake_channel(queue: bytes) -> str:
+    """The NOTIFY channel that wakes the readers of a queue."""
+    return f"dac#q{blake2b(queue, digest_size=24).hexdigest()}"
 
 
 class Queues:

@@ -64,21 +64,6 @@ SELECT of_queue, accepted FROM django_anyio_channels_put(
 """
 """Parallel arrays; the capacity of a queue must be the same each time. How many of each queue's first were accepted."""
 
-PUT_IN_TRANSACTION = """
-WITH room AS (
-    SELECT FROM (
-        SELECT FROM django_anyio_channels_queue
-        WHERE queue = $1::text::bytea AND expires > clock_timestamp() LIMIT $4::int
-    ) AS waiting HAVING count(*) < $4::int
-), added AS (
-    INSERT INTO django_anyio_channels_queue (queue, message, expires)
-    SELECT $1::text::bytea, $2::text::bytea, clock_timestamp() + make_interval(secs => $3::float8) FROM room
-    RETURNING id
-)
-SELECT count(pg_notify($5::text, '')) FROM added
-"""
-"""Returns 1 if there was room, else 0, without the lock: a transaction may last, and nobody else could put."""
-
 TAKE = """
 DELETE FROM django_anyio_channels_queue WHERE ctid = ANY(ARRAY(
     SELECT found.ctid FROM unnest($1::text[]::bytea[], $2::text[]::int[]) AS wanted(queue, count), LATERAL (

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 try:
@@ -19,6 +20,7 @@ from ..exceptions import DeliveryUnknown, ListenerClosed, PayloadTooLarge, Queue
 from ..losses import BoundedLog
 from .base import BaseChannelLayer, Put
 from .redis_address import Address
+from .redis_cluster import ClusterLife, Presences
 from .redis_life import Life
 from .redis_presence import Presence
 from .redis_queues import Queues
@@ -28,13 +30,12 @@ from .redis_scripts import (
     bindings,
     bound_groups,
     is_terms,
-    look_up_bindings,
     queue_of_bound_groups,
     root,
     waiting,
 )
+from .redis_slots import ClusterAddress, is_cluster
 from .redis_subscriptions import Subscriptions
-from .redis_wire import pack
 
 LARGEST_MESSAGE = 512 * 1024 * 1024 - 1024
 """Bytes; Redis' own limit for a string."""
@@ -43,11 +44,15 @@ LARGEST_MESSAGE = 512 * 1024 * 1024 - 1024
 class RedisPubSubChannelLayer(BaseChannelLayer):
     """Redis 6.2 or newer, or Valkey, by ``SUBSCRIBE`` and ``PUBLISH``; two connections however many groups.
 
-    ``url`` is ``redis://[[user]:password@]host[:port][/database]``, ``rediss://`` for TLS, ``unix:///path/to.sock`` or
-    ``redis+sentinel://host:26379,host:26379/mastername/database``. Options of redis-py's connections may follow in the
-    query or as keyword arguments (``password``, ``ssl_ca_certs``, ``socket_connect_timeout``, ``client_name``, ...), or
-    come instead of a URL: ``RedisPubSubChannelLayer(host="localhost", port=6379)``. Those about decoding, retries and
-    pools are accepted and have nothing to do here. ``sentinel_kwargs`` are for the connections to the Sentinels.
+    In a Redis Cluster (of Redis 7 or newer, or Valkey) it is ``SSUBSCRIBE`` and ``SPUBLISH``: the groups are spread
+    over the masters, with two connections to each, and there are no patterns.
+
+    ``url`` is ``redis://[[user]:password@]host[:port][/database]``, ``rediss://`` for TLS, ``unix:///path/to.sock``,
+    ``redis+sentinel://host:26379,host:26379/mastername/database`` or ``redis+cluster://host:7000,host:7001``. Options
+    of redis-py's connections may follow in the query or as keyword arguments (``password``, ``ssl_ca_certs``,
+    ``socket_connect_timeout``, ``client_name``, ...), or come instead of a URL:
+    ``RedisPubSubChannelLayer(host="localhost", port=6379)``. Those about decoding, retries and pools are accepted and
+    have nothing to do here. ``sentinel_kwargs`` are for the connections to the Sentinels.
 
     A link that is silent for ``probe_interval`` seconds is given up. Patterns are Redis' globs.
 
@@ -56,27 +61,35 @@ class RedisPubSubChannelLayer(BaseChannelLayer):
     """
 
     def __init__(self, url: str | None = None, *, probe_interval: float = 10.0, **options: Any) -> None:
-        self._address = Address(url, options, own=frozenset({"url", "probe_interval"}))
-        self._probe_interval = probe_interval
+        own = frozenset({"url", "probe_interval"})
         self._queues = Queues()
-        self._presence = Presence()
+        self._new_life: Callable[[list[Event[bytes]]], Life | ClusterLife]
+        if url is not None and is_cluster(url):
+            cluster = ClusterAddress(url, options, own)
+            self._address = str(cluster)
+            self._new_life = partial(ClusterLife, cluster, probe_interval, self._queues, Presences(), self._gap)
+        else:
+            server = Address(url, options, own)
+            self._address = str(server)
+            self._new_life = partial(Life, server, probe_interval, self._queues, Presence())
+        self._report_gap: Callable[[float], None] | None = None
         self._left_over: list[Event[bytes]] = []
         self._log = BoundedLog()
-        self._life: Life | None = None
+        self._life: Life | ClusterLife | None = None
         self._put_elsewhere: Put | None = None
 
     @property
     def address(self) -> str:
-        return str(self._address)
+        return self._address
 
     @property
     def _pubsub(self) -> Subscriptions:
         """What a subclass subscribes with: ``subscribe unsubscribe psubscribe punsubscribe``, any number of names."""
-        return self.alive().subscriptions
+        return self._alive().subscriptions
 
     async def connect(self) -> None:
         await self.disconnect()
-        self._life = Life(self._address, self._probe_interval, self._queues, self._presence, self._left_over)
+        self._life = self._new_life(self._left_over)
         await self._life.open()
 
     async def disconnect(self) -> None:
@@ -100,26 +113,32 @@ class RedisPubSubChannelLayer(BaseChannelLayer):
 
     async def publish(self, group: str, message: bytes) -> int:
         """Publish, and put into the queues that are bound to the group; returns how many nodes Redis reached."""
-        life = self.alive()
+        life = self._alive()
         if len(message) > LARGEST_MESSAGE:
             raise PayloadTooLarge(f"Redis carries up to {LARGEST_MESSAGE} bytes; this message has {len(message)}")
         if life.presence.missing:
             await life.presence.everybody()
         name = group.encode()
-        look_up_and_publish = look_up_bindings(name) + pack(life.publish_verb, name, message)
         try:
-            bound, reached = await life.commands(name).ask(look_up_and_publish, replies=2)
+            bound, reached = await life.publish(name, message)
         except ListenerClosed as error:
-            raise unknown(error) from error
+            raise _unknown(error) from error
         if bound and not isinstance(bound, hiredis.ReplyError):
-            await self.put_into_bound(life, bound, message)
+            await self._put_into_bound(life, bound, message)
         if isinstance(reached, hiredis.ReplyError):
             raise life.refusal(reached)
         return int(reached)
 
+    def report_gaps_to(self, report: Callable[[float], None]) -> None:
+        self._report_gap = report
+
+    def _gap(self, seconds: float) -> None:
+        if self._report_gap is not None:
+            self._report_gap(seconds)
+
     async def next_published(self) -> Event[bytes]:
-        # Not `alive`: what came before the end of a life is still to be handed out.
-        life = self._life or self.alive()
+        # Not `_alive`: what came before the end of a life is still to be handed out.
+        life = self._life or self._alive()
         return await life.subscriptions.next_event()
 
     def deliver_at_once(self, deliver: Callable[[Event[bytes]], None]) -> None:
@@ -133,15 +152,15 @@ class RedisPubSubChannelLayer(BaseChannelLayer):
         self._put_elsewhere = put
 
     async def put(self, queue: str, message: bytes, *, capacity: int, expiry: float) -> None:
-        if not await self._put(self.alive(), queue.encode(), message, capacity, round(expiry * 1000), 0):
+        if not await self._put(self._alive(), queue.encode(), message, capacity, round(expiry * 1000), 0):
             raise QueueFull(f"Queue {queue} is full: its capacity of {capacity} messages is used up")
 
     async def take(self, queue: str) -> bytes:
-        self.alive()
+        self._alive()
         return await self._queues.take(queue)
 
     async def bind(self, group: str, queue: str, *, capacity: int, expiry: float, lifetime: float) -> None:
-        life, topic, name = self.alive(), group.encode(), queue.encode()
+        life, topic, name = self._alive(), group.encode(), queue.encode()
         milliseconds = round(lifetime * 1000)
         await life.ask(name, "SADD", bound_groups(name), topic)
         await life.ask(name, "PEXPIRE", bound_groups(name), milliseconds)
@@ -152,14 +171,14 @@ class RedisPubSubChannelLayer(BaseChannelLayer):
             raise life.refusal(reply)
 
     async def unbind(self, group: str, queue: str) -> None:
-        life, topic, name = self.alive(), group.encode(), queue.encode()
+        life, topic, name = self._alive(), group.encode(), queue.encode()
         await life.ask(topic, "HDEL", bindings(topic), name)
         await life.ask(name, "SREM", bound_groups(name), topic)
 
     async def purge(self, prefix: str) -> None:
-        life = self.alive()
+        life = self._alive()
         start = prefix.encode()
-        for key in await life.keys(start, "list", "set"):
+        for key in await life.keys(start):
             queue = queue_of_bound_groups(key)
             if queue is not None and queue.startswith(start):
                 for group in await life.ask(key, "SMEMBERS", key):
@@ -167,7 +186,13 @@ class RedisPubSubChannelLayer(BaseChannelLayer):
             await life.ask(key, "DEL", key)
 
     async def _put(
-        self, life: Life, queue: bytes, message: bytes, capacity: int, milliseconds: int, binding_ends: int
+        self,
+        life: Life | ClusterLife,
+        queue: bytes,
+        message: bytes,
+        capacity: int,
+        milliseconds: int,
+        binding_ends: int,
     ) -> bool:
         if len(message) > LARGEST_MESSAGE:
             raise PayloadTooLarge(f"Redis carries up to {LARGEST_MESSAGE} bytes; this message has {len(message)}")
@@ -175,13 +200,12 @@ class RedisPubSubChannelLayer(BaseChannelLayer):
         try:
             reply = await PUT.run(life.commands(queue), [queue, waiting(queue)], *arguments)
         except ListenerClosed as error:
-            raise unknown(error) from error
+            raise _unknown(error) from error
         if isinstance(reply, hiredis.ReplyError):
             raise life.refusal(reply)
         return bool(reply)
 
-    async def put_into_bound(self, life: Life, bound: list[bytes], message: bytes) -> None:
-        """Put a message into the queues that are bound to its group, as ``HGETALL`` has them."""
+    async def _put_into_bound(self, life: Life | ClusterLife, bound: list[bytes], message: bytes) -> None:
         for queue, terms in zip(bound[::2], bound[1::2], strict=True):
             if not is_terms(terms):
                 self._log.write(logging.ERROR, "Somebody else wrote %r into our binding to queue %r", terms, queue)
@@ -196,7 +220,7 @@ class RedisPubSubChannelLayer(BaseChannelLayer):
                 )
 
     async def _put_bound(
-        self, life: Life, queue: bytes, message: bytes, capacity: int, milliseconds: int, ends: int
+        self, life: Life | ClusterLife, queue: bytes, message: bytes, capacity: int, milliseconds: int, ends: int
     ) -> bool:
         if self._put_elsewhere is None:
             return await self._put(life, queue, message, capacity, milliseconds, ends)
@@ -208,13 +232,7 @@ class RedisPubSubChannelLayer(BaseChannelLayer):
                 return False
         return True
 
-    @property
-    def is_alive(self) -> bool:
-        """Whether there is a life that has not ended."""
-        return self._life is not None and self._life.error is None
-
-    def alive(self) -> Life:
-        """The life that has not ended. Raises `ListenerClosed` if there is none."""
+    def _alive(self) -> Life | ClusterLife:
         life = self._life
         if life is None:
             raise ListenerClosed(f"{self.address} is not connected; use the layer through a Channel, or connect() it")
@@ -223,6 +241,5 @@ class RedisPubSubChannelLayer(BaseChannelLayer):
         return life
 
 
-def unknown(error: ListenerClosed) -> ListenerClosed:
-    """What to raise for an error that came after a message was sent."""
+def _unknown(error: ListenerClosed) -> ListenerClosed:
     return DeliveryUnknown(f"{error}; the message was on its way, it may or may not have been accepted")

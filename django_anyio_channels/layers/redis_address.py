@@ -66,7 +66,7 @@ class Address:
         if kind != "sentinel":
             return url
         credentials, _, hosts = parts.netloc.rpartition("@")
-        self._sentinels = [_host_and_port(host, DEFAULT_SENTINEL_PORT) for host in hosts.split(",")]
+        self._sentinels = [host_and_port(host, DEFAULT_SENTINEL_PORT) for host in hosts.split(",")]
         service, _, database = parts.path.strip("/").partition("/")
         if not service:
             raise ValueError(
@@ -188,7 +188,8 @@ def without_secrets(url: str) -> str:
     return f"{scheme}{separator}{netloc.rpartition('@')[2]}{slash}{path.partition('?')[0]}"
 
 
-def _host_and_port(text: str, default: int) -> tuple[str, int]:
+def host_and_port(text: str, default: int) -> tuple[str, int]:
+    """Read ``host:port`` or ``[host]:port``; the port may be missing."""
     host, _, port = text.rpartition(":") if not text.endswith("]") else (text, "", "")
     if not host:
         host, port = text, ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import anyio
@@ -12,6 +13,7 @@ from ..exceptions import ListenerClosed
 from .redis_address import Address
 from .redis_presence import Presence
 from .redis_queues import Queues
+from .redis_scripts import look_up_bindings
 from .redis_server import Server
 from .redis_subscriptions import Subscriptions
 from .redis_wire import Wire, pack
@@ -59,7 +61,7 @@ class Life:
         self.error = None
         self._open = True
         self._queues.begin(self)
-        self.presence.begin(self._server.commands, self._server.listener, self.subscriptions)
+        self.presence.begin(self._server.commands, self.subscriptions)
         self.subscriptions.on_confirmed = self.presence.subscribed
         self._server.on_probe = self._tidy
 
@@ -103,21 +105,33 @@ class Life:
         """What to raise for a refused command."""
         return self._server.refusal(reply)
 
-    async def keys(self, start: bytes, *kinds: str) -> list[bytes]:
-        """The keys that begin with ``start``, or belong to something that does, and hold one of these types."""
-        literal = b"".join(b"\\" + letter if letter in _SPECIAL else letter for letter in _letters(start))
-        found: list[bytes] = []
-        for pattern in (literal + b"*", b"{" + literal + b"*"):
-            for kind in kinds:
-                cursor = b"0"
-                while True:
-                    cursor, keys = await self.ask(
-                        start, "SCAN", cursor, "MATCH", pattern, "COUNT", _KEYS_AT_ONCE, "TYPE", kind
-                    )
-                    found.extend(keys)
-                    if cursor == b"0":
-                        break
-        return found
+    async def publish(self, name: bytes, message: bytes) -> tuple[Any, Any]:
+        """The bindings of a group, and how many nodes heard a message to it."""
+        look_up_and_publish = look_up_bindings(name) + pack("PUBLISH", name, message)
+        bound, reached = await self._server.commands.ask(look_up_and_publish, replies=2)
+        return bound, reached
+
+    async def keys(self, start: bytes) -> list[bytes]:
+        """The keys of queues, and of what belongs to them, that begin with ``start``."""
+        return await scan(self._server.commands, start, self.refusal)
+
+
+async def scan(wire: Wire, start: bytes, refusal: Callable[[hiredis.ReplyError], Exception]) -> list[bytes]:
+    """The keys of one server that begin so, with a brace before it or none. Raises what the server refuses."""
+    literal = b"".join(b"\\" + letter if letter in _SPECIAL else letter for letter in _letters(start))
+    found: list[bytes] = []
+    for pattern in (literal + b"*", b"{" + literal + b"*"):
+        for kind in ("list", "set"):
+            cursor = b"0"
+            while True:
+                reply = await wire.ask(pack("SCAN", cursor, "MATCH", pattern, "COUNT", _KEYS_AT_ONCE, "TYPE", kind))
+                if isinstance(reply, hiredis.ReplyError):
+                    raise refusal(reply)
+                cursor, keys = reply
+                found.extend(keys)
+                if cursor == b"0":
+                    break
+    return found
 
 
 _SPECIAL = frozenset(_letter.to_bytes(1, "big") for _letter in b"*?[]\\^-")

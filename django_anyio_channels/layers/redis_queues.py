@@ -26,9 +26,13 @@ from .redis_scripts import (
     wake_ups,
 )
 from .redis_subscriptions import Subscriptions
-from .redis_wire import Wire
+from .redis_wire import Speaker
 
 _MOST_AT_ONCE = 100
+_MOST_AHEAD = 32
+_QUICK = 0.005
+"""Seconds between getting a message and asking for the next one of a reader for whom it is worth to take ahead."""
+
 _HELD = 0.02
 """Seconds for which a message that nobody here waits for is kept for a reader that comes back."""
 
@@ -44,7 +48,7 @@ class Link(Protocol):
     subscriptions: Subscriptions
     publish_verb: str
 
-    def commands(self, key: bytes) -> Wire:
+    def commands(self, key: bytes) -> Speaker:
         """The wire for the commands about a key."""
 
     def refusal(self, reply: hiredis.ReplyError) -> Exception:
@@ -59,6 +63,10 @@ class Queue:
         self.takers: deque[asyncio.Future[bytes]] = deque()
         self.ready: deque[bytes] = deque()
         """Messages that are here and not yet with a reader; empty as long as readers wait."""
+        self.ahead = 0
+        """How many messages more than there are waiting readers are asked for."""
+        self.more = False
+        """The last answer was as long as it might be: there may be more."""
         self.number = 0
         self.answered = True
         """Call `number` has brought its messages, or none and does not wait; else it is repeated in the next life."""
@@ -76,6 +84,8 @@ class Queue:
         """A wake-up came after the last call was sent."""
         self.used = 0.0
         """When a reader came last."""
+        self.handed = 0.0
+        """When a reader got a message last."""
         self.look: asyncio.TimerHandle | None = None
         self.idle = False
         """Nobody used it at the last look."""
@@ -84,9 +94,9 @@ class Queue:
 class Queues:
     """The readers of a layer, over all its lives.
 
-    A reader asks at once. If there is nothing, its call waits on the server, which pushes it the next message. No
-    more is taken than there are readers. What came for a reader that has gone waits a moment for the next one, which
-    may be the same that polls, and then goes back to the head of the queue.
+    A reader asks at once. If there is nothing, its call waits on the server, which pushes it the next message. Readers
+    that come back quickly have a few messages taken ahead: as many as they read in a moment, 32 at most, which is what
+    dies with a process that is killed. What is here and nobody comes for goes back to the head of the queue.
 
     Calls are numbered. An answer that was lost with its connection is asked for again in the next life.
     """
@@ -106,9 +116,13 @@ class Queues:
         queue = self._queues.get(key)
         if queue is None:
             queue = self._queues[key] = Queue(key)
-        queue.used = loop.time()
+        queue.used = now = loop.time()
         if queue.ready:
-            return queue.ready.popleft()[STAMP:]
+            queue.handed = now
+            message = queue.ready.popleft()
+            self._ask(queue)
+            return message[STAMP:]
+        queue.ahead = min(_MOST_AHEAD, 2 * queue.ahead or 1) if now - queue.handed < _QUICK else 0
         taker: asyncio.Future[bytes] = loop.create_future()
         queue.takers.append(taker)
         self._ask(queue)
@@ -128,7 +142,7 @@ class Queues:
         """A life begins; what the last one left unanswered is asked for again."""
         self._link = link
         for queue in self._queues.values():
-            queue.hears = queue.listening = queue.woken = False
+            queue.hears = queue.listening = queue.woken = queue.more = False
             if queue.returning:
                 self._give_back(queue, link)
             if not queue.answered:
@@ -150,6 +164,7 @@ class Queues:
         await asyncio.sleep(0)
         for queue in self._queues.values():
             if not queue.answered and link is self._link and link is not None:
+                queue.more = False
                 self._call(queue, link)
         await self._all_answered()
         for queue in self._queues.values():
@@ -182,10 +197,9 @@ class Queues:
 
     def _ask(self, queue: Queue) -> None:
         link = self._link
-        # What is being given back comes first: the server may not have it yet, if it has to be told the script again.
-        if link is None or not queue.answered or queue.listening or queue.returning:
+        if link is None or not queue.answered or queue.listening:
             return
-        if queue.takers:
+        if queue.takers or (queue.more and queue.ahead and len(queue.ready) <= queue.ahead // 2):
             queue.number += 1
             queue.answered = False
             self._call(queue, link)
@@ -194,15 +208,18 @@ class Queues:
         queue.under_way = True
         queue.woken = False
         queue.called = asyncio.get_running_loop().time()
-        count = min(len(queue.takers), _MOST_AT_ONCE)
-        waits = bool(count and queue.hears)
+        readers = len(queue.takers)
+        count = min(readers + queue.ahead, _MOST_AT_ONCE) if readers or queue.more else 0
+        waits = bool(readers and queue.hears)
         call = TAKE.call if by_hash else TAKE.call_with_text
         keys = [queue.name, waiting(queue.name), in_flight(queue.name, self._node)]
         answer = link.commands(queue.name).ask(call(keys, self._node, count, queue.number, _KEPT, int(waits)))
         self._answers.add(answer)
-        answer.add_done_callback(partial(self._replied, queue, link, queue.number, waits))
+        answer.add_done_callback(partial(self._replied, queue, link, queue.number, count, waits))
 
-    def _replied(self, queue: Queue, link: Link, number: int, waits: bool, answer: asyncio.Future[Any]) -> None:
+    def _replied(
+        self, queue: Queue, link: Link, number: int, count: int, waits: bool, answer: asyncio.Future[Any]
+    ) -> None:
         self._answers.discard(answer)
         if link is not self._link or answer.exception() is not None:
             return  # the life is over: `end` has told the takers
@@ -217,20 +234,22 @@ class Queues:
             queue.answered = True
             self._fail(queue, link.refusal(reply))
         elif reply:
-            self._arrived(queue, reply)
+            self._arrived(queue, reply, more=0 < count <= len(reply))
         elif queue.woken and queue.takers:
             self._call(queue, link)
         elif waits:
             self._look_later(queue)
         else:
             queue.answered = True
+            queue.more = False
             if queue.takers and not queue.hears:
                 self._listen(queue, link)
             self._ask(queue)
 
-    def _arrived(self, queue: Queue, messages: list[bytes]) -> None:
+    def _arrived(self, queue: Queue, messages: list[bytes], *, more: bool) -> None:
         queue.answered = True
         queue.under_way = False
+        queue.more = more
         queue.ready.extend(messages)
         self._hand_out(queue)
         self._ask(queue)
@@ -241,6 +260,7 @@ class Queues:
             taker = queue.takers.popleft()
             if not taker.done():
                 taker.set_result(queue.ready.popleft())
+                queue.handed = asyncio.get_running_loop().time()
 
     def _fail(self, queue: Queue, error: Exception) -> None:
         while queue.takers:
@@ -252,19 +272,19 @@ class Queues:
 
     def _listen(self, queue: Queue, link: Link) -> None:
         queue.listening = True
-        answers = [
+        answers = asyncio.gather(
             link.subscriptions.signal(wake_ups(queue.name), partial(self._wake, queue)),
             link.subscriptions.signal(pushes(queue.name, self._node), partial(self._pushed, queue)),
-        ]
-        answers[-1].add_done_callback(partial(self._listens, queue, link, answers))
+        )
+        answers.add_done_callback(partial(self._listens, queue, link))
 
-    def _listens(self, queue: Queue, link: Link, answers: list[asyncio.Future[Any]], last: asyncio.Future[Any]) -> None:
-        if link is not self._link or last.exception() is not None:
+    def _listens(self, queue: Queue, link: Link, answers: asyncio.Future[list[Any]]) -> None:
+        if answers.cancelled() or answers.exception() is not None or link is not self._link:
             return
         queue.listening = False
-        for answer in answers:
-            if isinstance(answer.result(), hiredis.ReplyError):
-                self._fail(queue, link.refusal(answer.result()))
+        for reply in answers.result():
+            if isinstance(reply, hiredis.ReplyError):
+                self._fail(queue, link.refusal(reply))
                 return
         queue.hears = True
         # Something may have come between the empty answer and the subscription.
@@ -279,7 +299,7 @@ class Queues:
     def _pushed(self, queue: Queue, push: bytes) -> None:
         number, _, message = push.partition(b" ")
         if not queue.answered and number == b"%d" % queue.number and len(message) >= STAMP:
-            self._arrived(queue, [message])
+            self._arrived(queue, [message], more=False)
 
     # ---- giving back --------------------------------------------------------------------------------------------
 
@@ -297,6 +317,7 @@ class Queues:
         if recently or queue.under_way or queue.returning:
             self._look_later(queue)
         elif not queue.answered:
+            queue.more = False
             self._call(queue, link)
         else:
             self._return(queue, link)
@@ -304,6 +325,7 @@ class Queues:
     def _return(self, queue: Queue, link: Link) -> None:
         queue.returning = list(queue.ready)
         queue.ready.clear()
+        queue.more = False
         queue.return_number += 1
         self._give_back(queue, link)
 
@@ -329,5 +351,4 @@ class Queues:
             queue.ready.extendleft(reversed(queue.returning))
             self._hand_out(queue)
         queue.returning = []
-        self._ask(queue)
         self._look_later(queue)

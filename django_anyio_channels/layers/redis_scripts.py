@@ -13,7 +13,7 @@ from typing import Any
 
 import hiredis
 
-from .redis_wire import Wire, pack
+from .redis_wire import Speaker, pack
 
 STAMP = 13
 
@@ -96,7 +96,7 @@ class Script:
         self._text = text
         self._hash = sha1(text.encode(), usedforsecurity=False).hexdigest()
 
-    async def run(self, wire: Wire, keys: list[bytes], *arguments: bytes | str | int) -> Any:
+    async def run(self, wire: Speaker, keys: list[bytes], *arguments: bytes | str | int) -> Any:
         """Run it. The reply may be a `hiredis.ReplyError`."""
         reply = await wire.ask(self.call(keys, *arguments))
         if is_unknown(reply):

@@ -15,6 +15,8 @@ from .redis_wire import Wire, pack
 _LIFE_IS_OVER = ("READONLY", "MASTERDOWN", "LOADING", "CLUSTERDOWN", "NOAUTH", "UNBLOCKED")
 
 _CURES = {
+    "ASK": "Its slot is half way between two masters, and has been for seconds: finish the migration",
+    "TRYAGAIN": "Its slot is half way between two masters, and has been for seconds: finish the migration",
     "OOM": "The server's memory is used up: raise its maxmemory, or let it evict",
     "NOPERM": "Allow the command with `ACL SETUSER`, or connect as another user",
     "MISCONF": "The server cannot save its data and so refuses to change it; see its log",
@@ -97,13 +99,17 @@ class Server:
 
     def refusal(self, reply: hiredis.ReplyError) -> ChannelLayerError:
         """What to raise for a refused command; `ListenerClosed` if this server can serve nothing more."""
-        text = str(reply)
-        word = text.partition(" ")[0]
-        if word in _LIFE_IS_OVER:
-            self.commands.end(text)
-            return ListenerClosed(f"{self.address}: {text}")
-        cure = _CURES.get(word)
-        return ChannelLayerError(f"{self.address} refuses: {text}" + (f". {cure}" if cure else ""))
+        error = explain(str(self.address), reply)
+        if isinstance(error, ListenerClosed):
+            self.commands.end(str(reply))
+        return error
+
+    def abort(self) -> None:
+        """Drop both connections."""
+        self._stop_watching()
+        self.commands.on_end = self.listener.on_end = _expected
+        self.commands.abort()
+        self.listener.abort()
 
     def _check_role(self, replies: list[object]) -> None:
         for role in replies:
@@ -144,6 +150,16 @@ class Server:
     def _stop_watching(self) -> None:
         if self._next_probe is not None:
             self._next_probe.cancel()
+
+
+def explain(address: str, reply: hiredis.ReplyError) -> ChannelLayerError:
+    """What a refused command means; `ListenerClosed` if nothing more can be had from who refused it."""
+    text = str(reply)
+    word = text.partition(" ")[0]
+    if word in _LIFE_IS_OVER:
+        return ListenerClosed(f"{address}: {text}")
+    cure = _CURES.get(word)
+    return ChannelLayerError(f"{address} refuses: {text}" + (f". {cure}" if cure else ""))
 
 
 def _nothing_pushed(push: list[bytes]) -> None:

@@ -10,9 +10,9 @@ from typing import Any
 import hiredis
 
 from ..event import Event
-from ..exceptions import ListenerClosed, SubscriptionRefused
+from ..exceptions import ListenerClosed, NotSupported, SubscriptionRefused
 from .base import subscribing
-from .redis_wire import Wire, pack
+from .redis_wire import Listener, Wire, pack
 
 _AT_ONCE = 32
 """Events that are delivered in one turn of the loop; readers must get their turn before their mailboxes are full."""
@@ -42,16 +42,14 @@ class Subscriptions:
     marked with the hub's name, and a name of the wire is given up when its last owner is gone.
     """
 
-    def __init__(self, listener: Callable[[bytes], Wire], left_over: list[Event[bytes]], sharded: bool = False) -> None:
+    def __init__(
+        self, listener: Callable[[bytes], Listener], left_over: list[Event[bytes]], sharded: bool = False
+    ) -> None:
         """``listener`` gives the wire on which a name is heard; ``left_over`` are the events to begin with."""
         self.on_confirmed: Callable[[bool, bytes], None] = _nothing_to_do
         """Called with each name that the server has answered for; True for a pattern."""
-        self.on_message: Callable[[str, str | None, bytes], None] | None = None
-        """Called with the channel, the pattern that it was found by, and the message, and delivers what there is to it.
-
-        Without it every message is an event.
-        """
         self._listener = listener
+        self._sharded = sharded
         letter = "S" if sharded else ""
         self._verbs = (f"{letter}SUBSCRIBE", f"{letter}UNSUBSCRIBE"), ("PSUBSCRIBE", "PUNSUBSCRIBE")
         self._names: tuple[Names, Names] = {}, {}
@@ -78,11 +76,19 @@ class Subscriptions:
 
     async def psubscribe(self, *patterns: str) -> None:
         """Listen to every channel that matches a glob (``*``, ``?``, ``[...]``)."""
+        self._require_patterns()
         await self._add(True, patterns)
 
     async def punsubscribe(self, *patterns: str) -> None:
         """Undo `psubscribe`."""
+        self._require_patterns()
         await self._remove(True, patterns)
+
+    def _require_patterns(self) -> None:
+        if self._sharded:
+            raise NotSupported(
+                "Redis Cluster has no patterns for what is spread over its masters; subscribe to each group by its name"
+            )
 
     # ---- what the layer does ------------------------------------------------------------------------------------
 
@@ -114,11 +120,8 @@ class Subscriptions:
         if found is None:
             return  # what was on its way when the name was given up
         message = push[-1]
-        if self.on_message is not None:
-            self.on_message(channel, found.text if push[0] == b"pmessage" else None, message)
-        else:
-            for owner in found.owners:
-                self.deliver(Event(channel, message, owner))
+        for owner in found.owners:
+            self._hand_on(Event(channel, message, owner))
         if len(self._events) > _BEHIND and wire not in self._paused:
             wire.pause()
             self._paused.append(wire)
@@ -127,8 +130,7 @@ class Subscriptions:
         """See `BaseChannelLayer.deliver_at_once`."""
         self._deliver = deliver
 
-    def deliver(self, event: Event[bytes]) -> None:
-        """Hand an event to the hub, at once or after those that wait."""
+    def _hand_on(self, event: Event[bytes]) -> None:
         if self._deliver is not None and not self._events and self._delivered < _AT_ONCE:
             if not self._delivered:
                 self._loop.call_soon(self._next_turn)
@@ -166,7 +168,18 @@ class Subscriptions:
     def silence(self, name: bytes) -> None:
         """Undo `signal`."""
         del self._signals[name]
-        self._listener(name).tell(pack(self._verbs[0][1], name))
+        self._leave(False, name)
+
+    def again(self, name: bytes) -> asyncio.Future[Any] | None:
+        """Subscribe again to a channel that the server has given up; None if nobody wants it any more.
+
+        A signal is given once that is done, with nothing in it: one may have been missed.
+        """
+        if name not in self._channels and name not in self._signals:
+            return None
+        answer = self._listener(name).ask(pack(self._verbs[0][0], name))
+        answer.add_done_callback(lambda done: self._signals.get(name, _silence)(b""))
+        return answer
 
     # ---- the books ----------------------------------------------------------------------------------------------
 
@@ -181,6 +194,10 @@ class Subscriptions:
             waiting.append(self._confirm(pattern, key, name))
         for each in waiting:
             await each
+
+    def _leave(self, pattern: bool, key: bytes) -> asyncio.Future[Any]:
+        command = pack(self._verbs[pattern][1], key)
+        return self._listener(key).leave(command) if self._sharded else self._listener(key).ask(command)
 
     def _confirm(self, pattern: bool, key: bytes, name: Name) -> Awaitable[None]:
         if name.confirmed is None:
@@ -209,9 +226,13 @@ class Subscriptions:
             name.owners.pop(_owner(text, pattern), None)
             if not name.owners:
                 del self._names[pattern][key]
-                waiting.append(self._listener(key).ask(pack(self._verbs[pattern][1], key)))
+                waiting.append(self._leave(pattern, key))
         for each in waiting:
             await each
+
+
+def _silence(message: bytes) -> None:
+    """What nobody listens to."""
 
 
 def _nothing_to_do(pattern: bool, name: bytes) -> None:

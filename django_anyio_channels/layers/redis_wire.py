@@ -5,16 +5,18 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable
-from typing import Any, cast
+from typing import Any, Protocol, cast
 
 import hiredis
 
 from ..exceptions import ListenerClosed
 
-PUSHED = frozenset({b"message", b"pmessage", b"smessage"})
+PUSHED = (b"message", b"pmessage", b"smessage", b"sunsubscribe")
 
 _COLLECT = cast("asyncio.Future[Any]", object())
 _IGNORE = cast("asyncio.Future[Any]", object())
+
+_LEFT = b"left"
 
 OnPush = Callable[[list[bytes]], None]
 
@@ -22,6 +24,27 @@ OnPush = Callable[[list[bytes]], None]
 def pack(*words: str | bytes | float) -> bytes:
     """A command as it goes over the wire."""
     return cast(bytes, hiredis.pack_command(cast("tuple[bytes]", words)))
+
+
+class Speaker(Protocol):
+    """What takes commands: a `Wire`, or the way to one of several."""
+
+    def ask(self, command: bytes) -> asyncio.Future[Any]:
+        """Send one packed command; the future gives its reply."""
+
+    def tell(self, command: bytes) -> None:
+        """Send one packed command whose reply is of no interest."""
+
+
+class Listener(Speaker, Protocol):
+    """A `Speaker` that subscribes."""
+
+    def leave(self, command: bytes) -> asyncio.Future[Any]:
+        """Send one packed ``SUNSUBSCRIBE``; the future is done when that is in effect."""
+
+
+class _Fence(asyncio.Future[Any]):
+    """Waits for the answer to `Wire.leave`; whatever else comes before it is part of that."""
 
 
 class Wire(asyncio.Protocol):
@@ -81,6 +104,19 @@ class Wire(asyncio.Protocol):
         idle = not self._waiting
         self._waiting.append(_IGNORE)
         self._send(command, idle)
+
+    def leave(self, command: bytes) -> asyncio.Future[Any]:
+        """Send a packed ``SUNSUBSCRIBE``; the future is done when the server has dealt with it.
+
+        What the server says to it cannot be told from what it says unasked when the slot moves away, so it counts as
+        pushed, and a ``PING`` behind it makes the answer.
+        """
+        self._check()
+        fence = _Fence(loop=self._loop)
+        idle = not self._waiting
+        self._waiting.append(fence)
+        self._send(command + pack("PING", _LEFT), idle)
+        return fence
 
     def pause(self) -> None:
         """Read no more until `resume`."""
@@ -166,6 +202,8 @@ class Wire(asyncio.Protocol):
     def _answer(self, reply: Any) -> None:
         if not self._waiting:
             raise hiredis.ProtocolError(f"{reply!r}, unasked")
+        if self._waiting[0].__class__ is _Fence and reply not in (_LEFT, [b"pong", _LEFT]):
+            return
         future = self._waiting.popleft()
         if future is _COLLECT:
             self._collected.append(reply)

@@ -79,15 +79,6 @@ class ShardedChannelLayer(BaseChannelLayer):
             for part in self._parts:
                 tasks.start_soon(part.disconnect)
 
-    def keep_no_history(self, group: str) -> None:
-        self.part_of(group).keep_no_history(group)
-
-    async def history(self, group: str, *, since: str | None, limit: int | None) -> list[Event[bytes]]:
-        return await self._connected(group).history(group, since=since, limit=limit)
-
-    def is_after(self, position: str, other: str) -> bool:
-        return self._parts[0].is_after(position, other)
-
     # ---- topics -------------------------------------------------------------------------------------------------
 
     async def subscribe(self, groups: str) -> None:

@@ -24,5 +24,6 @@ application: Any = ProtocolTypeRouter(
     }
 )
 
-if settings.EMBEDDED_WORKER:
+if settings.CHANNEL_LAYER_URL.startswith("memory:"):
+    # What is in memory cannot be reached from a second process, so `manage.py runworker` would wait for ever.
     application = EmbeddedWorker(application, list(background))

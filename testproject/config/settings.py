@@ -2,15 +2,12 @@
 
 ``CHANNEL_LAYER_URL``
     Where messages travel, ``memory://`` unless told otherwise. See the table of URLs in the README.
-``DATABASE``
-    The name of a PostgreSQL database. Messages then travel through Django's own ``DATABASES``, whatever the URL says.
-    Where it is and who logs in say ``PGHOST``, ``PGPORT``, ``PGUSER`` and ``PGPASSWORD``, as for ``psql``.
 ``ALLOWED_HOSTS``
     Comma-separated names under which the chat may be opened, this machine only unless told otherwise.
 ``DEBUG``
     ``0`` turns Django's debug pages off.
 
-Nothing is stored in a database, hence no sessions, no users and no migrations: a name lives in its browser tab and a
+There is no database, hence no sessions, no users and no migrations: a name lives in its browser tab and a
 message in the windows that saw it.
 """
 
@@ -24,18 +21,12 @@ ALLOWED_HOSTS = os.environ.get("ALLOWED_HOSTS", "localhost,127.0.0.1,[::1]").spl
 SECRET_KEY = get_random_secret_key()  # Nothing that is signed here outlives the process.
 
 CHANNEL_LAYER_URL = os.environ.get("CHANNEL_LAYER_URL", "memory://")
-DATABASE = os.environ.get("DATABASE")
-DATABASES: dict[str, Any] = {}
-if DATABASE:
-    DATABASES["default"] = {"ENGINE": "django.db.backends.postgresql", "NAME": DATABASE}
 CHANNEL_LAYERS: dict[str, dict[str, Any]] = {
     "default": {
         "BACKEND": "django_anyio_channels.AnyioChannelLayer",
-        "CONFIG": {"database": "default"} if DATABASE else {"url": CHANNEL_LAYER_URL},
+        "CONFIG": {"url": CHANNEL_LAYER_URL},
     },
 }
-# What is in memory cannot be reached from a second process, so `manage.py runworker` would wait for ever.
-EMBEDDED_WORKER = not DATABASE and CHANNEL_LAYER_URL.startswith("memory:")
 
 INSTALLED_APPS = [
     "daphne",  # Before staticfiles: its runserver speaks WebSocket.
@@ -52,5 +43,6 @@ MIDDLEWARE = [
 ROOT_URLCONF = "config.urls"
 ASGI_APPLICATION = "config.asgi.application"
 TEMPLATES = [{"BACKEND": "django.template.backends.django.DjangoTemplates", "APP_DIRS": True}]
+DATABASES: dict[str, Any] = {}
 STATIC_URL = "static/"
 TIME_ZONE = "UTC"

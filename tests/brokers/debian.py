@@ -23,8 +23,8 @@ class Unpacked:
 def unpack(program: str, packages: Sequence[str]) -> Unpacked:
     """``program`` (a path inside the packages, such as ``usr/sbin/mosquitto``) out of ``packages``.
 
-    Downloads once into ``~/.cache/django-anyio-channels`` (``XDG_CACHE_HOME`` is honoured), with what the packages
-    depend on and the system lacks. Raises `ServerMissing` where there is no apt or no package server.
+    Downloads once into ``~/.cache/django-anyio-channels`` (``XDG_CACHE_HOME`` is honoured). Name the libraries too
+    that a bare system lacks. Raises `ServerMissing` where there is no apt or no package server.
     """
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "django-anyio-channels"
     root = cache / Path(program).name
@@ -45,17 +45,16 @@ def _download(packages: Sequence[str], root: Path) -> None:
     options = [
         f"Dir::State={work}/state",
         f"Dir::State::status={os.environ.get('DPKG_STATUS', '/var/lib/dpkg/status')}",
-        f"Dir::Cache={work}",
+        f"Dir::Cache={work}/archives",
         "Debug::NoLocking=1",
         "APT::Sandbox::User=",
     ]
     flags = [part for option in options for part in ("-o", option)]
     try:
         _run(["apt-get", *flags, "-q", "update"], work, packages)
-        install = ["install", "-y", "--no-install-recommends", "--download-only"]
-        _run(["apt-get", *flags, "-q", *install, *packages], work, packages)
-        for archive in sorted(work.glob("archives/*.deb")):
-            _run(["dpkg-deb", "-x", str(archive), "unpacked"], work, packages)
+        _run(["apt-get", *flags, "-q", "download", *packages], work, packages)
+        for archive in sorted(work.glob("*.deb")):
+            _run(["dpkg-deb", "-x", archive.name, "unpacked"], work, packages)
         try:
             (work / "unpacked").rename(root)
         except OSError:

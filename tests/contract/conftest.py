@@ -21,7 +21,7 @@ NEEDS: dict[str, Callable[[Kind], bool]] = {
     "queue_broker": lambda kind: kind.queues,
     "queueless_broker": lambda kind: not kind.queues,
     "pattern_broker": lambda kind: kind.pattern is not None,
-    "patternless_broker": lambda kind: kind.pattern is None and not kind.patterns_of_levels,
+    "patternless_broker": lambda kind: kind.pattern is None,
     "blocking_broker": lambda kind: kind.blocking,
     "django_broker": lambda kind: kind.django,
 }

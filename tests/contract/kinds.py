@@ -10,14 +10,11 @@ from typing import Any, Protocol
 from django_anyio_channels import (
     BaseChannelLayer,
     InMemoryChannelLayer,
-    MQTTChannelLayer,
     PostgreSQLChannelLayer,
-    RedisStreamsChannelLayer,
     ShardedChannelLayer,
 )
 from django_anyio_channels.layers.memory import InMemoryBroker
-from tests.brokers import mosquitto, postgres, redis
-from tests.brokers.mosquitto import Mosquitto
+from tests.brokers import postgres, redis
 from tests.brokers.server import running
 
 
@@ -70,9 +67,6 @@ class Kind:
 
     None for a broker without patterns.
     """
-
-    patterns_of_levels: bool = False
-    """The broker has patterns, but none for the beginning of a name; the tests of its layer test them."""
 
     django: bool = True
     """`AnyioChannelLayer` is tested over it."""
@@ -163,40 +157,6 @@ def run_postgres() -> Iterator[PostgresBroker]:
         yield PostgresBroker(broker)
 
 
-@dataclass
-class MosquittoBroker:
-    """A mosquitto, spoken to at QoS 1."""
-
-    mosquitto: Mosquitto
-
-    def layer(self) -> BaseChannelLayer:
-        return MQTTChannelLayer(self.mosquitto.url, probe_interval=1.0)
-
-    def config(self) -> dict[str, Any]:
-        return {"url": self.mosquitto.url, "options": {"probe_interval": 1.0}}
-
-    def kill(self) -> None:
-        self.mosquitto.server.kill()
-
-    def start(self) -> None:
-        if not self.mosquitto.server.running:
-            self.mosquitto.server.start()
-
-    def freeze(self) -> None:
-        self.mosquitto.server.freeze()
-
-    def thaw(self) -> None:
-        if self.mosquitto.server.running:
-            self.mosquitto.server.thaw()
-
-
-@contextmanager
-def run_mosquitto() -> Iterator[MosquittoBroker]:
-    broker = mosquitto.mosquitto()
-    with mosquitto.running(broker):
-        yield MosquittoBroker(broker)
-
-
 KINDS: list[Kind] = [
     Kind(
         name="memory",
@@ -209,6 +169,7 @@ KINDS: list[Kind] = [
     Kind(
         name="spread-memory",
         run=run_spread_memory,
+        backends=("asyncio", "trio"),
         mortal=False,
         pattern=redis.beginning_with,
     ),
@@ -221,6 +182,7 @@ KINDS: list[Kind] = [
         mortal=False,
         django=False,
     ),
+    Kind(name="cluster", run=redis.cluster_for_contract, mortal=False),
     Kind(
         name="two-valkeys",
         run=lambda: redis.several_for_contract(redis.plain("valkey"), redis.plain("valkey")),
@@ -229,10 +191,4 @@ KINDS: list[Kind] = [
         django=False,
     ),
     Kind(name="postgres", run=run_postgres),
-    Kind(name="mqtt", run=run_mosquitto, patterns_of_levels=True),
-    Kind(
-        name="streams",
-        run=lambda: redis.for_contract(redis.plain("redis"), RedisStreamsChannelLayer),
-        pattern=redis.beginning_with,
-    ),
 ]

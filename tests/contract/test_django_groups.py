@@ -278,7 +278,7 @@ async def test_many_members_come_and_go_at_once(processes: Processes) -> None:
         mine = [message for message in await rest(layer, channel) if message["from"] == number]
         assert [message["round"] for message in mine] == list(range(5))
 
-    await soon(asyncio.gather(*[come_and_go(number) for number in range(20)]))
+    await soon(asyncio.gather(*[come_and_go(number) for number in range(40)]))
     await until(lambda: all(layer.statistics()["channels"] == 0 for layer in layers))
 
 

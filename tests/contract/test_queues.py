@@ -228,7 +228,7 @@ async def test_every_waiting_reader_gets_one(queue_broker: Broker, unique: Uniqu
 async def test_cancelled_readers_lose_nothing(queue_broker: Broker, unique: Unique) -> None:
     """Readers of three layers poll with tiny time limits while messages trickle in."""
     async with connected(queue_broker, 4) as (writer, *readers):
-        queue, count = unique("q"), 100
+        queue, count = unique("q"), 200
         taken: list[bytes] = []
         cancelled = 0
 

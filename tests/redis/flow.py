@@ -28,9 +28,6 @@ class Flow:
     gaps: list[float] = field(default_factory=list)
     """The outages that the readers were told of, in seconds."""
 
-    missed: list[str] = field(default_factory=list)
-    """The groups of which readers were told that their history does not reach back."""
-
     publisher: Channel = field(init=False)
 
     async def go_on(self, count: int = 50, seconds: float = 15.0) -> None:
@@ -73,13 +70,7 @@ async def flow(make_layer: Callable[[], BaseChannelLayer], readers: int = 2, **o
     async def read(numbers: list[int], *, task_status: anyio.abc.TaskStatus[None]) -> None:
         layer = make_layer()
         async with (
-            Channel(
-                layer,
-                on_gap=going.gaps.append,
-                on_missed=lambda group, seconds: going.missed.append(group),
-                capacity=100_000,
-                **options,
-            ) as channel,
+            Channel(layer, on_gap=going.gaps.append, capacity=100_000, **options) as channel,
             channel.subscribe(GROUP) as subscriber,
         ):
             task_status.started()

@@ -7,7 +7,6 @@ import random
 from typing import Any
 
 import anyio
-import anyio.lowlevel
 import pytest
 
 from django_anyio_channels.exceptions import ChannelLayerError, ListenerClosed, QueueFull
@@ -315,29 +314,3 @@ async def test_garbage_where_the_queues_keep_their_books_kills_nobody(server: br
         server.ask("SET", wrong, "a string")
         await layer.put("jobs", b"2", **PLENTY)
         assert await take(layer) == b"2"
-
-
-async def test_what_is_given_back_comes_first_although_the_server_does_not_know_how(
-    server: brokers.Redis, connect: Connect
-) -> None:
-    layer = await connect(server.url)
-    server.ask("SCRIPT", "FLUSH")
-    for number in range(20):
-        await layer.put("jobs", b"%d" % number, **PLENTY)
-    got = [await take(layer)]
-    queue = layer._queues._queues[b"jobs"]
-    while not queue.ready:
-        # The first one's answer has the next two asked for, who have gone when the messages come.
-        first, *others = [asyncio.ensure_future(layer.take("jobs")) for _ in range(3)]
-        got.append(await first)
-        for other in others:
-            other.cancel()
-        found = await asyncio.gather(*others, return_exceptions=True)
-        got.extend(message for message in found if isinstance(message, bytes))
-        await becomes_true(lambda: queue.answered)
-    with anyio.fail_after(5):
-        while not queue.returning:
-            await anyio.lowlevel.checkpoint()
-    while len(got) < 20:
-        got.append(await take(layer))
-    assert got == [b"%d" % number for number in range(20)]

@@ -188,16 +188,3 @@ async def test_a_call_that_waits_is_repeated_before_the_server_forgets_it(monkey
     assert len(link.asked) == 5, "once, until it is answered"
     await link.answer(4, [stamped(b"job")])
     assert await reader == b"job"
-
-
-async def test_a_call_whose_answer_was_lost_is_asked_for_again_under_its_number() -> None:
-    queues = Queues()
-    link = begin(queues)
-    reader = asyncio.ensure_future(queues.take("jobs"))
-    await asyncio.sleep(0)
-    end(queues, link)
-    with pytest.raises(ListenerClosed, match="broken"):
-        await reader
-    again = begin(queues)
-    await again.answer(0, [stamped(b"job")])
-    assert await queues.take("jobs") == b"job"

@@ -1,1 +1,0 @@
-"""A Django project whose channel layer runs on its database."""
