@@ -56,9 +56,12 @@ def kind(request: pytest.FixtureRequest) -> Kind:
 
 
 @pytest.fixture
-def anyio_backend(request: pytest.FixtureRequest) -> str:
-    """Parametrised together with the kind: most brokers' drivers are asyncio's."""
-    return cast(str, request.param)
+def anyio_backend(request: pytest.FixtureRequest, kind: Kind) -> tuple[str, dict[str, bool]]:
+    """Parametrised together with the kind: most brokers' drivers are asyncio's.
+
+    asyncio's debug mode doubles the time that everything takes, so one broker has it for all.
+    """
+    return request.param, {"debug": kind.name == "memory"} if request.param == "asyncio" else {}
 
 
 class Brokers:

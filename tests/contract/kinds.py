@@ -211,6 +211,8 @@ KINDS: list[Kind] = [
         run=run_spread_memory,
         mortal=False,
         pattern=redis.beginning_with,
+        # Each route of a Django layer over several brokers has its own test.
+        django=False,
     ),
     Kind(name="valkey", run=lambda: redis.for_contract(redis.plain("valkey")), pattern=redis.beginning_with),
     Kind(
@@ -225,7 +227,6 @@ KINDS: list[Kind] = [
         name="two-valkeys",
         run=lambda: redis.several_for_contract(redis.plain("valkey"), redis.plain("valkey")),
         pattern=redis.beginning_with,
-        # Each route of a Django layer over several brokers has its own test, in memory it runs over the whole suite.
         django=False,
     ),
     Kind(name="postgres", run=run_postgres),
