@@ -13,7 +13,7 @@ from statistics import median
 from time import monotonic
 
 from .children import ChildFailed, in_child
-from .contenders import Contender
+from .contenders import OURS, Contender
 from .deliveries import Tally
 from .scenarios import Figures
 
@@ -64,6 +64,22 @@ class Target:
     def wanted(self) -> str:
         """The limit in words."""
         return f"at least {self.at_least:g}" if self.at_least is not None else f"at most {self.at_most:g}"
+
+
+def against(
+    peer: str, scenario: str, unit: str, *, at_least: float | None = None, at_most: float | None = None
+) -> Target:
+    """Our figure against a peer's in the same scenario."""
+    return Target(Figure(scenario, OURS, unit), Figure(scenario, peer, unit), at_least=at_least, at_most=at_most)
+
+
+def sync_against(peer: str, *, at_least: float) -> Target:
+    """Our `group_send_sync` against what a peer's users have to call."""
+    return Target(
+        Figure("group_send_sync", OURS, "calls/s"),
+        Figure("async_to_sync(group_send)", peer, "calls/s"),
+        at_least=at_least,
+    )
 
 
 def _nothing() -> None:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from functools import partial
 
-from .contenders import bare_queues, channels_in_memory, ours
-from .harness import BenchmarkSet, Figure, Measure, Scenario, Target
+from .contenders import OURS, bare_queues, channels_in_memory, ours
+from .harness import BenchmarkSet, Figure, Measure, Scenario, Target, against, sync_against
 from .scenarios import (
     competing_workers,
     fan_out,
@@ -17,7 +17,7 @@ from .scenarios import (
     silent_member,
 )
 
-OURS, CHANNELS, BARE = "ours", "channels", "bare queues"
+CHANNELS, BARE = "channels", "bare queues"
 
 
 def benchmarks(quick: bool) -> BenchmarkSet:
@@ -73,16 +73,10 @@ def benchmarks(quick: bool) -> BenchmarkSet:
     )
     return BenchmarkSet(
         "memory",
-        (ours(OURS, url="memory://"), channels_in_memory(CHANNELS), bare_queues(BARE)),
+        (ours(url="memory://"), channels_in_memory(CHANNELS), bare_queues(BARE)),
         scenarios,
         () if quick else _TARGETS,
     )
-
-
-def _against_channels(
-    scenario: str, unit: str, *, at_least: float | None = None, at_most: float | None = None
-) -> Target:
-    return Target(Figure(scenario, OURS, unit), Figure(scenario, CHANNELS, unit), at_least=at_least, at_most=at_most)
 
 
 def _silent(figure: str, against: str, *, at_least: float | None = None, at_most: float | None = None) -> Target:
@@ -91,18 +85,14 @@ def _silent(figure: str, against: str, *, at_least: float | None = None, at_most
 
 
 _TARGETS = (
-    _against_channels("latency, 1 member", "p50 us", at_most=0.5),
-    _against_channels("group_send to 1", "deliveries/s", at_least=2),
-    _against_channels("group_send to 100", "deliveries/s", at_least=15),
-    _against_channels("group_send to 1000", "deliveries/s", at_least=80),
-    _against_channels("group_send to 5000", "deliveries/s", at_least=80),
+    against(CHANNELS, "latency, 1 member", "p50 us", at_most=0.5),
+    against(CHANNELS, "group_send to 1", "deliveries/s", at_least=2),
+    against(CHANNELS, "group_send to 100", "deliveries/s", at_least=15),
+    against(CHANNELS, "group_send to 1000", "deliveries/s", at_least=80),
+    against(CHANNELS, "group_send to 5000", "deliveries/s", at_least=80),
     # Nearly all of it is `async_to_sync` itself; equal means equal within the noise.
-    _against_channels("async_to_sync(group_send)", "calls/s", at_least=0.95),
-    Target(
-        Figure("group_send_sync", OURS, "calls/s"),
-        Figure("async_to_sync(group_send)", CHANNELS, "calls/s"),
-        at_least=10,
-    ),
+    against(CHANNELS, "async_to_sync(group_send)", "calls/s", at_least=0.95),
+    sync_against(CHANNELS, at_least=10),
     _silent("deliveries/s beside it", "deliveries/s without it", at_least=0.9),
     _silent("bytes kept of 2000", "bytes kept of 1000", at_most=1.1),
 )

@@ -10,12 +10,12 @@ from typing import Any
 from tests.brokers import postgres as brokers
 from tests.brokers.server import running
 
-from .contenders import Connections, Contender, ours
-from .harness import BenchmarkSet, Figure, Measure, Scenario, Target
+from .contenders import OURS, Connections, Contender, ours
+from .harness import BenchmarkSet, Measure, Scenario, against, sync_against
 from .postgres_peers import bare_asyncpg, channels_postgres, migrate
 from .scenarios import Figures, competing_workers, fan_out, from_thread, latency, membership, restart, round_trip
 
-OURS, THEIRS, BARE = "ours", "channels_postgres", "bare asyncpg"
+THEIRS, BARE = "channels_postgres", "bare asyncpg"
 
 
 def benchmarks(quick: bool) -> BenchmarkSet:
@@ -119,7 +119,7 @@ class _Server:
 
 
 def _ours(server: _Server) -> Contender:
-    return ours(OURS, url=server.url, connections=server.connections)
+    return ours(url=server.url, connections=server.connections)
 
 
 def _theirs(server: _Server) -> Contender:
@@ -133,28 +133,20 @@ def _restart(contender: Contender, *, make: Callable[[_Server], Contender], mess
         return restart(make(server), messages=messages, kill_and_start=server.restart)
 
 
-def _against(scenario: str, unit: str, *, at_least: float | None = None, at_most: float | None = None) -> Target:
-    return Target(Figure(scenario, OURS, unit), Figure(scenario, THEIRS, unit), at_least=at_least, at_most=at_most)
-
-
 _TARGETS = (
-    _against("latency, 1 member", "p50 us", at_most=0.35),
-    _against("group_send to 1, 10 senders", "deliveries/s", at_least=12),
-    _against("group_send to 100", "deliveries/s", at_least=15),
-    _against("group_send to 1000", "deliveries/s", at_least=12),
-    _against("group_send to 4 processes of 100", "deliveries/s", at_least=20),
-    _against("send there and back, two processes", "p50 us", at_most=0.6),
-    _against("send, 1 sender", "deliveries/s", at_least=2),
-    _against("send, 16 senders", "deliveries/s", at_least=8),
-    _against("jobs to two workers, 1 sender", "jobs/s", at_least=1.5),
-    _against("jobs to two workers, 16 senders", "jobs/s", at_least=4),
-    _against("join and leave, shared group", "cycles/s", at_least=30),
-    _against("join and leave, own group", "cycles/s", at_least=1.5),
-    _against("async_to_sync(group_send)", "calls/s", at_least=2),
-    Target(
-        Figure("group_send_sync", OURS, "calls/s"),
-        Figure("async_to_sync(group_send)", THEIRS, "calls/s"),
-        at_least=8,
-    ),
-    _against("1 MB there and back", "p50 us", at_most=1),
+    against(THEIRS, "latency, 1 member", "p50 us", at_most=0.35),
+    against(THEIRS, "group_send to 1, 10 senders", "deliveries/s", at_least=12),
+    against(THEIRS, "group_send to 100", "deliveries/s", at_least=15),
+    against(THEIRS, "group_send to 1000", "deliveries/s", at_least=12),
+    against(THEIRS, "group_send to 4 processes of 100", "deliveries/s", at_least=20),
+    against(THEIRS, "send there and back, two processes", "p50 us", at_most=0.6),
+    against(THEIRS, "send, 1 sender", "deliveries/s", at_least=2),
+    against(THEIRS, "send, 16 senders", "deliveries/s", at_least=8),
+    against(THEIRS, "jobs to two workers, 1 sender", "jobs/s", at_least=1.5),
+    against(THEIRS, "jobs to two workers, 16 senders", "jobs/s", at_least=4),
+    against(THEIRS, "join and leave, shared group", "cycles/s", at_least=30),
+    against(THEIRS, "join and leave, own group", "cycles/s", at_least=1.5),
+    against(THEIRS, "async_to_sync(group_send)", "calls/s", at_least=2),
+    sync_against(THEIRS, at_least=8),
+    against(THEIRS, "1 MB there and back", "p50 us", at_most=1),
 )

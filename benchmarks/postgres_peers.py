@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from itertools import count
 from typing import TYPE_CHECKING, Any, cast
-from uuid import uuid4
 
 import msgspec
 
+from .bare import BareClient, bare
 from .children import in_child
-from .contenders import Connections, Contender, Layer, Message
+from .contenders import Connections, Contender, Layer
 
 if TYPE_CHECKING:
     import asyncpg
@@ -78,89 +77,57 @@ def _set_django_up(database: dict[str, Any]) -> None:
 # ---- bare asyncpg ---------------------------------------------------------------------------------------------------
 
 
-class BareAsyncpg:
-    """What asyncpg does at best: concurrent ``NOTIFY`` in one statement, a queue a member, no limits or checks.
+class BareAsyncpg(BareClient):
+    """What asyncpg does at best: concurrent ``NOTIFY`` in one statement.
 
-    A payload of NOTIFY has 7999 bytes at most, and there are no normal channels.
+    A payload of NOTIFY is text of 7999 bytes at most, and there are no normal channels.
     """
 
     def __init__(self, url: str) -> None:
+        super().__init__(lambda message: msgspec.json.encode(message).decode(), msgspec.json.decode)
         self._url = url
-        self._connecting = asyncio.Lock()
-        self._connections: list[asyncpg.Connection] = []
-        self._queues: dict[str, asyncio.Queue[str]] = {}
-        self._members: dict[str, list[asyncio.Queue[str]]] = {}
-        self._numbers = count()
-        self._node = uuid4().hex
+        self._listening: asyncpg.Connection
+        self._publishing: asyncpg.Connection
         self._waiting: list[tuple[str, str, asyncio.Future[None]]] = []
         self._flights: asyncio.Task[None] | None = None
 
-    async def send(self, channel: str, message: Message) -> None:
-        await self.group_send(channel, message)
+    async def connect(self) -> None:
+        import asyncpg
 
-    async def group_send(self, group: str, message: Message) -> None:
+        self._listening, self._publishing = [await asyncpg.connect(self._url) for _ in range(2)]
+
+    async def subscribe(self, topic: str) -> None:
+        await self._listening.add_listener(topic, self._heard)
+
+    async def unsubscribe(self, topic: str) -> None:
+        await self._listening.remove_listener(topic, self._heard)
+
+    async def publish(self, topic: str, payload: Any) -> None:
         sent = asyncio.get_running_loop().create_future()
-        self._waiting.append((group, msgspec.json.encode(message).decode(), sent))
+        self._waiting.append((topic, payload, sent))
         if self._flights is None:
             self._flights = asyncio.create_task(self._fly())
         await sent
 
-    async def receive(self, channel: str) -> Message:
-        return cast(Message, msgspec.json.decode(await self._queues[channel].get()))
-
-    async def new_channel(self) -> str:
-        name = f"{self._node}!{next(self._numbers)}"
-        self._queues[name] = asyncio.Queue()
-        await self.group_add(name, name)
-        return name
-
-    async def group_add(self, group: str, channel: str) -> None:
-        if group not in self._members:
-            self._members[group] = []
-            listening, _ = await self._connected()
-            await listening.add_listener(group, self._heard)
-        self._members[group].append(self._queues[channel])
-
-    async def group_discard(self, group: str, channel: str) -> None:
-        self._members[group].remove(self._queues[channel])
-        if not self._members[group]:
-            del self._members[group]
-            listening, _ = await self._connected()
-            await listening.remove_listener(group, self._heard)
-
-    async def close(self) -> None:
-        for connection in self._connections:
+    async def disconnect(self) -> None:
+        for connection in (self._listening, self._publishing):
             connection.terminate()
 
-    async def _connected(self) -> list[asyncpg.Connection]:
-        import asyncpg
-
-        async with self._connecting:
-            if not self._connections:
-                self._connections = [await asyncpg.connect(self._url) for _ in range(2)]
-        return self._connections
-
     async def _fly(self) -> None:
-        _, publishing = await self._connected()
         while self._waiting:
             flying, self._waiting = self._waiting, []
-            groups, payloads = [group for group, _, _ in flying], [payload for _, payload, _ in flying]
-            await publishing.execute(
-                "SELECT pg_notify(g, p) FROM unnest($1::text[], $2::text[]) AS t(g, p)", groups, payloads
+            topics, payloads = [topic for topic, _, _ in flying], [payload for _, payload, _ in flying]
+            await self._publishing.execute(
+                "SELECT pg_notify(g, p) FROM unnest($1::text[], $2::text[]) AS t(g, p)", topics, payloads
             )
             for _, _, sent in flying:
                 sent.set_result(None)
         self._flights = None
 
     def _heard(self, connection: object, pid: int, channel: str, payload: object) -> None:
-        for queue in self._members.get(channel, ()):
-            queue.put_nowait(cast(str, payload))
+        self.arrive(channel, payload)
 
 
 def bare_asyncpg(name: str, url: str, connections: Callable[[], Connections]) -> Contender:
     """`BareAsyncpg` as a contender."""
-
-    async def close(layer: Layer) -> None:
-        await cast(BareAsyncpg, layer).close()
-
-    return Contender(name, lambda: BareAsyncpg(url), close, connections)
+    return bare(name, lambda: BareAsyncpg(url), connections)

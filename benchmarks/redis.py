@@ -10,15 +10,9 @@ import redis
 
 from tests.brokers import redis as brokers
 
-from .contenders import (
-    Connections,
-    Contender,
-    bare_redis_py,
-    channels_redis_core,
-    channels_redis_pubsub,
-    ours,
-)
-from .harness import BenchmarkSet, Figure, Measure, Scenario, Target
+from .contenders import OURS, Connections, Contender, ours
+from .harness import BenchmarkSet, Measure, Scenario, against, sync_against
+from .redis_peers import bare_redis_py, channels_redis_core, channels_redis_pubsub
 from .scenarios import (
     Figures,
     competing_workers,
@@ -31,7 +25,7 @@ from .scenarios import (
     round_trip,
 )
 
-OURS, CORE, PUBSUB, BARE = "ours", "core", "pubsub", "bare redis-py"
+CORE, PUBSUB, BARE = "core", "pubsub", "bare redis-py"
 
 
 def benchmarks(quick: bool) -> BenchmarkSet:
@@ -98,18 +92,16 @@ def benchmarks(quick: bool) -> BenchmarkSet:
         Scenario(
             "kill -9 and restart",
             {
-                OURS: partial(_restart, make=lambda url: ours(OURS, url=url), messages=1000 // few),
-                CORE: partial(_restart, make=lambda url: channels_redis_core(CORE, url, _nobody), messages=1000 // few),
-                PUBSUB: partial(
-                    _restart, make=lambda url: channels_redis_pubsub(PUBSUB, url, _nobody), messages=1000 // few
-                ),
+                OURS: partial(_restart, make=lambda url: ours(url=url), messages=1000 // few),
+                CORE: partial(_restart, make=lambda url: channels_redis_core(CORE, url), messages=1000 // few),
+                PUBSUB: partial(_restart, make=lambda url: channels_redis_pubsub(PUBSUB, url), messages=1000 // few),
             },
             once=frozenset({CORE, PUBSUB}),
         ),
     )
     count = _Counter(server)
     contenders = (
-        ours(OURS, url=server.url, connections=count),
+        ours(url=server.url, connections=count),
         channels_redis_core(CORE, server.url, count),
         channels_redis_pubsub(PUBSUB, server.url, count),
         bare_redis_py(BARE, server.url, count),
@@ -137,11 +129,6 @@ class _Counter:
         return Connections(now=info["connected_clients"] - 1, ever=info["total_connections_received"])
 
 
-def _nobody() -> Connections:
-    """Nobody asks in the scenario of a broker that dies."""
-    raise NotImplementedError
-
-
 def _restart(contender: Contender, *, make: Callable[[str], Contender], messages: int) -> Figures:
     """`scenarios.restart` with a server of its own."""
     server = brokers.plain("redis")
@@ -149,33 +136,23 @@ def _restart(contender: Contender, *, make: Callable[[str], Contender], messages
         return restart(make(server.url), messages=messages, kill_and_start=server.server.restart)
 
 
-def _against(
-    peer: str, scenario: str, unit: str, *, at_least: float | None = None, at_most: float | None = None
-) -> Target:
-    return Target(Figure(scenario, OURS, unit), Figure(scenario, peer, unit), at_least=at_least, at_most=at_most)
-
-
 _TARGETS = (
-    _against(PUBSUB, "latency, 1 member", "p50 us", at_most=0.75),
-    _against(PUBSUB, "group_send to 1, 10 senders", "deliveries/s", at_least=6),
-    _against(PUBSUB, "group_send to 100", "deliveries/s", at_least=3),
-    _against(PUBSUB, "group_send to 1000", "deliveries/s", at_least=3),
-    _against(PUBSUB, "group_send to 4 processes of 100", "deliveries/s", at_least=3),
-    _against(PUBSUB, "send there and back, two processes", "p50 us", at_most=0.65),
-    _against(PUBSUB, "send, 1 sender", "deliveries/s", at_least=1.5),
-    _against(PUBSUB, "send, 16 senders", "deliveries/s", at_least=6),
-    _against(CORE, "jobs to two workers, 1 sender", "jobs/s", at_least=4),
-    _against(CORE, "jobs to two workers, 16 senders", "jobs/s", at_least=15),
-    _against(PUBSUB, "join and leave, shared group", "cycles/s", at_least=15),
-    _against(PUBSUB, "join and leave, own group", "cycles/s", at_least=1.8),
-    _against(PUBSUB, "idle members", "bytes each", at_most=0.27),
-    _against(PUBSUB, "idle members", "connections", at_most=2),
-    _against(PUBSUB, "1 MB there and back", "p50 us", at_most=1),
-    _against(PUBSUB, "async_to_sync(group_send)", "calls/s", at_least=3),
-    _against(PUBSUB, "async_to_sync(group_send)", "connections a call", at_most=0.01),
-    Target(
-        Figure("group_send_sync", OURS, "calls/s"),
-        Figure("async_to_sync(group_send)", PUBSUB, "calls/s"),
-        at_least=15,
-    ),
+    against(PUBSUB, "latency, 1 member", "p50 us", at_most=0.75),
+    against(PUBSUB, "group_send to 1, 10 senders", "deliveries/s", at_least=6),
+    against(PUBSUB, "group_send to 100", "deliveries/s", at_least=3),
+    against(PUBSUB, "group_send to 1000", "deliveries/s", at_least=3),
+    against(PUBSUB, "group_send to 4 processes of 100", "deliveries/s", at_least=3),
+    against(PUBSUB, "send there and back, two processes", "p50 us", at_most=0.65),
+    against(PUBSUB, "send, 1 sender", "deliveries/s", at_least=1.5),
+    against(PUBSUB, "send, 16 senders", "deliveries/s", at_least=6),
+    against(CORE, "jobs to two workers, 1 sender", "jobs/s", at_least=4),
+    against(CORE, "jobs to two workers, 16 senders", "jobs/s", at_least=15),
+    against(PUBSUB, "join and leave, shared group", "cycles/s", at_least=15),
+    against(PUBSUB, "join and leave, own group", "cycles/s", at_least=1.8),
+    against(PUBSUB, "idle members", "bytes each", at_most=0.27),
+    against(PUBSUB, "idle members", "connections", at_most=2),
+    against(PUBSUB, "1 MB there and back", "p50 us", at_most=1),
+    against(PUBSUB, "async_to_sync(group_send)", "calls/s", at_least=3),
+    against(PUBSUB, "async_to_sync(group_send)", "connections a call", at_most=0.01),
+    sync_against(PUBSUB, at_least=15),
 )

@@ -1,0 +1,188 @@
+"""Who else speaks MQTT: client libraries with as little as possible around them, and starlette_web's layer.
+
+None of the libraries waits in ``publish`` for the broker's acknowledgement at QoS 1, except aiomqtt; ours does.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import suppress
+from importlib import import_module
+from typing import Any
+
+from .bare import BareClient
+
+HOST = "127.0.0.1"
+
+
+class BareGmqtt(BareClient):
+    """gmqtt: ``publish`` hands over to the socket; acknowledgements are the library's own business."""
+
+    def __init__(self, port: int, qos: int) -> None:
+        super().__init__()
+        self._port, self._qos = port, qos
+        self._client: Any
+        self._confirmed: asyncio.Queue[int]
+
+    async def connect(self) -> None:
+        import gmqtt
+
+        self._confirmed = asyncio.Queue()
+        self._client = gmqtt.Client(None)
+        self._client.on_message = self._on_message
+        self._client.on_subscribe = lambda _, number, *rest: self._confirmed.put_nowait(number)
+        self._client.on_unsubscribe = lambda _, number, *rest: self._confirmed.put_nowait(number)
+        await self._client.connect(HOST, self._port)
+
+    async def subscribe(self, topic: str) -> None:
+        self._client.subscribe(topic, qos=self._qos)
+        await self._confirmed.get()
+
+    async def unsubscribe(self, topic: str) -> None:
+        self._client.unsubscribe(topic)
+        await self._confirmed.get()
+
+    async def publish(self, topic: str, payload: Any) -> None:
+        self._client.publish(topic, payload, qos=self._qos)
+
+    async def disconnect(self) -> None:
+        await self._client.disconnect()
+
+    def _on_message(self, _: Any, topic: str, payload: bytes, *rest: Any) -> int:
+        self.arrive(topic, bytes(payload))
+        return 0
+
+
+class BarePaho(BareClient):
+    """paho-mqtt with its own thread, as its manual shows."""
+
+    def __init__(self, port: int, qos: int) -> None:
+        super().__init__()
+        self._port, self._qos = port, qos
+        self._client: Any
+        self._confirmed: asyncio.Queue[None]
+
+    async def connect(self) -> None:
+        from paho.mqtt.client import Client
+        from paho.mqtt.enums import CallbackAPIVersion
+
+        loop = asyncio.get_running_loop()
+        self._confirmed = asyncio.Queue()
+
+        def confirm(*rest: Any) -> None:
+            loop.call_soon_threadsafe(self._confirmed.put_nowait, None)
+
+        def hand_out(_: Any, __: Any, message: Any) -> None:
+            loop.call_soon_threadsafe(self.arrive, message.topic, bytes(message.payload))
+
+        self._client = Client(CallbackAPIVersion.VERSION2)
+        self._client.max_inflight_messages_set(1000)
+        self._client.on_connect = self._client.on_subscribe = self._client.on_unsubscribe = confirm
+        self._client.on_message = hand_out
+        self._client.connect(HOST, self._port)
+        self._client.loop_start()
+        await self._confirmed.get()
+
+    async def subscribe(self, topic: str) -> None:
+        self._client.subscribe(topic, self._qos)
+        await self._confirmed.get()
+
+    async def unsubscribe(self, topic: str) -> None:
+        self._client.unsubscribe(topic)
+        await self._confirmed.get()
+
+    async def publish(self, topic: str, payload: Any) -> None:
+        self._client.publish(topic, payload, self._qos)
+
+    async def disconnect(self) -> None:
+        self._client.disconnect()
+        self._client.loop_stop()
+
+
+class BareAiomqtt(BareClient):
+    """aiomqtt: paho's protocol in asyncio; ``publish`` waits for the acknowledgement."""
+
+    def __init__(self, port: int, qos: int) -> None:
+        super().__init__()
+        self._port, self._qos = port, qos
+        self._client: Any
+        self._reader: asyncio.Task[None]
+
+    async def connect(self) -> None:
+        import aiomqtt
+
+        self._client = aiomqtt.Client(HOST, self._port)
+        await self._client.__aenter__()
+        self._reader = asyncio.create_task(self._read())
+
+    async def subscribe(self, topic: str) -> None:
+        await self._client.subscribe(topic, self._qos)
+
+    async def unsubscribe(self, topic: str) -> None:
+        await self._client.unsubscribe(topic)
+
+    async def publish(self, topic: str, payload: Any) -> None:
+        await self._client.publish(topic, payload, self._qos)
+
+    async def disconnect(self) -> None:
+        self._reader.cancel()
+        await asyncio.wait([self._reader])
+        await self._client.__aexit__(None, None, None)
+
+    async def _read(self) -> None:
+        async for message in self._client.messages:
+            self.arrive(str(message.topic), message.payload)
+
+
+class StarletteWeb(BareClient):
+    """starlette_web's ``MQTTChannelLayer`` under its ``Channel``, which encodes by itself.
+
+    It subscribes at QoS 0 whatever it is told, and does not say when the broker has confirmed that.
+    """
+
+    def __init__(self, port: int) -> None:
+        super().__init__(_as_it_is, _as_it_is)
+        self._port = port
+        self._channel: Any
+        self._readers: dict[str, asyncio.Task[None]] = {}
+        self._heard: dict[str, asyncio.Event] = {}
+
+    async def connect(self) -> None:
+        layers = import_module("starlette_web.contrib.mqtt.channel_layers")
+        channels = import_module("starlette_web.common.channels.base")
+        self._channel = channels.Channel(layers.MQTTChannelLayer(host=HOST, port=self._port))
+        await self._channel.__aenter__()
+
+    async def subscribe(self, topic: str) -> None:
+        heard = self._heard[topic] = asyncio.Event()
+        self._readers[topic] = asyncio.create_task(self._read(topic))
+        while not heard.is_set():
+            await self.publish(topic, _PROBE)
+            with suppress(asyncio.TimeoutError):
+                await asyncio.wait_for(heard.wait(), 0.01)
+
+    async def unsubscribe(self, topic: str) -> None:
+        reader = self._readers.pop(topic)
+        reader.cancel()
+        await asyncio.wait([reader])
+
+    async def publish(self, topic: str, payload: Any) -> None:
+        await self._channel.publish(topic, payload)
+
+    async def disconnect(self) -> None:
+        """It can be closed only by the task that opened it; its process ends now."""
+
+    async def _read(self, topic: str) -> None:
+        async with self._channel.subscribe(topic) as subscriber:
+            async for event in subscriber:
+                if event.message == _PROBE:
+                    self._heard[topic].set()
+                else:
+                    self.arrive(topic, event.message)
+
+
+_PROBE = {"type": "probe"}
+
+
+def _as_it_is(message: Any) -> Any:
+    return message
