@@ -18,11 +18,6 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from django_anyio_channels import BaseChannelLayer
-from django_anyio_channels.layers.redis import RedisPubSubChannelLayer
-from django_anyio_channels.layers.redis_streams import RedisStreamsChannelLayer
-from django_anyio_channels.layers.sharded import ShardedChannelLayer
-
 from .debian import Unpacked, unpack
 from .server import Server, ServerMissing, find_program, free_port, new_folder, wait_until
 from .server import running as run_servers
@@ -323,110 +318,8 @@ def _member(flavour: Flavour) -> Redis:
     )
 
 
-@dataclass(frozen=True)
-class ForContract:
-    """One server as the contract suites want it (`tests.contract.kinds.MortalBroker`)."""
-
-    redis: Redis
-    layer_class: type[RedisPubSubChannelLayer] | type[RedisStreamsChannelLayer] = RedisPubSubChannelLayer
-
-    @property
-    def url(self) -> str:
-        return with_streams(self.redis.url) if self.layer_class is RedisStreamsChannelLayer else self.redis.url
-
-    def layer(self) -> BaseChannelLayer:
-        return self.layer_class(self.url, probe_interval=1.0)
-
-    def config(self) -> dict[str, Any]:
-        return {"url": self.url, "options": {"probe_interval": 1.0}}
-
-    def kill(self) -> None:
-        self.redis.server.kill()
-
-    def start(self) -> None:
-        if not self.redis.server.running:
-            self.redis.server.start()
-
-    def freeze(self) -> None:
-        self.redis.server.freeze()
-
-    def thaw(self) -> None:
-        self.redis.server.thaw()
-
-
-@dataclass(frozen=True)
-class SeveralForContract:
-    """Independent servers that one layer is spread over; they die and rise together."""
-
-    servers: tuple[Redis, ...]
-
-    def layer(self) -> ShardedChannelLayer:
-        return ShardedChannelLayer([RedisPubSubChannelLayer(each.url, probe_interval=1.0) for each in self.servers])
-
-    def config(self) -> dict[str, Any]:
-        return {"url": [each.url for each in self.servers], "options": {"probe_interval": 1.0}}
-
-    def kill(self) -> None:
-        for each in self.servers:
-            each.server.kill()
-
-    def start(self) -> None:
-        for each in self.servers:
-            if not each.server.running:
-                each.server.start()
-
-    def freeze(self) -> None:
-        for each in self.servers:
-            each.server.freeze()
-
-    def thaw(self) -> None:
-        for each in self.servers:
-            each.server.thaw()
-
-
-def beginning_with(text: str) -> str:
-    """The pattern of all groups that begin so."""
-    return f"{text}*"
-
-
 def with_streams(url: str) -> str:
     """The URL of the same server for the layer that keeps a history."""
     scheme, _, rest = url.partition("://")
     name, *kind = scheme.split("+")
     return f"{'+'.join([name, 'streams', *kind])}://{rest}"
-
-
-@contextmanager
-def for_contract(
-    made: Redis, layer_class: type[RedisPubSubChannelLayer] | type[RedisStreamsChannelLayer] = RedisPubSubChannelLayer
-) -> Iterator[ForContract]:
-    """Run a server for the contract suites."""
-    with running(made):
-        yield ForContract(made, layer_class)
-
-
-@contextmanager
-def several_for_contract(*made: Redis) -> Iterator[SeveralForContract]:
-    """Run independent servers for the contract suites."""
-    with running(*made):
-        yield SeveralForContract(made)
-
-
-@dataclass(frozen=True)
-class SentinelsForContract:
-    """A Sentinel set for the contract suites; what its failovers mean has tests of its own."""
-
-    url: str
-
-    def layer(self) -> RedisPubSubChannelLayer:
-        return RedisPubSubChannelLayer(self.url, probe_interval=1.0)
-
-    def config(self) -> dict[str, Any]:
-        return {"url": self.url, "options": {"probe_interval": 1.0}}
-
-
-@contextmanager
-def sentinels_for_contract() -> Iterator[SentinelsForContract]:
-    """Run a Sentinel set for the contract suites."""
-    with sentinel_set() as made:
-        yield SentinelsForContract(made.url)

@@ -7,18 +7,11 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from django_anyio_channels import (
-    BaseChannelLayer,
-    InMemoryChannelLayer,
-    MQTTChannelLayer,
-    PostgreSQLChannelLayer,
-    RedisStreamsChannelLayer,
-    ShardedChannelLayer,
-)
+from django_anyio_channels import BaseChannelLayer, InMemoryChannelLayer, ShardedChannelLayer
+from django_anyio_channels.config import read_config
 from django_anyio_channels.layers.memory import InMemoryBroker
 from tests.brokers import mosquitto, postgres, redis
-from tests.brokers.mosquitto import Mosquitto
-from tests.brokers.server import running
+from tests.brokers.server import Server, running
 
 
 class Broker(Protocol):
@@ -128,73 +121,76 @@ def run_spread_memory() -> Iterator[SpreadMemory]:
     yield SpreadMemory()
 
 
-@dataclass
-class PostgresBroker:
-    """A PostgreSQL server of its own."""
+@dataclass(frozen=True)
+class ServerBroker:
+    """One server, or several that die and rise together, spoken to as a project would: by URL."""
 
-    postgres: postgres.Postgres
+    url: str | list[str]
+    servers: tuple[Server, ...]
+    options: dict[str, Any] = field(default_factory=lambda: {"probe_interval": 1.0})
 
     def layer(self) -> BaseChannelLayer:
-        return PostgreSQLChannelLayer(self.postgres.url, probe_interval=1.0)
+        return read_config(self.config()).make_layer()
 
     def config(self) -> dict[str, Any]:
-        return {"url": self.postgres.url, "options": {"probe_interval": 1.0}}
+        return {"url": self.url, "options": self.options}
 
     def kill(self) -> None:
-        self.postgres.server.kill()
+        for server in self.servers:
+            server.kill()
 
     def start(self) -> None:
-        if not self.postgres.server.running:
-            self.postgres.server.start()
+        for server in self.servers:
+            if not server.running:
+                server.start()
 
     def freeze(self) -> None:
-        self.postgres.server.freeze()
+        for server in self.servers:
+            server.freeze()
 
     def thaw(self) -> None:
-        if self.postgres.server.running:
-            self.postgres.server.thaw()
+        for server in self.servers:
+            if server.running:
+                server.thaw()
 
 
 @contextmanager
-def run_postgres() -> Iterator[PostgresBroker]:
+def run_servers(url: str | list[str], *servers: Server) -> Iterator[ServerBroker]:
+    with running(*servers):
+        yield ServerBroker(url, servers)
+
+
+def run_redis(flavour: redis.Flavour, *, streams: bool = False) -> AbstractContextManager[ServerBroker]:
+    made = redis.plain(flavour)
+    return run_servers(redis.with_streams(made.url) if streams else made.url, made.server)
+
+
+def run_two_valkeys() -> AbstractContextManager[ServerBroker]:
+    made = [redis.plain("valkey") for _ in range(2)]
+    return run_servers([each.url for each in made], *(each.server for each in made))
+
+
+@contextmanager
+def run_sentinels() -> Iterator[ServerBroker]:
+    with redis.sentinel_set() as made:
+        yield ServerBroker(made.url, ())
+
+
+def run_postgres() -> AbstractContextManager[ServerBroker]:
     # A layer in a thread or loop of its own keeps its two connections until the tests end.
-    broker = postgres.plain("max_connections=500")
-    with running(broker.server):
-        yield PostgresBroker(broker)
+    made = postgres.plain("max_connections=500")
+    return run_servers(made.url, made.server)
 
 
-@dataclass
-class MosquittoBroker:
-    """A mosquitto, spoken to at QoS 1."""
-
-    mosquitto: Mosquitto
-
-    def layer(self) -> BaseChannelLayer:
-        return MQTTChannelLayer(self.mosquitto.url, probe_interval=1.0)
-
-    def config(self) -> dict[str, Any]:
-        return {"url": self.mosquitto.url, "options": {"probe_interval": 1.0}}
-
-    def kill(self) -> None:
-        self.mosquitto.server.kill()
-
-    def start(self) -> None:
-        if not self.mosquitto.server.running:
-            self.mosquitto.server.start()
-
-    def freeze(self) -> None:
-        self.mosquitto.server.freeze()
-
-    def thaw(self) -> None:
-        if self.mosquitto.server.running:
-            self.mosquitto.server.thaw()
+def run_mosquitto() -> AbstractContextManager[ServerBroker]:
+    """Spoken to at QoS 1."""
+    made = mosquitto.mosquitto()
+    return run_servers(made.url, made.server)
 
 
-@contextmanager
-def run_mosquitto() -> Iterator[MosquittoBroker]:
-    broker = mosquitto.mosquitto()
-    with mosquitto.running(broker):
-        yield MosquittoBroker(broker)
+def beginning_with(text: str) -> str:
+    """As a glob."""
+    return f"{text}*"
 
 
 KINDS: list[Kind] = [
@@ -204,36 +200,36 @@ KINDS: list[Kind] = [
         backends=("asyncio", "trio"),
         mortal=False,
         blocking=True,
-        pattern=lambda beginning: f"{beginning}*",
+        pattern=beginning_with,
     ),
     Kind(
         name="spread-memory",
         run=run_spread_memory,
         mortal=False,
-        pattern=redis.beginning_with,
+        pattern=beginning_with,
         # Each route of a Django layer over several brokers has its own test.
         django=False,
     ),
-    Kind(name="valkey", run=lambda: redis.for_contract(redis.plain("valkey")), pattern=redis.beginning_with),
+    Kind(name="valkey", run=lambda: run_redis("valkey"), pattern=beginning_with),
     Kind(
         name="sentinel",
-        run=redis.sentinels_for_contract,
-        pattern=redis.beginning_with,
+        run=run_sentinels,
+        pattern=beginning_with,
         # Once the master is found, the road is the one of "valkey".
         mortal=False,
         django=False,
     ),
     Kind(
         name="two-valkeys",
-        run=lambda: redis.several_for_contract(redis.plain("valkey"), redis.plain("valkey")),
-        pattern=redis.beginning_with,
+        run=run_two_valkeys,
+        pattern=beginning_with,
         django=False,
     ),
     Kind(name="postgres", run=run_postgres),
     Kind(name="mqtt", run=run_mosquitto, patterns_of_levels=True),
     Kind(
         name="streams",
-        run=lambda: redis.for_contract(redis.plain("redis"), RedisStreamsChannelLayer),
-        pattern=redis.beginning_with,
+        run=lambda: run_redis("redis", streams=True),
+        pattern=beginning_with,
     ),
 ]

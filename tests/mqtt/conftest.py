@@ -3,26 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import AsyncExitStack
+from functools import partial
 from typing import Any
 
-import anyio
 import pytest
 
 from django_anyio_channels import MQTTChannelLayer
 from tests.brokers import mosquitto
 from tests.brokers.mosquitto import Mosquitto
+from tests.layers import anyio_backend, connecting
 
-TIME_LIMIT = 20.0
-"""Seconds after which a test that waits for something has failed."""
+__all__ = ["anyio_backend"]
 
 Connect = Callable[..., Any]
-
-
-@pytest.fixture
-def anyio_backend() -> tuple[str, dict[str, bool]]:
-    """The driver is asyncio's. Its debug mode makes seconds of a test that takes a tenth of one."""
-    return "asyncio", {"debug": False}
 
 
 @pytest.fixture(scope="session")
@@ -48,14 +41,6 @@ def encrypted_broker() -> Iterator[Mosquitto]:
 
 @pytest.fixture
 async def connect() -> AsyncIterator[Connect]:
-    """Makes connected layers and disconnects them at the end."""
-    async with AsyncExitStack() as stack:
-
-        async def make(url: str, **options: Any) -> MQTTChannelLayer:
-            layer = MQTTChannelLayer(url, **{"probe_interval": 1.0, **options})
-            stack.push_async_callback(layer.disconnect)
-            with anyio.fail_after(TIME_LIMIT):
-                await layer.connect()
-            return layer
-
-        yield make
+    """Makes connected layers, and disconnects them at the end."""
+    async with connecting(partial(MQTTChannelLayer, probe_interval=1.0)) as connect:
+        yield connect

@@ -25,8 +25,7 @@ from django_anyio_channels import AnyioChannelLayer
 from django_anyio_channels.config import ConfigError, read_config
 from django_anyio_channels.exceptions import SubscriptionRefused
 from tests.brokers.mosquitto import Mosquitto, find_client
-
-from .conftest import TIME_LIMIT
+from tests.layers import TIME_LIMIT
 
 pytestmark = pytest.mark.anyio
 

@@ -13,8 +13,7 @@ from paho.mqtt.packettypes import PacketTypes
 from django_anyio_channels import DeliveryUnknown, ListenerClosed
 from django_anyio_channels.layers.mqtt_connection import MQTTConnection, Receipt
 from django_anyio_channels.layers.mqtt_packets import ConnAck, Properties, Publish
-
-from .conftest import TIME_LIMIT
+from tests.layers import TIME_LIMIT
 
 pytestmark = pytest.mark.anyio
 

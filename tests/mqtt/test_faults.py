@@ -13,8 +13,9 @@ import pytest
 from django_anyio_channels import Backoff, Channel, DeliveryUnknown, Event, ListenerClosed, MQTTChannelLayer
 from tests.brokers import mosquitto
 from tests.brokers.mosquitto import USERNAME, Mosquitto
+from tests.layers import TIME_LIMIT
 
-from .conftest import TIME_LIMIT, Connect
+from .conftest import Connect
 
 pytestmark = pytest.mark.anyio
 

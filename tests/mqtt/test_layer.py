@@ -20,8 +20,9 @@ from django_anyio_channels import (
 from django_anyio_channels.layers.mqtt import MQTTChannelLayer, Properties, Will
 from tests.brokers import mosquitto
 from tests.brokers.mosquitto import USERNAME, Mosquitto
+from tests.layers import TIME_LIMIT
 
-from .conftest import TIME_LIMIT, Connect
+from .conftest import Connect
 
 pytestmark = pytest.mark.anyio
 

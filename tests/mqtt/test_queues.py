@@ -18,8 +18,7 @@ from django_anyio_channels.layers.mqtt_names import to_topic
 from django_anyio_channels.layers.mqtt_packets import NO_MATCHING_SUBSCRIBERS, Publish
 from django_anyio_channels.layers.mqtt_queues import MQTTQueues
 from django_anyio_channels.layers.mqtt_store import Store, Stored
-
-from .conftest import TIME_LIMIT
+from tests.layers import TIME_LIMIT
 
 pytestmark = pytest.mark.anyio
 

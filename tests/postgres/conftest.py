@@ -4,22 +4,17 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import AsyncExitStack
-from typing import Any
 
 import pytest
 
 from django_anyio_channels import PostgreSQLChannelLayer
 from tests.brokers import postgres as brokers
 from tests.brokers.server import running
+from tests.layers import anyio_backend, connecting
+
+__all__ = ["anyio_backend"]
 
 Connect = Callable[..., Awaitable[PostgreSQLChannelLayer]]
-
-
-@pytest.fixture
-def anyio_backend() -> tuple[str, dict[str, bool]]:
-    """The driver is asyncio's. Its debug mode makes seconds of a test that takes a tenth of one."""
-    return "asyncio", {"debug": False}
 
 
 @pytest.fixture(scope="session", params=["newest", "older"])
@@ -50,12 +45,5 @@ def own_server() -> Iterator[brokers.Postgres]:
 @pytest.fixture
 async def connect() -> AsyncIterator[Connect]:
     """Makes connected layers, and disconnects them at the end."""
-    async with AsyncExitStack() as stack:
-
-        async def connect_layer(url: str, **options: Any) -> PostgreSQLChannelLayer:
-            layer = PostgreSQLChannelLayer(url, **options)
-            await layer.connect()
-            stack.push_async_callback(layer.disconnect)
-            return layer
-
-        yield connect_layer
+    async with connecting(PostgreSQLChannelLayer) as connect:
+        yield connect

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import AsyncExitStack
-from typing import Any
 
 import anyio
 import pytest
 
 from django_anyio_channels.layers.redis import RedisPubSubChannelLayer
 from tests.brokers import redis as brokers
+from tests.layers import anyio_backend, connecting
+
+__all__ = ["anyio_backend"]
 
 Connect = Callable[..., Awaitable[RedisPubSubChannelLayer]]
 
@@ -20,12 +21,6 @@ async def becomes_true(condition: Callable[[], object], seconds: float = 10.0) -
     with anyio.fail_after(seconds):
         while not condition():
             await anyio.sleep(0.01)
-
-
-@pytest.fixture
-def anyio_backend() -> tuple[str, dict[str, bool]]:
-    """The driver is asyncio's. Its debug mode makes seconds of a test that takes a tenth of one."""
-    return "asyncio", {"debug": False}
 
 
 @pytest.fixture(scope="session", params=brokers.FLAVOURS)
@@ -54,12 +49,5 @@ def own_server(request: pytest.FixtureRequest) -> Iterator[brokers.Redis]:
 @pytest.fixture
 async def connect() -> AsyncIterator[Connect]:
     """Makes connected layers, and disconnects them at the end."""
-    async with AsyncExitStack() as stack:
-
-        async def connect_layer(url: str, **options: Any) -> RedisPubSubChannelLayer:
-            layer = RedisPubSubChannelLayer(url, **options)
-            await layer.connect()
-            stack.push_async_callback(layer.disconnect)
-            return layer
-
-        yield connect_layer
+    async with connecting(RedisPubSubChannelLayer) as connect:
+        yield connect
