@@ -91,13 +91,7 @@ class _Server:
     @property
     def database(self) -> dict[str, Any]:
         """As in Django's ``DATABASES``."""
-        names = {"HOST": "host", "PORT": "port", "USER": "user", "PASSWORD": "password", "NAME": "database"}
-        connection = self._broker.connection
-        return {
-            "ENGINE": "django.db.backends.postgresql",
-            "TIME_ZONE": None,
-            **{key: connection[name] for key, name in names.items()},
-        }
+        return {**self._broker.entry, "TIME_ZONE": None}
 
     @contextmanager
     def run(self) -> Iterator[Callable[[], object]]:

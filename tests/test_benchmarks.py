@@ -6,7 +6,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from importlib import import_module
 from pathlib import Path
@@ -26,12 +26,15 @@ from benchmarks.scenarios import Figures, competing_workers, fan_out, latency, m
 ROOT = Path(__file__).resolve().parent.parent
 
 
-def test_a_quick_run_verifies_every_scenario(tmp_path: Path) -> None:
-    found = tmp_path / "found.json"
+def run_quickly(
+    folder: Path, *arguments: str, python: Sequence[str] = ()
+) -> tuple[subprocess.CompletedProcess[str], dict[str, Any]]:
+    """What the command printed, and what it wrote as JSON."""
+    found = folder / "found.json"
     # asyncio's debug mode would make it ten times slower.
     environ = {name: value for name, value in os.environ.items() if name != "PYTHONDEVMODE"}
     done = subprocess.run(
-        [sys.executable, "-W", "error", "-m", "benchmarks", "memory", "--quick", "--json", str(found)],
+        [sys.executable, *python, "-m", "benchmarks", *arguments, "--quick", "--json", str(found)],
         cwd=ROOT,
         env=environ,
         capture_output=True,
@@ -39,8 +42,12 @@ def test_a_quick_run_verifies_every_scenario(tmp_path: Path) -> None:
         check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
+    return done, json.loads(found.read_text())
+
+
+def test_a_quick_run_verifies_every_scenario(tmp_path: Path) -> None:
+    done, run = run_quickly(tmp_path, "memory", python=["-W", "error"])
     assert done.stderr.splitlines() == [scenario.name for scenario in memory(quick=True).scenarios]
-    run = json.loads(found.read_text())
     assert run["set"] == "memory"
     assert run["rounds"] == 1
     assert run["machine"]["cpus"] >= 1
@@ -82,18 +89,7 @@ def make(name: str, *, quick: bool) -> BenchmarkSet:
 def test_a_quick_run_over_a_broker_verifies_what_is_asked_for(
     tmp_path: Path, broker: str, only: str, verified: dict[str, set[str]]
 ) -> None:
-    found = tmp_path / "found.json"
-    environ = {name: value for name, value in os.environ.items() if name != "PYTHONDEVMODE"}
-    done = subprocess.run(
-        [sys.executable, "-m", "benchmarks", broker, "--quick", "--only", only, "--json", str(found)],
-        cwd=ROOT,
-        env=environ,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    run = json.loads(found.read_text())
+    _, run = run_quickly(tmp_path, broker, "--only", only)
     assert run["scenarios"].keys() == verified.keys()
     for scenario, cells in run["scenarios"].items():
         assert all(cell["error"] is None for cell in cells.values())

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import subprocess
-import sys
 from typing import Any
 
 import pytest
@@ -20,6 +18,8 @@ from django_anyio_channels import (
     NotSupported,
     PayloadTooLarge,
 )
+
+from .programs import failing
 
 
 class SixVerbs(BaseChannelLayer):
@@ -108,8 +108,6 @@ def test_a_channel_may_be_closed_twice_and_is_closed_then() -> None:
 
 def test_without_channels_one_sentence_names_the_extra() -> None:
     program = "import sys; sys.modules['channels'] = None; from django_anyio_channels import AnyioChannelLayer"
-    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False)
-    assert ended.returncode == 1
-    assert ended.stderr.endswith(
-        "MissingDriver: AnyioChannelLayer needs Django and Channels: pip install django-anyio-channels[django]\n"
+    assert failing(program).endswith(
+        "MissingDriver: AnyioChannelLayer needs Django and Channels: pip install django-anyio-channels[django]"
     )

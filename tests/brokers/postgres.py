@@ -134,6 +134,18 @@ class Postgres:
             "database": self.database,
         }
 
+    @property
+    def entry(self) -> dict[str, Any]:
+        """As in Django's ``DATABASES``."""
+        return {
+            "ENGINE": "django.db.backends.postgresql",
+            "HOST": "127.0.0.1",
+            "PORT": str(self.server.port),
+            "USER": USER,
+            "PASSWORD": PASSWORD,
+            "NAME": self.database,
+        }
+
     def ask(self, query: str, *parameters: object, database: str | None = None) -> list[tuple[Any, ...]]:
         """One statement on a connection of its own, for asking and disturbing the server from outside."""
         with psycopg.connect(

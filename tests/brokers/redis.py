@@ -62,6 +62,12 @@ class Redis:
             return client.execute_command(*command)
 
 
+def cut_off(admin: redis.Redis) -> None:
+    """Have the server close every connection but this one."""
+    for kind in ("pubsub", "normal"):
+        admin.execute_command("CLIENT", "KILL", "TYPE", kind)  # type: ignore[no-untyped-call]
+
+
 def _prepare(flavour: Flavour, port: int, options: Sequence[str], connection: dict[str, Any], folder: Path) -> Redis:
     found = find_server(flavour)
     made = {"host": "127.0.0.1", "port": port, **connection}

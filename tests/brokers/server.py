@@ -184,6 +184,16 @@ class Server:
         """``SIGSTOP``: the port still accepts connections, nobody answers."""
         self._signal(signal.SIGSTOP)
 
+    @contextmanager
+    def frozen(self) -> Iterator[None]:
+        """Frozen as long as the context lasts, if it is not thawed or killed before."""
+        self.freeze()
+        try:
+            yield
+        finally:
+            if self.running:
+                self.thaw()
+
     def thaw(self) -> None:
         """``SIGCONT``: undo `freeze`; nothing to do for a server that does not run."""
         if self.process is not None:

@@ -107,11 +107,8 @@ async def test_a_frozen_broker_is_noticed_and_comes_back() -> None:
     with mosquitto.running(broker):
         async with flow(broker) as numbers:
             await numbers.flows()
-            broker.server.freeze()
-            try:
+            with broker.server.frozen():
                 await until(lambda: numbers.reader.outages > 0)
-            finally:
-                broker.server.thaw()
             await numbers.flows()
             numbers.check()
 
@@ -120,26 +117,20 @@ async def test_a_message_to_a_frozen_broker_raises_instead_of_hanging(connect: C
     broker = mosquitto.mosquitto()
     with mosquitto.running(broker):
         layer = await connect(broker.url)
-        broker.server.freeze()
-        try:
+        with broker.server.frozen():
             with anyio.fail_after(TIME_LIMIT), pytest.raises(DeliveryUnknown, match="no answer for 1 s") as caught:
                 await layer.publish("x", b"x")
             assert layer.address in str(caught.value)
-        finally:
-            broker.server.thaw()
 
 
 async def test_a_frozen_broker_does_not_let_us_in() -> None:
     broker = mosquitto.mosquitto()
     with mosquitto.running(broker):
         layer = MQTTChannelLayer(broker.url, connect_timeout=0.3)
-        broker.server.freeze()
-        try:
+        with broker.server.frozen():
             with pytest.raises(ListenerClosed, match=r"did not answer within 0.3 s") as caught:
                 await layer.connect()
             assert layer.address in str(caught.value)
-        finally:
-            broker.server.thaw()
 
 
 async def test_connecting_anew_ends_an_attempt_that_still_waits() -> None:
@@ -153,8 +144,7 @@ async def test_connecting_anew_ends_an_attempt_that_still_waits() -> None:
                 await layer.connect()
             ended.set()
 
-        broker.server.freeze()
-        try:
+        with broker.server.frozen():
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(first)
                 await anyio.wait_all_tasks_blocked()
@@ -162,8 +152,6 @@ async def test_connecting_anew_ends_an_attempt_that_still_waits() -> None:
                 with anyio.fail_after(TIME_LIMIT):
                     await ended.wait()
                 broker.server.thaw()
-        finally:
-            broker.server.thaw()
         await layer.subscribe("anew")
         await layer.publish("anew", b"x")
         assert await read(layer, 1) == [b"x"]

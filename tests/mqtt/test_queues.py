@@ -111,6 +111,12 @@ async def nodes() -> AsyncIterator[list[Node]]:
             await node.pull_the_plug()
 
 
+async def acquaint(keeper: Node, reader: Node) -> None:
+    """From now on the one keeps the queue, and the other has read from it."""
+    await keeper.put(b"first")
+    assert await reader.take() == b"first"
+
+
 async def poll(reader: Node) -> None:
     """A reader comes, waits in vain, and goes."""
     task = asyncio.create_task(reader.take())
@@ -166,8 +172,7 @@ async def test_a_life_that_ends_during_an_election_ends_the_call(nodes: list[Nod
 
 async def test_what_has_stranded_when_a_life_ends_is_offered_in_the_next(nodes: list[Node]) -> None:
     keeper, reader, _ = nodes
-    await keeper.put(b"first")
-    assert await reader.take() == b"first"
+    await acquaint(keeper, reader)
     await strand(keeper, reader)
     await reader.pull_the_plug()
     await reader.come_back()
@@ -180,8 +185,7 @@ async def test_what_cannot_be_sent_back_is_offered_in_the_next_life(
     monkeypatch.setattr(mqtt_readers, "_LINGER_SECONDS", 0.0)
     caplog.set_level("DEBUG")
     keeper, reader, _ = nodes
-    await keeper.put(b"first")
-    assert await reader.take() == b"first"
+    await acquaint(keeper, reader)
     await strand(keeper, reader)
     reader.dead = True  # the queues learn of it only by trying
     await until(lambda: "Left undone: the plug was pulled" in caplog.text)
@@ -192,8 +196,7 @@ async def test_what_cannot_be_sent_back_is_offered_in_the_next_life(
 
 async def test_nothing_goes_on_when_a_life_is_finished(nodes: list[Node]) -> None:
     keeper, reader, _ = nodes
-    await keeper.put(b"first")
-    assert await reader.take() == b"first"
+    await acquaint(keeper, reader)
     await poll(reader)
     reader.queues._readers._end_linger(b"jobs", line_of(reader))
     assert reader.queues._tasks, "the keeper is being told"
@@ -207,8 +210,7 @@ async def test_nothing_goes_on_when_a_life_is_finished(nodes: list[Node]) -> Non
 async def test_polling_costs_no_packets(nodes: list[Node], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(mqtt_readers, "_LINGER_SECONDS", 60.0)
     keeper, reader, _ = nodes
-    await keeper.put(b"first")
-    assert await reader.take() == b"first"
+    await acquaint(keeper, reader)
     await poll(reader)
     (number,) = line_of(reader).asked
     reader.ignored.add(JOBS)  # whatever it says from now on is lost
@@ -224,8 +226,7 @@ async def test_what_nobody_comes_for_goes_back_and_leaves_nothing_behind(
 ) -> None:
     monkeypatch.setattr(mqtt_readers, "_LINGER_SECONDS", 0.0)
     keeper, reader, other = nodes
-    await keeper.put(b"first")
-    assert await reader.take() == b"first"
+    await acquaint(keeper, reader)
     await strand(keeper, reader)
     assert await other.take() == b"stranded"
     await until(lambda: not reader.queues._readers._lines)
@@ -236,8 +237,7 @@ async def test_the_keeper_is_told_of_a_reader_that_does_not_come_back(
 ) -> None:
     monkeypatch.setattr(mqtt_readers, "_LINGER_SECONDS", 0.0)
     keeper, reader, _ = nodes
-    await keeper.put(b"first")
-    assert await reader.take() == b"first"
+    await acquaint(keeper, reader)
     store = keeper.queues._keepers[b"jobs"].store
     task = asyncio.create_task(reader.take())
     await until(store.readers)
@@ -247,8 +247,7 @@ async def test_the_keeper_is_told_of_a_reader_that_does_not_come_back(
 
 async def test_who_comes_while_messages_go_back_is_not_forgotten(nodes: list[Node]) -> None:
     keeper, reader, _ = nodes
-    await keeper.put(b"first")
-    assert await reader.take() == b"first"
+    await acquaint(keeper, reader)
     await strand(keeper, reader)
     await until(lambda: stranded(reader))
     line = line_of(reader)
@@ -267,8 +266,7 @@ async def test_who_comes_while_messages_go_back_is_not_forgotten(nodes: list[Nod
 async def test_what_a_reader_was_given_outlives_it_and_the_life(nodes: list[Node]) -> None:
     """The message was given to a task, then the life ended, and then the task was cancelled before it ran."""
     keeper, reader, _ = nodes
-    await keeper.put(b"first")
-    assert await reader.take() == b"first"
+    await acquaint(keeper, reader)
     task = asyncio.create_task(reader.take())
     await anyio.wait_all_tasks_blocked()
     (number,) = line_of(reader).asked
@@ -340,8 +338,7 @@ async def test_a_long_queue_is_handed_over_in_portions(nodes: list[Node], monkey
 
 async def test_a_reader_asks_again_when_the_keeper_leaves(nodes: list[Node]) -> None:
     keeper, reader, writer = nodes
-    await keeper.put(b"first")
-    assert await reader.take() == b"first"
+    await acquaint(keeper, reader)
     task = asyncio.create_task(reader.take())
     await anyio.wait_all_tasks_blocked()
     await keeper.queues.leave()
@@ -351,8 +348,7 @@ async def test_a_reader_asks_again_when_the_keeper_leaves(nodes: list[Node]) -> 
 
 async def test_a_reader_that_is_told_to_ask_again_may_be_cancelled(nodes: list[Node]) -> None:
     keeper, reader, _ = nodes
-    await keeper.put(b"first")
-    assert await reader.take() == b"first"
+    await acquaint(keeper, reader)
     task = asyncio.create_task(reader.take())
     await anyio.wait_all_tasks_blocked()
     (number,) = line_of(reader).asked
@@ -366,8 +362,7 @@ async def test_a_reader_that_is_told_to_ask_again_may_be_cancelled(nodes: list[N
 
 async def test_only_the_queue_whose_keeper_left_is_asked_for_again(nodes: list[Node]) -> None:
     keeper, reader, other = nodes
-    await keeper.put(b"first")
-    assert await reader.take() == b"first"
+    await acquaint(keeper, reader)
     await other.queues.put("others", b"first", 100, 60.0)
     assert await reader.queues.take("others") == b"first"
     tasks = [asyncio.create_task(reader.queues.take(queue)) for queue in ("others", "jobs")]
@@ -383,8 +378,7 @@ async def test_only_the_queue_whose_keeper_left_is_asked_for_again(nodes: list[N
 async def test_a_request_that_comes_late_to_a_node_goes_on_to_the_keeper(nodes: list[Node]) -> None:
     """The broker may have had it on its way when the node gave up its candidacy."""
     keeper, reader, late = nodes
-    await keeper.put(b"first")
-    assert await reader.take() == b"first"
+    await acquaint(keeper, reader)
     reader.ignored.add(mqtt_queues._REQUESTS + JOBS)
     task = asyncio.create_task(reader.take())
     await anyio.wait_all_tasks_blocked()
@@ -396,8 +390,7 @@ async def test_a_request_that_comes_late_to_a_node_goes_on_to_the_keeper(nodes: 
 
 async def test_a_purge_takes_what_has_stranded_too(nodes: list[Node]) -> None:
     keeper, reader, _ = nodes
-    await keeper.put(b"first")
-    assert await reader.take() == b"first"
+    await acquaint(keeper, reader)
     await strand(keeper, reader)
     await until(lambda: stranded(reader))
     await keeper.queues.purge("job")
@@ -408,8 +401,7 @@ async def test_a_purge_takes_what_has_stranded_too(nodes: list[Node]) -> None:
 
 async def test_a_purge_spares_what_has_stranded_of_other_queues(nodes: list[Node]) -> None:
     keeper, reader, _ = nodes
-    await keeper.put(b"first")
-    assert await reader.take() == b"first"
+    await acquaint(keeper, reader)
     await strand(keeper, reader)
     await until(lambda: stranded(reader))
     await keeper.queues.purge("others")

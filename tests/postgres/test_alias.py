@@ -35,15 +35,7 @@ def make(monkeypatch: pytest.MonkeyPatch) -> Make:
     """Makes the layer of an entry in DATABASES."""
 
     def layer(database: Postgres, **changes: Any) -> PostgreSQLChannelLayer:
-        entry = {
-            "ENGINE": "django.db.backends.postgresql",
-            "HOST": "127.0.0.1",
-            "PORT": str(database.server.port),
-            "USER": USER,
-            "PASSWORD": PASSWORD,
-            "NAME": database.database,
-            **changes,
-        }
+        entry = {**database.entry, **changes}
         monkeypatch.setitem(connections.settings, "chat", ConnectionHandler({"default": entry}).settings["default"])
         return PostgreSQLChannelLayer(**layer_arguments("chat", {}))
 

@@ -8,26 +8,21 @@ import subprocess
 import sys
 from pathlib import Path
 
-from tests.brokers.postgres import PASSWORD, USER, Postgres
+from tests.brokers.postgres import Postgres
+
+from .project.environment import environment
 
 ROOT = Path(__file__).resolve().parents[2]
 OWN = ROOT / "tests" / "postgres" / "project"
 PYTEST = ["pytest", "-q", "-s", "-c", os.devnull, f"--rootdir={OWN}", "--noconftest", "-p", "no:cacheprovider"]
 
 
-def run(server: Postgres, *command: str, **environment: str) -> str:
+def run(server: Postgres, *command: str, **more: str) -> str:
     """Run a Python program in the project, and return what it prints."""
     done = subprocess.run(
         [sys.executable, "-X", "dev", "-W", "error", "-m", *command],
         cwd=ROOT,
-        env={
-            **os.environ,
-            "DJANGO_SETTINGS_MODULE": "tests.postgres.project.settings",
-            "PG_PORT": str(server.server.port),
-            "PG_USER": USER,
-            "PG_PASSWORD": PASSWORD,
-            **environment,
-        },
+        env=environment(server, **more),
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -49,8 +44,8 @@ def test_djangos_runner_in_parallel(own_server: Postgres, tmp_path: Path) -> Non
 
 
 def test_pytest_django_reuses_the_database(own_server: Postgres) -> None:
-    for environment in ({}, {"USE_TZ": "0", "CONN_MAX_AGE": "60"}):
-        printed = run(own_server, *PYTEST, "--reuse-db", str(OWN / "tests.py"), **environment)
+    for more in ({}, {"USE_TZ": "0", "CONN_MAX_AGE": "60"}):
+        printed = run(own_server, *PYTEST, "--reuse-db", str(OWN / "tests.py"), **more)
         assert "7 passed" in printed
         assert set(re.findall("followed to (.*)", printed)) == {"test_postgres"}
         assert databases(own_server) == {"test_postgres"}

@@ -29,6 +29,8 @@ from tests.brokers.postgres import PASSWORD, USER, Postgres
 from tests.brokers.server import running
 from tests.contract.processes import n, numbers, receive, rest, soon, until
 
+from .project.environment import environment
+
 pytestmark = pytest.mark.anyio
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -37,15 +39,7 @@ DRIVER = os.environ.get("DRIVER", "psycopg")
 
 
 def entry_of(database: Postgres, **options: Any) -> dict[str, Any]:
-    entry = {
-        "ENGINE": "django.db.backends.postgresql",
-        "HOST": "127.0.0.1",
-        "PORT": str(database.server.port),
-        "USER": USER,
-        "PASSWORD": PASSWORD,
-        "NAME": database.database,
-        "OPTIONS": options,
-    }
+    entry = {**database.entry, "OPTIONS": options}
     return ConnectionHandler({"default": entry}).settings["default"]  # type: ignore[no-any-return]
 
 
@@ -434,14 +428,7 @@ async def test_a_process_that_dies_before_the_commit_delivers_nothing(
         subprocess.run,
         [sys.executable, "-c", DYING],
         cwd=ROOT,
-        env={
-            **os.environ,
-            "DJANGO_SETTINGS_MODULE": "tests.postgres.project.settings",
-            "PG_PORT": str(django.server.port),
-            "PG_USER": USER,
-            "PG_PASSWORD": PASSWORD,
-            "PG_NAME": django.database,
-        },
+        env=environment(django, PG_NAME=django.database),
         capture_output=True,
         text=True,
         check=False,

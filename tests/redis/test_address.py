@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import socket
-import subprocess
-import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -15,6 +13,7 @@ from redis.credentials import UsernamePasswordCredentialProvider
 from django_anyio_channels import ListenerClosed, RedisPubSubChannelLayer
 from tests.brokers import redis as brokers
 from tests.brokers.server import free_port
+from tests.programs import failing
 
 from .conftest import Connect, becomes_true
 
@@ -221,8 +220,7 @@ async def test_a_layer_that_was_never_connected_says_so() -> None:
 @pytest.mark.parametrize("package", ["redis", "hiredis"])
 def test_a_missing_driver_names_the_extra(package: str) -> None:
     program = f"import sys; sys.modules[{package!r}] = None; from django_anyio_channels import RedisPubSubChannelLayer"
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
-    assert done.stderr.splitlines()[-1] == (
+    assert failing(program) == (
         "django_anyio_channels.exceptions.MissingDriver: "
         "Redis needs redis-py and hiredis: pip install django-anyio-channels[redis]"
     )

@@ -209,8 +209,7 @@ async def test_no_room_for_those_who_come_back(own_server: brokers.Redis) -> Non
     async with flow(lambda: layer_of(own_server)) as going:
         with own_server.client() as admin:
             admin.config_set("maxclients", "2")
-            for kind in ("pubsub", "normal"):
-                admin.execute_command("CLIENT", "KILL", "TYPE", kind)
+            brokers.cut_off(admin)
             await becomes_true(lambda: going.publisher.outages)
             await becomes_true(lambda: int(admin.info("clients")["connected_clients"]) >= 2)
             admin.config_set("maxclients", "100")
@@ -222,8 +221,7 @@ async def test_a_password_that_is_changed_and_changed_back(own_server: brokers.R
     async with flow(lambda: layer_of(own_server)) as going:
         with own_server.client() as admin:
             admin.config_set("requirepass", "secret")
-            for kind in ("pubsub", "normal"):
-                admin.execute_command("CLIENT", "KILL", "TYPE", kind)
+            brokers.cut_off(admin)
             await becomes_true(lambda: going.publisher.outages)
             admin.config_set("requirepass", "")
         await going.go_on()

@@ -72,6 +72,13 @@ async def send(layer: RedisPubSubChannelLayer, numbers: range) -> None:
         await layer.put("jobs", b"%d" % number, **PLENTY)
 
 
+async def send_at_once(layer: RedisPubSubChannelLayer, count: int, senders: int = 10) -> None:
+    share = count // senders
+    async with anyio.create_task_group() as tasks:
+        for start in range(0, count, share):
+            tasks.start_soon(send, layer, range(start, start + share))
+
+
 async def test_each_of_5000_jobs_goes_to_one_of_three_processes(
     server: brokers.Redis, connect: Connect, tmp_path: Path
 ) -> None:
@@ -79,9 +86,7 @@ async def test_each_of_5000_jobs_goes_to_one_of_three_processes(
     layer = await connect(server.url)
     with working(server.url, tmp_path, 3, tasks=2) as workers:
         await becomes_true(workers.ready, 20)
-        async with anyio.create_task_group() as senders:
-            for start in range(0, 5000, 500):
-                senders.start_soon(send, layer, range(start, start + 500))
+        await send_at_once(layer, 5000)
         await becomes_true(lambda: workers.count() >= 5000, 30)
         await layer.put("jobs", b"5000", **PLENTY)
         await becomes_true(lambda: any(5000 in jobs for jobs in workers.done()))
@@ -96,9 +101,8 @@ async def test_a_killed_worker_takes_along_no_more_than_it_had_taken(
     layer = await connect(server.url)
     with working(server.url, tmp_path, 3) as workers:
         await becomes_true(workers.ready, 20)
-        async with anyio.create_task_group() as senders:
-            for start in range(0, 3000, 300):
-                senders.start_soon(send, layer, range(start, start + 300))
+        async with anyio.create_task_group() as sending:
+            sending.start_soon(send_at_once, layer, 3000)
             for victim in (0, 1):
                 await becomes_true(lambda victim=victim: len(workers.done()[victim]) > 50)  # type: ignore[misc]
                 workers.processes[victim].kill()

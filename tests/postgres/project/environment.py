@@ -1,0 +1,19 @@
+"""What a process needs to run in this project."""
+
+from __future__ import annotations
+
+import os
+
+from tests.brokers.postgres import PASSWORD, USER, Postgres
+
+
+def environment(server: Postgres, **more: str) -> dict[str, str]:
+    """The variables of a process whose database is on this server, and those of ours."""
+    return {
+        **os.environ,
+        "DJANGO_SETTINGS_MODULE": "tests.postgres.project.settings",
+        "PG_PORT": str(server.server.port),
+        "PG_USER": USER,
+        "PG_PASSWORD": PASSWORD,
+        **more,
+    }
