@@ -26,7 +26,7 @@ except ModuleNotFoundError as error:
 from .config import Settings, read_config
 from .courier import Courier
 from .database import Watch
-from .node import Topics, node_of
+from .naming import Naming, node_of
 from .transaction import TransactionCourier, TransactionPublisher
 
 # Channels tells nobody when a consumer ends; but it is a consumer's own __call__ that asks for its name.
@@ -58,8 +58,8 @@ class AnyioChannelLayer(BaseChannelLayer):
         self.channel_capacity = list(settings.channel_capacity)  # type: ignore[assignment]
         self.group_expiry = settings.group_expiry
         self._settings = settings
-        self._topics = Topics(settings.prefix)
-        self._courier = Courier(settings, self._topics)
+        self._naming = Naming(settings.prefix)
+        self._courier = Courier(settings, self._naming)
         self._in_transaction: dict[str | None, TransactionCourier] = {}
         self._watch = None if settings.database is None else Watch(self._courier.close_everywhere)
 
@@ -79,7 +79,7 @@ class AnyioChannelLayer(BaseChannelLayer):
             if owner is None:
                 await self._courier.put(channel, frame)
             else:
-                await self._courier.publish(self._topics.inbox(owner), _addressed(channel, frame))
+                await self._courier.publish(self._naming.inbox(owner), _addressed(channel, frame))
 
     async def receive(self, channel: str) -> dict[str, Any]:
         """Wait for the next message of a channel. Cancelling it loses nothing, and a broker's outage only delays it."""
@@ -123,7 +123,7 @@ class AnyioChannelLayer(BaseChannelLayer):
         frame = self._encode(message)
         self.require_valid_group_name(group)
         with _REFUSALS:
-            await self._courier.publish(self._topics.group(group), frame)
+            await self._courier.publish(self._naming.group(group), frame)
 
     async def group_history(
         self, group: str, *, since: str | None = None, limit: int | None = None
@@ -158,7 +158,7 @@ class AnyioChannelLayer(BaseChannelLayer):
         """
         courier = self._in_transaction.get(using)
         if courier is None:
-            courier = TransactionCourier(self._courier, self._settings, self._topics, using)
+            courier = TransactionCourier(self._courier, self._settings, self._naming, using)
             self._in_transaction[using] = courier
         return TransactionPublisher(partial(self._send_by, courier), partial(self._group_send_by, courier))
 
@@ -206,13 +206,13 @@ class AnyioChannelLayer(BaseChannelLayer):
             if owner is None:
                 courier.put_sync(channel, frame)
             else:
-                courier.publish_sync(self._topics.inbox(owner), _addressed(channel, frame))
+                courier.publish_sync(self._naming.inbox(owner), _addressed(channel, frame))
 
     def _group_send_by(self, courier: Courier | TransactionCourier, group: str, message: dict[str, Any]) -> None:
         frame = self._encode(message)
         self.require_valid_group_name(group)
         with _REFUSALS:
-            courier.publish_sync(self._topics.group(group), frame)
+            courier.publish_sync(self._naming.group(group), frame)
 
     # ---- names and messages ---------------------------------------------------------------------------------------
 

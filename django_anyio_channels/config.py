@@ -20,6 +20,7 @@ from .exceptions import MissingDriver
 from .layers.base import BaseChannelLayer
 from .layers.memory import InMemoryBroker, InMemoryChannelLayer
 from .layers.sharded import ShardedChannelLayer
+from .naming import Naming
 from .serializers import EncryptedSerializer, MessagePackSerializer, Serializer, encode_within
 
 LAYERS = {
@@ -105,11 +106,6 @@ def read_config(config: Mapping[str, Any], notes: tuple[Note, ...] = ()) -> Sett
         database=config.get("database"),
         **values,
     )
-
-
-def group_topics(prefix: str) -> str:
-    """What the topics of all groups begin with."""
-    return f"{prefix}:g:"
 
 
 def refuse_unknown_keys(config: Mapping[str, Any], keys: Sequence[str], known: str) -> None:
@@ -216,7 +212,7 @@ def _bridge(config: Mapping[str, Any], serializer: Serializer) -> dict[str, Any]
 
     prefix, limit = config.get("prefix", Settings.prefix), config.get("max_message_size", Settings.max_message_size)
     try:
-        return {"bridge": Bridge(config["bridge"], group_topics(prefix), serializer, limit)}
+        return {"bridge": Bridge(config["bridge"], Naming(prefix).groups, serializer, limit)}
     except (TypeError, ValueError) as error:
         raise ConfigError(
             f"CONFIG['bridge'] cannot be used: {error}.",

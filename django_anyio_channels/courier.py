@@ -11,7 +11,8 @@ from .config import Settings
 from .exceptions import ChannelClosed
 from .handover import LoopEnded, start_in, wait_blocking, wait_here
 from .layers.base import BlockingPublisher, TransactionalPublisher
-from .node import Node, Topics, node_of, open_node
+from .naming import Naming, node_of
+from .node import Node, open_node
 
 T = TypeVar("T")
 Call = Callable[[Node], Coroutine[Any, Any, T]]
@@ -27,10 +28,10 @@ class Courier:
     handed them at once.
     """
 
-    def __init__(self, settings: Settings, topics: Topics) -> None:
+    def __init__(self, settings: Settings, naming: Naming) -> None:
         self._settings = settings
-        self._topics = topics
-        self._nodes = loops.PerLoop(lambda: open_node(settings, topics))
+        self._naming = naming
+        self._nodes = loops.PerLoop(lambda: open_node(settings, naming))
         self.node: Callable[[], Node | None] = self._nodes.current
         """The node of the running loop, if it is open already."""
         layer = settings.make_layer()
@@ -78,7 +79,7 @@ class Courier:
 
     def _put_blocking(self, publisher: BlockingPublisher, channel: str, frame: bytes) -> None:
         publisher.put_blocking(
-            self._topics.queue(channel),
+            self._naming.queue(channel),
             frame,
             capacity=self._settings.capacity_of(channel),
             expiry=self._settings.expiry,

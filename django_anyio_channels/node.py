@@ -11,54 +11,25 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from .channel import Channel
-from .config import Settings, group_topics
+from .config import Settings
 from .event import Event
 from .exceptions import ChannelLayerError, DecodeError, ListenerClosed
 from .local import Names
+from .naming import Naming, node_of
 from .subscriber import Entry, Subscriber
 
 logger = logging.getLogger("django_anyio_channels")
 
-_NODE_ID = re.compile(r"(?:.*\.)?([0-9a-f]{16})!")
 _LOCAL_NAME = re.compile(rb"[a-zA-Z0-9\-_.]+![a-zA-Z0-9\-_.]*")
-
-
-def node_of(channel: str) -> str | None:
-    """The node that a process-specific channel name belongs to; None for every other name."""
-    match = _NODE_ID.match(channel)
-    return match[1] if match else None
-
-
-class Topics:
-    """What groups, inboxes and queues are called on the broker.
-
-    Channel and group names hold no colon, so no two prefixes can ever mean the same topic.
-    """
-
-    def __init__(self, prefix: str) -> None:
-        self.prefix = f"{prefix}:"
-        self.nodes = f"{prefix}:c:nodes"
-        self._group = group_topics(prefix)
-        self._inbox = f"{prefix}:i:"
-        self._queue = f"{prefix}:q:"
-
-    def group(self, name: str) -> str:
-        return self._group + name
-
-    def inbox(self, node: str) -> str:
-        return self._inbox + node
-
-    def queue(self, name: str) -> str:
-        return self._queue + name
 
 
 class Node:
     """The verbs of one event loop, on names that the adapter has checked and frames that it has encoded."""
 
-    def __init__(self, channel: Channel, settings: Settings, topics: Topics) -> None:
+    def __init__(self, channel: Channel, settings: Settings, naming: Naming) -> None:
         self.id = secrets.token_hex(8)
         self.channel = channel
-        self.topics = topics
+        self.naming = naming
         self._settings = settings
         self.names = Names(
             self.id,
@@ -81,7 +52,7 @@ class Node:
     async def put(self, channel: str, frame: bytes) -> None:
         """Put into the queue of a normal channel. Raises `QueueFull`."""
         await self.channel.put(
-            self.topics.queue(channel),
+            self.naming.queue(channel),
             frame,
             capacity=self._settings.capacity_of(channel),
             expiry=self._settings.expiry,
@@ -95,7 +66,7 @@ class Node:
 
     async def _receive_from_queue(self, channel: str) -> Any:
         while True:
-            frame = await self.channel.take(self.topics.queue(channel))
+            frame = await self.channel.take(self.naming.queue(channel))
             try:
                 return self.channel.serializer.decode(frame)
             except DecodeError as error:
@@ -117,13 +88,13 @@ class Node:
     async def group_add(self, group: str, channel: str) -> None:
         owner = node_of(channel)
         if owner == self.id:
-            await self.names.join(self.topics.group(group), channel)
+            await self.names.join(self.naming.group(group), channel)
         elif owner is not None:
-            await self._ask(self.topics.inbox(owner), {"do": "join", "group": group, "channel": channel})
+            await self._ask(self.naming.inbox(owner), {"do": "join", "group": group, "channel": channel})
         else:
             await self.channel.bind(
-                self.topics.group(group),
-                self.topics.queue(channel),
+                self.naming.group(group),
+                self.naming.queue(channel),
                 capacity=self._settings.capacity_of(channel),
                 expiry=self._settings.expiry,
                 lifetime=self._settings.group_expiry,
@@ -132,24 +103,24 @@ class Node:
     async def group_discard(self, group: str, channel: str) -> None:
         owner = node_of(channel)
         if owner == self.id:
-            self.names.leave(self.topics.group(group), channel)
+            self.names.leave(self.naming.group(group), channel)
         elif owner is not None:
-            await self._ask(self.topics.inbox(owner), {"do": "leave", "group": group, "channel": channel})
+            await self._ask(self.naming.inbox(owner), {"do": "leave", "group": group, "channel": channel})
         else:
-            await self.channel.unbind(self.topics.group(group), self.topics.queue(channel))
+            await self.channel.unbind(self.naming.group(group), self.naming.queue(channel))
 
     async def history(self, group: str, since: str | None, limit: int | None) -> list[Event[Any]]:
         """What was sent to a group; see `Channel.history`."""
-        events = await self.channel.history(self.topics.group(group), since=since, limit=limit)
+        events = await self.channel.history(self.naming.group(group), since=since, limit=limit)
         for event in events:
             event.group = group
         return events
 
     async def flush(self) -> None:
         """Empty the queues and every node that shares the prefix."""
-        await self.channel.purge(self.topics.prefix)
-        await self._ask(self.topics.nodes, {"do": "flush"})
-        await self.channel.purge(self.topics.prefix)
+        await self.channel.purge(self.naming.prefix)
+        await self._ask(self.naming.nodes, {"do": "flush"})
+        await self.channel.purge(self.naming.prefix)
 
     # ---- other nodes ----------------------------------------------------------------------------------------------
 
@@ -189,18 +160,18 @@ class Node:
             else:
                 self._start(self._obey(order["do"], order))
         except DecodeError as error:
-            self.channel.losses.frame_undecodable(self.topics.inbox(self.id), error)
+            self.channel.losses.frame_undecodable(self.naming.inbox(self.id), error)
         except (AttributeError, KeyError, TypeError) as error:
             unknown = DecodeError(f"it is no order that this version knows ({error!r})")
-            self.channel.losses.frame_undecodable(self.topics.inbox(self.id), unknown)
+            self.channel.losses.frame_undecodable(self.naming.inbox(self.id), unknown)
 
     async def _obey(self, what: str, order: dict[str, Any]) -> None:
         failed = None
         try:
             if what == "join":
-                await self.names.join(self.topics.group(order["group"]), order["channel"])
+                await self.names.join(self.naming.group(order["group"]), order["channel"])
             elif what == "leave":
-                self.names.leave(self.topics.group(order["group"]), order["channel"])
+                self.names.leave(self.naming.group(order["group"]), order["channel"])
             elif what == "flush":
                 self.names.clear()
             else:
@@ -208,7 +179,7 @@ class Node:
         except ChannelLayerError as error:
             failed = str(error)
         answer = self.channel.encode({"number": order["number"], "failed": failed})
-        await self.channel.publish_frame(self.topics.inbox(order["answer_to"]), b"\n" + answer)
+        await self.channel.publish_frame(self.naming.inbox(order["answer_to"]), b"\n" + answer)
 
     def _start(self, coroutine: Any) -> None:
         task = asyncio.get_running_loop().create_task(coroutine)
@@ -236,7 +207,7 @@ class Node:
         if self._settings.outage_message is not None:
             message = {"type": self._settings.outage_message, "seconds": seconds}
             self.names.deliver_to_members(
-                self.channel.encode(message), None if topic == self.topics.inbox(self.id) else topic
+                self.channel.encode(message), None if topic == self.naming.inbox(self.id) else topic
             )
 
     def close(self) -> None:
@@ -285,11 +256,11 @@ class _Inbox:
 
 
 @asynccontextmanager
-async def open_node(settings: Settings, topics: Topics) -> AsyncGenerator[Node, None]:
+async def open_node(settings: Settings, naming: Naming) -> AsyncGenerator[Node, None]:
     """A node for the running event loop, from connecting to disconnecting."""
     layer = settings.make_layer()
     # What one node says to all about the present is no longer true for a node that hears it later.
-    layer.keep_no_history(topics.nodes)
+    layer.keep_no_history(naming.nodes)
     channel = Channel(
         layer,
         serializer=settings.serializer,
@@ -301,11 +272,11 @@ async def open_node(settings: Settings, topics: Topics) -> AsyncGenerator[Node, 
         on_missed=lambda topic, seconds: node.report_missed(topic, seconds),
     )
     async with channel:
-        node = Node(channel, settings, topics)
+        node = Node(channel, settings, naming)
         try:
             inbox = _Inbox(node)
-            await channel.attach(topics.inbox(node.id), inbox)
-            await channel.attach(topics.nodes, inbox)
+            await channel.attach(naming.inbox(node.id), inbox)
+            await channel.attach(naming.nodes, inbox)
             yield node
         finally:
             node.close()

@@ -17,7 +17,8 @@ from .courier import Courier
 from .exceptions import NotSupported, QueueFull
 from .layers.base import Statements, TransactionalPublisher
 from .losses import BoundedLog
-from .node import Node, Topics
+from .naming import Naming
+from .node import Node
 
 Result = TypeVar("Result")
 Message = dict[str, Any]
@@ -52,7 +53,7 @@ class TransactionPublisher:
 class TransactionCourier:
     """Carries what the adapter hands over by executing it on Django's connection ``using`` of the calling thread."""
 
-    def __init__(self, courier: Courier, settings: Settings, topics: Topics, using: str | None) -> None:
+    def __init__(self, courier: Courier, settings: Settings, naming: Naming, using: str | None) -> None:
         publisher = courier.transactional_publisher
         if publisher is None:
             raise NotSupported(
@@ -62,7 +63,7 @@ class TransactionCourier:
         self._publisher: TransactionalPublisher = publisher
         self._courier = courier
         self._settings = settings
-        self._topics = topics
+        self._naming = naming
         self._using = using or settings.database or "default"
         self._same: set[tuple[object, ...]] = set()
         self._log = BoundedLog()
@@ -75,7 +76,7 @@ class TransactionCourier:
             self._log.write(logging.WARNING, "Dropped a message to %s for %d full queues", topic, missed)
 
     def put_sync(self, channel: str, frame: bytes) -> None:
-        connection, queue = self._connection(), self._topics.queue(channel)
+        connection, queue = self._connection(), self._naming.queue(channel)
         capacity, expiry = self._settings.capacity_of(channel), self._settings.expiry
         if not self._run(connection, self._publisher.queues_in_transaction()):
             # Made by the layer's own connection, the tables hold up nobody until this transaction ends.
@@ -85,7 +86,7 @@ class TransactionCourier:
             raise QueueFull(f"Queue {queue} is full: its capacity of {capacity} messages is used up")
 
     async def _make_queues(self, node: Node) -> None:
-        await node.channel.unbind(self._topics.nodes, self._topics.nodes)
+        await node.channel.unbind(self._naming.nodes, self._naming.nodes)
 
     def _connection(self) -> Any:
         connection: Any = connections[self._using]
@@ -130,7 +131,7 @@ class TransactionCourier:
 
 
 async def _inbox(node: Node) -> str:
-    return node.topics.inbox(node.id)
+    return node.naming.inbox(node.id)
 
 
 @lru_cache

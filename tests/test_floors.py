@@ -32,7 +32,7 @@ FLOORS: dict[int, set[str]] = {
         "rejoining",
         "topics",
     },
-    3: {"loops", "local", "config", "database"},
+    3: {"loops", "local", "naming", "config", "database"},
     4: {"node", "handover", "courier", "sync", "transaction"},
     5: {"adapter", "channels_redis", "apps", "checks", "management"},
 }

@@ -11,7 +11,7 @@ import pytest
 
 from django_anyio_channels import AnyioChannelLayer, InMemoryBroker, InMemoryChannelLayer, ListenerClosed
 from django_anyio_channels.exceptions import SubscriptionRefused
-from django_anyio_channels.node import node_of
+from django_anyio_channels.naming import node_of
 
 TIME_LIMIT = 10.0
 
@@ -64,7 +64,7 @@ async def send_to_inbox(layer: AnyioChannelLayer, sender: AnyioChannelLayer, fra
     channel = await layer.new_channel()
     node = node_of(channel)
     assert node is not None
-    await sender._courier.publish(sender._topics.inbox(node), frame)
+    await sender._courier.publish(sender._naming.inbox(node), frame)
     await sender.send(channel, {"type": "after"})
     assert (await soon(layer.receive(channel)))["type"] == "after"
 
@@ -104,7 +104,7 @@ def test_an_order_of_another_version_is_answered_so() -> None:
         await asker.new_channel()
         (node,) = asker._courier.nodes
         with pytest.raises(ListenerClosed, match="does not know how to dance"):
-            await node._ask(node.topics.inbox(str(node_of(channel))), {"do": "dance"})
+            await node._ask(node.naming.inbox(str(node_of(channel))), {"do": "dance"})
 
     asyncio.run(main())
 
@@ -144,7 +144,7 @@ def test_a_node_that_closes_stops_obeying() -> None:
             await asyncio.get_running_loop().create_future()
 
         node._obey = take_long  # type: ignore[method-assign]
-        await stranger._courier.publish(node.topics.inbox(str(node_of(channel))), frame_of(owner, {"do": "wait"}))
+        await stranger._courier.publish(node.naming.inbox(str(node_of(channel))), frame_of(owner, {"do": "wait"}))
         await soon(begun.wait())
         await owner.close()
         assert node._orders == set()
@@ -194,11 +194,11 @@ def test_members_are_told_of_what_a_history_does_not_reach() -> None:
         await layer.group_add("g", in_g)
         await layer.group_add("h", in_h)
         (node,) = layer._courier.nodes
-        node.report_missed(node.topics.group("g"), 2.0)
+        node.report_missed(node.naming.group("g"), 2.0)
         await layer.group_send("h", {"type": "no outage"})
         assert await soon(layer.receive(in_g)) == {"type": "chat.outage", "seconds": 2.0}
         assert await soon(layer.receive(in_h)) == {"type": "no outage"}
-        node.report_missed(node.topics.inbox(node.id), 3.0)
+        node.report_missed(node.naming.inbox(node.id), 3.0)
         for member in (in_g, in_h):
             while (message := await soon(layer.receive(member))) == {"type": "no outage"}:
                 pass
@@ -215,7 +215,7 @@ def test_nobody_is_told_of_what_was_missed_otherwise() -> None:
         member = await layer.new_channel()
         await layer.group_add("g", member)
         (node,) = layer._courier.nodes
-        node.report_missed(node.topics.group("g"), 2.0)
+        node.report_missed(node.naming.group("g"), 2.0)
         await layer.group_send("g", {"n": 1})
         assert await soon(layer.receive(member)) == {"n": 1}
 
