@@ -16,10 +16,12 @@ def node_of(channel: str) -> str | None:
 class Naming:
     """The topics and queues of one prefix.
 
-    Channel and group names hold no colon, so no two prefixes can ever mean the same topic.
+    Channel and group names hold no colon, and a prefix none that is not escaped. So no two prefixes can ever mean the
+    same topic, nor do the topics of one begin as those of another.
     """
 
     def __init__(self, prefix: str) -> None:
+        prefix = prefix.replace("%", "%25").replace(":", "%3A")
         self.prefix = f"{prefix}:"
         self.nodes = f"{prefix}:c:nodes"
         self.groups = f"{prefix}:g:"

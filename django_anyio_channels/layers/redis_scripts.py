@@ -161,8 +161,8 @@ PUT = Script(
     _QUEUE
     + """
 -- KEYS: queue, waiting. ARGV: message, capacity, expiry in ms, ms when the binding ends or 0, publishing verb, root.
--- 1: done; 0: full, or the binding has ended.
-if tonumber(ARGV[4]) > 0 and tonumber(ARGV[4]) <= now then return 0 end
+-- 1: done, or nothing to do since the binding has ended; 0: full.
+if tonumber(ARGV[4]) > 0 and tonumber(ARGV[4]) <= now then return 1 end
 local capacity, expiry = tonumber(ARGV[2]), tonumber(ARGV[3])
 local message = string.format('%013.0f', now + expiry) .. ARGV[1]
 -- What waits was there before.

@@ -480,9 +480,10 @@ async def test_readers_survive_a_flush(processes: Processes) -> None:
     assert await soon(asyncio.gather(*reading)) == [n(1), n(2)]
 
 
-async def test_flush_of_one_prefix_spares_others(processes: Processes) -> None:
-    prefix = processes.config["prefix"]
-    one, two = processes.new(), processes.new(prefix=f"{prefix}2")
+@pytest.mark.parametrize("more", ["2", ":", ":q", ":g:"])
+async def test_flush_of_one_prefix_spares_others(plain_processes: Processes, more: str) -> None:
+    processes, prefix = plain_processes, plain_processes.config["prefix"]
+    one, two = processes.new(), processes.new(prefix=f"{prefix}{more}")
     await two.group_add("g", "c")
     await two.send("c", n(1))
     await soon(one.flush())

@@ -136,7 +136,9 @@ async def test_bound_queues_get_what_is_published(server: brokers.Redis, connect
     assert await take(one) == b"last"
 
 
-async def test_a_binding_ends_after_its_lifetime(server: brokers.Redis, connect: Connect) -> None:
+async def test_a_binding_ends_after_its_lifetime(
+    server: brokers.Redis, connect: Connect, caplog: pytest.LogCaptureFixture
+) -> None:
     layer = await connect(server.url)
     await layer.bind("room", "long", capacity=9, expiry=60, lifetime=60)
     await layer.bind("room", "short", capacity=9, expiry=60, lifetime=0.1)
@@ -144,6 +146,7 @@ async def test_a_binding_ends_after_its_lifetime(server: brokers.Redis, connect:
     await layer.publish("room", b"x")
     assert await take(layer, "long") == b"x"
     assert server.ask("LLEN", "short") == 0
+    assert "is full" not in caplog.text
 
 
 @pytest.mark.parametrize("prefix", ["asgi:q:", "we*ird[1]{x}\\:"])
