@@ -13,7 +13,7 @@ from .harness import BenchmarkSet
 
 ROUNDS = 7
 """Many short ones: what else the machine does changes within seconds."""
-SETS = ("memory", "mqtt", "postgres", "redis")
+SETS = ("memory", "mqtt", "postgres", "redis", "streams")
 """The modules with a function ``benchmarks(quick)``."""
 
 

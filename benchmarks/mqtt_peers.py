@@ -1,4 +1,4 @@
-"""Who else speaks MQTT: client libraries with as little as possible around them, and starlette_web's layer.
+"""Who else speaks MQTT: client libraries with as little as possible around them.
 
 None of the libraries waits in ``publish`` for the broker's acknowledgement at QoS 1, except aiomqtt; ours does.
 """
@@ -6,8 +6,6 @@ None of the libraries waits in ``publish`` for the broker's acknowledgement at Q
 from __future__ import annotations
 
 import asyncio
-from contextlib import suppress
-from importlib import import_module
 from typing import Any
 
 from .bare import BareClient
@@ -132,57 +130,3 @@ class BareAiomqtt(BareClient):
     async def _read(self) -> None:
         async for message in self._client.messages:
             self.arrive(str(message.topic), message.payload)
-
-
-class StarletteWeb(BareClient):
-    """starlette_web's ``MQTTChannelLayer`` under its ``Channel``, which encodes by itself.
-
-    It subscribes at QoS 0 whatever it is told, and does not say when the broker has confirmed that.
-    """
-
-    def __init__(self, port: int) -> None:
-        super().__init__(_as_it_is, _as_it_is)
-        self._port = port
-        self._channel: Any
-        self._readers: dict[str, asyncio.Task[None]] = {}
-        self._heard: dict[str, asyncio.Event] = {}
-
-    async def connect(self) -> None:
-        layers = import_module("starlette_web.contrib.mqtt.channel_layers")
-        channels = import_module("starlette_web.common.channels.base")
-        self._channel = channels.Channel(layers.MQTTChannelLayer(host=HOST, port=self._port))
-        await self._channel.__aenter__()
-
-    async def subscribe(self, topic: str) -> None:
-        heard = self._heard[topic] = asyncio.Event()
-        self._readers[topic] = asyncio.create_task(self._read(topic))
-        while not heard.is_set():
-            await self.publish(topic, _PROBE)
-            with suppress(asyncio.TimeoutError):
-                await asyncio.wait_for(heard.wait(), 0.01)
-
-    async def unsubscribe(self, topic: str) -> None:
-        reader = self._readers.pop(topic)
-        reader.cancel()
-        await asyncio.wait([reader])
-
-    async def publish(self, topic: str, payload: Any) -> None:
-        await self._channel.publish(topic, payload)
-
-    async def disconnect(self) -> None:
-        """It can be closed only by the task that opened it; its process ends now."""
-
-    async def _read(self, topic: str) -> None:
-        async with self._channel.subscribe(topic) as subscriber:
-            async for event in subscriber:
-                if event.message == _PROBE:
-                    self._heard[topic].set()
-                else:
-                    self.arrive(topic, event.message)
-
-
-_PROBE = {"type": "probe"}
-
-
-def _as_it_is(message: Any) -> Any:
-    return message

@@ -34,6 +34,11 @@ def benchmarks(quick: bool) -> BenchmarkSet:
         numbers = {OURS: ours, THEIRS: theirs, BARE: bare}
         return {name: partial(fan_out, messages=-(-number // few), **how) for name, number in numbers.items()}
 
+    def to_other_processes(*, senders: int = 1) -> dict[str, Measure]:
+        if quick:
+            return sized(1, 1, 1, members=10, senders=senders, processes=2)
+        return sized(1000 * senders, 50, 1000 * senders, members=100, senders=senders, processes=4)
+
     def send(messages: int, *, senders: int = 1) -> dict[str, Measure]:
         return sized(messages, messages // 5, messages, members=1, senders=senders, processes=1, direct=True)
 
@@ -49,11 +54,11 @@ def benchmarks(quick: bool) -> BenchmarkSet:
         Scenario("latency, 1 member", each(partial(latency, messages=1500 // few))),
         Scenario("group_send to 1, 10 senders", sized(12_000, 2000, 20_000, members=1, senders=10)),
         Scenario("group_send to 100", sized(1500, 100, 2000, members=100)),
+        Scenario("group_send to 100, 10 senders", sized(3000, 100, 4000, members=100, senders=10)),
         Scenario("group_send to 1000", sized(250, 15, 300, members=1000)),
-        Scenario(
-            "group_send to 4 processes of 100",
-            sized(1000, 50, 1000, members=100, processes=4) if not quick else sized(1, 1, 1, members=10, processes=2),
-        ),
+        Scenario("group_send to 1000, 10 senders", sized(500, 20, 600, members=1000, senders=10)),
+        Scenario("group_send to 4 processes of 100", to_other_processes()),
+        Scenario("group_send to 4 processes of 100, 10 senders", to_other_processes(senders=10)),
         Scenario("send there and back, two processes", each(partial(round_trip, trips=1000 // few, processes=2))),
         Scenario("send, 1 sender", send(5000)),
         Scenario("send, 16 senders", send(15_000, senders=16)),
@@ -131,8 +136,11 @@ _TARGETS = (
     against(THEIRS, "latency, 1 member", "p50 us", at_most=0.35),
     against(THEIRS, "group_send to 1, 10 senders", "deliveries/s", at_least=12),
     against(THEIRS, "group_send to 100", "deliveries/s", at_least=15),
+    against(THEIRS, "group_send to 100, 10 senders", "deliveries/s", at_least=15),
     against(THEIRS, "group_send to 1000", "deliveries/s", at_least=12),
+    against(THEIRS, "group_send to 1000, 10 senders", "deliveries/s", at_least=12),
     against(THEIRS, "group_send to 4 processes of 100", "deliveries/s", at_least=20),
+    against(THEIRS, "group_send to 4 processes of 100, 10 senders", "deliveries/s", at_least=20),
     against(THEIRS, "send there and back, two processes", "p50 us", at_most=0.6),
     against(THEIRS, "send, 1 sender", "deliveries/s", at_least=2),
     against(THEIRS, "send, 16 senders", "deliveries/s", at_least=8),

@@ -46,10 +46,16 @@ def benchmarks(quick: bool) -> BenchmarkSet:
             for name, number in messages.items()
         }
 
-    def to_other_processes(members: int, ours: int, theirs: int, core: int) -> dict[str, Measure]:
+    def to_other_processes(members: int, ours: int, theirs: int, core: int, *, senders: int = 1) -> dict[str, Measure]:
         processes = 2 if quick else 4
         return {
-            name: partial(fan_out, members=members // processes, messages=-(-number // few), processes=processes)
+            name: partial(
+                fan_out,
+                members=members // processes,
+                messages=-(-number // few),
+                senders=senders,
+                processes=processes,
+            )
             for name, number in {OURS: ours, CORE: core, PUBSUB: theirs, BARE: theirs}.items()
         }
 
@@ -68,8 +74,11 @@ def benchmarks(quick: bool) -> BenchmarkSet:
         Scenario("group_send to 1", group_send(1, 6000, 3000, 1500)),
         Scenario("group_send to 1, 10 senders", group_send(1, 20_000, 6000, 3000, senders=10)),
         Scenario("group_send to 100", group_send(100, 2000, 1000, 100)),
+        Scenario("group_send to 100, 10 senders", group_send(100, 3000, 1000, 100, senders=10)),
         Scenario("group_send to 1000", group_send(1000, 400, 150, 12)),
+        Scenario("group_send to 1000, 10 senders", group_send(1000, 600, 150, 20, senders=10)),
         Scenario("group_send to 4 processes of 100", to_other_processes(400, 2000, 1000, 40)),
+        Scenario("group_send to 4 processes of 100, 10 senders", to_other_processes(400, 4000, 1000, 40, senders=10)),
         Scenario("send there and back, two processes", each(partial(round_trip, trips=1500 // few, processes=2))),
         Scenario("send, 1 sender", send(5000)),
         Scenario("send, 16 senders", send(15_000, senders=16)),
@@ -140,8 +149,11 @@ _TARGETS = (
     against(PUBSUB, "latency, 1 member", "p50 us", at_most=0.75),
     against(PUBSUB, "group_send to 1, 10 senders", "deliveries/s", at_least=6),
     against(PUBSUB, "group_send to 100", "deliveries/s", at_least=3),
+    against(PUBSUB, "group_send to 100, 10 senders", "deliveries/s", at_least=3),
     against(PUBSUB, "group_send to 1000", "deliveries/s", at_least=3),
+    against(PUBSUB, "group_send to 1000, 10 senders", "deliveries/s", at_least=3),
     against(PUBSUB, "group_send to 4 processes of 100", "deliveries/s", at_least=3),
+    against(PUBSUB, "group_send to 4 processes of 100, 10 senders", "deliveries/s", at_least=3),
     against(PUBSUB, "send there and back, two processes", "p50 us", at_most=0.65),
     against(PUBSUB, "send, 1 sender", "deliveries/s", at_least=1.5),
     against(PUBSUB, "send, 16 senders", "deliveries/s", at_least=6),

@@ -8,12 +8,13 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-from .event import Accepted, Event, Gap
+from .event import Accepted, Event, Gap, GroupMessage, position_of
 from .exceptions import (
     ChannelClosed,
     ChannelLayerError,
     DecodeError,
     DeliveryUnknown,
+    InvalidPosition,
     ListenerClosed,
     MissingDriver,
     NotSupported,
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from .layers.redis_streams import RedisStreamsChannelLayer
     from .layers.sharded import ShardedChannelLayer
     from .link import Backoff
+    from .resuming import AsyncResumingMixin, ResumingMixin, Resumption
     from .subscriber import Subscriber
 
 _LAZY = {
@@ -49,11 +51,15 @@ _LAZY = {
     "ShardedChannelLayer": "layers.sharded",
     "MQTTChannelLayer": "layers.mqtt",
     "Subscriber": "subscriber",
+    "AsyncResumingMixin": "resuming",
+    "ResumingMixin": "resuming",
+    "Resumption": "resuming",
 }
 
 __all__ = [
     "Accepted",
     "AnyioChannelLayer",
+    "AsyncResumingMixin",
     "Backoff",
     "BaseChannelLayer",
     "Channel",
@@ -63,8 +69,10 @@ __all__ = [
     "DeliveryUnknown",
     "Event",
     "Gap",
+    "GroupMessage",
     "InMemoryBroker",
     "InMemoryChannelLayer",
+    "InvalidPosition",
     "ListenerClosed",
     "MQTTChannelLayer",
     "MissingDriver",
@@ -76,9 +84,12 @@ __all__ = [
     "QueueFull",
     "RedisPubSubChannelLayer",
     "RedisStreamsChannelLayer",
+    "ResumingMixin",
+    "Resumption",
     "ShardedChannelLayer",
     "Subscriber",
     "SubscriptionRefused",
+    "position_of",
 ]
 
 

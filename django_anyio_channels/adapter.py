@@ -26,6 +26,7 @@ except ModuleNotFoundError as error:
 from .config import Settings, read_config
 from .courier import Courier
 from .database import Watch
+from .jobs import Job, acknowledge_when_handled
 from .naming import Naming, node_of
 from .transaction import TransactionCourier, TransactionPublisher
 
@@ -98,6 +99,8 @@ class AnyioChannelLayer(BaseChannelLayer):
         """
         caller = sys._getframe(1)
         consumer = caller.f_locals["self"] if caller.f_code is _CONSUMER else None
+        if consumer is not None and consumer.scope.get("type") == "channel":
+            acknowledge_when_handled(consumer)
         node = self._courier.node()
         if node is not None:
             name = node.names.new(prefix, consumer, asyncio.current_task())
@@ -105,6 +108,16 @@ class AnyioChannelLayer(BaseChannelLayer):
             name = await self._courier.call(lambda node: node.new_channel(prefix, consumer))
         self.require_valid_channel_name(name)
         return name
+
+    async def ack(self, message: dict[str, Any]) -> None:
+        """Acknowledge a message that `receive` returned, so that nobody else gets it; returns when the broker knows.
+
+        That is for programs that call `receive` on channels listed under ``acknowledged``. A worker's consumers need
+        not do it: what they have handled without an error is acknowledged. Other messages need no acknowledgement,
+        and nothing happens. Raises `ListenerClosed` if the link breaks: the message may come again then.
+        """
+        if isinstance(message, Job):
+            await self._courier.call_in(message.loop, message.done)
 
     # ---- groups ---------------------------------------------------------------------------------------------------
 
@@ -135,6 +148,20 @@ class AnyioChannelLayer(BaseChannelLayer):
         """
         self.require_valid_group_name(group)
         return await self._courier.call(lambda node: node.history(group, since, limit))
+
+    async def group_resume(self, group: str, channel: str, *, since: str | None = None, last: int = 0) -> str | None:
+        """Add a channel of this process to a group from the position ``since`` on: what was sent after it comes first.
+
+        Without ``since`` the ``last`` messages come first. Then comes what is live. Each comes once and in order, and
+        is a `GroupMessage`, with its position. Where messages are missing later, because the channel read too slowly or
+        the broker lost its memory, a message ``{"type": "group.missed", "group": group}`` stands in their place.
+
+        Returns a position to keep until the first message comes; None if it comes at once, out of the past. Raises
+        `PositionLost` or `InvalidPosition`, and `NotSupported` if the broker keeps no history; the channel is not in
+        the group then. Raises `ValueError` if it is in the group already, or belongs to another process.
+        """
+        self._check_names(group, channel)
+        return await self._courier.call_owner(channel, lambda node: node.resume(group, channel, since, last))
 
     async def flush(self) -> None:
         """Forget every message and every group, in all processes that share the prefix."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Callable, Iterable
+from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 from types import TracebackType
@@ -10,9 +10,16 @@ from typing import Any, Literal
 
 import anyio
 
+from .consuming import Consumer
 from .event import Event
 from .exceptions import ChannelClosed, ChannelLayerError, DecodeError, ListenerClosed
-from .layers.base import BaseChannelLayer, BindsElsewhere, require_binds_elsewhere
+from .layers.base import (
+    Acknowledging,
+    BaseChannelLayer,
+    BindsElsewhere,
+    require_acknowledging,
+    require_binds_elsewhere,
+)
 from .line import Line
 from .link import Backoff
 from .losses import Losses
@@ -35,7 +42,9 @@ class Channel:
     to try to connect again. ``on_gap`` is called with the length in seconds of an outage when the link is back, after
     the subscriptions have been restored: what others published meanwhile was missed. A layer that keeps a history
     misses nothing; where the history does not reach back, ``on_missed`` is called with the group (or the pattern) and
-    the length of the outage in seconds, after all that came before and before all that comes after.
+    the length of the outage in seconds, after all that came before and before all that comes after. It is also called
+    for a group that a cluster has moved to another server, if something may have been missed meanwhile, and for one
+    that the broker refused to subscribe to again after an outage, once it does.
 
     A layer that is spread over several brokers has a link to each. While one is down, only the groups and queues that
     are there wait for it.
@@ -56,6 +65,7 @@ class Channel:
     ) -> None:
         self.layer = layer
         self.serializer = serializer or MessagePackSerializer()
+        self._decode = self.serializer.decode  # one for all subscribers: each look-up would make another
         self.losses = Losses()
         """What subscribers could not keep, summed up."""
         self._capacity = capacity
@@ -83,6 +93,8 @@ class Channel:
             for part, line in lines.items():
                 if len(parts) > 1 and isinstance(part, BindsElsewhere):
                     part.put_bound_with(self._put_bound)
+                if len(parts) > 1 and isinstance(part, Acknowledging):
+                    part.bury_with(self.publish_frame)
                 stack.callback(line.close)
                 tasks.start_soon(line.run)
             self._running = stack.pop_all()
@@ -129,11 +141,11 @@ class Channel:
         """What was published to ``group`` after the position ``since``, the oldest first, or else what was last.
 
         ``limit`` is the greatest number of events. A position is that of an event, or of what `publish` returned.
-        Raises `PositionLost` if the history no longer reaches back to it, `ValueError` for what is no position, and
-        `NotSupported` if the broker keeps no history.
+        Raises `PositionLost` if the history no longer reaches back to it, `InvalidPosition` for what is no position,
+        and `NotSupported` if the broker keeps no history.
         """
         events: list[Event[Any]] = []
-        for event in await self._history(group, since, limit):
+        for event in await self.history_frames(group, since=since, limit=limit):
             try:
                 message = self.serializer.decode(event.message)
             except DecodeError as error:
@@ -142,9 +154,15 @@ class Channel:
                 events.append(Event(group, message, None, None, event.position))
         return events
 
-    async def _history(self, group: str, since: str | None, limit: int | None) -> list[Event[bytes]]:
+    async def history_frames(self, group: str, *, since: str | None, limit: int | None) -> list[Event[bytes]]:
+        """`history` without decoding."""
         line = self._line(group)
         return await line.insist(lambda: line.layer.history(group, since=since, limit=limit))
+
+    async def position(self, group: str) -> str:
+        """Where the history of ``group`` ends just now. Raises `NotSupported` if the broker keeps none."""
+        line = self._line(group)
+        return await line.insist(lambda: line.layer.position(group))
 
     @asynccontextmanager
     async def subscribe(
@@ -155,6 +173,7 @@ class Channel:
         capacity: int | None = None,
         expiry: float | None = None,
         ack: Literal["auto", "manual"] = "auto",
+        consumer_group: str | None = None,
     ) -> AsyncGenerator[Subscriber, None]:
         """Subscribe to groups, to all groups that match a pattern, or both.
 
@@ -168,6 +187,12 @@ class Channel:
 
         With ``since`` a subscription to one group begins at this position: everything after it comes first, then
         what is live, each once and in order; the capacity grows by the former. It raises what `history` raises.
+
+        The subscriptions of a ``consumer_group`` to one group, in all processes, share its events: each goes to one
+        of them, when a reader waits for it. What the reader does not acknowledge in time goes to another one, and
+        after too many times to the group ``jobs.workers.dead`` (of the group "jobs" and the consumer group "workers").
+        A consumer group begins with the first subscription, and outlives the last one: what is published meanwhile is
+        for those who come.
         """
         if ack not in ("auto", "manual"):
             raise ValueError(f"ack is {ack!r}; it must be 'auto' or 'manual'")
@@ -176,22 +201,39 @@ class Channel:
             raise TypeError("subscribe() needs at least one group or a pattern")
         if since is not None and (len(groups) != 1 or pattern is not None):
             raise TypeError("subscribe(since=...) takes one group: a position belongs to the history of one")
+        consumer_group = consumer_group or self._consumer_group_of(names)
+        if consumer_group is not None and (len(groups) != 1 or pattern is not None or since is not None):
+            raise TypeError(
+                f"The consumers of {consumer_group!r} share one group; subscribe to each group by itself, without "
+                f"pattern and since, or without a consumer group through another Channel"
+            )
         subscriber = self.mailbox(
             ", ".join(name for name, _ in names), capacity=capacity, expiry=expiry, manual_ack=ack == "manual"
         )
-        sink = subscriber if since is None else Rejoining(subscriber, self.layer.is_after)
+        sink: Subscriber | Rejoining | Consumer = subscriber
+        if since is not None:
+            sink = Rejoining(subscriber, self.layer.is_after)
+        elif consumer_group is not None:
+            sink = Consumer(subscriber, self._line(groups[0]), groups[0], consumer_group)
         try:
             for name, is_pattern in names:
                 for line in self._lines_of(name, is_pattern):
                     await line.topics.attach(name, sink, pattern=is_pattern)
             if since is not None and isinstance(sink, Rejoining):
-                sink.begin(since, await self._history(groups[0], since, None))
+                sink.begin(since, await self.history_frames(groups[0], since=since, limit=None))
+            if isinstance(sink, Consumer):
+                await sink.join()
             yield subscriber
         finally:
             for name, is_pattern in names:
                 self._detach(name, sink, is_pattern)
-            subscriber.close()
+            sink.close()
             subscriber.clear()
+
+    def _consumer_group_of(self, names: Sequence[tuple[str, bool]]) -> str | None:
+        """The one that the layer has for every subscription."""
+        layer = next(iter(self._lines_of(*names[0]))).layer
+        return layer.consumer_group if isinstance(layer, Acknowledging) else None
 
     # ---- sinks --------------------------------------------------------------------------------------------------
 
@@ -204,7 +246,7 @@ class Channel:
             name,
             capacity=self._capacity if capacity is None else capacity,
             expiry=self._expiry if expiry is None else expiry,
-            decode=self.serializer.decode,
+            decode=self._decode,
             new_waiter=self._new_waiter,
             losses=self.losses,
             manual_ack=manual_ack,
@@ -213,6 +255,10 @@ class Channel:
     async def attach(self, group: str, sink: Sink) -> None:
         """Have the events of a group put into ``sink`` too. In effect when it returns; if it raises, not at all."""
         await self._line(group).topics.attach(group, sink)
+
+    def is_attached(self, group: str, sink: Sink) -> bool:
+        """Whether `attach` was called and has not been undone and has not failed."""
+        return self._lines is not None and self._line(group).topics.is_attached(group, sink)
 
     def detach(self, group: str, sink: Sink) -> None:
         """Undo `attach`, at once; nothing to do once the Channel is closed."""
@@ -237,13 +283,13 @@ class Channel:
     async def take(self, queue: str) -> bytes:
         """`BaseChannelLayer.take`, over any number of outages."""
         line = self._line(queue)
-        while True:
-            try:
-                return await line.insist(lambda: line.layer.take(queue))
-            except ChannelClosed:
-                raise
-            except ListenerClosed:
-                continue
+        return await line.outlast(lambda: line.layer.take(queue))
+
+    async def take_job(self, queue: str, dead_letters: str) -> Event[bytes]:
+        """`Acknowledging.take_job`, over any number of outages."""
+        line = self._line(queue)
+        layer = require_acknowledging(line.layer)
+        return await line.outlast(lambda: layer.take_job(queue, dead_letters))
 
     async def bind(self, group: str, queue: str, *, capacity: int, expiry: float, lifetime: float) -> None:
         """`BaseChannelLayer.bind`."""

@@ -9,15 +9,14 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
-from typing import Any, NamedTuple
-from urllib.parse import urlsplit
+from typing import Any, NamedTuple, TypeGuard
 
 from django.core.exceptions import ImproperlyConfigured
 from django.utils.module_loading import import_string
 
 from .database import UnusableDatabase, layer_arguments
-from .exceptions import MissingDriver
-from .layers.base import BaseChannelLayer
+from .exceptions import MissingDriver, NotSupported
+from .layers.base import BaseChannelLayer, require_acknowledging
 from .layers.memory import InMemoryBroker, InMemoryChannelLayer
 from .layers.sharded import ShardedChannelLayer
 from .naming import Naming
@@ -32,6 +31,8 @@ LAYERS = {
     "unix": "django_anyio_channels.layers.redis.RedisPubSubChannelLayer",
     "redis+sentinel": "django_anyio_channels.layers.redis.RedisPubSubChannelLayer",
     "rediss+sentinel": "django_anyio_channels.layers.redis.RedisPubSubChannelLayer",
+    "redis+cluster": "django_anyio_channels.layers.redis.RedisPubSubChannelLayer",
+    "rediss+cluster": "django_anyio_channels.layers.redis.RedisPubSubChannelLayer",
     "mqtt": "django_anyio_channels.layers.mqtt.MQTTChannelLayer",
     "mqtts": "django_anyio_channels.layers.mqtt.MQTTChannelLayer",
     "redis+streams": "django_anyio_channels.layers.redis_streams.RedisStreamsChannelLayer",
@@ -39,6 +40,8 @@ LAYERS = {
     "unix+streams": "django_anyio_channels.layers.redis_streams.RedisStreamsChannelLayer",
     "redis+streams+sentinel": "django_anyio_channels.layers.redis_streams.RedisStreamsChannelLayer",
     "rediss+streams+sentinel": "django_anyio_channels.layers.redis_streams.RedisStreamsChannelLayer",
+    "redis+streams+cluster": "django_anyio_channels.layers.redis_streams.RedisStreamsChannelLayer",
+    "rediss+streams+cluster": "django_anyio_channels.layers.redis_streams.RedisStreamsChannelLayer",
 }
 """URL scheme -> the layer's dotted path."""
 
@@ -73,6 +76,7 @@ class Settings:
     group_expiry: float = 86400.0
     capacity: int = 100
     channel_capacity: tuple[tuple[re.Pattern[str], int], ...] = ()
+    acknowledged: tuple[re.Pattern[str], ...] = ()
     publish_timeout: float = 10.0
     max_message_size: int = 4 * 1024 * 1024
     outage_message: str | None = None
@@ -87,6 +91,10 @@ class Settings:
                 return capacity
         return self.capacity
 
+    def is_acknowledged(self, channel: str) -> bool:
+        """Whether what is sent to this normal channel comes again until it is acknowledged."""
+        return any(pattern.match(channel) for pattern in self.acknowledged)
+
     def encode(self, message: Any) -> bytes:
         """The frame of a message. Raises `TypeError` and `PayloadTooLarge`."""
         return encode_within(self.max_message_size, self.serializer, message)
@@ -99,8 +107,11 @@ def read_config(config: Mapping[str, Any], notes: tuple[Note, ...] = ()) -> Sett
     values = {key: check(config[key]) for key, check in _VALUES.items() if key in config}
     serializer = _serializer(config)
     bridge = _bridge(config, serializer) if "bridge" in config else {}
+    make_layer = _layer_factory(config, bridge)
+    if values.get("acknowledged"):
+        _refuse_without_acknowledging(make_layer())
     return Settings(
-        make_layer=_layer_factory(config, bridge),
+        make_layer=make_layer,
         serializer=serializer,
         notes=notes,
         database=config.get("database"),
@@ -123,10 +134,16 @@ def _wrong(key: str, value: object, wanted: str) -> ConfigError:
     return ConfigError(f"CONFIG[{key!r}] is {value!r}.", hint=f"It must be {wanted}.", code="E005")
 
 
+# What every broker, and every clock that waits, has digits for.
+_LONGEST = 10**9
+LARGEST_COUNT = 2**31 - 1
+"""The largest capacity that every broker takes."""
+
+
 def _seconds(key: str) -> Callable[[Any], float]:
     def check(value: Any) -> float:
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or not value > 0:
-            raise _wrong(key, value, "a number of seconds above 0")
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value <= _LONGEST:
+            raise _wrong(key, value, f"a number of seconds above 0 and up to {_LONGEST}, which is thirty years")
         return value
 
     return check
@@ -134,11 +151,15 @@ def _seconds(key: str) -> Callable[[Any], float]:
 
 def _count(key: str, unit: str) -> Callable[[Any], int]:
     def check(value: Any) -> int:
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise _wrong(key, value, f"a whole number of {unit}, 1 or more")
+        if not _is_count(value):
+            raise _wrong(key, value, f"a whole number of {unit}, 1 or more and up to {LARGEST_COUNT}")
         return value
 
     return check
+
+
+def _is_count(value: Any) -> TypeGuard[int]:
+    return type(value) is int and 1 <= value <= LARGEST_COUNT
 
 
 def _prefix(value: Any) -> str:
@@ -148,19 +169,33 @@ def _prefix(value: Any) -> str:
 
 
 def _channel_capacity(value: Any) -> tuple[tuple[re.Pattern[str], int], ...]:
-    wanted = "a dict from channel name, glob or compiled regular expression to a capacity of 1 or more"
+    wanted = f"a dict from channel name, glob or compiled regular expression to a capacity from 1 to {LARGEST_COUNT}"
     if not isinstance(value, Mapping):
         raise _wrong("channel_capacity", value, wanted)
     compiled = []
-    for pattern, capacity in value.items():
-        if isinstance(pattern, str):
-            pattern = re.compile(fnmatch.translate(pattern))
-        if not isinstance(pattern, re.Pattern) or not isinstance(pattern.pattern, str):
-            raise _wrong("channel_capacity", value, wanted)
-        if type(capacity) is not int or capacity < 1:
+    for name, capacity in value.items():
+        pattern = _pattern(name)
+        if pattern is None or not _is_count(capacity):
             raise _wrong("channel_capacity", value, wanted)
         compiled.append((pattern, capacity))
     return tuple(compiled)
+
+
+def _pattern(name: Any) -> re.Pattern[str] | None:
+    """What a channel name, a glob or a compiled regular expression matches; None for anything else."""
+    if isinstance(name, str):
+        return re.compile(fnmatch.translate(name))
+    return name if isinstance(name, re.Pattern) and isinstance(name.pattern, str) else None
+
+
+def _acknowledged(value: Any) -> tuple[re.Pattern[str], ...]:
+    wanted = "a list of channel names, globs or compiled regular expressions, such as ['thumbnails', 'mail.*']"
+    if not isinstance(value, (list, tuple)):
+        raise _wrong("acknowledged", value, wanted)
+    patterns = [_pattern(name) for name in value]
+    if None in patterns:
+        raise _wrong("acknowledged", value, wanted)
+    return tuple(pattern for pattern in patterns if pattern is not None)
 
 
 def _outage_message(value: Any) -> str | None:
@@ -176,6 +211,7 @@ _VALUES: dict[str, Callable[[Any], Any]] = {
     "group_expiry": _seconds("group_expiry"),
     "capacity": _count("capacity", "messages"),
     "channel_capacity": _channel_capacity,
+    "acknowledged": _acknowledged,
     "publish_timeout": _seconds("publish_timeout"),
     "max_message_size": _count("max_message_size", "bytes"),
     "outage_message": _outage_message,
@@ -250,6 +286,17 @@ def _layer_factory(config: Mapping[str, Any], bridge: Mapping[str, Any]) -> Call
     return _spread([_one_layer(_layer_of_url(each), {"url": each, **options}) for each in _several(url)])
 
 
+def _refuse_without_acknowledging(layer: BaseChannelLayer) -> None:
+    try:
+        require_acknowledging(layer.parts[0])
+    except NotSupported as error:
+        raise ConfigError(
+            f"CONFIG has 'acknowledged', but {error}.",
+            hint="Name such a broker as 'url', or remove 'acknowledged': messages then go to a reader at most once.",
+            code="E002",
+        ) from error
+
+
 def _one_layer(layer_class: type[BaseChannelLayer], arguments: dict[str, Any]) -> Callable[[], BaseChannelLayer]:
     if issubclass(layer_class, InMemoryChannelLayer):
         arguments.setdefault("broker", InMemoryBroker())
@@ -319,12 +366,9 @@ def _layer_of_url(url: Any) -> type[BaseChannelLayer]:
 
 
 def _scheme(url: str) -> str:
-    try:
-        return urlsplit(url).scheme
-    except ValueError as error:
-        raise ConfigError(
-            f"CONFIG['url'] cannot be read: {error}.", hint="Percent-encode what is special in passwords.", code="E003"
-        ) from None
+    # Not urlsplit: it refuses the brackets of a list of IPv6 addresses, which some layers take.
+    scheme, separator, _ = url.partition("://")
+    return scheme.lower() if separator else ""
 
 
 def _custom_layer(path: Any) -> type[BaseChannelLayer]:
@@ -346,6 +390,7 @@ def _check_arguments(layer_class: type[BaseChannelLayer], arguments: Mapping[str
     except (TypeError, ValueError) as error:
         raise ConfigError(
             f"{layer_class.__name__} cannot be made from CONFIG: {error}.",
-            hint="Correct 'url' or 'options'; the documentation of the layer lists what it takes.",
+            hint="Correct 'url' or 'options'; the documentation of the layer lists what it takes. "
+            "Percent-encode what is special in user names and passwords.",
             code="E003",
         ) from error

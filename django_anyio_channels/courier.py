@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine
+import asyncio
+from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import suppress
 from typing import Any, TypeVar
 
@@ -102,6 +103,25 @@ class Courier:
             return await self._hand_over(loops.background.loop(), call, _nothing, self._patience)
         return await call(node or await self._nodes.here())
 
+    async def call_in(self, loop: loops.Loop, call: Callable[[], Awaitable[T]]) -> T:
+        """Do something in one certain event loop of this process."""
+        if loop is asyncio.get_running_loop():
+            return await call()
+        if loop.is_closed():
+            raise LoopEnded("The event loop in which this was received has ended, and gave it back to others")
+
+        async def carry(node: Node) -> T:
+            return await call()
+
+        return await self._hand_over(loop, carry, _nothing, self._patience)
+
+    async def call_owner(self, channel: str, call: Call[T]) -> T:
+        """Let the node do something in whose event loop a name was made."""
+        node = self._nodes.current()
+        if node is not None and node.id == node_of(channel):
+            return await call(node)
+        return await self._hand_over(self._owning_loop(channel), call, _nothing, self._patience)
+
     def call_sync(self, call: Call[T]) -> T:
         """Let any node do something that may be done twice, for a caller who cannot await."""
         return self._call_sync(call, ChannelClosed, LoopEnded)
@@ -126,13 +146,16 @@ class Courier:
             return await (node or await self._nodes.here()).receive(channel)
         if node is not None and node.id == owner:
             return await node.receive(channel)
-        loop = self._nodes.loop_of(lambda node: node.id == owner)
+        return await self._receive_elsewhere(self._owning_loop(channel), channel)
+
+    def _owning_loop(self, channel: str) -> loops.Loop:
+        loop = self._nodes.loop_of(lambda node: node.id == node_of(channel))
         if loop is None:
             raise ValueError(
                 f"Nobody can receive on {channel!r} here: the process or event loop that made the name with "
                 f"new_channel() is another one, or has ended"
             )
-        return await self._receive_elsewhere(loop, channel)
+        return loop
 
     async def close(self) -> None:
         """Close the nodes of the running loop and of the background loop."""

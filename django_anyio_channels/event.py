@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Generator
+from collections.abc import Awaitable, Generator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -52,6 +52,9 @@ class Event(Generic[Message]):
     It is made of letters, digits and hyphens, and means nothing but to `Channel.history` and `Channel.subscribe`.
     """
 
+    deliveries: int = field(default=1, compare=False)
+    """How often the event has been handed out, this time included, where the broker counts that."""
+
     def ack(self) -> Awaitable[None]:
         """Tell the broker that this event has been dealt with, at once; a second call does nothing.
 
@@ -63,13 +66,15 @@ class Event(Generic[Message]):
         return _NOTHING_TO_DO if receipt is None else receipt.settle()
 
 
+@dataclass(slots=True)
 class Gap(Event[bytes]):
     """What a layer hands out in the place of events that it can't get any more; its message is empty.
 
     The hub tells whoever wants to know of it; no subscriber gets it.
     """
 
-    __slots__ = ()
+    seconds: float | None = None
+    """How long it was, if the link was up meanwhile; None if it was as long as the last outage."""
 
 
 class Accepted(int):
@@ -82,6 +87,27 @@ class Accepted(int):
         accepted = super().__new__(cls, nodes)
         accepted.position = position
         return accepted
+
+
+class GroupMessage(dict[str, Any]):
+    """A message that a consumer got through a group with a history: a dict like any other, that knows its place.
+
+    It equals the plain dict with the same content, and is encoded as one. `position_of` reads the place of any message.
+    """
+
+    __slots__ = ("group", "position")
+
+    def __init__(self, message: Mapping[str, Any], group: str, position: str) -> None:
+        super().__init__(message)
+        self.group = group
+        """The group that the message was sent to."""
+        self.position = position
+        """Where the message stands in the group's history, as in `Event.position`."""
+
+
+def position_of(message: Mapping[str, Any]) -> str | None:
+    """Where a consumer's message stands in its group's history; None if it did not come through one."""
+    return message.position if isinstance(message, GroupMessage) else None
 
 
 class _NothingToDo:

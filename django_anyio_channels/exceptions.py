@@ -34,6 +34,10 @@ class PositionLost(ChannelLayerError):
     """The history of a group does not reach back to a position: what came after it can't be told any more."""
 
 
+class InvalidPosition(ChannelLayerError, ValueError):
+    """Something was given for a position that no layer has made."""
+
+
 class DecodeError(ChannelLayerError, ValueError):
     """A frame from the wire is not what this serializer writes, or was encrypted with another key."""
 

@@ -7,7 +7,7 @@ from typing import TypeVar
 
 import anyio
 
-from .exceptions import DeliveryUnknown, ListenerClosed
+from .exceptions import ChannelClosed, DeliveryUnknown, ListenerClosed
 from .layers.base import BaseChannelLayer
 from .link import Backoff, Life, Link, logger
 from .topics import Topics
@@ -29,7 +29,8 @@ class Line:
     ) -> None:
         self.layer = layer
         self.link = Link(layer, on_gap=on_gap, timeout=timeout, backoff=backoff)
-        self.topics = Topics(layer, self.link.up, waiter_factory(), self._missed)
+        self.topics = Topics(layer, self.link.up, waiter_factory(), self._missed, self._late)
+        self._longest_pause = backoff.longest
         self._on_missed = on_missed
 
     async def run(self) -> None:
@@ -37,6 +38,7 @@ class Line:
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(self.link.run, self.topics.deliver, self.topics.restore)
             tasks.start_soon(self.topics.tidy)
+            tasks.start_soon(self.topics.ask_again, self._longest_pause)
 
     def close(self) -> None:
         """Let everyone who waits for the link fail now, and close every sink."""
@@ -52,15 +54,45 @@ class Line:
             except ListenerClosed as error:
                 life.end(error)
 
-    def _missed(self, group: str) -> None:
-        seconds = self.link.outage
+    async def outlast(self, call: Callable[[], Awaitable[T]]) -> T:
+        """`insist` over any number of outages, until the link is closed."""
+        while True:
+            try:
+                return await self.insist(call)
+            except ChannelClosed:
+                raise
+            except ListenerClosed:
+                continue
+
+    def _missed(self, group: str, seconds: float | None) -> None:
+        if seconds is None:
+            seconds = self.link.outage
+            logger.warning(
+                "The history of %s does not reach back to where the link to %s was lost, %.2f s long; "
+                "what was published meanwhile is lost",
+                group,
+                self.layer.address,
+                seconds,
+            )
+        else:
+            logger.warning(
+                "%s has moved within %s, which took %.2f s; what was published meanwhile may be lost",
+                group,
+                self.layer.address,
+                seconds,
+            )
+        self._report(group, seconds)
+
+    def _late(self, group: str, seconds: float) -> None:
         logger.warning(
-            "The history of %s does not reach back to where the link to %s was lost, %.2f s long; "
-            "what was published meanwhile is lost",
-            group,
+            "%s subscribes to %s again after %.2f s; what was published meanwhile is lost",
             self.layer.address,
+            group,
             seconds,
         )
+        self._report(group, seconds)
+
+    def _report(self, group: str, seconds: float) -> None:
         try:
             self._on_missed(group, seconds)
         except Exception:

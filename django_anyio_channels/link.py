@@ -22,6 +22,9 @@ logger = logging.getLogger("django_anyio_channels")
 _EVENTS_PER_TURN = 32
 _DISCONNECT_SECONDS = 5.0
 
+# A program may have seeded the one that all share; and forked processes must not draw alike.
+_random = random.SystemRandom()
+
 
 Deliver = Callable[[Event[bytes]], None]
 
@@ -35,7 +38,7 @@ class Backoff:
 
     def delay(self, failures: int) -> float:
         """Doubles with each failure up to `longest`; between half and all of it, so that nodes come back apart."""
-        return min(self.longest, self.first * 2.0 ** min(failures, 30)) * random.uniform(0.5, 1.0)
+        return min(self.longest, self.first * 2.0 ** min(failures, 30)) * _random.uniform(0.5, 1.0)
 
 
 class Life:
@@ -44,6 +47,8 @@ class Life:
     def __init__(self, on_end: Callable[[Life], None]) -> None:
         self.scope = anyio.CancelScope()
         self.error: ListenerClosed | None = None
+        self.catches_up: bool | None = None
+        """Whether its layer hands out what was published while nothing was subscribed to; None until it is up."""
         self._on_end = on_end
 
     def end(self, error: ListenerClosed) -> None:
@@ -163,8 +168,8 @@ class Link:
 
     async def _read(self, life: Life, deliver: Deliver) -> None:
         next_published = self._layer.next_published
-        self._layer.deliver_at_once(deliver)
         try:
+            self._layer.deliver_at_once(deliver)
             while True:
                 for _ in range(_EVENTS_PER_TURN):
                     deliver(await next_published())
@@ -177,10 +182,10 @@ class Link:
         if life.error is not None:
             return
         self.life = life
-        nothing_missed = self._layer.restored()
+        life.catches_up = self._layer.restored()
         if self._down_since is not None:
             self._last_outage, self._down_since = self.outage, None
-            if nothing_missed:
+            if life.catches_up:
                 logger.warning("%s is back after %.2f s", self._layer.address, self._last_outage)
             else:
                 self._report(self._last_outage)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import secrets
+import sys
 import weakref
 from collections.abc import Callable
 from contextlib import suppress
@@ -11,34 +13,49 @@ from time import monotonic
 from typing import Any, Protocol
 
 from .event import Event
+from .rejoining import Rejoining
 from .subscriber import Subscriber
 from .waiting import Bell, waiter_factory
 
 _LONGEST_SWEEP = 60.0
 _SHORTEST_SWEEP = 0.05
 
+_NOBODYS = "0"
+"""The label of names that were made for no consumer."""
+
+_GIVEN = re.compile(r"!([0-9a-f]+)\.[0-9a-f]{24}$")
+"""How the names that `Names.new` gave end: with a label, and what nobody can guess."""
+
 
 class Groups(Protocol):
     """Where mailboxes listen to groups."""
 
-    async def attach(self, group: str, sink: Subscriber) -> None: ...
+    async def attach(self, group: str, sink: Subscriber | Rejoining) -> None: ...
 
-    def detach(self, group: str, sink: Subscriber) -> None: ...
+    def is_attached(self, group: str, sink: Subscriber | Rejoining) -> bool: ...
+
+    def detach(self, group: str, sink: Subscriber | Rejoining) -> None: ...
 
 
 class Member:
     """One living name."""
 
-    __slots__ = ("groups", "mailbox", "name")
+    __slots__ = ("groups", "mailbox", "name", "resumed")
 
     def __init__(self, name: str, mailbox: Subscriber) -> None:
         self.name = name
         self.mailbox = mailbox
         self.groups: tuple[str, ...] = ()
+        self.resumed: dict[str, Rejoining] | None = None
+        """The groups that it came back to, and what it listens to them through."""
 
     @property
     def unused(self) -> bool:
         return not self.groups and not len(self.mailbox) and not self.mailbox.waited_for
+
+    def sink(self, group: str) -> Subscriber | Rejoining:
+        """What listens to a group."""
+        return self.mailbox if self.resumed is None else self.resumed.get(group, self.mailbox)
 
 
 class Owner:
@@ -89,7 +106,8 @@ class PrefixReader:
 class Names:
     """A name lives while it has messages, a waiting reader or a group, and no longer than that.
 
-    The names of a consumer go with it, unless somebody else waits on them: Channels never says that it has ended.
+    The names of a consumer go with it, unless somebody else waits on them: Channels never says that it has ended. What
+    is on its way to them then is dropped, and they join no group any more.
     Unread messages go after ``expiry`` seconds, memberships ``group_expiry`` seconds after the last `join`.
     """
 
@@ -98,6 +116,7 @@ class Names:
         node: str,
         groups: Groups,
         make_mailbox: Callable[[str], Subscriber],
+        placed: Callable[[Event[bytes], Any], Any],
         *,
         expiry: float,
         group_expiry: float,
@@ -105,11 +124,15 @@ class Names:
         self._node = node
         self._groups = groups
         self._make_mailbox = make_mailbox
+        self._placed = placed
+        self._expiry = expiry
         self._group_expiry = group_expiry
         self._members: dict[str, Member] = {}
         self._prefix_readers: dict[str, PrefixReader] = {}
         self._owners: dict[str, Owner] = {}
         self._owners_ever = 0
+        self._free = {_NOBODYS}
+        """The labels of names that live without a consumer."""
         # Every membership lasts equally long, so the order of joining is the order of ending.
         self._ends: dict[tuple[str, str], float] = {}
         self._sweep_seconds = min(_LONGEST_SWEEP, max(_SHORTEST_SWEEP, expiry))
@@ -126,7 +149,7 @@ class Names:
 
     def new(self, prefix: str, consumer: object | None = None, task: asyncio.Task[Any] | None = None) -> str:
         """A name that nobody has or can guess, for a consumer that runs in ``task``. Unused, it costs nothing."""
-        label = "0"
+        label = _NOBODYS
         if consumer is not None:
             self._owners_ever += 1
             label = f"{self._owners_ever:x}"
@@ -138,8 +161,17 @@ class Names:
         if owner is not None:
             owner.forget()
             for member in owner.members:
-                if not member.mailbox.waited_for:
+                if member.mailbox.waited_for:
+                    self._free.add(label)
+                else:
                     self._end(member)
+
+    def _has_ended(self, name: str) -> bool:
+        """Whether a name was a consumer's that has ended, and nobody took it over."""
+        if name in self._members:
+            return False
+        label = _label_of(name)
+        return label not in self._owners and label not in self._free
 
     def _member(self, name: str) -> Member:
         member = self._members.get(name)
@@ -160,7 +192,7 @@ class Names:
 
     def _end(self, member: Member) -> None:
         for group in member.groups:
-            self._groups.detach(group, member.mailbox)
+            self._groups.detach(group, member.sink(group))
             del self._ends[group, member.name]
         member.groups = ()
         member.mailbox.clear()
@@ -180,7 +212,8 @@ class Names:
 
     def deliver(self, name: str, arrived: float, frame: bytes) -> None:
         """Put a message that was sent to ``name`` into its mailbox."""
-        self._member(name).mailbox.put((arrived, Event(name, frame)))
+        if not self._has_ended(name):
+            self._member(name).mailbox.put((arrived, Event(name, frame)))
 
     def deliver_to_members(self, frame: bytes, group: str | None = None) -> None:
         """Put a message into the mailbox of every name that is in ``group``, or in any group at all."""
@@ -189,18 +222,23 @@ class Names:
             if member.groups if group is None else group in member.groups:
                 member.mailbox.put((now, Event(member.name, frame)))
 
-    def put_back(self, name: str, frame: bytes) -> None:
+    def put_back(self, name: str, event: Event[bytes]) -> None:
         """Return a message that was received but could not be handed on."""
-        self._member(name).mailbox.put_back((monotonic(), Event(name, frame)))
+        self._member(name).mailbox.put_back((monotonic(), event))
 
     async def receive(self, name: str) -> Any:
         """The next message that was sent to ``name`` or to a group it is in."""
-        member = self._member(name)
+        member = self._members.get(name) or self._member(name)
         mailbox = member.mailbox
         try:
-            while (event := mailbox.receive_nowait()) is None:
-                await mailbox.wait()
-            return event.message
+            while (found := mailbox.take()) is None:
+                waiter = mailbox.bell.waiter()
+                try:
+                    await waiter
+                except BaseException:
+                    mailbox.bell.give_up(waiter)
+                    raise
+            return found[1] if found[0].position is None else self._placed(*found)
         finally:
             if not member.groups and member.unused:
                 self._forget(member)
@@ -215,24 +253,51 @@ class Names:
                     member.mailbox.unattended = reader.add
                     if len(member.mailbox):
                         reader.add(member.mailbox)
-        return (await reader.receive()).message
+        event = await reader.receive()
+        return event.message if event.position is None else self._placed(event, event.message)
 
     # ---- groups ---------------------------------------------------------------------------------------------------
 
+    def is_in(self, group: str, name: str) -> bool:
+        """Whether ``name`` listens to ``group``."""
+        member = self._members.get(name)
+        return member is not None and group in member.groups
+
+    async def resume(self, group: str, name: str, make_sink: Callable[[Subscriber], Rejoining]) -> Rejoining:
+        """Have a ``name`` that isn't in ``group`` listen to it through a sink, which goes with the membership.
+
+        As long as it is in such a group, the name's messages do not expire: an old one may be the next in order.
+        """
+        member = self._member(name)
+        sink = make_sink(member.mailbox)
+        member.resumed = {**(member.resumed or {}), group: sink}
+        member.mailbox.expiry = None
+        await self.join(group, name)
+        return sink
+
+    def miss(self, group: str) -> None:
+        """Tell all who resumed ``group`` that something is missing there."""
+        for member in self._members.values():
+            if member.resumed and group in member.resumed:
+                member.resumed[group].miss()
+
     async def join(self, group: str, name: str) -> None:
         """Have ``name`` listen to ``group``; joining again makes the membership last anew."""
+        if self._has_ended(name):
+            return
         member = self._member(name)
-        is_new = group not in member.groups
-        if is_new:
+        group = sys.intern(group)  # one for all members
+        if group not in member.groups:
             member.groups = (*member.groups, group)
         self._ends.pop((group, name), None)
         self._ends[group, name] = monotonic() + self._group_expiry
         if len(self._ends) == 1:
             self._schedule_sweep()
         try:
-            await self._groups.attach(group, member.mailbox)
+            await self._groups.attach(group, member.sink(group))
         except BaseException:
-            if is_new:
+            # Somebody else may be joining the same, or have joined; the name may have left meanwhile.
+            if group in member.groups and not self._groups.is_attached(group, member.sink(group)):
                 self._leave(group, member)
             raise
 
@@ -240,7 +305,7 @@ class Names:
         """End a membership, at once; a name that isn't in the group is no error."""
         member = self._members.get(name)
         if member is not None and group in member.groups:
-            self._groups.detach(group, member.mailbox)
+            self._groups.detach(group, member.sink(group))
             self._leave(group, member)
 
     def clear(self) -> None:
@@ -255,6 +320,8 @@ class Names:
     def _leave(self, group: str, member: Member) -> None:
         member.groups = tuple(other for other in member.groups if other != group)
         self._ends.pop((group, member.name), None)
+        if member.resumed and member.resumed.pop(group, None) is not None and not member.resumed:
+            member.resumed, member.mailbox.expiry = None, self._expiry
         if member.unused:
             self._forget(member)
 
@@ -289,4 +356,6 @@ class Names:
 
 
 def _label_of(name: str) -> str:
-    return name.partition("!")[2].partition(".")[0]
+    """The label of whom a name was made for; one that somebody made up is nobody's."""
+    given = _GIVEN.search(name)
+    return _NOBODYS if given is None else given[1]

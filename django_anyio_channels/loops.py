@@ -51,7 +51,9 @@ class PerLoop(Generic[T]):
         _every_per_loop.add(self)
 
     def _reset(self) -> None:
-        self._lock = threading.Lock()
+        # The garbage collector may end the host of a loop that nobody closed well at any moment, also while this thread
+        # holds the lock; so the lock lets it in, and loops go over copies.
+        self._lock = threading.RLock()
         self._hosted: dict[Loop, Hosted[T]] = {}
         self._visits: weakref.WeakKeyDictionary[Loop, int] = weakref.WeakKeyDictionary()
 
@@ -64,8 +66,8 @@ class PerLoop(Generic[T]):
         """What the running loop has open; opens it first if need be. Raises what opening raises."""
         loop = asyncio.get_running_loop()
         with self._lock:
-            for closed in [other for other in self._hosted if other.is_closed()]:
-                del self._hosted[closed]
+            for closed in [other for other in list(self._hosted) if other.is_closed()]:
+                self._hosted.pop(closed, None)
             hosted = self._hosted.get(loop)
             if hosted is None:
                 hosted = self._hosted[loop] = Hosted(loop)
@@ -76,13 +78,13 @@ class PerLoop(Generic[T]):
     def elsewhere(self) -> Loop:
         """Another running loop that has one open, or else the process's background loop."""
         with self._lock:
-            loop = next((hosted.loop for hosted in self._hosted.values() if hosted.reachable), None)
+            loop = next((hosted.loop for hosted in list(self._hosted.values()) if hosted.reachable), None)
         return loop or background.loop()
 
     def loop_of(self, is_wanted: Callable[[T], bool]) -> Loop | None:
         """The loop that has open what is wanted."""
         with self._lock:
-            for hosted in self._hosted.values():
+            for hosted in list(self._hosted.values()):
                 if hosted.resource is not None and is_wanted(hosted.resource):
                     return hosted.loop
         return None
@@ -97,7 +99,7 @@ class PerLoop(Generic[T]):
     def all_open(self) -> list[T]:
         """Everything that is open in any loop."""
         with self._lock:
-            living = [hosted for hosted in self._hosted.values() if not hosted.loop.is_closed()]
+            living = [hosted for hosted in list(self._hosted.values()) if not hosted.loop.is_closed()]
         return [hosted.resource for hosted in living if hosted.resource is not None]
 
     async def close_here(self) -> None:

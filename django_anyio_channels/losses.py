@@ -18,7 +18,7 @@ class BoundedLog:
         self._written = 0
         self._held_back = 0
 
-    def write(self, level: int, text: str, *args: object) -> bool:
+    def write(self, level: int, text: str, *args: object, exc_info: BaseException | None = None) -> bool:
         """Log, unless the window's lines are used up. Returns whether a record was written."""
         now = monotonic()
         if now - self._window_began >= self._seconds:
@@ -30,7 +30,7 @@ class BoundedLog:
         if self._held_back:
             text, args = f"{text} (%d similar lines held back)", (*args, self._held_back)
             self._held_back = 0
-        logger.log(level, text, *args)
+        logger.log(level, text, *args, exc_info=exc_info)
         return True
 
 

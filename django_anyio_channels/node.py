@@ -11,11 +11,13 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from .channel import Channel
-from .config import Settings
-from .event import Event
+from .config import LARGEST_COUNT, Settings
+from .event import Event, GroupMessage, position_of
 from .exceptions import ChannelLayerError, DecodeError, ListenerClosed
+from .jobs import Job, Jobs
 from .local import Names
 from .naming import Naming, node_of
+from .rejoining import Rejoining
 from .subscriber import Entry, Subscriber
 
 logger = logging.getLogger("django_anyio_channels")
@@ -35,14 +37,20 @@ class Node:
             self.id,
             channel,
             self._mailbox,
+            self._placed,
             expiry=settings.expiry,
             group_expiry=settings.group_expiry,
         )
+        self.jobs = Jobs(channel, naming)
         self._asked: dict[str, _Question] = {}
         self._orders: set[asyncio.Task[None]] = set()
 
     def _mailbox(self, name: str) -> Subscriber:
         return self.channel.mailbox(name, capacity=self._settings.capacity_of(name))
+
+    def _placed(self, event: Event[bytes], message: Any) -> GroupMessage:
+        """The message of an event with a position, as consumers get it."""
+        return GroupMessage(message, event.group.removeprefix(self.naming.groups), str(event.position))
 
     # ---- messages -------------------------------------------------------------------------------------------------
 
@@ -51,17 +59,17 @@ class Node:
 
     async def put(self, channel: str, frame: bytes) -> None:
         """Put into the queue of a normal channel. Raises `QueueFull`."""
-        await self.channel.put(
-            self.naming.queue(channel),
-            frame,
-            capacity=self._settings.capacity_of(channel),
-            expiry=self._settings.expiry,
-        )
+        await self._put(channel, frame, self._settings.capacity_of(channel))
+
+    async def _put(self, channel: str, frame: bytes, capacity: int) -> None:
+        await self.channel.put(self.naming.queue(channel), frame, capacity=capacity, expiry=self._settings.expiry)
 
     async def receive(self, channel: str) -> Any:
         """The next message of a name of this node, of a prefix of this node, or of a normal channel."""
         if node_of(channel) == self.id:
             return await (self.names.receive_prefix if channel.endswith("!") else self.names.receive)(channel)
+        if self._settings.is_acknowledged(channel):
+            return await self.jobs.receive(channel)
         return await self._receive_from_queue(channel)
 
     async def _receive_from_queue(self, channel: str) -> Any:
@@ -76,9 +84,16 @@ class Node:
         """Return a message that `receive` gave to a caller who had gone."""
         frame = self.channel.encode(message)
         if node_of(channel) == self.id:
-            self.names.put_back(channel, frame)
+            group = self.naming.group(message.group) if isinstance(message, GroupMessage) else channel
+            self.names.put_back(channel, Event(group, frame, position=position_of(message)))
         else:
-            self._start(self.put(channel, frame))
+            self._start(self._put_again(channel, frame, message))
+
+    async def _put_again(self, channel: str, frame: bytes, message: Any) -> None:
+        # It had its place in the queue, which may be full again.
+        await self._put(channel, frame, LARGEST_COUNT)
+        if isinstance(message, Job):
+            await message.done()
 
     async def new_channel(self, prefix: str, consumer: object | None) -> str:
         return self.names.new(prefix, consumer)
@@ -108,6 +123,24 @@ class Node:
             await self._ask(self.naming.inbox(owner), {"do": "leave", "group": group, "channel": channel})
         else:
             await self.channel.unbind(self.naming.group(group), self.naming.queue(channel))
+
+    async def resume(self, group: str, channel: str, since: str | None, last: int) -> str | None:
+        """Add a channel of this node to a group from a position on; see `AnyioChannelLayer.group_resume`."""
+        topic = self.naming.group(group)
+        if self.names.is_in(topic, channel):
+            raise ValueError(f"{channel} is in group {group} already; call group_discard before it begins in the past")
+        notice = Event(channel, self.channel.encode({"type": "group.missed", "group": group}))
+        is_after = self.channel.layer.is_after
+        sink = await self.names.resume(topic, channel, lambda mailbox: Rejoining(mailbox, is_after, notice))
+        try:
+            position = await self.channel.position(topic) if since is None else since
+            limit = last if since is None else None
+            events = await self.channel.history_frames(topic, since=since, limit=limit)
+        except BaseException:
+            self.names.leave(topic, channel)
+            raise
+        sink.begin(position, events)
+        return None if since is None and events else position
 
     async def history(self, group: str, since: str | None, limit: int | None) -> list[Event[Any]]:
         """What was sent to a group; see `Channel.history`."""
@@ -146,11 +179,16 @@ class Node:
         arrived, event = entry
         name, _, frame = event.message.partition(b"\n")
         if not name:
-            self._read_order(frame)
-        elif _LOCAL_NAME.fullmatch(name) and node_of(name.decode()) == self.id:
+            # An empty message only asked the broker whether anybody listens.
+            if event.message:
+                self._read_order(frame)
+        elif self._owns(name):
             self.names.deliver(name.decode(), arrived, frame)
         else:
             self.channel.losses.frame_undecodable(event.group, DecodeError("it is addressed to nobody here"))
+
+    def _owns(self, name: bytes) -> bool:
+        return _LOCAL_NAME.fullmatch(name) is not None and node_of(name.decode()) == self.id
 
     def _read_order(self, frame: bytes) -> None:
         try:
@@ -158,12 +196,22 @@ class Node:
             if order.get("do") is None:
                 self._asked[order["number"]].answer(order["failed"])
             else:
+                self._check(order)
                 self._start(self._obey(order["do"], order))
         except DecodeError as error:
             self.channel.losses.frame_undecodable(self.naming.inbox(self.id), error)
         except (AttributeError, KeyError, TypeError) as error:
             unknown = DecodeError(f"it is no order that this version knows ({error!r})")
             self.channel.losses.frame_undecodable(self.naming.inbox(self.id), unknown)
+
+    def _check(self, order: dict[str, Any]) -> None:
+        """Raise unless a node may have given this order: whoever writes to the broker can forge one."""
+        about_a_member = order["do"] in ("join", "leave")
+        for key in ("do", "number", "answer_to", *(("group", "channel") if about_a_member else ())):
+            if not isinstance(order[key], str):
+                raise TypeError(f"its {key!r} is no text")
+        if about_a_member and not self._owns(order["channel"].encode()):
+            raise KeyError("its 'channel' is not of this node")
 
     async def _obey(self, what: str, order: dict[str, Any]) -> None:
         failed = None
@@ -202,8 +250,10 @@ class Node:
     def report_missed(self, topic: str, seconds: float) -> None:
         """Tell the members of a group that its history does not reach back, if the settings ask for it.
 
-        What was sent to single channels may concern any of them, so of that all members of groups are told.
+        What was sent to single channels may concern any of them, so of that all members of groups are told. Channels
+        that resumed the group are told in any case.
         """
+        self.names.miss(topic)
         if self._settings.outage_message is not None:
             message = {"type": self._settings.outage_message, "seconds": seconds}
             self.names.deliver_to_members(

@@ -29,7 +29,6 @@ class Subscriber:
     """
 
     __slots__ = (
-        "_bell",
         "_closed",
         "_decode",
         "_dropped_since_full",
@@ -37,13 +36,14 @@ class Subscriber:
         "_losses",
         "_manual_ack",
         "_told",
+        "bell",
         "capacity",
         "dropped",
         "expired",
         "expiry",
+        "fetch",
         "name",
         "unattended",
-        "wait",
     )
 
     def __init__(
@@ -67,12 +67,13 @@ class Subscriber:
         """Events that nobody read in time."""
         self.unattended: Callable[[Subscriber], object] | None = None
         """Called with this mailbox when an event was put that no task waits for."""
+        self.fetch: Callable[[], Awaitable[None]] | None = None
+        """Puts an event here; awaited when a reader wants one and none waits, if events do not come by themselves."""
         self._decode = decode
         self._losses = losses
         self._manual_ack = manual_ack
-        self._bell = Bell(new_waiter)
-        self.wait: Callable[[], Awaitable[None]] = self._bell.wait
-        """Waits until there may be something for `receive_nowait`."""
+        self.bell = Bell(new_waiter)
+        """Rings when there may be something for `receive_nowait`."""
         # A deque takes 600 bytes, and most mailboxes are empty most of the time.
         self._items: deque[Entry] | None = None
         self._dropped_since_full = 0
@@ -86,14 +87,14 @@ class Subscriber:
     @property
     def waited_for(self) -> bool:
         """Whether a task waits for the next event."""
-        return self._bell.waited_for
+        return self.bell.waited_for
 
-    def put(self, entry: Entry) -> None:
-        """Add an event, or count it as dropped. Never waits, never raises."""
+    def put(self, entry: Entry, *, anyway: bool = False) -> None:
+        """Add an event, ``anyway`` or if there is room; else count it as dropped. Never waits, never raises."""
         items = self._items
         if items is None:
             items = self._items = deque()
-        if len(items) >= self.capacity:
+        if len(items) >= self.capacity and not anyway:
             self._forget_expired(items, entry[0])
             if len(items) >= self.capacity:
                 self._drop()
@@ -101,7 +102,7 @@ class Subscriber:
         items.append(entry)
         if entry[1].receipt is not None:
             entry[1].receipt.hold()
-        if not self._bell.ring() and self.unattended is not None:
+        if not self.bell.ring() and self.unattended is not None:
             self.unattended(self)
 
     def put_back(self, entry: Entry) -> None:
@@ -109,7 +110,7 @@ class Subscriber:
         if self._items is None:
             self._items = deque()
         self._items.appendleft(entry)
-        self._bell.ring()
+        self.bell.ring()
 
     async def receive(self) -> Event[Any]:
         """Wait for the next event. Raises `ListenerClosed` once the mailbox is closed and empty."""
@@ -119,10 +120,19 @@ class Subscriber:
                 return event
             if self._closed:
                 raise ListenerClosed(f"{self.name} is closed")
-            await self._bell.wait()
+            await (self.bell.wait() if self.fetch is None else self.fetch())
 
     def receive_nowait(self) -> Event[Any] | None:
         """The next event, or None if none waits."""
+        found = self.take()
+        if found is None:
+            return None
+        event, message = found
+        receipt = event.receipt if self._manual_ack else None
+        return Event(event.group, message, event.subscription, receipt, event.position, event.deliveries)
+
+    def take(self) -> tuple[Event[bytes], Any] | None:
+        """The next event as it came from the broker, and its message decoded; None if none waits."""
         items = self._items
         while items:
             arrived, event = items.popleft()
@@ -137,14 +147,11 @@ class Subscriber:
                 message = self._decode(event.message)
             except DecodeError as error:
                 self._losses.frame_undecodable(self.name, error)
-                _settle(event)
+                settle(event)
                 continue
-            if event.receipt is None:
-                return Event(event.group, message, event.subscription, None, event.position)
-            if self._manual_ack:
-                return Event(event.group, message, event.subscription, event.receipt, event.position)
-            event.receipt.settle()
-            return Event(event.group, message, event.subscription, None, event.position)
+            if event.receipt is not None and not self._manual_ack:
+                event.receipt.settle()
+            return event, message
         return None
 
     def __aiter__(self) -> Subscriber:
@@ -159,13 +166,13 @@ class Subscriber:
     def close(self) -> None:
         """Let readers take what waits, then end."""
         self._closed = True
-        self._bell.ring_all()
+        self.bell.ring_all()
 
     def clear(self) -> None:
         """Throw away what waits."""
         items, self._items = self._items, None
         for _, event in items or ():
-            _settle(event)
+            settle(event)
 
     def forget_expired(self, now: float) -> None:
         """Throw away what has waited for longer than ``expiry`` at ``now`` (`time.monotonic`)."""
@@ -182,7 +189,7 @@ class Subscriber:
             self._count_expired(items.popleft()[1])
 
     def _count_expired(self, event: Event[bytes]) -> None:
-        _settle(event)
+        settle(event)
         self.expired += 1
         self._losses.expired += 1
 
@@ -199,6 +206,7 @@ class Subscriber:
         self._dropped_since_full = 0
 
 
-def _settle(event: Event[bytes]) -> None:
+def settle(event: Event[bytes]) -> None:
+    """Be done with an event, whether its broker wants to know or not."""
     if event.receipt is not None:
         event.receipt.settle()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Awaitable, Callable
 from itertools import islice
 from time import monotonic
@@ -10,9 +11,10 @@ from typing import Protocol
 import anyio
 
 from .event import Event, Gap
-from .exceptions import ListenerClosed
+from .exceptions import ChannelLayerError, ListenerClosed
 from .layers.base import BaseChannelLayer, subscribing
 from .link import Life, logger
+from .losses import BoundedLog
 from .subscriber import Entry
 from .waiting import Bell, NewWaiter
 
@@ -46,7 +48,8 @@ class Topic:
         self.table = table
         self.subscribe = subscribe
         self.unsubscribe = unsubscribe
-        self.sinks: dict[Sink, None] = {}
+        self.sinks: dict[Sink, _Attaching | None] = {}
+        """With the calls that are attaching it, until the first of them has."""
         self.subscribed: Life | None = None
         """The life in which the broker has confirmed the subscription."""
         self.told: Life | None = None
@@ -54,6 +57,15 @@ class Topic:
         self.busy = False
         """A call to the broker about this name is under way; `changed` rings when it ends."""
         self.changed = Bell(new_waiter)
+
+
+class _Attaching:
+    """The calls of `Topics.attach` that wait for one sink's subscription; the last to fail takes the sink away."""
+
+    __slots__ = ("calls",)
+
+    def __init__(self) -> None:
+        self.calls = 0
 
 
 class Topics:
@@ -68,11 +80,17 @@ class Topics:
         layer: BaseChannelLayer,
         up: Callable[[], Awaitable[Life]],
         new_waiter: NewWaiter,
-        on_missed: Callable[[str], None],
+        on_missed: Callable[[str, float | None], None],
+        on_late: Callable[[str, float], None],
     ) -> None:
-        """``on_missed`` is called with each group or pattern of which the layer could not get everything."""
+        """``on_missed`` is called with each group or pattern of which the layer could not get everything.
+
+        It is given `Gap.seconds`, too. ``on_late`` is called with one that the broker refused to subscribe to again,
+        once it has, and how many seconds that took.
+        """
         self._layer = layer
         self._on_missed = on_missed
+        self._on_late = on_late
         self._up = up
         self._new_waiter = new_waiter
         self._groups: dict[str, Topic] = {}
@@ -80,14 +98,18 @@ class Topics:
         self._life: Life | None = None
         self._unwanted: dict[Topic, None] = {}
         self._untidy = Bell(new_waiter)
+        self._refused: dict[Topic, float] = {}
+        """What the broker would not subscribe to again in this life, and since when."""
+        self._was_refused = Bell(new_waiter)
+        self._log = BoundedLog()
 
     def __len__(self) -> int:
         return len(self._groups) + len(self._patterns)
 
     def deliver(self, event: Event[bytes]) -> None:
         """Put an event into every sink that wants it."""
-        if event.__class__ is Gap:
-            self._on_missed(event.group)
+        if isinstance(event, Gap):
+            self._on_missed(event.group, event.seconds)
             return
         name = event.subscription
         topic = self._groups.get(event.group) if name is None else self._patterns.get(name) or self._groups.get(name)
@@ -101,17 +123,29 @@ class Topics:
     async def attach(self, name: str, sink: Sink, *, pattern: bool = False) -> None:
         """Add a sink; returns when what anyone publishes afterwards is seen. If it raises, the sink is not added."""
         topic = self._topic(name, pattern)
-        is_new = sink not in topic.sinks
-        topic.sinks[sink] = None
         life = self._life
         if life is not None and topic.subscribed is life and life.error is None:
+            topic.sinks[sink] = None
             return
+        attaching = topic.sinks.setdefault(sink, _Attaching())
+        if attaching is None:
+            await self._settle(topic)
+            return
+        attaching.calls += 1
         try:
             await self._settle(topic)
         except BaseException:
-            if is_new:
+            attaching.calls -= 1
+            if not attaching.calls and topic.sinks.get(sink) is attaching:
                 self._remove(topic, sink)
             raise
+        if topic.sinks.get(sink) is attaching:
+            topic.sinks[sink] = None
+
+    def is_attached(self, name: str, sink: Sink) -> bool:
+        """Whether a group has this sink, or somebody waits for that."""
+        topic = self._groups.get(name)
+        return topic is not None and sink in topic.sinks
 
     def detach(self, name: str, sink: Sink, *, pattern: bool = False) -> None:
         """Remove a sink at once; the broker is told soon."""
@@ -122,6 +156,7 @@ class Topics:
     async def restore(self, life: Life) -> None:
         """Tell a broker that knows nothing yet of everything that is wanted."""
         self._life = life
+        self._refused.clear()
         topics = iter([*self._groups.values(), *self._patterns.values()])
         while batch := list(islice(topics, _AT_ONCE)):
             async with anyio.create_task_group() as tasks:
@@ -136,6 +171,25 @@ class Topics:
                 del self._unwanted[topic]
                 await self._forget(topic)
             await self._untidy.wait()
+
+    async def ask_again(self, seconds: float) -> None:
+        """Try every so many ``seconds`` to subscribe to what the broker has refused, until cancelled."""
+        while True:
+            while self._refused:
+                await anyio.sleep(seconds)
+                await self._ask_again()
+            await self._was_refused.wait()
+
+    async def _ask_again(self) -> None:
+        for topic, since in list(self._refused.items()):
+            life = self._life
+            if life is None or life.catches_up is None or life.error is not None:
+                return  # this life is not up yet, or over; the next one is told of everything
+            await self._restore(topic, life)
+            if self._life is life and (topic.subscribed is life or not topic.sinks):
+                del self._refused[topic]
+                if topic.sinks and not life.catches_up:
+                    self._on_late(topic.name, monotonic() - since)
 
     def close(self) -> None:
         """Close every sink."""
@@ -176,8 +230,12 @@ class Topics:
         if topic.sinks:
             try:
                 await self._subscribe(topic, life)
-            except Exception:
-                logger.exception("Could not subscribe to %s again; its subscribers hear nothing", topic.name)
+            except Exception as error:
+                trace = None if isinstance(error, ChannelLayerError) else error
+                text = "Could not subscribe to %s again, so its subscribers hear nothing; it is tried again: %r"
+                self._log.write(logging.ERROR, text, topic.name, error, exc_info=trace)
+                self._refused.setdefault(topic, monotonic())
+                self._was_refused.ring()
 
     async def _subscribe(self, topic: Topic, life: Life) -> None:
         topic.busy = True

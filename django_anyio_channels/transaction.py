@@ -86,7 +86,7 @@ class TransactionCourier:
             raise QueueFull(f"Queue {queue} is full: its capacity of {capacity} messages is used up")
 
     async def _make_queues(self, node: Node) -> None:
-        await node.channel.unbind(self._naming.nodes, self._naming.nodes)
+        await node.channel.purge(self._naming.nodes)  # of nothing, but in all of the tables
 
     def _connection(self) -> Any:
         connection: Any = connections[self._using]

@@ -99,13 +99,22 @@ class Bell:
 
     async def wait(self) -> None:
         """Wait for a ring."""
-        waiter = self._new_waiter()
-        self._waiters.append(waiter)
+        waiter = self.waiter()
         try:
             await waiter
         except BaseException:
-            if waiter in self._waiters:
-                self._waiters.remove(waiter)
-            else:
-                self.ring()
+            self.give_up(waiter)
             raise
+
+    def waiter(self) -> Waiter:
+        """What `wait` awaits, for a caller in a hurry; if awaiting it raises, `give_up` must be called."""
+        waiter = self._new_waiter()
+        self._waiters.append(waiter)
+        return waiter
+
+    def give_up(self, waiter: Waiter) -> None:
+        """Wait no longer. If it was rung already, the next one is."""
+        if waiter in self._waiters:
+            self._waiters.remove(waiter)
+        else:
+            self.ring()

@@ -11,7 +11,7 @@ import pytest
 
 from django_anyio_channels import BaseChannelLayer
 
-TIME_LIMIT = 20.0
+TIME_LIMIT = 30.0
 """Seconds after which a test that waits for something has failed."""
 
 Layer = TypeVar("Layer", bound=BaseChannelLayer)

@@ -2,8 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
+
+
+def in_a_hurry() -> dict[str, str]:
+    """The environment of programs with thousands of things to do.
+
+    In development mode asyncio's debug mode is on, in which every task and future remembers its stack.
+    """
+    return {name: value for name, value in os.environ.items() if name != "PYTHONDEVMODE"}
 
 
 def failing(program: str) -> str:

@@ -13,7 +13,7 @@ from anyio.lowlevel import checkpoint
 
 from django_anyio_channels import BaseChannelLayer, Event, ListenerClosed
 
-TIME_LIMIT = 20.0
+TIME_LIMIT = 30.0
 """Seconds after which a test that waits for something has failed."""
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
@@ -22,6 +21,7 @@ from benchmarks.deliveries import Tally
 from benchmarks.harness import BenchmarkSet, Figure, Scenario, Target
 from benchmarks.memory import benchmarks as memory
 from benchmarks.scenarios import Figures, competing_workers, fan_out, latency, membership, round_trip
+from tests.programs import in_a_hurry
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -31,12 +31,10 @@ def run_quickly(
 ) -> tuple[subprocess.CompletedProcess[str], dict[str, Any]]:
     """What the command printed, and what it wrote as JSON."""
     found = folder / "found.json"
-    # asyncio's debug mode would make it ten times slower.
-    environ = {name: value for name, value in os.environ.items() if name != "PYTHONDEVMODE"}
     done = subprocess.run(
         [sys.executable, *python, "-m", "benchmarks", *arguments, "--quick", "--json", str(found)],
         cwd=ROOT,
-        env=environ,
+        env=in_a_hurry(),
         capture_output=True,
         text=True,
         check=False,
@@ -83,6 +81,7 @@ def make(name: str, *, quick: bool) -> BenchmarkSet:
         ),
         ("mqtt", "to 1, 10 senders", {f"group_send to 1, 10 senders, QoS {qos}": {"ours"} for qos in (0, 1)}),
         # channels_redis gives some jobs to both workers.
+        ("streams", "catching up", {f"catching up {missed}": {"ours"} for missed in (1, 100)}),
         ("redis", "1 sender", {"send, 1 sender": {"ours"}, "jobs to two workers, 1 sender": {"ours"}}),
     ],
 )

@@ -390,6 +390,7 @@ async def test_an_outage_error_tells_why_the_link_is_down() -> None:
     layer = ScriptedLayer()
     layer.fail("connect", *[ListenerClosed("connection refused by fake:1")] * 10_000)
     async with hub(layer, publish_timeout=0.05) as channel:
+        await until(lambda: layer.count("connect") >= 2)
         with pytest.raises(ListenerClosed, match="connection refused by fake:1"):
             await channel.publish("g", 1)
 
@@ -504,7 +505,6 @@ async def test_whoever_tries_again_at_once_lets_the_next_life_begin(verb: str) -
 async def test_take_outlives_outages() -> None:
     layer = ScriptedLayer()
     async with hub(layer, publish_timeout=0.01) as channel:
-        await channel.connected()
         taken: list[bytes] = []
 
         async def take() -> None:
@@ -518,7 +518,7 @@ async def test_take_outlives_outages() -> None:
             await until(lambda: layer.count("connect") >= 4)
             release()
             await until(lambda: layer.count("take") == 2)
-            await channel.put("q", b"late", capacity=1, expiry=1)
+            await layer.put("q", b"late", capacity=1, expiry=1)
         assert taken == [b"late"]
 
 
@@ -568,12 +568,13 @@ async def test_joining_a_group_during_an_outage_waits_for_the_link_too() -> None
 async def test_subscribing_during_a_long_outage_raises_and_leaves_nothing() -> None:
     layer = ScriptedLayer()
     release = layer.hold("connect")
-    async with hub(layer, publish_timeout=0.05) as channel:
+    async with hub(layer, publish_timeout=1.0) as channel:
         with pytest.raises(ListenerClosed, match="No link to scripted://fake"):
             async with channel.subscribe("a", "b"):
                 pass
         await until(lambda: channel.topics == 0)
         release()
+        await until(lambda: layer.open)
         await check_usable(channel, layer)
         assert {call[1] for call in layer.calls if call[0] == "subscribe"} == {"check"}
 
@@ -606,15 +607,42 @@ async def test_a_pattern_where_there_are_none_raises_and_leaves_nothing() -> Non
         await check_usable(channel, layer)
 
 
-async def test_a_group_that_cannot_be_restored_is_logged_and_the_others_live(caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_group_that_cannot_be_restored_is_tried_again_and_the_others_live(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    missed: list[tuple[str, float]] = []
     layer = ScriptedLayer()
-    async with hub(layer) as channel, channel.subscribe("a"), channel.subscribe("b"):
-        layer.fail("subscribe", SubscriptionRefused("no longer"))
+    with anyio.fail_after(TIME_LIMIT):
+        async with (
+            Channel(layer, backoff=AT_ONCE, on_missed=lambda *what: missed.append(what)) as channel,
+            channel.subscribe("a") as first,
+            channel.subscribe("b") as second,
+        ):
+            layer.fail("subscribe", SubscriptionRefused("not now"), ZeroDivisionError("a mistake"))
+            layer.fail("subscribe", SubscriptionRefused("nor now"))
+            layer.play(CLOSED)
+            await until(lambda: len(missed) == 2)
+            for name, subscriber in (("a", first), ("b", second)):
+                await channel.publish(name, name)
+                assert await received(subscriber, 1) == [name]
+    assert layer.lives == 2
+    assert sorted(name for name, _ in missed) == ["a", "b"]
+    assert all(seconds >= 0 for _, seconds in missed)
+    told = [record for record in caplog.records if "Could not subscribe to" in record.getMessage()]
+    assert [bool(record.exc_info) for record in told] == [False, True, False]
+    assert "not now" in told[0].getMessage()
+    assert caplog.text.count("what was published meanwhile is lost") == 3, "once for the link, once for each group"
+
+
+async def test_what_was_refused_is_restored_like_all_else_in_the_next_life() -> None:
+    layer = ScriptedLayer()
+    async with hub(layer) as channel, channel.subscribe("a") as subscriber:
+        layer.fail("subscribe", SubscriptionRefused("not now"), ListenerClosed("gone"))
         layer.play(CLOSED)
-        await until(lambda: layer.lives == 2)
+        await until(lambda: layer.lives == 3)
         await channel.connected()
-        assert len(layer.names) == 1
-        assert len([record for record in caplog.records if "Could not subscribe to" in record.getMessage()]) == 1
+        await channel.publish("a", 1)
+        assert await received(subscriber, 1) == [1]
 
 
 async def test_an_unsubscribe_that_fails_is_logged_and_the_hub_lives(caplog: pytest.LogCaptureFixture) -> None:
@@ -734,6 +762,20 @@ class RememberingLayer(ScriptedLayer):
         return True
 
 
+async def test_a_layer_that_catches_up_late_has_missed_nothing() -> None:
+    missed: list[tuple[str, float]] = []
+    layer = RememberingLayer()
+    with anyio.fail_after(TIME_LIMIT):
+        async with Channel(layer, backoff=AT_ONCE, on_missed=lambda *what: missed.append(what)) as channel:
+            async with channel.subscribe("g") as subscriber:
+                layer.fail("subscribe", SubscriptionRefused("not now"))
+                layer.play(CLOSED)
+                await until(lambda: layer.lives == 2 and "g" in layer.names)
+                await channel.publish("g", 1)
+                assert await received(subscriber, 1) == [1]
+    assert missed == []
+
+
 async def test_a_layer_that_catches_up_has_no_gap_reported(caplog: pytest.LogCaptureFixture) -> None:
     layer = RememberingLayer()
     gaps: list[float] = []
@@ -779,6 +821,19 @@ async def test_a_gap_while_the_link_is_down_is_as_long_as_the_outage() -> None:
     [(group, seconds)] = told
     assert group == "g"
     assert seconds > 0
+
+
+async def test_a_gap_while_the_link_was_up_has_a_length_of_its_own(caplog: pytest.LogCaptureFixture) -> None:
+    told: list[tuple[str, float]] = []
+    layer = RememberingLayer()
+    with anyio.fail_after(TIME_LIMIT):
+        async with Channel(layer, backoff=AT_ONCE, on_missed=lambda *what: told.append(what)) as channel:
+            async with channel.subscribe("g"):
+                layer.play(Gap("g", b"", seconds=0.25))
+                await until(lambda: told)
+    assert told == [("g", 0.25)]
+    assert "g has moved within" in caplog.text
+    assert "took 0.25 s; what was published meanwhile may be lost" in caplog.text
 
 
 @given(

@@ -159,6 +159,7 @@ def test_two_aliases_on_one_host_need_two_prefixes() -> None:
     assert found.id == "anyio_channels.W004"
 
 
+@pytest.mark.usefixtures("measured_programs")
 def test_without_the_driver_one_sentence_names_the_extra() -> None:
     program = (
         "import sys; sys.modules['hiredis'] = None; "

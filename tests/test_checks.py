@@ -55,8 +55,9 @@ def test_what_is_right_or_anothers_is_left_alone(layers: object) -> None:
     ("number", "layer", "message", "hint"),
     [
         ("E001", entry(ulr="memory://"), "unknown key 'ulr'", "Did you mean 'url'?"),
-        ("E001", {"BACKEND": BACKEND, "CONFIG": {7: 1}}, "unknown key 7", "The keys are bridge, capacity"),
+        ("E001", {"BACKEND": BACKEND, "CONFIG": {7: 1}}, "unknown key 7", "The keys are acknowledged, bridge"),
         ("E002", entry(url="memory://", layer="x.Y"), "both 'url' and 'layer'", "Keep 'url'"),
+        ("E002", entry(acknowledged=["jobs"]), "'acknowledged', but InMemoryChannelLayer hands nothing", "Name such"),
         ("E003", entry(url="memry://"), "unknown scheme 'memry'", "Did you mean memory://?"),
         ("E005", entry(capacity=0), "CONFIG['capacity'] is 0", "a whole number"),
         ("E005", {"BACKEND": BACKEND, "CONFIG": "memory://"}, "['CONFIG'] is 'memory://'", "It must be a dict."),
@@ -148,6 +149,7 @@ def test_a_derived_layer_is_checked_too() -> None:
     assert number == "anyio_channels.E001"
 
 
+@pytest.mark.usefixtures("measured_programs")
 def test_a_missing_package_is_named_with_its_extra() -> None:
     assert "anyio_channels.E004" in run_checks(
         before="sys.modules['cryptography.fernet'] = None",
@@ -156,6 +158,7 @@ def test_a_missing_package_is_named_with_its_extra() -> None:
     )
 
 
+@pytest.mark.usefixtures("measured_programs")
 def test_being_installed_is_enough() -> None:
     assert "anyio_channels.E001" in run_checks(before="", layers={"default": entry(ulr=1)}, expected="'url'?")
     run_checks(before="", layers={"default": entry()}, expected="", status=0)

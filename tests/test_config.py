@@ -49,18 +49,25 @@ def test_the_first_capacity_that_matches_counts() -> None:
     assert [settings.capacity_of(name) for name in names] == [5, 5, 7, 3, 3]
 
 
+def test_channels_that_are_acknowledged() -> None:
+    settings = read_config({"url": "redis+streams://x", "acknowledged": ["jobs", "mail.*", INTEGERS]})
+    names = ["jobs", "jobs.not", "mail.welcome", "number.12", "number.x"]
+    assert [settings.is_acknowledged(name) for name in names] == [True, False, True, True, False]
+    assert not read_config({"acknowledged": []}).is_acknowledged("jobs")
+
+
 @pytest.mark.parametrize(
     ("config", "message", "hint", "code"),
     [
         ({"ulr": "memory://"}, "unknown key 'ulr'", "Did you mean 'url'?", "E001"),
         ({"zzz": 1}, "unknown key 'zzz'", "a layer's own keyword arguments belong under 'options'", "E001"),
-        ({7: 1, "zzz": 1}, "unknown key 'zzz'", "The keys are bridge, capacity", "E001"),
-        ({7: 1}, "unknown key 7", "The keys are bridge, capacity", "E001"),
+        ({7: 1, "zzz": 1}, "unknown key 'zzz'", "The keys are acknowledged, bridge", "E001"),
+        ({7: 1}, "unknown key 7", "The keys are acknowledged, bridge", "E001"),
         ({"url": "memory://", "layer": Own}, "both 'url' and 'layer'", "Keep 'url' for a broker", "E002"),
         ({"url": "memory://", "options": {"url": "memory://"}}, "'url' twice", "Keep the one beside", "E002"),
         ({"url": "memry://"}, "unknown scheme 'memry'", "Did you mean memory://?", "E003"),
         ({"url": "no url at all"}, "unknown scheme ''", "The schemes are memory://", "E003"),
-        ({"url": "memory://[::1"}, "cannot be read: Invalid IPv6 URL", "Percent-encode", "E003"),
+        ({"url": "mqtt://user:[word@host"}, "cannot be made from CONFIG: Invalid IPv6 URL", "Percent-encode", "E003"),
         ({"url": 7}, "CONFIG['url'] is 7", "such as 'memory://'", "E005"),
         ({"url": "memory://shop"}, "'memory://shop' is not a URL of the in-memory layer", "Correct 'url'", "E003"),
         ({"options": {"speed": 1}}, "unexpected keyword argument 'speed'", "or 'options'", "E003"),
@@ -77,6 +84,10 @@ def test_the_first_capacity_that_matches_counts() -> None:
         ({"prefix": ""}, "CONFIG['prefix'] is ''", "printable ASCII", "E005"),
         ({"prefix": "a b"}, "CONFIG['prefix'] is 'a b'", "without spaces", "E005"),
         ({"prefix": 1}, "CONFIG['prefix'] is 1", "a non-empty str", "E005"),
+        ({"expiry": 1e12}, "CONFIG['expiry'] is 1000000000000.0", "up to 1000000000, which is thirty years", "E005"),
+        ({"group_expiry": float("inf")}, "CONFIG['group_expiry'] is inf", "up to 1000000000", "E005"),
+        ({"capacity": 2**31}, "CONFIG['capacity'] is 2147483648", "1 or more and up to 2147483647", "E005"),
+        ({"channel_capacity": {"x": 2**31}}, "CONFIG['channel_capacity'] is", "from 1 to 2147483647", "E005"),
         ({"expiry": 0}, "CONFIG['expiry'] is 0", "a number of seconds above 0", "E005"),
         ({"expiry": True}, "CONFIG['expiry'] is True", "a number of seconds above 0", "E005"),
         ({"group_expiry": "1"}, "CONFIG['group_expiry'] is '1'", "a number of seconds above 0", "E005"),
@@ -85,9 +96,13 @@ def test_the_first_capacity_that_matches_counts() -> None:
         ({"capacity": 1.5}, "CONFIG['capacity'] is 1.5", "a whole number", "E005"),
         ({"max_message_size": False}, "CONFIG['max_message_size'] is False", "whole number of bytes", "E005"),
         ({"channel_capacity": 5}, "CONFIG['channel_capacity'] is 5", "a dict from channel name", "E005"),
-        ({"channel_capacity": {"a": 0}}, "CONFIG['channel_capacity'] is {'a': 0}", "capacity of 1 or more", "E005"),
+        ({"channel_capacity": {"a": 0}}, "CONFIG['channel_capacity'] is {'a': 0}", "a capacity from 1 to", "E005"),
         ({"channel_capacity": {1: 1}}, "CONFIG['channel_capacity'] is {1: 1}", "a dict from channel name", "E005"),
         ({"channel_capacity": {re.compile(b"a"): 1}}, "re.compile(b'a')", "a dict from channel name", "E005"),
+        ({"acknowledged": "jobs"}, "CONFIG['acknowledged'] is 'jobs'", "a list of channel names", "E005"),
+        ({"acknowledged": [7]}, "CONFIG['acknowledged'] is [7]", "such as ['thumbnails', 'mail.*']", "E005"),
+        ({"acknowledged": ["jobs"]}, "InMemoryChannelLayer hands nothing out again", "at most once", "E002"),
+        ({"acknowledged": ["jobs"], "url": "redis://x"}, "a layer that does: redis+streams://", "Name such", "E002"),
         ({"outage_message": 1}, "CONFIG['outage_message'] is 1", "such as 'chat.outage'", "E005"),
         ({"outage_message": ""}, "CONFIG['outage_message'] is ''", "such as 'chat.outage'", "E005"),
         ({"outage_message": ".x"}, "CONFIG['outage_message'] is '.x'", "such as 'chat.outage'", "E005"),
@@ -156,6 +171,7 @@ def test_a_missing_driver_comes_through(monkeypatch: pytest.MonkeyPatch) -> None
         read_config({"layer": "django_anyio_channels.PigeonLayer"})
 
 
+@pytest.mark.usefixtures("measured_programs")
 def test_without_cryptography_one_sentence_names_the_extra() -> None:
     program = (
         "import sys; sys.modules['cryptography.fernet'] = None; from django_anyio_channels import AnyioChannelLayer; "

@@ -13,7 +13,7 @@ from django_anyio_channels.node import Node
 
 from .contract.kinds import RemoteMemoryLayer
 
-TIME_LIMIT = 10.0
+TIME_LIMIT = 30.0
 
 
 def test_a_loop_that_keeps_publishing_gets_a_node_of_its_own() -> None:

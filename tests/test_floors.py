@@ -16,10 +16,10 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "django_anyio_channels"
 
-HUB = {"channel", "line", "link", "topics", "rejoining"}
+HUB = {"channel", "consuming", "line", "link", "topics", "rejoining"}
 FLOORS: dict[int, set[str]] = {
     0: {"event", "exceptions"},
-    1: {"serializers", "waiting", "losses", "subscriber", "batching", "layers.base"},
+    1: {"serializers", "waiting", "losses", "subscriber", "batching", "layers.base", "layers.arrivals"},
     2: {
         "layers.memory",
         "layers.redis",
@@ -27,14 +27,15 @@ FLOORS: dict[int, set[str]] = {
         "layers.mqtt",
         "layers.sharded",
         "channel",
+        "consuming",
         "line",
         "link",
         "rejoining",
         "topics",
     },
     3: {"loops", "local", "naming", "config", "database"},
-    4: {"node", "handover", "courier", "sync", "transaction"},
-    5: {"adapter", "channels_redis", "apps", "checks", "management"},
+    4: {"node", "jobs", "handover", "courier", "sync", "transaction"},
+    5: {"adapter", "channels_redis", "resuming", "apps", "checks", "management"},
 }
 
 # Floors 0 to 2 know neither Django nor an event loop of their own; only drivers may be written for asyncio.

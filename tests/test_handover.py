@@ -12,7 +12,7 @@ import pytest
 from django_anyio_channels import DeliveryUnknown
 from django_anyio_channels.handover import LoopEnded, start_in, wait_blocking, wait_here
 
-TIME_LIMIT = 10.0
+TIME_LIMIT = 30.0
 
 
 class OtherThread:

@@ -14,7 +14,7 @@ from asgiref.sync import async_to_sync
 
 from django_anyio_channels.loops import BackgroundLoop, PerLoop, is_passing
 
-TIME_LIMIT = 10.0
+TIME_LIMIT = 30.0
 
 
 class Opener:
@@ -149,6 +149,19 @@ def test_a_loop_that_was_closed_without_a_word_is_forgotten() -> None:
     asyncio.run(per_loop.here())
     del loop
     gc.collect()
+    assert per_loop.all_open() == []
+
+
+def test_a_loop_may_be_collected_while_another_one_is_looked_for() -> None:
+    per_loop = PerLoop(Opener())
+    loop = asyncio.new_event_loop()
+    loop.run_until_complete(per_loop.here())
+    loop.set_exception_handler(lambda loop, context: None)
+    loop.close()
+    del loop
+    with per_loop._lock:
+        per_loop._hosted.clear()
+        gc.collect()
     assert per_loop.all_open() == []
 
 

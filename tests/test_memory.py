@@ -24,7 +24,7 @@ def left_behind(broker: InMemoryBroker, subscribe: str) -> None:
 
     thread = threading.Thread(target=lambda: asyncio.run(main()))
     thread.start()
-    thread.join(10)
+    thread.join(30)
 
 
 def test_another_url_is_refused() -> None:
@@ -71,8 +71,8 @@ def test_a_reader_whose_loop_was_closed_takes_nothing_from_others() -> None:
         await asyncio.sleep(0)
         thread = threading.Thread(target=lambda: layer.put_blocking("q", b"job", **QUEUE))
         thread.start()
-        thread.join(10)
-        return await asyncio.wait_for(reading, 10)
+        thread.join(30)
+        return await asyncio.wait_for(reading, 30)
 
     assert asyncio.run(main()) == b"job"
 
@@ -112,7 +112,7 @@ def test_a_purge_of_a_queue_that_is_waited_for_leaves_the_reader_waiting() -> No
         await asyncio.sleep(0)
         await layer.purge("")
         await layer.put("q", b"after", **QUEUE)
-        return await asyncio.wait_for(reading, 10)
+        return await asyncio.wait_for(reading, 30)
 
     assert asyncio.run(main()) == b"after"
 

@@ -39,6 +39,9 @@ class FrailLayer(InMemoryChannelLayer):
         self._mailroom.close()
 
 
+REPLY = {"number": "1", "answer_to": "0123456789abcdef"}
+
+
 def layers(count: int, **config: Any) -> list[AnyioChannelLayer]:
     """As many processes on one broker."""
     options = {"broker": InMemoryBroker()}
@@ -84,11 +87,11 @@ def test_a_refusal_by_another_nodes_broker_comes_back_to_who_asked() -> None:
 
 def test_a_node_that_does_not_answer_is_named() -> None:
     async def main() -> None:
-        owner, asker = layers(2, publish_timeout=0.05)
+        owner, asker = layers(2, publish_timeout=2.0)
         channel = await owner.new_channel()
         (node,) = owner._courier.nodes
         node._obey = silence  # type: ignore[method-assign]
-        with pytest.raises(ListenerClosed, match=r"0 of 1 nodes answered within 0\.05 s; the others are gone"):
+        with pytest.raises(ListenerClosed, match=r"0 of 1 nodes answered within 2 s; the others are gone"):
             await asker.group_add("g", channel)
 
     async def silence(what: str, order: dict[str, Any]) -> None:
@@ -122,10 +125,53 @@ def test_an_answer_that_nobody_waits_for_is_dropped(order: Any, caplog: pytest.L
     assert "it is no order that this version knows" in caplog.text
 
 
+@pytest.mark.parametrize(
+    "order",
+    [
+        {"do": "join", "group": "g", "channel": "foreign", **REPLY},
+        {"do": "join", "group": "g", "channel": "x.ffffffffffffffff!y", **REPLY},
+        {"do": "leave", "group": "g", "channel": 5, **REPLY},
+        {"do": "join", "group": ["g"], "channel": "x!y", **REPLY},
+        {"do": ["flush"], **REPLY},
+        {"do": "flush", "number": [1], "answer_to": "x"},
+    ],
+    ids=str,
+)
+def test_a_forged_order_is_dropped_and_disturbs_no_name(order: Any, caplog: pytest.LogCaptureFixture) -> None:
+    """A name that is not of this node would end the sweep, and with it expiry, as soon as somebody reads a prefix."""
+
+    async def main() -> None:
+        owner, stranger = layers(2, group_expiry=0.1, expiry=0.1)
+        channel = await owner.new_channel()
+        reading = asyncio.ensure_future(owner.receive(channel[: channel.index("!") + 1]))
+        await stranger._courier.publish(owner._naming.inbox(str(node_of(channel))), frame_of(owner, order))
+        await owner.send(channel, {"type": "after"})
+        assert await soon(reading) == {"type": "after"}
+        assert owner.statistics()["undecodable"] == 1
+        await owner.group_add("g", channel)
+
+        async def forgotten() -> None:
+            while owner.statistics()["channels"]:
+                await asyncio.sleep(0.01)
+
+        await soon(forgotten())
+
+    asyncio.run(main())
+    assert "it is no order that this version knows" in caplog.text
+    assert "Could not do" not in caplog.text
+
+
 def test_an_order_that_cannot_be_answered_is_logged(caplog: pytest.LogCaptureFixture) -> None:
     async def main() -> None:
         owner, stranger = layers(2)
-        await send_to_inbox(owner, stranger, frame_of(owner, {"do": "leave", "group": "g", "channel": "x!"}))
+        await owner.new_channel()
+        (node,) = owner._courier.nodes
+
+        async def no_link(topic: str, frame: bytes) -> int | None:
+            raise ListenerClosed("the cable is out")
+
+        node.channel.publish_frame = no_link  # type: ignore[method-assign,assignment]
+        await send_to_inbox(owner, stranger, frame_of(owner, {"do": "dance", **REPLY}))
         await asyncio.sleep(0)
 
     asyncio.run(main())
@@ -144,7 +190,9 @@ def test_a_node_that_closes_stops_obeying() -> None:
             await asyncio.get_running_loop().create_future()
 
         node._obey = take_long  # type: ignore[method-assign]
-        await stranger._courier.publish(node.naming.inbox(str(node_of(channel))), frame_of(owner, {"do": "wait"}))
+        await stranger._courier.publish(
+            node.naming.inbox(str(node_of(channel))), frame_of(owner, {"do": "wait", **REPLY})
+        )
         await soon(begun.wait())
         await owner.close()
         assert node._orders == set()
@@ -155,14 +203,17 @@ def test_a_node_that_closes_stops_obeying() -> None:
 @pytest.mark.parametrize("queue", [False, True], ids=["specific", "normal"])
 def test_what_a_caller_who_had_gone_was_given_can_be_put_back(queue: bool) -> None:
     async def main() -> None:
-        (layer,) = layers(1)
+        (layer,) = layers(1, capacity=1)
         channel = await layer.new_channel()
         if queue:
             channel = "jobs"
         (node,) = layer._courier.nodes
         await layer.send(channel, {"n": 1})
-        node.put_back(channel, await soon(layer.receive(channel)))
-        assert await soon(layer.receive(channel)) == {"n": 1}
+        received = await soon(layer.receive(channel))
+        await layer.send(channel, {"n": 2})  # full again, which is no reason to lose it
+        node.put_back(channel, received)
+        found = [await soon(layer.receive(channel)) for _ in range(2)]
+        assert sorted(message["n"] for message in found) == [1, 2]
 
     asyncio.run(main())
 
@@ -237,14 +288,11 @@ def test_nobody_is_told_of_an_outage_otherwise() -> None:
 
 def test_joining_again_in_vain_ends_no_membership() -> None:
     async def main() -> None:
-        (layer,) = layers(1, publish_timeout=0.05)
+        (layer,) = layers(1, publish_timeout=2.0)
         member = await layer.new_channel()
         await layer.group_add("g", member)
-        link = link_of(layer)
-        link.is_down = True
-        link.cut()
-        await soon(outage_of(layer))
-        with pytest.raises(ListenerClosed, match=r"No link to memory:// for 0\.05 s"):
+        link = await take_down(layer)
+        with pytest.raises(ListenerClosed, match=r"No link to memory:// for 2 s"):
             await layer.group_add("g", member)
         link.is_down = False
         while True:
@@ -256,6 +304,15 @@ def test_joining_again_in_vain_ends_no_membership() -> None:
         assert await soon(layer.receive(member)) == {"n": 1}
 
     asyncio.run(main())
+
+
+async def take_down(layer: AnyioChannelLayer) -> FrailLayer:
+    """Cut the link of a layer, and let it stay down until told otherwise."""
+    link = link_of(layer)
+    link.is_down = True
+    link.cut()
+    await soon(outage_of(layer))
+    return link
 
 
 async def outage_of(layer: AnyioChannelLayer) -> None:
@@ -276,22 +333,116 @@ def test_a_prefix_is_read_without_its_neighbours() -> None:
     asyncio.run(main())
 
 
-def test_a_consumers_name_outlives_it_while_somebody_else_waits_on_it() -> None:
-    class Consumer:
-        pass
+class Consumer:
+    """Whoever asks for a name."""
 
+
+async def name_of(consumer: Consumer, layer: AnyioChannelLayer) -> str:
+    await layer.new_channel()
+    (node,) = layer._courier.nodes
+    return node.names.new("specific", consumer)
+
+
+async def forgotten() -> None:
+    """Return when what nobody holds any more has ended."""
+    gc.collect()
+    await asyncio.sleep(0)
+
+
+def test_what_is_on_its_way_to_a_consumer_that_has_ended_leaves_nothing() -> None:
     async def main() -> None:
         (layer,) = layers(1)
-        await layer.new_channel()
-        (node,) = layer._courier.nodes
         consumer = Consumer()
-        name = node.names.new("specific", consumer)
+        name = await name_of(consumer, layer)
+        await layer.group_add("g", name)
+        assert layer.statistics()["channels"] == 1
+        del consumer
+        await forgotten()
+        assert layer.statistics()["channels"] == 0
+        await layer.send(name, {"n": 1})
+        await layer.group_add("g", name)
+        await layer.group_send("g", {"n": 2})
+        assert layer.statistics()["channels"] == 0
+
+    asyncio.run(main())
+
+
+def test_a_consumers_name_outlives_it_while_somebody_else_waits_on_it() -> None:
+    async def main() -> None:
+        (layer,) = layers(1)
+        consumer = Consumer()
+        name = await name_of(consumer, layer)
         waiting = asyncio.ensure_future(layer.receive(name))
         await asyncio.sleep(0)
         del consumer
-        gc.collect()
-        await asyncio.sleep(0)
-        await layer.send(name, {"n": 1})
+        await forgotten()
+        for number in (1, 2):
+            await layer.send(name, {"n": number})
         assert await soon(waiting) == {"n": 1}
+        assert await soon(layer.receive(name)) == {"n": 2}
+        await layer.send(name, {"n": 3})
+        assert await soon(layer.receive(name)) == {"n": 3}
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("left", [False, True], ids=["joined twice", "left between"])
+def test_a_join_that_is_cancelled_takes_no_other_with_it(left: bool) -> None:
+    async def main() -> None:
+        (layer,) = layers(1)
+        channel = await layer.new_channel()
+        link = await take_down(layer)
+        first, second = (asyncio.ensure_future(layer.group_add("g", channel)) for _ in range(2))
+        await asyncio.sleep(0)
+        if left:
+            await layer.group_discard("g", channel)
+            second.cancel()
+            await asyncio.wait([second])
+            second = asyncio.ensure_future(layer.group_add("g", channel))
+            await asyncio.sleep(0)
+        first.cancel()
+        await asyncio.wait([first])
+        link.is_down = False
+        await soon(second)
+        await layer.group_send("g", {"n": 1})
+        assert await soon(layer.receive(channel)) == {"n": 1}
+        await layer.group_discard("g", channel)
+        await layer.group_send("g", {"n": 2})
+        await layer.send(channel, {"n": 3})
+        assert await soon(layer.receive(channel)) == {"n": 3}
+
+    asyncio.run(main())
+
+
+def test_what_is_left_while_it_is_joined_stays_left_and_what_is_joined_again_stays_joined() -> None:
+    async def main() -> None:
+        (layer,) = layers(1)
+        left, kept = [await layer.new_channel() for _ in range(2)]
+        await layer.group_add("g", kept)
+        link = await take_down(layer)
+        joins = [asyncio.ensure_future(layer.group_add("g", channel)) for channel in (left, kept)]
+        await asyncio.sleep(0)
+        await layer.group_discard("g", left)
+        link.is_down = False
+        await soon(asyncio.gather(*joins))
+        await layer.group_send("g", {"n": 1})
+        await layer.send(left, {"n": 2})
+        assert await soon(layer.receive(kept)) == {"n": 1}
+        assert await soon(layer.receive(left)) == {"n": 2}
+
+    asyncio.run(main())
+
+
+def test_joins_that_are_all_cancelled_leave_nothing() -> None:
+    async def main() -> None:
+        (layer,) = layers(1)
+        channel = await layer.new_channel()
+        await take_down(layer)
+        joins = [asyncio.ensure_future(layer.group_add("g", channel)) for _ in range(3)]
+        await asyncio.sleep(0)
+        for join in joins:
+            join.cancel()
+        await asyncio.wait(joins)
+        assert layer.statistics()["channels"] == 0
 
     asyncio.run(main())

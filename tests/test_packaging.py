@@ -24,10 +24,13 @@ Script = Callable[[str], Any]
 
 NEEDS = {
     "AnyioChannelLayer": "django",
+    "AsyncResumingMixin": "django",
     "MQTTChannelLayer": "mqtt",
     "PostgreSQLChannelLayer": "postgres",
     "RedisPubSubChannelLayer": "redis",
     "RedisStreamsChannelLayer": "redis",
+    "ResumingMixin": "django",
+    "Resumption": "django",
 }
 """Which extra brings what an exported name needs; every other name works without any extra."""
 

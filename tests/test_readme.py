@@ -95,7 +95,7 @@ def test_settings_table_tells_the_defaults() -> None:
     told = {key: ast.literal_eval(default) for key, (default, _) in rows("settings").items() if default}
     fields = {name: field.default for name, field in config.Settings.__dataclass_fields__.items() if name in told}
     assert len(fields) >= 7
-    assert {name: told[name] for name in fields} == {**fields, "channel_capacity": {}}
+    assert {name: told[name] for name in fields} == {**fields, "channel_capacity": {}, "acknowledged": []}
 
 
 def test_broker_table_lists_every_scheme() -> None:

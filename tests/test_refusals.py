@@ -106,8 +106,14 @@ def test_a_channel_may_be_closed_twice_and_is_closed_then() -> None:
     asyncio.run(main())
 
 
-def test_without_channels_one_sentence_names_the_extra() -> None:
-    program = "import sys; sys.modules['channels'] = None; from django_anyio_channels import AnyioChannelLayer"
-    assert failing(program).endswith(
-        "MissingDriver: AnyioChannelLayer needs Django and Channels: pip install django-anyio-channels[django]"
-    )
+@pytest.mark.parametrize(
+    ("missing", "name", "sentence"),
+    [
+        ("channels", "AnyioChannelLayer", "AnyioChannelLayer needs Django and Channels"),
+        ("asgiref.sync", "ResumingMixin", "The mixins for consumers need Django and Channels"),
+    ],
+)
+@pytest.mark.usefixtures("measured_programs")
+def test_without_channels_one_sentence_names_the_extra(missing: str, name: str, sentence: str) -> None:
+    program = f"import sys; sys.modules['{missing}'] = None; from django_anyio_channels import {name}"
+    assert failing(program).endswith(f"MissingDriver: {sentence}: pip install django-anyio-channels[django]")

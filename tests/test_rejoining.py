@@ -22,22 +22,63 @@ def event(number: int) -> Event[bytes]:
     return Event("room", SERIALIZER.encode(number), position=str(number))
 
 
-@pytest.mark.parametrize("known", [0, 2, 3])
-async def test_each_message_once_however_far_the_history_reaches(known: int) -> None:
-    subscriber = Subscriber(
+def mailbox(capacity: int) -> Subscriber:
+    return Subscriber(
         "room",
-        capacity=10,
+        capacity=capacity,
         expiry=60.0,
         decode=SERIALIZER.decode,
         new_waiter=waiter_factory(),
         losses=Losses(),
     )
-    sink = Rejoining(subscriber, lambda one, other: int(one) > int(other))
-    for number in (1, 2, 3):
+
+
+def is_after(one: str, other: str) -> bool:
+    return int(one) > int(other)
+
+
+def read(subscriber: Subscriber) -> list[object]:
+    found = []
+    while (event := subscriber.receive_nowait()) is not None:
+        found.append(event.message)
+    return found
+
+
+@pytest.mark.parametrize("known", [0, 2, 3])
+@pytest.mark.parametrize("live", [0, 1, 3])
+async def test_each_message_once_however_far_the_history_reaches(known: int, live: int) -> None:
+    subscriber = mailbox(10)
+    sink = Rejoining(subscriber, is_after)
+    for number in range(1, live + 1):
         sink.put((monotonic(), event(number)))
     assert len(subscriber) == 0, "held back until the history is there"
     sink.begin("0", [event(number) for number in range(1, known + 1)])
-    sink.put((monotonic(), event(4)))
-    received = [subscriber.receive_nowait() for _ in range(4)]
-    assert [each.message for each in received if each is not None] == [1, 2, 3, 4]
-    assert subscriber.receive_nowait() is None
+    for number in range(live + 1, 6):
+        sink.put((monotonic(), event(number)))
+    assert read(subscriber) == [1, 2, 3, 4, 5]
+
+
+async def test_a_notice_stands_where_messages_are_missing() -> None:
+    subscriber = mailbox(2)
+    sink = Rejoining(subscriber, is_after, Event("room", SERIALIZER.encode("missing")))
+    sink.put((monotonic(), event(2)))
+    sink.miss()
+    sink.put((monotonic(), event(3)))
+    sink.begin("0", [event(1)])
+    assert read(subscriber) == [1, 2, "missing", "missing"], "its capacity is 3 now, and one found it full"
+    for number in range(4, 9):
+        sink.put((monotonic(), event(number)))
+    sink.miss()
+    assert read(subscriber) == [4, 5, 6, "missing", "missing"], "once for what found it full, once because told to"
+    sink.put((monotonic(), event(9)))
+    assert read(subscriber) == [9]
+
+
+async def test_without_a_notice_nothing_is_told() -> None:
+    subscriber = mailbox(2)
+    sink = Rejoining(subscriber, is_after)
+    sink.begin("0", [])
+    sink.miss()
+    for number in (1, 2, 3):
+        sink.put((monotonic(), event(number)))
+    assert read(subscriber) == [1, 2]

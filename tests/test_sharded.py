@@ -167,3 +167,11 @@ async def test_who_listens_is_asked_where_the_group_is() -> None:
     await layer.connect()
     for name in ("a", "b", "c", "d"):
         assert await layer.listeners(name) == place(layer, name)
+
+
+async def test_brokers_without_a_history_have_no_positions() -> None:
+    layer = spread(3)
+    await layer.connect()
+    with pytest.raises(NotSupported, match="no history"):
+        await layer.position("room")
+    await layer.disconnect()

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import anyio
 import pytest
 
+from django_anyio_channels import SubscriptionRefused
 from django_anyio_channels.link import Life
 from django_anyio_channels.losses import Losses
 from django_anyio_channels.serializers import MessagePackSerializer
@@ -11,16 +13,13 @@ from django_anyio_channels.subscriber import Subscriber
 from django_anyio_channels.topics import Topics
 from django_anyio_channels.waiting import waiter_factory
 
-from .scripted import ScriptedLayer
+from .scripted import ScriptedLayer, until
 
 pytestmark = pytest.mark.anyio
 
 
-async def test_what_was_left_since_the_link_broke_is_not_subscribed_to_again() -> None:
-    layer = ScriptedLayer()
-    lives = [Life(lambda life: None) for _ in range(2)]
-    topics = Topics(layer, lambda: _is(lives[0]), waiter_factory(), lambda group: None)
-    subscriber = Subscriber(
+def make_subscriber() -> Subscriber:
+    return Subscriber(
         "room",
         capacity=10,
         expiry=None,
@@ -28,6 +27,13 @@ async def test_what_was_left_since_the_link_broke_is_not_subscribed_to_again() -
         new_waiter=waiter_factory(),
         losses=Losses(),
     )
+
+
+async def test_what_was_left_since_the_link_broke_is_not_subscribed_to_again() -> None:
+    layer = ScriptedLayer()
+    lives = [Life(lambda life: None) for _ in range(2)]
+    topics = Topics(layer, lambda: _is(lives[0]), waiter_factory(), _ignore, _ignore)
+    subscriber = make_subscriber()
     await layer.connect()
     await topics.restore(lives[0])
     for name in ("left", "kept"):
@@ -37,6 +43,32 @@ async def test_what_was_left_since_the_link_broke_is_not_subscribed_to_again() -
     await layer.connect()
     await topics.restore(lives[1])
     assert layer.names == {"kept"}
+
+
+async def test_what_was_refused_and_is_no_longer_wanted_is_not_tried_again() -> None:
+    layer = ScriptedLayer()
+    life = Life(lambda life: None)
+    topics = Topics(layer, lambda: _is(life), waiter_factory(), _ignore, _ignore)
+    subscriber = make_subscriber()
+    await layer.connect()
+    for name in ("left", "kept"):
+        await topics.attach(name, subscriber)
+    layer.fail("subscribe", *[SubscriptionRefused("not now")] * 2)
+    layer.names.clear()
+    life = Life(lambda life: None)
+    await topics.restore(life)
+    topics.detach("left", subscriber)
+    life.catches_up = True
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(topics.ask_again, 0)
+        await until(lambda: layer.names)
+        tasks.cancel_scope.cancel()
+    assert layer.names == {"kept"}
+    assert layer.count("subscribe") == 5
+
+
+def _ignore(group: str, seconds: float | None) -> None:
+    """Nothing is missed here."""
 
 
 async def _is(life: Life) -> Life:

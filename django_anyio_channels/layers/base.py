@@ -91,7 +91,8 @@ class BaseChannelLayer(ABC):
     async def listeners(self, group: str) -> int | None:
         """How many nodes are subscribed to ``group``, where `publish` does not say it but the broker can be asked.
 
-        It is asked of the few topics that a node subscribes to before anything else. None means unknown.
+        It is asked of the few topics that a node subscribes to before anything else; who does ignores empty messages,
+        so a layer may publish one to find out. None means unknown.
         """
         return None
 
@@ -125,9 +126,13 @@ class BaseChannelLayer(ABC):
     async def history(self, group: str, *, since: str | None, limit: int | None) -> list[Event[bytes]]:
         """The events after the position ``since``, the oldest first, or else the last ones; ``limit`` at most.
 
-        Raises `PositionLost` if something that came after ``since`` is no longer known, and `ValueError` for what is
-        no position.
+        Raises `PositionLost` if something that came after ``since`` is no longer known, and `InvalidPosition` for what
+        is no position.
         """
+        raise self._no_history()
+
+    async def position(self, group: str) -> str:
+        """Where the history of a group ends just now: the position of its last event, or before its first."""
         raise self._no_history()
 
     def is_after(self, position: str, other: str) -> bool:
@@ -187,6 +192,54 @@ class BaseChannelLayer(ABC):
             f"{type(self).__name__} has no queues, so it cannot carry normal channels; "
             f"use new_channel() names or groups, or override put, take, bind, unbind and purge"
         )
+
+
+@runtime_checkable
+class Acknowledging(Protocol):
+    """What a layer offers that hands an event out again, to somebody else, until one has acknowledged it.
+
+    Such an event carries a `Receipt`, held once for whoever took it. What was handed out too often is published to a
+    group that is called dead letters, and no longer handed out.
+    """
+
+    @property
+    def consumer_group(self) -> str | None:
+        """The consumer group of subscriptions that name none."""
+
+    @property
+    def redeliver_after(self) -> float:
+        """Seconds after which an event that was handed out, and not acknowledged, goes to another consumer."""
+
+    async def join(self, group: str, consumer_group: str) -> None:
+        """Have what is published to ``group`` from now on kept for the consumers of ``consumer_group``.
+
+        Once somebody has joined, joining again changes nothing.
+        """
+
+    async def take_event(self, group: str, consumer_group: str, dead_letters: str) -> Event[bytes]:
+        """Wait for the next event of a group that no other consumer has; cancelling loses nothing.
+
+        Whoever waits is woken by `look`. Several may wait, of any number of consumer groups.
+        """
+
+    def bury_with(self, publish: Callable[[str, bytes], Awaitable[object]]) -> None:
+        """From now on, publish dead letters with ``publish``, since their group may be at another broker."""
+
+    def look(self, group: str) -> None:
+        """Be told that something was published to ``group``."""
+
+    async def take_job(self, queue: str, dead_letters: str) -> Event[bytes]:
+        """`BaseChannelLayer.take`, to be acknowledged. A layer takes from a queue either so or without."""
+
+
+def require_acknowledging(layer: BaseChannelLayer) -> Acknowledging:
+    """Raise `NotSupported` if a layer cannot have what it hands out acknowledged."""
+    if not isinstance(layer, Acknowledging):
+        raise NotSupported(
+            f"{type(layer).__name__} hands nothing out again, so there is nothing to acknowledge; "
+            f"use a layer that does: redis+streams://"
+        )
+    return layer
 
 
 class Put(Protocol):

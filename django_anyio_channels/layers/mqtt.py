@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import ssl
-from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from zlib import crc32
@@ -13,8 +12,16 @@ from zlib import crc32
 import anyio
 
 from ..event import Event
-from ..exceptions import ListenerClosed, NotSupported, PayloadTooLarge, PublishRefused, SubscriptionRefused
+from ..exceptions import (
+    ChannelLayerError,
+    ListenerClosed,
+    NotSupported,
+    PayloadTooLarge,
+    PublishRefused,
+    SubscriptionRefused,
+)
 from . import mqtt_packets as packets
+from .arrivals import Arrivals
 from .base import BaseChannelLayer, subscribing
 from .mqtt_bridge import Bridge, Junction
 from .mqtt_connection import MQTTConnection, Receipt
@@ -141,8 +148,7 @@ class MQTTChannelLayer(BaseChannelLayer):
         self._identifiers: dict[bytes, int] = {}
         self._in_effect: set[bytes] = set()
         """Filters that the broker has confirmed."""
-        self._inbox: deque[Event[bytes]] = deque()
-        self._arrival: asyncio.Future[None] | None = None
+        self._arrivals: Arrivals
         self._holds = False
         """Whether what nobody has subscribed to yet is held for a while: the broker resumes our session at once."""
         self._held: list[tuple[Publish, Receipt | None]] = []
@@ -181,10 +187,8 @@ class MQTTChannelLayer(BaseChannelLayer):
         self._routes.clear()
         self._identifiers.clear()
         self._in_effect.clear()
-        self._inbox.clear()
         self._held.clear()
         self._stop_later = None
-        self._wake_reader()
         self._queues.end()
         if connection is not None:
             await connection.goodbye()
@@ -193,8 +197,9 @@ class MQTTChannelLayer(BaseChannelLayer):
     async def _leave_queues(self) -> None:
         try:
             await self._queues.leave()
-        except ListenerClosed as error:
-            logger.debug("The queues of %s could not be handed over: %s", self.address, error)
+        except ChannelLayerError as error:
+            level = logging.DEBUG if isinstance(error, ListenerClosed) else logging.WARNING
+            logger.log(level, "The queues of %s could not be handed over: %s", self.address, error)
 
     async def _open(self) -> None:
         connection, answer = await self._greet(self._options.version or 5)
@@ -217,6 +222,7 @@ class MQTTChannelLayer(BaseChannelLayer):
         connection: MQTTConnection | None = None
         loop = asyncio.get_running_loop()
         self._holds = options.session_expiry > 0
+        self._arrivals = Arrivals()
 
         def new() -> MQTTConnection:
             nonlocal connection
@@ -264,10 +270,13 @@ class MQTTChannelLayer(BaseChannelLayer):
     def _live(self) -> MQTTConnection:
         connection = self._connection
         if connection is None:
-            raise ListenerClosed(f"{self.address}: this layer is not connected")
+            raise self._not_connected()
         if connection.error is not None:
             connection.check()
         return connection
+
+    def _not_connected(self) -> ListenerClosed:
+        return ListenerClosed(f"{self.address}: this layer is not connected")
 
     # ---- groups and patterns ------------------------------------------------------------------------------------
 
@@ -322,6 +331,10 @@ class MQTTChannelLayer(BaseChannelLayer):
         self._check_reason(reason, group, len(message))
         return 0 if reason == packets.NO_MATCHING_SUBSCRIBERS else None
 
+    async def listeners(self, group: str) -> int | None:
+        """At QoS 1 and 2 `publish` says it; at QoS 0 the broker is asked with an empty message at QoS 1."""
+        return None if self._options.qos else await self.publish(group, b"", qos=1)
+
     def _junction(self, group: str) -> Junction | None:
         return None if self._bridge is None else self._bridge.find(group)
 
@@ -340,14 +353,12 @@ class MQTTChannelLayer(BaseChannelLayer):
         )
 
     async def next_published(self) -> Event[bytes]:
-        while not self._inbox:
-            self._live()
-            self._arrival = asyncio.get_running_loop().create_future()
-            try:
-                await self._arrival
-            finally:
-                self._arrival = None
-        return self._inbox.popleft()
+        if self._connection is None:
+            raise self._not_connected()
+        return await self._arrivals.next()
+
+    def deliver_at_once(self, deliver: Callable[[Event[bytes]], None]) -> None:
+        self._arrivals.deliver_at_once(deliver)
 
     async def _subscribe(self, route: _Route, no_local: bool, qos: int | None = None) -> None:
         connection = self._live()
@@ -363,7 +374,8 @@ class MQTTChannelLayer(BaseChannelLayer):
         identifier = self._identifiers.get(topic_filter) or self._new_identifier(topic_filter)
         self._routes[identifier] = route
         self._deliver_held()
-        options = (self._options.qos if qos is None else qos) | 0x04 * no_local
+        # What nodes say to each other is never retained: Retain Handling 2 keeps away what somebody else left there.
+        options = (self._options.qos if qos is None else qos) | 0x04 * no_local | 0x20 * (route.handle is not None)
         reason = await connection.subscribe(topic_filter, options, identifier)
         if reason >= 0x80:
             self._forget(topic_filter)
@@ -435,6 +447,10 @@ class MQTTChannelLayer(BaseChannelLayer):
     def node(self) -> str:
         return self._options.client_id
 
+    @property
+    def largest_packet(self) -> int:
+        return self._live().largest_packet
+
     def filter_of(self, group: str) -> bytes:
         junction = self._junction(group)
         return to_topic(group) if junction is None else junction.topic_filter
@@ -483,11 +499,9 @@ class MQTTChannelLayer(BaseChannelLayer):
                 continue
             if lasting is not None:
                 lasting.hold()
-            self._inbox.append(event)
+            self._arrivals.add(event)
         if receipt is not None:
             receipt.settle()
-        if self._inbox:
-            self._wake_reader()
 
     def _deliver_held(self) -> None:
         """Deliver what a resumed session brought before its subscriber was there."""
@@ -510,10 +524,6 @@ class MQTTChannelLayer(BaseChannelLayer):
         for message, receipt in held:
             self._deliver(message, receipt, [])
 
-    def _life_ended(self) -> None:
+    def _life_ended(self, error: ListenerClosed) -> None:
         self._queues.end()
-        self._wake_reader()
-
-    def _wake_reader(self) -> None:
-        if self._arrival is not None and not self._arrival.done():
-            self._arrival.set_result(None)
+        self._arrivals.end(error)

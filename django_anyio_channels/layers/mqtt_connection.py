@@ -24,8 +24,10 @@ from ..exceptions import DeliveryUnknown, ListenerClosed, PayloadTooLarge
 from . import mqtt_packets as packets
 from .mqtt_packets import Ack, ConnAck, Disconnect, Packet, Publish, SubAck, reason_name
 
-_AT_ONCE = 8
-"""So many QoS 0 messages are written one by one in each turn of the event loop; the others of the turn go together."""
+_TOGETHER = 8
+"""Packets that leave in one write, if so many are made in one turn of the event loop: the broker begins meanwhile."""
+_IN_A_TURN = 64
+"""Packets after which who publishes at QoS 0 waits for the next turn of the event loop."""
 
 _GOODBYE_SECONDS = 0.5
 
@@ -79,8 +81,8 @@ class Receipt:
 class MQTTConnection(asyncio.Protocol):
     """Sends and receives the packets of one connection.
 
-    ``on_message`` is called with each message and its receipt (None at QoS 0), ``on_end`` once, when the connection is
-    over for whatever reason; afterwards every verb raises `ListenerClosed`.
+    ``on_message`` is called with each message and its receipt (None at QoS 0), ``on_end`` once with the
+    reason, when the connection is over; afterwards every verb raises `ListenerClosed`.
     """
 
     def __init__(
@@ -90,7 +92,7 @@ class MQTTConnection(asyncio.Protocol):
         version: int,
         probe_interval: float,
         on_message: Callable[[Publish, Receipt | None], None],
-        on_end: Callable[[], None],
+        on_end: Callable[[ListenerClosed], None],
     ) -> None:
         self.address = address
         self.version = version
@@ -111,8 +113,8 @@ class MQTTConnection(asyncio.Protocol):
         self._connected = False
         self._socket: Any = None
         self._out: list[bytes] = []
-        self._writes = 0
-        """Writes in this turn of the event loop."""
+        self._written = 0
+        """Packets of this turn of the event loop."""
         self._writable: asyncio.Future[None] | None = None
         self._last_id = random.randrange(0xFFFF)
         self._answers: dict[int, asyncio.Future[Any]] = {}
@@ -171,7 +173,7 @@ class MQTTConnection(asyncio.Protocol):
             self._receipts.popleft().wake()
         if self._writable is not None:
             self._settle(self._writable)
-        self._on_end()
+        self._on_end(self.error)
 
     async def goodbye(self) -> None:
         """End the connection politely: what was written is read by the broker, and it forgets our will."""
@@ -234,7 +236,7 @@ class MQTTConnection(asyncio.Protocol):
             )
         if not qos:
             packet = packets.publish(topic, payload, qos=0, retain=retain, packet_id=0, properties=properties)
-            if not self._write(packet, at_once=_AT_ONCE):
+            if not self._write(packet):
                 await self._drain()
             return 0
         await self._enter_window()
@@ -325,22 +327,25 @@ class MQTTConnection(asyncio.Protocol):
             await asyncio.shield(self._writable)
         self.check()
 
-    def _write(self, packet: bytes, at_once: int = 1) -> bool:
-        """Send: the first packets of a turn of the event loop at once, the others of the turn together at its end.
+    def _write(self, packet: bytes) -> bool:
+        """Send: the first packet of a turn of the event loop at once, the others together, at its end at the latest.
 
-        Returns whether it is on its way.
+        Returns False when so much was written that who makes more of it should wait.
         """
-        if self._out or self._writes >= at_once or self._writable is not None or self.error is not None:
-            self._out.append(packet)
-            return False
-        if not self._writes:
-            self._loop.call_soon(self._flush)
-        self._writes += 1
-        self._transport.write(packet)
-        return True
+        self._written += 1
+        self._out.append(packet)
+        if self._written == 1:
+            self._loop.call_soon(self._end_turn)
+            self._flush()
+        elif len(self._out) >= _TOGETHER:
+            self._flush()
+        return self._writable is None and self._written < _IN_A_TURN
+
+    def _end_turn(self) -> None:
+        self._written = 0
+        self._flush()
 
     def _flush(self) -> None:
-        self._writes = 0
         if self._out and self._writable is None and self.error is None:
             out, self._out = self._out, []
             self._transport.write(b"".join(out))

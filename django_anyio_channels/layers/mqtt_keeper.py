@@ -14,6 +14,7 @@ from zlib import crc32
 from ..losses import BoundedLog
 from .mqtt_names import to_group
 from .mqtt_packets import Publish
+from .mqtt_requests import PackedBinding, Request
 from .mqtt_store import Reader, Store, Stored, unpack
 
 logger = logging.getLogger("django_anyio_channels")
@@ -32,6 +33,10 @@ class Wire(Protocol):
     @property
     def node(self) -> str:
         """Our name among the nodes."""
+
+    @property
+    def largest_packet(self) -> int:
+        """How many bytes the broker takes at once."""
 
     async def listen(self, topic_filter: bytes, handle: Callable[[Publish], None]) -> None:
         """Have messages handed to ``handle``; in effect when it returns."""
@@ -55,9 +60,6 @@ Answer = Callable[[str, int, list[Any]], Awaitable[bool]]
 Spawn = Callable[[Coroutine[Any, Any, None]], None]
 """Does something beside; the end of the life ends it."""
 
-PackedBinding = tuple[str, int, float, float]
-"""Group, capacity, expiry, and the seconds that it has left."""
-
 
 @dataclass(slots=True)
 class Binding:
@@ -77,8 +79,8 @@ def pack_bindings(bindings: dict[str, Binding]) -> list[PackedBinding]:
 class Keeper:
     """Keeps the queue of one topic.
 
-    Requests are lists: verb, asking node, its number for the request, and what the verb needs. A request may come twice
-    (its asker was impatient); it is done once. ``take`` and ``stop`` are about readers, which have numbers too.
+    A request may come twice (its asker was impatient); it is done once. ``take`` and ``stop`` are about readers, which
+    have numbers too.
     """
 
     def __init__(self, topic: bytes, wire: Wire, answer: Answer, spawn: Spawn) -> None:
@@ -92,9 +94,9 @@ class Keeper:
         """What was answered to recent requests; empty while they are being done."""
         self._log = BoundedLog()
 
-    def handle(self, request: list[Any]) -> None:
+    def handle(self, request: Request) -> None:
         """Do what a node asks for."""
-        verb, node, number, *arguments = request
+        verb, node, number, arguments = request
         asker = (node, number)
         if verb == "hello":
             return  # somebody asked whether there is a keeper; the broker has answered
@@ -105,6 +107,7 @@ class Keeper:
         elif verb == "stop":
             for reader in arguments[0]:
                 self.store.stop((node, reader))
+            self._spawn(self._reply(asker, "ok"))
         elif asker in self._done:
             answer = self._done[asker]
             if answer:
@@ -115,7 +118,7 @@ class Keeper:
                 self._done.popitem(last=False)
             self._do(verb, asker, arguments)
 
-    def _do(self, verb: str, asker: Reader, arguments: list[Any]) -> None:
+    def _do(self, verb: str, asker: Reader, arguments: Any) -> None:
         if verb == "put":
             accepted = self.store.put(*arguments)
             self._conclude(asker, "ok" if accepted else "full")

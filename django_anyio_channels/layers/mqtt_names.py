@@ -10,6 +10,7 @@ hexadecimal digits do not follow; what the layer needs for itself begins so.
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from urllib.parse import unquote_to_bytes
 
 _FORBIDDEN = "\x00-\x1f\x7f-\x9f\ud800-\udfff\ufdd0-\ufdef" + "".join(
@@ -20,6 +21,7 @@ _in_a_pattern = re.compile(f"[%{_FORBIDDEN}]")
 _LONGEST = 65_535
 
 
+@lru_cache(maxsize=4096)
 def to_topic(group: str) -> bytes:
     """The topic of a group. Raises `ValueError` if it has more than 65,535 bytes."""
     if not group:

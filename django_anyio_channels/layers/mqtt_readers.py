@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from itertools import count
+from math import inf
+from time import monotonic
 from typing import Protocol
 
 from ..exceptions import ChannelLayerError, ListenerClosed
@@ -14,6 +16,8 @@ from .mqtt_store import Store, Stored
 
 _LINGER_SECONDS = 0.1
 """How long a keeper is left in the belief that a reader waits who has gone, and a message for it stays here."""
+_RARELY_SECONDS = 1.0
+"""A reader that never waits finds what came since it was last here, if that is not longer ago than this."""
 
 
 class Desk(Protocol):
@@ -23,7 +27,7 @@ class Desk(Protocol):
         """Tell a queue's keeper, or become it, that readers of those numbers wait."""
 
     async def withdraw(self, topic: bytes, numbers: list[int]) -> None:
-        """Tell a queue's keeper, if there is one, that they wait no longer."""
+        """Tell a queue's keeper, if there is one, that they wait no longer. Afterwards it sends them nothing."""
 
     async def give_back(self, topic: bytes, messages: list[Stored]) -> None:
         """Return messages to a queue's keeper; if that fails, they are offered again in the next life."""
@@ -32,7 +36,7 @@ class Desk(Protocol):
 class _Line:
     """Who waits for one queue."""
 
-    __slots__ = ("asked", "linger", "returning", "stranded", "waiting")
+    __slots__ = ("asked", "left", "linger", "patience", "returning", "stranded", "waiting")
 
     def __init__(self) -> None:
         self.waiting: dict[asyncio.Future[Stored | Exception | None], None] = {}
@@ -44,6 +48,15 @@ class _Line:
         self.returning = False
         """Stranded messages are on their way to the keeper; younger ones must follow, or they would overtake them."""
         self.linger: asyncio.TimerHandle | None = None
+        self.left = -inf
+        """When a task last went away without a message."""
+        self.patience = _LINGER_SECONDS
+        """How long the next one is expected: who comes regularly must find what it asked for when it was last here."""
+
+    def come(self) -> None:
+        """A task begins to wait."""
+        since = monotonic() - self.left
+        self.patience = _LINGER_SECONDS if since > _RARELY_SECONDS else max(_LINGER_SECONDS, 2 * since)
 
     def pop(self) -> Stored | None:
         """The oldest message that is here already."""
@@ -93,6 +106,7 @@ class Readers:
     async def _wait(self, topic: bytes, line: _Line) -> Stored | Exception | None:
         waiter: asyncio.Future[Stored | Exception | None] = asyncio.get_running_loop().create_future()
         line.waiting[waiter] = None
+        line.come()
         self._ask_for_missing(topic, line)
         try:
             return await waiter
@@ -100,6 +114,7 @@ class Readers:
             given = waiter.result() if waiter.done() and not waiter.cancelled() else None
             if isinstance(given, Stored):
                 self._keep(topic, given)
+            line.left = monotonic()
             raise
         finally:
             line.waiting.pop(waiter, None)
@@ -162,7 +177,7 @@ class Readers:
     def _begin_linger(self, topic: bytes, line: _Line) -> None:
         if line.linger is None and len(line.asked) >= len(line.waiting) and self._lines.get(topic) is line:
             loop = asyncio.get_running_loop()
-            line.linger = loop.call_later(_LINGER_SECONDS, self._end_linger, topic, line)
+            line.linger = loop.call_later(line.patience, self._end_linger, topic, line)
 
     def _end_linger(self, topic: bytes, line: _Line) -> None:
         line.linger = None
@@ -175,7 +190,15 @@ class Readers:
             if line.stranded:
                 self._spawn(self._return(topic, line))
             elif not line.asked:
-                del self._lines[topic]
+                self._forget(topic, line)
+
+    def _forget(self, topic: bytes, line: _Line) -> None:
+        """Nothing is here; only when somebody was here last is worth remembering for a while."""
+        if monotonic() - line.left < _RARELY_SECONDS:
+            line.patience = _RARELY_SECONDS
+            self._begin_linger(topic, line)
+        else:
+            del self._lines[topic]
 
     async def _return(self, topic: bytes, line: _Line) -> None:
         line.returning = True

@@ -5,8 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
-from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -17,7 +16,7 @@ from ..batching import Batcher
 from ..event import Event
 from ..exceptions import DecodeError, ListenerClosed, MissingDriver, QueueFull
 from ..losses import BoundedLog
-from ..waiting import Bell, waiter_factory
+from .arrivals import Arrivals
 from .base import BaseChannelLayer, Statements
 
 try:
@@ -36,6 +35,8 @@ from .postgres_wire import Wire
 _BYTES_AT_ONCE = 512 * 1024
 _SECONDS_FOR_A_POOLER = 0.2
 _LAST_SECONDS = 2.0
+_LAST_WORDS = 0.2
+"""Seconds for what may still come over one connection when the other one has broken."""
 
 
 class PostgreSQLChannelLayer(BaseChannelLayer):
@@ -108,7 +109,10 @@ class PostgreSQLChannelLayer(BaseChannelLayer):
     async def next_published(self) -> Event[bytes]:
         if self._life is None:
             raise self._not_connected()
-        return await self._life.next_event()
+        return await self._life.arrivals.next()
+
+    def deliver_at_once(self, deliver: Callable[[Event[bytes]], None]) -> None:
+        self._alive().arrivals.deliver_at_once(deliver)
 
     async def put(self, queue: str, message: bytes, *, capacity: int, expiry: float) -> None:
         await self._alive().puts.call(Message(queue.encode(), message, capacity, expiry))
@@ -173,8 +177,7 @@ class _Life:
         self._opening: asyncio.Task[None] | None = None
         self._tasks: list[asyncio.Task[None]] = []
         self._wires: list[Wire] = []
-        self._events: deque[Event[bytes]] = deque()
-        self._arrival = Bell(waiter_factory())
+        self.arrivals = Arrivals()
         self._groups: dict[str, tuple[str, Joiner]] = {}
         self._listens: Batcher[str, None] = Batcher(self._fly_listens)
         self._publishes: Batcher[_Publication, None] = Batcher(self._fly_publishes)
@@ -240,9 +243,7 @@ class _Life:
                 )
         # A payload is converted to the encoding of the database.
         self._unicode = has_unicode(self._publishing.connection.get_settings().server_encoding)
-        if self._listen_address is self._address:
-            # What is notified does not outlive a crash anyway, so no commit need wait for the disk.
-            await self._publishing.execute("SET synchronous_commit = off")
+        await self._publishing.begin()
         await self._hear_itself()
         await self._listening.execute(f"LISTEN {_quoted(NODES)}")
         self._census.begin(self._publishing)
@@ -300,13 +301,14 @@ class _Life:
         """End everything that waits, and leave nothing open."""
         healthy = self._error is None
         self._end(error)
-        if self._opening is not None and not self._opening.done():
+        if self._taking is None:
+            assert self._opening is not None
             self._opening.cancel()
             await asyncio.wait([self._opening])
             return
-        if healthy and self._taking is not None:
-            # What is just being taken from queues is not lost, but given back.
-            await asyncio.wait([self._taking], timeout=_LAST_SECONDS)
+        # What is just being taken from queues is not lost, but given back or kept for the next life.
+        await asyncio.wait([self._taking], timeout=_LAST_SECONDS if healthy else _LAST_WORDS)
+        if healthy:
             with anyio.move_on_after(_LAST_SECONDS):
                 await self.queues.give_back()
         for task in self._tasks:
@@ -328,7 +330,7 @@ class _Life:
             if self._taking is not None:
                 self.puts.close(error)
                 self.queues.close(error)
-            self._arrival.ring_all()
+            self.arrivals.end(error)
 
     # ---- listening ----------------------------------------------------------------------------------------------
 
@@ -386,15 +388,7 @@ class _Life:
             self._log.write(logging.WARNING, "Dropped a notification on channel %s: %s", channel, error)
             return
         if message is not None:
-            self._events.append(Event(group, message))
-            self._arrival.ring()
-
-    async def next_event(self) -> Event[bytes]:
-        while not self._events:
-            if self._error is not None:
-                raise ListenerClosed(*self._error.args) from self._error
-            await self._arrival.wait()
-        return self._events.popleft()
+            self.arrivals.add(Event(group, message))
 
     # ---- publishing ---------------------------------------------------------------------------------------------
 

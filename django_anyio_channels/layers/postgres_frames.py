@@ -16,6 +16,7 @@ from __future__ import annotations
 import itertools
 from base64 import b64decode, b64encode
 from binascii import Error as Base64Error
+from functools import lru_cache
 from hashlib import blake2b
 
 from ..exceptions import DecodeError, PayloadTooLarge
@@ -47,6 +48,7 @@ def channel_name(name: str) -> str:
     return _DIGEST_MARK + blake2b(name.encode(), digest_size=24).hexdigest()
 
 
+@lru_cache(maxsize=1000)
 def wake_channel(queue: bytes) -> str:
     """The NOTIFY channel that wakes the readers of a queue."""
     return f"{_DIGEST_MARK}q{blake2b(queue, digest_size=24).hexdigest()}"

@@ -16,7 +16,7 @@ import asyncpg
 from ..exceptions import ChannelLayerError, DeliveryUnknown, ListenerClosed, NotSupported, QueueFull
 from ..losses import BoundedLog
 from .postgres_frames import wake_channel
-from .postgres_tables import BIND, CREATE, EXIST, GIVE_BACK, PURGE, PUT, SWEEP, TAKE, UNBIND, texts
+from .postgres_tables import BIND, CREATE, EXIST, GIVE_BACK, PURGE, PUT, PUT_INTO_SEVERAL, SWEEP, TAKE, UNBIND, texts
 from .postgres_wire import Wire
 
 _GRACE_SECONDS = 0.25
@@ -50,10 +50,10 @@ class Taken:
 class _Reading:
     """One queue that is or was just read here."""
 
-    def __init__(self, kept: list[Taken]) -> None:
+    def __init__(self, taken: list[Taken]) -> None:
         self.readers: deque[asyncio.Future[Taken]] = deque()
-        self.taken = kept
-        """Taken for readers that have gone, oldest first."""
+        self.taken = taken
+        """Taken for readers that have gone, oldest first. The list outlives this life."""
         self.may_have_more = True
         self.looks_without_reader = 0
 
@@ -74,7 +74,7 @@ class _Reading:
 class Queues:
     """The queues of one life.
 
-    ``kept`` holds over the lives of one layer what was taken and could be neither handed out nor given back.
+    ``kept`` holds over the lives of one layer what was taken and was neither handed out nor given back, by queue.
     ``listen`` and ``unlisten`` are told the channels that wake readers; `woken` must be called when one is notified.
     """
 
@@ -107,20 +107,22 @@ class Queues:
         """Append; returns an error for each message that found its queue full."""
         outcome: list[QueueFull | None] = []
         for some in _alike(messages):
-            queues = [one.queue for one in some]
-            rows = await self._run(
-                PUT,
-                texts(queues),
-                texts(one.message for one in some),
-                texts(one.expiry for one in some),
-                texts(one.capacity for one in some),
-                [wake_channel(queue) for queue in queues],
-            )
-            room = {row["of_queue"]: row["accepted"] for row in rows}
+            room = await self._put_alike(some)
             for one in some:
                 room[one.queue] -= 1
                 outcome.append(None if room[one.queue] >= 0 else _full(one))
         return outcome
+
+    async def _put_alike(self, messages: Sequence[Message]) -> dict[bytes, int]:
+        """In one statement. Returns how many of each queue's first were accepted."""
+        queues = [one.queue for one in messages]
+        contents = texts(one.message for one in messages), texts(one.expiry for one in messages)
+        if len(set(queues)) == 1:
+            capacity, wake = messages[0].capacity, wake_channel(queues[0])
+            ((accepted,),) = await self._run(PUT, queues[0], *contents, capacity, wake)
+            return {queues[0]: accepted}
+        capacities, wakes = texts(one.capacity for one in messages), list(map(wake_channel, queues))
+        return dict(await self._run(PUT_INTO_SEVERAL, texts(queues), *contents, capacities, wakes))
 
     async def put_bound(self, messages: Iterable[Message]) -> None:
         """Append where there is room."""
@@ -132,9 +134,7 @@ class Queues:
 
     async def take(self, queue: bytes) -> bytes:
         """Wait for the oldest message."""
-        reading = self._readings.get(queue)
-        if reading is None:
-            reading = self._readings[queue] = _Reading(self._kept.pop(queue, []))
+        reading = self._reading(queue)
         reader: asyncio.Future[Taken] = asyncio.get_running_loop().create_future()
         reading.readers.append(reader)
         reading.hand_out()
@@ -151,6 +151,12 @@ class Queues:
             if reader in reading.readers:
                 reading.readers.remove(reader)
 
+    def _reading(self, queue: bytes) -> _Reading:
+        reading = self._readings.get(queue)
+        if reading is None:
+            reading = self._readings[queue] = _Reading(self._kept.setdefault(queue, []))
+        return reading
+
     def woken(self, channel: str) -> None:
         """Somebody put something into a queue that is read here."""
         reading = self._by_channel.get(channel)
@@ -160,14 +166,16 @@ class Queues:
                 self._arrival.set()
 
     async def run(self) -> None:
-        """Take for those who wait, until `stop`."""
+        """Take for those who wait, until `close`."""
+        for queue in self._kept:
+            self._give_back_later(queue, self._reading(queue))
         while self._closed is None:
             hungry = {queue: reading for queue, reading in self._readings.items() if reading.hungry}
             if hungry:
                 try:
                     await self._take_for(hungry)
                 except ListenerClosed:
-                    return  # the life is over; `stop` ends the readers
+                    return  # the life is over; `close` ends the readers
                 except ChannelLayerError as error:
                     for reading in hungry.values():
                         _fail(reading, error)
@@ -188,7 +196,7 @@ class Queues:
                     unused.append(queue)
             self._arrival.set()
             for queue in unused:
-                del self._readings[queue]
+                del self._readings[queue], self._kept[queue]
             channels = [channel for queue in unused if self._by_channel.pop(channel := wake_channel(queue), None)]
             if channels:
                 await self._unlisten(channels)
@@ -245,7 +253,7 @@ class Queues:
         if not rows:
             return
         for reading in readings.values():
-            reading.taken = []
+            reading.taken.clear()
         try:
             await self._run(
                 GIVE_BACK,
@@ -271,9 +279,9 @@ class Queues:
         await self._run(UNBIND, topic, queue)
 
     async def purge(self, prefix: bytes) -> None:
-        for queue, reading in self._readings.items():
+        for queue, taken in self._kept.items():
             if queue.startswith(prefix):
-                reading.taken = []
+                taken.clear()
         await self._run(PURGE, prefix)
 
     # ---- the table ----------------------------------------------------------------------------------------------
@@ -319,12 +327,7 @@ class Queues:
 
     async def give_back(self) -> None:
         """After `close`: what was taken for readers that have gone goes back, or is kept for the next life."""
-        try:
-            await self._give_back(self._readings)
-        finally:
-            for queue, reading in self._readings.items():
-                if reading.taken:
-                    self._kept[queue] = reading.taken
+        await self._give_back(self._readings)
 
 
 def _fail(reading: _Reading, error: ChannelLayerError) -> None:

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-EXIST = "SELECT to_regclass('django_anyio_channels_binding') IS NOT NULL"
-"""Whether `CREATE` was run, by its last table."""
+EXIST = """
+SELECT to_regclass('django_anyio_channels_queue') IS NOT NULL
+    AND to_regclass('django_anyio_channels_binding') IS NOT NULL
+    AND to_regprocedure('django_anyio_channels_put(bytea, bytea[], float8[], int, text)') IS NOT NULL
+"""
+"""Whether all is there that `CREATE` makes; somebody may have dropped a part of it."""
 
 CREATE = """
 SELECT pg_advisory_xact_lock(7241003358);
@@ -17,31 +21,23 @@ CREATE UNLOGGED TABLE IF NOT EXISTS django_anyio_channels_queue (
     PRIMARY KEY (queue, id)
 ) WITH (autovacuum_vacuum_threshold = 1000, autovacuum_vacuum_scale_factor = 0);
 CREATE OR REPLACE FUNCTION django_anyio_channels_put(
-    queues bytea[], messages bytea[], expiries float8[], capacities int[], wakes text[]
-) RETURNS TABLE (of_queue bytea, accepted bigint) LANGUAGE plpgsql AS $put$
+    into_queue bytea, messages bytea[], expiries float8[], capacity int, wake text
+) RETURNS bigint LANGUAGE plpgsql AS $put$
 DECLARE
-    one record;
-    room bigint;
+    accepted bigint;
 BEGIN
-    FOR one IN
-        SELECT q AS queue, c AS capacity, w AS wake, hashtextextended(encode(q, 'hex'), 7241) AS lock
-        FROM unnest(queues, capacities, wakes) AS t(q, c, w) GROUP BY q, c, w ORDER BY lock
-    LOOP
-        -- A statement after the lock sees what others committed while this one waited for it.
-        PERFORM pg_advisory_xact_lock(one.lock);
-        SELECT one.capacity - count(*) INTO room FROM (
-            SELECT FROM django_anyio_channels_queue
-            WHERE queue = one.queue AND expires > clock_timestamp() LIMIT one.capacity
-        ) AS waiting;
-        INSERT INTO django_anyio_channels_queue (queue, message, expires)
-            SELECT q, m, clock_timestamp() + make_interval(secs => e)
-            FROM unnest(queues, messages, expiries) WITH ORDINALITY AS t(q, m, e, n)
-            WHERE q = one.queue ORDER BY n LIMIT greatest(room, 0);
-        GET DIAGNOSTICS accepted = ROW_COUNT;
-        of_queue := one.queue;
-        RETURN NEXT;
-        PERFORM pg_notify(one.wake, '');
-    END LOOP;
+    PERFORM pg_advisory_xact_lock(hashtextextended(encode(into_queue, 'hex'), 7241));
+    -- A statement after the lock sees what others committed while this one waited for it.
+    SELECT capacity - count(*) INTO accepted FROM (
+        SELECT FROM django_anyio_channels_queue
+        WHERE queue = into_queue AND expires > clock_timestamp() LIMIT capacity
+    ) AS waiting;
+    INSERT INTO django_anyio_channels_queue (queue, message, expires)
+        SELECT into_queue, m, clock_timestamp() + make_interval(secs => e)
+        FROM unnest(messages, expiries) AS t(m, e) LIMIT greatest(accepted, 0);
+    GET DIAGNOSTICS accepted = ROW_COUNT;
+    PERFORM pg_notify(wake, '');
+    RETURN accepted;
 END
 $put$;
 CREATE TABLE IF NOT EXISTS django_anyio_channels_binding (
@@ -58,11 +54,22 @@ CREATE TABLE IF NOT EXISTS django_anyio_channels_binding (
 # asyncpg knows arrays of text. Before the first use of any other it asks the server for 10 to 20 ms what that is.
 
 PUT = """
-SELECT of_queue, accepted FROM django_anyio_channels_put(
-    $1::text[]::bytea[], $2::text[]::bytea[], $3::text[]::float8[], $4::text[]::int[], $5::text[]
-)
+SELECT django_anyio_channels_put($1::bytea, $2::text[]::bytea[], $3::text[]::float8[], $4::int, $5::text)
 """
-"""Parallel arrays; the capacity of a queue must be the same each time. How many of each queue's first were accepted."""
+"""How many of the first were accepted."""
+
+PUT_INTO_SEVERAL = """
+SELECT queue, django_anyio_channels_put(queue, messages, expiries, capacity, wake) FROM (
+    SELECT queue, array_agg(message ORDER BY n) AS messages, array_agg(expiry ORDER BY n) AS expiries, capacity, wake
+    FROM unnest(
+        $1::text[]::bytea[], $2::text[]::bytea[], $3::text[]::float8[], $4::text[]::int[], $5::text[]
+    ) WITH ORDINALITY AS t(queue, message, expiry, capacity, wake, n)
+    GROUP BY queue, capacity, wake ORDER BY queue OFFSET 0
+) AS t
+"""
+"""Parallel arrays; the capacity of a queue must be the same each time. How many of each queue's first were accepted.
+
+All who put lock the queues in the same order."""
 
 PUT_IN_TRANSACTION = """
 WITH room AS (

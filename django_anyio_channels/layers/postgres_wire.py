@@ -26,9 +26,24 @@ _GONE = (
 )
 """The server or the connection went away, or became a stand-by."""
 
+_SETTINGS = (
+    # What is notified or queued does not outlive a crash anyway, so no commit need wait for the disk.
+    "synchronous_commit = off",
+    # What the planner knows of a queue's size is outdated at once. Only an index in its order passes quickly over
+    # what has been taken, and a plan per call would cost more than to follow it.
+    "enable_seqscan = off",
+    "enable_bitmapscan = off",
+    "enable_sort = off",
+    "plan_cache_mode = force_generic_plan",
+    # Before PostgreSQL 18 what is off and yet needed counts as so dear that it would be compiled each time.
+    "jit = off",
+)
+
 
 class Wire:
     """One connection. Any task may use it; statements wait for each other.
+
+    The statements rely on read committed and on `_SETTINGS`, which `begin` sets for the session.
 
     ``on_lost`` is called once when the connection breaks or falls silent, not for `close`. With ``pooled`` every
     statement gets a transaction of its own, because a pooler may give the next one to another server process.
@@ -51,6 +66,12 @@ class Wire:
         self._probing: asyncio.Task[None] | None = None
         connection.add_termination_listener(self._terminated)
 
+    async def begin(self) -> None:
+        """Prepare the session."""
+        if not self._pooled:
+            settings = "default_transaction_isolation = 'read committed'", *_SETTINGS
+            await self.execute("; ".join(f"SET {setting}" for setting in settings))
+
     async def execute(self, script: str) -> None:
         """Run statements without parameters, all in one round trip and one transaction."""
         async with self._at_the_border():
@@ -61,8 +82,8 @@ class Wire:
         async with self._at_the_border():
             if not self._pooled:
                 return await self.connection.fetch(statement, *parameters)
-            async with self.connection.transaction():
-                await self.connection.execute("SET LOCAL synchronous_commit = off")
+            async with self.connection.transaction(isolation="read_committed"):
+                await self.connection.execute("; ".join(f"SET LOCAL {setting}" for setting in _SETTINGS))
                 return await self.connection.fetch(statement, *parameters)
 
     def heard(self) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 try:
@@ -19,7 +20,9 @@ from ..exceptions import DeliveryUnknown, ListenerClosed, PayloadTooLarge, Queue
 from ..losses import BoundedLog
 from .base import BaseChannelLayer, Put
 from .redis_address import Address
-from .redis_life import Life
+from .redis_cluster import ClusterLife, Presences
+from .redis_life import Life, ServerLife, checked
+from .redis_nodes import ClusterAddress, is_cluster
 from .redis_presence import Presence
 from .redis_queues import Queues
 from .redis_scripts import (
@@ -28,13 +31,11 @@ from .redis_scripts import (
     bindings,
     bound_groups,
     is_terms,
-    look_up_bindings,
     queue_of_bound_groups,
     root,
     waiting,
 )
 from .redis_subscriptions import Subscriptions
-from .redis_wire import pack
 
 LARGEST_MESSAGE = 512 * 1024 * 1024 - 1024
 """Bytes; Redis' own limit for a string."""
@@ -43,11 +44,16 @@ LARGEST_MESSAGE = 512 * 1024 * 1024 - 1024
 class RedisPubSubChannelLayer(BaseChannelLayer):
     """Redis 6.2 or newer, or Valkey, by ``SUBSCRIBE`` and ``PUBLISH``; two connections however many groups.
 
-    ``url`` is ``redis://[[user]:password@]host[:port][/database]``, ``rediss://`` for TLS, ``unix:///path/to.sock`` or
-    ``redis+sentinel://host:26379,host:26379/mastername/database``. Options of redis-py's connections may follow in the
-    query or as keyword arguments (``password``, ``ssl_ca_certs``, ``socket_connect_timeout``, ``client_name``, ...), or
-    come instead of a URL: ``RedisPubSubChannelLayer(host="localhost", port=6379)``. Those about decoding, retries and
-    pools are accepted and have nothing to do here. ``sentinel_kwargs`` are for the connections to the Sentinels.
+    In a Redis Cluster (Redis 7 or newer, or Valkey) by ``SSUBSCRIBE`` and ``SPUBLISH``: groups and queues are spread
+    over the masters, two connections to each, and there are no patterns. Slots may move: a subscriber that had to
+    follow one gets a `Gap`. A master that fails is a loss of the link for all, until its replica has taken over.
+
+    ``url`` is ``redis://[[user]:password@]host[:port][/database]``, ``rediss://`` for TLS, ``unix:///path/to.sock``,
+    ``redis+sentinel://host:26379,host:26379/mastername/database`` or ``redis+cluster://host:7000,host:7001``. Options
+    of redis-py's connections may follow in the query or as keyword arguments (``password``, ``ssl_ca_certs``,
+    ``socket_connect_timeout``, ``client_name``, ...), or come instead of a URL:
+    ``RedisPubSubChannelLayer(host="localhost", port=6379)``. Those about decoding, retries and pools are accepted and
+    have nothing to do here. ``sentinel_kwargs`` are for the connections to the Sentinels.
 
     A link that is silent for ``probe_interval`` seconds is given up. Patterns are Redis' globs.
 
@@ -56,10 +62,17 @@ class RedisPubSubChannelLayer(BaseChannelLayer):
     """
 
     def __init__(self, url: str | None = None, *, probe_interval: float = 10.0, **options: Any) -> None:
-        self._address = Address(url, options, own=frozenset({"url", "probe_interval"}))
-        self._probe_interval = probe_interval
+        own = frozenset({"url", "probe_interval"})
         self._queues = Queues()
-        self._presence = Presence()
+        self._new_life: Callable[[list[Event[bytes]]], Life]
+        if url is not None and is_cluster(url):
+            cluster = ClusterAddress(url, options, own)
+            self._address = str(cluster)
+            self._new_life = partial(ClusterLife, cluster, probe_interval, self._queues, Presences())
+        else:
+            server = Address(url, options, own)
+            self._address = str(server)
+            self._new_life = partial(ServerLife, server, probe_interval, self._queues, Presence())
         self._left_over: list[Event[bytes]] = []
         self._log = BoundedLog()
         self._life: Life | None = None
@@ -67,7 +80,7 @@ class RedisPubSubChannelLayer(BaseChannelLayer):
 
     @property
     def address(self) -> str:
-        return str(self._address)
+        return self._address
 
     @property
     def _pubsub(self) -> Subscriptions:
@@ -76,7 +89,7 @@ class RedisPubSubChannelLayer(BaseChannelLayer):
 
     async def connect(self) -> None:
         await self.disconnect()
-        self._life = Life(self._address, self._probe_interval, self._queues, self._presence, self._left_over)
+        self._life = self._new_life(self._left_over)
         await self._life.open()
 
     async def disconnect(self) -> None:
@@ -106,15 +119,13 @@ class RedisPubSubChannelLayer(BaseChannelLayer):
         if life.presence.missing:
             await life.presence.everybody()
         name = group.encode()
-        look_up_and_publish = look_up_bindings(name) + pack(life.publish_verb, name, message)
         try:
-            bound, reached = await life.commands(name).ask(look_up_and_publish, replies=2)
+            bound, reached = await life.publish(name, message)
         except ListenerClosed as error:
             raise unknown(error) from error
-        if bound and not isinstance(bound, hiredis.ReplyError):
-            await self.put_into_bound(life, bound, message)
-        if isinstance(reached, hiredis.ReplyError):
-            raise life.refusal(reached)
+        if bound:
+            await self.put_into_bound(life, name, bound, message)
+        checked(life, reached)
         return int(reached)
 
     async def next_published(self) -> Event[bytes]:
@@ -125,7 +136,7 @@ class RedisPubSubChannelLayer(BaseChannelLayer):
     def deliver_at_once(self, deliver: Callable[[Event[bytes]], None]) -> None:
         # A subclass with a `next_published` of its own wants to see every event.
         if self._life is not None and type(self).next_published is RedisPubSubChannelLayer.next_published:
-            self._life.subscriptions.deliver_at_once(deliver)
+            self._life.subscriptions.arrivals.deliver_at_once(deliver)
 
     # ---- queues -------------------------------------------------------------------------------------------------
 
@@ -148,8 +159,7 @@ class RedisPubSubChannelLayer(BaseChannelLayer):
         reply = await BIND.run(
             life.commands(topic), [bindings(topic)], name, capacity, round(expiry * 1000), milliseconds
         )
-        if isinstance(reply, hiredis.ReplyError):
-            raise life.refusal(reply)
+        checked(life, reply)
 
     async def unbind(self, group: str, queue: str) -> None:
         life, topic, name = self.alive(), group.encode(), queue.encode()
@@ -161,7 +171,7 @@ class RedisPubSubChannelLayer(BaseChannelLayer):
         start = prefix.encode()
         for key in await life.keys(start, "list", "set"):
             queue = queue_of_bound_groups(key)
-            if queue is not None and queue.startswith(start):
+            if queue is not None:
                 for group in await life.ask(key, "SMEMBERS", key):
                     await life.ask(group, "HDEL", bindings(group), queue)
             await life.ask(key, "DEL", key)
@@ -176,12 +186,17 @@ class RedisPubSubChannelLayer(BaseChannelLayer):
             reply = await PUT.run(life.commands(queue), [queue, waiting(queue)], *arguments)
         except ListenerClosed as error:
             raise unknown(error) from error
-        if isinstance(reply, hiredis.ReplyError):
-            raise life.refusal(reply)
+        checked(life, reply)
         return bool(reply)
 
-    async def put_into_bound(self, life: Life, bound: list[bytes], message: bytes) -> None:
+    async def put_into_bound(
+        self, life: Life, group: bytes, bound: list[bytes] | hiredis.ReplyError, message: bytes
+    ) -> None:
         """Put a message into the queues that are bound to its group, as ``HGETALL`` has them."""
+        if isinstance(bound, hiredis.ReplyError):
+            text = "Which queues are bound to %s cannot be found out, so they miss what is published: %s"
+            self._log.write(logging.ERROR, text, group.decode(errors="replace"), life.refusal(bound))
+            return
         for queue, terms in zip(bound[::2], bound[1::2], strict=True):
             if not is_terms(terms):
                 self._log.write(logging.ERROR, "Somebody else wrote %r into our binding to queue %r", terms, queue)

@@ -11,8 +11,9 @@ import inspect
 import socket
 from collections.abc import Mapping
 from difflib import get_close_matches
-from typing import Any
-from urllib.parse import unquote, urlsplit
+from time import monotonic
+from typing import Any, NamedTuple
+from urllib.parse import unquote
 
 import anyio
 import hiredis
@@ -28,6 +29,8 @@ from .redis_wire import OnPush, Wire, pack
 
 CONNECT_SECONDS = 5.0
 DEFAULT_SENTINEL_PORT = 26379
+_BELIEVED = 0.5
+"""Seconds for which the Sentinels are not asked again."""
 
 # What redis-py's clients and pools take besides its connections: they mean nothing to a layer with two connections.
 _POOL_OPTIONS = frozenset({"max_connections", "timeout", "auto_close_connection_pool", "single_connection_client"})
@@ -59,24 +62,23 @@ class Address:
         self._settings: Any = kind(**self.options)
         self._timeout = float(given.get("socket_connect_timeout") or CONNECT_SECONDS)
         self._found: tuple[str, int] | None = None
+        """The master that the Sentinels named."""
+        self._found_at = 0.0
 
     def _read_sentinels(self, url: str) -> str:
-        parts = urlsplit(url)
-        scheme, _, kind = parts.scheme.partition("+")
-        if kind != "sentinel":
+        parts = take_apart(url)
+        if parts.kind != "sentinel":
             return url
-        credentials, _, hosts = parts.netloc.rpartition("@")
-        self._sentinels = [_host_and_port(host, DEFAULT_SENTINEL_PORT) for host in hosts.split(",")]
+        self._sentinels = [host_and_port(host, DEFAULT_SENTINEL_PORT) for host in parts.hosts]
         service, _, database = parts.path.strip("/").partition("/")
         if not service:
             raise ValueError(
                 f"{without_secrets(url)!r} lacks the master's name: redis+sentinel://host:26379/mymaster/0"
             )
         self._service = unquote(service)
-        query = f"?{parts.query}" if parts.query else ""
-        if scheme == "rediss":
+        if parts.scheme == "rediss":
             self._sentinel_options.setdefault("ssl", True)
-        return f"{scheme}://{credentials}{'@' if credentials else ''}sentinel/{database}{query}"
+        return f"{parts.scheme}://{parts.credentials}sentinel/{database}{parts.query}"
 
     def __str__(self) -> str:
         """A URL without secrets."""
@@ -103,6 +105,7 @@ class Address:
         except BaseException as error:
             if wire is not None:
                 wire.abort()
+            self._found = None
             if isinstance(error, (OSError, TimeoutError, RedisError, ListenerClosed)):
                 raise ListenerClosed(self._explain(error)) from error
             raise
@@ -114,7 +117,7 @@ class Address:
         if isinstance(settings, UnixDomainSocketConnection):
             _, wire = await loop.create_unix_connection(lambda: Wire(str(self), on_push), settings.path)
             return wire
-        host, port = await self._ask_sentinels() if self._sentinels else (settings.host, settings.port)
+        host, port = await self._find_master() if self._sentinels else (settings.host, settings.port)
         secure = settings.ssl_context.get() if isinstance(settings, SSLConnection) else None
         transport, wire = await loop.create_connection(lambda: Wire(str(self), on_push), host, port, ssl=secure)
         if settings.socket_keepalive:
@@ -123,6 +126,12 @@ class Address:
             for option, value in (settings.socket_keepalive_options or {}).items():
                 keep.setsockopt(socket.SOL_TCP, option, value)
         return wire
+
+    async def _find_master(self) -> tuple[str, int]:
+        # A life opens two connections, one after the other; what the Sentinels are asked through costs more than both.
+        if self._found is None or monotonic() - self._found_at > _BELIEVED:
+            self._found, self._found_at = await self._ask_sentinels(), monotonic()
+        return self._found
 
     async def _ask_sentinels(self) -> tuple[str, int]:
         # The next Sentinel is a better second attempt than the same one.
@@ -181,6 +190,31 @@ _CURES = {
 }
 
 
+class UrlParts(NamedTuple):
+    """A URL that may name several hosts."""
+
+    scheme: str
+    kind: str
+    """What stands behind ``+`` in the scheme."""
+    credentials: str
+    """With the ``@`` behind them."""
+    hosts: list[str]
+    path: str
+    query: str
+    """With the ``?`` before it."""
+
+
+def take_apart(url: str) -> UrlParts:
+    """Read a URL, as far as all kinds are alike."""
+    # Not urlsplit: it refuses the brackets of a list of IPv6 addresses.
+    kinds, _, rest = url.partition("://")
+    scheme, _, kind = kinds.lower().partition("+")
+    place, mark, options = rest.partition("?")
+    netloc, _, path = place.partition("/")
+    credentials, at, hosts = netloc.rpartition("@")
+    return UrlParts(scheme, kind, credentials + at, hosts.split(","), path, mark + options)
+
+
 def without_secrets(url: str) -> str:
     """A URL as it may be shown."""
     scheme, separator, rest = url.partition("://")
@@ -188,7 +222,8 @@ def without_secrets(url: str) -> str:
     return f"{scheme}{separator}{netloc.rpartition('@')[2]}{slash}{path.partition('?')[0]}"
 
 
-def _host_and_port(text: str, default: int) -> tuple[str, int]:
+def host_and_port(text: str, default: int) -> tuple[str, int]:
+    """Read ``host:port`` or ``[host]:port``; the port may be missing."""
     host, _, port = text.rpartition(":") if not text.endswith("]") else (text, "", "")
     if not host:
         host, port = text, ""

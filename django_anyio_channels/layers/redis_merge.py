@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from .redis_frames import BEGINNING, Frame, epoch_of, identity_of, offset_of
+from .redis_frames import BEGINNING, Frame, epoch_of, order_of
 
 
 class Merge:
@@ -19,8 +19,9 @@ class Merge:
         self.last = b""
         """The position of the last frame that was handed out; empty as long as none is known."""
         self.reading = True
-        self._last_identity = b""
         self._waiting: list[Frame] = []
+        self._asked_for: list[Frame] = []
+        """What waits for the history to be read once more; that must have it, or nobody ever published it."""
         self._collected: list[Frame] = []
 
     @property
@@ -32,6 +33,7 @@ class Merge:
         """The link is new: live frames wait until the history has told what was missed."""
         self.reading = True
         self._waiting.clear()
+        self._collected.clear()
 
     def arrive(self, frame: Frame) -> bool:
         """Take a live frame. Returns whether it is the next to hand out; if not, look at `reading`."""
@@ -39,9 +41,9 @@ class Merge:
             self._waiting.append(frame)
             return False
         if self._follows(frame):
-            self._advance(frame.position)
+            self.last = frame.position
             return True
-        if epoch_of(frame.position) != epoch_of(self.last) or offset_of(frame.position) > offset_of(self.last):
+        if epoch_of(frame.position) != epoch_of(self.last) or self._comes_later(frame):
             self.reading = True
             self._waiting.append(frame)
         return False
@@ -54,7 +56,7 @@ class Merge:
         """
         known = self.last
         for frame in frames:
-            if frame.before != identity_of(self.reached):
+            if not frame.follows(self.reached):
                 return True, self._end(last)
             self._collected.append(frame)
         if self.reached == last or not known:
@@ -65,21 +67,23 @@ class Merge:
     def _end(self, last: bytes) -> list[Frame]:
         found = self._collected if self.reached == last else []
         waiting, self._collected, self._waiting = self._waiting, [], []
-        self.reading = False
-        self._advance(last)
+        self.last = last
         for frame in waiting:
-            # The server knew all others when it answered: they are in the history, or in one that it has lost.
             if self._follows(frame):
-                self._advance(frame.position)
+                self.last = frame.position
                 found.append(frame)
+            elif self._comes_later(frame) and frame not in self._asked_for:
+                self._waiting.append(frame)
+            # The server knew all others when it answered: they are in the history, or in one that it has lost.
+        self._asked_for = list(self._waiting)
+        self.reading = bool(self._waiting)
         return found
 
     def _follows(self, frame: Frame) -> bool:
         # Over an unbroken link, an epoch that is seen from its first frame on has taken nothing away.
-        return frame.before == self._last_identity or (
+        return frame.follows(self.last) or (
             frame.before == BEGINNING and epoch_of(frame.position) != epoch_of(self.last)
         )
 
-    def _advance(self, position: bytes) -> None:
-        self.last = position
-        self._last_identity = identity_of(position)
+    def _comes_later(self, frame: Frame) -> bool:
+        return epoch_of(frame.position) == epoch_of(self.last) and order_of(frame.position) > order_of(self.last)

@@ -6,16 +6,13 @@ import asyncio
 from typing import Any
 
 from .redis_subscriptions import Subscriptions
-from .redis_wire import Wire, pack
+from .redis_wire import Speaker, pack
 
 NODES = b"anyio-channels:nodes"
 """Every node listens to this channel once its subscriptions of the life before are restored, and then says so on it."""
 
 _RESTORED_AT_LATEST = 1.0
 _EVERYBODY_AT_LATEST = 3.0
-
-_COUNT = pack("PUBSUB", "NUMSUB", NODES)
-_HELLO = pack("PUBLISH", NODES, b"")
 
 
 class Presence:
@@ -25,7 +22,11 @@ class Presence:
     seconds at most: some may be gone for good.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, channel: bytes = NODES, sharded: bool = False) -> None:
+        """``channel`` is where the nodes meet; ``sharded`` if it is one of a cluster's."""
+        self._channel = channel
+        self._count = pack("PUBSUB", "SHARDNUMSUB" if sharded else "NUMSUB", channel)
+        self._hello = pack("SPUBLISH" if sharded else "PUBLISH", channel, b"")
         self.missing = False
         """Whether nodes may still be on their way back."""
         self._nodes = 0
@@ -35,14 +36,13 @@ class Presence:
         self._alive = False
         self._back: asyncio.Future[None]
         self._timers: list[asyncio.TimerHandle] = []
-        self._commands: Wire
-        self._listener: Wire
+        self._commands: Speaker
         self._subscriptions: Subscriptions
 
-    def begin(self, commands: Wire, listener: Wire, subscriptions: Subscriptions) -> None:
+    def begin(self, commands: Speaker, subscriptions: Subscriptions) -> None:
         """A life begins."""
         loop = asyncio.get_running_loop()
-        self._commands, self._listener, self._subscriptions = commands, listener, subscriptions
+        self._commands, self._subscriptions = commands, subscriptions
         self._entered = False
         self._alive = True
         self._back = loop.create_future()
@@ -72,7 +72,7 @@ class Presence:
     def count(self) -> None:
         """Ask how many nodes there are."""
         if self._entered and self._alive:
-            self._commands.ask(_COUNT).add_done_callback(self._counted)
+            self._commands.ask(self._count).add_done_callback(self._counted)
 
     async def everybody(self) -> None:
         """Wait until those who were there before are back."""
@@ -82,15 +82,15 @@ class Presence:
         if self._entered:
             return
         self._entered = True
-        self._subscriptions.signal(NODES, self._hello).add_done_callback(self._say_hello)
+        self._subscriptions.signal(self._channel, self._heard).add_done_callback(self._say_hello)
 
-    def _hello(self, message: bytes) -> None:
+    def _heard(self, message: bytes) -> None:
         self.count()
 
     def _say_hello(self, answer: asyncio.Future[Any]) -> None:
         # If an ACL refuses the channel, the count stays below two, and nobody is waited for.
         if self._alive and answer.exception() is None:
-            self._commands.tell(_HELLO)
+            self._commands.tell(self._hello)
 
     def _counted(self, answer: asyncio.Future[Any]) -> None:
         if not self._alive or answer.exception() is not None:

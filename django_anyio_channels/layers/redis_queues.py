@@ -6,6 +6,7 @@ import asyncio
 import logging
 from collections import deque
 from functools import partial
+from itertools import count
 from typing import Any, Protocol
 from uuid import uuid4
 
@@ -26,7 +27,8 @@ from .redis_scripts import (
     wake_ups,
 )
 from .redis_subscriptions import Subscriptions
-from .redis_wire import Wire
+from .redis_takers import Takers
+from .redis_wire import Speaker
 
 _MOST_AT_ONCE = 100
 _HELD = 0.02
@@ -44,11 +46,14 @@ class Link(Protocol):
     subscriptions: Subscriptions
     publish_verb: str
 
-    def commands(self, key: bytes) -> Wire:
+    def commands(self, key: bytes) -> Speaker:
         """The wire for the commands about a key."""
 
     def refusal(self, reply: hiredis.ReplyError) -> Exception:
         """What to raise for a refused command."""
+
+    def outwaits(self, reply: hiredis.ReplyError, queue: str) -> bool:
+        """Whether the reason of a refusal passes by itself: readers ask again at once, and the log says so."""
 
 
 class Queue:
@@ -56,9 +61,9 @@ class Queue:
 
     def __init__(self, name: bytes) -> None:
         self.name = name
-        self.takers: deque[asyncio.Future[bytes]] = deque()
         self.ready: deque[bytes] = deque()
-        """Messages that are here and not yet with a reader; empty as long as readers wait."""
+        """Messages that are here and not yet with a reader."""
+        self.takers = Takers(self.ready)
         self.number = 0
         self.answered = True
         """Call `number` has brought its messages, or none and does not wait; else it is repeated in the next life."""
@@ -78,7 +83,7 @@ class Queue:
         """When a reader came last."""
         self.look: asyncio.TimerHandle | None = None
         self.idle = False
-        """Nobody used it at the last look."""
+        """Nobody has used it since the last `Queues.tidy`."""
 
 
 class Queues:
@@ -94,6 +99,8 @@ class Queues:
     def __init__(self) -> None:
         self._node = uuid4().hex
         self._queues: dict[bytes, Queue] = {}
+        # One for all: the server still knows the last numbers of a queue that was forgotten here.
+        self._numbers = count(1)
         self._link: Link | None = None
         self._answers: set[asyncio.Future[Any]] = set()
         """The calls that are on their way."""
@@ -107,19 +114,14 @@ class Queues:
         if queue is None:
             queue = self._queues[key] = Queue(key)
         queue.used = loop.time()
+        queue.idle = False
         if queue.ready:
             return queue.ready.popleft()[STAMP:]
-        taker: asyncio.Future[bytes] = loop.create_future()
-        queue.takers.append(taker)
+        place = queue.takers.enter()
         self._ask(queue)
         try:
-            message = await taker
+            message = await queue.takers.wait(place)
         except BaseException:
-            if taker in queue.takers:
-                queue.takers.remove(taker)
-            elif taker.done() and not taker.cancelled() and taker.exception() is None:
-                queue.ready.appendleft(taker.result())
-                self._hand_out(queue)
             self._look_later(queue)
             raise
         return message[STAMP:]
@@ -139,13 +141,13 @@ class Queues:
         """The life is over."""
         self._link = None
         for queue in self._queues.values():
-            self._fail(queue, error)
+            queue.takers.fail(error)
 
     async def leave(self, error: ListenerClosed) -> None:
         """End the life in peace: what is on its way to readers returns to its queue, if it can within a second."""
         link = self._link
         for queue in self._queues.values():
-            self._fail(queue, error)
+            queue.takers.fail(error)
         # Let readers that were cancelled with a message in their hands put it down.
         await asyncio.sleep(0)
         for queue in self._queues.values():
@@ -186,7 +188,7 @@ class Queues:
         if link is None or not queue.answered or queue.listening or queue.returning:
             return
         if queue.takers:
-            queue.number += 1
+            queue.number = next(self._numbers)
             queue.answered = False
             self._call(queue, link)
 
@@ -194,11 +196,11 @@ class Queues:
         queue.under_way = True
         queue.woken = False
         queue.called = asyncio.get_running_loop().time()
-        count = min(len(queue.takers), _MOST_AT_ONCE)
-        waits = bool(count and queue.hears)
+        most = min(len(queue.takers), _MOST_AT_ONCE)
+        waits = bool(most and queue.hears)
         call = TAKE.call if by_hash else TAKE.call_with_text
         keys = [queue.name, waiting(queue.name), in_flight(queue.name, self._node)]
-        answer = link.commands(queue.name).ask(call(keys, self._node, count, queue.number, _KEPT, int(waits)))
+        answer = link.commands(queue.name).ask(call(keys, self._node, most, queue.number, _KEPT, int(waits)))
         self._answers.add(answer)
         answer.add_done_callback(partial(self._replied, queue, link, queue.number, waits))
 
@@ -214,8 +216,11 @@ class Queues:
             return
         queue.under_way = False
         if isinstance(reply, hiredis.ReplyError):
+            if link.outwaits(reply, queue.name.decode()):
+                self._call(queue, link)
+                return
             queue.answered = True
-            self._fail(queue, link.refusal(reply))
+            queue.takers.fail(link.refusal(reply))
         elif reply:
             self._arrived(queue, reply)
         elif queue.woken and queue.takers:
@@ -232,39 +237,30 @@ class Queues:
         queue.answered = True
         queue.under_way = False
         queue.ready.extend(messages)
-        self._hand_out(queue)
+        queue.takers.hand_out()
         self._ask(queue)
         self._look_later(queue)
-
-    def _hand_out(self, queue: Queue) -> None:
-        while queue.ready and queue.takers:
-            taker = queue.takers.popleft()
-            if not taker.done():
-                taker.set_result(queue.ready.popleft())
-
-    def _fail(self, queue: Queue, error: Exception) -> None:
-        while queue.takers:
-            taker = queue.takers.popleft()
-            if not taker.done():
-                taker.set_exception(error)
 
     # ---- being told ---------------------------------------------------------------------------------------------
 
     def _listen(self, queue: Queue, link: Link) -> None:
         queue.listening = True
-        answers = [
+        answers = asyncio.gather(
             link.subscriptions.signal(wake_ups(queue.name), partial(self._wake, queue)),
             link.subscriptions.signal(pushes(queue.name, self._node), partial(self._pushed, queue)),
-        ]
-        answers[-1].add_done_callback(partial(self._listens, queue, link, answers))
+        )
+        answers.add_done_callback(partial(self._listens, queue, link))
 
-    def _listens(self, queue: Queue, link: Link, answers: list[asyncio.Future[Any]], last: asyncio.Future[Any]) -> None:
-        if link is not self._link or last.exception() is not None:
+    def _listens(self, queue: Queue, link: Link, answers: asyncio.Future[list[Any]]) -> None:
+        if answers.exception() is not None or link is not self._link:
             return
         queue.listening = False
-        for answer in answers:
-            if isinstance(answer.result(), hiredis.ReplyError):
-                self._fail(queue, link.refusal(answer.result()))
+        for reply in answers.result():
+            if isinstance(reply, hiredis.ReplyError):
+                if link.outwaits(reply, queue.name.decode()):
+                    self._listen(queue, link)
+                else:
+                    queue.takers.fail(link.refusal(reply))
                 return
         queue.hears = True
         # Something may have come between the empty answer and the subscription.
@@ -304,7 +300,7 @@ class Queues:
     def _return(self, queue: Queue, link: Link) -> None:
         queue.returning = list(queue.ready)
         queue.ready.clear()
-        queue.return_number += 1
+        queue.return_number = next(self._numbers)
         self._give_back(queue, link)
 
     def _give_back(self, queue: Queue, link: Link, by_hash: bool = True) -> None:
@@ -327,7 +323,7 @@ class Queues:
             refusal = link.refusal(reply)
             self._log.write(logging.ERROR, "%d messages cannot be given back yet: %s", len(queue.returning), refusal)
             queue.ready.extendleft(reversed(queue.returning))
-            self._hand_out(queue)
+            queue.takers.hand_out()
         queue.returning = []
         self._ask(queue)
         self._look_later(queue)

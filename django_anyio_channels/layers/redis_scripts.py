@@ -13,7 +13,8 @@ from typing import Any
 
 import hiredis
 
-from .redis_wire import Wire, pack
+from .redis_slots import decisive_part, slot_of, tag_in
+from .redis_wire import Speaker, pack
 
 STAMP = 13
 
@@ -21,9 +22,29 @@ STAMP = 13
 @lru_cache(maxsize=10_000)
 def beside(name: bytes, what: str) -> bytes:
     """The key of something that belongs to a group or a queue, in the same slot of a cluster."""
-    opened = name.find(b"{")
-    tagged = opened >= 0 and name.find(b"}", opened + 1) > opened + 1
-    return (name if tagged else b"{%b}" % name) + b"|" + what.encode()
+    tag = decisive_part(name)
+    if tag == name:
+        if name and b"}" not in name:
+            return b"{%b}|%b" % (name, what.encode())
+        tag = tag_in(slot_of(name))  # a brace within it would end a tag too soon
+    elif name != b"{%b}" % tag:
+        return b"%b|%b" % (name, what.encode())
+    # The tilde keeps this apart from what is beside a name that begins so.
+    return b"{%b}%b|~%b" % (tag, name, what.encode())
+
+
+def owner(key: bytes) -> bytes:
+    """What a key is `beside`; else the key itself."""
+    name, _, what = key.rpartition(b"|")
+    for candidate in (name[1:-1], name, name.partition(b"}")[2]):
+        if beside(candidate, what.removeprefix(b"~").decode(errors="replace")) == key:
+            return candidate
+    return key
+
+
+def is_about(key: bytes, start: bytes) -> bool:
+    """Whether a key is a name that begins with ``start``, or something `beside` one."""
+    return owner(key).startswith(start)
 
 
 def wake_ups(queue: bytes) -> bytes:
@@ -49,11 +70,8 @@ def bound_groups(queue: bytes) -> bytes:
 
 def queue_of_bound_groups(key: bytes) -> bytes | None:
     """Undo `bound_groups`; None for a key of another kind."""
-    name, separator, what = key.rpartition(b"|")
-    if what != b"groups" or not separator:
-        return None
-    inner = name[1:-1]
-    return inner if bound_groups(inner) == key else name
+    queue = owner(key)
+    return queue if bound_groups(queue) == key else None
 
 
 def root(queue: bytes) -> bytes:
@@ -96,7 +114,7 @@ class Script:
         self._text = text
         self._hash = sha1(text.encode(), usedforsecurity=False).hexdigest()
 
-    async def run(self, wire: Wire, keys: list[bytes], *arguments: bytes | str | int) -> Any:
+    async def run(self, wire: Speaker, keys: list[bytes], *arguments: bytes | str | int) -> Any:
         """Run it. The reply may be a `hiredis.ReplyError`."""
         reply = await wire.ask(self.call(keys, *arguments))
         if is_unknown(reply):
@@ -117,17 +135,26 @@ def is_unknown(reply: Any) -> bool:
     return isinstance(reply, hiredis.ReplyError) and str(reply).startswith("NOSCRIPT")
 
 
-_NOW = """
+OURS = """
+-- Delete what somebody else has put there, of another type than the verb is for.
+local function ours(verb, key)
+  local reply = redis.pcall(verb, key)
+  if type(reply) == 'table' and string.find(reply.err, 'WRONGTYPE', 1, true) then redis.call('DEL', key) end
+end
+"""
+
+NOW = """
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 """
 
 _QUEUE = (
-    _NOW
+    NOW
     + """
 local queue, waiting = KEYS[1], KEYS[2]
+-- 0 for what is not ours; Lua would take 'inf' and '0x1p999' for numbers.
 local function ends(message)
-  return tonumber(string.sub(message, 1, 13)) or 0
+  return tonumber(string.match(message, '^' .. string.rep('%d', 13))) or 0
 end
 local function length(key)
   local entries = redis.pcall('LLEN', key)
@@ -234,7 +261,7 @@ return 1
 )
 
 BIND = Script(
-    _NOW
+    NOW
     + """
 -- KEYS: a group's bindings. ARGV: queue, capacity, expiry in ms, lifetime in ms.
 local bound = redis.pcall('HGETALL', KEYS[1])
@@ -242,11 +269,12 @@ if bound.err then
   redis.call('DEL', KEYS[1])
   bound = {}
 end
+-- Before what has ended is taken away: a cluster that moves the slot gives no key back that was emptied.
+redis.call('HSET', KEYS[1], ARGV[1], string.format('%s %s %.0f', ARGV[2], ARGV[3], now + ARGV[4]))
 for index = 1, #bound, 2 do
   local _, _, last = string.find(bound[index + 1], ' (%d+)$')
-  if not last or tonumber(last) <= now then redis.call('HDEL', KEYS[1], bound[index]) end
+  if bound[index] ~= ARGV[1] and (not last or tonumber(last) <= now) then redis.call('HDEL', KEYS[1], bound[index]) end
 end
-redis.call('HSET', KEYS[1], ARGV[1], string.format('%s %s %.0f', ARGV[2], ARGV[3], now + ARGV[4]))
 if redis.call('PTTL', KEYS[1]) < tonumber(ARGV[4]) then redis.call('PEXPIRE', KEYS[1], ARGV[4]) end
 return 1
 """

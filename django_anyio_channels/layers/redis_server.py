@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -15,10 +16,16 @@ from .redis_wire import Wire, pack
 _LIFE_IS_OVER = ("READONLY", "MASTERDOWN", "LOADING", "CLUSTERDOWN", "NOAUTH", "UNBLOCKED")
 
 _CURES = {
+    "MOVED": "It is one of several masters: write redis+cluster:// for it",
     "OOM": "The server's memory is used up: raise its maxmemory, or let it evict",
     "NOPERM": "Allow the command with `ACL SETUSER`, or connect as another user",
     "MISCONF": "The server cannot save its data and so refuses to change it; see its log",
 }
+
+_IN_A_SCRIPT = re.compile(r"@user_script: \d+: -([A-Z]+ .*)")
+_PLACE_IN_A_SCRIPT = re.compile(r"( script: (\w+, )?on @user_script:\d+)?\.?$")
+_NOT_ALLOWED_IN_A_SCRIPT = ("ERR ACL failure in script", "ERR The user executing the script can't run")
+_CURE_IN_A_SCRIPT = "Allow the command, which `ACL LOG` names, with `ACL SETUSER`, or connect as another user"
 
 _LAST_WORDS = 0.1
 _LOOKS = 4
@@ -97,20 +104,24 @@ class Server:
 
     def refusal(self, reply: hiredis.ReplyError) -> ChannelLayerError:
         """What to raise for a refused command; `ListenerClosed` if this server can serve nothing more."""
-        text = str(reply)
-        word = text.partition(" ")[0]
-        if word in _LIFE_IS_OVER:
-            self.commands.end(text)
-            return ListenerClosed(f"{self.address}: {text}")
-        cure = _CURES.get(word)
-        return ChannelLayerError(f"{self.address} refuses: {text}" + (f". {cure}" if cure else ""))
+        error = explain(str(self.address), reply)
+        if isinstance(error, ListenerClosed):
+            self.commands.end(said(reply))
+        return error
+
+    def abort(self) -> None:
+        """Drop both connections."""
+        self._stop_watching()
+        self.commands.on_end = self.listener.on_end = _expected
+        self.commands.abort()
+        self.listener.abort()
 
     def _check_role(self, replies: list[object]) -> None:
         for role in replies:
             if isinstance(role, list) and role[0] != b"master":
                 raise ListenerClosed(
                     f"{self.address} is a read-only replica: what is published there does not reach the others. "
-                    f"Name its master, or the Sentinels: redis+sentinel://host:26379/name"
+                    f"Name its master, the Sentinels (redis+sentinel://host:26379/name) or the cluster (redis+cluster://)"
                 )
 
     def _receive(self, push: list[bytes]) -> None:
@@ -144,6 +155,23 @@ class Server:
     def _stop_watching(self) -> None:
         if self._next_probe is not None:
             self._next_probe.cancel()
+
+
+def said(reply: hiredis.ReplyError) -> str:
+    """The server's words, without where in which of our scripts that was."""
+    text = _PLACE_IN_A_SCRIPT.sub("", str(reply))
+    wrapped = _IN_A_SCRIPT.search(text)
+    return wrapped.group(1) if wrapped else text
+
+
+def explain(address: str, reply: hiredis.ReplyError) -> ChannelLayerError:
+    """What a refused command means; `ListenerClosed` if nothing more can be had from who refused it."""
+    text = said(reply)
+    word = text.partition(" ")[0]
+    if word in _LIFE_IS_OVER:
+        return ListenerClosed(f"{address}: {text}")
+    cure = _CURE_IN_A_SCRIPT if text.startswith(_NOT_ALLOWED_IN_A_SCRIPT) else _CURES.get(word)
+    return ChannelLayerError(f"{address} refuses: {text}" + (f". {cure}" if cure else ""))
 
 
 def _nothing_pushed(push: list[bytes]) -> None:

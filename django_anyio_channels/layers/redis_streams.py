@@ -2,28 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any
-from urllib.parse import urlsplit
 
 from ..event import Accepted, Event
-from ..exceptions import ListenerClosed, PayloadTooLarge
+from ..exceptions import InvalidPosition, ListenerClosed, PayloadTooLarge
 from .base import BaseChannelLayer, Put
 from .redis import LARGEST_MESSAGE, RedisPubSubChannelLayer, unknown
-from .redis_frames import epoch_of, is_position, offset_of
+from .redis_frames import epoch_of, is_position, order_of
 from .redis_history import Histories, History
+from .redis_publisher import Publisher
+from .redis_work import Work
+from .redis_work_scripts import ConsumerGroups, jobs_beside, queue_place
 
 
 class RedisStreamsChannelLayer(BaseChannelLayer):
     """`RedisPubSubChannelLayer` whose groups have a history: what was published while a link was down comes after it.
 
-    ``url`` is ``redis+streams://host:port/database``, ``rediss+streams://`` for TLS, ``unix+streams:///path`` or
-    ``redis+streams+sentinel://host:26379,host:26379/mastername/database``; everything else is as there. Of each group
-    the last ``history_length`` messages are kept, none longer than ``history_age`` seconds. A node that was away for
-    more than that, or whose server has lost its memory, gets a `Gap` instead, and so does a pattern after every loss
-    of the link.
+    ``url`` is ``redis+streams://host:port/database``, ``rediss+streams://`` for TLS, ``unix+streams:///path``,
+    ``redis+streams+sentinel://host:26379,host:26379/mastername/database`` or
+    ``redis+streams+cluster://host:7000,host:7001``; everything else is as there. Of each group the last
+    ``history_length`` messages are kept, none longer than ``history_age`` seconds. A node that was away for more than
+    that, or whose server has lost its memory, gets a `Gap` instead, and so does a pattern after every loss of the link.
+
+    In a cluster, a group's history moves with its slot, and a subscriber that had to follow gets what was published
+    meanwhile. While the slot is half way between two masters, whatever concerns its groups waits; after five seconds
+    it is refused, but who waits for work waits on. What a replica that takes over had not got of its master's groups is
+    a `Gap` for those alone.
 
     `publish` returns an `Accepted`, with the position of the message. The order of a group is the same for all.
+
+    Subscriptions of a ``consumer_group`` share the events of a group: each goes to one of them, and what is not
+    acknowledged within ``redeliver_after`` seconds goes to another. What was handed out ``deliver_at_most`` times is
+    published to a group of dead letters instead. The same holds for `take_job`.
     """
 
     def __init__(
@@ -32,6 +43,9 @@ class RedisStreamsChannelLayer(BaseChannelLayer):
         *,
         history_length: int = 1000,
         history_age: float = 3600.0,
+        consumer_group: str | None = None,
+        redeliver_after: float = 60.0,
+        deliver_at_most: int = 5,
         probe_interval: float = 10.0,
         **options: Any,
     ) -> None:
@@ -39,25 +53,49 @@ class RedisStreamsChannelLayer(BaseChannelLayer):
             raise ValueError(
                 f"history_length is {history_length} messages and history_age {history_age} s; both must be above 0"
             )
+        if not redeliver_after > 0 or deliver_at_most < 1:
+            raise ValueError(
+                f"redeliver_after is {redeliver_after} s and deliver_at_most {deliver_at_most} times; "
+                f"both must be above 0"
+            )
         self._redis = RedisPubSubChannelLayer(
             None if url is None else _without_streams(url), probe_interval=probe_interval, **options
         )
         self._history = History(history_length, history_age)
+        self._publisher: Publisher
         self._histories = Histories(self._history)
         self._without_history: set[str] = set()
+        self._consumer_group = consumer_group
+        self._redeliver_after = redeliver_after
+        self._consumer_groups = ConsumerGroups(self._history)
+        self._work = Work(redeliver_after, deliver_at_most, self.publish)
 
     @property
     def address(self) -> str:
         return self._redis.address
 
+    @property
+    def consumer_group(self) -> str | None:
+        return self._consumer_group
+
+    @property
+    def redeliver_after(self) -> float:
+        return self._redeliver_after
+
     async def connect(self) -> None:
         await self.disconnect()
         await self._redis.connect()
+        self._publisher = Publisher(self._history, self._redis.alive())
         self._histories.begin(self._redis.alive())
+        self._work.begin(self._redis.alive())
 
     async def disconnect(self) -> None:
+        error = ListenerClosed(f"{self.address} was disconnected")
         if self._redis.is_alive:
             self._histories.forget_all()
+            await self._work.leave(self._redis.alive(), error)
+        else:
+            self._work.end(error)
         await self._redis.disconnect()
 
     def restored(self) -> bool:
@@ -97,31 +135,55 @@ class RedisStreamsChannelLayer(BaseChannelLayer):
         if len(message) > LARGEST_MESSAGE:
             raise PayloadTooLarge(f"Redis carries up to {LARGEST_MESSAGE} bytes; this message has {len(message)}")
         try:
-            reached, position, bound = await self._history.publish(life, group.encode(), message)
+            reached, position, bound = await self._publisher.publish(group.encode(), message)
         except ListenerClosed as error:
             raise unknown(error) from error
-        await self._redis.put_into_bound(life, bound, message)
+        if bound:
+            await self._redis.put_into_bound(life, group.encode(), bound, message)
         return Accepted(reached, position.decode())
 
     async def history(self, group: str, *, since: str | None, limit: int | None) -> list[Event[bytes]]:
         life, name = self._redis.alive(), group.encode()
         if since is None:
             frames = await self._history.latest(life, name, limit)
-        elif not is_position(since.encode()):
-            raise ValueError(f"{since!r} is no position; take Event.position, or what publish returned")
+        elif not is_position(since):
+            raise InvalidPosition(f"{since!r} is no position; take Event.position, or what publish returned")
         else:
             frames = await self._history.after(life, name, since.encode(), limit)
         return [Event(group, frame.message, None, None, frame.position.decode()) for frame in frames]
 
+    async def position(self, group: str) -> str:
+        last, _ = await self._history.page(self._redis.alive(), group.encode(), b"")
+        return last.decode()
+
     def is_after(self, position: str, other: str) -> bool:
         one, two = position.encode(), other.encode()
-        return epoch_of(one) != epoch_of(two) or offset_of(one) > offset_of(two)
+        return epoch_of(one) != epoch_of(two) or order_of(one) > order_of(two)
 
     def deliver_at_once(self, deliver: Callable[[Event[bytes]], None]) -> None:
         self._redis.deliver_at_once(deliver)
 
     async def next_published(self) -> Event[bytes]:
         return await self._redis.next_published()
+
+    # ---- acknowledged work --------------------------------------------------------------------------------------
+
+    async def join(self, group: str, consumer_group: str) -> None:
+        await self._consumer_groups.join(self._redis.alive(), group.encode(), consumer_group)
+
+    async def take_event(self, group: str, consumer_group: str, dead_letters: str) -> Event[bytes]:
+        self._redis.alive()
+        return await self._work.take(self._consumer_groups.place(group.encode(), consumer_group), group, dead_letters)
+
+    def bury_with(self, publish: Callable[[str, bytes], Awaitable[object]]) -> None:
+        self._work.publish = publish
+
+    def look(self, group: str) -> None:
+        self._work.look(group)
+
+    async def take_job(self, queue: str, dead_letters: str) -> Event[bytes]:
+        self._redis.alive()
+        return await self._work.take(queue_place(queue.encode()), queue, dead_letters)
 
     # ---- queues -------------------------------------------------------------------------------------------------
 
@@ -145,11 +207,13 @@ class RedisStreamsChannelLayer(BaseChannelLayer):
         life, start = self._redis.alive(), prefix.encode()
         for key in await life.keys(start, "stream"):
             await life.ask(key, "DEL", key)
+        for key in await life.keys(start, "zset"):
+            await life.ask(key, "DEL", key, jobs_beside(key))
 
 
 def _without_streams(url: str) -> str:
-    parts = urlsplit(url)
-    kinds = parts.scheme.split("+")
+    scheme, separator, rest = url.partition("://")
+    kinds = scheme.lower().split("+")
     if "streams" in kinds[1:]:
         kinds.remove("streams")
-    return f"{'+'.join(kinds)}{url[len(parts.scheme) :]}"
+    return f"{'+'.join(kinds)}{separator}{rest}"

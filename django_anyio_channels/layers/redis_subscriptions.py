@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from collections import deque
 from collections.abc import Awaitable, Callable, Iterable
 from typing import Any
 
 import hiredis
 
-from ..event import Event
-from ..exceptions import ListenerClosed, SubscriptionRefused
+from ..event import Event, Gap
+from ..exceptions import ListenerClosed, NotSupported, SubscriptionRefused
+from .arrivals import Arrivals
 from .base import subscribing
-from .redis_wire import Wire, pack
-
-_AT_ONCE = 32
-"""Events that are delivered in one turn of the loop; readers must get their turn before their mailboxes are full."""
+from .redis_wire import Listener, Wire, pack
 
 _BEHIND = 10_000
 """Events that wait for the hub before no more are read: the server keeps the rest, up to its own limit."""
@@ -42,29 +39,30 @@ class Subscriptions:
     marked with the hub's name, and a name of the wire is given up when its last owner is gone.
     """
 
-    def __init__(self, listener: Callable[[bytes], Wire], left_over: list[Event[bytes]], sharded: bool = False) -> None:
+    def __init__(
+        self, listener: Callable[[bytes], Listener], left_over: list[Event[bytes]], sharded: bool = False
+    ) -> None:
         """``listener`` gives the wire on which a name is heard; ``left_over`` are the events to begin with."""
         self.on_confirmed: Callable[[bool, bytes], None] = _nothing_to_do
         """Called with each name that the server has answered for; True for a pattern."""
+        self.on_end: Callable[[ListenerClosed], None] = _nobody_asks_why
+        """Called when no more events will come."""
         self.on_message: Callable[[str, str | None, bytes], None] | None = None
         """Called with the channel, the pattern that it was found by, and the message, and delivers what there is to it.
 
         Without it every message is an event.
         """
+        self.on_missed: Callable[[str, float], bool] = _nothing_makes_up_for_it
+        """Called as `missed` is, with a channel. Unless it makes up for what is missed, the owners get a `Gap`."""
         self._listener = listener
+        self._sharded = sharded
         letter = "S" if sharded else ""
         self._verbs = (f"{letter}SUBSCRIBE", f"{letter}UNSUBSCRIBE"), ("PSUBSCRIBE", "PUNSUBSCRIBE")
         self._names: tuple[Names, Names] = {}, {}
         self._channels, self._patterns = self._names
         self._signals: dict[bytes, Callable[[bytes], None]] = {}
-        self._events = deque(left_over)
-        self._arrival: asyncio.Future[None] | None = None
-        self._deliver: Callable[[Event[bytes]], None] | None = None
-        self._delivered = 0
-        """How many events were delivered at once in this turn of the loop."""
-        self._loop = asyncio.get_running_loop()
+        self.arrivals = Arrivals(left_over)
         self._paused: list[Wire] = []
-        self._error: ListenerClosed | None = None
 
     # ---- what a layer's subscribe may call ----------------------------------------------------------------------
 
@@ -78,26 +76,30 @@ class Subscriptions:
 
     async def psubscribe(self, *patterns: str) -> None:
         """Listen to every channel that matches a glob (``*``, ``?``, ``[...]``)."""
+        self._require_patterns()
         await self._add(True, patterns)
 
     async def punsubscribe(self, *patterns: str) -> None:
         """Undo `psubscribe`."""
+        self._require_patterns()
         await self._remove(True, patterns)
+
+    def _require_patterns(self) -> None:
+        if self._sharded:
+            raise NotSupported(
+                "Redis Cluster has no patterns for what is spread over its masters; subscribe to each group by its name"
+            )
 
     # ---- what the layer does ------------------------------------------------------------------------------------
 
     async def next_event(self) -> Event[bytes]:
         """Wait for the next event. Raises `ListenerClosed` once those that came before the end are handed out."""
-        while not self._events:
-            if self._error is not None:
-                raise self._error
-            self._arrival = self._loop.create_future()
-            await self._arrival
-        if self._paused and len(self._events) < _BEHIND // 2:
+        event = await self.arrivals.next()
+        if self._paused and len(self.arrivals) < _BEHIND // 2:
             for wire in self._paused:
                 wire.resume()
             self._paused.clear()
-        return self._events.popleft()
+        return event
 
     def receive(self, push: list[bytes], wire: Wire) -> None:
         """Make events of a message from the wire."""
@@ -118,45 +120,19 @@ class Subscriptions:
             self.on_message(channel, found.text if push[0] == b"pmessage" else None, message)
         else:
             for owner in found.owners:
-                self.deliver(Event(channel, message, owner))
-        if len(self._events) > _BEHIND and wire not in self._paused:
+                self.arrivals.add(Event(channel, message, owner))
+        if len(self.arrivals) > _BEHIND and wire not in self._paused:
             wire.pause()
             self._paused.append(wire)
-
-    def deliver_at_once(self, deliver: Callable[[Event[bytes]], None]) -> None:
-        """See `BaseChannelLayer.deliver_at_once`."""
-        self._deliver = deliver
-
-    def deliver(self, event: Event[bytes]) -> None:
-        """Hand an event to the hub, at once or after those that wait."""
-        if self._deliver is not None and not self._events and self._delivered < _AT_ONCE:
-            if not self._delivered:
-                self._loop.call_soon(self._next_turn)
-            self._delivered += 1
-            self._deliver(event)
-            return
-        self._events.append(event)
-        if self._arrival is not None:
-            if not self._arrival.done():
-                self._arrival.set_result(None)
-            self._arrival = None
-
-    def _next_turn(self) -> None:
-        self._delivered = 0
 
     def names(self) -> set[tuple[bool, bytes]]:
         """What the server has confirmed or is about to: patterns (True) and channels (False)."""
         return {(bool(pattern), name) for pattern in (0, 1) for name in self._names[pattern]}
 
-    def left_over(self) -> list[Event[bytes]]:
-        """The events that nobody has fetched."""
-        return list(self._events)
-
     def end(self, error: ListenerClosed) -> None:
         """No more events will come."""
-        self._error = error
-        if self._arrival is not None and not self._arrival.done():
-            self._arrival.set_result(None)
+        self.on_end(error)
+        self.arrivals.end(error)
 
     def signal(self, name: bytes, callback: Callable[[bytes], None]) -> asyncio.Future[Any]:
         """Have ``callback`` called with what is published to ``name``; the future tells when that is in effect."""
@@ -166,7 +142,16 @@ class Subscriptions:
     def silence(self, name: bytes) -> None:
         """Undo `signal`."""
         del self._signals[name]
-        self._listener(name).tell(pack(self._verbs[0][1], name))
+        self._leave(False, name)
+
+    def missed(self, name: bytes, seconds: float) -> None:
+        """Something may have been published to a channel in the last seconds that did not come."""
+        signal, found = self._signals.get(name), self._channels.get(name)
+        if signal is not None:
+            signal(b"")
+        if found is not None and not self.on_missed(found.text, seconds):
+            for owner in found.owners:
+                self.arrivals.add(Gap(owner or found.text, b"", seconds=seconds))
 
     # ---- the books ----------------------------------------------------------------------------------------------
 
@@ -182,6 +167,10 @@ class Subscriptions:
         for each in waiting:
             await each
 
+    def _leave(self, pattern: bool, key: bytes) -> asyncio.Future[Any]:
+        command = pack(self._verbs[pattern][1], key)
+        return self._listener(key).leave(command) if self._sharded else self._listener(key).ask(command)
+
     def _confirm(self, pattern: bool, key: bytes, name: Name) -> Awaitable[None]:
         if name.confirmed is None:
             name.confirmed = self._listener(key).ask(pack(self._verbs[pattern][0], key))
@@ -194,10 +183,9 @@ class Subscriptions:
         if isinstance(reply, hiredis.ReplyError):
             if self._names[pattern].get(key) is name:
                 del self._names[pattern][key]
-            raise SubscriptionRefused(
-                f"The server refuses the subscription to {name.text!r}: {reply}. "
-                f"Allow it with `ACL SETUSER ... &{name.text}`, or choose another prefix"
-            )
+            forbidden = str(reply).startswith("NOPERM ")
+            cure = f". Allow it with `ACL SETUSER ... &{name.text}`, or choose another prefix" if forbidden else ""
+            raise SubscriptionRefused(f"The server refuses the subscription to {name.text!r}: {reply}{cure}")
 
     async def _remove(self, pattern: bool, names: Iterable[str]) -> None:
         waiting: list[Awaitable[Any]] = []
@@ -209,13 +197,22 @@ class Subscriptions:
             name.owners.pop(_owner(text, pattern), None)
             if not name.owners:
                 del self._names[pattern][key]
-                waiting.append(self._listener(key).ask(pack(self._verbs[pattern][1], key)))
+                waiting.append(self._leave(pattern, key))
         for each in waiting:
             await each
 
 
 def _nothing_to_do(pattern: bool, name: bytes) -> None:
     """Until there is something."""
+
+
+def _nothing_makes_up_for_it(channel: str, seconds: float) -> bool:
+    """Until something does."""
+    return False
+
+
+def _nobody_asks_why(error: ListenerClosed) -> None:
+    """Until somebody does."""
 
 
 def _owner(text: str, pattern: bool) -> str | None:

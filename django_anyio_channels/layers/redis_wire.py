@@ -5,16 +5,19 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable
-from typing import Any, cast
+from typing import Any, Protocol, cast
 
 import hiredis
 
 from ..exceptions import ListenerClosed
 
-PUSHED = frozenset({b"message", b"pmessage", b"smessage"})
+# No set: what replies begin with need not be hashable.
+PUSHED = (b"message", b"pmessage", b"smessage", b"sunsubscribe")
 
 _COLLECT = cast("asyncio.Future[Any]", object())
 _IGNORE = cast("asyncio.Future[Any]", object())
+
+_LEFT = b"left"
 
 OnPush = Callable[[list[bytes]], None]
 
@@ -22,6 +25,26 @@ OnPush = Callable[[list[bytes]], None]
 def pack(*words: str | bytes | float) -> bytes:
     """A command as it goes over the wire."""
     return cast(bytes, hiredis.pack_command(cast("tuple[bytes]", words)))
+
+
+_QUIT = pack("QUIT")
+
+
+class Speaker(Protocol):
+    """What takes commands: a `Wire`, or the way to one of several."""
+
+    def ask(self, command: bytes) -> asyncio.Future[Any]:
+        """Send one packed command; the future gives its reply."""
+
+    def tell(self, command: bytes) -> None:
+        """Send one packed command whose reply is of no interest."""
+
+
+class Listener(Speaker, Protocol):
+    """A `Speaker` that subscribes."""
+
+    def leave(self, command: bytes) -> asyncio.Future[Any]:
+        """Send one packed ``SUNSUBSCRIBE``; the future is done when that is in effect."""
 
 
 class Wire(asyncio.Protocol):
@@ -45,6 +68,8 @@ class Wire(asyncio.Protocol):
         self._feed = reader.feed
         self._next_reply = reader.gets
         self._waiting: deque[asyncio.Future[Any]] = deque()
+        self._leaving: deque[asyncio.Future[Any]] = deque()
+        """Those of `_waiting` that `leave` made."""
         self._collected: list[Any] = []
         self._outbox: list[bytes] = []
         self._flush_scheduled = False
@@ -82,6 +107,16 @@ class Wire(asyncio.Protocol):
         self._waiting.append(_IGNORE)
         self._send(command, idle)
 
+    def leave(self, command: bytes) -> asyncio.Future[Any]:
+        """Send a packed ``SUNSUBSCRIBE``; the future is done when the server has dealt with it.
+
+        What the server says to it cannot be told from what it says unasked when a slot moves away, so it counts as
+        pushed. A refusal is no answer either. That of a ``PING`` behind it is.
+        """
+        answer = self.ask(command + pack("PING", _LEFT))
+        self._leaving.append(answer)
+        return answer
+
     def pause(self) -> None:
         """Read no more until `resume`."""
         self.paused = True
@@ -114,6 +149,9 @@ class Wire(asyncio.Protocol):
     async def close(self) -> None:
         """End the connection in peace: what was said is sent first, if the server takes it within a second."""
         self._flush()
+        if self._ended is None:
+            # Closing our end is not enough where a forked child has inherited it.
+            self._transport.write(_QUIT)
         self._transport.close()
         await asyncio.wait([self._lost], timeout=1.0)
         self.abort()
@@ -166,6 +204,10 @@ class Wire(asyncio.Protocol):
     def _answer(self, reply: Any) -> None:
         if not self._waiting:
             raise hiredis.ProtocolError(f"{reply!r}, unasked")
+        if self._leaving and self._leaving[0] is self._waiting[0]:
+            if reply not in (_LEFT, [b"pong", _LEFT]):
+                return
+            self._leaving.popleft()
         future = self._waiting.popleft()
         if future is _COLLECT:
             self._collected.append(reply)

@@ -85,6 +85,9 @@ class ShardedChannelLayer(BaseChannelLayer):
     async def history(self, group: str, *, since: str | None, limit: int | None) -> list[Event[bytes]]:
         return await self._connected(group).history(group, since=since, limit=limit)
 
+    async def position(self, group: str) -> str:
+        return await self._connected(group).position(group)
+
     def is_after(self, position: str, other: str) -> bool:
         return self._parts[0].is_after(position, other)
 

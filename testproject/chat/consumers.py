@@ -12,16 +12,20 @@ from channels.exceptions import ChannelFull
 from channels.generic.websocket import AsyncWebsocketConsumer, WebsocketConsumer
 
 from chat.protocol import HELP, WORKER, Ask, Help, Join, Refused, Said, Say, Who, read
-from django_anyio_channels import ChannelLayerError
+from django_anyio_channels import AsyncResumingMixin, ChannelLayerError, position_of
 
 logger = logging.getLogger(__name__)
 
+LAST = 50
+"""So many of the last messages does a page show that is opened, if the channel layer keeps a history."""
 
-class ChatConsumer(AsyncWebsocketConsumer):
+
+class ChatConsumer(AsyncResumingMixin, AsyncWebsocketConsumer):
     """One window of the chat.
 
-    It uses each way that a channel layer has: a room is a group, the answer to "who is here?" goes to one consumer's
-    own channel, and tasks for the background worker go to a normal channel.
+    It uses each way that a channel layer has: what is said in a room goes to a group, who comes and who goes to another
+    one, the answer to "who is here?" to one consumer's own channel, and tasks for the background worker to a normal
+    channel. Only what is said has a past that matters to a window that comes back.
     """
 
     async def connect(self) -> None:
@@ -32,6 +36,10 @@ class ChatConsumer(AsyncWebsocketConsumer):
     @property
     def group(self) -> str:
         return f"room.{self.room}"
+
+    @property
+    def people(self) -> str:
+        return f"people.{self.room}"
 
     @property
     def me(self) -> dict[str, str]:
@@ -49,8 +57,8 @@ class ChatConsumer(AsyncWebsocketConsumer):
         if not self.room:
             return
         try:
-            await self.channel_layer.group_discard(self.group, self.channel_name)
-            await self._to_room("room.left")
+            await self.channel_layer.group_discard(self.people, self.channel_name)
+            await self._to_people("room.left")
         except ChannelLayerError:
             logger.warning("%s left room %s, which nobody there was told.", self.id, self.room, exc_info=True)
 
@@ -71,13 +79,14 @@ class ChatConsumer(AsyncWebsocketConsumer):
 
     async def _join(self, said: Join) -> None:
         self.room, self.name = said.room, said.name
-        await self.channel_layer.group_add(self.group, self.channel_name)
-        await self._tell("joined", room=self.room, **self.me)
-        await self._to_room("room.came")
+        await self.channel_layer.group_add(self.people, self.channel_name)
+        came = await self.resume_group(self.group, said.since, last=0 if said.since else LAST)
+        await self._tell("joined", room=self.room, position=came.position, complete=came.complete, **self.me)
+        await self._to_people("room.came")
         await self._who()
 
     async def _who(self) -> None:
-        await self._to_room("room.who", reply=self.channel_name)
+        await self._to_people("room.who", reply=self.channel_name)
         await self._to_worker("task.hello", reply=self.channel_name)
 
     async def _ask(self, said: Ask) -> None:
@@ -88,6 +97,9 @@ class ChatConsumer(AsyncWebsocketConsumer):
     async def _to_room(self, kind: str, **content: Any) -> None:
         await self.channel_layer.group_send(self.group, {"type": kind, **self.me, **content})
 
+    async def _to_people(self, kind: str, **content: Any) -> None:
+        await self.channel_layer.group_send(self.people, {"type": kind, **self.me, **content})
+
     async def _to_worker(self, kind: str, **content: Any) -> None:
         try:
             await self.channel_layer.send(WORKER, {"type": kind, **content})
@@ -95,7 +107,13 @@ class ChatConsumer(AsyncWebsocketConsumer):
             await self._tell("worker", here=False)
 
     async def _tell(self, kind: str, **content: Any) -> None:
-        await self.send(json.dumps({"type": kind, **content}))
+        text = json.dumps({"type": kind, **content})
+        try:
+            await self.send(text)
+        except Exception:
+            # A window may go while it is told something. Raised on, this would end the consumer before `disconnect`,
+            # and the room would never hear that it left. ASGI 2.4 wants an OSError here; Daphne has one of its own.
+            logger.debug("The window of %s has gone.", self.id, exc_info=True)
 
     async def room_who(self, message: dict[str, Any]) -> None:
         try:
@@ -116,16 +134,16 @@ class ChatConsumer(AsyncWebsocketConsumer):
         await self._pass_on(message)
 
     async def room_said(self, message: dict[str, Any]) -> None:
-        await self._pass_on(message)
+        await self._pass_on(message, position=position_of(message))
 
     async def room_asked(self, message: dict[str, Any]) -> None:
-        await self._pass_on(message)
+        await self._pass_on(message, position=position_of(message))
 
     async def room_answered(self, message: dict[str, Any]) -> None:
-        await self._pass_on(message)
+        await self._pass_on(message, position=position_of(message))
 
-    async def _pass_on(self, message: dict[str, Any]) -> None:
-        await self._tell(message.pop("type").removeprefix("room."), **message)
+    async def _pass_on(self, message: dict[str, Any], **more: str | None) -> None:
+        await self._tell(message.pop("type").removeprefix("room."), **message, **more)
 
 
 def _now() -> int:

@@ -33,6 +33,8 @@ class Join:
 
     room: str
     name: str
+    since: str | None
+    """The position of the last message that the page has seen, if it was here before."""
 
 
 @dataclass(frozen=True)
@@ -82,7 +84,7 @@ def read(frame: str | None) -> Said:
         raise Refused("That is JSON, but not an object.")
     match said.get("type"):
         case "join":
-            return Join(_room(said.get("room")), _name(said.get("name")))
+            return Join(_room(said.get("room")), _name(said.get("name")), _position(said.get("since")))
         case "say":
             return _say(said.get("text"))
         case "who":
@@ -96,6 +98,12 @@ def _room(value: Any) -> str:
             "A room's name is 1 to 32 lower-case letters, digits and hyphens, and doesn't begin with a hyphen."
         )
     return value
+
+
+def _position(value: Any) -> str | None:
+    if value is not None and not isinstance(value, str):
+        raise Refused("The position of the last message is a string, or is left out.")
+    return value or None
 
 
 def _name(value: Any) -> str:

@@ -59,10 +59,15 @@ class Mosquitto:
         return self.server.port
 
 
-def mosquitto(*options: str, listener: Sequence[str] = ("allow_anonymous true",), url: str = "") -> Mosquitto:
-    """One broker, not started yet; ``options`` are lines of its configuration, ``listener`` those of its listener."""
+def mosquitto(
+    *options: str, listener: Sequence[str] = ("allow_anonymous true",), url: str = "", generous: bool = True
+) -> Mosquitto:
+    """One broker, not started yet; ``options`` are lines of its configuration, ``listener`` those of its listener.
+
+    It queues without limits, unless it is not to be ``generous``.
+    """
     folder = new_folder("mosquitto")
-    return _prepare(folder, [*_GENEROUS, *options], listener, url or "mqtt://127.0.0.1:{port}")
+    return _prepare(folder, [*(_GENEROUS if generous else []), *options], listener, url or "mqtt://127.0.0.1:{port}")
 
 
 def persistent() -> Mosquitto:
@@ -73,16 +78,22 @@ def persistent() -> Mosquitto:
 def protected(*rules: str) -> Mosquitto:
     """One that wants `USERNAME` and `PASSWORD`; ``rules`` is its access control list (default: everything allowed)."""
     folder = new_folder("mosquitto")
-    tool = _find_passwords_tool()
-    passwords = folder / "passwords"
-    subprocess.run(
-        [tool.program, "-b", "-c", passwords, USERNAME, PASSWORD], env={**os.environ, **tool.environment}, check=True
-    )
+    passwords = make_passwords(folder, USERNAME)
     acl = folder / "acl"
     acl.write_text("\n".join([f"user {USERNAME}", *(rules or ["topic readwrite #"])]) + "\n")
     listener = ["allow_anonymous false", f"password_file {passwords}", f"acl_file {acl}"]
     secret = PASSWORD.replace(" ", "%20")
     return _prepare(folder, _GENEROUS, listener, f"mqtt://{USERNAME}:{secret}@127.0.0.1:{{port}}")
+
+
+def make_passwords(folder: Path, username: str) -> Path:
+    """A new file ``passwords`` for a broker, in which a user has `PASSWORD`."""
+    tool = _find_passwords_tool()
+    made = folder / "passwords"
+    subprocess.run(
+        [tool.program, "-b", "-c", made, username, PASSWORD], env={**os.environ, **tool.environment}, check=True
+    )
+    return made
 
 
 def strict(topic: str) -> Mosquitto:
@@ -111,8 +122,8 @@ def _find_plugin() -> Path:
     raise ServerMissing(f"install mosquitto with its plugin {name} (Debian's package has it)")
 
 
-def encrypted() -> Mosquitto:
-    """One that speaks TLS, with a certificate of an authority of its own (``ca_file``)."""
+def encrypted(*more: str) -> Mosquitto:
+    """One that speaks TLS, with a certificate of an authority of its own (``ca_file``); ``more`` is of its listener."""
     folder = new_folder("mosquitto")
     make_certificates(folder)
     listener = [
@@ -120,6 +131,7 @@ def encrypted() -> Mosquitto:
         f"cafile {folder}/ca.crt",
         f"certfile {folder}/server.crt",
         f"keyfile {folder}/server.key",
+        *more,
     ]
     url = f"mqtts://127.0.0.1:{{port}}/?ca_file={folder}/ca.crt"
     return _prepare(folder, _GENEROUS, listener, url, ca_file=f"{folder}/ca.crt")

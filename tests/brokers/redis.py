@@ -19,7 +19,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from .debian import Unpacked, unpack
-from .server import Server, ServerMissing, find_program, free_port, new_folder, wait_until
+from .server import Server, ServerFailed, ServerMissing, find_program, free_port, new_folder, wait_until
 from .server import running as run_servers
 
 Flavour = Literal["redis", "valkey"]
@@ -27,6 +27,9 @@ FLAVOURS: tuple[Flavour, ...] = ("redis", "valkey")
 
 PASSWORD = "correct horse"
 SLOTS = 16384
+
+WITH_AOF = ("--appendonly", "yes", "--appendfsync", "everysec")
+"""Options of a server that finds again what it knew when it was killed."""
 
 
 def find_server(flavour: Flavour) -> Unpacked:
@@ -108,21 +111,23 @@ def plain(flavour: Flavour = "valkey", *options: str, connection: dict[str, Any]
 def protected(*options: str) -> Redis:
     """One Redis server that wants TLS and a password. (The Valkey wheel is built without TLS.)"""
     folder = new_folder("redis")
-    make_certificates(folder)
-    made = _prepare(
-        "redis",
-        free_port(),
-        [
-            *("--tls-cert-file", str(folder / "server.crt"), "--tls-key-file", str(folder / "server.key")),
-            *("--tls-ca-cert-file", str(folder / "ca.crt"), "--tls-auth-clients", "no", "--requirepass", PASSWORD),
-            *options,
-        ],
-        {"ssl": True, "ssl_ca_certs": str(folder / "ca.crt"), "password": PASSWORD},
-        folder,
-    )
+    wanted, connection = _protection(folder)
+    made = _prepare("redis", free_port(), [*wanted, *options], connection, folder)
+    return Redis(made.server, _protected_url("rediss", f"127.0.0.1:{made.server.port}/0", connection), made.connection)
+
+
+def _protected_url(scheme: str, place: str, connection: dict[str, Any]) -> str:
     secret = PASSWORD.replace(" ", "%20")
-    url = f"rediss://:{secret}@127.0.0.1:{made.server.port}/0?ssl_ca_certs={folder / 'ca.crt'}"
-    return Redis(made.server, url, made.connection)
+    return f"{scheme}://:{secret}@{place}?ssl_ca_certs={connection['ssl_ca_certs']}"
+
+
+def _protection(folder: Path) -> tuple[list[str], dict[str, Any]]:
+    """The options of a server that wants TLS and a password, and redis-py's arguments for it."""
+    make_certificates(folder)
+    return [
+        *("--tls-cert-file", str(folder / "server.crt"), "--tls-key-file", str(folder / "server.key")),
+        *("--tls-ca-cert-file", str(folder / "ca.crt"), "--tls-auth-clients", "no", "--requirepass", PASSWORD),
+    ], {"ssl": True, "ssl_ca_certs": str(folder / "ca.crt"), "password": PASSWORD}
 
 
 def unix(flavour: Flavour = "valkey") -> Redis:
@@ -258,70 +263,110 @@ def _sentinel(flavour: Flavour, master_port: int) -> Redis:
 
 @dataclass(frozen=True)
 class Cluster:
-    """Three masters that share the slots, and as many replicas as asked for."""
+    """Masters that share the slots, and as many replicas as asked for."""
 
     masters: tuple[Redis, ...]
     replicas: tuple[Redis, ...]
     url: str
 
+    @property
+    def nodes(self) -> tuple[Redis, ...]:
+        return (*self.masters, *self.replicas)
+
     def owner(self, slot: int) -> Redis:
         """The server that serves ``slot`` now."""
-        nodes = (*self.masters, *self.replicas)
-        alive = next(each for each in nodes if each.server.running)
+        alive = next(each for each in self.nodes if each.server.running)
         for first, last, (_, port, *_), *_ in alive.ask("CLUSTER", "SLOTS"):
             if first <= slot <= last:
-                return next(each for each in nodes if each.server.port == port)
+                return next(each for each in self.nodes if each.server.port == port)
         raise LookupError(f"nobody serves slot {slot}")
 
     def move(self, slot: int, to: Redis) -> None:
         """Give one slot, with the keys in it, to another master."""
-        source = self.owner(slot)
-        source_id, target_id = source.ask("CLUSTER", "MYID"), to.ask("CLUSTER", "MYID")
-        to.ask("CLUSTER", "SETSLOT", slot, "IMPORTING", source_id)
-        source.ask("CLUSTER", "SETSLOT", slot, "MIGRATING", target_id)
+        source = self.begin_move(slot, to)
         while keys := source.ask("CLUSTER", "GETKEYSINSLOT", slot, 100):
             source.ask("MIGRATE", "127.0.0.1", to.server.port, "", 0, 5000, "KEYS", *keys)
-        for each in (to, source, *(other for other in self.masters if other not in (to, source))):
-            each.ask("CLUSTER", "SETSLOT", slot, "NODE", target_id)
+        self.end_move(slot, to)
+
+    def begin_move(self, slot: int, to: Redis) -> Redis:
+        """From now on keys may go to the other master; returns the one that has had them."""
+        source = self.owner(slot)
+        to.ask("CLUSTER", "SETSLOT", slot, "IMPORTING", source.ask("CLUSTER", "MYID"))
+        source.ask("CLUSTER", "SETSLOT", slot, "MIGRATING", to.ask("CLUSTER", "MYID"))
+        return source
+
+    def end_move(self, slot: int, to: Redis) -> None:
+        """All keys are there: tell everybody, the new master first."""
+        for each in (to, *(other for other in self.masters if other is not to and other.server.running)):
+            each.ask("CLUSTER", "SETSLOT", slot, "NODE", to.ask("CLUSTER", "MYID"))
+
+    def is_healthy(self) -> bool:
+        """Whether every node knows all others, and a master for each slot."""
+        for each in self.nodes:
+            with each.client() as client:
+                info = client.execute_command("CLUSTER INFO")
+                if info["cluster_state"] != "ok" or int(info["cluster_known_nodes"]) != len(self.nodes):
+                    return False
+        return True
+
+    def wait_until_healthy(self, patience: float = 30.0) -> None:
+        """Wait until `is_healthy`. Raises `ServerFailed`."""
+        wait_until(_true(self.is_healthy), "all nodes of the cluster know each other", patience)
+
+    def make_acquainted(self) -> None:
+        """Make one cluster of the nodes."""
+        for _ in range(6):
+            # A node that is slow to answer, on a busy machine, is forgotten.
+            for each in self.nodes[1:]:
+                each.ask("CLUSTER", "MEET", "127.0.0.1", self.nodes[0].server.port)
+            try:
+                self.wait_until_healthy(10)
+            except ServerFailed:
+                continue
+            return
+        raise ServerFailed("the nodes of the cluster do not find each other")
 
 
 @contextmanager
-def cluster(flavour: Flavour = "valkey", replicas: int = 0) -> Iterator[Cluster]:
-    """A running cluster of three masters; ``replicas`` of the masters have one replica each."""
-    nodes = [_member(flavour) for _ in range(3 + replicas)]
+def cluster(
+    flavour: Flavour = "valkey",
+    replicas: int = 0,
+    serving: int = 3,
+    protected: bool = False,
+    options: Sequence[str] = (),
+) -> Iterator[Cluster]:
+    """A running cluster of three masters, ``serving`` of which have slots, and ``replicas`` of which have a replica."""
+    protection = _protection(new_folder(flavour)) if protected else None
+    timeout = 2000 if replicas else 15_000
+    nodes = [_member(flavour, protection, timeout, options) for _ in range(3 + replicas)]
     masters, others = tuple(nodes[:3]), tuple(nodes[3:])
+    addresses = ",".join(f"127.0.0.1:{each.server.port}" for each in masters)
+    url = f"redis+cluster://{addresses}"
+    if protected:
+        url = _protected_url("rediss+cluster", addresses, masters[0].connection)
+    made = Cluster(masters, others, url)
     with running(*nodes):
-        bounds = [round(SLOTS * index / 3) for index in range(4)]
+        bounds = [round(SLOTS * min(index, serving) / serving) for index in range(4)]
         for epoch, (each, first, end) in enumerate(zip(masters, bounds, bounds[1:], strict=False), 1):
             each.ask("CLUSTER", "SET-CONFIG-EPOCH", epoch)
-            each.ask("CLUSTER", "ADDSLOTS", *range(first, end))
-        for each in nodes[1:]:
-            each.ask("CLUSTER", "MEET", "127.0.0.1", nodes[0].server.port)
-
-        def complete() -> bool:
-            for each in nodes:
-                with each.client() as client:
-                    info = client.execute_command("CLUSTER INFO")
-                    if info["cluster_state"] != "ok" or int(info["cluster_known_nodes"]) != len(nodes):
-                        return False
-            return True
-
-        wait_until(_true(complete), "all nodes of the cluster know each other", 30)
+            if first < end:
+                each.ask("CLUSTER", "ADDSLOTS", *range(first, end))
+        made.make_acquainted()
         for replica, master in zip(others, masters, strict=False):
             replica.ask("CLUSTER", "REPLICATE", master.ask("CLUSTER", "MYID"))
             wait_until(_true(partial(_follows, replica)), "a replica follows its master", 30)
-        addresses = ",".join(f"127.0.0.1:{each.server.port}" for each in masters)
-        yield Cluster(masters, others, f"redis+cluster://{addresses}")
+        yield made
 
 
-def _member(flavour: Flavour) -> Redis:
-    return _prepare(
-        flavour,
-        free_port(companions=[10000]),
-        ["--cluster-enabled", "yes", "--cluster-node-timeout", "1000", "--repl-diskless-sync-delay", "0"],
-        {},
-        new_folder(flavour),
-    )
+def _member(
+    flavour: Flavour, protection: tuple[list[str], dict[str, Any]] | None, timeout: int, more: Sequence[str]
+) -> Redis:
+    options = ["--cluster-enabled", "yes", "--cluster-node-timeout", str(timeout), "--repl-diskless-sync-delay", "0"]
+    options += more
+    wanted, connection = protection or ([], {})
+    if protection:
+        options += ["--tls-cluster", "yes", *wanted]
+    return _prepare(flavour, free_port(companions=[10000]), options, connection, new_folder(flavour))
 
 
 def with_streams(url: str) -> str:

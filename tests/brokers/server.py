@@ -80,7 +80,7 @@ def new_folder(name: str, user: int | None = None) -> Path:
     return folder
 
 
-def wait_until(condition: Callable[[], bool], what: str, patience: float = 20.0) -> None:
+def wait_until(condition: Callable[[], bool], what: str, patience: float = 30.0) -> None:
     """Wait until ``condition()`` is true; OSError counts as no. Raises `ServerFailed` after ``patience`` seconds."""
     deadline = time.monotonic() + patience
     reason: object = "not yet"

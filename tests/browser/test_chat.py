@@ -178,6 +178,14 @@ def test_by_keyboard_only(open_window: Open) -> None:
     expect(ana.get_by_label("Message to")).to_be_focused()
 
 
+def test_who_comes_in_takes_nobodys_place_on_the_page(open_window: Open) -> None:
+    ana = open_window("Ana", room="attic")
+    ana.get_by_role("link", name="Open a second window").focus()
+    open_window("Bob", room="attic")
+    expect(ana.get_by_text("Bob came in")).to_be_visible()
+    expect(ana.get_by_role("log")).to_be_focused()
+
+
 def _is_focused(locator: Locator) -> bool:
     focused: bool = locator.evaluate("element => element === document.activeElement")
     return focused

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import itertools
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
 from typing import cast
 
 import pytest
 
+from django_anyio_channels.layers import mqtt_queues
 from django_anyio_channels.loops import background
 
 from .kinds import KINDS, Broker, Kind, MortalBroker
@@ -24,8 +25,12 @@ NEEDS: dict[str, Callable[[Kind], bool]] = {
     "patternless_broker": lambda kind: kind.pattern is None and not kind.patterns_of_levels,
     "blocking_broker": lambda kind: kind.blocking,
     "django_broker": lambda kind: kind.django,
+    "one_way_broker": lambda kind: kind.one_way,
 }
 """Which kinds a test runs over, by the fixtures that it asks for, itself or through others."""
+
+KEYS: dict[str, list[str] | None] = {"plain": None, "encrypted": ["new key", "old key"]}
+"""``symmetric_encryption_keys``; a kind that is a variant of another one is tested with encryption only."""
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -33,13 +38,31 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if not needed:
         return
     kinds = [kind for kind in KINDS if all(NEEDS[fixture](kind) for fixture in needed)]
-    if "anyio_backend" in metafunc.fixturenames:
-        on_asyncio = "django_broker" in needed
-        cases = [(kind, backend) for kind in kinds for backend in (["asyncio"] if on_asyncio else kind.backends)]
-        ids = [f"{kind.name}-{backend}" for kind, backend in cases]
-        metafunc.parametrize(("kind", "anyio_backend"), cases, indirect=True, ids=ids)
-    else:
-        metafunc.parametrize("kind", kinds, indirect=True, ids=[kind.name for kind in kinds])
+    if "queue_broker" not in needed:
+        kinds = [kind for kind in kinds if not kind.only_queues]
+    once = metafunc.definition.get_closest_marker("encrypted_only") is not None
+    axes: dict[str, Callable[[Kind], Iterable[str]]] = {
+        "anyio_backend": lambda kind: ("asyncio",) if "django_broker" in needed else kind.backends,
+        "encryption": lambda kind: ("encrypted",) if kind.variant or once else KEYS,
+    }
+    names = [name for name in axes if name in metafunc.fixturenames]
+    in_memory = metafunc.definition.get_closest_marker("measured_in_memory") is not None
+    measured_kinds = {kind.name for kind in kinds if kind.measured and (kind.name == "memory" or not in_memory)}
+
+    def measured(kind: Kind, case: tuple[str, ...]) -> bool:
+        return kind.name in measured_kinds and (once or "encrypted" not in case)
+
+    cases = [
+        pytest.param(
+            kind,
+            *case,
+            id="-".join(map(str, (kind, *case))),
+            marks=() if measured(kind, case) else pytest.mark.unmeasured,
+        )
+        for kind in kinds
+        for case in itertools.product(*(axes[name](kind) for name in names))
+    ]
+    metafunc.parametrize(["kind", *names], cases, indirect=True)
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -59,9 +82,13 @@ def kind(request: pytest.FixtureRequest) -> Kind:
 def anyio_backend(request: pytest.FixtureRequest, kind: Kind) -> tuple[str, dict[str, bool]]:
     """Parametrised together with the kind: most brokers' drivers are asyncio's.
 
-    asyncio's debug mode doubles the time that everything takes, so one broker has it for all.
+    asyncio's debug mode doubles the time that everything takes, so one broker has it for all, and not while that is
+    measured.
     """
-    return request.param, {"debug": kind.name == "memory"} if request.param == "asyncio" else {}
+    if request.param != "asyncio":
+        return request.param, {}
+    debug = kind.name == "memory" and request.node.get_closest_marker("unmeasured") is not None
+    return request.param, {"debug": debug}
 
 
 class Brokers:
@@ -89,10 +116,14 @@ def brokers() -> Iterator[Brokers]:
 
 @pytest.fixture(autouse=True)
 def quiet_afterwards() -> Iterator[None]:
-    """The process's background loop keeps its links, probes them, and would connect them again during other tests."""
+    """The process's background loop keeps its links, probes them, and would connect them again during other tests.
+
+    And what queues over MQTT still held when their last node left would be carried by all nodes of later tests.
+    """
     yield
     background.stop()
     background.reset()
+    mqtt_queues._legacies.clear()
 
 
 @pytest.fixture
@@ -131,6 +162,11 @@ def django_broker(broker: Broker) -> Broker:
 
 
 @pytest.fixture
+def one_way_broker(broker: Broker) -> Broker:
+    return broker
+
+
+@pytest.fixture
 def mortal_broker(broker: Broker) -> Iterator[MortalBroker]:
     """A broker that the test may kill; the next test finds it running again."""
     mortal = cast(MortalBroker, broker)
@@ -156,10 +192,15 @@ def unique() -> Callable[[str], str]:
     return lambda name: f"{name}.{run}.{next(numbers)}"
 
 
-@pytest.fixture(params=[None, ["new key", "old key"]], ids=["plain", "encrypted"])
-def processes(request: pytest.FixtureRequest, django_broker: Broker, unique: Callable[[str], str]) -> Processes:
+@pytest.fixture
+def encryption(request: pytest.FixtureRequest) -> list[str] | None:
+    return KEYS[request.param]
+
+
+@pytest.fixture
+def processes(django_broker: Broker, unique: Callable[[str], str], encryption: list[str] | None) -> Processes:
     """Layers as Django makes them, in a prefix of their own, with and without encryption."""
-    return Processes({**django_broker.config(), "prefix": unique("t"), "symmetric_encryption_keys": request.param})
+    return Processes({**django_broker.config(), "prefix": unique("t"), "symmetric_encryption_keys": encryption})
 
 
 @pytest.fixture

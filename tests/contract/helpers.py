@@ -6,10 +6,11 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 import anyio
+import anyio.lowlevel
 
 from django_anyio_channels import BaseChannelLayer, Event, Gap
 
-from .kinds import Broker
+from .kinds import Broker, Kind
 
 Unique = Callable[[str], str]
 
@@ -53,3 +54,20 @@ async def take_all(layer: BaseChannelLayer, queue: str, *, until: bytes) -> list
     while (message := await layer.take(queue)) != until:
         taken.append(message)
     return taken
+
+
+async def accepted(kind: Kind, layer: BaseChannelLayer) -> None:
+    """Wait until the broker has what the layer published: at once, if `publish` waits for that."""
+    if not kind.acknowledged:
+        await layer.subscribe("after what was published")
+        await layer.unsubscribe("after what was published")
+
+
+async def blocked() -> None:
+    """Wait until all other tasks wait for something.
+
+    On asyncio `anyio.wait_all_tasks_blocked` sleeps for a tenth of a second if not all do when it looks.
+    """
+    for _ in range(10):
+        await anyio.lowlevel.checkpoint()
+    await anyio.wait_all_tasks_blocked()

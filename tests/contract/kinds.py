@@ -7,7 +7,12 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from django_anyio_channels import BaseChannelLayer, InMemoryChannelLayer, ShardedChannelLayer
+from django_anyio_channels import (
+    BaseChannelLayer,
+    InMemoryChannelLayer,
+    RedisStreamsChannelLayer,
+    ShardedChannelLayer,
+)
 from django_anyio_channels.config import read_config
 from django_anyio_channels.layers.memory import InMemoryBroker
 from tests.brokers import mosquitto, postgres, redis
@@ -67,14 +72,42 @@ class Kind:
     patterns_of_levels: bool = False
     """The broker has patterns, but none for the beginning of a name; the tests of its layer test them."""
 
+    one_way: bool = True
+    """Whatever one sender sends, by whichever names, goes the same way and arrives in the order sent."""
+
+    acknowledged: bool = True
+    """`publish` returns when the broker has the message. Else what another layer does next may overtake it."""
+
     django: bool = True
     """`AnyioChannelLayer` is tested over it."""
+
+    variant: bool = False
+    """Another way to a broker that is a kind itself: `AnyioChannelLayer` is tested over it with encryption only."""
+
+    measured: bool = False
+    """Its tests count for the coverage: some lines are reached by no others."""
+
+    only_queues: bool = False
+    """Only its queues are another kind's."""
+
+    def __str__(self) -> str:
+        return self.name
 
 
 class RemoteMemoryLayer(InMemoryChannelLayer):
     """In memory, but like a broker across a network: it takes messages from connected event loops only."""
 
     publish_blocking = None  # type: ignore[assignment]
+
+
+class AcknowledgingLayer(RedisStreamsChannelLayer):
+    """Its queues are those of acknowledged jobs; a job is acknowledged when it is taken."""
+
+    async def take(self, queue: str) -> bytes:
+        event = await self.take_job(queue, "dead")
+        assert event.receipt is not None
+        event.receipt.settle()
+        return event.message
 
 
 @dataclass
@@ -128,6 +161,8 @@ class ServerBroker:
     url: str | list[str]
     servers: tuple[Server, ...]
     options: dict[str, Any] = field(default_factory=lambda: {"probe_interval": 1.0})
+    wait_until_ready: Callable[[], None] = lambda: None
+    """For servers that have to find each other once they accept connections."""
 
     def layer(self) -> BaseChannelLayer:
         return read_config(self.config()).make_layer()
@@ -143,6 +178,7 @@ class ServerBroker:
         for server in self.servers:
             if not server.running:
                 server.start()
+        self.wait_until_ready()
 
     def freeze(self) -> None:
         for server in self.servers:
@@ -152,6 +188,13 @@ class ServerBroker:
         for server in self.servers:
             if server.running:
                 server.thaw()
+
+
+class AcknowledgingServer(ServerBroker):
+    """Spoken to by a layer of one's own."""
+
+    def config(self) -> dict[str, Any]:
+        return {"layer": AcknowledgingLayer, "options": self.options}
 
 
 @contextmanager
@@ -165,6 +208,14 @@ def run_redis(flavour: redis.Flavour, *, streams: bool = False) -> AbstractConte
     return run_servers(redis.with_streams(made.url) if streams else made.url, made.server)
 
 
+@contextmanager
+def run_acknowledging() -> Iterator[ServerBroker]:
+    made = redis.plain("valkey")
+    options = {"url": redis.with_streams(made.url), "probe_interval": 1.0}
+    with running(made.server):
+        yield AcknowledgingServer("", (made.server,), options)
+
+
 def run_two_valkeys() -> AbstractContextManager[ServerBroker]:
     made = [redis.plain("valkey") for _ in range(2)]
     return run_servers([each.url for each in made], *(each.server for each in made))
@@ -176,16 +227,24 @@ def run_sentinels() -> Iterator[ServerBroker]:
         yield ServerBroker(made.url, ())
 
 
+@contextmanager
+def run_cluster(*, streams: bool = False) -> Iterator[ServerBroker]:
+    with redis.cluster() as made:
+        servers = tuple(each.server for each in made.nodes)
+        url = redis.with_streams(made.url) if streams else made.url
+        yield ServerBroker(url, servers, wait_until_ready=made.wait_until_healthy)
+
+
 def run_postgres() -> AbstractContextManager[ServerBroker]:
     # A layer in a thread or loop of its own keeps its two connections until the tests end.
     made = postgres.plain("max_connections=500")
     return run_servers(made.url, made.server)
 
 
-def run_mosquitto() -> AbstractContextManager[ServerBroker]:
-    """Spoken to at QoS 1."""
+def run_mosquitto(qos: int) -> AbstractContextManager[ServerBroker]:
+    """Groups and direct messages travel at this quality of service; queues always travel at QoS 1."""
     made = mosquitto.mosquitto()
-    return run_servers(made.url, made.server)
+    return run_servers(f"{made.url}/?qos={qos}", made.server)
 
 
 def beginning_with(text: str) -> str:
@@ -201,6 +260,7 @@ KINDS: list[Kind] = [
         mortal=False,
         blocking=True,
         pattern=beginning_with,
+        measured=True,
     ),
     Kind(
         name="spread-memory",
@@ -209,27 +269,47 @@ KINDS: list[Kind] = [
         pattern=beginning_with,
         # Each route of a Django layer over several brokers has its own test.
         django=False,
+        measured=True,
     ),
     Kind(name="valkey", run=lambda: run_redis("valkey"), pattern=beginning_with),
     Kind(
         name="sentinel",
         run=run_sentinels,
         pattern=beginning_with,
-        # Once the master is found, the road is the one of "valkey".
+        # Its failovers have tests of their own.
         mortal=False,
-        django=False,
+        variant=True,
     ),
     Kind(
         name="two-valkeys",
         run=run_two_valkeys,
         pattern=beginning_with,
-        django=False,
+        one_way=False,
+        variant=True,
+        measured=True,
     ),
-    Kind(name="postgres", run=run_postgres),
-    Kind(name="mqtt", run=run_mosquitto, patterns_of_levels=True),
+    Kind(name="cluster", run=run_cluster, one_way=False, variant=True, measured=True),
+    Kind(name="postgres", run=run_postgres, measured=True),
+    Kind(name="mqtt", run=lambda: run_mosquitto(qos=1), patterns_of_levels=True, measured=True),
+    Kind(
+        name="mqtt-qos0",
+        run=lambda: run_mosquitto(qos=0),
+        patterns_of_levels=True,
+        acknowledged=False,
+        variant=True,
+    ),
     Kind(
         name="streams",
         run=lambda: run_redis("redis", streams=True),
         pattern=beginning_with,
     ),
+    Kind(
+        name="streams-cluster",
+        run=lambda: run_cluster(streams=True),
+        one_way=False,
+        # Its masters die in tests of their own.
+        mortal=False,
+        variant=True,
+    ),
+    Kind(name="acknowledging", run=run_acknowledging, django=False, only_queues=True),
 ]

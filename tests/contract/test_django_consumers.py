@@ -22,7 +22,8 @@ from django_anyio_channels import AnyioChannelLayer
 from .kinds import Kind
 from .processes import Processes, n, soon, until
 
-pytestmark = pytest.mark.anyio
+# It is about who carries the frames, not about what is in them.
+pytestmark = [pytest.mark.anyio, pytest.mark.encrypted_only, pytest.mark.measured_in_memory]
 
 
 async def serve(
@@ -102,26 +103,26 @@ class PlainMethods(SyncChat):
 async def test_a_chat_of_three(layer: AnyioChannelLayer, consumer: type[Chat]) -> None:
     people = [WebsocketCommunicator(consumer.as_asgi(), "/") for _ in range(3)]
     for person in people:
-        assert (await person.connect(timeout=10))[0]
+        assert (await person.connect(timeout=30))[0]
     for number, speaker in enumerate(people):
         await speaker.send_json_to({"says": number})
         for person in people:
-            assert await person.receive_json_from(timeout=10) == {"says": number}
-    await people[0].disconnect(timeout=10)
+            assert await person.receive_json_from(timeout=30) == {"says": number}
+    await people[0].disconnect(timeout=30)
     await people[1].send_json_to("two are left")
     for person in people[1:]:
-        assert await person.receive_json_from(timeout=10) == "two are left"
-        await person.disconnect(timeout=10)
+        assert await person.receive_json_from(timeout=30) == "two are left"
+        await person.disconnect(timeout=30)
     await until(lambda: layer.statistics()["channels"] == 0)
 
 
 async def test_consumers_with_a_groups_attribute(layer: AnyioChannelLayer) -> None:
     person = WebsocketCommunicator(GroupsByAttribute.as_asgi(), "/")
-    assert (await person.connect(timeout=10))[0]
+    assert (await person.connect(timeout=30))[0]
     for group in ("room", "other"):
         await layer.group_send(group, {"type": "chat.message", "text": group})
-        assert await person.receive_from(timeout=10) == group
-    await person.disconnect(timeout=10)
+        assert await person.receive_from(timeout=30) == group
+    await person.disconnect(timeout=30)
     await until(lambda: layer.statistics()["channels"] == 0)
 
 
@@ -218,6 +219,7 @@ async def count_objects() -> int:
     return len(gc.get_objects())
 
 
+@pytest.mark.unmeasured
 @pytest.mark.usefixtures("no_database")
 @pytest.mark.parametrize("stop", [True, False], ids=["StopConsumer", "cancelled"])
 @pytest.mark.parametrize("discard", [True, False], ids=["discard", "no-discard"])

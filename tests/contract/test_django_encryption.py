@@ -21,7 +21,7 @@ async def test_keys_can_be_rotated_without_losing_a_message(plain_processes: Pro
         await sender.send(channel, n(1))
         await sender.group_send("g", n(2))
         await sender.send("normal", n(3))
-        assert await numbers(reader, channel, 2) == [1, 2]
+        assert sorted(await numbers(reader, channel, 2)) == [1, 2]
         assert await numbers(reader, "normal", 1) == [3]
         await reader.group_discard("g", channel)
 
@@ -40,7 +40,7 @@ async def test_what_cannot_be_decrypted_is_logged_and_the_reader_lives(
     await stranger.send("normal", n(-3))
     await layer.send(channel, n(1))
     await layer.group_send("g", n(2))
-    assert await numbers(layer, channel, 2) == [1, 2]
+    assert sorted(await numbers(layer, channel, 2)) == [1, 2]
     assert await numbers(layer, "normal", 1) == [2]
     assert layer.statistics()["undecodable"] == 4
     errors = [record.getMessage() for record in caplog.records if record.levelno == logging.ERROR]
@@ -86,6 +86,6 @@ async def test_frames_that_no_layer_wrote_end_nothing(processes: Processes) -> N
     await other.group_send("g", n(1))
     await other.send(channel, n(2))
     await other.send("normal", n(3))
-    assert await numbers(layer, channel, 2) == [1, 2]
+    assert sorted(await numbers(layer, channel, 2)) == [1, 2]
     assert await numbers(layer, "normal", 1) == [3]
     assert await rest(layer, channel) == []

@@ -10,9 +10,11 @@ import pytest
 
 from django_anyio_channels import AnyioChannelLayer
 
+from .kinds import Broker
 from .processes import Processes, n, numbers, receive, rest, soon, until
 
-pytestmark = pytest.mark.anyio
+# It is about who carries the frames, not about what is in them.
+pytestmark = [pytest.mark.anyio, pytest.mark.encrypted_only]
 
 
 async def members(layer: AnyioChannelLayer, group: str, count: int) -> list[str]:
@@ -118,7 +120,7 @@ async def test_a_channel_in_many_groups_gets_the_messages_of_all(processes: Proc
     assert sorted(message["n"] for message in await rest(layer, channel, sender=other)) == list(range(1, 100, 2))
 
 
-async def test_send_and_group_send_of_one_sender_arrive_in_order(processes: Processes) -> None:
+async def test_send_and_group_send_of_one_sender_arrive_in_order(processes: Processes, one_way_broker: Broker) -> None:
     layer, other = processes.new(), processes.new()
     (channel,) = await members(layer, "g", 1)
     await layer.group_add("h", channel)
@@ -224,12 +226,12 @@ async def test_anybody_may_end_a_membership(processes: Processes) -> None:
 
 
 async def test_a_membership_ends_group_expiry_after_the_last_group_add(processes: Processes) -> None:
-    layer = processes.new(group_expiry=0.5)
+    layer = processes.new(group_expiry=1.5)
     ending, renewed = await members(layer, "g", 2)
     await layer.group_add("g", "normal")
     await layer.group_send("g", n(1))
     for _ in range(4):
-        await asyncio.sleep(0.2)
+        await asyncio.sleep(0.4)
         await layer.group_add("g", renewed)
     await layer.group_send("g", n(2))
     assert await rest(layer, ending) == [n(1)]
@@ -239,10 +241,10 @@ async def test_a_membership_ends_group_expiry_after_the_last_group_add(processes
 
 
 async def test_a_membership_outlives_an_expired_message(processes: Processes) -> None:
-    layer = processes.new(expiry=0.2)
+    layer = processes.new(expiry=1.0)
     (channel,) = await members(layer, "g", 1)
     await layer.group_send("g", n(1))
-    await asyncio.sleep(0.5)
+    await asyncio.sleep(1.3)
     await layer.group_send("g", n(2))
     assert await rest(layer, channel) == [n(2)]
 

@@ -159,6 +159,7 @@ PROGRAMS = {
 }
 
 
+@pytest.mark.usefixtures("measured_programs")
 @pytest.mark.parametrize("program", PROGRAMS)
 def test_a_program_ends_quietly(program: str, tmp_path: Path) -> None:
     script = tmp_path / "program.py"

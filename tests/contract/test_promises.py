@@ -11,8 +11,8 @@ import pytest
 
 from django_anyio_channels import BaseChannelLayer, Event, ListenerClosed, PayloadTooLarge
 
-from .helpers import TIME_LIMIT, Unique, connected, messages, read
-from .kinds import Broker, MortalBroker
+from .helpers import TIME_LIMIT, Unique, accepted, blocked, connected, messages, read
+from .kinds import Broker, Kind, MortalBroker
 
 pytestmark = pytest.mark.anyio
 
@@ -104,7 +104,7 @@ async def test_2_disconnect_ends_a_pending_next_published(broker: Broker, unique
                 await layer.next_published()
 
         tasks.start_soon(reader)
-        await anyio.wait_all_tasks_blocked()
+        await blocked()
         await layer.disconnect()
 
 
@@ -186,7 +186,7 @@ async def test_2_disconnect_never_raises_for_a_broker_that_is_gone(mortal_broker
 # ---- 3: a fresh life ---------------------------------------------------------------------------------------------
 
 
-async def test_3_a_second_life_has_no_subscriptions(broker: Broker, unique: Unique) -> None:
+async def test_3_a_second_life_has_no_subscriptions(kind: Kind, broker: Broker, unique: Unique) -> None:
     async with connected(broker, 2) as (layer, other):
         await layer.subscribe(old := unique("old"))
         await layer.disconnect()
@@ -194,6 +194,7 @@ async def test_3_a_second_life_has_no_subscriptions(broker: Broker, unique: Uniq
         await layer.subscribe(new := unique("new"))
         for _ in range(3):
             await other.publish(old, b"for nobody")
+        await accepted(kind, other)
         await other.publish(new, b"seen")
         await layer.subscribe(old)
         await other.publish(old, b"seen again")
@@ -310,13 +311,14 @@ async def test_5_unsubscribe_of_an_unknown_group_does_nothing(broker: Broker, un
         await layer.unsubscribe(group)
 
 
-async def test_5_what_is_published_after_unsubscribe_is_not_seen(broker: Broker, unique: Unique) -> None:
+async def test_5_what_is_published_after_unsubscribe_is_not_seen(kind: Kind, broker: Broker, unique: Unique) -> None:
     async with connected(broker, 2) as (reader, writer):
         await reader.subscribe(group := unique("g"))
         await writer.publish(group, b"1")
         assert await messages(reader, 1) == [b"1"]
         await reader.unsubscribe(group)
         await writer.publish(group, b"2")
+        await accepted(kind, writer)
         await reader.subscribe(group)
         await writer.publish(group, b"3")
         assert await messages(reader, 1) == [b"3"]
@@ -525,7 +527,7 @@ async def test_8_cancelling_in_the_moment_of_arrival_loses_nothing(broker: Broke
         for steps in range(30):
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(receive)
-                await anyio.wait_all_tasks_blocked()
+                await blocked()
                 await writer.publish(group, b"%d" % steps)
                 for _ in range(steps % 10):
                     await anyio.lowlevel.checkpoint()

@@ -10,8 +10,8 @@ import pytest
 
 from django_anyio_channels import BaseChannelLayer, ListenerClosed, NotSupported, QueueFull
 
-from .helpers import TIME_LIMIT, Unique, connected, messages, take_all
-from .kinds import Broker, MortalBroker
+from .helpers import TIME_LIMIT, Unique, accepted, blocked, connected, messages, take_all
+from .kinds import Broker, Kind, MortalBroker
 from .test_promises import MEGABYTE, NAMES
 
 pytestmark = pytest.mark.anyio
@@ -19,7 +19,7 @@ pytestmark = pytest.mark.anyio
 FOR_LONG = 60.0
 """Seconds that no test lasts."""
 
-SHORT = 0.3
+SHORT = 0.8
 """Seconds that a test can wait for."""
 
 
@@ -53,7 +53,7 @@ async def test_a_reader_waits_for_its_first_message(queue_broker: Broker, unique
 
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(take)
-            await anyio.wait_all_tasks_blocked()
+            await blocked()
             await put(writer, queue, b"woken")
         assert taken == [b"woken"]
 
@@ -168,7 +168,7 @@ async def test_what_has_waited_for_its_expiry_is_gone(queue_broker: Broker, uniq
         await put(layer, queue, b"kept", expiry=FOR_LONG)
         await put(layer, queue, b"gone", b"gone", expiry=SHORT)
         await put(layer, queue, b"end", expiry=FOR_LONG)
-        await anyio.sleep(2 * SHORT)
+        await anyio.sleep(1.5 * SHORT)
         assert await take_all(other, queue, until=b"end") == [b"kept"]
 
 
@@ -176,7 +176,7 @@ async def test_what_has_expired_takes_no_room(queue_broker: Broker, unique: Uniq
     async with connected(queue_broker) as (layer,):
         queue = unique("q")
         await put(layer, queue, b"gone", b"gone", b"gone", capacity=3, expiry=SHORT)
-        await anyio.sleep(2 * SHORT)
+        await anyio.sleep(1.5 * SHORT)
         await put(layer, queue, b"1", b"2", b"3", capacity=3)
         with pytest.raises(QueueFull):
             await put(layer, queue, b"4", capacity=3)
@@ -220,7 +220,7 @@ async def test_every_waiting_reader_gets_one(queue_broker: Broker, unique: Uniqu
             for reader in readers:
                 for _ in range(5):
                     tasks.start_soon(take_one, reader)
-            await anyio.wait_all_tasks_blocked()
+            await blocked()
             await put(writer, queue, *[b"%d" % number for number in range(10)])
         assert sorted(taken) == sorted(b"%d" % number for number in range(10))
 
@@ -291,7 +291,7 @@ async def test_a_reader_cancelled_in_the_moment_of_arrival_loses_nothing(queue_b
 
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(take)
-                await anyio.wait_all_tasks_blocked()
+                await blocked()
                 await put(writer, queue, b"first", b"second")
                 for _ in range(steps):
                     await anyio.lowlevel.checkpoint()
@@ -313,9 +313,9 @@ async def test_a_cancelled_reader_leaves_its_message_to_a_waiting_one(queue_brok
             async with anyio.create_task_group() as staying:
                 async with anyio.create_task_group() as leaving:
                     leaving.start_soon(take)
-                    await anyio.wait_all_tasks_blocked()
+                    await blocked()
                     staying.start_soon(take)
-                    await anyio.wait_all_tasks_blocked()
+                    await blocked()
                     await put(writer, queue, b"1")
                     for _ in range(steps):
                         await anyio.lowlevel.checkpoint()
@@ -334,7 +334,7 @@ async def test_many_cancelled_readers_of_many_queues_disturb_nobody(queue_broker
                 for _ in range(10):
                     tasks.start_soon(reader.take, queue)
                     tasks.start_soon(reader.take, unique("other"))
-                await anyio.wait_all_tasks_blocked()
+                await blocked()
                 tasks.cancel_scope.cancel()
         await put(writer, queue, b"1", b"2")
         assert [await reader.take(queue) for _ in range(2)] == [b"1", b"2"]
@@ -354,7 +354,7 @@ async def test_disconnect_ends_a_pending_take(queue_broker: Broker, unique: Uniq
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(take)
             tasks.start_soon(take)
-            await anyio.wait_all_tasks_blocked()
+            await blocked()
             await layer.disconnect()
         await put(other, queue, b"1", b"2")
         assert [await other.take(queue) for _ in range(2)] == [b"1", b"2"]
@@ -374,7 +374,7 @@ async def test_disconnect_in_the_moment_of_arrival_loses_nothing(queue_broker: B
 
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(take)
-                await anyio.wait_all_tasks_blocked()
+                await blocked()
                 await put(other, queue, b"1", b"2")
                 for _ in range(steps):
                     await anyio.lowlevel.checkpoint()
@@ -420,7 +420,7 @@ async def test_the_death_of_the_broker_ends_a_pending_take(mortal_queue_broker: 
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(take)
             tasks.start_soon(take)
-            await anyio.wait_all_tasks_blocked()
+            await blocked()
             await anyio.to_thread.run_sync(mortal_queue_broker.kill)
 
 
@@ -478,17 +478,18 @@ async def test_a_waiting_reader_is_woken_by_a_bound_group(queue_broker: Broker, 
 
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(take)
-            await anyio.wait_all_tasks_blocked()
+            await blocked()
             await writer.publish(group, b"woken")
         assert taken == [b"woken"]
 
 
-async def test_unbind_ends_a_binding(queue_broker: Broker, unique: Unique) -> None:
+async def test_unbind_ends_a_binding(kind: Kind, queue_broker: Broker, unique: Unique) -> None:
     async with connected(queue_broker, 2) as (layer, other):
         group, queue, kept = unique("g"), unique("q"), unique("kept")
         await bind(layer, group, queue)
         await bind(layer, group, kept)
         await layer.publish(group, b"1")
+        await accepted(kind, layer)
         await other.unbind(group, queue)
         await layer.publish(group, b"2")
         await put(layer, queue, b"end")
@@ -529,7 +530,7 @@ async def test_what_came_through_a_binding_expires(queue_broker: Broker, unique:
         group, queue = unique("g"), unique("q")
         await layer.bind(group, queue, capacity=10, expiry=SHORT, lifetime=FOR_LONG)
         await layer.publish(group, b"gone")
-        await anyio.sleep(2 * SHORT)
+        await anyio.sleep(1.5 * SHORT)
         await put(layer, queue, b"end")
         assert await take_all(layer, queue, until=b"end") == []
 
@@ -539,7 +540,7 @@ async def test_a_binding_ends_after_its_lifetime(queue_broker: Broker, unique: U
         group, queue = unique("g"), unique("q")
         await layer.bind(group, queue, capacity=10, expiry=FOR_LONG, lifetime=SHORT)
         await layer.publish(group, b"in time")
-        await anyio.sleep(2 * SHORT)
+        await anyio.sleep(1.5 * SHORT)
         await layer.publish(group, b"too late")
         await put(layer, queue, b"end")
         assert await take_all(layer, queue, until=b"end") == [b"in time"]
@@ -550,7 +551,7 @@ async def test_binding_again_begins_a_new_lifetime_with_new_terms(queue_broker: 
         group, queue = unique("g"), unique("q")
         await layer.bind(group, queue, capacity=1, expiry=FOR_LONG, lifetime=SHORT)
         await layer.bind(group, queue, capacity=2, expiry=FOR_LONG, lifetime=FOR_LONG)
-        await anyio.sleep(2 * SHORT)
+        await anyio.sleep(1.5 * SHORT)
         for message in (b"1", b"2", b"3"):
             await layer.publish(group, message)
         await put(layer, queue, b"end")
@@ -630,7 +631,7 @@ async def test_a_reader_that_waits_survives_a_purge(queue_broker: Broker, unique
 
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(take)
-            await anyio.wait_all_tasks_blocked()
+            await blocked()
             await other.purge(queue)
             await put(other, queue, b"after the purge")
         assert taken == [b"after the purge"]

@@ -31,7 +31,7 @@ class Airport:
         return [PayloadTooLarge("too large") if item > 99 else str(item) for item in items]
 
     async def flown(self, count: int) -> None:
-        with anyio.fail_after(5):
+        with anyio.fail_after(30):
             while len(self.flights) < count:
                 await checkpoint()
 

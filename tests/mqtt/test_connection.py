@@ -60,7 +60,7 @@ class Peer(MQTTConnection):
             version=5,
             probe_interval=60.0,
             on_message=self.take,
-            on_end=lambda: None,
+            on_end=lambda error: None,
         )
         self.wire = Wire()
         self.wire.protocol = self

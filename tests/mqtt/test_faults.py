@@ -2,15 +2,31 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from functools import partial
+from pathlib import Path
+from typing import Any
 
 import anyio
 import anyio.to_thread
 import pytest
+from channels.exceptions import MessageTooLarge
 
-from django_anyio_channels import Backoff, Channel, DeliveryUnknown, Event, ListenerClosed, MQTTChannelLayer
+from django_anyio_channels import (
+    AnyioChannelLayer,
+    Backoff,
+    Channel,
+    ChannelLayerError,
+    DeliveryUnknown,
+    Event,
+    ListenerClosed,
+    MQTTChannelLayer,
+    PayloadTooLarge,
+    PublishRefused,
+)
+from django_anyio_channels.layers import mqtt_queues
 from tests.brokers import mosquitto
 from tests.brokers.mosquitto import USERNAME, Mosquitto
 from tests.layers import TIME_LIMIT
@@ -39,16 +55,15 @@ def pull_the_plug(layer: MQTTChannelLayer) -> None:
 
 
 @asynccontextmanager
-async def flow(broker: Mosquitto, qos: int = 1) -> AsyncIterator[Flow]:
+async def flow(broker: Mosquitto, qos: int = 1, **of_the_reader: Any) -> AsyncIterator[Flow]:
     """A writer and a reader, each with a connection of its own, and messages with growing numbers between them."""
     writer, reader = (
-        Channel(MQTTChannelLayer(broker.url, qos=qos, probe_interval=1.0), backoff=Backoff(0.02, 0.1)) for _ in range(2)
+        Channel(MQTTChannelLayer(broker.url, qos=qos, probe_interval=1.0, **options), backoff=Backoff(0.02, 0.1))
+        for options in ({}, of_the_reader)
     )
     async with writer, reader, anyio.create_task_group() as tasks:
         one = Flow(writer, reader)
         tasks.start_soon(one.read)
-        with anyio.fail_after(TIME_LIMIT):
-            await one.reading.wait()
         tasks.start_soon(one.write)
         yield one
         tasks.cancel_scope.cancel()
@@ -63,6 +78,7 @@ class Flow:
         self.received: list[int] = []
 
     async def write(self) -> None:
+        await self.reading.wait()
         number = 0
         while True:
             number += 1
@@ -175,18 +191,70 @@ async def test_of_two_attempts_at_once_the_later_wins(broker: Mosquitto) -> None
 
 async def test_down_at_start() -> None:
     broker = mosquitto.mosquitto()
-    async with Channel(MQTTChannelLayer(broker.url), backoff=Backoff(0.02, 0.1)) as channel:
+    async with flow(broker) as numbers:
+        with pytest.raises(ListenerClosed, match=str(broker.port)):
+            await MQTTChannelLayer(broker.url).connect()
         with mosquitto.running(broker):
-            with anyio.fail_after(TIME_LIMIT):
-                await channel.connected()
-                async with channel.subscribe("late") as subscriber:
-                    await channel.publish("late", "here")
-                    assert (await subscriber.__anext__()).message == "here"
+            await numbers.flows()
+            numbers.check()
+            assert numbers.received[0] == 1
+
+
+async def test_what_the_access_control_denies_costs_nobody_else_a_message() -> None:
+    """Mosquitto 2.0 says that it denies a message, and then ends the connection."""
+    broker = mosquitto.protected("topic readwrite flow")
+    with mosquitto.running(broker):
+        async with flow(broker) as numbers:
+            denied = 0
+            while denied < 5:
+                await numbers.flows()
+                try:
+                    await numbers.writer.publish("forbidden", b"")
+                except PublishRefused as error:
+                    assert "forbidden: Not authorized" in str(error)
+                    denied += 1
+                except ListenerClosed:
+                    pass  # the connection ended at that moment
+            accepted = set(numbers.accepted)
+            await numbers.flows()
+            numbers.check()
+            assert accepted <= set(numbers.received)
+            assert numbers.reader.outages == 0
+
+
+async def test_what_is_too_large_for_the_broker_ends_nothing() -> None:
+    broker = mosquitto.mosquitto("max_packet_size 1000")
+    with mosquitto.running(broker):
+        async with flow(broker) as numbers:
+            await numbers.flows()
+            for number in range(10):
+                with pytest.raises(PayloadTooLarge, match="takes at most 1000"):
+                    await numbers.writer.publish("flow", f"{number}" * 1000)
+            await numbers.flows()
+            assert numbers.received == list(range(1, len(numbers.received) + 1))
+            assert (numbers.writer.outages, numbers.reader.outages) == (0, 0)
+
+
+async def test_a_django_caller_is_told_what_is_too_large_for_the_broker() -> None:
+    broker = mosquitto.mosquitto("max_packet_size 1000")
+    with mosquitto.running(broker):
+        layer = AnyioChannelLayer(url=broker.url)
+        with anyio.fail_after(TIME_LIMIT):
+            channel = await layer.new_channel()
+            await layer.group_add("group", channel)
+            large = {"type": "message", "text": "x" * 1000}
+            for call in (layer.group_send("group", large), layer.send(channel, large), layer.send("normal", large)):
+                with pytest.raises(MessageTooLarge, match=r"127\.0\.0\.1:\d+ takes at most 1000.*max_packet_size"):
+                    await call
+            for number in range(10):
+                await layer.group_send("group", {"type": "message", "number": number})
+            assert [(await layer.receive(channel))["number"] for _ in range(10)] == list(range(10))
+            await layer.close()
 
 
 async def test_a_wrong_password_is_told_to_whoever_publishes(protected_broker: Mosquitto) -> None:
     layer = MQTTChannelLayer(f"mqtt://{USERNAME}:geheim@127.0.0.1:{protected_broker.port}")
-    async with Channel(layer, publish_timeout=0.5) as channel:
+    async with Channel(layer, publish_timeout=5.0) as channel:
         with pytest.raises(ListenerClosed, match=r"(?i)not authori[sz]ed.*Check username, password") as caught:
             await channel.publish("x", "x")
     assert "geheim" not in str(caught.value)
@@ -201,6 +269,19 @@ async def test_the_same_client_id_takes_the_session_over(broker: Mosquitto, conn
     await later.subscribe("taken/over")
     await later.publish("taken/over", b"x")
     assert await read(later, 1) == [b"x"]
+
+
+async def test_who_was_taken_over_comes_back(connect: Connect) -> None:
+    broker = mosquitto.mosquitto()
+    with mosquitto.running(broker):
+        async with flow(broker, client_id="twice") as numbers:
+            await numbers.flows()
+            intruder = await connect(broker.url, client_id="twice")
+            with anyio.fail_after(TIME_LIMIT), pytest.raises(ListenerClosed):
+                await intruder.next_published()
+            await numbers.flows()
+            assert numbers.reader.outages == 1
+            numbers.check()
 
 
 # ---- sessions that outlive their connection ----------------------------------------------------------------------
@@ -229,21 +310,41 @@ async def test_what_was_published_while_a_node_was_away_arrives_in_order(
     assert await read(again, 1) == [b"live"]
 
 
-async def test_a_session_survives_the_restart_of_a_persistent_broker(connect: Connect) -> None:
+@pytest.mark.parametrize("killed", [False, True])
+async def test_a_session_survives_the_restart_of_a_persistent_broker(connect: Connect, killed: bool) -> None:
     broker = mosquitto.persistent()
     with mosquitto.running(broker):
         session = {"client_id": "survivor", "session_expiry": 60}
         node, writer = await connect(broker.url, **session), await connect(broker.url)
         await node.subscribe("kept")
         await node.disconnect()
-        for number in range(20):
-            await writer.publish("kept", b"%d" % number)
-        # Killed, mosquitto forgets what it has not saved yet; stopped, it saves everything.
-        await anyio.to_thread.run_sync(broker.server.shutdown)
-        await anyio.to_thread.run_sync(broker.server.start)
+        for number in range(100):
+            await writer.publish("kept", b"number %d" % number)
+        if killed:
+            # It forgets what it has not saved yet.
+            saved = Path(broker.server.folder, "mosquitto.db")
+            await until(lambda: saved.exists() and b"number 99" in saved.read_bytes())
+            await anyio.to_thread.run_sync(broker.server.restart)
+        else:
+            await anyio.to_thread.run_sync(broker.server.shutdown)
+            await anyio.to_thread.run_sync(broker.server.start)
         again = await connect(broker.url, **session)
         await again.subscribe("kept")
-        assert await read(again, 20) == [b"%d" % number for number in range(20)]
+        assert await read(again, 100) == [b"number %d" % number for number in range(100)]
+
+
+async def test_a_session_ends_when_it_has_expired(broker: Mosquitto, connect: Connect) -> None:
+    session = {"client_id": "expiring", "session_expiry": 1}
+    node, writer = await connect(broker.url, **session), await connect(broker.url)
+    await node.subscribe("expired")
+    await node.disconnect()
+    with anyio.fail_after(TIME_LIMIT):
+        while await writer.publish("expired", b"too early") is None:  # it has somebody to be kept for
+            await anyio.sleep(0.05)
+        again = await connect(broker.url, **session)
+        await again.subscribe("expired")
+        await writer.publish("expired", b"new")
+        assert await read(again, 1) == [b"new"]
 
 
 @pytest.mark.parametrize("qos", [1, 2])
@@ -331,6 +432,87 @@ async def test_queues_survive_the_death_of_the_broker(connect: Connect) -> None:
         await keeper.connect()
         with anyio.fail_after(TIME_LIMIT):
             assert [await reader.take("jobs") for _ in range(9)] == [b"%d" % number for number in range(1, 10)]
+
+
+async def test_a_long_queue_outlives_its_keeper_at_a_broker_of_small_packets(connect: Connect) -> None:
+    broker = mosquitto.mosquitto("max_packet_size 2000")
+    with mosquitto.running(broker):
+        keeper, heir = await connect(broker.url), await connect(broker.url)
+        sent = [b"%03d" % number * 100 for number in range(100)]
+        for message in sent:
+            await keeper.put("long", message, capacity=100, expiry=60)
+        with pytest.raises(PayloadTooLarge, match="takes at most 2000"):
+            await keeper.put("long", b"x" * 1900, capacity=1000, expiry=60)
+        await keeper.disconnect()
+        assert b"long" in heir._queues._keepers
+        await heir.disconnect()  # the last one keeps it, and offers it in its next life
+        await heir.connect()
+        with anyio.fail_after(TIME_LIMIT):
+            assert [await heir.take("long") for _ in sent] == sent
+
+
+async def test_who_may_not_hand_its_queues_over_leaves_in_peace(
+    connect: Connect, caplog: pytest.LogCaptureFixture
+) -> None:
+    rules = [f"topic readwrite %{each}/#" for each in ("queue", "claim", "node")]
+    broker = mosquitto.protected(*rules, "topic read %heirs")
+    with mosquitto.running(broker):
+        layer = await connect(broker.url)
+        await layer.put("queue", b"kept", capacity=10, expiry=60)
+        await layer.disconnect()
+        assert "could not be handed over" in caplog.text
+        assert "%heirs" in caplog.text
+        await layer.connect()
+        with anyio.fail_after(TIME_LIMIT):
+            assert await layer.take("queue") == b"kept"
+
+
+async def test_garbage_where_nodes_speak_breaks_no_link(connect: Connect, caplog: pytest.LogCaptureFixture) -> None:
+    """The broker keeps the last, and tells each who comes."""
+    broker = mosquitto.mosquitto()
+    with mosquitto.running(broker), anyio.fail_after(TIME_LIMIT):
+        keeper, stranger = await connect(broker.url), await connect(broker.url)
+        await keeper.put("jobs", b"1", capacity=10, expiry=60)
+        for topic in ("%queue/jobs", f"%node/{keeper.node}", "%heirs", "%purge", "%claim/later"):
+            for payload in (b"", b"\xff" * 100, b"\x93\x01", b"lamp on"):
+                await stranger._live().publish(topic.encode(), payload, qos=1, retain=True, properties=b"\0")
+        await keeper.put("jobs", b"2", capacity=10, expiry=60)
+        late = await connect(broker.url)
+        assert [await late.take("jobs"), await late.take("jobs")] == [b"1", b"2"]
+        await late.put("later", b"3", capacity=10, expiry=60)
+        assert await keeper.take("later") == b"3"
+        assert "Dropped what somebody else published to %queue/jobs, where only nodes speak" in caplog.text
+
+
+async def test_a_queue_without_a_keeper_while_somebody_subscribes_to_everything(
+    connect: Connect, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(mqtt_queues, "_PATIENCE_SECONDS", 0.5)
+    told = "Somebody subscribes to every topic .* none of them with %"
+    broker = mosquitto.mosquitto()
+    with mosquitto.running(broker), anyio.fail_after(TIME_LIMIT):
+        keeper, logger = await connect(broker.url), await connect(broker.url)
+        await keeper.put("kept", b"1", capacity=10, expiry=60)
+        await logger.subscribe_pattern("#")
+        late = await connect(broker.url)
+        await late.put("kept", b"2", capacity=10, expiry=60)
+        assert re.search(told, caplog.text)
+        with pytest.raises(ChannelLayerError, match=f"queue new was asked to put.* may or may not .*{told}") as caught:
+            await late.put("new", b"1", capacity=10, expiry=60)
+        assert not isinstance(caught.value, ListenerClosed)
+        await late.disconnect()
+        await keeper.disconnect()
+        caplog.clear()
+        await keeper.connect()
+        assert re.search(f"are offered in its next life. {told}", caplog.text)
+        await keeper.subscribe("room")
+        await keeper.publish("room", b"groups go on")
+        assert await read(keeper, 1) == [b"groups go on"]
+        await logger.disconnect()
+        await keeper.disconnect()
+        await keeper.connect()
+        assert [await keeper.take("kept"), await keeper.take("kept")] == [b"1", b"2"]
+        await keeper.put("new", b"1", capacity=10, expiry=60)
 
 
 async def test_a_reader_outlives_the_node_that_keeps_its_queue(broker: Mosquitto, connect: Connect) -> None:

@@ -3,10 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import queue
+from functools import partial
+from pathlib import Path
+from typing import Any
 
 import anyio
 import anyio.lowlevel
+import anyio.to_thread
+import paho.mqtt.client as paho
 import pytest
+from paho.mqtt.enums import CallbackAPIVersion
 from paho.mqtt.packettypes import PacketTypes
 
 from django_anyio_channels import (
@@ -122,24 +129,35 @@ async def test_one_task_and_many_tasks_keep_their_order(broker: Mosquitto, conne
         assert [number for sender, number in received if sender == name] == list(range(50))
 
 
+BURST = [b"%d" % number for number in range(10_000)]
+
+
 async def test_a_burst_respects_the_brokers_receive_maximum(connect: Connect) -> None:
-    """Five hundred calls at once, to a broker that allows ten at a time and would end a connection that sends more."""
+    """Ten thousand calls at once, to a broker that allows ten at a time and would end a connection that sends more."""
     broker = mosquitto.mosquitto("max_inflight_messages 10")
     with mosquitto.running(broker):
         reader, writer = await connect(broker.url), await connect(broker.url)
         await reader.subscribe("burst")
-        received: list[bytes] = []
+        async with anyio.create_task_group() as tasks:
+            for message in BURST:
+                tasks.start_soon(writer.publish, "burst", message)
+            assert [event.message for event in await read(reader, len(BURST))] == BURST
 
-        async def keep_reading() -> None:
-            while len(received) < 500:
-                received.append((await reader.next_published()).message)
 
-        with anyio.fail_after(60):
-            async with anyio.create_task_group() as tasks:
-                tasks.start_soon(keep_reading)
-                for number in range(500):
-                    tasks.start_soon(writer.publish, "burst", b"%d" % number)
-        assert received == [b"%d" % number for number in range(500)]
+async def test_a_burst_comes_no_faster_than_we_acknowledge(broker: Mosquitto, connect: Connect) -> None:
+    node = await connect(broker.url, client_id="patient", session_expiry=60, receive_maximum=10)
+    writer = await connect(broker.url)
+    await node.subscribe("patience")
+    async with anyio.create_task_group() as tasks:
+        for message in BURST:
+            tasks.start_soon(writer.publish, "patience", message)
+    await node.subscribe("the broker has sent us all that it may")
+    assert node._connection is not None
+    assert len(node._connection._receipts) == 10
+    for message in BURST:
+        (event,) = await read(node, 1)
+        assert event.message == message
+        event.ack()
 
 
 async def test_publishers_cancelled_in_a_burst_take_no_place_with_them(connect: Connect) -> None:
@@ -216,15 +234,34 @@ async def test_no_local_spares_a_layer_its_own_messages(broker: Mosquitto, conne
 
 
 async def test_properties_are_published(broker: Mosquitto, connect: Connect) -> None:
+    heard: queue.Queue[Any] = queue.Queue()
+    client = paho.Client(CallbackAPIVersion.VERSION2, protocol=paho.MQTTv5)
+    client.on_message = lambda _, __, message: heard.put((message.payload, message.properties))
+    client.on_subscribe = lambda *rest: heard.put("listening")
+    client.connect("127.0.0.1", broker.port)
+    client.loop_start()
+    client.subscribe("properties", 1)
     layer = await connect(broker.url)
     properties = Properties(PacketTypes.PUBLISH)  # type: ignore[no-untyped-call]
-    properties.MessageExpiryInterval = 1
+    properties.MessageExpiryInterval = 60
+    properties.ContentType = "text/plain"
     properties.UserProperty = ("key", "value")
-    await layer.publish("properties", b"soon gone", retain=True, properties=properties)
-    await anyio.sleep(2.1)  # the expiry is what is tested
-    await layer.subscribe("properties")
-    await layer.publish("properties", b"fresh", properties=properties)
-    assert await read(layer, 1) == [Event("properties", b"fresh")]
+    assert await anyio.to_thread.run_sync(partial(heard.get, timeout=TIME_LIMIT)) == "listening"
+    await layer.publish("properties", b"x", properties=properties)
+    payload, came = await anyio.to_thread.run_sync(partial(heard.get, timeout=TIME_LIMIT))
+    client.disconnect()
+    client.loop_stop()
+    assert (payload, came.ContentType, came.UserProperty) == (b"x", "text/plain", [("key", "value")])
+    assert came.MessageExpiryInterval <= 60
+
+
+async def test_what_strangers_publish_with_properties_arrives(broker: Mosquitto, connect: Connect) -> None:
+    layer = await connect(broker.url)
+    properties = Properties(PacketTypes.PUBLISH)  # type: ignore[no-untyped-call]
+    properties.UserProperty = ("key", "value")
+    await layer.subscribe("strange")
+    await layer.publish("strange", b"x", properties=properties)
+    assert await read(layer, 1) == [Event("strange", b"x")]
 
 
 async def test_the_will_is_published_for_the_dead_and_not_for_the_polite(broker: Mosquitto, connect: Connect) -> None:
@@ -297,6 +334,18 @@ async def test_a_certificate_that_nobody_vouches_for_is_refused(encrypted_broker
     with pytest.raises(ListenerClosed, match="certificate verify failed") as caught:
         await layer.connect()
     assert layer.address in str(caught.value)
+
+
+async def test_a_broker_that_wants_our_certificate(connect: Connect) -> None:
+    broker = mosquitto.encrypted("require_certificate true")
+    assert broker.ca_file is not None
+    folder = Path(broker.ca_file).parent
+    with mosquitto.running(broker):
+        layer = await connect(broker.url, cert_file=f"{folder}/server.crt", key_file=f"{folder}/server.key")
+        assert await layer.publish("nobody/is/here", b"x") == 0
+        with anyio.fail_after(TIME_LIMIT), pytest.raises(ListenerClosed) as caught:
+            await MQTTChannelLayer(broker.url).connect()
+        assert layer.address in str(caught.value)
 
 
 async def test_an_encrypted_port_does_not_take_plain_text(encrypted_broker: Mosquitto) -> None:

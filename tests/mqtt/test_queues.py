@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from collections.abc import AsyncIterator, Callable, Coroutine
 from dataclasses import dataclass, field
 from typing import Any
@@ -17,6 +18,7 @@ from django_anyio_channels.layers.mqtt_keeper import Keeper
 from django_anyio_channels.layers.mqtt_names import to_topic
 from django_anyio_channels.layers.mqtt_packets import NO_MATCHING_SUBSCRIBERS, Publish
 from django_anyio_channels.layers.mqtt_queues import MQTTQueues
+from django_anyio_channels.layers.mqtt_requests import Request, encode
 from django_anyio_channels.layers.mqtt_store import Store, Stored
 from tests.layers import TIME_LIMIT
 
@@ -64,6 +66,10 @@ class Node:
         for handle in handles.values():
             handle(Publish(topic, payload, 1, 1, ()))
         return 0 if handles else NO_MATCHING_SUBSCRIBERS
+
+    @property
+    def largest_packet(self) -> int:
+        return 1_000_000
 
     def filter_of(self, group: str) -> bytes:
         return to_topic(group)
@@ -159,6 +165,63 @@ async def test_a_keeper_that_does_not_answer_is_not_waited_for_for_ever(
         await writer.put(b"x")
 
 
+async def test_a_keeper_whose_answer_was_lost_is_asked_again(
+    nodes: list[Node], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mqtt_queues, "_AGAIN_SECONDS", 0.02)
+    keeper, writer, reader = nodes
+    await acquaint(keeper, reader)
+    requests: list[Publish] = []
+    await reader.listen(JOBS, requests.append)
+    keeper.ignored.add(b"%node/b")
+    task = asyncio.create_task(writer.put(b"once"))
+    await until(lambda: len(requests) >= 2)
+    keeper.ignored.clear()
+    await task
+    assert await reader.take() == b"once"
+    # What is answered twice is done once.
+    await until(lambda: not writer.queues._questions)
+    writer.queues._receive_answer(1_000_000, ["done"])
+    await keeper.put(b"last")
+    assert await reader.take() == b"last"
+
+
+async def test_a_life_that_ends_while_a_reader_comes_ends_its_waiting(nodes: list[Node]) -> None:
+    reader = nodes[0]
+    for steps in range(12):
+        task = asyncio.create_task(reader.take())
+        for _ in range(steps):
+            await anyio.lowlevel.checkpoint()
+        await reader.pull_the_plug()
+        with pytest.raises(ListenerClosed):
+            await task
+        await reader.come_back()
+
+
+def test_what_had_not_begun_when_the_event_loop_ends_is_left_in_silence(caplog: pytest.LogCaptureFixture) -> None:
+    async def work() -> None:
+        raise AssertionError("it must not begin")
+
+    async def main() -> None:
+        node = Node("one", [])
+        node.queues._spawn(work())
+        for task in asyncio.all_tasks() - {asyncio.current_task()}:
+            task.cancel()  # as the end of the event loop does
+
+    asyncio.run(main())
+    gc.collect()
+    assert not caplog.records
+
+
+async def test_a_mistake_is_told_with_its_place(caplog: pytest.LogCaptureFixture) -> None:
+    async def work() -> None:
+        raise ZeroDivisionError("a mistake")
+
+    Node("one", []).queues._spawn(work())
+    await until(lambda: "a mistake" in caplog.text)
+    assert caplog.records[-1].exc_info
+
+
 async def test_a_life_that_ends_during_an_election_ends_the_call(nodes: list[Node]) -> None:
     candidate = nodes[0]
     candidate.ignored.add(b"%claim/jobs")
@@ -182,7 +245,7 @@ async def test_what_has_stranded_when_a_life_ends_is_offered_in_the_next(nodes: 
 async def test_what_cannot_be_sent_back_is_offered_in_the_next_life(
     nodes: list[Node], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(mqtt_readers, "_LINGER_SECONDS", 0.0)
+    monkeypatch.setattr(mqtt_readers, "_LINGER_SECONDS", 0.05)
     caplog.set_level("DEBUG")
     keeper, reader, _ = nodes
     await acquaint(keeper, reader)
@@ -221,10 +284,26 @@ async def test_polling_costs_no_packets(nodes: list[Node], monkeypatch: pytest.M
     assert await reader.take() == b"second"
 
 
+async def test_who_looks_in_now_and_then_without_waiting_gets_what_came(
+    nodes: list[Node], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mqtt_readers, "_LINGER_SECONDS", 0.0)
+    keeper, reader, _ = nodes
+    await acquaint(keeper, reader)
+    await keeper.put(b"second")
+    taken = None
+    while taken is None:
+        with anyio.move_on_after(0):
+            taken = await reader.take()
+        await anyio.sleep(0.02)  # so often it looks
+    assert taken == b"second"
+
+
 async def test_what_nobody_comes_for_goes_back_and_leaves_nothing_behind(
     nodes: list[Node], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(mqtt_readers, "_LINGER_SECONDS", 0.0)
+    monkeypatch.setattr(mqtt_readers, "_RARELY_SECONDS", 0.02)
     keeper, reader, other = nodes
     await acquaint(keeper, reader)
     await strand(keeper, reader)
@@ -326,6 +405,107 @@ async def test_what_could_not_be_offered_is_offered_by_the_life_after(nodes: lis
     assert await other.take() == b"kept"
 
 
+async def test_the_queues_of_a_former_life_are_offered_side_by_side(nodes: list[Node]) -> None:
+    keeper, _, other = nodes
+    await keeper.put(b"kept")
+    await keeper.queues.put("others", b"kept too", 100, 60.0)
+    await keeper.pull_the_plug()
+    keeper.dead = False
+    keeper.ignored.add(JOBS)  # nobody answers
+    again = asyncio.create_task(keeper.queues.begin())
+    assert await other.queues.take("others") == b"kept too"
+    assert not again.done()
+    await keeper.pull_the_plug()
+    with pytest.raises(DeliveryUnknown, match="The queue jobs was asked to back"):
+        await again
+    await keeper.come_back()
+    assert await other.take() == b"kept"
+
+
+GARBAGE = {
+    "nothing": b"",
+    "text": b"home/hall/state on",
+    "no list": encode(7),
+    "half a list": encode(["put", "b", 1, b"x" * 50])[:20],
+    "an empty list": encode([]),
+    "a verb that is none": encode([7, "b", 1]),
+    "a node that is none": encode(["hello", 8, 1]),
+    "a node that is a filter": encode(["take", "#", 1, [1]]),
+    "a number that is none": encode(["put", "b", "1", b"x", 10, 60]),
+    "a message that is text": encode(["put", "b", 1, "x", 10, 60]),
+    "too little": encode(["put", "b", 1]),
+    "too much": encode(["hello", "b", 1, 2]),
+    "readers that are none": encode(["take", "b", 1, [None]]),
+    "what was given back": encode(["back", "b", 1, [[0.0, 60.0]]]),
+    "an answer of no kind": encode([1, "dance"]),
+    "an answer without its message": encode([1, "message", b"jobs"]),
+    "a message that is no message": encode([1, "message", b"jobs", [0.0, 60.0, "x"]]),
+    "a legacy of a filter": encode(["b", 1, b"#", [[0.0, 60.0, b"x"]], []]),
+    "a legacy of no name": encode(["b", 1, b"\xff", [], []]),
+    "a prefix that is none": encode([5]),
+}
+
+
+@pytest.mark.parametrize("garbage", GARBAGE.values(), ids=GARBAGE)
+async def test_what_no_node_said_is_dropped_and_told(
+    nodes: list[Node], garbage: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    keeper, reader, stranger = nodes
+    await acquaint(keeper, reader)
+    topics = [JOBS, b"%heirs", b"%purge", b"%node/a", b"%node/b"]
+    for topic in topics:
+        await stranger.send(topic, garbage)
+    told = [line for line in caplog.messages if "where only nodes speak" in line]
+    assert len(told) >= len(topics) - 1, "some may be fit for one of them"
+    taking = asyncio.create_task(reader.take())
+    await keeper.put(b"goes on")
+    assert await taking == b"goes on"
+
+
+async def test_garbage_for_a_candidate_is_dropped(nodes: list[Node], caplog: pytest.LogCaptureFixture) -> None:
+    candidate, stranger, _ = nodes
+    candidate.ignored.add(b"%claim/jobs")
+    standing = asyncio.create_task(candidate.put(b"x"))
+    await anyio.wait_all_tasks_blocked()
+    await stranger.send(JOBS, b"garbage")
+    await stranger.send(b"%claim/jobs", b"a")
+    await standing
+    assert "Dropped what somebody else published to %queue/jobs" in caplog.text
+    assert await candidate.take() == b"x"
+
+
+async def test_whether_somebody_sees_everything_is_not_known_without_a_link(nodes: list[Node]) -> None:
+    [first, *_] = nodes
+    await first.pull_the_plug()
+    assert not await first.queues._is_watched()
+
+
+async def test_what_has_stranded_is_given_back_once_by_who_leaves(nodes: list[Node]) -> None:
+    keeper, reader, other = nodes
+    await acquaint(keeper, reader)
+    await strand(keeper, reader)
+    await reader.queues.leave()
+    reader.queues.end()
+    assert await other.take() == b"stranded"
+    assert mqtt_queues._legacies.get(reader.address, []) == []
+
+
+async def test_who_leaves_a_keeper_that_does_not_answer_hands_over_its_own_queues(
+    nodes: list[Node], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mqtt_queues, "_LEAVE_SECONDS", 0.1)
+    mute, leaver, heir = nodes
+    await mute.listen(b"$share/anyio/" + JOBS, lambda request: None)
+    await leaver.queues.put("others", b"kept", 100, 60.0)
+    await poll(leaver)
+    leaving = asyncio.create_task(leaver.queues.leave())
+    await anyio.wait_all_tasks_blocked()
+    leaver.queues._ask_again()  # a second has passed
+    await leaving
+    assert b"others" in heir.queues._keepers or b"others" in mute.queues._keepers
+    assert await heir.queues.take("others") == b"kept"
+
+
 async def test_a_long_queue_is_handed_over_in_portions(nodes: list[Node], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(mqtt_queues, "_LEGACY_BYTES", 100)
     keeper, reader, _ = nodes
@@ -383,7 +563,7 @@ async def test_a_request_that_comes_late_to_a_node_goes_on_to_the_keeper(nodes: 
     task = asyncio.create_task(reader.take())
     await anyio.wait_all_tasks_blocked()
     (number,) = line_of(reader).asked
-    late.queues._on_request(JOBS, mqtt_queues._encode(["take", reader.node, 0, [number]]))
+    late.queues._on_request(JOBS, encode(["take", reader.node, 0, [number]]))
     await keeper.put(b"second")
     assert await task == b"second"
 
@@ -434,7 +614,7 @@ class Desk:
 
 async def test_a_request_that_comes_again_is_done_once(nodes: list[Node]) -> None:
     desk = Desk(nodes[0])
-    bind = ["bind", "b", 1, [("news", 10, 60.0, 60.0)]]
+    bind: Request = ("bind", "b", 1, [[("news", 10, 60.0, 60.0)]])
     desk.keeper.handle(bind)
     desk.keeper.handle(bind)  # while it is being done
     await desk.do()
@@ -448,25 +628,25 @@ async def test_only_so_many_requests_are_remembered(nodes: list[Node], monkeypat
     monkeypatch.setattr(mqtt_keeper, "_REMEMBERED", 2)
     desk = Desk(nodes[0])
     for number in (1, 2, 3, 3, 2):
-        desk.keeper.handle(["put", "b", number, b"%d" % number, 10, 60.0])
+        desk.keeper.handle(("put", "b", number, [b"%d" % number, 10, 60.0]))
     await desk.do()
     assert desk.messages() == [b"1", b"2", b"3"]
     assert len(desk.keeper._done) == 2
 
 
 async def test_a_request_of_a_newer_node_is_reported(nodes: list[Node], caplog: pytest.LogCaptureFixture) -> None:
-    Desk(nodes[0]).keeper.handle(["dance", "b", 1])
+    Desk(nodes[0]).keeper.handle(("dance", "b", 1, []))
     assert "A node asked the queue jobs for 'dance', which it does not know" in caplog.text
 
 
 async def test_what_comes_from_a_group_after_its_unbinding_is_no_message(nodes: list[Node]) -> None:
     desk = Desk(nodes[0])
-    desk.keeper.handle(["bind", "b", 1, [("news", 10, 60.0, 60.0)]])
+    desk.keeper.handle(("bind", "b", 1, [[("news", 10, 60.0, 60.0)]]))
     await desk.do()
     handle = nodes[0].table[-1][2]
     news = Publish(b"news", b"new", 1, 1, ())
     handle(news)
-    desk.keeper.handle(["unbind", "b", 2, "news"])
+    desk.keeper.handle(("unbind", "b", 2, ["news"]))
     await desk.do()
     handle(news)  # it was on its way already
     await desk.do()

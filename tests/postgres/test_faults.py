@@ -220,7 +220,7 @@ async def test_a_password_that_is_changed_meanwhile(own_server: brokers.Postgres
 
 async def test_a_wrong_password_is_what_publish_complains_of(own_server: brokers.Postgres) -> None:
     layer = PostgreSQLChannelLayer(**{**own_server.connection, "password": "wrong"})
-    async with Channel(layer, publish_timeout=0.5) as node:
+    async with Channel(layer, publish_timeout=5.0) as node:
         with pytest.raises(ListenerClosed, match=r"password authentication failed.*Correct the user name"):
             await node.publish(GROUP, "x")
 

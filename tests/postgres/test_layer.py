@@ -11,12 +11,12 @@ import anyio
 import psycopg
 import pytest
 
-from django_anyio_channels import ListenerClosed, MissingDriver, NotSupported, PostgreSQLChannelLayer
+from django_anyio_channels import ListenerClosed, MissingDriver, NotSupported, PostgreSQLChannelLayer, QueueFull
 from django_anyio_channels.layers import postgres_queues
 from django_anyio_channels.layers.postgres_queues import Queues
 from django_anyio_channels.layers.postgres_tables import CREATE
 from tests.brokers import postgres as brokers
-from tests.brokers.server import running
+from tests.brokers.server import free_port, running
 
 from .conftest import Connect
 
@@ -131,6 +131,18 @@ async def test_a_strangers_notification_disturbs_nobody(
     ] * 2
 
 
+async def test_what_is_on_its_way_when_nobody_wants_it_any_more_is_dropped(
+    database: brokers.Postgres, connect: Connect
+) -> None:
+    layer = await connect(database.url)
+    assert layer._life is not None
+    await layer._life._listening.execute("LISTEN given_up")
+    await layer.subscribe("g")
+    database.ask("NOTIFY given_up")
+    await layer.publish("g", b"ours")
+    assert (await layer.next_published()).message == b"ours"
+
+
 @pytest.mark.parametrize("encoding", ["SQL_ASCII", "LATIN1", "EUC_JP"])
 async def test_every_byte_arrives_whatever_the_encoding_of_the_database(
     server: brokers.Postgres, connect: Connect, encoding: str
@@ -204,6 +216,83 @@ async def test_tables_that_vanish_are_made_again(database: brokers.Postgres, con
     assert await layer.take("q") == b"y"
 
 
+@pytest.mark.parametrize(
+    "what",
+    [
+        "TABLE django_anyio_channels_queue",
+        "TABLE django_anyio_channels_binding",
+        "FUNCTION django_anyio_channels_put",
+    ],
+)
+async def test_a_part_of_what_queues_need_that_vanishes_is_made_again(
+    database: brokers.Postgres, connect: Connect, what: str
+) -> None:
+    layer = await connect(database.url)
+    await layer.put("q", b"x", capacity=1, expiry=60)
+    assert await layer.take("q") == b"x"
+    database.ask(f"DROP {what}")
+    await layer.put("q", b"y", capacity=1, expiry=60)
+    assert await layer.take("q") == b"y"
+    await layer.bind("g", "q", capacity=1, expiry=60, lifetime=60)
+    await layer.publish("g", b"z")
+    assert await layer.take("q") == b"z"
+
+
+async def test_a_function_of_another_version_disturbs_nobody(database: brokers.Postgres, connect: Connect) -> None:
+    former = (
+        "django_anyio_channels_put(queues bytea[], messages bytea[], expiries float8[], capacities int[], wakes text[])"
+    )
+    database.ask(f"CREATE FUNCTION {former} RETURNS SETOF boolean LANGUAGE sql AS 'SELECT false'")
+    layer = await connect(database.url)
+    await layer.put("q", b"x", capacity=1, expiry=60)
+    with pytest.raises(QueueFull):
+        await layer.put("q", b"y", capacity=1, expiry=60)
+    assert await layer.take("q") == b"x"
+
+
+@pytest.mark.parametrize("preferred", ["plan_cache_mode = force_custom_plan", "enable_indexscan = off"])
+async def test_a_long_queue_is_taken_in_its_order_however_the_database_plans(
+    database: brokers.Postgres, connect: Connect, preferred: str
+) -> None:
+    database.ask(f"ALTER DATABASE {database.database} SET {preferred}")
+    layer = await connect(database.url)
+    for number in range(300):
+        await layer.put("q", b"%d" % number, capacity=1000, expiry=60)
+    assert [await layer.take("q") for _ in range(300)] == [b"%d" % number for number in range(300)]
+
+
+async def test_the_isolation_that_the_database_prefers_makes_no_difference(
+    database: brokers.Postgres, connect: Connect
+) -> None:
+    database.ask(f"ALTER DATABASE {database.database} SET default_transaction_isolation = 'serializable'")
+    layers = [await connect(database.url) for _ in range(4)]
+    taken: list[bytes] = []
+    full = 0
+
+    async def put(layer: PostgreSQLChannelLayer, number: int) -> None:
+        nonlocal full
+        try:
+            await layer.put("q", b"%d" % number, capacity=20, expiry=60)
+        except QueueFull:
+            full += 1
+
+    async def take(layer: PostgreSQLChannelLayer, count: int) -> None:
+        for _ in range(count):
+            taken.append(await layer.take("q"))
+
+    with anyio.fail_after(30):
+        for _ in range(5):
+            async with anyio.create_task_group() as tasks:
+                for number in range(40):
+                    tasks.start_soon(put, layers[number % 4], number)
+            assert full == 20
+            async with anyio.create_task_group() as tasks:
+                for layer in layers:
+                    tasks.start_soon(take, layer, 5)
+            assert len(set(taken)) == 20
+            full, taken = 0, []
+
+
 async def test_nobodys_backlog_is_swept_by_a_new_layer(database: brokers.Postgres, connect: Connect) -> None:
     layer = await connect(database.url)
     await layer.put("q", b"x", capacity=1, expiry=60)
@@ -221,7 +310,7 @@ async def test_dead_rows_go_by_themselves(
     await layer.put("q", b"lives", capacity=10, expiry=60)
     await layer.bind("g", "q", capacity=10, expiry=60, lifetime=0.01)
     query = "SELECT message FROM django_anyio_channels_queue UNION ALL SELECT topic FROM django_anyio_channels_binding"
-    with anyio.fail_after(20):
+    with anyio.fail_after(30):
         while (rows := await anyio.to_thread.run_sync(database.ask, query)) != [(b"lives",)]:
             assert (b"lives",) in rows
 
@@ -369,7 +458,7 @@ async def test_an_unexpected_error_ends_the_life_and_is_logged(
 
     monkeypatch.setattr(Queues, "watch", broken)
     layer = await connect(database.url)
-    with anyio.fail_after(20), pytest.raises(ListenerClosed, match="by accident"):
+    with anyio.fail_after(30), pytest.raises(ListenerClosed, match="by accident"):
         await layer.next_published()
     assert "Unexpected error of the PostgreSQL layer, starting afresh: ZeroDivisionError('by accident')" in caplog.text
 
@@ -379,3 +468,12 @@ def test_without_the_driver_the_error_names_the_extra(monkeypatch: pytest.Monkey
     monkeypatch.delitem(sys.modules, "django_anyio_channels.layers.postgres")
     with pytest.raises(MissingDriver, match=r"pip install django-anyio-channels\[postgres\]$"):
         importlib.import_module("django_anyio_channels.layers.postgres")
+
+
+async def test_a_layer_that_could_not_connect_may_be_disconnected() -> None:
+    layer = PostgreSQLChannelLayer(f"postgresql://postgres@127.0.0.1:{free_port()}/postgres")
+    with pytest.raises(ListenerClosed, match="Connect"):
+        await layer.connect()
+    await layer.disconnect()
+    with pytest.raises(ListenerClosed, match="is not connected"):
+        await layer.publish("room", b"x")

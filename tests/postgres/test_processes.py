@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -15,6 +13,7 @@ import pytest
 
 from django_anyio_channels import PostgreSQLChannelLayer
 from tests.brokers import postgres as brokers
+from tests.programs import in_a_hurry
 
 from .conftest import Connect
 
@@ -39,9 +38,8 @@ asyncio.run(work())
 @contextmanager
 def worker(url: str, done: list[int]) -> Iterator[subprocess.Popen[str]]:
     """A process that takes one job after the other; ``done`` grows with their numbers."""
-    environ = {name: value for name, value in os.environ.items() if name != "PYTHONDEVMODE"}
     with subprocess.Popen(
-        [sys.executable, "-c", WORKER, url], stdout=subprocess.PIPE, text=True, env=environ
+        [sys.executable, "-c", WORKER, url], stdout=subprocess.PIPE, text=True, env=in_a_hurry()
     ) as process:
         assert process.stdout is not None
         output = process.stdout
@@ -62,8 +60,6 @@ async def test_each_of_many_jobs_is_done_once_though_a_worker_is_killed(
     own_server: brokers.Postgres, connect: Connect
 ) -> None:
     """The one that is killed was doing at most one job; nobody else does that, and nobody misses another one."""
-    # In debug mode every task and future remembers its stack, which makes many seconds of one.
-    asyncio.get_running_loop().set_debug(False)
     layer = await connect(own_server.url)
     done: list[list[int]] = [[], [], []]
     with ExitStack() as stack:

@@ -8,6 +8,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from tests.brokers.postgres import Postgres
 
 from .project.environment import environment
@@ -37,6 +39,7 @@ def databases(server: Postgres) -> set[str]:
     return {name for (name,) in server.ask("SELECT datname FROM pg_database WHERE datname LIKE 'test_postgres%'")}
 
 
+@pytest.mark.usefixtures("measured_programs")
 def test_djangos_runner_in_parallel(own_server: Postgres, tmp_path: Path) -> None:
     printed = run(own_server, "django", "test", "--parallel", "2", "tests.postgres.project", MEET=str(tmp_path))
     assert set(re.findall("followed to (.*)", printed)) == {"test_postgres_1", "test_postgres_2"}

@@ -235,6 +235,18 @@ async def test_a_full_queue_raises_and_leaves_the_transaction_usable(django: Pos
     await layer.close()
 
 
+async def test_a_table_that_vanished_is_made_for_a_transaction_too(layer: AnyioChannelLayer, django: Postgres) -> None:
+    await soon(layer.send("a-queue", n(0)))
+    django.ask("DROP TABLE django_anyio_channels_queue")
+
+    def send() -> None:
+        with transaction.atomic():
+            layer.in_transaction().send_sync("a-queue", n(1))
+
+    await in_thread(send)
+    assert await numbers(layer, "a-queue", 1) == [1]
+
+
 async def test_nobody_waits_for_a_transaction_that_lasts(layer: AnyioChannelLayer) -> None:
     def begin() -> None:
         transaction.set_autocommit(False)

@@ -16,7 +16,7 @@ __all__ = ["anyio_backend"]
 Connect = Callable[..., Awaitable[RedisPubSubChannelLayer]]
 
 
-async def becomes_true(condition: Callable[[], object], seconds: float = 10.0) -> None:
+async def becomes_true(condition: Callable[[], object], seconds: float = 30.0) -> None:
     """Wait until ``condition()`` is true, for so many seconds at most."""
     with anyio.fail_after(seconds):
         while not condition():
@@ -43,6 +43,27 @@ def own_server(request: pytest.FixtureRequest) -> Iterator[brokers.Redis]:
     """A server that the test may disturb."""
     made = brokers.plain(request.param)
     with brokers.running(made):
+        yield made
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[brokers.Cluster]:
+    """Three masters. Tests may move slots."""
+    with brokers.cluster() as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def replicated() -> Iterator[brokers.Cluster]:
+    """Three masters, each with a replica. Tests may kill a master that has one."""
+    with brokers.cluster(replicas=3) as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def protected() -> Iterator[brokers.Cluster]:
+    """Three masters that want TLS and a password."""
+    with brokers.cluster("redis", protected=True) as made:
         yield made
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import anyio
 
-from django_anyio_channels import BaseChannelLayer, Channel, ListenerClosed
+from django_anyio_channels import BaseChannelLayer, Channel, DeliveryUnknown, ListenerClosed
 
 GROUP = "numbers"
 
@@ -33,7 +33,7 @@ class Flow:
 
     publisher: Channel = field(init=False)
 
-    async def go_on(self, count: int = 50, seconds: float = 15.0) -> None:
+    async def go_on(self, count: int = 50, seconds: float = 40.0) -> None:
         """Wait until every reader has got so many more of the numbers that are sent from now on."""
         goal = (self.sent or [0])[-1] + count
         with anyio.fail_after(seconds):
@@ -55,46 +55,76 @@ class Flow:
 @asynccontextmanager
 async def flow(make_layer: Callable[[], BaseChannelLayer], readers: int = 2, **options: Any) -> AsyncIterator[Flow]:
     """One node publishes, awaiting each; ``readers`` nodes read. Each node is a `Channel` with ``options``."""
-    going = Flow()
+    async with flows(make_layer, [GROUP], readers, **options) as going:
+        yield going[GROUP]
+
+
+@asynccontextmanager
+async def flows(
+    make_layer: Callable[[], BaseChannelLayer], groups: list[str], readers: int = 2, **options: Any
+) -> AsyncIterator[dict[str, Flow]]:
+    """As `flow`, but through several groups: each reader reads them all, and publishing to one waits for no other."""
+    all_going = {group: Flow() for group in groups}
     options.setdefault("publish_timeout", 10.0)
 
-    async def publish() -> None:
+    def report_gap(seconds: float) -> None:
+        for going in all_going.values():
+            going.gaps.append(seconds)
+
+    async def publish(group: str, going: Flow) -> None:
         number = 0
         while True:
             try:
-                await going.publisher.publish(GROUP, number)
+                await going.publisher.publish(group, number)
             except ListenerClosed as error:
                 going.failed.append((number, error))
             else:
                 going.sent.append(number)
             number += 1
-            await anyio.sleep(0.002)
+            await anyio.sleep(0.002 * len(groups))
 
-    async def read(numbers: list[int], *, task_status: anyio.abc.TaskStatus[None]) -> None:
-        layer = make_layer()
+    async def read(*, task_status: anyio.abc.TaskStatus[None]) -> None:
+        numbers: dict[str, list[int]] = {group: [] for group in groups}
+        for group, going in all_going.items():
+            going.received.append(numbers[group])
         async with (
             Channel(
-                layer,
-                on_gap=going.gaps.append,
-                on_missed=lambda group, seconds: going.missed.append(group),
+                make_layer(),
+                on_gap=report_gap,
+                on_missed=lambda group, seconds: all_going[group].missed.append(group),
                 capacity=100_000,
                 **options,
             ) as channel,
-            channel.subscribe(GROUP) as subscriber,
+            channel.subscribe(*groups) as subscriber,
         ):
             task_status.started()
             async for event in subscriber:
-                numbers.append(event.message)
+                numbers[event.group].append(event.message)
 
     async with anyio.create_task_group() as tasks:
         for _ in range(readers):
-            numbers: list[int] = []
-            going.received.append(numbers)
-            await tasks.start(read, numbers)
-        async with Channel(make_layer(), **options) as going.publisher, anyio.create_task_group() as publishing:
-            publishing.start_soon(publish)
-            await going.go_on()
-            yield going
+            await tasks.start(read)
+        async with Channel(make_layer(), **options) as publisher, anyio.create_task_group() as publishing:
+            for group, going in all_going.items():
+                going.publisher = publisher
+                publishing.start_soon(publish, group, going)
+            await all_go_on(all_going)
+            yield all_going
             publishing.cancel_scope.cancel()
         tasks.cancel_scope.cancel()
-    going.check()
+    for going in all_going.values():
+        going.check()
+
+
+async def all_go_on(all_going: dict[str, Flow], count: int = 50, seconds: float = 40.0) -> None:
+    """`Flow.go_on`, of all of them at once."""
+    async with anyio.create_task_group() as tasks:
+        for going in all_going.values():
+            tasks.start_soon(going.go_on, count, seconds)
+
+
+def nothing_missed(going: Flow) -> bool:
+    """Whether each reader got all that was accepted, and nobody was told of a gap."""
+    assert going.lost() == [set()] * len(going.received)
+    assert all(isinstance(error, DeliveryUnknown) for _, error in going.failed)
+    return going.missed == [] and going.gaps == []

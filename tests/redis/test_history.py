@@ -49,6 +49,7 @@ async def test_history(channel: Channel) -> None:
     positions = await publish(channel, 0, 600)
     assert await numbers(channel) == list(range(600))
     assert await numbers(channel, limit=3) == [597, 598, 599]
+    assert await numbers(channel, limit=0) == []
     assert await numbers(channel, since=positions[0]) == list(range(1, 600))
     assert await numbers(channel, since=positions[9], limit=3) == [10, 11, 12]
     assert await numbers(channel, since=positions[599]) == []
@@ -147,7 +148,8 @@ async def test_histories_on_several_brokers(server: brokers.Redis) -> None:
     url = brokers.with_streams(server.url)
     layer = ShardedChannelLayer([RedisStreamsChannelLayer(f"{url}/{database}") for database in (0, 1)])
     async with Channel(layer) as channel:
-        [since, _] = await publish(channel, 0, 2)
+        [since, end] = await publish(channel, 0, 2)
+        assert await channel.position("room") == end
         assert await numbers(channel) == [0, 1]
         async with channel.subscribe("room", since=since) as subscriber:
             assert (await anext(subscriber)).message == 1

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Callable
 from typing import Any, cast
 
+import anyio
 import hiredis
 import pytest
 
@@ -28,6 +29,7 @@ class ScriptedLink:
         self.asked: list[asyncio.Future[Any]] = []
         self.commands_asked: list[bytes] = []
         self.subscriptions = self
+        self.wake: Callable[[bytes], None] | None = None
 
     def commands(self, key: bytes) -> ScriptedLink:
         return self
@@ -38,11 +40,17 @@ class ScriptedLink:
         return self.asked[-1]
 
     def signal(self, name: bytes, callback: Callable[[bytes], None]) -> asyncio.Future[Any]:
-        self.push = callback
+        if self.wake is None:
+            self.wake = callback
+        else:
+            self.push = callback
         return self.ask(name)
 
     def refusal(self, reply: hiredis.ReplyError) -> Exception:
         return ChannelLayerError(str(reply))
+
+    def outwaits(self, reply: hiredis.ReplyError, queue: str) -> bool:
+        return str(reply).startswith("MOVED ")
 
     async def answer(self, number: int, reply: Any) -> None:
         """Give the reply to the command of this number, once that is asked."""
@@ -87,6 +95,25 @@ async def test_cancelled_with_a_message_in_its_hands_as_the_link_breaks() -> Non
     assert stamped(b"job") in link.commands_asked[0], "given back by the next life"
 
 
+async def test_a_queue_is_not_forgotten_while_a_reader_has_a_message_in_its_hands() -> None:
+    queues = Queues()
+    link = begin(queues)
+    first = asyncio.ensure_future(queues.take("jobs"))
+    await link.answer(0, [stamped(b"1")])
+    assert await first == b"1"
+    queues.tidy()
+    reader = asyncio.ensure_future(queues.take("jobs"))
+    await asyncio.sleep(0)
+    link.asked[1].set_result([stamped(b"2")])
+    await asyncio.sleep(0)  # the answer is handed out; the reader has not run yet
+    queues.tidy()
+    reader.cancel()
+    await asyncio.wait([reader])
+    assert reader.cancelled()
+    with anyio.fail_after(30):
+        assert await queues.take("jobs") == b"2", "and not what comes after it"
+
+
 async def test_cancelled_as_the_link_breaks() -> None:
     queues = Queues()
     link = begin(queues)
@@ -114,6 +141,16 @@ async def test_the_link_breaks_while_it_is_asked_for_wake_ups() -> None:
     reader = asyncio.ensure_future(queues.take("jobs"))
     await asyncio.sleep(0)
     link.asked[0].set_result([stamped(b"job")])
+    assert await reader == b"job"
+
+
+async def test_a_subscription_to_wake_ups_outwaits_a_slot_that_nobody_serves() -> None:
+    queues = Queues()
+    link = begin(queues)
+    reader = asyncio.ensure_future(queues.take("jobs"))
+    moved = hiredis.ReplyError("MOVED 1 elsewhere")
+    for number, reply in enumerate(([], moved, [b"ssubscribe"], [b"ssubscribe"], [b"ssubscribe"], [stamped(b"job")])):
+        await link.answer(number, reply)
     assert await reader == b"job"
 
 
@@ -174,6 +211,19 @@ async def test_only_the_push_for_the_call_that_waits_is_taken() -> None:
         link.push(garbage)
     link.push(b"2 " + stamped(b"job"))
     link.push(b"2 " + stamped(b"twice"))
+    assert await reader == b"job"
+
+
+async def test_what_comes_between_a_call_and_its_empty_answer_is_asked_for() -> None:
+    queues = Queues()
+    link, reader = await waiting(queues)
+    assert link.wake is not None
+    link.wake(b"")
+    assert len(link.asked) == 5
+    link.wake(b"")
+    assert len(link.asked) == 5, "one call at a time"
+    await link.answer(4, [])
+    await link.answer(5, [stamped(b"job")])
     assert await reader == b"job"
 
 

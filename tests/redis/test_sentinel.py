@@ -53,7 +53,7 @@ async def test_a_planned_failover(sentinels: brokers.SentinelSet) -> None:
     async with flow(lambda: layer_of(sentinels)) as going:
         sentinels.sentinels[0].ask("SENTINEL", "FAILOVER", sentinels.service)
         new = await run_sync(sentinels.wait_for_other_master, master)
-        await becomes_true(lambda: new.ask("PUBSUB NUMSUB", "numbers")[0][1] == 2, seconds=20)
+        await becomes_true(lambda: new.ask("PUBSUB NUMSUB", "numbers")[0][1] == 2)
         await going.go_on(seconds=20)
     assert len(going.gaps) >= 2
 

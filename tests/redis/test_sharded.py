@@ -59,7 +59,7 @@ def name_at(layer: ShardedChannelLayer, index: int, beginning: str) -> str:
 async def processes(servers: tuple[brokers.Redis, ...], count: int) -> AsyncIterator[list[AnyioChannelLayer]]:
     made = [AnyioChannelLayer(url=[each.url for each in servers]) for _ in range(count)]
     try:
-        with anyio.fail_after(20):
+        with anyio.fail_after(30):
             yield made
     finally:
         for layer in made:
@@ -149,7 +149,7 @@ async def test_group_add_for_another_process(servers: tuple[brokers.Redis, ...])
                 await third.group_discard(group, name)
             await third.group_send(group, {"type": "nobody hears this"})
         for layer, name in names:
-            assert [(await layer.receive(name))["group"] for _ in range(8)] == GROUPS[:8]
+            assert sorted([(await layer.receive(name))["group"] for _ in range(8)]) == sorted(GROUPS[:8])
             await third.send(name, {"type": "end"})
             assert await layer.receive(name) == {"type": "end"}
 
@@ -176,7 +176,7 @@ async def test_a_pattern_hears_every_server_once(servers: tuple[brokers.Redis, .
         Channel(layer_of(servers)) as other,
         channel.subscribe(pattern="room-*") as subscriber,
     ):
-        with anyio.fail_after(10):
+        with anyio.fail_after(30):
             for group in GROUPS:
                 await other.publish(group, group)
             events = [await anext(subscriber) for _ in GROUPS]
@@ -199,7 +199,7 @@ async def test_the_death_of_one_server_is_no_matter_of_the_others(servers: tuple
     ):
         await run_sync(servers[0].server.kill)
         await becomes_true(lambda: channel.outages == other.outages == 1)
-        with anyio.fail_after(20):
+        with anyio.fail_after(30):
             for number in range(100):
                 await other.publish(living, number)
                 assert (await anext(subscriber)).message == number
@@ -257,7 +257,7 @@ async def test_killed_in_turn_they_lose_nothing_that_publish_returned_for(server
 async def test_a_bound_queue_whose_server_is_gone_is_told_and_ends_nothing(servers: tuple[brokers.Redis, ...]) -> None:
     layer = layer_of(servers)
     group, queue = name_at(layer, 1, "room-"), name_at(layer, 0, "jobs-")
-    async with Channel(layer, publish_timeout=1.0) as channel, channel.subscribe(group) as subscriber:
+    async with Channel(layer, publish_timeout=3.0) as channel, channel.subscribe(group) as subscriber:
         await channel.bind(group, queue, lifetime=60, **PLENTY)
         await channel.publish(group, 1)
         assert channel.serializer.decode(await channel.take(queue)) == 1

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import itertools
 import json
 import sys
 import time
@@ -16,14 +18,14 @@ from anyio.to_thread import run_sync
 
 from django_anyio_channels import Channel, DeliveryUnknown, RedisStreamsChannelLayer
 from tests.brokers import redis as brokers
+from tests.programs import in_a_hurry
 
 from .conftest import becomes_true
-from .flow import GROUP, Flow, flow
+from .flow import GROUP, flow, nothing_missed
 
 pytestmark = pytest.mark.anyio
 
 ROOT = Path(__file__).parent.parent.parent
-WITH_AOF = ("--appendonly", "yes", "--appendfsync", "everysec")
 
 
 @pytest.fixture
@@ -37,13 +39,6 @@ def own_server() -> Iterator[brokers.Redis]:
 def layer_of(server: brokers.Redis, history_length: int = 10_000) -> RedisStreamsChannelLayer:
     url = brokers.with_streams(server.url)
     return RedisStreamsChannelLayer(url, probe_interval=1.0, history_length=history_length)
-
-
-def nothing_missed(going: Flow) -> bool:
-    """Whether each reader got all that was accepted, and nobody was told of a gap."""
-    assert going.lost() == [set()] * len(going.received)
-    assert all(isinstance(error, DeliveryUnknown) for _, error in going.failed)
-    return going.missed == [] and going.gaps == []
 
 
 @pytest.mark.parametrize("kind", ["pubsub", "normal"])
@@ -65,7 +60,7 @@ async def test_frozen_for_three_seconds(own_server: brokers.Redis) -> None:
 
 
 async def test_killed_and_restarted_with_its_log() -> None:
-    server = brokers.plain("redis", *WITH_AOF)
+    server = brokers.plain("redis", *brokers.WITH_AOF)
     with brokers.running(server):
         async with flow(lambda: layer_of(server), readers=3) as going:
             for _ in range(3):
@@ -187,7 +182,7 @@ async def test_a_reader_whose_event_loop_stands_still(own_server: brokers.Redis)
 
 async def test_ten_thousand_messages_to_members_of_several_processes() -> None:
     """Through killed connections of every kind, a frozen and a killed server, each member gets each message once."""
-    server = brokers.plain("redis", *WITH_AOF)
+    server = brokers.plain("redis", *brokers.WITH_AOF)
     count, members = 10_000, 3
     with brokers.running(server):
         command = [
@@ -196,12 +191,12 @@ async def test_ten_thousand_messages_to_members_of_several_processes() -> None:
             "tests.redis.member",
             brokers.with_streams(server.url),
             str(members),
-            str(count),
+            "0",
         ]
         async with AsyncExitStack() as stack:
             outputs = []
             for _ in range(2):
-                process = await anyio.open_process(command, cwd=ROOT, stderr=None)
+                process = await anyio.open_process(command, cwd=ROOT, env=in_a_hurry(), stderr=None)
                 stack.push_async_callback(process.aclose)
                 assert process.stdout is not None
                 outputs.append(BufferedByteReceiveStream(process.stdout))
@@ -209,19 +204,24 @@ async def test_ten_thousand_messages_to_members_of_several_processes() -> None:
             for output in outputs:
                 assert await output.receive_until(b"\n", 100) == b"listening"
             accepted = set()
+            numbers, to_go = itertools.count(1), count
 
-            async def publish(channel: Channel, numbers: range) -> None:
-                for number in numbers:
+            async def publish(channel: Channel) -> None:
+                nonlocal to_go
+                while to_go:
+                    to_go -= 1
+                    number = next(numbers)
                     try:
                         await channel.publish(GROUP, number)
                     except DeliveryUnknown:
-                        continue
-                    accepted.add(number)
+                        to_go += 1  # This one may have been accepted or not.
+                    else:
+                        accepted.add(number)
 
             async with Channel(layer_of(server, 20_000)) as channel:
                 async with anyio.create_task_group() as tasks:
-                    for first in range(10):
-                        tasks.start_soon(publish, channel, range(first, count, 10))
+                    for _ in range(10):
+                        tasks.start_soon(publish, channel)
                     for _ in range(5):
                         for kind in ("pubsub", "normal"):
                             server.ask("CLIENT", "KILL", "TYPE", kind)
@@ -232,10 +232,43 @@ async def test_ten_thousand_messages_to_members_of_several_processes() -> None:
                     await anyio.sleep(0.2)
                     await run_sync(server.server.kill)
                     await run_sync(server.server.start)
-                await channel.publish(GROUP, count)
+                await channel.publish(GROUP, 0)
+            assert len(accepted) == count
             for output in outputs:
                 for _ in range(members):
-                    numbers = json.loads(await output.receive_until(b"\n", 1_000_000))
-                    assert len(numbers) == len(set(numbers)), "nothing twice"
-                    assert accepted <= set(numbers), "nothing lost"
-        assert len(accepted) > 0.9 * count
+                    received = json.loads(await output.receive_until(b"\n", 1_000_000))
+                    assert len(received) == len(set(received)), "nothing twice"
+                    assert len(accepted & set(received)) == count, "nothing lost"
+
+
+@pytest.mark.parametrize("somebody_waits", [True, False])
+async def test_an_event_loop_that_ends_while_a_history_is_read(server: brokers.Redis, somebody_waits: bool) -> None:
+    """`asyncio.run` cancels every task, those of the layer too, and tells of callbacks that fail."""
+    told: list[dict[str, object]] = []
+
+    async def program() -> None:
+        asyncio.get_running_loop().set_exception_handler(lambda loop, context: told.append(context))
+        layer = layer_of(server)
+        await layer.connect()
+        await layer.subscribe("room")
+        tasks: list[asyncio.Task[None]] = [asyncio.ensure_future(leave(layer))]
+        await asyncio.sleep(0)
+        if somebody_waits:
+            tasks.append(asyncio.ensure_future(layer.subscribe("hall")))
+            with anyio.fail_after(30):
+                while not (topic := layer._histories._topics.get("hall")) or topic.reading is None:
+                    await asyncio.sleep(0)
+        else:
+            a_hole_before = b"%b-9999999999999-9 9999999999999-8\nx" % (await layer.position("room"))[:8].encode()
+            layer._histories._hear("room", None, a_hole_before)
+            await asyncio.sleep(0)
+            assert layer._histories._topics["room"].reading is not None
+
+    async def leave(layer: RedisStreamsChannelLayer) -> None:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            await layer.disconnect()
+
+    await run_sync(asyncio.run, program())
+    assert told == []

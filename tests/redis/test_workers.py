@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -15,6 +14,7 @@ import pytest
 
 from django_anyio_channels import RedisPubSubChannelLayer
 from tests.brokers import redis as brokers
+from tests.programs import in_a_hurry
 
 from .conftest import Connect, becomes_true
 
@@ -41,11 +41,19 @@ class Workers:
 
     def done(self) -> list[list[int]]:
         """What each has got so far."""
-        return [[int(line) for line in file.read_bytes().split(b"\n")[:-1] if line != b"ready"] for file in self._files]
+        return [[int(line) for line in file.read_bytes().split(b"\n")[:-1] if line.isdigit()] for file in self._files]
+
+    def jobs(self) -> list[int]:
+        """What all of them have got so far."""
+        return [number for jobs in self.done() for number in jobs]
 
     def count(self) -> int:
         """How many jobs are done."""
         return sum(file.read_bytes().count(b"\n") for file in self._files) - len(self._files)
+
+    def stopped(self) -> int | None:
+        """Which of them has said that it stops."""
+        return next((number for number, file in enumerate(self._files) if b"stopping\n" in file.read_bytes()), None)
 
     def ready(self) -> bool:
         return all(file.read_bytes().startswith(b"ready\n") for file in self._files)
@@ -53,13 +61,18 @@ class Workers:
 
 @contextmanager
 def working(url: str, folder: Path, processes: int, tasks: int = 1) -> Iterator[Workers]:
+    with running([sys.executable, "-m", "tests.redis.worker", url, "jobs", str(tasks)], folder, processes) as workers:
+        yield workers
+
+
+@contextmanager
+def running(command: list[str], folder: Path, processes: int) -> Iterator[Workers]:
     files = [folder / f"worker {number}" for number in range(processes)]
-    command = [sys.executable, "-m", "tests.redis.worker", url, "jobs", str(tasks)]
     made: list[subprocess.Popen[bytes]] = []
     try:
         for file in files:
             with file.open("wb") as output:
-                made.append(subprocess.Popen(command, cwd=ROOT, stdout=output))
+                made.append(subprocess.Popen(command, cwd=ROOT, env=in_a_hurry(), stdout=output))
         yield Workers(made, files)
     finally:
         for process in made:
@@ -79,20 +92,23 @@ async def send_at_once(layer: RedisPubSubChannelLayer, count: int, senders: int 
             tasks.start_soon(send, layer, range(start, start + share))
 
 
+async def each_was_done_once(workers: Workers, layer: RedisPubSubChannelLayer, count: int) -> None:
+    """Fail unless of ``count`` jobs, and one that is sent now, each is done once, and every process had some."""
+    await becomes_true(lambda: workers.count() >= count, 30)
+    await layer.put("jobs", b"%d" % count, **PLENTY)
+    await becomes_true(lambda: count in workers.jobs())
+    assert sorted(workers.jobs()) == list(range(count + 1))
+    assert all(workers.done()), "every process had work"
+
+
 async def test_each_of_5000_jobs_goes_to_one_of_three_processes(
     server: brokers.Redis, connect: Connect, tmp_path: Path
 ) -> None:
-    asyncio.get_running_loop().set_debug(False)  # it makes many seconds of two
     layer = await connect(server.url)
     with working(server.url, tmp_path, 3, tasks=2) as workers:
-        await becomes_true(workers.ready, 20)
+        await becomes_true(workers.ready)
         await send_at_once(layer, 5000)
-        await becomes_true(lambda: workers.count() >= 5000, 30)
-        await layer.put("jobs", b"5000", **PLENTY)
-        await becomes_true(lambda: any(5000 in jobs for jobs in workers.done()))
-        done = workers.done()
-    assert sorted(number for jobs in done for number in jobs) == list(range(5001))
-    assert all(done), "every process had work"
+        await each_was_done_once(workers, layer, 5000)
 
 
 async def test_a_killed_worker_takes_along_no_more_than_it_had_taken(
@@ -100,18 +116,16 @@ async def test_a_killed_worker_takes_along_no_more_than_it_had_taken(
 ) -> None:
     layer = await connect(server.url)
     with working(server.url, tmp_path, 3) as workers:
-        await becomes_true(workers.ready, 20)
+        await becomes_true(workers.ready)
         async with anyio.create_task_group() as sending:
             sending.start_soon(send_at_once, layer, 3000)
             for victim in (0, 1):
                 await becomes_true(lambda victim=victim: len(workers.done()[victim]) > 50)  # type: ignore[misc]
                 workers.processes[victim].kill()
-        await layer.put("jobs", b"3000", **PLENTY)
-        await becomes_true(lambda: 3000 in workers.done()[2], 30)
-        done = workers.done()
-    got = [number for jobs in done for number in jobs]
+        # One may have been on its way to the only reader of each.
+        await becomes_true(lambda: len(set(workers.jobs())) >= 3000 - 2, 60)
+        got = workers.jobs()
     assert len(got) == len(set(got)), "nothing twice"
-    assert len(set(range(3001)) - set(got)) <= 2, "one on its way to the only reader of each"
 
 
 async def test_a_worker_that_waits_and_is_killed_takes_nothing_along(
@@ -119,7 +133,7 @@ async def test_a_worker_that_waits_and_is_killed_takes_nothing_along(
 ) -> None:
     layer = await connect(server.url)
     with working(server.url, tmp_path, 2) as workers:
-        await becomes_true(workers.ready, 20)
+        await becomes_true(workers.ready)
         await becomes_true(lambda: server.ask("LLEN", "{jobs}|waiting") == 2)
         workers.processes[0].kill()
         workers.processes[0].wait()
@@ -133,7 +147,7 @@ async def test_jobs_that_a_process_held_and_nobody_came_for_go_back(server: brok
     quick, other = await connect(server.url), await connect(server.url)
     await send(quick, range(200))
     got = [int(await quick.take("jobs")) for _ in range(100)]
-    with anyio.fail_after(5):
+    with anyio.fail_after(30):
         got += [int(await other.take("jobs")) for _ in range(100)]
     assert got[:100] == list(range(100))
     assert sorted(got) == list(range(200))
@@ -144,6 +158,6 @@ async def test_jobs_that_a_process_held_go_back_when_it_leaves(server: brokers.R
     await send(quick, range(200))
     got = [int(await quick.take("jobs")) for _ in range(100)]
     await quick.disconnect()
-    with anyio.fail_after(5):
+    with anyio.fail_after(30):
         got += [int(await other.take("jobs")) for _ in range(100)]
     assert got == list(range(200))

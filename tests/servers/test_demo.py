@@ -65,6 +65,18 @@ def test_who_leaves_is_missed(demo: Server) -> None:
         assert ana.hear_until(type="left", id=number)["name"] == "Bob"
 
 
+def test_who_leaves_while_being_told_something_is_missed_too(demo: Server) -> None:
+    with client(demo, "ws/") as ana:
+        _join(ana)
+        for _ in range(5):
+            with client(demo, "ws/") as bob:
+                number = _join(bob, "Bob")["id"]
+                for _ in range(20):
+                    bob.say(type="who")
+            assert ana.hear_until(type="left", id=number)["name"] == "Bob"
+    assert noise(demo) == ""
+
+
 def test_nothing_that_a_page_sends_ends_its_connection(demo: Server) -> None:
     with client(demo, "ws/") as ana:
         ana.say(type="say", text="too early")
@@ -72,6 +84,8 @@ def test_nothing_that_a_page_sends_ends_its_connection(demo: Server) -> None:
         for name in ["", "x" * 33, "\x07", None, 7]:
             ana.say(type="join", room="lobby", name=name)
             assert "name" in ana.hear()["text"]
+        ana.say(type="join", room="lobby", name="Ana", since=7)
+        assert ana.hear()["text"].startswith("The position of the last message is a string")
         for room in ["", "x" * 33, "Lobby", "a/b", "lobby\n", "-", None]:
             ana.say(type="join", room=room, name="Ana")
             assert ana.hear()["text"].startswith("A room's name is 1 to 32 lower-case letters")

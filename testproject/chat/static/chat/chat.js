@@ -10,13 +10,15 @@ const WORKER_PATIENCE = 4_000, PEOPLE_PATIENCE = 8_000, EVERY = 20_000; // milli
 
 let name = sessionStorage.getItem("name") ?? "";
 let me = "";
+let position = null; // of the last message that was shown, if the server keeps a history
+const mine = new Set(); // what this window was called on each of its connections
 const people = new Map(); // id -> {name, heard}
 const tasks = new Map(); // id -> the place for its answer
 
 const url = new URL("/ws/", location.href);
 url.protocol = url.protocol.replace("http", "ws");
 const connection = new Connection(url, {
-  hello: () => ({ type: "join", room, name }),
+  hello: () => ({ type: "join", room, name, since: position }),
   probe: { type: "who" },
   every: EVERY,
 });
@@ -61,6 +63,7 @@ new ResizeObserver(() => {
 }).observe(log);
 
 function add(item, mine = false) {
+  if ($("empty").contains(document.activeElement)) log.focus(); // what is hidden takes the keyboard's place along
   $("empty").hidden = true;
   log.append(item);
   if (mine || following) toEnd();
@@ -72,7 +75,7 @@ function message({ id, name, at }, kind) {
   const before = log.lastElementChild;
   made.dataset.from = id;
   made.dataset.at = at;
-  made.classList.toggle("mine", id === me);
+  made.classList.toggle("mine", mine.has(id));
   made.classList.toggle("follows", before?.dataset.from === id && at - before.dataset.at < 180_000);
   const head = element("header", "", element("b", "", name));
   const time = element("time", "", clock.format(at));
@@ -128,8 +131,15 @@ function showWorker(running) {
 // ---- what the server sends
 
 const frames = {
-  joined({ id }) {
+  joined({ id, position: begin, complete }) {
     me = id;
+    mine.add(id);
+    if (away) {
+      const kept = position && complete;
+      notice(`Connected again after ${away} s. ${kept ? "Nothing was missed." : "What was said meanwhile is not shown."}`);
+      away = 0;
+    }
+    if (begin) position = begin;
     people.clear();
     rollCall();
   },
@@ -146,7 +156,7 @@ const frames = {
   said(frame) {
     const made = message(frame, "message");
     made.append(element("p", "text", frame.text));
-    add(made, frame.id === me);
+    add(made, mine.has(frame.id));
   },
   asked(frame) {
     const made = message(frame, "message task");
@@ -158,7 +168,7 @@ const frames = {
     setTimeout(() => {
       if (tasks.has(frame.task)) answer.textContent = `No worker has answered yet. ${$("worker-cure").textContent}`;
     }, WORKER_PATIENCE);
-    add(made, frame.id === me);
+    add(made, mine.has(frame.id));
   },
   answered({ task, answer, note }) {
     const place = tasks.get(task);
@@ -184,11 +194,15 @@ const frames = {
   },
 };
 
-connection.addEventListener("frame", ({ detail }) => frames[detail.type]?.(detail));
+connection.addEventListener("frame", ({ detail }) => {
+  frames[detail.type]?.(detail);
+  if (detail.type !== "joined" && detail.position) position = detail.position;
+});
 
 // ---- the connection
 
 let lostAt = 0, nextAt = 0;
+let away = 0; // for how many seconds this window was away, until it is in the room again
 
 connection.addEventListener("state", ({ detail: { state, delay } }) => {
   document.body.dataset.state = lostAt && state === "connecting" ? "lost" : state;
@@ -200,8 +214,7 @@ connection.addEventListener("state", ({ detail: { state, delay } }) => {
     nextAt = Date.now() + delay;
   }
   if (state === "open" && lostAt) {
-    const seconds = Math.max(1, Math.round((Date.now() - lostAt) / 1000));
-    notice(`Connected again after ${seconds} s. What was said meanwhile is not shown.`);
+    away = Math.max(1, Math.round((Date.now() - lostAt) / 1000));
     lostAt = 0;
     problem("");
   }

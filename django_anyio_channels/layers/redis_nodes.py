@@ -1,0 +1,133 @@
+"""The nodes of a Redis Cluster: which there are, how to get into any of them, and what they say of the slots."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from typing import Any
+
+import anyio
+import hiredis
+from redis.asyncio.connection import parse_url
+
+from ..exceptions import ListenerClosed
+from .redis_address import Address, host_and_port, take_apart, without_secrets
+from .redis_wire import pack
+
+_DEFAULT_PORT = 6379
+
+_PATIENCE = 0.5
+"""Seconds after which another node is asked, too."""
+
+_UNKNOWN = ("", "?")
+"""What a node calls a host if it knows no other name than the one that it was reached by."""
+
+Node = tuple[str, int]
+Range = tuple[int, int, Node]
+"""The first slot, the last slot, and the master that has them."""
+
+
+def is_cluster(url: str) -> bool:
+    """Whether a URL is that of a cluster."""
+    return take_apart(url).kind == "cluster"
+
+
+class ClusterAddress:
+    """The nodes that are known by now, at first those of the URL."""
+
+    def __init__(self, url: str, options: Mapping[str, Any], own: frozenset[str]) -> None:
+        """``own`` as for `Address`."""
+        parts = take_apart(url)
+        self._text = f"{parts.scheme}+cluster://{','.join(parts.hosts)}"
+        self._seeds = [host_and_port(host, _DEFAULT_PORT) for host in parts.hosts]
+        plain = f"{parts.scheme}://{parts.credentials}cluster/{parts.path}{parts.query}"
+        self._options = {**options, **parse_url(plain)}
+        self._own = own
+        if self._options.pop("db", 0):
+            raise ValueError(f"{without_secrets(url)!r} names a database; a cluster has only the first one")
+        self._addresses: dict[Node, Address] = {}
+        self._nodes = list(self._seeds)
+        """Whom to ask, the best first."""
+        self.of_node(self._seeds[0])
+
+    def __str__(self) -> str:
+        """A URL without secrets."""
+        return self._text
+
+    def of_node(self, node: Node) -> Address:
+        """The address of one node."""
+        if node not in self._addresses:
+            self._addresses[node] = Address(None, {**self._options, "host": node[0], "port": node[1]}, self._own)
+        return self._addresses[node]
+
+    def read_node(self, text: str) -> Node:
+        """The node that a redirection names."""
+        host, _, port = text.rpartition(":")
+        return self._nodes[0][0] if host in _UNKNOWN else host, int(port)
+
+    async def ask_for_masters(self) -> list[Range]:
+        """Who has which slots.
+
+        The first node that knows a cluster in good health is believed. Raises `ListenerClosed` if none does.
+        """
+        error: BaseException | None = None
+        to_ask, asked = list(self._nodes), set[asyncio.Task[list[Range]]]()
+        try:
+            while to_ask or asked:
+                if to_ask:
+                    asked.add(asyncio.create_task(self._ask(to_ask.pop(0))))
+                patience = _PATIENCE if to_ask else None
+                done, asked = await asyncio.wait(asked, timeout=patience, return_when=asyncio.FIRST_COMPLETED)
+                for task in done:
+                    error = task.exception()
+                    if error is None:
+                        return task.result()
+        finally:
+            await _cancelled(asked)
+        raise ListenerClosed(f"{self}: no node leads to the masters; the last one: {error}") from error
+
+    async def _ask(self, node: Node) -> list[Range]:
+        address = self.of_node(node)
+        try:
+            wire, (slots, info) = await address.open(_ignore, pack("CLUSTER", "SLOTS"), pack("CLUSTER", "INFO"))
+            wire.abort()
+            for reply in (slots, info):
+                if isinstance(reply, hiredis.ReplyError):
+                    raise ListenerClosed(f"{address}: {reply}. If it is no cluster, write {address} for it")
+            if b"cluster_state:ok" not in info:
+                raise ListenerClosed(
+                    f"{address}: the cluster is down. Some slots have no master that answers: start it, "
+                    f"or wait until a replica takes over"
+                )
+        except ListenerClosed:
+            self._nodes.remove(node)
+            self._nodes.append(node)
+            raise
+        return self._learn(node, slots)
+
+    def _learn(self, asked: Node, slots: list[Any]) -> list[Range]:
+        masters, nodes = [], [asked]
+        for first, last, *serving in slots:
+            found = [_read(node, asked) for node in serving]
+            masters.append((first, last, found[0]))
+            nodes.extend(node for node in found if node not in nodes)
+        self._nodes = [*nodes, *(seed for seed in self._seeds if seed not in nodes)]
+        return masters
+
+
+async def _cancelled(tasks: set[asyncio.Task[list[Range]]]) -> None:
+    """Cancel them, and wait until they have closed what they opened."""
+    for task in tasks:
+        task.cancel()
+    if tasks:
+        with anyio.CancelScope(shield=True):
+            await asyncio.wait(tasks)
+
+
+def _read(node: list[Any], asked: Node) -> Node:
+    host = (node[0] or b"").decode()
+    return asked[0] if host in _UNKNOWN else host, int(node[1])
+
+
+def _ignore(push: list[bytes]) -> None:
+    """Nothing is subscribed to on this connection."""

@@ -1,0 +1,97 @@
+"""Mixins for consumers whose browsers come back: exactly what was missed, then what is live, or word that it can't be.
+
+They are for the consumers of those who use Channels, which are made by inheritance; nothing in this package is.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from .exceptions import InvalidPosition, MissingDriver, NotSupported, PositionLost
+
+try:
+    from asgiref.sync import async_to_sync
+except ModuleNotFoundError as error:
+    raise MissingDriver(
+        "The mixins for consumers need Django and Channels: pip install django-anyio-channels[django]"
+    ) from error
+
+TRY_AGAIN_LATER = 1013
+"""The code with which a WebSocket is closed so that its browser comes back with its last position."""
+
+
+@dataclass(frozen=True)
+class Resumption:
+    """How a consumer came into a group."""
+
+    position: str | None
+    """What the browser keeps as its last position until a message brings one; None if there is none yet."""
+
+    complete: bool
+    """Whether everything after the position that the browser named comes; if not, something was missed for good."""
+
+    has_history: bool
+    """Whether the layer keeps a history; if not, a browser that comes back later has missed what was sent meanwhile."""
+
+
+class AsyncResumingMixin:
+    """For asynchronous consumers, ``class ChatConsumer(AsyncResumingMixin, AsyncWebsocketConsumer)``."""
+
+    async def resume_group(self, group: str, since: str | None = None, *, last: int = 0) -> Resumption:
+        """Come into a group where a browser has left it, or with the ``last`` messages of the group.
+
+        ``since`` is the position of the last message that the browser has seen, just as the browser sent it. What
+        comes from the past goes through the consumer's handlers like any message, once this one has returned.
+        ``position_of(message)`` is what the browser has to keep of each. If what comes after ``since`` is no longer
+        known, the ``last`` messages come.
+        """
+        return await _resume(self, group, since, last)
+
+    async def group_missed(self: Any, message: dict[str, Any]) -> None:
+        """Messages are missing here: close the WebSocket, so that the browser comes back and asks for them."""
+        _require_websocket(self)
+        await self.close(code=TRY_AGAIN_LATER)
+        await self.websocket_disconnect({"type": "websocket.disconnect", "code": TRY_AGAIN_LATER})
+
+
+class ResumingMixin:
+    """The same for synchronous consumers, ``class ChatConsumer(ResumingMixin, WebsocketConsumer)``."""
+
+    def resume_group(self, group: str, since: str | None = None, *, last: int = 0) -> Resumption:
+        """`AsyncResumingMixin.resume_group`."""
+        return async_to_sync(_resume)(self, group, since, last)
+
+    def group_missed(self: Any, message: dict[str, Any]) -> None:
+        """`AsyncResumingMixin.group_missed`."""
+        _require_websocket(self)
+        self.close(code=TRY_AGAIN_LATER)
+        self.websocket_disconnect({"type": "websocket.disconnect", "code": TRY_AGAIN_LATER})
+
+
+async def _resume(consumer: Any, group: str, since: str | None, last: int) -> Resumption:
+    layer, channel = consumer.channel_layer, consumer.channel_name
+    try:
+        resume = layer.group_resume
+    except AttributeError:  # another package's layer, as in many projects' tests
+        return await _join(layer, group, channel, since)
+    try:
+        try:
+            return Resumption(await resume(group, channel, since=since, last=last), True, True)
+        except (PositionLost, InvalidPosition):
+            return Resumption(await resume(group, channel, last=last), False, True)
+    except NotSupported:
+        return await _join(layer, group, channel, since)
+
+
+async def _join(layer: Any, group: str, channel: str, since: str | None) -> Resumption:
+    await layer.group_add(group, channel)
+    return Resumption(None, since is None, False)
+
+
+def _require_websocket(consumer: Any) -> None:
+    if not hasattr(consumer, "websocket_disconnect"):
+        raise TypeError(
+            f"{type(consumer).__name__} has no WebSocket to close when messages are missing; give it a group_missed of "
+            f"its own"
+        )

@@ -1,0 +1,114 @@
+"""The demo chat on a broker that keeps a history: windows that were away, windows that come late."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+from playwright.sync_api import Page, WebSocketRoute, expect
+
+from tests.brokers import redis as brokers
+from tests.brokers.server import Server, running
+from tests.browser.conftest import Open
+from tests.browser.test_chat import messages, people, say
+from tests.servers.serving import noise, serve
+
+
+@pytest.fixture(scope="module")
+def broker() -> Iterator[brokers.Redis]:
+    """A server without a log: what it knows ends with it."""
+    made = brokers.plain("redis")
+    with brokers.running(made):
+        yield made
+
+
+@pytest.fixture(scope="module")
+def server(broker: brokers.Redis) -> Iterator[Server]:
+    """The demo chat, whose messages are kept by the broker."""
+    server = serve("runserver", "config", brokers.with_streams(broker.url))
+    with running(server):
+        yield server
+
+
+class Cable:
+    """What a window is connected through; it can be cut and mended."""
+
+    def __init__(self, page: Page) -> None:
+        self._page = page
+        self._ends: list[WebSocketRoute] = []
+        page.route_web_socket("**/ws/", self._connect)
+
+    def _connect(self, route: WebSocketRoute) -> None:
+        self._ends = [route.connect_to_server(), route]
+
+    def cut(self) -> None:
+        # Only new connections mind that the browser is offline.
+        self._page.context.set_offline(True)
+        for end in self._ends:
+            end.close()
+        expect(self._page.locator("#connection")).to_have_text("Connection lost")
+
+    def mend(self) -> None:
+        self._page.context.set_offline(False)
+        expect(self._page.locator("#connection")).to_have_text("Connected")
+
+
+def enter(page: Page, name: str) -> None:
+    page.get_by_label("Your name").fill(name)
+    page.keyboard.press("Enter")
+    expect(page.locator("#connection")).to_have_text("Connected")
+
+
+def test_what_was_said_while_a_window_was_away_is_there_when_it_is_back(open_window: Open, server: Server) -> None:
+    ana, bob = open_window("Ana"), open_window()
+    cable = Cable(bob)
+    enter(bob, "Bob")
+    expect(people(ana)).to_have_text(["Ana", "Bob"])
+    said = ["one", "two"]
+    say(ana, "one")
+    expect(messages(bob)).to_have_count(1)
+    say(bob, "two")
+    expect(messages(ana)).to_have_count(2)
+    for _ in range(2):
+        cable.cut()
+        missed = [f"{len(said) + number}, while you were away" for number in range(3)]
+        for text in missed:
+            said.append(text)
+            say(ana, text)
+            expect(messages(ana)).to_have_count(len(said))
+        cable.mend()
+        expect(messages(bob)).to_have_count(len(said))
+        said.append("live again")
+        say(ana, "live again")
+        for page in (ana, bob):
+            expect(messages(page).locator(".text")).to_have_text(said)
+    expect(bob.get_by_text("Nothing was missed.")).to_have_count(2)
+    assert noise(server) == ""
+
+
+def test_a_page_that_is_opened_shows_the_last_messages(open_window: Open) -> None:
+    ana = open_window("Ana", room="kitchen")
+    for number in range(55):
+        say(ana, f"number {number}")
+    expect(messages(ana)).to_have_count(55)
+    bob = open_window("Bob", room="kitchen")
+    expect(messages(bob).locator(".text")).to_have_text([f"number {number}" for number in range(5, 55)])
+    say(ana, "number 55")
+    expect(messages(bob).last.locator(".text")).to_have_text("number 55")
+    expect(messages(bob)).to_have_count(51)
+    expect(people(bob)).to_have_text(["Ana", "Bob"])
+
+
+def test_windows_are_told_when_the_broker_lost_its_memory(open_window: Open, broker: brokers.Redis) -> None:
+    ana, bob = open_window("Ana", room="garden"), open_window("Bob", room="garden")
+    say(ana, "before")
+    expect(messages(bob)).to_have_count(1)
+    broker.server.kill()
+    broker.server.start()
+    for page in (ana, bob):
+        expect(page.get_by_text("What was said meanwhile is not shown.")).to_be_visible()
+        expect(page.locator("#connection")).to_have_text("Connected")
+    expect(people(ana)).to_have_text(["Ana", "Bob"])
+    say(bob, "after")
+    for page in (ana, bob):
+        expect(messages(page).locator(".text")).to_have_text(["before", "after"])

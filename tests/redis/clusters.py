@@ -1,0 +1,47 @@
+"""What tests do with a Redis Cluster."""
+
+from __future__ import annotations
+
+from anyio.to_thread import run_sync
+
+from django_anyio_channels.layers.redis_slots import slot_of
+from tests.brokers import redis as brokers
+
+from .conftest import becomes_true
+
+
+def calls(server: brokers.Redis, command: str) -> int:
+    """How often a command was called since ``CONFIG RESETSTAT``, with success or not."""
+    counted = server.ask("INFO", "commandstats").get(f"cmdstat_{command}", {"calls": 0, "rejected_calls": 0})
+    return int(counted["calls"] + counted["rejected_calls"])
+
+
+def shard_channels(server: brokers.Redis, beginning: str) -> set[str]:
+    return set(server.ask("PUBSUB SHARDCHANNELS", f"{beginning}*"))
+
+
+def other_master(cluster: brokers.Cluster, slot: int) -> brokers.Redis:
+    return next(server for server in cluster.masters if server is not cluster.owner(slot))
+
+
+async def move(cluster: brokers.Cluster, name: str) -> brokers.Redis:
+    """Give the slot of a name to another master, which is returned."""
+    slot = slot_of(name.encode())
+    target = other_master(cluster, slot)
+    await run_sync(cluster.move, slot, target)
+    return target
+
+
+async def killed(server: brokers.Redis) -> None:
+    await run_sync(server.server.kill)
+
+
+async def successor_of(cluster: brokers.Cluster, master: brokers.Redis) -> brokers.Redis:
+    """A replica, once it is ready to take over."""
+
+    def ready(server: brokers.Redis) -> bool:
+        role, *more = server.ask("ROLE")
+        return bool(role == "slave" and more[1:3] == [master.server.port, "connected"])
+
+    await becomes_true(lambda: any(map(ready, cluster.nodes)))
+    return next(each for each in cluster.nodes if ready(each))

@@ -1,0 +1,56 @@
+"""What docs/acknowledged.rst says is so, and its programs print what it shows."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import docutils.nodes
+import pytest
+
+from django_anyio_channels import RedisStreamsChannelLayer
+from django_anyio_channels.config import read_config
+from tests.brokers import redis as brokers
+from tests.test_readme import cells_of, parsed
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+PAGE = parsed((ROOT / "docs" / "acknowledged.rst").read_text())
+BLOCKS = [block for block in PAGE.findall(docutils.nodes.literal_block) if "code" in block["classes"]]
+PROGRAMS = [block for block in BLOCKS if "runs" in block["classes"]]
+
+
+@pytest.mark.parametrize(
+    "block", [block for block in BLOCKS if "python" in block["classes"]], ids=lambda block: f"line {block.line}"
+)
+def test_python_compiles(block: docutils.nodes.literal_block) -> None:
+    assert ast.parse(block.astext()).body
+
+
+def test_the_settings_are_accepted() -> None:
+    [block] = [block for block in BLOCKS if "settings" in block["classes"]]
+    names: dict[str, Any] = {}
+    exec(block.astext(), names)
+    settings = read_config(names["CHANNEL_LAYERS"]["default"]["CONFIG"])
+    assert settings.is_acknowledged("mail.welcome")
+
+
+@pytest.mark.parametrize("block", PROGRAMS, ids=lambda block: f"line {block.line}")
+def test_programs_print_what_the_next_block_says(block: docutils.nodes.literal_block, server: brokers.Redis) -> None:
+    after = BLOCKS[BLOCKS.index(block) + 1]
+    program = block.astext().replace("redis+streams://localhost:6379/0", brokers.with_streams(server.url))
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", program], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stdout.strip()) == (0, after.astext().strip()), done.stderr
+
+
+def test_the_options_are_told_with_their_defaults() -> None:
+    [table] = [table for table in PAGE.findall(docutils.nodes.table) if "options" in table["classes"]]
+    parameters = inspect.signature(RedisStreamsChannelLayer).parameters
+    told = {name: ast.literal_eval(default) for name, (default, _) in cells_of(table).items()}
+    assert told == {name: parameters[name].default for name in told}
+    assert {"redeliver_after", "deliver_at_most", "consumer_group"} == set(told)

@@ -1,0 +1,204 @@
+"""What somebody else writes where histories and acknowledged work keep their books: it ends nothing and nobody."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import anyio
+import pytest
+
+from django_anyio_channels import Channel, PositionLost, RedisStreamsChannelLayer, Subscriber
+from tests.brokers import redis as brokers
+
+from .conftest import becomes_true
+
+pytestmark = pytest.mark.anyio
+
+POSITION, HISTORY, REACHED = "{g}|position", "{g}|history", "{g}|reached by w"
+LATE = "0123abcd-1700000000000"
+Commands = list[tuple[Any, ...]]
+
+
+@pytest.fixture(scope="module")
+def shared_server() -> Iterator[brokers.Redis]:
+    """Valkey only: the scripts are the same."""
+    made = brokers.plain("valkey")
+    with brokers.running(made):
+        yield made
+
+
+def open_channel(server: brokers.Redis, **options: Any) -> Channel:
+    url = brokers.with_streams(server.url)
+    return Channel(RedisStreamsChannelLayer(url, probe_interval=1.0, redeliver_after=0.2), **options)
+
+
+def forge(server: brokers.Redis, commands: Commands) -> None:
+    with server.client() as raw:
+        for command in commands:
+            raw.execute_command(*command)
+
+
+async def received(subscriber: Subscriber, count: int) -> list[Any]:
+    with anyio.fail_after(30):
+        return [(await anext(subscriber)).message for _ in range(count)]
+
+
+# ---- histories -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "commands",
+    [
+        pytest.param([("SET", HISTORY, "a string")], id="another type"),
+        pytest.param([("XADD", HISTORY, "9999999999999-9", "", "x")], id="an entry of the future"),
+        pytest.param([("XADD", HISTORY, f"{2**64 - 1}-{2**64 - 1}", "", "x")], id="the last entry of all"),
+        pytest.param([("XADD", HISTORY, "*", "several", "fields", "of", "others")], id="an entry of others"),
+        pytest.param([("SET", POSITION, "where?")], id="no position"),
+        pytest.param([("DEL", POSITION), ("RPUSH", POSITION, LATE)], id="no text"),
+        pytest.param([("SET", POSITION, f"{LATE}-{2**64 - 1}")], id="the last number of all"),
+        pytest.param([("SET", POSITION, f"0123abcd-{10**16 - 1}-5")], id="no time"),
+        pytest.param([("SET", POSITION, f"0123abcd-{10**30}-5")], id="beyond time"),
+    ],
+)
+async def test_who_listens_hears_what_is_published_after_a_forgery(server: brokers.Redis, commands: Commands) -> None:
+    async with open_channel(server) as publisher, open_channel(server) as reader, reader.subscribe("g") as subscriber:
+        await publisher.publish("g", 0)
+        forge(server, commands)
+        for number in (1, 2, 3):
+            await publisher.publish("g", number)
+        assert await received(subscriber, 4) == [0, 1, 2, 3]
+        assert [event.message for event in await reader.history("g")][-3:] == [1, 2, 3]
+
+
+async def test_a_history_of_another_type_is_an_empty_one(server: brokers.Redis) -> None:
+    async with open_channel(server) as channel:
+        accepted: Any = await channel.publish("g", 0)
+        await channel.publish("g", 1)
+        for since in (None, accepted.position):
+            forge(server, [("SET", HISTORY, "a string")])
+            if since is None:
+                assert await channel.history("g") == []
+            else:
+                with pytest.raises(PositionLost, match="history of g does not reach back"):
+                    await channel.history("g", since=since)
+
+
+async def test_who_comes_back_to_a_history_of_another_type_hears_what_comes(server: brokers.Redis) -> None:
+    missed: list[str] = []
+    async with (
+        open_channel(server) as publisher,
+        open_channel(server, on_missed=lambda group, seconds: missed.append(group)) as reader,
+        reader.subscribe("g") as subscriber,
+    ):
+        await publisher.publish("g", 0)
+        assert await received(subscriber, 1) == [0]
+        # As if another one had published meanwhile, and a third written over it.
+        position = server.ask("GET", POSITION)
+        epoch, milliseconds, _ = position.split("-")
+        forge(server, [("SET", POSITION, f"{epoch}-{milliseconds}-7"), ("SET", HISTORY, "a string")])
+        with server.client() as admin:
+            brokers.cut_off(admin)
+        await becomes_true(lambda: missed == ["g"])
+        await publisher.publish("g", 1)
+        assert await received(subscriber, 1) == [1]
+
+
+async def test_who_comes_back_while_memory_is_used_up_hears_what_comes(own_server: brokers.Redis) -> None:
+    async with (
+        open_channel(own_server) as publisher,
+        open_channel(own_server) as reader,
+        reader.subscribe("g") as subscriber,
+        reader.subscribe("jobs", consumer_group="w") as worker,
+    ):
+        for group in ("g", "jobs"):
+            await publisher.publish(group, 0)
+        assert await received(subscriber, 1) == await received(worker, 1) == [0]
+        await publisher.publish("jobs", 1)
+        with own_server.client() as admin:
+            admin.config_set("maxmemory", "1")
+            brokers.cut_off(admin)
+            await becomes_true(lambda: reader.outages and publisher.outages)
+            await reader.connected()
+            assert await received(worker, 1) == [1]
+            async with reader.subscribe("new") as other:
+                admin.config_set("maxmemory", "0")
+                for group in ("g", "new"):
+                    await publisher.publish(group, 2)
+                assert await received(subscriber, 1) == await received(other, 1) == [2]
+
+
+# ---- acknowledged work -----------------------------------------------------------------------------------------------
+
+
+def books(in_hands: str) -> list[Any]:
+    """Forgeries of what is in hands."""
+    return [
+        pytest.param([("DEL", in_hands), ("SET", in_hands, "a string")], id="times of another type"),
+        pytest.param(
+            [("DEL", f"{in_hands}, jobs"), ("SET", f"{in_hands}, jobs", "a string")], id="jobs of another type"
+        ),
+        pytest.param([("ZADD", in_hands, 0, "unknown", "inf", "never")], id="times of nothing"),
+        pytest.param([("DEL", f"{in_hands}, jobs")], id="no jobs"),
+        pytest.param(
+            [
+                ("ZADD", in_hands, 0, "forged"),
+                ("HSET", f"{in_hands}, jobs", "#forged", "how often?", "forged", "\x01"),
+            ],
+            id="a count that is none",
+        ),
+    ]
+
+
+def answer_boxes(server: brokers.Redis) -> Commands:
+    """Write something else over what nodes were answered last."""
+    return [
+        command for key in server.ask("KEYS", "*in hands*, last by *") for command in (("DEL", key), ("SET", key, "x"))
+    ]
+
+
+@pytest.mark.parametrize("commands", [*books("{q}|in hands"), pytest.param([("SET", "q", "x")], id="another type")])
+async def test_jobs_go_on_after_a_forgery(server: brokers.Redis, commands: Commands) -> None:
+    async with open_channel(server) as channel:
+        got: list[bytes] = []
+        for number in range(3):
+            await channel.put("q", b"%d" % number, capacity=10, expiry=60)
+            if number < 2:
+                event = await channel.take_job("q", "dead")
+                got.append(event.message)
+                if number == 1:  # with one in hands
+                    forge(server, [*commands, *answer_boxes(server)])
+                await event.ack()
+        with anyio.fail_after(30):
+            while b"2" not in got:
+                event = await channel.take_job("q", "dead")
+                got.append(event.message)
+                await event.ack()
+        assert [message for message in got if message != b"\x01"] == [b"0", b"1", b"2"]
+        await becomes_true(lambda: server.ask("ZCOUNT", "{q}|in hands", "-inf", "(inf") == 0)
+
+
+@pytest.mark.parametrize(
+    "commands",
+    [
+        *books("{g}|in hands of w"),
+        pytest.param([("XADD", HISTORY, "*", "several", "fields", "of", "others")], id="an entry of others"),
+        pytest.param([("XADD", HISTORY, "*", "", "x y\nz")], id="an entry with another's position"),
+        pytest.param([("DEL", REACHED), ("RPUSH", REACHED, "x")], id="another type"),
+        pytest.param([("APPEND", REACHED, "?")], id="no position"),
+    ],
+)
+async def test_a_consumer_group_goes_on_after_a_forgery(server: brokers.Redis, commands: Commands) -> None:
+    async with open_channel(server) as channel, channel.subscribe("g", consumer_group="w", ack="manual") as consumer:
+        got: list[int] = []
+        for number in range(4):
+            await channel.publish("g", number)
+            while number not in got:
+                with anyio.fail_after(30):
+                    event = await anext(consumer)
+                if event.message not in got:  # what was done may come again
+                    got.append(event.message)
+                await event.ack()
+            if number == 1:
+                forge(server, [*commands, *answer_boxes(server)])
+        assert got == [0, 1, 2, 3]

@@ -1,0 +1,656 @@
+"""Consumer groups: each event to one consumer, again to another until one acknowledges it, and at last aside."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack
+from typing import Any
+
+import anyio
+import pytest
+from anyio.lowlevel import checkpoint
+from anyio.to_thread import run_sync
+
+from django_anyio_channels import (
+    Channel,
+    ChannelLayerError,
+    Event,
+    InMemoryChannelLayer,
+    ListenerClosed,
+    NotSupported,
+    RedisStreamsChannelLayer,
+    ShardedChannelLayer,
+    Subscriber,
+)
+from django_anyio_channels.consuming import dead_letters
+from django_anyio_channels.layers import redis_work
+from django_anyio_channels.layers.redis_takers import Takers
+from django_anyio_channels.layers.redis_work import Desk
+from tests.brokers import redis as brokers
+
+from .conftest import becomes_true
+
+pytestmark = pytest.mark.anyio
+
+SHORT = 0.2
+"""Seconds after which what nobody acknowledged comes again, in tests that wait for it."""
+TIME_LIMIT = 30.0
+
+Open = Callable[..., Awaitable[Channel]]
+
+
+@pytest.fixture
+async def open_channel() -> AsyncIterator[Open]:
+    """Opens Channels to a server's streams, and closes them at the end."""
+    async with AsyncExitStack() as stack:
+
+        async def connect(server: brokers.Redis, **options: Any) -> Channel:
+            missed = options.pop("on_missed", None)
+            layer = RedisStreamsChannelLayer(brokers.with_streams(server.url), probe_interval=1.0, **options)
+            channel = await stack.enter_async_context(Channel(layer, on_missed=missed))
+            await channel.connected()
+            return channel
+
+        yield connect
+
+
+def workers_of(channel: Channel, name: str = "workers", ack: Any = "manual") -> Any:
+    return channel.subscribe("jobs", consumer_group=name, ack=ack)
+
+
+async def next_of(reader: Subscriber) -> Event[Any]:
+    with anyio.fail_after(TIME_LIMIT):
+        return await reader.receive()
+
+
+async def messages(reader: Subscriber, count: int) -> list[Any]:
+    """The messages of the next so many events, acknowledged."""
+    found = []
+    for _ in range(count):
+        event = await next_of(reader)
+        await event.ack()
+        found.append(event.message)
+    return found
+
+
+def in_hands(server: brokers.Redis, name: str = "workers") -> int:
+    count = server.ask("ZCARD", key := f"{{jobs}}|in hands of {name}")
+    assert server.ask("HLEN", f"{key}, jobs") == 2 * count, (
+        "each job has its message and its count, and nothing is left"
+    )
+    return int(count)
+
+
+def given_back(server: brokers.Redis) -> bool:
+    """Whether the only job that was handed out is due for anybody."""
+    key = "{jobs}|in hands of workers"
+    return bool(server.ask("ZCOUNT", key, 0, 0) == server.ask("ZCARD", key) == 1)
+
+
+# ---- one of them -------------------------------------------------------------------------------------------------
+
+
+async def test_each_event_goes_to_one_consumer_of_each_group(server: brokers.Redis, open_channel: Open) -> None:
+    here, there = await open_channel(server), await open_channel(server)
+    got: dict[str, list[int]] = {"workers": [], "auditors": []}
+    count = 300
+
+    async def work(name: str, reader: Subscriber) -> None:
+        async for event in reader:
+            await event.ack()
+            got[name].append(event.message)
+
+    async with AsyncExitStack() as stack:
+        tasks = await stack.enter_async_context(anyio.create_task_group())
+        for name in got:
+            for channel in (here, here, there):
+                tasks.start_soon(work, name, await stack.enter_async_context(workers_of(channel, name)))
+        all_of_them = await stack.enter_async_context(there.subscribe("jobs", capacity=count))
+        for number in range(count):
+            await here.publish("jobs", number)
+        await becomes_true(lambda: all(len(numbers) >= count for numbers in got.values()))
+        tasks.cancel_scope.cancel()
+    assert {name: sorted(numbers) for name, numbers in got.items()} == {name: list(range(count)) for name in got}
+    assert len(all_of_them) == 0, "closed"
+    assert in_hands(server) == in_hands(server, "auditors") == 0
+
+
+async def test_one_consumer_gets_all_in_order_with_their_positions(server: brokers.Redis, open_channel: Open) -> None:
+    channel = await open_channel(server, consumer_group="workers")
+    async with channel.subscribe("jobs") as reader:
+        positions = [(await channel.publish("jobs", number)).position for number in range(5)]  # type: ignore[union-attr]
+        events = [await next_of(reader) for _ in range(5)]
+    assert [(event.group, event.message, event.position, event.deliveries) for event in events] == [
+        ("jobs", number, position, 1) for number, position in enumerate(positions)
+    ]
+    assert in_hands(server) == 0, "acknowledged as they were taken"
+
+
+async def test_a_consumer_group_begins_with_the_first_and_outlives_the_last(
+    server: brokers.Redis, open_channel: Open
+) -> None:
+    channel = await open_channel(server)
+    await channel.publish("jobs", "before")
+    async with workers_of(channel) as reader:
+        await channel.publish("jobs", 1)
+        assert await messages(reader, 1) == [1]
+    await channel.publish("jobs", 2)
+    async with workers_of(channel) as reader, workers_of(channel):
+        assert await messages(reader, 1) == [2]
+
+
+async def test_a_slow_reader_keeps_nothing_from_the_others(server: brokers.Redis, open_channel: Open) -> None:
+    channel = await open_channel(server)
+    async with workers_of(channel) as slow, workers_of(channel) as quick:
+        for number in range(50):
+            await channel.publish("jobs", number)
+        first = await next_of(slow)
+        assert [first.message, *await messages(quick, 49)] == list(range(50))
+
+
+async def test_groups_do_not_wake_each_other(server: brokers.Redis, open_channel: Open) -> None:
+    channel = await open_channel(server, consumer_group="workers")
+    async with channel.subscribe("jobs") as jobs, channel.subscribe("letters") as letters:
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(messages, letters, 1)
+            await channel.publish("jobs", 1)
+            assert await messages(jobs, 1) == [1]
+            await channel.publish("letters", 2)
+
+
+async def test_cancelled_readers_lose_nothing(server: brokers.Redis, open_channel: Open) -> None:
+    channels, chance, got = [await open_channel(server) for _ in range(2)], random.Random(1), []
+    async with workers_of(channels[0]) as one, workers_of(channels[1]) as two:
+
+        async def poll(reader: Subscriber) -> None:
+            while True:
+                with anyio.move_on_after(chance.choice([0, 0.0005, 0.001, 0.003])):
+                    event = await reader.receive()
+                    event.ack()
+                    got.append((event.message, event.deliveries))
+                await checkpoint()
+
+        async with anyio.create_task_group() as tasks:
+            for reader in (one, one, two):
+                tasks.start_soon(poll, reader)
+            for number in range(200):
+                await channels[0].publish("jobs", number)
+            await becomes_true(lambda: len(got) >= 200)
+            tasks.cancel_scope.cancel()
+    assert sorted(got) == [(number, 1) for number in range(200)]
+
+
+async def test_leaving_a_subscription_ends_its_readers(server: brokers.Redis, open_channel: Open) -> None:
+    channel = await open_channel(server)
+    async with anyio.create_task_group() as tasks:
+        async with workers_of(channel) as reader:
+
+            async def read() -> None:
+                with pytest.raises(ListenerClosed, match="jobs is closed"):
+                    await reader.receive()
+
+            tasks.start_soon(read)
+            await becomes_true(lambda: server.ask("PUBSUB", "NUMSUB", "{jobs}|in hands of workers")[1])
+    async with workers_of(channel) as reader:
+        await channel.publish("jobs", 1)
+        assert await messages(reader, 1) == [1]
+
+
+async def test_a_closed_channel_ends_its_readers(server: brokers.Redis, open_channel: Open) -> None:
+    layer = RedisStreamsChannelLayer(brokers.with_streams(server.url))
+    async with anyio.create_task_group() as tasks, AsyncExitStack() as stack:
+        channel = await stack.enter_async_context(Channel(layer))
+
+        async def read() -> None:
+            async with workers_of(channel) as reader:
+                assert [event async for event in reader] == []
+
+        tasks.start_soon(read)
+        await becomes_true(lambda: server.ask("PUBSUB", "NUMSUB", "{jobs}|in hands of workers")[1])
+        await stack.aclose()
+
+
+async def cancelled_with_a_job(desk: Desk, reading: asyncio.Task[Any], publishing: Awaitable[object]) -> None:
+    """Cancel a reader between the moment when it is given what is published, and its next step."""
+
+    def hand_out_and_cancel() -> None:
+        Takers.hand_out(desk.takers)
+        reading.cancel()
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(desk.takers, "hand_out", hand_out_and_cancel)
+        await publishing
+        await asyncio.wait([reading])
+    assert reading.cancelled()
+
+
+async def test_a_reader_cancelled_with_a_job_in_its_hands_puts_it_down(
+    server: brokers.Redis, open_channel: Open
+) -> None:
+    channel = await open_channel(server)
+    layer = channel.layer
+    assert isinstance(layer, RedisStreamsChannelLayer)
+    async with workers_of(channel) as reader:
+        for how in ("and another takes it", "and it goes back"):
+            reading = asyncio.create_task(reader.receive())
+            await becomes_true(lambda: any(desk.takers for desk in layer._work._desks.values()))
+            [desk] = layer._work._desks.values()
+            await cancelled_with_a_job(desk, reading, channel.publish("jobs", how))
+            if how == "and it goes back":
+                await becomes_true(lambda: given_back(server))
+            event = await next_of(reader)
+            assert (event.message, event.deliveries) == (how, 1)
+            await event.ack()
+
+
+async def test_a_desk_is_not_left_while_a_reader_has_a_job_in_its_hands(
+    server: brokers.Redis, open_channel: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(redis_work, "_IDLE", 0.05)
+    channel = await open_channel(server)
+    layer = channel.layer
+    assert isinstance(layer, RedisStreamsChannelLayer)
+    async with workers_of(channel) as reader:
+        reading = asyncio.create_task(reader.receive())
+        await becomes_true(lambda: any(desk.takers for desk in layer._work._desks.values()))
+        [desk] = layer._work._desks.values()
+        waiting_since = desk.used
+        await becomes_true(lambda: asyncio.get_running_loop().time() - waiting_since > 0.05)
+        await cancelled_with_a_job(desk, reading, channel.publish("jobs", 1))
+        assert list(layer._work._desks.values()) == [desk]
+        assert await messages(reader, 1) == [1]
+
+
+async def test_the_end_of_a_life_finds_a_reader_just_cancelled(server: brokers.Redis, open_channel: Open) -> None:
+    channel = await open_channel(server)
+    layer = channel.layer
+    assert isinstance(layer, RedisStreamsChannelLayer)
+    async with workers_of(channel) as reader:
+        reading = asyncio.create_task(reader.receive())
+        await becomes_true(lambda: any(desk.takers for desk in layer._work._desks.values()))
+        reading.cancel()
+        await layer.disconnect()
+        await asyncio.wait([reading])
+        assert reading.cancelled()
+
+
+# ---- again -------------------------------------------------------------------------------------------------------
+
+
+async def test_what_nobody_acknowledged_goes_to_another(server: brokers.Redis, open_channel: Open) -> None:
+    stuck, other = [await open_channel(server, redeliver_after=SHORT) for _ in range(2)]
+    async with workers_of(stuck) as one, workers_of(other) as two:
+        for message in ("left lying", "done"):
+            await stuck.publish("jobs", message)
+        left, done = await next_of(one), await next_of(one)
+        await done.ack()
+        again = await next_of(two)
+        assert (again.message, again.position, again.deliveries) == ("left lying", left.position, 2)
+        assert in_hands(server) == 1
+        await again.ack()
+        await left.ack()
+        assert in_hands(server) == 0
+
+
+async def test_a_late_acknowledgement_counts_too(server: brokers.Redis, open_channel: Open) -> None:
+    channel = await open_channel(server, redeliver_after=SHORT)
+    async with workers_of(channel) as reader:
+        await channel.publish("jobs", "slow work")
+        first = await next_of(reader)
+        again = await next_of(reader)
+        assert again.deliveries == 2
+        both = [first.ack(), again.ack()]
+        for told in both:
+            await told
+        await channel.publish("jobs", "next")
+        assert (await next_of(reader)).message == "next"
+        assert in_hands(server) == 1
+        assert len(channel.layer._work._in_hands) == 1  # type: ignore[attr-defined]
+
+
+async def test_what_is_forgotten_unacknowledged_costs_no_memory(server: brokers.Redis, open_channel: Open) -> None:
+    negligent, other = await open_channel(server, redeliver_after=SHORT), await open_channel(server)
+    async with workers_of(negligent) as one, workers_of(other) as two:
+        for number in range(10):
+            await negligent.publish("jobs", number)
+            await next_of(one)
+        await messages(two, 10)
+        in_hands: dict[object, float] = negligent.layer._work._in_hands  # type: ignore[attr-defined]
+        await becomes_true(lambda: max(in_hands.values()) < asyncio.get_running_loop().time())
+        await negligent.publish("jobs", 10)
+        await next_of(one)
+        assert len(in_hands) == 1
+
+
+async def test_who_leaves_in_peace_gives_back_at_once(server: brokers.Redis, open_channel: Open) -> None:
+    other = await open_channel(server)
+    async with workers_of(other) as waiting:
+        async with Channel(RedisStreamsChannelLayer(brokers.with_streams(server.url))) as leaving:
+            async with workers_of(leaving) as reader:
+                await other.publish("jobs", "begun")
+                await other.publish("jobs", "done")
+                await next_of(reader)
+                (await next_of(reader)).ack()
+        again = await next_of(waiting)
+        assert (again.message, again.deliveries) == ("begun", 2)
+        await again.ack()
+        assert in_hands(server) == 0
+
+
+async def test_poison_becomes_a_dead_letter(
+    server: brokers.Redis, open_channel: Open, caplog: pytest.LogCaptureFixture
+) -> None:
+    channel = await open_channel(server, redeliver_after=0.05, deliver_at_most=3)
+    async with workers_of(channel) as reader, channel.subscribe(dead_letters("jobs", "workers")) as mourner:
+        await channel.publish("jobs", "poison")
+        assert [(await next_of(reader)).deliveries for _ in range(3)] == [1, 2, 3]
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(messages, reader, 1)
+            assert (await next_of(mourner)).message == "poison"
+            await becomes_true(lambda: in_hands(server) == 0)
+            await channel.publish("jobs", "the next")
+        [letter] = await channel.history("jobs.workers.dead")
+    assert letter.message == "poison"
+    assert "jobs was handed out 3 times and never acknowledged; it is a dead letter in jobs.workers.dead" in caplog.text
+
+
+async def test_poison_that_cannot_be_put_aside_comes_again(
+    own_server: brokers.Redis, open_channel: Open, caplog: pytest.LogCaptureFixture
+) -> None:
+    channel = await open_channel(own_server, redeliver_after=0.05, deliver_at_most=1)
+    async with workers_of(channel) as reader:
+        await channel.publish("jobs", "poison")
+        await next_of(reader)
+        own_server.ask("ACL", "SETUSER", "default", "-xadd")
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(messages, reader, 1)
+            await becomes_true(lambda: "cannot become a dead letter" in caplog.text)
+            own_server.ask("ACL", "SETUSER", "default", "+xadd")
+            await becomes_true(lambda: in_hands(own_server) == 0)
+            await channel.publish("jobs", "the next")
+        assert [event.message for event in await channel.history("jobs.workers.dead")] == ["poison"]
+
+
+# ---- what is kept, and what is told ------------------------------------------------------------------------------
+
+
+async def test_what_is_in_hands_outlives_the_history(server: brokers.Redis, open_channel: Open) -> None:
+    channel = await open_channel(server, redeliver_after=SHORT, history_length=1)
+    async with workers_of(channel) as reader:
+        await channel.publish("jobs", "in hands")
+        await next_of(reader)
+        server.ask("DEL", "{jobs}|history")
+        assert await channel.history("jobs") == []
+        again = await next_of(reader)
+        assert (again.message, again.deliveries) == ("in hands", 2)
+
+
+async def test_unread_work_that_the_history_lost_is_told(server: brokers.Redis, open_channel: Open) -> None:
+    missed: list[str] = []
+    channel = await open_channel(server, history_length=10, on_missed=lambda group, seconds: missed.append(group))
+    async with workers_of(channel) as reader:
+        for number in range(500):
+            await channel.publish("jobs", number)
+        first = (await next_of(reader)).message
+        assert missed == ["jobs"]
+        assert 0 < first < 490
+        assert await messages(reader, 499 - first) == list(range(first + 1, 500))
+        assert missed == ["jobs"]
+        await channel.publish("jobs", "lost")
+        server.ask("DEL", "{jobs}|history")
+        with anyio.fail_after(TIME_LIMIT):
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(messages, reader, 1)
+                await becomes_true(lambda: missed == ["jobs", "jobs"])
+                await channel.publish("jobs", "goes on")
+
+
+async def test_a_server_that_has_lost_its_memory(own_server: brokers.Redis, open_channel: Open) -> None:
+    missed: list[str] = []
+    channel = await open_channel(own_server, on_missed=lambda group, seconds: missed.append(group))
+    async with workers_of(channel) as reader:
+        await channel.publish("jobs", "lost")
+        taken = await next_of(reader)
+        await run_sync(own_server.server.kill)
+        await run_sync(own_server.server.start)
+        await channel.connected()
+        await channel.publish("jobs", "after")
+        assert await messages(reader, 1) == ["after"]
+        assert "jobs" in missed
+        await taken.ack()
+
+
+async def test_purge_forgets_what_is_in_hands(server: brokers.Redis, open_channel: Open) -> None:
+    channel = await open_channel(server, redeliver_after=SHORT)
+    async with workers_of(channel) as reader:
+        await channel.publish("jobs", "forgotten")
+        taken = await next_of(reader)
+        await channel.purge("jobs")
+        assert in_hands(server) == 0
+        await channel.publish("jobs", "new")
+        assert await messages(reader, 1) == ["new"]
+        await taken.ack()
+
+
+async def test_purge_knows_the_keys_of_any_name(server: brokers.Redis, open_channel: Open) -> None:
+    channel = await open_channel(server)
+    for group in ("jobs", "{jobs", "jobs}|x"):
+        async with channel.subscribe(group, consumer_group="a|b~ {c}", ack="manual") as reader:
+            await channel.publish(group, "forgotten")
+            await next_of(reader)
+    assert len(held := [key for key in server.ask("KEYS", "*") if "in hands" in key and "last by" not in key]) == 6, (
+        held
+    )
+    await channel.purge("jobs")
+    held = [key for key in server.ask("KEYS", "*") if "in hands" in key and "last by" not in key]
+    assert len(held) == 2, held
+    await channel.purge("{jobs")
+    assert not [key for key in server.ask("KEYS", "*") if "in hands" in key and "last by" not in key]
+
+
+async def test_a_message_that_somebody_removed_is_left_out(server: brokers.Redis, open_channel: Open) -> None:
+    channel = await open_channel(server, redeliver_after=SHORT)
+    async with workers_of(channel) as reader:
+        for message in ("removed", "kept"):
+            await channel.publish("jobs", message)
+        removed, kept = await next_of(reader), await next_of(reader)
+        server.ask("HDEL", "{jobs}|in hands of workers, jobs", removed.position or "")
+        again = await next_of(reader)
+        assert (again.message, again.position) == ("kept", kept.position)
+
+
+# ---- lives -------------------------------------------------------------------------------------------------------
+
+
+async def test_readers_outlive_their_links(own_server: brokers.Redis, open_channel: Open) -> None:
+    channel, other = await open_channel(own_server), await open_channel(own_server)
+    async with workers_of(channel) as reader, anyio.create_task_group() as tasks:
+        got: list[int] = []
+
+        async def read() -> None:
+            for number in range(6):
+                got.extend(await messages(reader, 1))
+                assert got[-1] == number
+
+        tasks.start_soon(read)
+        for number in range(6):
+            with own_server.client() as admin:
+                brokers.cut_off(admin)
+            await becomes_true(lambda number=number: min(channel.outages, other.outages) > number)  # type: ignore[misc]
+            await other.publish("jobs", number)
+            await becomes_true(lambda number=number: len(got) == number + 1)  # type: ignore[misc]
+    assert in_hands(own_server) == 0
+
+
+async def test_an_acknowledgement_that_finds_no_link_is_repeated(own_server: brokers.Redis, open_channel: Open) -> None:
+    channel = await open_channel(own_server)
+    async with workers_of(channel) as reader:
+        for number in range(3):
+            await channel.publish("jobs", number)
+        events = [await next_of(reader) for _ in range(3)]
+        own_server.server.freeze()
+        on_its_way = events[0].ack()
+        broken = ListenerClosed("as if the link had broken")
+        channel.layer._redis.alive().give_up(broken)  # type: ignore[attr-defined]
+        at_once = events[1].ack()
+        await becomes_true(lambda: channel.outages)
+        when_it_is_down = events[2].ack()
+        for told in (on_its_way, at_once, when_it_is_down):
+            with pytest.raises(ListenerClosed):
+                await told
+        own_server.server.thaw()
+        await becomes_true(lambda: in_hands(own_server) == 0)
+
+
+async def test_an_answer_that_was_lost_is_asked_for_again(server: brokers.Redis, open_channel: Open) -> None:
+    channel = await open_channel(server)
+    layer = channel.layer
+    assert isinstance(layer, RedisStreamsChannelLayer)
+    async with workers_of(channel) as reader:
+        await channel.publish("jobs", 1)
+        place = layer._consumer_groups.place(b"jobs", "workers")
+        life, work = layer._redis.alive(), layer._work
+        await place.take(life, work._node, 1, 1, 60_000, 60_000)
+        event = await next_of(reader)
+        assert (event.message, event.deliveries) == (1, 1), "nobody had it before"
+
+
+async def test_an_answer_that_came_for_nobody_is_given_back_by_the_next_life(
+    own_server: brokers.Redis, open_channel: Open
+) -> None:
+    channel = await open_channel(own_server)
+    layer = channel.layer
+    assert isinstance(layer, RedisStreamsChannelLayer)
+    async with workers_of(channel) as reader:
+        await channel.publish("jobs", 0)
+        await messages(reader, 1)
+        await channel.publish("jobs", 1)
+        [desk] = layer._work._desks.values()
+        # As if the link had broken after the server got the call, and the reader had gone meanwhile.
+        life, work = layer._redis.alive(), layer._work
+        work._calls += 1
+        await desk.place.take(life, work._node, work._calls, 1, 60_000, 60_000)
+        desk.number, desk.answered = work._calls, False
+        life.give_up(ListenerClosed("as if the link had broken"))
+        await becomes_true(lambda: channel.outages)
+        await becomes_true(lambda: given_back(own_server))
+        event = await next_of(reader)
+        assert (event.message, event.deliveries) == (1, 1)
+
+
+async def test_a_desk_without_readers_is_left(
+    server: brokers.Redis, open_channel: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(redis_work, "_IDLE", 0.05)
+    channel = await open_channel(server)
+    async with workers_of(channel) as reader:
+        await channel.publish("jobs", 1)
+        await messages(reader, 1)
+        await becomes_true(lambda: not server.ask("PUBSUB", "NUMSUB", "{jobs}|in hands of workers")[1])
+        assert channel.layer._work._desks == {}  # type: ignore[attr-defined]
+        await channel.publish("jobs", 2)
+        assert await messages(reader, 1) == [2]
+
+
+# ---- refusals ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("what", ["-set", "-xrange", "-subscribe"])
+async def test_who_may_not_take_is_told(own_server: brokers.Redis, open_channel: Open, what: str) -> None:
+    channel = await open_channel(own_server)
+    async with AsyncExitStack() as stack:
+        reader = await stack.enter_async_context(workers_of(channel))
+        await channel.publish("jobs", 1)
+        own_server.ask("ACL", "SETUSER", "default", what)
+        with pytest.raises(ChannelLayerError, match=r"refuses: .*(can.t run|permission)"):
+            await next_of(reader)
+        own_server.ask("ACL", "SETUSER", "default", what.replace("-", "+"))
+        assert await messages(reader, 1) == [1]
+
+
+async def test_who_may_not_join_is_told(own_server: brokers.Redis, open_channel: Open) -> None:
+    channel = await open_channel(own_server)
+    async with channel.subscribe("jobs"):
+        own_server.ask("ACL", "SETUSER", "default", "-set")
+        with pytest.raises(ChannelLayerError, match=r"refuses: .*(can.t run|permission)"):
+            async with workers_of(channel):
+                raise AssertionError("it was accepted")
+
+
+async def test_who_may_not_acknowledge_or_give_back_is_told(
+    own_server: brokers.Redis, open_channel: Open, caplog: pytest.LogCaptureFixture
+) -> None:
+    channel = await open_channel(own_server)
+    async with workers_of(channel) as reader:
+        await channel.publish("jobs", 1)
+        event = await next_of(reader)
+        own_server.ask("ACL", "SETUSER", "default", "-zrem")
+        with pytest.raises(ChannelLayerError, match=r"refuses: .*(can.t run|permission)"):
+            await event.ack()
+        await channel.publish("jobs", 2)
+        await next_of(reader)
+        own_server.ask("ACL", "SETUSER", "default", "-zadd")
+        await channel.layer.disconnect()
+    assert "1 messages of jobs cannot be given back, and come again later" in caplog.text
+
+
+@pytest.mark.parametrize("what", [{"pattern": "j*"}, {"since": "00000000-0-0"}, {}])
+async def test_consumers_share_one_group(server: brokers.Redis, open_channel: Open, what: dict[str, str]) -> None:
+    channel = await open_channel(server)
+    groups = ("jobs",) if "since" in what else () if what else ("jobs", "more jobs")
+    with pytest.raises(
+        TypeError, match="The consumers of 'workers' share one group; subscribe to each group by itself"
+    ):
+        async with channel.subscribe(*groups, consumer_group="workers", **what):  # type: ignore[arg-type]
+            raise AssertionError("it was accepted")
+
+
+async def test_a_layer_that_hands_nothing_out_again_says_which_does() -> None:
+    async with Channel(InMemoryChannelLayer()) as channel:
+        for attempt in (workers_of(channel).__aenter__, lambda: channel.take_job("jobs", "dead")):
+            with pytest.raises(NotSupported, match=r"InMemoryChannelLayer hands nothing out again.*redis\+streams://"):
+                await attempt()
+
+
+async def test_over_several_servers_the_groups_own_one_does_it(server: brokers.Redis) -> None:
+    url = brokers.with_streams(server.url)
+    layers = [RedisStreamsChannelLayer(url, consumer_group="workers") for _ in range(2)]
+    async with (
+        Channel(ShardedChannelLayer(layers)) as channel,
+        channel.subscribe("jobs") as one,
+        channel.subscribe("more jobs") as two,
+    ):
+        await channel.publish("jobs", 1)
+        await channel.publish("more jobs", 2)
+        assert (await messages(one, 1), await messages(two, 1)) == ([1], [2])
+
+
+async def test_a_dead_letter_goes_to_the_server_that_has_its_group(server: brokers.Redis) -> None:
+    url = brokers.with_streams(server.url)
+    layers = [
+        RedisStreamsChannelLayer(f"{url}/{database}", redeliver_after=0.05, deliver_at_most=1) for database in range(2)
+    ]
+    spread = ShardedChannelLayer(layers)
+    group = next(
+        name
+        for name in map(str, range(100))
+        if spread.part_of(name) is not spread.part_of(dead_letters(name, "workers"))
+    )
+    async with Channel(spread) as channel, channel.subscribe(group, consumer_group="workers", ack="manual") as reader:
+        await channel.publish(group, "poison")
+        await next_of(reader)
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(reader.receive)
+            with anyio.fail_after(TIME_LIMIT):
+                while not (letters := await channel.history(dead_letters(group, "workers"))):
+                    await anyio.sleep(0.01)
+            tasks.cancel_scope.cancel()
+    assert [letter.message for letter in letters] == ["poison"]
+
+
+@pytest.mark.parametrize("options", [{"redeliver_after": 0.0}, {"deliver_at_most": 0}])
+def test_never_and_at_once_are_refused(options: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match="both must be above 0"):
+        RedisStreamsChannelLayer("redis+streams://localhost", **options)

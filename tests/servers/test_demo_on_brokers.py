@@ -1,0 +1,52 @@
+"""The demo chat over several processes: servers of two kinds and a worker, on one broker."""
+
+from __future__ import annotations
+
+from tests.brokers import mosquitto, postgres
+from tests.brokers.server import Server, running
+from tests.servers.client import client
+from tests.servers.conftest import DEMO
+from tests.servers.serving import noise, serve, work
+
+
+def processes(layer: str, **environment: str) -> tuple[Server, Server, Server]:
+    """Two servers and a worker, not started yet; ``layer`` is the URL of the channel layer."""
+    made = serve("daphne", DEMO, layer), serve("uvicorn", DEMO, layer), work("chat-worker", DEMO, layer)
+    for each in made:
+        each.environment = {**each.environment, **environment}
+    return made
+
+
+def check_that_messages_and_tasks_cross(broker: Server, daphne: Server, uvicorn: Server, worker: Server) -> None:
+    with running(broker, daphne, uvicorn, worker), client(daphne, "ws/") as ana, client(uvicorn, "ws/") as bob:
+        ana.say(type="join", room="lobby", name="Ana")
+        ana.hear_until(type="joined")
+        bob.say(type="join", room="lobby", name="Bob")
+        number = bob.hear_until(type="joined")["id"]
+        assert ana.hear_until(type="came", id=number)["name"] == "Bob"
+        assert bob.hear_until(type="here", name="Ana")  # a message to one channel
+        for speaker, name in ((ana, "Ana"), (bob, "Bob")):
+            speaker.say(type="say", text=f"I am {name}")
+            for each in (ana, bob):
+                assert each.hear_until(type="said", name=name)["text"] == f"I am {name}"
+        ana.say(type="say", text="/factor 91")
+        assert "7" in bob.hear_until(type="answered")["answer"]
+        assert [noise(each) for each in (daphne, uvicorn, worker)] == ["", "", ""]
+
+
+def test_postgresql_with_nothing_but_databases_configured() -> None:
+    database = postgres.plain()
+    chat = processes(
+        "",
+        DATABASE=database.database,
+        PGHOST="127.0.0.1",
+        PGPORT=str(database.server.port),
+        PGUSER=postgres.USER,
+        PGPASSWORD=postgres.PASSWORD,
+    )
+    check_that_messages_and_tasks_cross(database.server, *chat)
+
+
+def test_mosquitto_with_a_password() -> None:
+    broker = mosquitto.protected()
+    check_that_messages_and_tasks_cross(broker.server, *processes(broker.url))

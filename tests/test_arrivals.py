@@ -1,0 +1,33 @@
+"""Events on their way to the hub."""
+
+from __future__ import annotations
+
+import pytest
+
+from django_anyio_channels import Event, ListenerClosed
+from django_anyio_channels.layers.arrivals import Arrivals
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    """Those who have one are asyncio's."""
+    return "asyncio"
+
+
+@pytest.mark.parametrize("at_once", [False, True])
+async def test_what_comes_after_the_end_is_for_the_next_life(at_once: bool) -> None:
+    """The connections to several servers end one after the other."""
+    arrivals = Arrivals()
+    arrivals.add(Event("g", b"before"))
+    if at_once:
+        arrivals.deliver_at_once(lambda event: pytest.fail(f"{event} is for the next life"))
+    arrivals.end(ListenerClosed("dead"))
+    arrivals.add(Event("g", b"after"))
+    assert (await arrivals.next()).message == b"before"
+    for _ in range(2):
+        with pytest.raises(ListenerClosed, match="dead"):
+            await arrivals.next()
+        arrivals.add(Event("g", b"later"))
+    assert [event.message for event in arrivals.left_over()] == [b"after", b"later", b"later"]

@@ -1,0 +1,187 @@
+"""A list of PostgreSQL or MQTT brokers: each route over two and three, and what the death of one means to the others.
+
+Redis has such tests of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import anyio
+import pytest
+from anyio.to_thread import run_sync
+
+from django_anyio_channels import AnyioChannelLayer, Channel, NotSupported
+from django_anyio_channels.config import read_config
+from tests.brokers import mosquitto, postgres
+from tests.brokers.server import Server, running
+from tests.layers import TIME_LIMIT, anyio_backend
+
+__all__ = ["anyio_backend"]
+
+pytestmark = pytest.mark.anyio
+
+GROUPS = [f"room-{number}" for number in range(12)]
+JOBS = [f"work-{number}" for number in range(12)]
+
+
+@dataclass(frozen=True)
+class Brokers:
+    """Independent brokers of one kind."""
+
+    urls: list[str]
+    servers: list[Server]
+
+    def config(self) -> dict[str, Any]:
+        return {"url": self.urls, "options": {"probe_interval": 1.0}}
+
+    def named_at(self, names: list[str], topic: str) -> list[list[str]]:
+        """Which of the names are at each of the brokers, as part of such a topic."""
+        layer = read_config(self.config()).make_layer()
+        return [[name for name in names if layer.part_of(topic + name) is part] for part in layer.parts]
+
+
+def make(kind: str) -> tuple[str, Server]:
+    if kind == "postgres":
+        database = postgres.plain()
+        return database.url, database.server
+    broker = mosquitto.mosquitto()
+    return broker.url, broker.server
+
+
+@pytest.fixture(scope="module", params=["postgres", "mqtt"])
+def three(request: pytest.FixtureRequest) -> Iterator[Brokers]:
+    urls, servers = zip(*(make(request.param) for _ in range(3)), strict=True)
+    with running(*servers):
+        yield Brokers(list(urls), list(servers))
+
+
+@pytest.fixture(params=[2, 3])
+def brokers(request: pytest.FixtureRequest, three: Brokers) -> Brokers:
+    return Brokers(three.urls[: request.param], three.servers[: request.param])
+
+
+@pytest.fixture
+def two(three: Brokers) -> Iterator[Brokers]:
+    """Of which the test may kill the first."""
+    yield Brokers(three.urls[:2], three.servers[:2])
+    if not three.servers[0].running:
+        three.servers[0].start()
+
+
+@asynccontextmanager
+async def processes(*configs: dict[str, Any]) -> AsyncIterator[list[AnyioChannelLayer]]:
+    """A layer for each CONFIG; the body has `TIME_LIMIT` seconds."""
+    made = [AnyioChannelLayer(**config) for config in configs]
+    try:
+        with anyio.fail_after(TIME_LIMIT):
+            yield made
+    finally:
+        for layer in made:
+            await layer.close()
+
+
+async def received(layer: AnyioChannelLayer, channel: str, count: int) -> list[Any]:
+    """What the next messages are about."""
+    return [(await layer.receive(channel))["about"] for _ in range(count)]
+
+
+async def test_groups_are_spread_and_reach_everybody(brokers: Brokers) -> None:
+    """Whoever has only one of the brokers in its CONFIG hears the groups that are there, and no others."""
+    alone = [{"url": url} for url in brokers.urls]
+    async with processes(brokers.config(), brokers.config(), *alone) as layers:
+        one, other, *each_alone = layers
+        names = [await layer.new_channel() for layer in layers]
+        for group in GROUPS:
+            for layer, name in zip(layers, names, strict=True):
+                await layer.group_add(group, name)
+        for group in GROUPS:
+            await one.group_send(group, {"type": "x", "about": group})
+        for layer, name in zip((one, other), names, strict=False):
+            assert sorted(await received(layer, name, len(GROUPS))) == sorted(GROUPS)
+        shares = brokers.named_at(GROUPS, "asgi:g:")
+        assert all(shares)
+        for layer, name, share in zip(each_alone, names[2:], shares, strict=True):
+            await layer.send(name, {"type": "x", "about": "the end"})
+            assert await received(layer, name, len(share) + 1) == [*share, "the end"]
+
+
+async def test_normal_channels_are_spread_and_each_message_is_read_once(brokers: Brokers) -> None:
+    alone = [{"url": url} for url in brokers.urls]
+    async with processes(brokers.config(), brokers.config(), *alone) as (one, other, *each_alone):
+        for job in JOBS:
+            for number in range(4):
+                await one.send(job, {"type": "x", "about": number})
+        shares = brokers.named_at(JOBS, "asgi:q:")
+        assert all(shares)
+        for layer, share in zip(each_alone, shares, strict=True):
+            for job in share:
+                assert await received(layer, job, 2) == [0, 1]
+        for job in JOBS:
+            assert await received(other, job, 1) + await received(one, job, 1) == [2, 3]
+
+
+async def test_names_of_other_processes(brokers: Brokers) -> None:
+    async with processes(*[brokers.config()] * 3) as (one, other, third):
+        names = [(layer, await layer.new_channel()) for layer in (one, other) for _ in range(4)]
+        for group in GROUPS[:4]:
+            for _, name in names:
+                await third.group_add(group, name)
+            await third.group_send(group, {"type": "x", "about": group})
+            for _, name in names:
+                await third.group_discard(group, name)
+            await third.group_send(group, {"type": "x", "about": "nobody hears this"})
+        for layer, name in names:
+            assert sorted(await received(layer, name, 4)) == sorted(GROUPS[:4])
+            await third.send(name, {"type": "x", "about": "the end"})
+            assert await received(layer, name, 1) == ["the end"]
+
+
+async def test_flush_empties_every_broker_and_every_process(brokers: Brokers) -> None:
+    async with processes(*[brokers.config()] * 3) as (one, other, third):
+        name = await other.new_channel()
+        for group, job in zip(GROUPS, JOBS, strict=True):
+            await other.group_add(group, name)
+            await third.send(job, {"type": "x", "about": "old"})
+            await one.group_send(group, {"type": "x", "about": "old"})
+        await one.flush()
+        for group, job in zip(GROUPS, JOBS, strict=True):
+            await one.group_send(group, {"type": "x", "about": "nobody is there"})
+            await one.send(job, {"type": "x", "about": "new"})
+            assert await received(third, job, 1) == ["new"]
+        await one.send(name, {"type": "x", "about": "new"})
+        assert await received(other, name, 1) == ["new"]
+
+
+async def test_a_normal_channel_cannot_be_in_groups_of_other_brokers(two: Brokers) -> None:
+    async with processes(two.config()) as (layer,):
+        with pytest.raises(NotSupported, match=r"cannot bind a group to a queue that another broker has.*use one"):
+            await layer.group_add("room", "job")
+
+
+async def test_the_death_of_one_broker_is_no_matter_of_the_others(two: Brokers) -> None:
+    settings = read_config(two.config())
+    dead, living = (f"room-{names[0]}" for names in two.named_at([str(number) for number in range(12)], "room-"))
+    async with (
+        Channel(settings.make_layer()) as channel,
+        Channel(settings.make_layer()) as other,
+        channel.subscribe(dead, living) as subscriber,
+    ):
+        with anyio.fail_after(TIME_LIMIT):
+            await other.connected()
+            await run_sync(two.servers[0].kill)
+            while not channel.outages == other.outages == 1:
+                await anyio.sleep(0.01)
+            for number in range(50):
+                await other.publish(living, number)
+                assert (await anext(subscriber)).message == number
+            await run_sync(two.servers[0].start)
+            # MQTT brokers tell nobody who is back, so no publisher can wait for those who listen.
+            await channel.connected()
+            await other.publish(dead, "late")
+            event = await anext(subscriber)
+        assert (event.group, event.message) == (dead, "late")
+        assert channel.outages == 1
