@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 
 import pytest
@@ -28,6 +29,8 @@ MEASURES_PROGRAMS = "COVERAGE_PROCESS_CONFIG"
 
 
 def pytest_configure() -> None:
+    # In its debug mode asyncio tells of callbacks that took long; how long depends on what else the machine does.
+    logging.getLogger("asyncio").setLevel(logging.ERROR)
     settings.configure(DATABASES={}, CHANNEL_LAYERS={}, INSTALLED_APPS=["channels"], SECRET_KEY="for tests")
 
 

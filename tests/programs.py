@@ -6,6 +6,12 @@ import os
 import subprocess
 import sys
 
+QUIET_ASYNCIO = 'import logging; logging.getLogger("asyncio").setLevel(logging.ERROR)\n'
+"""The first line of programs that shall print nothing but what they are about.
+
+See conftest.py, where the same is said to the tests themselves.
+"""
+
 
 def in_a_hurry() -> dict[str, str]:
     """The environment of programs with thousands of things to do.

@@ -14,6 +14,7 @@ import pytest
 from docutils.core import publish_doctree
 
 from django_anyio_channels import checks, config
+from tests.programs import QUIET_ASYNCIO
 
 ROOT = Path(__file__).resolve().parent.parent
 FILES = ["README.rst", "CHANGELOG.rst"]
@@ -78,7 +79,7 @@ def test_program_prints_what_the_next_block_says(block: docutils.nodes.literal_b
     after = BLOCKS[BLOCKS.index(block) + 1]
     assert "prints" in after["classes"]
     done = subprocess.run(
-        [sys.executable, "-X", "dev", "-W", "error", "-c", block.astext()],
+        [sys.executable, "-X", "dev", "-W", "error", "-c", QUIET_ASYNCIO + block.astext()],
         cwd=ROOT,
         capture_output=True,
         text=True,

@@ -14,13 +14,15 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import cycle, islice
 from pathlib import Path
 
 NOBODY = 65534
 
 # Below the range that the kernel gives to outgoing connections. A port of that range could be taken by some client
-# while its server is down, or a client that reconnects could even meet itself on it.
-PORTS = range(10240, 22000)
+# while its server is down, or a client that reconnects could even meet itself on it. No longer than the distance
+# of a Redis Cluster's second ports, so that one node's second is never another's first.
+PORTS = range(10240, 20240)
 
 
 class ServerMissing(Exception):
@@ -47,9 +49,24 @@ def find_program(variable: str, names: Sequence[str], folders: Sequence[str] = (
     return None
 
 
+def _own_ports() -> Iterator[int]:
+    """The ports of this process, in no order, again and again. Those that work beside it have others."""
+    place = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+    ports = list(PORTS[place :: int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))])
+    random.SystemRandom().shuffle(ports)
+    return cycle(ports)
+
+
+_ports = _own_ports()
+
+
 def free_port(companions: Sequence[int] = ()) -> int:
-    """A port of 127.0.0.1 on which nobody listens, nor on ``port + n`` for each n of ``companions``."""
-    for port in random.sample(PORTS, k=1000):
+    """A port of 127.0.0.1 on which nobody listens, nor on ``port + n`` for each n of ``companions``.
+
+    Given to one caller only: a server may be started long after its port was chosen, and clients of one that has
+    gone for good may still look for it.
+    """
+    for port in islice(_ports, len(PORTS)):
         if all(_can_listen(port + offset) for offset in (0, *companions)):
             return port
     raise ServerFailed(f"no free port between {PORTS.start} and {PORTS.stop} on 127.0.0.1")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
@@ -9,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from .server import is_alive, wait_until
+from .server import PORTS, free_port, is_alive, wait_until
 
 PROGRAM = """
 import sys
@@ -35,3 +36,25 @@ def test_a_server_ends_with_the_process_that_started_it(number: signal.Signals) 
         assert is_alive(int(pid))
         starter.send_signal(number)
     wait_until(lambda: not is_alive(int(pid)) and not Path(folder).exists(), "the server has ended")
+
+
+def test_no_two_servers_are_given_the_same_port() -> None:
+    given = [free_port() for _ in range(200)] + [free_port(companions=[10000]) for _ in range(200)]
+    assert len(set(given)) == 400
+    assert not {port + 10000 for port in given} & set(PORTS)
+
+
+def test_processes_that_test_side_by_side_have_ports_of_their_own() -> None:
+    program = "from tests.brokers.server import free_port; print(*(free_port() for _ in range(500)))"
+    given = [
+        subprocess.run(
+            [sys.executable, "-c", program],
+            cwd=Path(__file__).parents[2],
+            env={**os.environ, "PYTEST_XDIST_WORKER": worker, "PYTEST_XDIST_WORKER_COUNT": "3"},
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout.split()
+        for worker in ("gw0", "gw1", "gw2")
+    ]
+    assert len({port for ports in given for port in ports}) == 1500

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.programs import QUIET_ASYNCIO
+
 BEGINNING = """
-import asyncio, logging, os, sys, threading
-# In its debug mode asyncio tells of callbacks that took long; how long depends on what else the machine does.
-logging.getLogger("asyncio").setLevel(logging.ERROR)
+import asyncio, os, sys, threading
 from asgiref.sync import async_to_sync
 from django_anyio_channels import AnyioChannelLayer
 
@@ -163,7 +163,7 @@ PROGRAMS = {
 @pytest.mark.parametrize("program", PROGRAMS)
 def test_a_program_ends_quietly(program: str, tmp_path: Path) -> None:
     script = tmp_path / "program.py"
-    script.write_text(BEGINNING.format(arguments="") + textwrap.dedent(PROGRAMS[program]))
+    script.write_text(QUIET_ASYNCIO + BEGINNING.format(arguments="") + textwrap.dedent(PROGRAMS[program]))
     options = ["-X", "dev", "-W", "error"]
     if program == "a fork" and sys.version_info >= (3, 12):
         # Python itself warns of a fork in a process with threads.
