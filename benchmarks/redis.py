@@ -1,4 +1,7 @@
-"""One Redis server on this machine: this package's layer beside both layers of channels_redis and the bare driver."""
+"""One Redis server on this machine: this package's layer beside both layers of channels_redis and the bare driver.
+
+Beside them, where one member is all there is, the quickest layer on another broker: channels_nats.
+"""
 
 from __future__ import annotations
 
@@ -9,9 +12,13 @@ from functools import partial
 import redis
 
 from tests.brokers import redis as brokers
+from tests.brokers.nats import nats
+from tests.brokers.server import Server
+from tests.brokers.server import running as run_servers
 
 from .contenders import OURS, Connections, Contender, ours
 from .harness import BenchmarkSet, Measure, Scenario, against, sync_against
+from .nats_peer import channels_nats
 from .redis_peers import bare_redis_py, channels_redis_core, channels_redis_pubsub
 from .scenarios import (
     Figures,
@@ -25,7 +32,7 @@ from .scenarios import (
     round_trip,
 )
 
-CORE, PUBSUB, BARE = "core", "pubsub", "bare redis-py"
+CORE, PUBSUB, BARE, NATS = "core", "pubsub", "bare redis-py", "channels_nats"
 
 
 def benchmarks(quick: bool) -> BenchmarkSet:
@@ -35,6 +42,8 @@ def benchmarks(quick: bool) -> BenchmarkSet:
     """
     few = 50 if quick else 1
     server = brokers.plain("redis")
+    other = None if quick else nats()
+    to_one = {} if quick else {NATS: partial(fan_out, members=1, messages=20_000, senders=10)}
 
     def each(measure: Measure, *names: str) -> dict[str, Measure]:
         return dict.fromkeys(names or (OURS, CORE, PUBSUB, BARE), measure)
@@ -72,7 +81,7 @@ def benchmarks(quick: bool) -> BenchmarkSet:
     scenarios = (
         Scenario("latency, 1 member", each(partial(latency, messages=2500 // few))),
         Scenario("group_send to 1", group_send(1, 6000, 3000, 1500)),
-        Scenario("group_send to 1, 10 senders", group_send(1, 20_000, 6000, 3000, senders=10)),
+        Scenario("group_send to 1, 10 senders", group_send(1, 20_000, 6000, 3000, senders=10) | to_one),
         Scenario("group_send to 100", group_send(100, 2000, 1000, 100)),
         Scenario("group_send to 100, 10 senders", group_send(100, 3000, 1000, 100, senders=10)),
         Scenario("group_send to 1000", group_send(1000, 400, 150, 12)),
@@ -109,18 +118,21 @@ def benchmarks(quick: bool) -> BenchmarkSet:
         ),
     )
     count = _Counter(server)
-    contenders = (
+    contenders = [
         ours(url=server.url, connections=count),
         channels_redis_core(CORE, server.url, count),
         channels_redis_pubsub(PUBSUB, server.url, count),
         bare_redis_py(BARE, server.url, count),
-    )
-    return BenchmarkSet("redis", contenders, scenarios, () if quick else _TARGETS, partial(_running, server))
+    ]
+    if other is not None:
+        contenders.append(channels_nats(NATS, other.port))
+    running = partial(_running, server, other)
+    return BenchmarkSet("redis", tuple(contenders), scenarios, () if quick else _TARGETS, running)
 
 
 @contextmanager
-def _running(server: brokers.Redis) -> Iterator[Callable[[], object]]:
-    with brokers.running(server):
+def _running(server: brokers.Redis, other: Server | None) -> Iterator[Callable[[], object]]:
+    with run_servers(server.server, *([other] if other is not None else [])):
         yield partial(server.ask, "FLUSHALL")
 
 
@@ -148,6 +160,7 @@ def _restart(contender: Contender, *, make: Callable[[str], Contender], messages
 _TARGETS = (
     against(PUBSUB, "latency, 1 member", "p50 us", at_most=0.75),
     against(PUBSUB, "group_send to 1, 10 senders", "deliveries/s", at_least=6),
+    against(NATS, "group_send to 1, 10 senders", "deliveries/s", at_least=1),
     against(PUBSUB, "group_send to 100", "deliveries/s", at_least=3),
     against(PUBSUB, "group_send to 100, 10 senders", "deliveries/s", at_least=3),
     against(PUBSUB, "group_send to 1000", "deliveries/s", at_least=3),
