@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 
+import hypothesis
 import pytest
 from django.conf import settings
 
@@ -31,6 +32,11 @@ MEASURES_PROGRAMS = "COVERAGE_PROCESS_CONFIG"
 def pytest_configure() -> None:
     # In its debug mode asyncio tells of callbacks that took long; how long depends on what else the machine does.
     logging.getLogger("asyncio").setLevel(logging.ERROR)
+    # Nor is any example given a time. They are the same in each run: a change is judged by what it changes.
+    hypothesis.settings.register_profile(
+        "judge", deadline=None, derandomize=True, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+    )
+    hypothesis.settings.load_profile("judge")
     settings.configure(DATABASES={}, CHANNEL_LAYERS={}, INSTALLED_APPS=["channels"], SECRET_KEY="for tests")
 
 

@@ -440,7 +440,7 @@ class MailboxMachine(RuleBasedStateMachine):
 
 
 TestMailboxMachine = MailboxMachine.TestCase
-TestMailboxMachine.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+TestMailboxMachine.settings = settings(max_examples=60, stateful_step_count=40)
 
 
 @pytest.mark.anyio

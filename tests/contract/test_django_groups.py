@@ -226,12 +226,12 @@ async def test_anybody_may_end_a_membership(processes: Processes) -> None:
 
 
 async def test_a_membership_ends_group_expiry_after_the_last_group_add(processes: Processes) -> None:
-    layer = processes.new(group_expiry=1.5)
+    layer = processes.new(group_expiry=2.5)
     ending, renewed = await members(layer, "g", 2)
     await layer.group_add("g", "normal")
     await layer.group_send("g", n(1))
     for _ in range(4):
-        await asyncio.sleep(0.4)
+        await asyncio.sleep(0.65)
         await layer.group_add("g", renewed)
     await layer.group_send("g", n(2))
     assert await rest(layer, ending) == [n(1)]
@@ -241,10 +241,10 @@ async def test_a_membership_ends_group_expiry_after_the_last_group_add(processes
 
 
 async def test_a_membership_outlives_an_expired_message(processes: Processes) -> None:
-    layer = processes.new(expiry=1.0)
+    layer = processes.new(expiry=2.0)
     (channel,) = await members(layer, "g", 1)
     await layer.group_send("g", n(1))
-    await asyncio.sleep(1.3)
+    await asyncio.sleep(2.3)
     await layer.group_send("g", n(2))
     assert await rest(layer, channel) == [n(2)]
 

@@ -431,11 +431,11 @@ async def test_capacities_of_specific_channels_by_their_names(processes: Process
 
 @BOTH_KINDS
 async def test_messages_expire(processes: Processes, normal: bool) -> None:
-    layer = processes.new(expiry=1.0, capacity=3)
+    layer = processes.new(expiry=2.0, capacity=3)
     channel = await a_channel(layer, normal)
     for number in range(3):
         await layer.send(channel, n(number))
-    await asyncio.sleep(1.3)
+    await asyncio.sleep(2.3)
     assert await rest(layer, channel) == []
     for number in range(3):
         await layer.send(channel, n(number))

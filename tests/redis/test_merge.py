@@ -225,7 +225,7 @@ class MergeMachine(RuleBasedStateMachine):
 
 
 TestMerge = MergeMachine.TestCase
-TestMerge.settings = settings(max_examples=200, stateful_step_count=25, deadline=None)
+TestMerge.settings = settings(max_examples=200, stateful_step_count=25)
 
 
 @pytest.mark.parametrize(

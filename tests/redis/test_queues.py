@@ -108,10 +108,10 @@ async def test_a_waiting_reader_does_not_poll(server: brokers.Redis, connect: Co
 async def test_capacity_and_expiry(server: brokers.Redis, connect: Connect) -> None:
     layer = await connect(server.url)
     for number in range(3):
-        await layer.put("jobs", b"%d" % number, capacity=3, expiry=1.0 if number < 2 else 60)
+        await layer.put("jobs", b"%d" % number, capacity=3, expiry=2.0 if number < 2 else 60)
     with pytest.raises(QueueFull, match=r"jobs.*capacity of 3"):
         await layer.put("jobs", b"3", capacity=3, expiry=60)
-    await anyio.sleep(1.1)
+    await anyio.sleep(2.1)
     await layer.put("jobs", b"4", capacity=3, expiry=60)
     assert [await take(layer), await take(layer)] == [b"2", b"4"]
 

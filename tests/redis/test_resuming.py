@@ -194,7 +194,7 @@ async def test_a_reader_who_is_too_slow_is_told_where_messages_are_missing(layer
 
 
 async def test_what_waits_does_not_expire_before_it_leaves(layer: AnyioChannelLayer, server: brokers.Redis) -> None:
-    quick = AnyioChannelLayer(url=brokers.with_streams(server.url), expiry=1.0)
+    quick = AnyioChannelLayer(url=brokers.with_streams(server.url), expiry=2.0)
     channel, other = await quick.new_channel(), await quick.new_channel()
     await quick.group_resume("room", channel)
     await quick.group_resume("hall", channel)
