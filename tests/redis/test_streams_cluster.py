@@ -416,8 +416,8 @@ async def test_readers_outwait_a_slot_that_nobody_serves_for_long(
 
 async def test_what_is_in_hands_while_its_slot_moves_comes_again(cluster: brokers.Cluster) -> None:
     async with (
-        Channel(layer_of(cluster, redeliver_after=0.5)) as one,
-        Channel(layer_of(cluster, redeliver_after=0.5)) as two,
+        Channel(layer_of(cluster, redeliver_after=1.5)) as one,
+        Channel(layer_of(cluster, redeliver_after=1.5)) as two,
         one.subscribe("tasks", consumer_group="slow", ack="manual") as first,
         two.subscribe("tasks", consumer_group="slow", ack="manual") as second,
     ):

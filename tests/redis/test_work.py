@@ -34,7 +34,7 @@ from .conftest import becomes_true
 
 pytestmark = pytest.mark.anyio
 
-SHORT = 0.2
+SHORT = 1.0
 """Seconds after which what nobody acknowledged comes again, in tests that wait for it."""
 TIME_LIMIT = 30.0
 
