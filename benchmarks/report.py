@@ -20,6 +20,7 @@ _PACKAGES = (
     "channels-redis",
     "redis",
     "hiredis",
+    "channels-nats",
     "channels-postgres",
     "asyncpg",
     "paho-mqtt",
