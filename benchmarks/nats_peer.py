@@ -1,4 +1,4 @@
-"""The newest contender of all: ``channels_nats``, on a NATS server of its own."""
+"""Who carries groups over NATS: ``channels_nats``."""
 
 from __future__ import annotations
 

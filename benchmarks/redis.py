@@ -42,7 +42,7 @@ def benchmarks(quick: bool) -> BenchmarkSet:
     """
     few = 50 if quick else 1
     server = brokers.plain("redis")
-    other = None if quick else nats()
+    nats_server = None if quick else nats()
     to_one = {} if quick else {NATS: partial(fan_out, members=1, messages=20_000, senders=10)}
 
     def each(measure: Measure, *names: str) -> dict[str, Measure]:
@@ -124,15 +124,16 @@ def benchmarks(quick: bool) -> BenchmarkSet:
         channels_redis_pubsub(PUBSUB, server.url, count),
         bare_redis_py(BARE, server.url, count),
     ]
-    if other is not None:
-        contenders.append(channels_nats(NATS, other.port))
-    running = partial(_running, server, other)
+    if nats_server is not None:
+        contenders.append(channels_nats(NATS, nats_server.port))
+    servers = [each for each in (server.server, nats_server) if each is not None]
+    running = partial(_running, server, servers)
     return BenchmarkSet("redis", tuple(contenders), scenarios, () if quick else _TARGETS, running)
 
 
 @contextmanager
-def _running(server: brokers.Redis, other: Server | None) -> Iterator[Callable[[], object]]:
-    with run_servers(server.server, *([other] if other is not None else [])):
+def _running(server: brokers.Redis, servers: list[Server]) -> Iterator[Callable[[], object]]:
+    with run_servers(*servers):
         yield partial(server.ask, "FLUSHALL")
 
 

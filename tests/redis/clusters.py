@@ -45,3 +45,12 @@ async def successor_of(cluster: brokers.Cluster, master: brokers.Redis) -> broke
 
     await becomes_true(lambda: any(map(ready, cluster.nodes)))
     return next(each for each in cluster.nodes if ready(each))
+
+
+async def hand_over(cluster: brokers.Cluster, group: str) -> brokers.Redis:
+    """Have a group's master and its replica change their roles; the subscriptions have followed. Returns who was it."""
+    master = cluster.owner(slot_of(group.encode()))
+    successor = await successor_of(cluster, master)
+    successor.ask("CLUSTER", "FAILOVER")
+    await becomes_true(lambda: shard_channels(successor, group) == {group})
+    return master

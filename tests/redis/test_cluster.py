@@ -29,7 +29,7 @@ from django_anyio_channels.layers.redis_slots import slot_of, tag_in
 from tests.brokers import redis as brokers
 from tests.brokers.server import free_port
 
-from .clusters import calls, killed, move, other_master, shard_channels, successor_of
+from .clusters import calls, hand_over, killed, move, other_master, shard_channels, successor_of
 from .conftest import Connect, becomes_true
 from .flow import GROUP, flow
 from .test_workers import each_was_done_once, working
@@ -710,11 +710,8 @@ async def test_a_planned_failover_is_noticed_by_whoever_publishes(
 
 
 async def test_a_planned_failover_to_a_replica(replicated: brokers.Cluster) -> None:
-    master = replicated.owner(slot_of(GROUP.encode()))
-    successor = await successor_of(replicated, master)
     async with flow(lambda: layer_of(replicated), publish_timeout=20.0) as going:
-        successor.ask("CLUSTER", "FAILOVER")
-        await becomes_true(lambda: shard_channels(successor, GROUP) == {GROUP})
+        await hand_over(replicated, GROUP)
         await becomes_true(lambda: len(going.gaps) >= 2)
         await going.go_on(seconds=20)
     # While the roles change, subscriptions follow a moment after the messages do; both readers were told.

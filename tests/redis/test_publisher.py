@@ -49,6 +49,14 @@ def positions(accepted: list[object]) -> list[str]:
     return [each.position for each in accepted if isinstance(each, Accepted)]
 
 
+async def on_their_way(server: brokers.Redis, layer: RedisStreamsChannelLayer, count: int) -> list[asyncio.Task[int]]:
+    """So many calls of ``publish`` whose messages a frozen server has not read yet."""
+    server.server.freeze()
+    calls = [asyncio.ensure_future(layer.publish("room", b"%d" % number)) for number in range(count)]
+    await anyio.wait_all_tasks_blocked()
+    return calls
+
+
 async def test_they_share_calls_and_keep_their_order(
     own_server: brokers.Redis, layer: RedisStreamsChannelLayer
 ) -> None:
@@ -101,9 +109,7 @@ async def test_who_is_cancelled_on_the_way_disturbs_nobody(
     own_server: brokers.Redis, layer: RedisStreamsChannelLayer
 ) -> None:
     await heard(layer, len(await publish_all(layer, [b"in", b"good", b"company"])))
-    own_server.server.freeze()
-    tasks = [asyncio.ensure_future(layer.publish("room", b"%d" % number)) for number in range(5)]
-    await anyio.wait_all_tasks_blocked()
+    tasks = await on_their_way(own_server, layer, 5)
     tasks[0].cancel()
     tasks[2].cancel()
     await anyio.wait_all_tasks_blocked()
@@ -117,9 +123,7 @@ async def test_all_are_told_when_the_server_is_killed(
     own_server: brokers.Redis, layer: RedisStreamsChannelLayer
 ) -> None:
     await publish_all(layer, [b"in", b"good", b"company"])
-    own_server.server.freeze()
-    tasks = [asyncio.ensure_future(layer.publish("room", b"%d" % number)) for number in range(5)]
-    await anyio.wait_all_tasks_blocked()
+    tasks = await on_their_way(own_server, layer, 5)
     tasks[3].cancel()
     await run_sync(own_server.server.kill)
     outcomes = await asyncio.gather(*tasks, return_exceptions=True)
@@ -205,9 +209,7 @@ async def test_who_waits_for_a_cancelled_call_is_told(
     own_server: brokers.Redis, layer: RedisStreamsChannelLayer
 ) -> None:
     await heard(layer, len(await publish_all(layer, [b"in", b"good", b"company"])))
-    own_server.server.freeze()
-    outcomes = [asyncio.ensure_future(layer.publish("room", b"%d" % number)) for number in range(3)]
-    await anyio.wait_all_tasks_blocked()
+    outcomes = await on_their_way(own_server, layer, 3)
     outcomes[1].cancel()
     for task in list(layer._publisher._tasks):
         task.cancel()

@@ -31,7 +31,7 @@ from django_anyio_channels.layers import redis_masters
 from django_anyio_channels.layers.redis_slots import slot_of
 from tests.brokers import redis as brokers
 
-from .clusters import calls, killed, move, other_master, shard_channels, successor_of
+from .clusters import calls, hand_over, killed, move, other_master, shard_channels, successor_of
 from .conftest import becomes_true
 from .flow import GROUP, Flow, all_go_on, flow, flows, nothing_missed
 from .job_worker import CHANNEL, config, give
@@ -526,11 +526,8 @@ async def test_a_replica_that_was_behind_takes_over(replicated: brokers.Cluster)
 
 
 async def test_a_planned_failover_to_a_replica(replicated: brokers.Cluster) -> None:
-    master = replicated.owner(slot_of(GROUP.encode()))
-    successor = await successor_of(replicated, master)
     async with flow(lambda: layer_of(replicated), publish_timeout=20.0) as going:
-        successor.ask("CLUSTER", "FAILOVER")
-        await becomes_true(lambda: shard_channels(successor, GROUP) == {GROUP})
+        master = await hand_over(replicated, GROUP)
         await going.go_on(seconds=20)
     assert nothing_missed(going)
     assert all(isinstance(error, DeliveryUnknown) for _, error in going.failed)

@@ -41,6 +41,11 @@ TIME_LIMIT = 30.0
 Open = Callable[..., Awaitable[Channel]]
 
 
+def layer_of(channel: Channel) -> RedisStreamsChannelLayer:
+    assert isinstance(channel.layer, RedisStreamsChannelLayer)
+    return channel.layer
+
+
 @pytest.fixture
 async def open_channel() -> AsyncIterator[Open]:
     """Opens Channels to a server's streams, and closes them at the end."""
@@ -230,8 +235,7 @@ async def test_a_reader_cancelled_with_a_job_in_its_hands_puts_it_down(
     server: brokers.Redis, open_channel: Open
 ) -> None:
     channel = await open_channel(server)
-    layer = channel.layer
-    assert isinstance(layer, RedisStreamsChannelLayer)
+    layer = layer_of(channel)
     async with workers_of(channel) as reader:
         for how in ("and another takes it", "and it goes back"):
             reading = asyncio.create_task(reader.receive())
@@ -250,8 +254,7 @@ async def test_a_desk_is_not_left_while_a_reader_has_a_job_in_its_hands(
 ) -> None:
     monkeypatch.setattr(redis_work, "_IDLE", 0.05)
     channel = await open_channel(server)
-    layer = channel.layer
-    assert isinstance(layer, RedisStreamsChannelLayer)
+    layer = layer_of(channel)
     async with workers_of(channel) as reader:
         reading = asyncio.create_task(reader.receive())
         await becomes_true(lambda: any(desk.takers for desk in layer._work._desks.values()))
@@ -265,8 +268,7 @@ async def test_a_desk_is_not_left_while_a_reader_has_a_job_in_its_hands(
 
 async def test_the_end_of_a_life_finds_a_reader_just_cancelled(server: brokers.Redis, open_channel: Open) -> None:
     channel = await open_channel(server)
-    layer = channel.layer
-    assert isinstance(layer, RedisStreamsChannelLayer)
+    layer = layer_of(channel)
     async with workers_of(channel) as reader:
         reading = asyncio.create_task(reader.receive())
         await becomes_true(lambda: any(desk.takers for desk in layer._work._desks.values()))
@@ -307,7 +309,7 @@ async def test_a_late_acknowledgement_counts_too(server: brokers.Redis, open_cha
         await channel.publish("jobs", "next")
         assert (await next_of(reader)).message == "next"
         assert in_hands(server) == 1
-        assert len(channel.layer._work._in_hands) == 1  # type: ignore[attr-defined]
+        assert len(layer_of(channel)._work._in_hands) == 1
 
 
 async def test_what_is_forgotten_unacknowledged_costs_no_memory(server: brokers.Redis, open_channel: Open) -> None:
@@ -317,7 +319,7 @@ async def test_what_is_forgotten_unacknowledged_costs_no_memory(server: brokers.
             await negligent.publish("jobs", number)
             await next_of(one)
         await messages(two, 10)
-        in_hands: dict[object, float] = negligent.layer._work._in_hands  # type: ignore[attr-defined]
+        in_hands = layer_of(negligent)._work._in_hands
         await becomes_true(lambda: max(in_hands.values()) < asyncio.get_running_loop().time())
         await negligent.publish("jobs", 10)
         await next_of(one)
@@ -506,8 +508,7 @@ async def test_an_acknowledgement_that_finds_no_link_is_repeated(own_server: bro
 
 async def test_an_answer_that_was_lost_is_asked_for_again(server: brokers.Redis, open_channel: Open) -> None:
     channel = await open_channel(server)
-    layer = channel.layer
-    assert isinstance(layer, RedisStreamsChannelLayer)
+    layer = layer_of(channel)
     async with workers_of(channel) as reader:
         await channel.publish("jobs", 1)
         place = layer._consumer_groups.place(b"jobs", "workers")
@@ -521,8 +522,7 @@ async def test_an_answer_that_came_for_nobody_is_given_back_by_the_next_life(
     own_server: brokers.Redis, open_channel: Open
 ) -> None:
     channel = await open_channel(own_server)
-    layer = channel.layer
-    assert isinstance(layer, RedisStreamsChannelLayer)
+    layer = layer_of(channel)
     async with workers_of(channel) as reader:
         await channel.publish("jobs", 0)
         await messages(reader, 1)
@@ -549,7 +549,7 @@ async def test_a_desk_without_readers_is_left(
         await channel.publish("jobs", 1)
         await messages(reader, 1)
         await becomes_true(lambda: not server.ask("PUBSUB", "NUMSUB", "{jobs}|in hands of workers")[1])
-        assert channel.layer._work._desks == {}  # type: ignore[attr-defined]
+        assert layer_of(channel)._work._desks == {}
         await channel.publish("jobs", 2)
         assert await messages(reader, 1) == [2]
 
