@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from .server import PORTS, free_port, is_alive, wait_until
+from .debian import unpack
+from .server import PORTS, ServerMissing, free_port, is_alive, wait_until
 
 PROGRAM = """
 import sys
@@ -58,3 +59,10 @@ def test_processes_that_test_side_by_side_have_ports_of_their_own() -> None:
         for worker in ("gw0", "gw1", "gw2")
     ]
     assert len({port for ports in given for port in ports}) == 1500
+
+
+def test_a_system_without_apt_is_told_what_to_install(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    with pytest.raises(ServerMissing, match=r"^install mosquitto .*no apt-get"):
+        unpack("usr/sbin/mosquitto", ["mosquitto"])
