@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 
-from tests.brokers import mosquitto
+from tests.support.brokers import mosquitto
 
 from . import mqtt_starlette
 from .bare import bare

@@ -7,8 +7,8 @@ from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
-from tests.brokers import postgres as brokers
-from tests.brokers.server import running
+from tests.support.brokers import postgres as brokers
+from tests.support.brokers.server import running
 
 from .contenders import OURS, Connections, Contender, ours
 from .harness import BenchmarkSet, Measure, Scenario, against, sync_against

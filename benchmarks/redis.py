@@ -11,10 +11,10 @@ from functools import partial
 
 import redis
 
-from tests.brokers import redis as brokers
-from tests.brokers.nats import nats
-from tests.brokers.server import Server
-from tests.brokers.server import running as run_servers
+from tests.support.brokers import redis as brokers
+from tests.support.brokers.nats import nats
+from tests.support.brokers.server import Server
+from tests.support.brokers.server import running as run_servers
 
 from .contenders import OURS, Connections, Contender, ours
 from .harness import BenchmarkSet, Measure, Scenario, against, sync_against

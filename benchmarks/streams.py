@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 
-from tests.brokers import redis as brokers
+from tests.support.brokers import redis as brokers
 
 from .contenders import OURS, ours
 from .harness import BenchmarkSet, Measure, Scenario, against

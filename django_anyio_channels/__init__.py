@@ -8,8 +8,8 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-from .event import Accepted, Event, Gap, GroupMessage, position_of
-from .exceptions import (
+from .core.events import Accepted, Event, Gap, GroupMessage, position_of
+from .core.exceptions import (
     ChannelClosed,
     ChannelLayerError,
     DecodeError,
@@ -24,36 +24,36 @@ from .exceptions import (
     QueueFull,
     SubscriptionRefused,
 )
-from .layers.base import BaseChannelLayer
+from .core.layer import BaseChannelLayer
 
 if TYPE_CHECKING:
-    from .adapter import AnyioChannelLayer
-    from .channel import Channel
-    from .layers.memory import InMemoryBroker, InMemoryChannelLayer
-    from .layers.mqtt import MQTTChannelLayer
-    from .layers.postgres import PostgreSQLChannelLayer
-    from .layers.redis import RedisPubSubChannelLayer
-    from .layers.redis_streams import RedisStreamsChannelLayer
-    from .layers.sharded import ShardedChannelLayer
-    from .link import Backoff
-    from .resuming import AsyncResumingMixin, ResumingMixin, Resumption
-    from .subscriber import Subscriber
+    from .brokers.memory.layer import InMemoryBroker, InMemoryChannelLayer
+    from .brokers.mqtt.layer import MQTTChannelLayer
+    from .brokers.postgres.layer import PostgreSQLChannelLayer
+    from .brokers.redis.layer import RedisPubSubChannelLayer
+    from .brokers.redis.streams.layer import RedisStreamsChannelLayer
+    from .django.layer import AnyioChannelLayer
+    from .django.resume import AsyncResumingMixin, ResumingMixin, Resumption
+    from .hub.channel import Channel
+    from .hub.sharding import ShardedChannelLayer
+    from .hub.subscriber import Subscriber
+    from .hub.supervisor import Backoff
 
 _LAZY = {
-    "AnyioChannelLayer": "adapter",
-    "Backoff": "link",
-    "Channel": "channel",
-    "InMemoryBroker": "layers.memory",
-    "InMemoryChannelLayer": "layers.memory",
-    "PostgreSQLChannelLayer": "layers.postgres",
-    "RedisPubSubChannelLayer": "layers.redis",
-    "RedisStreamsChannelLayer": "layers.redis_streams",
-    "ShardedChannelLayer": "layers.sharded",
-    "MQTTChannelLayer": "layers.mqtt",
-    "Subscriber": "subscriber",
-    "AsyncResumingMixin": "resuming",
-    "ResumingMixin": "resuming",
-    "Resumption": "resuming",
+    "AnyioChannelLayer": "django.layer",
+    "Backoff": "hub.supervisor",
+    "Channel": "hub.channel",
+    "InMemoryBroker": "brokers.memory.layer",
+    "InMemoryChannelLayer": "brokers.memory.layer",
+    "PostgreSQLChannelLayer": "brokers.postgres.layer",
+    "RedisPubSubChannelLayer": "brokers.redis.layer",
+    "RedisStreamsChannelLayer": "brokers.redis.streams.layer",
+    "ShardedChannelLayer": "hub.sharding",
+    "MQTTChannelLayer": "brokers.mqtt.layer",
+    "Subscriber": "hub.subscriber",
+    "AsyncResumingMixin": "django.resume",
+    "ResumingMixin": "django.resume",
+    "Resumption": "django.resume",
 }
 
 __all__ = [

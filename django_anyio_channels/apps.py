@@ -5,7 +5,7 @@ from __future__ import annotations
 from django.apps import AppConfig
 from django.core import checks
 
-from .checks import check_channel_layers
+from .django.checks import check_channel_layers
 
 
 class AnyioChannelsConfig(AppConfig):

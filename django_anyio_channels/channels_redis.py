@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from typing import Any
 from urllib.parse import quote
 
-from .adapter import AnyioChannelLayer
-from .config import ConfigError, Note, Settings, read_config, refuse_unknown_keys
-from .layers.base import BaseChannelLayer
-from .layers.sharded import ShardedChannelLayer
+from .core.layer import BaseChannelLayer
+from .django.config import ConfigError, Note, Settings, read_config, refuse_unknown_keys
+from .django.layer import AnyioChannelLayer
+from .hub.sharding import ShardedChannelLayer
 
 DEFAULT_HOST = "redis://localhost:6379"
 
@@ -64,7 +64,7 @@ class _Hosts(ShardedChannelLayer):
 
 def _redis_layer() -> type[BaseChannelLayer]:
     """Imported when it is needed, so that a missing driver is named as such."""
-    from .layers.redis import RedisPubSubChannelLayer
+    from .brokers.redis.layer import RedisPubSubChannelLayer
 
     return RedisPubSubChannelLayer
 

@@ -1,1 +1,1 @@
-"""One driver for each broker; `base` holds the contract that all of them keep."""
+"""The drivers, one folder for each broker; `common` holds the asyncio tools that they share."""

@@ -7,8 +7,8 @@ from collections.abc import Awaitable, Callable, Generator, Sequence
 from contextvars import ContextVar
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
-from ..event import Event
-from ..exceptions import NotSupported
+from .events import Event
+from .exceptions import NotSupported
 
 subscribing: ContextVar[str] = ContextVar("subscribing")
 """The name that the hub is having subscribed or unsubscribed in this context.

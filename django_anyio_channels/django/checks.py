@@ -28,10 +28,10 @@ from django.conf import settings
 from django.core import checks
 from django.utils.module_loading import import_string
 
-from .adapter import AnyioChannelLayer
+from ..brokers.memory.layer import InMemoryChannelLayer
+from ..core.exceptions import MissingDriver
 from .config import KEYS, ConfigError
-from .exceptions import MissingDriver
-from .layers.memory import InMemoryChannelLayer
+from .layer import AnyioChannelLayer
 
 _PACKAGE = "django_anyio_channels"
 _BACKEND = f"{_PACKAGE}.{AnyioChannelLayer.__name__}"

@@ -14,34 +14,34 @@ from typing import Any, NamedTuple, TypeGuard
 from django.core.exceptions import ImproperlyConfigured
 from django.utils.module_loading import import_string
 
-from .database import UnusableDatabase, layer_arguments
-from .exceptions import MissingDriver, NotSupported
-from .layers.base import BaseChannelLayer, require_acknowledging
-from .layers.memory import InMemoryBroker, InMemoryChannelLayer
-from .layers.sharded import ShardedChannelLayer
-from .naming import Naming
-from .serializers import EncryptedSerializer, MessagePackSerializer, Serializer, encode_within
+from ..brokers.memory.layer import InMemoryBroker, InMemoryChannelLayer
+from ..core.exceptions import MissingDriver, NotSupported
+from ..core.layer import BaseChannelLayer, require_acknowledging
+from ..core.serializers import EncryptedSerializer, MessagePackSerializer, Serializer, encode_within
+from ..hub.sharding import ShardedChannelLayer
+from .databases import UnusableDatabase, layer_arguments
+from .names import Naming
 
 LAYERS = {
-    "memory": "django_anyio_channels.layers.memory.InMemoryChannelLayer",
-    "postgresql": "django_anyio_channels.layers.postgres.PostgreSQLChannelLayer",
-    "postgres": "django_anyio_channels.layers.postgres.PostgreSQLChannelLayer",
-    "redis": "django_anyio_channels.layers.redis.RedisPubSubChannelLayer",
-    "rediss": "django_anyio_channels.layers.redis.RedisPubSubChannelLayer",
-    "unix": "django_anyio_channels.layers.redis.RedisPubSubChannelLayer",
-    "redis+sentinel": "django_anyio_channels.layers.redis.RedisPubSubChannelLayer",
-    "rediss+sentinel": "django_anyio_channels.layers.redis.RedisPubSubChannelLayer",
-    "redis+cluster": "django_anyio_channels.layers.redis.RedisPubSubChannelLayer",
-    "rediss+cluster": "django_anyio_channels.layers.redis.RedisPubSubChannelLayer",
-    "mqtt": "django_anyio_channels.layers.mqtt.MQTTChannelLayer",
-    "mqtts": "django_anyio_channels.layers.mqtt.MQTTChannelLayer",
-    "redis+streams": "django_anyio_channels.layers.redis_streams.RedisStreamsChannelLayer",
-    "rediss+streams": "django_anyio_channels.layers.redis_streams.RedisStreamsChannelLayer",
-    "unix+streams": "django_anyio_channels.layers.redis_streams.RedisStreamsChannelLayer",
-    "redis+streams+sentinel": "django_anyio_channels.layers.redis_streams.RedisStreamsChannelLayer",
-    "rediss+streams+sentinel": "django_anyio_channels.layers.redis_streams.RedisStreamsChannelLayer",
-    "redis+streams+cluster": "django_anyio_channels.layers.redis_streams.RedisStreamsChannelLayer",
-    "rediss+streams+cluster": "django_anyio_channels.layers.redis_streams.RedisStreamsChannelLayer",
+    "memory": "django_anyio_channels.brokers.memory.layer.InMemoryChannelLayer",
+    "postgresql": "django_anyio_channels.brokers.postgres.layer.PostgreSQLChannelLayer",
+    "postgres": "django_anyio_channels.brokers.postgres.layer.PostgreSQLChannelLayer",
+    "redis": "django_anyio_channels.brokers.redis.layer.RedisPubSubChannelLayer",
+    "rediss": "django_anyio_channels.brokers.redis.layer.RedisPubSubChannelLayer",
+    "unix": "django_anyio_channels.brokers.redis.layer.RedisPubSubChannelLayer",
+    "redis+sentinel": "django_anyio_channels.brokers.redis.layer.RedisPubSubChannelLayer",
+    "rediss+sentinel": "django_anyio_channels.brokers.redis.layer.RedisPubSubChannelLayer",
+    "redis+cluster": "django_anyio_channels.brokers.redis.layer.RedisPubSubChannelLayer",
+    "rediss+cluster": "django_anyio_channels.brokers.redis.layer.RedisPubSubChannelLayer",
+    "mqtt": "django_anyio_channels.brokers.mqtt.layer.MQTTChannelLayer",
+    "mqtts": "django_anyio_channels.brokers.mqtt.layer.MQTTChannelLayer",
+    "redis+streams": "django_anyio_channels.brokers.redis.streams.layer.RedisStreamsChannelLayer",
+    "rediss+streams": "django_anyio_channels.brokers.redis.streams.layer.RedisStreamsChannelLayer",
+    "unix+streams": "django_anyio_channels.brokers.redis.streams.layer.RedisStreamsChannelLayer",
+    "redis+streams+sentinel": "django_anyio_channels.brokers.redis.streams.layer.RedisStreamsChannelLayer",
+    "rediss+streams+sentinel": "django_anyio_channels.brokers.redis.streams.layer.RedisStreamsChannelLayer",
+    "redis+streams+cluster": "django_anyio_channels.brokers.redis.streams.layer.RedisStreamsChannelLayer",
+    "rediss+streams+cluster": "django_anyio_channels.brokers.redis.streams.layer.RedisStreamsChannelLayer",
 }
 """URL scheme -> the layer's dotted path."""
 
@@ -244,7 +244,7 @@ def _bridge(config: Mapping[str, Any], serializer: Serializer) -> dict[str, Any]
             hint="Name one mqtt:// or mqtts:// broker as 'url', or remove 'bridge'.",
             code="E002",
         )
-    from .layers.mqtt_bridge import Bridge
+    from ..brokers.mqtt.bridge import Bridge
 
     prefix, limit = config.get("prefix", Settings.prefix), config.get("max_message_size", Settings.max_message_size)
     try:

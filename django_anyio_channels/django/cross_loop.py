@@ -10,7 +10,7 @@ from concurrent.futures import TimeoutError as FutureTimeoutError
 from contextlib import suppress
 from typing import Any, TypeVar
 
-from .exceptions import DeliveryUnknown
+from ..core.exceptions import DeliveryUnknown
 
 T = TypeVar("T")
 

@@ -7,12 +7,12 @@ from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import suppress
 from typing import Any, TypeVar
 
-from . import loops
+from ..core.exceptions import ChannelClosed
+from ..core.layer import BlockingPublisher, TransactionalPublisher
+from . import event_loops as loops
 from .config import Settings
-from .exceptions import ChannelClosed
-from .handover import LoopEnded, start_in, wait_blocking, wait_here
-from .layers.base import BlockingPublisher, TransactionalPublisher
-from .naming import Naming, node_of
+from .cross_loop import LoopEnded, start_in, wait_blocking, wait_here
+from .names import Naming, node_of
 from .node import Node, open_node
 
 T = TypeVar("T")

@@ -11,12 +11,12 @@ from weakref import WeakKeyDictionary
 from channels.consumer import AsyncConsumer
 from channels.exceptions import StopConsumer
 
-from .channel import Channel
-from .event import Event
-from .exceptions import DecodeError
-from .layers.base import require_acknowledging
-from .naming import Naming
-from .subscriber import settle
+from ..core.events import Event
+from ..core.exceptions import DecodeError
+from ..core.layer import require_acknowledging
+from ..hub.channel import Channel
+from ..hub.subscriber import settle
+from .names import Naming
 
 logger = logging.getLogger("django_anyio_channels")
 

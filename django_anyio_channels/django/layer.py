@@ -11,8 +11,8 @@ from functools import partial
 from types import TracebackType
 from typing import Any, ClassVar
 
-from .event import Event
-from .exceptions import MissingDriver, PayloadTooLarge, QueueFull
+from ..core.events import Event
+from ..core.exceptions import MissingDriver, PayloadTooLarge, QueueFull
 
 try:
     from channels.consumer import AsyncConsumer
@@ -24,11 +24,11 @@ except ModuleNotFoundError as error:
     ) from error
 
 from .config import Settings, read_config
-from .courier import Courier
-from .database import Watch
+from .databases import Watch
+from .dispatcher import Courier
 from .jobs import Job, acknowledge_when_handled
-from .naming import Naming, node_of
-from .transaction import TransactionCourier, TransactionPublisher
+from .names import Naming, node_of
+from .transactions import TransactionCourier, TransactionPublisher
 
 # Channels tells nobody when a consumer ends; but it is a consumer's own __call__ that asks for its name.
 _CONSUMER = AsyncConsumer.__call__.__code__

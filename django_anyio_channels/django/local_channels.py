@@ -12,10 +12,10 @@ from contextlib import suppress
 from time import monotonic
 from typing import Any, Protocol
 
-from .event import Event
-from .rejoining import Rejoining
-from .subscriber import Subscriber
-from .waiting import Bell, waiter_factory
+from ..core.events import Event
+from ..core.notifier import Bell, waiter_factory
+from ..hub.replay import Rejoining
+from ..hub.subscriber import Subscriber
 
 _LONGEST_SWEEP = 60.0
 _SHORTEST_SWEEP = 0.05

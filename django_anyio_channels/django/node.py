@@ -10,15 +10,15 @@ from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from typing import Any
 
-from .channel import Channel
+from ..core.events import Event, GroupMessage, position_of
+from ..core.exceptions import ChannelLayerError, DecodeError, ListenerClosed
+from ..hub.channel import Channel
+from ..hub.replay import Rejoining
+from ..hub.subscriber import Entry, Subscriber
 from .config import LARGEST_COUNT, Settings
-from .event import Event, GroupMessage, position_of
-from .exceptions import ChannelLayerError, DecodeError, ListenerClosed
 from .jobs import Job, Jobs
-from .local import Names
-from .naming import Naming, node_of
-from .rejoining import Rejoining
-from .subscriber import Entry, Subscriber
+from .local_channels import Names
+from .names import Naming, node_of
 
 logger = logging.getLogger("django_anyio_channels")
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from .exceptions import InvalidPosition, MissingDriver, NotSupported, PositionLost
+from ..core.exceptions import InvalidPosition, MissingDriver, NotSupported, PositionLost
 
 try:
     from asgiref.sync import async_to_sync

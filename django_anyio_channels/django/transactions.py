@@ -12,12 +12,12 @@ from asgiref.sync import sync_to_async
 from django.db import connections
 from django.db.transaction import TransactionManagementError
 
+from ..core.exceptions import NotSupported, QueueFull
+from ..core.layer import Statements, TransactionalPublisher
+from ..core.stats import BoundedLog
 from .config import Settings
-from .courier import Courier
-from .exceptions import NotSupported, QueueFull
-from .layers.base import Statements, TransactionalPublisher
-from .losses import BoundedLog
-from .naming import Naming
+from .dispatcher import Courier
+from .names import Naming
 from .node import Node
 
 Result = TypeVar("Result")

@@ -10,24 +10,18 @@ from typing import Any, Literal
 
 import anyio
 
-from .consuming import Consumer
-from .event import Event
-from .exceptions import ChannelClosed, ChannelLayerError, DecodeError, ListenerClosed
-from .layers.base import (
-    Acknowledging,
-    BaseChannelLayer,
-    BindsElsewhere,
-    require_acknowledging,
-    require_binds_elsewhere,
-)
+from ..core.events import Event
+from ..core.exceptions import ChannelClosed, ChannelLayerError, DecodeError, ListenerClosed
+from ..core.layer import Acknowledging, BaseChannelLayer, BindsElsewhere, require_acknowledging, require_binds_elsewhere
+from ..core.notifier import NewWaiter, waiter_factory
+from ..core.serializers import MessagePackSerializer, Serializer, encode_within
+from ..core.stats import Losses
+from .consumer_group import Consumer
 from .line import Line
-from .link import Backoff
-from .losses import Losses
-from .rejoining import Rejoining
-from .serializers import MessagePackSerializer, Serializer, encode_within
+from .replay import Rejoining
 from .subscriber import Subscriber
-from .topics import Sink
-from .waiting import NewWaiter, waiter_factory
+from .subscriptions import Sink
+from .supervisor import Backoff
 
 
 class Channel:

@@ -7,8 +7,8 @@ from time import monotonic
 
 import anyio
 
-from .event import Event
-from .layers.base import require_acknowledging
+from ..core.events import Event
+from ..core.layer import require_acknowledging
 from .line import Line
 from .subscriber import Entry, Subscriber, settle
 

@@ -7,11 +7,11 @@ from typing import TypeVar
 
 import anyio
 
-from .exceptions import ChannelClosed, DeliveryUnknown, ListenerClosed
-from .layers.base import BaseChannelLayer
-from .link import Backoff, Life, Link, logger
-from .topics import Topics
-from .waiting import waiter_factory
+from ..core.exceptions import ChannelClosed, DeliveryUnknown, ListenerClosed
+from ..core.layer import BaseChannelLayer
+from ..core.notifier import waiter_factory
+from .subscriptions import Topics
+from .supervisor import Backoff, Life, Link, logger
 
 T = TypeVar("T")
 

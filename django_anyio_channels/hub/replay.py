@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from time import monotonic
 
-from .event import Event
+from ..core.events import Event
 from .subscriber import Entry, Subscriber
 
 

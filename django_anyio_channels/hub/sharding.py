@@ -9,9 +9,9 @@ from hashlib import blake2b
 
 import anyio
 
-from ..event import Event
-from ..exceptions import ListenerClosed
-from .base import BaseChannelLayer, BindsElsewhere, require_binds_elsewhere
+from ..core.events import Event
+from ..core.exceptions import ListenerClosed
+from ..core.layer import BaseChannelLayer, BindsElsewhere, require_binds_elsewhere
 
 _NAMES_REMEMBERED = 10_000
 

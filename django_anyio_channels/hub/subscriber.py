@@ -7,10 +7,10 @@ from collections.abc import Awaitable, Callable
 from time import monotonic
 from typing import Any
 
-from .event import Event
-from .exceptions import DecodeError, ListenerClosed
-from .losses import Losses
-from .waiting import Bell, NewWaiter
+from ..core.events import Event
+from ..core.exceptions import DecodeError, ListenerClosed
+from ..core.notifier import Bell, NewWaiter
+from ..core.stats import Losses
 
 Entry = tuple[float, Event[bytes]]
 """An event and the time (`time.monotonic`) at which it arrived; shared by all mailboxes that get it."""

@@ -10,13 +10,13 @@ from typing import Protocol
 
 import anyio
 
-from .event import Event, Gap
-from .exceptions import ChannelLayerError, ListenerClosed
-from .layers.base import BaseChannelLayer, subscribing
-from .link import Life, logger
-from .losses import BoundedLog
+from ..core.events import Event, Gap
+from ..core.exceptions import ChannelLayerError, ListenerClosed
+from ..core.layer import BaseChannelLayer, subscribing
+from ..core.notifier import Bell, NewWaiter
+from ..core.stats import BoundedLog
 from .subscriber import Entry
-from .waiting import Bell, NewWaiter
+from .supervisor import Life, logger
 
 _AT_ONCE = 500
 

@@ -11,11 +11,11 @@ from time import monotonic
 import anyio
 from anyio.lowlevel import checkpoint
 
-from .event import Event
-from .exceptions import ChannelClosed, ListenerClosed
-from .layers.base import BaseChannelLayer
-from .losses import BoundedLog
-from .waiting import Bell, waiter_factory
+from ..core.events import Event
+from ..core.exceptions import ChannelClosed, ListenerClosed
+from ..core.layer import BaseChannelLayer
+from ..core.notifier import Bell, waiter_factory
+from ..core.stats import BoundedLog
 
 logger = logging.getLogger("django_anyio_channels")
 

@@ -11,7 +11,7 @@ from typing import Any
 from websockets.sync.client import ClientConnection, connect
 from websockets.typing import Origin
 
-from tests.brokers.server import Server
+from tests.support.brokers.server import Server
 
 PATIENCE = 20.0
 """How many seconds a message may take before a test fails."""

@@ -7,10 +7,10 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.brokers.server import Server, running
-from tests.servers.serving import COMMANDS, serve
+from tests.asgi.serving import COMMANDS, serve
+from tests.support.brokers.server import Server, running
 
-SITE = "tests.servers.site"
+SITE = "tests.asgi.site"
 DEMO = "config"
 
 LAYERS = ["memory"]

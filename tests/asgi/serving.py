@@ -5,11 +5,9 @@ from __future__ import annotations
 import os
 import re
 import sys
-from pathlib import Path
 
-from tests.brokers.server import Server, accepts_connections, free_port, new_folder
-
-ROOT = Path(__file__).resolve().parents[2]
+from tests.support.brokers.server import Server, accepts_connections, free_port, new_folder
+from tests.support.paths import ROOT
 
 COMMANDS = {
     "daphne": ["daphne", "-b", "127.0.0.1", "-p", "{port}", "{asgi}:application"],

@@ -8,11 +8,11 @@ from itertools import product
 import pytest
 from websockets.exceptions import ConnectionClosed
 
-from tests.brokers.server import Server, running, wait_until
-from tests.servers.client import Client, client
-from tests.servers.conftest import SITE
-from tests.servers.serving import noise, work
-from tests.servers.site.consumers import JOBS, KINDS
+from tests.asgi.client import Client, client
+from tests.asgi.conftest import SITE
+from tests.asgi.serving import noise, work
+from tests.asgi.site.consumers import JOBS, KINDS
+from tests.support.brokers.server import Server, running, wait_until
 
 
 def test_a_group_of_the_class_reaches_consumers_of_every_kind(site: Server) -> None:

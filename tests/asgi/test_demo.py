@@ -10,9 +10,9 @@ from urllib.request import urlopen
 import pytest
 from websockets.exceptions import InvalidStatus
 
-from tests.brokers.server import Server
-from tests.servers.client import Client, client
-from tests.servers.serving import noise
+from tests.asgi.client import Client, client
+from tests.asgi.serving import noise
+from tests.support.brokers.server import Server
 
 REFUSED: list[tuple[str | bytes, str]] = [
     ("{", "That is not JSON."),

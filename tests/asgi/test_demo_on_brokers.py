@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from tests.brokers import mosquitto, postgres
-from tests.brokers.server import Server, running
-from tests.servers.client import client
-from tests.servers.conftest import DEMO
-from tests.servers.serving import noise, serve, work
+from tests.asgi.client import client
+from tests.asgi.conftest import DEMO
+from tests.asgi.serving import noise, serve, work
+from tests.support.brokers import mosquitto, postgres
+from tests.support.brokers.server import Server, running
 
 
 def processes(layer: str, **environment: str) -> tuple[Server, Server, Server]:

@@ -8,13 +8,13 @@ from itertools import product
 
 import pytest
 
-from tests.brokers import redis
-from tests.brokers.server import Server, running
-from tests.servers.client import client
-from tests.servers.serving import noise, serve, work
-from tests.servers.site.consumers import JOBS, KINDS
+from tests.asgi.client import client
+from tests.asgi.serving import noise, serve, work
+from tests.asgi.site.consumers import JOBS, KINDS
+from tests.support.brokers import redis
+from tests.support.brokers.server import Server, running
 
-MOVED = "tests.servers.moved"
+MOVED = "tests.asgi.moved"
 
 
 @pytest.fixture(scope="module")

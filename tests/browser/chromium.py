@@ -18,8 +18,8 @@ from ctypes.util import find_library
 from functools import lru_cache
 from pathlib import Path
 
-from tests.brokers.debian import Unpacked, unpack
-from tests.brokers.server import ServerMissing, find_program
+from tests.support.brokers.debian import Unpacked, unpack
+from tests.support.brokers.server import ServerMissing, find_program
 
 NAMES = ["chromium", "chromium-headless-shell", "chromium-browser", "google-chrome", "google-chrome-stable"]
 CURE = "install Chromium (Debian: apt-get install chromium-headless-shell) or name one in the variable CHROMIUM"

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
-from tests.brokers.server import Server, ServerMissing, running
+from tests.asgi.serving import serve
 from tests.browser.chromium import find_chromium
-from tests.servers.serving import serve
+from tests.support.brokers.server import Server, ServerMissing, running
 
 FLAGS = [
     "--no-sandbox",

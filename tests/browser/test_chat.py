@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from playwright.sync_api import Locator, Page, WebSocketRoute, expect
 
-from tests.brokers.server import Server
 from tests.browser.conftest import Open
+from tests.support.brokers.server import Server
 
 MARKUP = "<img src=x onerror=\"document.title='broken into'\"><script>document.title='broken into'</script>"
 

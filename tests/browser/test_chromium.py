@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.brokers.server import ServerMissing
 from tests.browser.chromium import find_chromium
+from tests.support.brokers.server import ServerMissing
 
 
 def test_a_missing_browser_names_the_cure(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -7,11 +7,11 @@ from collections.abc import Iterator
 import pytest
 from playwright.sync_api import Page, WebSocketRoute, expect
 
-from tests.brokers import redis as brokers
-from tests.brokers.server import Server, running
+from tests.asgi.serving import noise, serve
 from tests.browser.conftest import Open
 from tests.browser.test_chat import messages, people, say
-from tests.servers.serving import noise, serve
+from tests.support.brokers import redis as brokers
+from tests.support.brokers.server import Server, running
 
 
 @pytest.fixture(scope="module")

@@ -10,8 +10,8 @@ from typing import cast
 
 import pytest
 
-from django_anyio_channels.layers import mqtt_queues
-from django_anyio_channels.loops import background
+from django_anyio_channels.brokers.mqtt.queues import client as mqtt_queues
+from django_anyio_channels.django.event_loops import background
 
 from .kinds import KINDS, Broker, Kind, MortalBroker
 from .processes import Processes

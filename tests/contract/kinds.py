@@ -7,16 +7,11 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from django_anyio_channels import (
-    BaseChannelLayer,
-    InMemoryChannelLayer,
-    RedisStreamsChannelLayer,
-    ShardedChannelLayer,
-)
-from django_anyio_channels.config import read_config
-from django_anyio_channels.layers.memory import InMemoryBroker
-from tests.brokers import mosquitto, postgres, redis
-from tests.brokers.server import Server, running
+from django_anyio_channels import BaseChannelLayer, InMemoryChannelLayer, RedisStreamsChannelLayer, ShardedChannelLayer
+from django_anyio_channels.brokers.memory.layer import InMemoryBroker
+from django_anyio_channels.django.config import read_config
+from tests.support.brokers import mosquitto, postgres, redis
+from tests.support.brokers.server import Server, running
 
 
 class Broker(Protocol):

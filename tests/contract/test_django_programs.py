@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.programs import QUIET_ASYNCIO
+from tests.support.programs import QUIET_ASYNCIO
 
 BEGINNING = """
 import asyncio, os, sys, threading

@@ -18,7 +18,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from django_anyio_channels import DecodeError, MissingDriver, PayloadTooLarge
-from django_anyio_channels.serializers import EncryptedSerializer, MessagePackSerializer, Serializer, encode_within
+from django_anyio_channels.core.serializers import EncryptedSerializer, MessagePackSerializer, Serializer, encode_within
 
 PLAIN = MessagePackSerializer()
 ENCRYPTED = EncryptedSerializer(PLAIN, ["secret"])

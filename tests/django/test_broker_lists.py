@@ -15,10 +15,10 @@ import pytest
 from anyio.to_thread import run_sync
 
 from django_anyio_channels import AnyioChannelLayer, Channel, NotSupported
-from django_anyio_channels.config import read_config
-from tests.brokers import mosquitto, postgres
-from tests.brokers.server import Server, running
-from tests.layers import TIME_LIMIT, anyio_backend
+from django_anyio_channels.django.config import read_config
+from tests.support.brokers import mosquitto, postgres
+from tests.support.brokers.server import Server, running
+from tests.support.layers import TIME_LIMIT, anyio_backend
 
 __all__ = ["anyio_backend"]
 

@@ -10,10 +10,9 @@ from django.test import override_settings
 
 from django_anyio_channels import RedisPubSubChannelLayer, ShardedChannelLayer
 from django_anyio_channels.channels_redis import DEFAULT_HOST, KEYS, RedisChannelLayer
-from django_anyio_channels.checks import check_channel_layers
-from django_anyio_channels.config import ConfigError
-
-from .programs import failing
+from django_anyio_channels.django.checks import check_channel_layers
+from django_anyio_channels.django.config import ConfigError
+from tests.support.programs import failing
 
 BACKEND = "django_anyio_channels.channels_redis.RedisChannelLayer"
 

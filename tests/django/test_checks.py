@@ -10,8 +10,9 @@ import pytest
 from django.core.checks import ERROR, WARNING
 from django.test import override_settings
 
-from django_anyio_channels import AnyioChannelLayer, checks
-from django_anyio_channels.checks import check_channel_layers
+from django_anyio_channels import AnyioChannelLayer
+from django_anyio_channels.django import checks
+from django_anyio_channels.django.checks import check_channel_layers
 
 BACKEND = "django_anyio_channels.AnyioChannelLayer"
 KEY = "a key of twenty chars"

@@ -9,10 +9,10 @@ import pytest
 
 import django_anyio_channels
 from django_anyio_channels import InMemoryBroker, InMemoryChannelLayer
-from django_anyio_channels.config import ConfigError, read_config
-from django_anyio_channels.exceptions import MissingDriver
+from django_anyio_channels.core.exceptions import MissingDriver
+from django_anyio_channels.django.config import ConfigError, read_config
+from tests.support.programs import failing
 
-from .programs import failing
 from .test_refusals import SixVerbs
 
 INTEGERS = re.compile(r"number\.[0-9]+")

@@ -10,7 +10,7 @@ from concurrent.futures import CancelledError
 import pytest
 
 from django_anyio_channels import DeliveryUnknown
-from django_anyio_channels.handover import LoopEnded, start_in, wait_blocking, wait_here
+from django_anyio_channels.django.cross_loop import LoopEnded, start_in, wait_blocking, wait_here
 
 TIME_LIMIT = 30.0
 

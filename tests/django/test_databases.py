@@ -10,8 +10,8 @@ from django.db import connections
 from django.db.utils import ConnectionHandler
 
 from django_anyio_channels import PostgreSQLChannelLayer
-from django_anyio_channels.config import ConfigError, read_config
-from django_anyio_channels.database import UnusableDatabase, layer_arguments
+from django_anyio_channels.django.config import ConfigError, read_config
+from django_anyio_channels.django.databases import UnusableDatabase, layer_arguments
 
 from .test_checks import entry, found
 

@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from django_anyio_channels import AnyioChannelLayer, ChannelClosed, loops
-from django_anyio_channels.node import Node
-
-from .contract.kinds import RemoteMemoryLayer
+from django_anyio_channels import AnyioChannelLayer, ChannelClosed
+from django_anyio_channels.django import event_loops as loops
+from django_anyio_channels.django.node import Node
+from tests.contract.kinds import RemoteMemoryLayer
 
 TIME_LIMIT = 30.0
 

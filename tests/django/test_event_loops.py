@@ -12,7 +12,7 @@ from contextlib import asynccontextmanager
 import pytest
 from asgiref.sync import async_to_sync
 
-from django_anyio_channels.loops import BackgroundLoop, PerLoop, is_passing
+from django_anyio_channels.django.event_loops import BackgroundLoop, PerLoop, is_passing
 
 TIME_LIMIT = 30.0
 

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from django_anyio_channels import AnyioChannelLayer, InMemoryBroker, InMemoryChannelLayer, ListenerClosed
-from django_anyio_channels.exceptions import SubscriptionRefused
-from django_anyio_channels.naming import node_of
+from django_anyio_channels.core.exceptions import SubscriptionRefused
+from django_anyio_channels.django.names import node_of
 
 TIME_LIMIT = 10.0
 

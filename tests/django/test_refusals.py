@@ -18,8 +18,7 @@ from django_anyio_channels import (
     NotSupported,
     PayloadTooLarge,
 )
-
-from .programs import failing
+from tests.support.programs import failing
 
 
 class SixVerbs(BaseChannelLayer):

@@ -6,18 +6,17 @@ import ast
 import inspect
 import subprocess
 import sys
-from pathlib import Path
 from typing import Any
 
 import docutils.nodes
 import pytest
 
 from django_anyio_channels import RedisStreamsChannelLayer
-from django_anyio_channels.config import read_config
-from tests.brokers import redis as brokers
-from tests.test_readme import cells_of, parsed
+from django_anyio_channels.django.config import read_config
+from tests.docs.test_readme import cells_of, parsed
+from tests.support.brokers import redis as brokers
+from tests.support.paths import ROOT
 
-ROOT = Path(__file__).resolve().parent.parent.parent
 PAGE = parsed((ROOT / "docs" / "acknowledged.rst").read_text())
 BLOCKS = [block for block in PAGE.findall(docutils.nodes.literal_block) if "code" in block["classes"]]
 PROGRAMS = [block for block in BLOCKS if "runs" in block["classes"]]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any, cast
 
 import docutils.nodes
@@ -13,13 +12,14 @@ from channels.layers import BaseChannelLayer, channel_layers
 from channels.testing import WebsocketCommunicator
 
 from django_anyio_channels import AnyioChannelLayer, RedisStreamsChannelLayer, Resumption
-from tests.brokers import redis as brokers
+from tests.support.brokers import redis as brokers
+from tests.support.paths import ROOT
 
 from .test_readme import parsed
 
 pytestmark = pytest.mark.anyio
 
-PAGE = parsed((Path(__file__).resolve().parent.parent / "docs" / "history.rst").read_text())
+PAGE = parsed((ROOT / "docs" / "history.rst").read_text())
 
 
 @pytest.fixture

@@ -5,7 +5,6 @@ from __future__ import annotations
 import ast
 import inspect
 from dataclasses import fields
-from pathlib import Path
 from typing import Any
 
 import anyio
@@ -14,15 +13,16 @@ import pytest
 from channels.layers import channel_layers
 
 from django_anyio_channels import AnyioChannelLayer, MQTTChannelLayer
-from django_anyio_channels.layers.mqtt_options import MQTTOptions
-from tests.brokers import mosquitto
-from tests.brokers.mosquitto import Mosquitto
-from tests.brokers.redis import make_certificates
-from tests.brokers.server import new_folder
+from django_anyio_channels.brokers.mqtt.address import MQTTOptions
+from tests.support.brokers import mosquitto
+from tests.support.brokers.mosquitto import Mosquitto
+from tests.support.brokers.redis import make_certificates
+from tests.support.brokers.server import new_folder
+from tests.support.paths import ROOT
 
 from .test_readme import parsed
 
-PAGE = parsed((Path(__file__).resolve().parent.parent / "docs" / "mqtt.rst").read_text())
+PAGE = parsed((ROOT / "docs" / "mqtt.rst").read_text())
 BLOCKS = list(PAGE.findall(docutils.nodes.literal_block))
 PYTHON = [block for block in BLOCKS if "python" in block["classes"]]
 

@@ -5,16 +5,17 @@ from __future__ import annotations
 import ast
 import inspect
 import re
-from pathlib import Path
 
 import docutils.nodes
 import pytest
 
-from django_anyio_channels import PostgreSQLChannelLayer, database
+from django_anyio_channels import PostgreSQLChannelLayer
+from django_anyio_channels.django import databases as database
+from tests.support.paths import ROOT
 
 from .test_readme import parsed
 
-PAGE = parsed((Path(__file__).resolve().parent.parent / "docs" / "postgresql.rst").read_text())
+PAGE = parsed((ROOT / "docs" / "postgresql.rst").read_text())
 PYTHON = [block for block in PAGE.findall(docutils.nodes.literal_block) if "python" in block["classes"]]
 HANDLED = {"assume_role", "connect_timeout"}
 

@@ -7,16 +7,15 @@ import inspect
 import re
 import subprocess
 import sys
-from pathlib import Path
 
 import docutils.nodes
 import pytest
 from docutils.core import publish_doctree
 
-from django_anyio_channels import checks, config
-from tests.programs import QUIET_ASYNCIO
+from django_anyio_channels.django import checks, config
+from tests.support.paths import ROOT
+from tests.support.programs import QUIET_ASYNCIO
 
-ROOT = Path(__file__).resolve().parent.parent
 FILES = ["README.rst", "CHANGELOG.rst"]
 
 

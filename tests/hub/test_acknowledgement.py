@@ -11,11 +11,10 @@ import pytest
 from anyio.lowlevel import checkpoint
 
 from django_anyio_channels import Channel, Event, InMemoryChannelLayer, ListenerClosed, Subscriber
-from django_anyio_channels.losses import Losses
-from django_anyio_channels.serializers import MessagePackSerializer
-from django_anyio_channels.waiting import waiter_factory
-
-from .scripted import TIME_LIMIT, ScriptedLayer
+from django_anyio_channels.core.notifier import waiter_factory
+from django_anyio_channels.core.serializers import MessagePackSerializer
+from django_anyio_channels.core.stats import Losses
+from tests.support.scripted import TIME_LIMIT, ScriptedLayer
 
 SERIALIZER = MessagePackSerializer()
 

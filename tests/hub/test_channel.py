@@ -27,9 +27,8 @@ from django_anyio_channels import (
     Subscriber,
     SubscriptionRefused,
 )
-from django_anyio_channels.layers.base import subscribing
-
-from .scripted import (
+from django_anyio_channels.core.layer import subscribing
+from tests.support.scripted import (
     TIME_LIMIT,
     Everywhere,
     ScriptedLayer,
@@ -698,7 +697,7 @@ async def test_a_disconnect_that_fails_is_logged_and_followed_by_a_new_life(
 async def test_a_disconnect_that_hangs_is_given_up(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("django_anyio_channels.link._DISCONNECT_SECONDS", 0.02)
+    monkeypatch.setattr("django_anyio_channels.hub.supervisor._DISCONNECT_SECONDS", 0.02)
     layer = ScriptedLayer()
     async with hub(layer) as channel:
         await channel.connected()

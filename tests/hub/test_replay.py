@@ -7,11 +7,11 @@ from time import monotonic
 import pytest
 
 from django_anyio_channels import Event
-from django_anyio_channels.losses import Losses
-from django_anyio_channels.rejoining import Rejoining
-from django_anyio_channels.serializers import MessagePackSerializer
-from django_anyio_channels.subscriber import Subscriber
-from django_anyio_channels.waiting import waiter_factory
+from django_anyio_channels.core.notifier import waiter_factory
+from django_anyio_channels.core.serializers import MessagePackSerializer
+from django_anyio_channels.core.stats import Losses
+from django_anyio_channels.hub.replay import Rejoining
+from django_anyio_channels.hub.subscriber import Subscriber
 
 pytestmark = pytest.mark.anyio
 

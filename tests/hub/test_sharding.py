@@ -16,9 +16,8 @@ from django_anyio_channels import (
     NotSupported,
     ShardedChannelLayer,
 )
-from django_anyio_channels.config import read_config
-
-from .test_refusals import SixVerbs
+from django_anyio_channels.django.config import read_config
+from tests.django.test_refusals import SixVerbs
 
 pytestmark = pytest.mark.anyio
 

@@ -16,11 +16,10 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from django_anyio_channels import Event, ListenerClosed, Subscriber
-from django_anyio_channels.losses import BoundedLog, Losses
-from django_anyio_channels.serializers import MessagePackSerializer
-from django_anyio_channels.waiting import Bell, Waiter, waiter_factory
-
-from .scripted import TIME_LIMIT, Everywhere, cancelled_at_every_await, cancelled_in_every_turn
+from django_anyio_channels.core.notifier import Bell, Waiter, waiter_factory
+from django_anyio_channels.core.serializers import MessagePackSerializer
+from django_anyio_channels.core.stats import BoundedLog, Losses
+from tests.support.scripted import TIME_LIMIT, Everywhere, cancelled_at_every_await, cancelled_in_every_turn
 
 SERIALIZER = MessagePackSerializer()
 
@@ -286,7 +285,7 @@ def test_a_bounded_log_says_how_much_it_held_back(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now = 1000.0
-    monkeypatch.setattr("django_anyio_channels.losses.monotonic", lambda: now)
+    monkeypatch.setattr("django_anyio_channels.core.stats.monotonic", lambda: now)
     log = BoundedLog(lines=2, seconds=10.0)
     assert [log.write(logging.WARNING, "line %d", number) for number in range(5)] == [True, True, False, False, False]
     now += 9.9
@@ -413,7 +412,7 @@ class MailboxMachine(RuleBasedStateMachine):
     def receive(self) -> None:
         self.model = self.alive()
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("django_anyio_channels.subscriber.monotonic", lambda: self.now)
+            patch.setattr("django_anyio_channels.hub.subscriber.monotonic", lambda: self.now)
             with pytest.raises(StopIteration) as ended:
                 self.subscriber.receive().send(None)
         assert ended.value.value.message == self.model.popleft()[1]

@@ -6,14 +6,13 @@ import anyio
 import pytest
 
 from django_anyio_channels import SubscriptionRefused
-from django_anyio_channels.link import Life
-from django_anyio_channels.losses import Losses
-from django_anyio_channels.serializers import MessagePackSerializer
-from django_anyio_channels.subscriber import Subscriber
-from django_anyio_channels.topics import Topics
-from django_anyio_channels.waiting import waiter_factory
-
-from .scripted import ScriptedLayer, until
+from django_anyio_channels.core.notifier import waiter_factory
+from django_anyio_channels.core.serializers import MessagePackSerializer
+from django_anyio_channels.core.stats import Losses
+from django_anyio_channels.hub.subscriber import Subscriber
+from django_anyio_channels.hub.subscriptions import Topics
+from django_anyio_channels.hub.supervisor import Life
+from tests.support.scripted import ScriptedLayer, until
 
 pytestmark = pytest.mark.anyio
 

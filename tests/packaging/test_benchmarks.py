@@ -21,9 +21,8 @@ from benchmarks.deliveries import Tally
 from benchmarks.harness import BenchmarkSet, Figure, Scenario, Target
 from benchmarks.memory import benchmarks as memory
 from benchmarks.scenarios import Figures, competing_workers, fan_out, latency, membership, round_trip
-from tests.programs import in_a_hurry
-
-ROOT = Path(__file__).resolve().parent.parent
+from tests.support.paths import ROOT
+from tests.support.programs import in_a_hurry
 
 
 def run_quickly(

@@ -13,7 +13,8 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parent.parent
+from tests.support.paths import ROOT
+
 PACKAGE = ROOT / "django_anyio_channels"
 
 HUB = {"channel", "consuming", "line", "link", "topics", "rejoining"}
@@ -199,7 +200,7 @@ def test_floors_name_no_driver_twice() -> None:
         ("novelty.py", "", "stands on no floor"),
         ("layers/pigeon.py", "", "stands on no floor"),
         ("event.py", "from .channel import Channel", "imports channel of floor 2, above its own floor 0"),
-        ("event.py", "from django_anyio_channels.channel import Channel", "imports channel of floor 2"),
+        ("event.py", "from django_anyio_channels.hub.channel import Channel", "imports channel of floor 2"),
         ("layers/base.py", "from ..local import Names", "imports local of floor 3"),
         ("channel.py", "from .layers.memory import InMemoryChannelLayer", "layers and hub do not know each other"),
         ("link.py", "from .layers.memory import InMemoryChannelLayer", "layers and hub do not know each other"),

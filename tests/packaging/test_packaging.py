@@ -17,8 +17,7 @@ from typing import Any
 import pytest
 
 import django_anyio_channels
-
-ROOT = Path(__file__).resolve().parent.parent
+from tests.support.paths import ROOT
 
 Script = Callable[[str], Any]
 
@@ -163,7 +162,7 @@ def test_missing_cryptography_names_its_extra(script: Script) -> None:
     sentence = script("""if True:
         import json
         from django_anyio_channels import MissingDriver
-        from django_anyio_channels.serializers import EncryptedSerializer, MessagePackSerializer
+        from django_anyio_channels.core.serializers import EncryptedSerializer, MessagePackSerializer
 
         try:
             EncryptedSerializer(MessagePackSerializer(), ["key"])

@@ -6,8 +6,8 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Generic, TypeVar
 
-from .exceptions import DeliveryUnknown, ListenerClosed
-from .waiting import Bell, Waiter, waiter_factory
+from ...core.exceptions import DeliveryUnknown, ListenerClosed
+from ...core.notifier import Bell, Waiter, waiter_factory
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")

@@ -6,8 +6,8 @@ import asyncio
 from collections import deque
 from collections.abc import Callable, Iterable
 
-from ..event import Event
-from ..exceptions import ListenerClosed
+from ...core.events import Event
+from ...core.exceptions import ListenerClosed
 
 _AT_ONCE = 32
 """Events that are delivered in one turn of the loop; readers must get their turn before their mailboxes are full."""

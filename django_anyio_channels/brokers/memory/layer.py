@@ -14,11 +14,11 @@ from time import monotonic
 
 from anyio.lowlevel import checkpoint
 
-from ..event import Event
-from ..exceptions import ListenerClosed, QueueFull
-from ..losses import Losses
-from ..waiting import Bell, CallSoon, call_soon_from_thread, loop_is_running, waiter_factory
-from .base import BaseChannelLayer, Put
+from ...core.events import Event
+from ...core.exceptions import ListenerClosed, QueueFull
+from ...core.layer import BaseChannelLayer, Put
+from ...core.notifier import Bell, CallSoon, call_soon_from_thread, loop_is_running, waiter_factory
+from ...core.stats import Losses
 
 _EVENTS_BEHIND = 100_000
 """A reader that leaves so many events untouched is cut off, as network brokers do."""

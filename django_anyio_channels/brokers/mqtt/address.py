@@ -9,7 +9,7 @@ from typing import Any
 from urllib.parse import parse_qsl, quote, unquote, urlsplit
 from uuid import uuid4
 
-from .mqtt_packets import Will
+from .packets import Will
 
 _SCHEMES = {"mqtt": False, "mqtts": True}
 _VERSIONS = {"5": 5, "5.0": 5, "3.1.1": 4, "4": 4}

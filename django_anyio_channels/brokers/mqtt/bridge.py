@@ -17,10 +17,10 @@ from typing import Any
 
 import msgspec
 
-from ..losses import BoundedLog
-from ..serializers import Serializer, encode_within
-from .mqtt_names import matches, to_filter
-from .mqtt_packets import Publish
+from ...core.serializers import Serializer, encode_within
+from ...core.stats import BoundedLog
+from .packets import Publish
+from .topics import matches, to_filter
 
 MESSAGE_TYPE = "mqtt.message"
 _MESSAGE_KEYS = {"type", "topic", "payload"}

@@ -20,9 +20,9 @@ from typing import Any
 
 import anyio
 
-from ..exceptions import DeliveryUnknown, ListenerClosed, PayloadTooLarge
-from . import mqtt_packets as packets
-from .mqtt_packets import Ack, ConnAck, Disconnect, Packet, Publish, SubAck, reason_name
+from ...core.exceptions import DeliveryUnknown, ListenerClosed, PayloadTooLarge
+from . import packets
+from .packets import Ack, ConnAck, Disconnect, Packet, Publish, SubAck, reason_name
 
 _TOGETHER = 8
 """Packets that leave in one write, if so many are made in one turn of the event loop: the broker begins meanwhile."""
@@ -53,11 +53,11 @@ class Receipt:
         self._told: asyncio.Future[None] | None = None
 
     def hold(self) -> None:
-        """See `django_anyio_channels.event.Receipt`."""
+        """See `django_anyio_channels.core.events.Receipt`."""
         self.holders += 1
 
     def settle(self) -> Receipt:
-        """See `django_anyio_channels.event.Receipt`; awaiting the result waits for all holders."""
+        """See `django_anyio_channels.core.events.Receipt`; awaiting the result waits for all holders."""
         self.holders -= 1
         if not self.holders:
             self._connection.acknowledge()

@@ -11,8 +11,8 @@ from zlib import crc32
 
 import anyio
 
-from ..event import Event
-from ..exceptions import (
+from ...core.events import Event
+from ...core.exceptions import (
     ChannelLayerError,
     ListenerClosed,
     NotSupported,
@@ -20,15 +20,15 @@ from ..exceptions import (
     PublishRefused,
     SubscriptionRefused,
 )
-from . import mqtt_packets as packets
-from .arrivals import Arrivals
-from .base import BaseChannelLayer, subscribing
-from .mqtt_bridge import Bridge, Junction
-from .mqtt_connection import MQTTConnection, Receipt
-from .mqtt_names import matches, to_filter, to_group, to_topic
-from .mqtt_options import MQTTOptions, make_options
-from .mqtt_packets import ConnAck, Packet, Properties, Publish, Will, reason_name
-from .mqtt_queues import MQTTQueues
+from ...core.layer import BaseChannelLayer, subscribing
+from ..common.event_stream import Arrivals
+from . import packets
+from .address import MQTTOptions, make_options
+from .bridge import Bridge, Junction
+from .connection import MQTTConnection, Receipt
+from .packets import ConnAck, Packet, Properties, Publish, Will, reason_name
+from .queues.client import MQTTQueues
+from .topics import matches, to_filter, to_group, to_topic
 
 __all__ = ["MQTTChannelLayer", "Properties", "Will"]
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from enum import IntEnum
 from typing import NamedTuple
 
-from ..exceptions import MissingDriver
+from ...core.exceptions import MissingDriver
 
 try:
     from paho.mqtt.packettypes import PacketTypes

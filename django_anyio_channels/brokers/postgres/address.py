@@ -11,7 +11,7 @@ from urllib.parse import parse_qsl, quote, urlsplit
 
 import asyncpg
 
-from ..exceptions import ListenerClosed
+from ...core.exceptions import ListenerClosed
 
 CONNECT_SECONDS = 5.0
 _ABANDON_SECONDS = 0.5

@@ -9,8 +9,8 @@ from typing import Any
 
 import asyncpg
 
-from ..exceptions import DeliveryUnknown, ListenerClosed
-from .postgres_address import NotificationConnection
+from ...core.exceptions import DeliveryUnknown, ListenerClosed
+from .address import NotificationConnection
 
 _CLOSE_SECONDS = 1.0
 _TICKS = 4

@@ -12,25 +12,25 @@ from typing import Any
 
 import anyio
 
-from ..batching import Batcher
-from ..event import Event
-from ..exceptions import DecodeError, ListenerClosed, MissingDriver, QueueFull
-from ..losses import BoundedLog
-from .arrivals import Arrivals
-from .base import BaseChannelLayer, Statements
+from ...core.events import Event
+from ...core.exceptions import DecodeError, ListenerClosed, MissingDriver, QueueFull
+from ...core.layer import BaseChannelLayer, Statements
+from ...core.stats import BoundedLog
+from ..common.batching import Batcher
+from ..common.event_stream import Arrivals
 
 try:
     import asyncpg
 except ImportError as error:
     raise MissingDriver("PostgreSQLChannelLayer needs asyncpg: pip install django-anyio-channels[postgres]") from error
 
-from .postgres_address import Address
-from .postgres_census import COUNT, MOST_COUNTED, NODES, Census, lock_of
-from .postgres_frames import Joiner, channel_name, has_unicode, split
-from .postgres_queues import Message, Queues, Taken
-from .postgres_tables import PUBLISH, PUBLISH_TO_BOUND, texts
-from .postgres_transaction import listeners, publish, put, queues
-from .postgres_wire import Wire
+from .address import Address
+from .connection import Wire
+from .payloads import Joiner, channel_name, has_unicode, split
+from .peers import COUNT, MOST_COUNTED, NODES, Census, lock_of
+from .queues import Message, Queues, Taken
+from .statements import PUBLISH, PUBLISH_TO_BOUND, texts
+from .transactions import listeners, publish, put, queues
 
 _BYTES_AT_ONCE = 512 * 1024
 _SECONDS_FOR_A_POOLER = 0.2

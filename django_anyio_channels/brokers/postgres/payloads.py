@@ -19,7 +19,7 @@ from binascii import Error as Base64Error
 from functools import lru_cache
 from hashlib import blake2b
 
-from ..exceptions import DecodeError, PayloadTooLarge
+from ...core.exceptions import DecodeError, PayloadTooLarge
 
 LARGEST_PAYLOAD = 7999
 LONGEST_NAME = 63

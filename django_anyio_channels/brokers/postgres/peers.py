@@ -12,8 +12,8 @@ from hashlib import blake2b
 
 import anyio
 
-from ..exceptions import ListenerClosed
-from .postgres_wire import Wire
+from ...core.exceptions import ListenerClosed
+from .connection import Wire
 
 NODES = "dac#nodes"
 """The NOTIFY channel on which a node says that it listens, and the name of the lock that all nodes hold."""

@@ -13,11 +13,11 @@ from typing import Any
 
 import asyncpg
 
-from ..exceptions import ChannelLayerError, DeliveryUnknown, ListenerClosed, NotSupported, QueueFull
-from ..losses import BoundedLog
-from .postgres_frames import wake_channel
-from .postgres_tables import BIND, CREATE, EXIST, GIVE_BACK, PURGE, PUT, PUT_INTO_SEVERAL, SWEEP, TAKE, UNBIND, texts
-from .postgres_wire import Wire
+from ...core.exceptions import ChannelLayerError, DeliveryUnknown, ListenerClosed, NotSupported, QueueFull
+from ...core.stats import BoundedLog
+from .connection import Wire
+from .payloads import wake_channel
+from .statements import BIND, CREATE, EXIST, GIVE_BACK, PURGE, PUT, PUT_INTO_SEVERAL, SWEEP, TAKE, UNBIND, texts
 
 _GRACE_SECONDS = 0.25
 """For so long a message that was taken for a reader who has gone waits for the next reader of this process."""

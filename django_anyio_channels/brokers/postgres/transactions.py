@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from .base import Statements
-from .postgres_census import COUNT, lock_of
-from .postgres_frames import channel_name, has_unicode, split, wake_channel
-from .postgres_tables import EXIST, PUBLISH, PUBLISH_TO_BOUND, PUT_IN_TRANSACTION, texts
+from ...core.layer import Statements
+from .payloads import channel_name, has_unicode, split, wake_channel
+from .peers import COUNT, lock_of
+from .statements import EXIST, PUBLISH, PUBLISH_TO_BOUND, PUT_IN_TRANSACTION, texts
 
 
 def publish(group: str, message: bytes, *, encoding: str) -> Statements[int]:

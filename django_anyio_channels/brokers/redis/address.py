@@ -24,8 +24,8 @@ from redis.backoff import NoBackoff
 from redis.credentials import UsernamePasswordCredentialProvider
 from redis.exceptions import RedisError
 
-from ..exceptions import ListenerClosed
-from .redis_wire import OnPush, Wire, pack
+from ...core.exceptions import ListenerClosed
+from .connection import OnPush, Wire, pack
 
 CONNECT_SECONDS = 5.0
 DEFAULT_SENTINEL_PORT = 26379

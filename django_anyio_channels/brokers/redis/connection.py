@@ -9,7 +9,7 @@ from typing import Any, Protocol, cast
 
 import hiredis
 
-from ..exceptions import ListenerClosed
+from ...core.exceptions import ListenerClosed
 
 # No set: what replies begin with need not be hashable.
 PUSHED = (b"message", b"pmessage", b"smessage", b"sunsubscribe")

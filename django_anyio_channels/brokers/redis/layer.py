@@ -11,31 +11,22 @@ try:
     import hiredis
     import redis  # noqa: F401
 except ImportError as error:
-    from ..exceptions import MissingDriver
+    from ...core.exceptions import MissingDriver
 
     raise MissingDriver("Redis needs redis-py and hiredis: pip install django-anyio-channels[redis]") from error
 
-from ..event import Event
-from ..exceptions import DeliveryUnknown, ListenerClosed, PayloadTooLarge, QueueFull
-from ..losses import BoundedLog
-from .base import BaseChannelLayer, Put
-from .redis_address import Address
-from .redis_cluster import ClusterLife, Presences
-from .redis_life import Life, ServerLife, checked
-from .redis_nodes import ClusterAddress, is_cluster
-from .redis_presence import Presence
-from .redis_queues import Queues
-from .redis_scripts import (
-    BIND,
-    PUT,
-    bindings,
-    bound_groups,
-    is_terms,
-    queue_of_bound_groups,
-    root,
-    waiting,
-)
-from .redis_subscriptions import Subscriptions
+from ...core.events import Event
+from ...core.exceptions import DeliveryUnknown, ListenerClosed, PayloadTooLarge, QueueFull
+from ...core.layer import BaseChannelLayer, Put
+from ...core.stats import BoundedLog
+from .address import Address
+from .cluster.discovery import ClusterAddress, is_cluster
+from .cluster.session import ClusterLife, Presences
+from .peers import Presence
+from .queues import Queues
+from .scripts import BIND, PUT, bindings, bound_groups, is_terms, queue_of_bound_groups, root, waiting
+from .session import Life, ServerLife, checked
+from .subscriptions import Subscriptions
 
 LARGEST_MESSAGE = 512 * 1024 * 1024 - 1024
 """Bytes; Redis' own limit for a string."""

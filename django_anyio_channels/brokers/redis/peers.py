@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
-from .redis_subscriptions import Subscriptions
-from .redis_wire import Speaker, pack
+from .connection import Speaker, pack
+from .subscriptions import Subscriptions
 
 NODES = b"anyio-channels:nodes"
 """Every node listens to this channel once its subscriptions of the life before are restored, and then says so on it."""

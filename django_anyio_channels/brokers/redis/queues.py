@@ -12,23 +12,12 @@ from uuid import uuid4
 
 import hiredis
 
-from ..exceptions import ListenerClosed
-from ..losses import BoundedLog
-from .redis_scripts import (
-    GIVE_BACK,
-    STAMP,
-    TAKE,
-    given_back,
-    in_flight,
-    is_unknown,
-    pushes,
-    root,
-    waiting,
-    wake_ups,
-)
-from .redis_subscriptions import Subscriptions
-from .redis_takers import Takers
-from .redis_wire import Speaker
+from ...core.exceptions import ListenerClosed
+from ...core.stats import BoundedLog
+from ..common.waiters import Takers
+from .connection import Speaker
+from .scripts import GIVE_BACK, STAMP, TAKE, given_back, in_flight, is_unknown, pushes, root, waiting, wake_ups
+from .subscriptions import Subscriptions
 
 _MOST_AT_ONCE = 100
 _HELD = 0.02

@@ -13,8 +13,8 @@ from typing import Any
 
 import hiredis
 
-from .redis_slots import decisive_part, slot_of, tag_in
-from .redis_wire import Speaker, pack
+from .connection import Speaker, pack
+from .keys import decisive_part, slot_of, tag_in
 
 STAMP = 13
 

@@ -9,9 +9,9 @@ from typing import Any
 
 import hiredis
 
-from ..exceptions import ChannelLayerError, ListenerClosed
-from .redis_address import Address
-from .redis_wire import Wire, pack
+from ...core.exceptions import ChannelLayerError, ListenerClosed
+from .address import Address
+from .connection import Wire, pack
 
 _LIFE_IS_OVER = ("READONLY", "MASTERDOWN", "LOADING", "CLUSTERDOWN", "NOAUTH", "UNBLOCKED")
 

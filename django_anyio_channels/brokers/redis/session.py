@@ -7,15 +7,15 @@ from typing import Any, Protocol
 import anyio
 import hiredis
 
-from ..event import Event
-from ..exceptions import ListenerClosed
-from .redis_address import Address
-from .redis_presence import Presence
-from .redis_queues import Queues
-from .redis_scripts import is_about, look_up_bindings
-from .redis_server import Server
-from .redis_subscriptions import Subscriptions
-from .redis_wire import Speaker, Wire, pack
+from ...core.events import Event
+from ...core.exceptions import ListenerClosed
+from .address import Address
+from .connection import Speaker, Wire, pack
+from .peers import Presence
+from .queues import Queues
+from .scripts import is_about, look_up_bindings
+from .server import Server
+from .subscriptions import Subscriptions
 
 _KEYS_AT_ONCE = 1000
 

@@ -8,11 +8,11 @@ from typing import Any
 
 import hiredis
 
-from ..event import Event, Gap
-from ..exceptions import ListenerClosed, NotSupported, SubscriptionRefused
-from .arrivals import Arrivals
-from .base import subscribing
-from .redis_wire import Listener, Wire, pack
+from ...core.events import Event, Gap
+from ...core.exceptions import ListenerClosed, NotSupported, SubscriptionRefused
+from ...core.layer import subscribing
+from ..common.event_stream import Arrivals
+from .connection import Listener, Wire, pack
 
 _BEHIND = 10_000
 """Events that wait for the hub before no more are read: the server keeps the rest, up to its own limit."""

@@ -1,5 +1,5 @@
 """The same application as before."""
 
-from tests.servers.site.asgi import application
+from tests.asgi.site.asgi import application
 
 __all__ = ["application"]

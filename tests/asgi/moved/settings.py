@@ -4,7 +4,7 @@ import os
 import re
 from typing import Any
 
-from tests.servers.site.settings import (
+from tests.asgi.site.settings import (
     ALLOWED_HOSTS,
     ASGI_APPLICATION,
     DATABASES,

@@ -7,11 +7,11 @@ from channels.routing import ChannelNameRouter, ProtocolTypeRouter, URLRouter
 from django.core.asgi import get_asgi_application
 from django.urls import path
 
-os.environ.setdefault("DJANGO_SETTINGS_MODULE", "tests.servers.site.settings")
+os.environ.setdefault("DJANGO_SETTINGS_MODULE", "tests.asgi.site.settings")
 pages = get_asgi_application()  # Sets Django up, which what is imported below needs.
 
 from chat.embedded import EmbeddedWorker  # noqa: E402
-from tests.servers.site.consumers import JOBS, KINDS, Worker  # noqa: E402
+from tests.asgi.site.consumers import JOBS, KINDS, Worker  # noqa: E402
 
 # Any, because the types of Django's path() know views only.
 consumers: dict[str, Any] = {kind: consumer.as_asgi() for kind, consumer in KINDS.items()}

@@ -7,8 +7,8 @@ DEBUG = True
 SECRET_KEY = "signs nothing"
 ALLOWED_HOSTS = ["127.0.0.1"]
 INSTALLED_APPS = ["daphne", "channels", "django_anyio_channels"]
-ROOT_URLCONF = "tests.servers.site.urls"
-ASGI_APPLICATION = "tests.servers.site.asgi.application"
+ROOT_URLCONF = "tests.asgi.site.urls"
+ASGI_APPLICATION = "tests.asgi.site.asgi.application"
 DATABASES: dict[str, Any] = {}
 CHANNEL_LAYERS = {
     "default": {

@@ -1,4 +1,4 @@
-"""Many calls, one round trip: `django_anyio_channels.batching`."""
+"""Many calls, one round trip: `django_anyio_channels.brokers.common.batching`."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import anyio
 import pytest
 from anyio.lowlevel import checkpoint
 
-from django_anyio_channels.batching import Batcher
-from django_anyio_channels.exceptions import DeliveryUnknown, ListenerClosed, PayloadTooLarge
+from django_anyio_channels.brokers.common.batching import Batcher
+from django_anyio_channels.core.exceptions import DeliveryUnknown, ListenerClosed, PayloadTooLarge
 
 pytestmark = pytest.mark.anyio
 

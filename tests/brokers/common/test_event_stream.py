@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from django_anyio_channels import Event, ListenerClosed
-from django_anyio_channels.layers.arrivals import Arrivals
+from django_anyio_channels.brokers.common.event_stream import Arrivals
 
 pytestmark = pytest.mark.anyio
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from django_anyio_channels import InMemoryBroker, InMemoryChannelLayer, ListenerClosed
-from django_anyio_channels.layers import memory
+from django_anyio_channels.brokers.memory import layer as memory
 
 QUEUE: dict[str, Any] = {"capacity": 10, "expiry": 60.0}
 

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from django_anyio_channels import MQTTChannelLayer
-from tests.brokers import mosquitto
-from tests.brokers.mosquitto import Mosquitto
-from tests.layers import anyio_backend, connecting
+from tests.support.brokers import mosquitto
+from tests.support.brokers.mosquitto import Mosquitto
+from tests.support.layers import anyio_backend, connecting
 
 __all__ = ["anyio_backend"]
 

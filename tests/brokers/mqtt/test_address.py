@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from django_anyio_channels import MQTTChannelLayer
-from django_anyio_channels.layers.mqtt_options import make_options
-from tests.brokers.redis import make_certificates
+from django_anyio_channels.brokers.mqtt.address import make_options
+from tests.support.brokers.redis import make_certificates
 
 
 def test_a_url_says_everything() -> None:

@@ -22,10 +22,10 @@ from channels.testing import WebsocketCommunicator
 from paho.mqtt.enums import CallbackAPIVersion
 
 from django_anyio_channels import AnyioChannelLayer
-from django_anyio_channels.config import ConfigError, read_config
-from django_anyio_channels.exceptions import SubscriptionRefused
-from tests.brokers.mosquitto import Mosquitto, find_client
-from tests.layers import TIME_LIMIT
+from django_anyio_channels.core.exceptions import SubscriptionRefused
+from django_anyio_channels.django.config import ConfigError, read_config
+from tests.support.brokers.mosquitto import Mosquitto, find_client
+from tests.support.layers import TIME_LIMIT
 
 pytestmark = pytest.mark.anyio
 

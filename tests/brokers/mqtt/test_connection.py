@@ -11,9 +11,9 @@ import pytest
 from paho.mqtt.packettypes import PacketTypes
 
 from django_anyio_channels import DeliveryUnknown, ListenerClosed
-from django_anyio_channels.layers.mqtt_connection import MQTTConnection, Receipt
-from django_anyio_channels.layers.mqtt_packets import ConnAck, Properties, Publish
-from tests.layers import TIME_LIMIT
+from django_anyio_channels.brokers.mqtt.connection import MQTTConnection, Receipt
+from django_anyio_channels.brokers.mqtt.packets import ConnAck, Properties, Publish
+from tests.support.layers import TIME_LIMIT
 
 pytestmark = pytest.mark.anyio
 

@@ -26,10 +26,10 @@ from django_anyio_channels import (
     PayloadTooLarge,
     PublishRefused,
 )
-from django_anyio_channels.layers import mqtt_queues
-from tests.brokers import mosquitto
-from tests.brokers.mosquitto import USERNAME, Mosquitto
-from tests.layers import TIME_LIMIT
+from django_anyio_channels.brokers.mqtt.queues import client as mqtt_queues
+from tests.support.brokers import mosquitto
+from tests.support.brokers.mosquitto import USERNAME, Mosquitto
+from tests.support.layers import TIME_LIMIT
 
 from .conftest import Connect
 
@@ -400,7 +400,7 @@ async def test_what_waited_for_a_killed_subscriber_comes_again(broker: Mosquitto
 async def test_a_resumed_session_does_not_wait_for_ever_for_subscribers(
     broker: Mosquitto, connect: Connect, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("django_anyio_channels.layers.mqtt._HOLD_SECONDS", 0.2)
+    monkeypatch.setattr("django_anyio_channels.brokers.mqtt.layer._HOLD_SECONDS", 0.2)
     session = {"client_id": "forgetful", "session_expiry": 60}
     node, writer = await connect(broker.url, **session), await connect(broker.url)
     await node.subscribe("unwanted")

@@ -24,10 +24,10 @@ from django_anyio_channels import (
     PublishRefused,
     SubscriptionRefused,
 )
-from django_anyio_channels.layers.mqtt import MQTTChannelLayer, Properties, Will
-from tests.brokers import mosquitto
-from tests.brokers.mosquitto import USERNAME, Mosquitto
-from tests.layers import TIME_LIMIT
+from django_anyio_channels.brokers.mqtt.layer import MQTTChannelLayer, Properties, Will
+from tests.support.brokers import mosquitto
+from tests.support.brokers.mosquitto import USERNAME, Mosquitto
+from tests.support.layers import TIME_LIMIT
 
 from .conftest import Connect
 
@@ -105,7 +105,7 @@ async def test_groups_whose_checksums_are_the_same_are_told_apart(
     broker: Mosquitto, connect: Connect, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     layer = await connect(broker.url)
-    monkeypatch.setattr("django_anyio_channels.layers.mqtt.crc32", lambda data: 7)
+    monkeypatch.setattr("django_anyio_channels.brokers.mqtt.layer.crc32", lambda data: 7)
     for name in ("same/1", "same/2"):
         await layer.subscribe(name)
     for name in ("same/2", "same/1"):

@@ -8,8 +8,8 @@ from importlib import import_module
 import pytest
 
 from django_anyio_channels import MissingDriver
-from django_anyio_channels.layers import mqtt_packets as packets
-from django_anyio_channels.layers.mqtt_packets import Decoder, Disconnect, MalformedPacket, Publish, Will
+from django_anyio_channels.brokers.mqtt import packets
+from django_anyio_channels.brokers.mqtt.packets import Decoder, Disconnect, MalformedPacket, Publish, Will
 
 PUBLISH = b"\x32\x08\x00\x01t\x00\x07\x00hi"
 """A PUBLISH at QoS 1 with an empty list of properties."""

@@ -13,14 +13,22 @@ import anyio.lowlevel
 import pytest
 
 from django_anyio_channels import DeliveryUnknown, ListenerClosed, PublishRefused
-from django_anyio_channels.layers import mqtt_keeper, mqtt_queues, mqtt_readers
-from django_anyio_channels.layers.mqtt_keeper import Keeper
-from django_anyio_channels.layers.mqtt_names import to_topic
-from django_anyio_channels.layers.mqtt_packets import NO_MATCHING_SUBSCRIBERS, Publish
-from django_anyio_channels.layers.mqtt_queues import MQTTQueues
-from django_anyio_channels.layers.mqtt_requests import Request, encode
-from django_anyio_channels.layers.mqtt_store import Store, Stored
-from tests.layers import TIME_LIMIT
+from django_anyio_channels.brokers.mqtt.packets import NO_MATCHING_SUBSCRIBERS, Publish
+from django_anyio_channels.brokers.mqtt.queues import (
+    client as mqtt_queues,
+)
+from django_anyio_channels.brokers.mqtt.queues import (
+    owner as mqtt_keeper,
+)
+from django_anyio_channels.brokers.mqtt.queues import (
+    readers as mqtt_readers,
+)
+from django_anyio_channels.brokers.mqtt.queues.client import MQTTQueues
+from django_anyio_channels.brokers.mqtt.queues.owner import Keeper
+from django_anyio_channels.brokers.mqtt.queues.protocol import Request, encode
+from django_anyio_channels.brokers.mqtt.queues.store import Store, Stored
+from django_anyio_channels.brokers.mqtt.topics import to_topic
+from tests.support.layers import TIME_LIMIT
 
 pytestmark = pytest.mark.anyio
 

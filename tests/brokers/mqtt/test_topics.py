@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from django_anyio_channels.layers.mqtt_names import matches, to_filter, to_group, to_topic
+from django_anyio_channels.brokers.mqtt.topics import matches, to_filter, to_group, to_topic
 
 ANY_TEXT = st.text(st.characters(exclude_categories=()), max_size=50)
 

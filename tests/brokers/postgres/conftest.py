@@ -8,9 +8,9 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 import pytest
 
 from django_anyio_channels import PostgreSQLChannelLayer
-from tests.brokers import postgres as brokers
-from tests.brokers.server import running
-from tests.layers import anyio_backend, connecting
+from tests.support.brokers import postgres as brokers
+from tests.support.brokers.server import running
+from tests.support.layers import anyio_backend, connecting
 
 __all__ = ["anyio_backend"]
 

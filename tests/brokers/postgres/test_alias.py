@@ -12,10 +12,10 @@ from django.db import connections
 from django.db.utils import ConnectionHandler
 
 from django_anyio_channels import ListenerClosed, PostgreSQLChannelLayer
-from django_anyio_channels.database import layer_arguments
-from tests.brokers import postgres as brokers
-from tests.brokers.postgres import PASSWORD, USER, Postgres
-from tests.brokers.server import running
+from django_anyio_channels.django.databases import layer_arguments
+from tests.support.brokers import postgres as brokers
+from tests.support.brokers.postgres import PASSWORD, USER, Postgres
+from tests.support.brokers.server import running
 
 pytestmark = pytest.mark.anyio
 

@@ -14,8 +14,8 @@ import anyio.lowlevel
 import pytest
 
 from django_anyio_channels import Backoff, Channel, ListenerClosed, PostgreSQLChannelLayer, Subscriber
-from tests.brokers import postgres as brokers
-from tests.brokers.server import running
+from tests.support.brokers import postgres as brokers
+from tests.support.brokers.server import running
 
 pytestmark = pytest.mark.anyio
 

@@ -12,11 +12,11 @@ import psycopg
 import pytest
 
 from django_anyio_channels import ListenerClosed, MissingDriver, NotSupported, PostgreSQLChannelLayer, QueueFull
-from django_anyio_channels.layers import postgres_queues
-from django_anyio_channels.layers.postgres_queues import Queues
-from django_anyio_channels.layers.postgres_tables import CREATE
-from tests.brokers import postgres as brokers
-from tests.brokers.server import free_port, running
+from django_anyio_channels.brokers.postgres import queues as postgres_queues
+from django_anyio_channels.brokers.postgres.queues import Queues
+from django_anyio_channels.brokers.postgres.statements import CREATE
+from tests.support.brokers import postgres as brokers
+from tests.support.brokers.server import free_port, running
 
 from .conftest import Connect
 
@@ -465,9 +465,9 @@ async def test_an_unexpected_error_ends_the_life_and_is_logged(
 
 def test_without_the_driver_the_error_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "asyncpg", None)
-    monkeypatch.delitem(sys.modules, "django_anyio_channels.layers.postgres")
+    monkeypatch.delitem(sys.modules, "django_anyio_channels.brokers.postgres.layer")
     with pytest.raises(MissingDriver, match=r"pip install django-anyio-channels\[postgres\]$"):
-        importlib.import_module("django_anyio_channels.layers.postgres")
+        importlib.import_module("django_anyio_channels.brokers.postgres.layer")
 
 
 async def test_a_layer_that_could_not_connect_may_be_disconnected() -> None:

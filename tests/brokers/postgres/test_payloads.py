@@ -7,8 +7,8 @@ import random
 import pytest
 
 from django_anyio_channels import DecodeError, PayloadTooLarge
-from django_anyio_channels.layers import postgres_frames
-from django_anyio_channels.layers.postgres_frames import LARGEST_PAYLOAD, LONGEST_NAME, Joiner, channel_name, split
+from django_anyio_channels.brokers.postgres import payloads as postgres_frames
+from django_anyio_channels.brokers.postgres.payloads import LARGEST_PAYLOAD, LONGEST_NAME, Joiner, channel_name, split
 
 SAMPLES = {
     "nothing": b"",

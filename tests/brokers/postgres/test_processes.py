@@ -12,8 +12,8 @@ import anyio
 import pytest
 
 from django_anyio_channels import PostgreSQLChannelLayer
-from tests.brokers import postgres as brokers
-from tests.programs import in_a_hurry
+from tests.support.brokers import postgres as brokers
+from tests.support.programs import in_a_hurry
 
 from .conftest import Connect
 

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.brokers.postgres import Postgres
+from tests.support.brokers.postgres import Postgres
+from tests.support.paths import ROOT
 
 from .project.environment import environment
 
-ROOT = Path(__file__).resolve().parents[2]
 OWN = ROOT / "tests" / "postgres" / "project"
 PYTEST = ["pytest", "-q", "-s", "-c", os.devnull, f"--rootdir={OWN}", "--noconftest", "-p", "no:cacheprovider"]
 
@@ -41,7 +41,7 @@ def databases(server: Postgres) -> set[str]:
 
 @pytest.mark.usefixtures("measured_programs")
 def test_djangos_runner_in_parallel(own_server: Postgres, tmp_path: Path) -> None:
-    printed = run(own_server, "django", "test", "--parallel", "2", "tests.postgres.project", MEET=str(tmp_path))
+    printed = run(own_server, "django", "test", "--parallel", "2", "tests.brokers.postgres.project", MEET=str(tmp_path))
     assert set(re.findall("followed to (.*)", printed)) == {"test_postgres_1", "test_postgres_2"}
     assert databases(own_server) == set()
 

@@ -12,12 +12,12 @@ import anyio
 import asyncpg
 import pytest
 
-from django_anyio_channels.exceptions import ChannelLayerError, DeliveryUnknown, ListenerClosed
-from django_anyio_channels.layers import postgres_queues
-from django_anyio_channels.layers.postgres_address import NotificationConnection
-from django_anyio_channels.layers.postgres_queues import Message, Queues, Taken
-from django_anyio_channels.layers.postgres_tables import EXIST, GIVE_BACK, PURGE, PUT, SWEEP, TAKE
-from django_anyio_channels.layers.postgres_wire import Wire
+from django_anyio_channels.brokers.postgres import queues as postgres_queues
+from django_anyio_channels.brokers.postgres.address import NotificationConnection
+from django_anyio_channels.brokers.postgres.connection import Wire
+from django_anyio_channels.brokers.postgres.queues import Message, Queues, Taken
+from django_anyio_channels.brokers.postgres.statements import EXIST, GIVE_BACK, PURGE, PUT, SWEEP, TAKE
+from django_anyio_channels.core.exceptions import ChannelLayerError, DeliveryUnknown, ListenerClosed
 
 pytestmark = pytest.mark.anyio
 

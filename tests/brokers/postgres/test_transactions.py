@@ -23,17 +23,17 @@ from django.db.transaction import TransactionManagementError
 from django.db.utils import ConnectionHandler
 
 from django_anyio_channels import AnyioChannelLayer, NotSupported
-from django_anyio_channels.layers.postgres_frames import LARGEST_PAYLOAD
-from tests.brokers import postgres as brokers
-from tests.brokers.postgres import PASSWORD, USER, Postgres
-from tests.brokers.server import running
+from django_anyio_channels.brokers.postgres.payloads import LARGEST_PAYLOAD
 from tests.contract.processes import n, numbers, receive, rest, soon, until
+from tests.support.brokers import postgres as brokers
+from tests.support.brokers.postgres import PASSWORD, USER, Postgres
+from tests.support.brokers.server import running
+from tests.support.paths import ROOT
 
 from .project.environment import environment
 
 pytestmark = pytest.mark.anyio
 
-ROOT = Path(__file__).resolve().parents[2]
 T = TypeVar("T")
 DRIVER = os.environ.get("DRIVER", "psycopg")
 
@@ -458,6 +458,7 @@ django.setup()
 from channels.layers import get_channel_layer
 from django.db import transaction
 
+
 layer = get_channel_layer()
 with transaction.atomic():
     layer.in_transaction().group_send_sync("room", {"type": "never"})
@@ -472,7 +473,7 @@ def test_psycopg2() -> None:
     """Django takes psycopg 3 if it is there, so its tests run in a process whose Django does not find it."""
     done = subprocess.run(
         [
-            *(sys.executable, "-X", "dev", "-m", "pytest", "-q", "-p", "tests.postgres.psycopg2_only"),
+            *(sys.executable, "-X", "dev", "-m", "pytest", "-q", "-p", "tests.brokers.postgres.psycopg2_only"),
             *(__file__, "-k", "commit_delivers or back or savepoints or equal or big or full or async or driver"),
         ],
         cwd=ROOT,

@@ -10,9 +10,9 @@ from django.apps import apps
 from django.db import connections, transaction
 
 from django_anyio_channels import AnyioChannelLayer
-from tests.brokers import postgres
-from tests.brokers.server import running
 from tests.contract.processes import n, receive, soon
+from tests.support.brokers import postgres
+from tests.support.brokers.server import running
 
 from .test_projects import run
 from .test_transactions import entry_of
@@ -21,7 +21,7 @@ from .test_transactions import entry_of
 def test_a_project_finds_what_the_page_says() -> None:
     made = postgres.plain("max_prepared_transactions=1")
     with running(made.server):
-        assert "Ran 9 tests" in run(made, "django", "test", "tests.postgres.project.documented")
+        assert "Ran 9 tests" in run(made, "django", "test", "tests.brokers.postgres.project.documented")
 
 
 def test_djangos_connection_may_go_through_a_pooler(

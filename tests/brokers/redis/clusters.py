@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from anyio.to_thread import run_sync
 
-from django_anyio_channels.layers.redis_slots import slot_of
-from tests.brokers import redis as brokers
+from django_anyio_channels.brokers.redis.keys import slot_of
+from tests.support.brokers import redis as brokers
 
 from .conftest import becomes_true
 

@@ -7,9 +7,9 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 import anyio
 import pytest
 
-from django_anyio_channels.layers.redis import RedisPubSubChannelLayer
-from tests.brokers import redis as brokers
-from tests.layers import anyio_backend, connecting
+from django_anyio_channels.brokers.redis.layer import RedisPubSubChannelLayer
+from tests.support.brokers import redis as brokers
+from tests.support.layers import anyio_backend, connecting
 
 __all__ = ["anyio_backend"]
 

@@ -11,9 +11,9 @@ import pytest
 from redis.credentials import UsernamePasswordCredentialProvider
 
 from django_anyio_channels import ListenerClosed, RedisPubSubChannelLayer
-from tests.brokers import redis as brokers
-from tests.brokers.server import free_port
-from tests.programs import failing
+from tests.support.brokers import redis as brokers
+from tests.support.brokers.server import free_port
+from tests.support.programs import failing
 
 from .conftest import Connect, becomes_true
 
@@ -222,6 +222,6 @@ async def test_a_layer_that_was_never_connected_says_so() -> None:
 def test_a_missing_driver_names_the_extra(package: str) -> None:
     program = f"import sys; sys.modules[{package!r}] = None; from django_anyio_channels import RedisPubSubChannelLayer"
     assert failing(program) == (
-        "django_anyio_channels.exceptions.MissingDriver: "
+        "django_anyio_channels.core.exceptions.MissingDriver: "
         "Redis needs redis-py and hiredis: pip install django-anyio-channels[redis]"
     )

@@ -15,9 +15,9 @@ from django_anyio_channels import (
     ListenerClosed,
     RedisPubSubChannelLayer,
 )
-from django_anyio_channels.layers.redis_server import said
-from tests.brokers import redis as brokers
-from tests.brokers.server import free_port, wait_until
+from django_anyio_channels.brokers.redis.server import said
+from tests.support.brokers import redis as brokers
+from tests.support.brokers.server import free_port, wait_until
 
 from .conftest import Connect, becomes_true
 from .flow import Flow, flow

@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import anyio
 import docutils.nodes
 import pytest
 
 from django_anyio_channels import AnyioChannelLayer
-from django_anyio_channels.layers.redis_presence import NODES
-from tests.brokers import redis as brokers
-from tests.test_readme import parsed
+from django_anyio_channels.brokers.redis.peers import NODES
+from tests.docs.test_readme import parsed
+from tests.support.brokers import redis as brokers
+from tests.support.paths import ROOT
 
 from .conftest import becomes_true
 
 pytestmark = pytest.mark.anyio
 
-README = Path(__file__).resolve().parent.parent.parent / "README.rst"
+README = ROOT / "README.rst"
 
 
 def grant(server: brokers.Redis) -> str:

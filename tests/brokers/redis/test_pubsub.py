@@ -12,11 +12,16 @@ import msgpack
 import pytest
 
 from django_anyio_channels import Channel
-from django_anyio_channels.event import Event
-from django_anyio_channels.exceptions import ChannelLayerError, ListenerClosed, PayloadTooLarge, SubscriptionRefused
-from django_anyio_channels.layers.base import subscribing
-from django_anyio_channels.layers.redis import RedisPubSubChannelLayer
-from tests.brokers import redis as brokers
+from django_anyio_channels.brokers.redis.layer import RedisPubSubChannelLayer
+from django_anyio_channels.core.events import Event
+from django_anyio_channels.core.exceptions import (
+    ChannelLayerError,
+    ListenerClosed,
+    PayloadTooLarge,
+    SubscriptionRefused,
+)
+from django_anyio_channels.core.layer import subscribing
+from tests.support.brokers import redis as brokers
 
 from .conftest import Connect, becomes_true
 
@@ -284,7 +289,7 @@ async def test_what_redis_cannot_carry_is_refused_before_it_is_sent(
     server: brokers.Redis, connect: Connect, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     layer = await connect(server.url)
-    monkeypatch.setattr("django_anyio_channels.layers.redis.LARGEST_MESSAGE", 10)
+    monkeypatch.setattr("django_anyio_channels.brokers.redis.layer.LARGEST_MESSAGE", 10)
     with pytest.raises(PayloadTooLarge, match="carries up to 10 bytes; this message has 11"):
         await layer.publish("room", b"x" * 11)
     with pytest.raises(PayloadTooLarge, match="carries up to 10 bytes; this message has 11"):

@@ -10,12 +10,12 @@ import anyio
 import anyio.lowlevel
 import pytest
 
-from django_anyio_channels.exceptions import ChannelLayerError, ListenerClosed, QueueFull
-from django_anyio_channels.layers import redis_queues
-from django_anyio_channels.layers.redis import RedisPubSubChannelLayer
-from django_anyio_channels.layers.redis_scripts import bound_groups
-from django_anyio_channels.layers.redis_streams import RedisStreamsChannelLayer
-from tests.brokers import redis as brokers
+from django_anyio_channels.brokers.redis import queues as redis_queues
+from django_anyio_channels.brokers.redis.layer import RedisPubSubChannelLayer
+from django_anyio_channels.brokers.redis.scripts import bound_groups
+from django_anyio_channels.brokers.redis.streams.layer import RedisStreamsChannelLayer
+from django_anyio_channels.core.exceptions import ChannelLayerError, ListenerClosed, QueueFull
+from tests.support.brokers import redis as brokers
 
 from .conftest import Connect, becomes_true
 

@@ -11,9 +11,9 @@ import hiredis
 import pytest
 
 from django_anyio_channels import ChannelLayerError, ListenerClosed
-from django_anyio_channels.layers import redis_queues
-from django_anyio_channels.layers.redis_queues import Link, Queues
-from django_anyio_channels.layers.redis_scripts import STAMP
+from django_anyio_channels.brokers.redis import queues as redis_queues
+from django_anyio_channels.brokers.redis.queues import Link, Queues
+from django_anyio_channels.brokers.redis.scripts import STAMP
 
 from .conftest import becomes_true
 

@@ -8,7 +8,7 @@ import pytest
 from anyio.to_thread import run_sync
 
 from django_anyio_channels import Channel, ListenerClosed, RedisPubSubChannelLayer
-from tests.brokers import redis as brokers
+from tests.support.brokers import redis as brokers
 
 from .conftest import becomes_true
 from .flow import flow

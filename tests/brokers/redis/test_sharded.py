@@ -20,7 +20,7 @@ from django_anyio_channels import (
     RedisPubSubChannelLayer,
     ShardedChannelLayer,
 )
-from tests.brokers import redis as brokers
+from tests.support.brokers import redis as brokers
 
 from .conftest import becomes_true
 

@@ -13,14 +13,14 @@ import anyio
 import pytest
 
 from django_anyio_channels import RedisPubSubChannelLayer
-from tests.brokers import redis as brokers
-from tests.programs import in_a_hurry
+from tests.support.brokers import redis as brokers
+from tests.support.paths import ROOT
+from tests.support.programs import in_a_hurry
 
 from .conftest import Connect, becomes_true
 
 pytestmark = pytest.mark.anyio
 
-ROOT = Path(__file__).resolve().parent.parent.parent
 PLENTY: Any = {"capacity": 100_000, "expiry": 60.0}
 
 
@@ -61,7 +61,9 @@ class Workers:
 
 @contextmanager
 def working(url: str, folder: Path, processes: int, tasks: int = 1) -> Iterator[Workers]:
-    with running([sys.executable, "-m", "tests.redis.worker", url, "jobs", str(tasks)], folder, processes) as workers:
+    with running(
+        [sys.executable, "-m", "tests.brokers.redis.worker", url, "jobs", str(tasks)], folder, processes
+    ) as workers:
         yield workers
 
 

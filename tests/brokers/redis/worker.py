@@ -1,4 +1,7 @@
-"""A process that takes jobs from a queue and prints each at once: ``python -m tests.redis.worker URL QUEUE TASKS``."""
+"""A process that takes jobs from a queue and prints each at once.
+
+Usage: ``python -m tests.brokers.redis.worker URL QUEUE TASKS``.
+"""
 
 from __future__ import annotations
 

@@ -10,13 +10,16 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.paths import ROOT
+
 from .debian import unpack
 from .server import PORTS, ServerMissing, free_port, is_alive, wait_until
 
 PROGRAM = """
 import sys
 from pathlib import Path
-from tests.brokers.server import Server, new_folder
+from tests.support.brokers.server import Server, new_folder
+
 server = Server(
     name="sleeper", port=0, command=["sleep", "600"], answers=lambda: True, folder=new_folder("sleeper")
 )
@@ -28,9 +31,7 @@ sys.stdin.read()
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
 def test_a_server_ends_with_the_process_that_started_it(number: signal.Signals) -> None:
-    starter = subprocess.Popen(
-        [sys.executable, "-c", PROGRAM], stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=Path(__file__).parents[2]
-    )
+    starter = subprocess.Popen([sys.executable, "-c", PROGRAM], stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=ROOT)
     with starter:
         assert starter.stdout is not None
         pid, folder = starter.stdout.readline().decode().split()
@@ -46,11 +47,11 @@ def test_no_two_servers_are_given_the_same_port() -> None:
 
 
 def test_processes_that_test_side_by_side_have_ports_of_their_own() -> None:
-    program = "from tests.brokers.server import free_port; print(*(free_port() for _ in range(500)))"
+    program = "from tests.support.brokers.server import free_port; print(*(free_port() for _ in range(500)))"
     given = [
         subprocess.run(
             [sys.executable, "-c", program],
-            cwd=Path(__file__).parents[2],
+            cwd=ROOT,
             env={**os.environ, "PYTEST_XDIST_WORKER": worker, "PYTEST_XDIST_WORKER_COUNT": "3"},
             capture_output=True,
             text=True,

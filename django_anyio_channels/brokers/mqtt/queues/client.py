@@ -32,14 +32,14 @@ from uuid import uuid4
 
 import anyio
 
-from ..exceptions import ChannelLayerError, DeliveryUnknown, ListenerClosed, PayloadTooLarge, QueueFull
-from ..losses import BoundedLog
-from .mqtt_keeper import Binding, Keeper, Wire, pack_bindings
-from .mqtt_names import to_group, to_topic
-from .mqtt_packets import NO_MATCHING_SUBSCRIBERS, Publish
-from .mqtt_readers import Readers
-from .mqtt_requests import Foreign, PackedBinding, encode, read_answer, read_legacy, read_prefix, read_request
-from .mqtt_store import Packed, Stored, unpack
+from ....core.exceptions import ChannelLayerError, DeliveryUnknown, ListenerClosed, PayloadTooLarge, QueueFull
+from ....core.stats import BoundedLog
+from ..packets import NO_MATCHING_SUBSCRIBERS, Publish
+from ..topics import to_group, to_topic
+from .owner import Binding, Keeper, Wire, pack_bindings
+from .protocol import Foreign, PackedBinding, encode, read_answer, read_legacy, read_prefix, read_request
+from .readers import Readers
+from .store import Packed, Stored, unpack
 
 Heard = TypeVar("Heard", Publish, bytes)
 

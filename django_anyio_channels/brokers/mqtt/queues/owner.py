@@ -11,11 +11,11 @@ from time import monotonic
 from typing import Any, Protocol
 from zlib import crc32
 
-from ..losses import BoundedLog
-from .mqtt_names import to_group
-from .mqtt_packets import Publish
-from .mqtt_requests import PackedBinding, Request
-from .mqtt_store import Reader, Store, Stored, unpack
+from ....core.stats import BoundedLog
+from ..packets import Publish
+from ..topics import to_group
+from .protocol import PackedBinding, Request
+from .store import Reader, Store, Stored, unpack
 
 logger = logging.getLogger("django_anyio_channels")
 

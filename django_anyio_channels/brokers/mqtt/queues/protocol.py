@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 
-from .mqtt_store import Packed
+from .store import Packed
 
 PackedBinding = tuple[str, int, float, float]
 """Group, capacity, expiry, and the seconds that it has left."""

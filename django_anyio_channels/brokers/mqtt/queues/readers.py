@@ -9,10 +9,10 @@ from math import inf
 from time import monotonic
 from typing import Protocol
 
-from ..exceptions import ChannelLayerError, ListenerClosed
-from .mqtt_keeper import Spawn
-from .mqtt_names import to_group
-from .mqtt_store import Store, Stored
+from ....core.exceptions import ChannelLayerError, ListenerClosed
+from ..topics import to_group
+from .owner import Spawn
+from .store import Store, Stored
 
 _LINGER_SECONDS = 0.1
 """How long a keeper is left in the belief that a reader waits who has gone, and a message for it stays here."""

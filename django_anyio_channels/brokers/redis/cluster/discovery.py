@@ -10,9 +10,9 @@ import anyio
 import hiredis
 from redis.asyncio.connection import parse_url
 
-from ..exceptions import ListenerClosed
-from .redis_address import Address, host_and_port, take_apart, without_secrets
-from .redis_wire import pack
+from ....core.exceptions import ListenerClosed
+from ..address import Address, host_and_port, take_apart, without_secrets
+from ..connection import pack
 
 _DEFAULT_PORT = 6379
 

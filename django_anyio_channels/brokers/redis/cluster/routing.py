@@ -10,11 +10,11 @@ from typing import Any
 
 import hiredis
 
-from ..exceptions import ListenerClosed
-from .redis_nodes import ClusterAddress, Node
-from .redis_server import Server
-from .redis_slots import SLOTS, slot_of
-from .redis_wire import Wire, pack
+from ....core.exceptions import ListenerClosed
+from ..connection import Wire, pack
+from ..keys import SLOTS, slot_of
+from ..server import Server
+from .discovery import ClusterAddress, Node
 
 _ATTEMPTS = 100
 _PAUSE = 0.05

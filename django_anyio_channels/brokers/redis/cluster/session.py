@@ -12,19 +12,19 @@ from typing import Any, TypeVar
 import anyio
 import hiredis
 
-from ..event import Event
-from ..exceptions import ChannelLayerError, ListenerClosed
-from ..losses import BoundedLog
-from .redis_life import checked, scan
-from .redis_masters import Masters, Route, is_redirection
-from .redis_nodes import ClusterAddress
-from .redis_presence import NODES, Presence
-from .redis_queues import Queues
-from .redis_scripts import look_up_bindings
-from .redis_server import Server, explain
-from .redis_slots import slot_of
-from .redis_subscriptions import Subscriptions
-from .redis_wire import Wire, pack
+from ....core.events import Event
+from ....core.exceptions import ChannelLayerError, ListenerClosed
+from ....core.stats import BoundedLog
+from ..connection import Wire, pack
+from ..keys import slot_of
+from ..peers import NODES, Presence
+from ..queues import Queues
+from ..scripts import look_up_bindings
+from ..server import Server, explain
+from ..session import checked, scan
+from ..subscriptions import Subscriptions
+from .discovery import ClusterAddress
+from .routing import Masters, Route, is_redirection
 
 Result = TypeVar("Result")
 

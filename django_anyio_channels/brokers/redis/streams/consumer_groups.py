@@ -12,9 +12,9 @@ import asyncio
 from typing import Any, NamedTuple
 from urllib.parse import quote
 
-from .redis_history import KEEP_PLACE, History, last_position, stream
-from .redis_life import Life, checked
-from .redis_scripts import NOW, OURS, Script, beside, wake_ups
+from ..scripts import NOW, OURS, Script, beside, wake_ups
+from ..session import Life, checked
+from .history import KEEP_PLACE, History, last_position, stream
 
 _DAY = 24 * 3600 * 1000
 """Milliseconds for which work is kept that nobody asks for, over the time in which it is due again."""

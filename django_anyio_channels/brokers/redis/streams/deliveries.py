@@ -12,13 +12,13 @@ from uuid import uuid4
 
 import hiredis
 
-from ..event import Event, Gap
-from ..exceptions import ChannelLayerError, ListenerClosed
-from ..losses import BoundedLog
-from .redis_life import Life, checked
-from .redis_scripts import is_unknown
-from .redis_takers import Takers
-from .redis_work_scripts import Place
+from ....core.events import Event, Gap
+from ....core.exceptions import ChannelLayerError, ListenerClosed
+from ....core.stats import BoundedLog
+from ...common.waiters import Takers
+from ..scripts import is_unknown
+from ..session import Life, checked
+from .consumer_groups import Place
 
 _MOST_AT_ONCE = 100
 _HELD = 0.02

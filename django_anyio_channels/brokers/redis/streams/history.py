@@ -10,13 +10,13 @@ from typing import NamedTuple
 
 import hiredis
 
-from ..event import Event, Gap
-from ..exceptions import ChannelLayerError, ListenerClosed, PositionLost
-from ..losses import BoundedLog
-from .redis_frames import Frame, identity_of, read_frame
-from .redis_life import Life, checked
-from .redis_merge import Merge
-from .redis_scripts import NOW, OURS, Script, beside, bindings
+from ....core.events import Event, Gap
+from ....core.exceptions import ChannelLayerError, ListenerClosed, PositionLost
+from ....core.stats import BoundedLog
+from ..scripts import NOW, OURS, Script, beside, bindings
+from ..session import Life, checked
+from .entries import Frame, identity_of, read_frame
+from .merge import Merge
 
 _PAGE = 250
 _ALL = 2**31

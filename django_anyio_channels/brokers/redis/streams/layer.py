@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from ..event import Accepted, Event
-from ..exceptions import InvalidPosition, ListenerClosed, PayloadTooLarge
-from .base import BaseChannelLayer, Put
-from .redis import LARGEST_MESSAGE, RedisPubSubChannelLayer, unknown
-from .redis_frames import epoch_of, is_position, order_of
-from .redis_history import Histories, History
-from .redis_publisher import Publisher
-from .redis_work import Work
-from .redis_work_scripts import ConsumerGroups, jobs_beside, queue_place
+from ....core.events import Accepted, Event
+from ....core.exceptions import InvalidPosition, ListenerClosed, PayloadTooLarge
+from ....core.layer import BaseChannelLayer, Put
+from ..layer import LARGEST_MESSAGE, RedisPubSubChannelLayer, unknown
+from .consumer_groups import ConsumerGroups, jobs_beside, queue_place
+from .deliveries import Work
+from .entries import epoch_of, is_position, order_of
+from .history import Histories, History
+from .publisher import Publisher
 
 
 class RedisStreamsChannelLayer(BaseChannelLayer):

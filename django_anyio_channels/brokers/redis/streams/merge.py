@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from .redis_frames import BEGINNING, Frame, epoch_of, order_of
+from .entries import BEGINNING, Frame, epoch_of, order_of
 
 
 class Merge:

@@ -9,9 +9,9 @@ from functools import partial
 
 import hiredis
 
-from ..exceptions import ListenerClosed
-from .redis_history import History, Published
-from .redis_life import Life, checked
+from ....core.exceptions import ListenerClosed
+from ..session import Life, checked
+from .history import History, Published
 
 _MOST_MESSAGES = 100
 """In one call: the server does nothing else meanwhile."""

@@ -6,7 +6,7 @@ import os
 
 SECRET_KEY = "for tests"
 USE_TZ = os.environ.get("USE_TZ", "1") == "1"
-INSTALLED_APPS = ["channels", "django_anyio_channels", "tests.postgres.project"]
+INSTALLED_APPS = ["channels", "django_anyio_channels", "tests.brokers.postgres.project"]
 DEFAULT_AUTO_FIELD = "django.db.models.AutoField"
 DATABASES = {
     "default": {

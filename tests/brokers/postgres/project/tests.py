@@ -11,8 +11,8 @@ from channels.layers import get_channel_layer
 from django.db import connection, transaction
 from django.test import TestCase, TransactionTestCase
 
-from tests.brokers.server import wait_until
-from tests.postgres.project.models import Note
+from tests.brokers.postgres.project.models import Note
+from tests.support.brokers.server import wait_until
 
 layer: Any = get_channel_layer()
 # There is no test database yet, so this link leads to the real one.

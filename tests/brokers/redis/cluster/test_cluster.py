@@ -21,18 +21,17 @@ from django_anyio_channels import (
     NotSupported,
     RedisPubSubChannelLayer,
 )
-from django_anyio_channels.exceptions import SubscriptionRefused
-from django_anyio_channels.layers import redis_masters
-from django_anyio_channels.layers.redis_nodes import ClusterAddress
-from django_anyio_channels.layers.redis_scripts import beside, bound_groups, queue_of_bound_groups
-from django_anyio_channels.layers.redis_slots import slot_of, tag_in
-from tests.brokers import redis as brokers
-from tests.brokers.server import free_port
-
-from .clusters import calls, hand_over, killed, move, other_master, shard_channels, successor_of
-from .conftest import Connect, becomes_true
-from .flow import GROUP, flow
-from .test_workers import each_was_done_once, working
+from django_anyio_channels.brokers.redis.cluster import routing as redis_masters
+from django_anyio_channels.brokers.redis.cluster.discovery import ClusterAddress
+from django_anyio_channels.brokers.redis.keys import slot_of, tag_in
+from django_anyio_channels.brokers.redis.scripts import beside, bound_groups, queue_of_bound_groups
+from django_anyio_channels.core.exceptions import SubscriptionRefused
+from tests.brokers.redis.clusters import calls, hand_over, killed, move, other_master, shard_channels, successor_of
+from tests.brokers.redis.conftest import Connect, becomes_true
+from tests.brokers.redis.flow import GROUP, flow
+from tests.brokers.redis.test_workers import each_was_done_once, working
+from tests.support.brokers import redis as brokers
+from tests.support.brokers.server import free_port
 
 pytestmark = pytest.mark.anyio
 

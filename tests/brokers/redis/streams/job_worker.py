@@ -1,4 +1,7 @@
-"""Django's ``runworker`` as a process: ``python -m tests.redis.job_worker URL FOLDER``, which prints its jobs."""
+"""Django's ``runworker`` as a process that prints its jobs.
+
+Usage: ``python -m tests.brokers.redis.streams.job_worker URL FOLDER``.
+"""
 
 from __future__ import annotations
 
@@ -60,7 +63,7 @@ def main() -> None:
             "default": {"BACKEND": "django_anyio_channels.AnyioChannelLayer", "CONFIG": config(sys.argv[1])}
         },
         INSTALLED_APPS=["channels"],
-        ASGI_APPLICATION="tests.redis.job_worker.application",
+        ASGI_APPLICATION="tests.brokers.redis.streams.job_worker.application",
     )
     import django
     from django.core.management import call_command

@@ -12,8 +12,7 @@ import sys
 import anyio
 
 from django_anyio_channels import Channel, RedisStreamsChannelLayer
-
-from .flow import GROUP
+from tests.brokers.redis.flow import GROUP
 
 
 async def main(url: str, members: int, last: int) -> None:

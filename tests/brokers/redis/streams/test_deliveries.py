@@ -24,13 +24,12 @@ from django_anyio_channels import (
     ShardedChannelLayer,
     Subscriber,
 )
-from django_anyio_channels.consuming import dead_letters
-from django_anyio_channels.layers import redis_work
-from django_anyio_channels.layers.redis_takers import Takers
-from django_anyio_channels.layers.redis_work import Desk
-from tests.brokers import redis as brokers
-
-from .conftest import becomes_true
+from django_anyio_channels.brokers.common.waiters import Takers
+from django_anyio_channels.brokers.redis.streams import deliveries as redis_work
+from django_anyio_channels.brokers.redis.streams.deliveries import Desk
+from django_anyio_channels.hub.consumer_group import dead_letters
+from tests.brokers.redis.conftest import becomes_true
+from tests.support.brokers import redis as brokers
 
 pytestmark = pytest.mark.anyio
 

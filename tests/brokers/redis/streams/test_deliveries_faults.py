@@ -9,9 +9,8 @@ import pytest
 from anyio.to_thread import run_sync
 
 from django_anyio_channels import Channel, ListenerClosed, RedisStreamsChannelLayer, Subscriber
-from tests.brokers import redis as brokers
-
-from .conftest import becomes_true
+from tests.brokers.redis.conftest import becomes_true
+from tests.support.brokers import redis as brokers
 
 pytestmark = pytest.mark.anyio
 

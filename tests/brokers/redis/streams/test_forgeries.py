@@ -9,9 +9,8 @@ import anyio
 import pytest
 
 from django_anyio_channels import Channel, PositionLost, RedisStreamsChannelLayer, Subscriber
-from tests.brokers import redis as brokers
-
-from .conftest import becomes_true
+from tests.brokers.redis.conftest import becomes_true
+from tests.support.brokers import redis as brokers
 
 pytestmark = pytest.mark.anyio
 

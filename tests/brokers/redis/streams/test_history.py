@@ -18,7 +18,7 @@ from django_anyio_channels import (
     RedisStreamsChannelLayer,
     ShardedChannelLayer,
 )
-from tests.brokers import redis as brokers
+from tests.support.brokers import redis as brokers
 
 pytestmark = pytest.mark.anyio
 

@@ -14,11 +14,11 @@ import pytest
 from anyio.to_thread import run_sync
 
 from django_anyio_channels import AnyioChannelLayer, DeliveryUnknown
-from tests.brokers import redis as brokers
+from tests.brokers.redis.conftest import becomes_true
+from tests.brokers.redis.test_workers import Workers, running
+from tests.support.brokers import redis as brokers
 
-from .conftest import becomes_true
 from .job_worker import CHANNEL, config, give
-from .test_workers import Workers, running
 
 pytestmark = pytest.mark.anyio
 
@@ -41,7 +41,13 @@ async def layer(server: brokers.Redis) -> AsyncIterator[AnyioChannelLayer]:
 @asynccontextmanager
 async def three_workers(server: brokers.Redis, folder: Path) -> AsyncIterator[Workers]:
     """Three processes, once all of them wait for jobs."""
-    command = [sys.executable, "-m", "tests.redis.job_worker", brokers.with_streams(server.url), str(folder)]
+    command = [
+        sys.executable,
+        "-m",
+        "tests.brokers.redis.streams.job_worker",
+        brokers.with_streams(server.url),
+        str(folder),
+    ]
     with running(command, folder, 3) as workers:
         await becomes_true(lambda: waiting(server) == 3, 30)
         yield workers

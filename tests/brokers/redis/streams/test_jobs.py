@@ -16,10 +16,9 @@ from channels.layers import BaseChannelLayer, channel_layers
 from channels.worker import Worker
 
 from django_anyio_channels import AnyioChannelLayer, ListenerClosed
-from django_anyio_channels.loops import background
-from tests.brokers import redis as brokers
-
-from .conftest import becomes_true
+from django_anyio_channels.django.event_loops import background
+from tests.brokers.redis.conftest import becomes_true
+from tests.support.brokers import redis as brokers
 
 pytestmark = pytest.mark.anyio
 

@@ -7,8 +7,15 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from django_anyio_channels.layers.redis_frames import BEGINNING, Frame, epoch_of, identity_of, order_of, read_frame
-from django_anyio_channels.layers.redis_merge import Merge
+from django_anyio_channels.brokers.redis.streams.entries import (
+    BEGINNING,
+    Frame,
+    epoch_of,
+    identity_of,
+    order_of,
+    read_frame,
+)
+from django_anyio_channels.brokers.redis.streams.merge import Merge
 
 PAGE = 2
 GAP = "gap"

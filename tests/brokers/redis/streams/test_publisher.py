@@ -11,7 +11,7 @@ import pytest
 from anyio.to_thread import run_sync
 
 from django_anyio_channels import Accepted, ChannelLayerError, DeliveryUnknown, RedisStreamsChannelLayer
-from tests.brokers import redis as brokers
+from tests.support.brokers import redis as brokers
 
 pytestmark = pytest.mark.anyio
 

@@ -24,9 +24,8 @@ from django_anyio_channels import (
     ResumingMixin,
     position_of,
 )
-from tests.brokers import redis as brokers
-
-from .conftest import becomes_true
+from tests.brokers.redis.conftest import becomes_true
+from tests.support.brokers import redis as brokers
 
 pytestmark = pytest.mark.anyio
 

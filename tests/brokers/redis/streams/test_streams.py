@@ -19,12 +19,11 @@ from django_anyio_channels import (
     PayloadTooLarge,
     RedisStreamsChannelLayer,
 )
-from django_anyio_channels.layers import redis_streams
-from django_anyio_channels.layers.redis_frames import epoch_of, identity_of, order_of
-from django_anyio_channels.layers.redis_history import last_position, stream
-from tests.brokers import redis as brokers
-
-from .conftest import becomes_true
+from django_anyio_channels.brokers.redis.streams import layer as redis_streams
+from django_anyio_channels.brokers.redis.streams.entries import epoch_of, identity_of, order_of
+from django_anyio_channels.brokers.redis.streams.history import last_position, stream
+from tests.brokers.redis.conftest import becomes_true
+from tests.support.brokers import redis as brokers
 
 pytestmark = pytest.mark.anyio
 

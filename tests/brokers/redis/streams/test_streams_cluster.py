@@ -27,15 +27,15 @@ from django_anyio_channels import (
     Subscriber,
     position_of,
 )
-from django_anyio_channels.layers import redis_masters
-from django_anyio_channels.layers.redis_slots import slot_of
-from tests.brokers import redis as brokers
+from django_anyio_channels.brokers.redis.cluster import routing as redis_masters
+from django_anyio_channels.brokers.redis.keys import slot_of
+from tests.brokers.redis.clusters import calls, hand_over, killed, move, other_master, shard_channels, successor_of
+from tests.brokers.redis.conftest import becomes_true
+from tests.brokers.redis.flow import GROUP, Flow, all_go_on, flow, flows, nothing_missed
+from tests.brokers.redis.test_workers import running
+from tests.support.brokers import redis as brokers
 
-from .clusters import calls, hand_over, killed, move, other_master, shard_channels, successor_of
-from .conftest import becomes_true
-from .flow import GROUP, Flow, all_go_on, flow, flows, nothing_missed
 from .job_worker import CHANNEL, config, give
-from .test_workers import running
 
 pytestmark = pytest.mark.anyio
 
@@ -442,7 +442,9 @@ async def test_jobs_of_a_killed_worker_while_their_queue_moves(cluster: brokers.
         return cluster.owner(slot_of(queue.encode())).ask(*command)
 
     layer = AnyioChannelLayer(**config(url))
-    with running([sys.executable, "-m", "tests.redis.job_worker", url, str(tmp_path)], tmp_path, 2) as workers:
+    with running(
+        [sys.executable, "-m", "tests.brokers.redis.streams.job_worker", url, str(tmp_path)], tmp_path, 2
+    ) as workers:
         await becomes_true(lambda: at_owner("PUBSUB", "SHARDNUMSUB", f"{{{queue}}}|messages")[1] == 2, 30)
         async with anyio.create_task_group() as tasks:
             for start in range(0, count, 100):

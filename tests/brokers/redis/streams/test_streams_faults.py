@@ -9,7 +9,6 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import AsyncExitStack
-from pathlib import Path
 
 import anyio
 import pytest
@@ -17,15 +16,13 @@ from anyio.streams.buffered import BufferedByteReceiveStream
 from anyio.to_thread import run_sync
 
 from django_anyio_channels import Channel, DeliveryUnknown, RedisStreamsChannelLayer
-from tests.brokers import redis as brokers
-from tests.programs import in_a_hurry
-
-from .conftest import becomes_true
-from .flow import GROUP, flow, nothing_missed
+from tests.brokers.redis.conftest import becomes_true
+from tests.brokers.redis.flow import GROUP, flow, nothing_missed
+from tests.support.brokers import redis as brokers
+from tests.support.paths import ROOT
+from tests.support.programs import in_a_hurry
 
 pytestmark = pytest.mark.anyio
-
-ROOT = Path(__file__).parent.parent.parent
 
 
 @pytest.fixture
@@ -188,7 +185,7 @@ async def test_ten_thousand_messages_to_members_of_several_processes() -> None:
         command = [
             sys.executable,
             "-m",
-            "tests.redis.member",
+            "tests.brokers.redis.streams.member",
             brokers.with_streams(server.url),
             str(members),
             "0",

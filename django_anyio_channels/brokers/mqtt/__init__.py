@@ -1,0 +1,1 @@
+"""MQTT 5: topics, shared subscriptions and retained messages."""

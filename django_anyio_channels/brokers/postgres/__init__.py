@@ -1,0 +1,1 @@
+"""PostgreSQL: LISTEN/NOTIFY, and queues in tables."""

@@ -1,0 +1,1 @@
+"""Redis Cluster: which master has which slot, and how commands and subscriptions follow it."""

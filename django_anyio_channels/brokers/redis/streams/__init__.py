@@ -1,0 +1,1 @@
+"""A history of each group in a Redis stream, and acknowledged work."""

@@ -1,0 +1,1 @@
+"""Channels and Django: the adapter and everything that it needs."""
