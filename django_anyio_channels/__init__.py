@@ -8,7 +8,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-from .core.events import Accepted, Event, Gap, GroupMessage, position_of
+from .core.events import Event, Gap, GroupMessage, PublishResult, position_of
 from .core.exceptions import (
     ChannelClosed,
     ChannelLayerError,
@@ -27,7 +27,8 @@ from .core.exceptions import (
 from .core.layer import BaseChannelLayer
 
 if TYPE_CHECKING:
-    from .brokers.memory.layer import InMemoryBroker, InMemoryChannelLayer
+    from .brokers.memory.broker import InMemoryBroker
+    from .brokers.memory.layer import InMemoryChannelLayer
     from .brokers.mqtt.layer import MQTTChannelLayer
     from .brokers.postgres.layer import PostgreSQLChannelLayer
     from .brokers.redis.layer import RedisPubSubChannelLayer
@@ -35,20 +36,18 @@ if TYPE_CHECKING:
     from .django.layer import AnyioChannelLayer
     from .django.resume import AsyncResumingMixin, ResumingMixin, Resumption
     from .hub.channel import Channel
-    from .hub.sharding import ShardedChannelLayer
+    from .hub.session import Backoff
     from .hub.subscriber import Subscriber
-    from .hub.supervisor import Backoff
 
 _LAZY = {
     "AnyioChannelLayer": "django.layer",
-    "Backoff": "hub.supervisor",
+    "Backoff": "hub.session",
     "Channel": "hub.channel",
-    "InMemoryBroker": "brokers.memory.layer",
+    "InMemoryBroker": "brokers.memory.broker",
     "InMemoryChannelLayer": "brokers.memory.layer",
     "PostgreSQLChannelLayer": "brokers.postgres.layer",
     "RedisPubSubChannelLayer": "brokers.redis.layer",
     "RedisStreamsChannelLayer": "brokers.redis.streams.layer",
-    "ShardedChannelLayer": "hub.sharding",
     "MQTTChannelLayer": "brokers.mqtt.layer",
     "Subscriber": "hub.subscriber",
     "AsyncResumingMixin": "django.resume",
@@ -57,7 +56,6 @@ _LAZY = {
 }
 
 __all__ = [
-    "Accepted",
     "AnyioChannelLayer",
     "AsyncResumingMixin",
     "Backoff",
@@ -81,12 +79,12 @@ __all__ = [
     "PositionLost",
     "PostgreSQLChannelLayer",
     "PublishRefused",
+    "PublishResult",
     "QueueFull",
     "RedisPubSubChannelLayer",
     "RedisStreamsChannelLayer",
     "ResumingMixin",
     "Resumption",
-    "ShardedChannelLayer",
     "Subscriber",
     "SubscriptionRefused",
     "position_of",

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 from urllib.parse import quote
 
 from .core.layer import BaseChannelLayer
 from .django.config import ConfigError, Note, Settings, read_config, refuse_unknown_keys
 from .django.layer import AnyioChannelLayer
-from .hub.sharding import ShardedChannelLayer
 
 DEFAULT_HOST = "redis://localhost:6379"
 
@@ -52,14 +52,7 @@ class RedisChannelLayer(AnyioChannelLayer):
             for key, hint in _WITHOUT_MEANING.items()
             if config.get(key) is not None and (key, config[key]) != ("serializer_format", "msgpack")
         )
-        return read_config({**own, **_layer(config.get("hosts"))}, notes)
-
-
-class _Hosts(ShardedChannelLayer):
-    """Several hosts."""
-
-    def __init__(self, hosts: list[dict[str, Any]]) -> None:
-        super().__init__([_redis_layer()(**host) for host in hosts])
+        return read_config(own, notes, _makers(config.get("hosts")))
 
 
 def _redis_layer() -> type[BaseChannelLayer]:
@@ -69,15 +62,12 @@ def _redis_layer() -> type[BaseChannelLayer]:
     return RedisPubSubChannelLayer
 
 
-def _layer(hosts: Any) -> dict[str, Any]:
+def _makers(hosts: Any) -> list[Callable[[], BaseChannelLayer]]:
     if not hosts:
         hosts = [DEFAULT_HOST]
     if not isinstance(hosts, (list, tuple)):
         raise ConfigError(f"CONFIG['hosts'] is {type(hosts).__name__}.", hint=f"Give a list. {_FORMS}", code="E005")
-    arguments = [_checked(place, host) for place, host in enumerate(hosts)]
-    if len(arguments) == 1:
-        return {"layer": _redis_layer(), "options": arguments[0]}
-    return {"layer": _Hosts, "options": {"hosts": arguments}}
+    return [partial(_redis_layer(), **_checked(place, host)) for place, host in enumerate(hosts)]
 
 
 def _checked(place: int, host: Any) -> dict[str, Any]:

@@ -1,30 +1,29 @@
-"""What a subscriber receives."""
+"""What layers emit, subscribers receive, and publishers get back."""
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Generator, Mapping
+from collections.abc import Awaitable, Generator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
 Message = TypeVar("Message")
 
 
-class Receipt(Protocol):
-    """What a layer attaches to an event that its broker wants acknowledged.
+class AckHandle(Protocol):
+    """A reference count that a layer attaches to an event whose broker expects an acknowledgement.
 
-    The layer makes it held once, for the hub, which settles that when it has handed the event to all who want it;
-    each mailbox that keeps the event holds it once more. Both verbs are called in the event loop's thread and neither
-    waits nor raises.
+    It starts at one, for the hub, which releases it after the fan-out; each mailbox that keeps the event retains it.
+    At zero the broker is told. Both methods are called in the event loop's thread, and neither waits nor raises.
     """
 
-    def hold(self) -> None:
-        """One more is going to deal with the event."""
+    def retain(self) -> None:
+        """Increment the number of holders."""
 
-    def settle(self) -> Awaitable[None]:
-        """One who held it is done with it; after the last one the broker is told.
+    def release(self) -> Awaitable[None]:
+        """Decrement the number of holders; the last call acknowledges the event.
 
-        Awaiting the result waits until that is on its way to the broker, or known there if the broker confirms it;
-        nobody needs to. It raises `ListenerClosed` if the broker can't be told any more.
+        The result need not be awaited. Awaiting it waits until the acknowledgement is sent, or confirmed where the
+        broker confirms it, and raises `ListenerClosed` if it cannot be sent any more.
         """
 
 
@@ -43,56 +42,66 @@ class Event(Generic[Message]):
     subscription: str | None = None
     """The pattern or composite name that the subscription was opened with, when it is not ``group`` itself."""
 
-    receipt: Receipt | None = field(default=None, repr=False, compare=False)
-    """Where `ack` goes; None if there is nothing to acknowledge, or if that has been done."""
+    ack_handle: AckHandle | None = field(default=None, repr=False, compare=False)
+    """What `ack` releases; None if there is nothing to acknowledge, or after `ack`."""
 
     position: str | None = field(default=None, compare=False)
-    """Where the event stands in its group's history; None where the broker keeps none.
+    """The event's position in its group's history; None where the broker keeps none.
 
-    It is made of letters, digits and hyphens, and means nothing but to `Channel.history` and `Channel.subscribe`.
+    An opaque string of letters, digits and hyphens, for `Channel.history` and `Channel.subscribe`.
     """
 
     deliveries: int = field(default=1, compare=False)
-    """How often the event has been handed out, this time included, where the broker counts that."""
+    """How often the event has been delivered, this time included, where the broker counts deliveries."""
 
     def ack(self) -> Awaitable[None]:
-        """Tell the broker that this event has been dealt with, at once; a second call does nothing.
+        """Acknowledge this event at once. A second call does nothing.
 
-        It need not be awaited. Awaiting it waits until the broker was told, and raises `ListenerClosed` if that is no
-        longer possible: the event will come again then. Where the broker asks for no acknowledgement, and where the
-        subscription acknowledges by itself, there is nothing to do, so a program may call it on every layer.
+        The result need not be awaited. Awaiting it waits until the acknowledgement is sent, and raises `ListenerClosed`
+        if it cannot be sent any more; the event is delivered again then. Where nothing is to be acknowledged, this does
+        nothing, so a program may call it on every layer.
         """
-        receipt, self.receipt = self.receipt, None
-        return _NOTHING_TO_DO if receipt is None else receipt.settle()
+        ack_handle, self.ack_handle = self.ack_handle, None
+        return _DONE if ack_handle is None else ack_handle.release()
 
 
 @dataclass(slots=True)
 class Gap(Event[bytes]):
-    """What a layer hands out in the place of events that it can't get any more; its message is empty.
+    """A placeholder that a layer emits for events that it cannot deliver any more; its message is empty.
 
-    The hub tells whoever wants to know of it; no subscriber gets it.
+    Subscribers do not get it; `Channel` reports it by ``on_missed``.
     """
 
     seconds: float | None = None
-    """How long it was, if the link was up meanwhile; None if it was as long as the last outage."""
+    """How long the gap is, if the connection was up meanwhile; None for the length of the last outage."""
 
 
-class Accepted(int):
-    """What `publish` returns where the broker keeps a history: how many nodes it handed the message to."""
+class BoundQueue(NamedTuple):
+    """A queue that is bound to a group, see `BaseChannelLayer.bind`."""
 
-    position: str
-    """Where the message stands in its group's history, as in `Event.position`."""
+    queue: str
+    capacity: int
+    expiry: float
+    """Seconds."""
 
-    def __new__(cls, nodes: int, position: str) -> Accepted:
-        accepted = super().__new__(cls, nodes)
-        accepted.position = position
-        return accepted
+
+class PublishResult(NamedTuple):
+    """What the broker says of one published message."""
+
+    receivers: int | None = None
+    """How many nodes the broker handed the message to; None where it does not say."""
+
+    position: str | None = None
+    """The message's position in its group's history, as in `Event.position`; None where the broker keeps none."""
+
+    bound_queues: Sequence[BoundQueue] = ()
+    """The queues that are bound to the group and that the layer has not put the message into; `Channel` does."""
 
 
 class GroupMessage(dict[str, Any]):
-    """A message that a consumer got through a group with a history: a dict like any other, that knows its place.
+    """A message that a consumer received through a group with a history: a dict with a position.
 
-    It equals the plain dict with the same content, and is encoded as one. `position_of` reads the place of any message.
+    It equals the plain dict with the same content and is encoded as one. `position_of` reads any message's position.
     """
 
     __slots__ = ("group", "position")
@@ -102,18 +111,18 @@ class GroupMessage(dict[str, Any]):
         self.group = group
         """The group that the message was sent to."""
         self.position = position
-        """Where the message stands in the group's history, as in `Event.position`."""
+        """The message's position in the group's history, as in `Event.position`."""
 
 
 def position_of(message: Mapping[str, Any]) -> str | None:
-    """Where a consumer's message stands in its group's history; None if it did not come through one."""
+    """Return the position of a consumer's message in its group's history, or None if it has none."""
     return message.position if isinstance(message, GroupMessage) else None
 
 
-class _NothingToDo:
+class _Done:
     def __await__(self) -> Generator[Any, Any, None]:
         return
         yield
 
 
-_NOTHING_TO_DO = _NothingToDo()
+_DONE = _Done()

@@ -8,7 +8,7 @@ class ChannelLayerError(Exception):
 
 
 class ListenerClosed(ChannelLayerError):
-    """The broker cannot be reached, or one connection's life is over.
+    """The broker cannot be reached, or the session is over.
 
     Nothing was published by the call that raised it, unless it is a `DeliveryUnknown`.
     """
@@ -19,7 +19,7 @@ class ChannelClosed(ListenerClosed):
 
 
 class DeliveryUnknown(ListenerClosed):
-    """The link broke while a message was on its way: it may or may not have been accepted."""
+    """The connection broke while a message was on its way: it may or may not have been accepted."""
 
 
 class PayloadTooLarge(ChannelLayerError, ValueError):
@@ -31,15 +31,15 @@ class QueueFull(ChannelLayerError):
 
 
 class PositionLost(ChannelLayerError):
-    """The history of a group does not reach back to a position: what came after it can't be told any more."""
+    """The history of a group does not reach back to a position: what came after it is lost."""
 
 
 class InvalidPosition(ChannelLayerError, ValueError):
-    """Something was given for a position that no layer has made."""
+    """The string is not a position that a layer has made."""
 
 
 class DecodeError(ChannelLayerError, ValueError):
-    """A frame from the wire is not what this serializer writes, or was encrypted with another key."""
+    """A payload was not written by this serializer, or was encrypted with another key."""
 
 
 class NotSupported(ChannelLayerError):
@@ -47,11 +47,11 @@ class NotSupported(ChannelLayerError):
 
 
 class SubscriptionRefused(ChannelLayerError):
-    """The broker answered a subscription with a refusal, for example for want of a permission."""
+    """The broker refused a subscription, for example because a permission is missing."""
 
 
 class PublishRefused(ChannelLayerError):
-    """The broker answered a message with a refusal, for example for want of a permission; nothing was published."""
+    """The broker refused a message, for example because a permission is missing; nothing was published."""
 
 
 class MissingDriver(ChannelLayerError, ImportError):

@@ -1,4 +1,4 @@
-"""Waiting for something to happen in one event loop, cheaply and on every event loop that anyio runs on."""
+"""Wake one or all waiting tasks of one event loop, cheaply and on every event loop that anyio runs on."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from anyio.lowlevel import current_token
 
 
 class Waiter(Protocol):
-    """What one task awaits once; an `asyncio.Future` is one."""
+    """An object that one task awaits once; an `asyncio.Future` is one."""
 
     def __await__(self) -> Generator[Any, Any, Any]: ...
 
@@ -24,7 +24,7 @@ CallSoon = Callable[[Callable[[], object]], object]
 
 
 class _EventWaiter:
-    """A waiter for event loops that have no futures (trio)."""
+    """A waiter for event loops without futures (trio)."""
 
     __slots__ = ("_event",)
 
@@ -41,8 +41,8 @@ class _EventWaiter:
         self._event.set()
 
 
-def waiter_factory() -> NewWaiter:
-    """The cheapest way to wait in the running event loop.
+def waiter_type() -> NewWaiter:
+    """Return the cheapest kind of waiter for the running event loop.
 
     A bare future of asyncio's loop costs a seventh of an `anyio.Event`, and a mailbox needs one for each message.
     """
@@ -51,24 +51,24 @@ def waiter_factory() -> NewWaiter:
 
 
 def call_soon_from_thread() -> CallSoon:
-    """A function that runs a callback in the running event loop soon, callable from any thread; it does not wait."""
+    """Return a function that schedules a callback in the running event loop from any thread, without waiting."""
     loop: Any = current_token().native_token
     return cast(CallSoon, loop.call_soon_threadsafe if hasattr(loop, "call_soon_threadsafe") else loop.run_sync_soon)
 
 
 def loop_is_running() -> Callable[[], bool]:
-    """A function that tells, in the running event loop's own thread, whether this loop is the one that runs.
+    """Return a function that says, in the running event loop's thread, whether this loop is the one that runs.
 
-    Where an event loop does not tell (trio's), it says no.
+    For event loops that cannot be asked (trio's) it returns False.
     """
     return cast(Callable[[], bool], getattr(current_token().native_token, "is_running", bool))
 
 
-class Bell:
+class Notifier:
     """Wakes tasks that wait for a change.
 
-    A ring with nobody waiting is not kept: look first, wait if there is nothing to see, look again. A task that is
-    cancelled at the moment it is rung passes the ring on, so nothing is left lying while another task waits for it.
+    A notification without a waiting task is not kept: check the condition, wait, check again. A task that is cancelled
+    at the moment it is notified passes the notification on, so none is lost while another task waits.
     """
 
     __slots__ = ("_new_waiter", "_waiters")
@@ -78,11 +78,11 @@ class Bell:
         self._waiters: list[Waiter] = []
 
     @property
-    def waited_for(self) -> bool:
-        """Whether a task is waiting that has not been rung."""
+    def has_waiters(self) -> bool:
+        """Whether a task waits that has not been notified."""
         return bool(self._waiters)
 
-    def ring(self) -> bool:
+    def notify(self) -> bool:
         """Wake the task that has waited longest. Returns whether there was one."""
         waiters = self._waiters
         while waiters:
@@ -92,29 +92,29 @@ class Bell:
                 return True
         return False
 
-    def ring_all(self) -> None:
+    def notify_all(self) -> None:
         """Wake every waiting task."""
-        while self.ring():
+        while self.notify():
             pass
 
     async def wait(self) -> None:
-        """Wait for a ring."""
+        """Wait to be notified."""
         waiter = self.waiter()
         try:
             await waiter
         except BaseException:
-            self.give_up(waiter)
+            self.cancel(waiter)
             raise
 
     def waiter(self) -> Waiter:
-        """What `wait` awaits, for a caller in a hurry; if awaiting it raises, `give_up` must be called."""
+        """Return what `wait` awaits, to save a coroutine; if awaiting it raises, `cancel` must be called."""
         waiter = self._new_waiter()
         self._waiters.append(waiter)
         return waiter
 
-    def give_up(self, waiter: Waiter) -> None:
-        """Wait no longer. If it was rung already, the next one is."""
+    def cancel(self, waiter: Waiter) -> None:
+        """Stop waiting. If the waiter was notified already, notify the next one."""
         if waiter in self._waiters:
             self._waiters.remove(waiter)
         else:
-            self.ring()
+            self.notify()

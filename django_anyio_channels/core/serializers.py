@@ -1,4 +1,4 @@
-"""Objects to bytes and back. Nothing here can execute what a frame contains."""
+"""Objects to bytes and back. Nothing here can execute what a payload contains."""
 
 from __future__ import annotations
 
@@ -20,26 +20,26 @@ class Serializer(Protocol):
     def encode(self, message: Any) -> bytes:
         """Raises `TypeError` for what cannot be encoded."""
 
-    def decode(self, frame: bytes) -> Any:
-        """A new object for every call. Raises `DecodeError` for a frame that `encode` didn't write."""
+    def decode(self, payload: bytes) -> Any:
+        """A new object for every call. Raises `DecodeError` for a payload that `encode` didn't write."""
 
 
-def encode_within(limit: int, serializer: Serializer, message: Any) -> bytes:
-    """The frame of a message. Raises `TypeError` for what cannot be encoded, `PayloadTooLarge` above the limit."""
-    frame = serializer.encode(message)
-    if len(frame) > limit:
+def encode_limited(limit: int, serializer: Serializer, message: Any) -> bytes:
+    """Encode a message. Raises `TypeError` for what cannot be encoded, `PayloadTooLarge` above the limit."""
+    payload = serializer.encode(message)
+    if len(payload) > limit:
         raise PayloadTooLarge(
-            f"The encoded message has {len(frame)} bytes; max_message_size is {limit}. "
+            f"The encoded message has {len(payload)} bytes; max_message_size is {limit}. "
             f"Send less (a key to fetch it by, say), or raise the limit"
         )
-    return frame
+    return payload
 
 
 class MessagePackSerializer:
     """MessagePack (https://msgpack.org): ``str bytes int float bool None list dict``, exactly; tuples become lists.
 
     Integers reach from -2**63 to 2**64-1. What would come back as something else (a set, a UUID, a datetime) or not
-    at all is refused at the sender with `TypeError`. With ``only``, a frame that holds another type is an error.
+    at all is refused at the sender with `TypeError`. With ``only``, a payload that holds another type is an error.
     """
 
     # msgpack refuses what msgspec would silently turn into a str or a list; msgspec decodes twice as fast.
@@ -57,9 +57,9 @@ class MessagePackSerializer:
                 f"None, lists and dicts; convert other objects first"
             ) from error
 
-    def decode(self, frame: bytes) -> Any:
+    def decode(self, payload: bytes) -> Any:
         try:
-            return self._decode(frame)
+            return self._decode(payload)
         except (msgspec.MsgspecError, ValueError, RecursionError, TypeError) as error:
             raise DecodeError(f"it is not a MessagePack message ({error})") from error
 
@@ -99,15 +99,15 @@ class EncryptedSerializer:
     def encode(self, message: Any) -> bytes:
         return self._fernet.encrypt(self._inner.encode(message))
 
-    def decode(self, frame: bytes) -> Any:
+    def decode(self, payload: bytes) -> Any:
         # All readers of one event hold the same bytes object, one after the other: decrypt it once.
-        last_frame, plain = self._decrypted
-        if frame is not last_frame:
+        last_payload, plain = self._decrypted
+        if payload is not last_payload:
             try:
-                plain = self._fernet.decrypt(frame)
+                plain = self._fernet.decrypt(payload)
             except self._invalid_token:
                 raise DecodeError("none of symmetric_encryption_keys decrypts it") from None
-            self._decrypted = (frame, plain)
+            self._decrypted = (payload, plain)
         return self._inner.decode(plain)
 
 

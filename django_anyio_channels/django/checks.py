@@ -104,7 +104,7 @@ def _check_entry(alias: str, entry: Mapping[str, Any]) -> Iterator[checks.CheckM
     except MissingDriver as error:
         yield checks.Error(f"{where}: a package is missing.", hint=f"{error}", id=_id("E004"))
         return
-    if isinstance(read.make_layer().parts[0], InMemoryChannelLayer) and not settings.DEBUG:
+    if isinstance(read.make_layers()[0], InMemoryChannelLayer) and not settings.DEBUG:
         yield checks.Warning(
             f"{where} is the in-memory layer, and DEBUG is False.",
             hint="Its messages stay in one process. With several server processes or workers, set 'url' to a broker.",

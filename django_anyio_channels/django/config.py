@@ -14,11 +14,12 @@ from typing import Any, NamedTuple, TypeGuard
 from django.core.exceptions import ImproperlyConfigured
 from django.utils.module_loading import import_string
 
-from ..brokers.memory.layer import InMemoryBroker, InMemoryChannelLayer
+from ..brokers.memory.broker import InMemoryBroker
+from ..brokers.memory.layer import InMemoryChannelLayer
+from ..core.capabilities import require_acknowledgement
 from ..core.exceptions import MissingDriver, NotSupported
-from ..core.layer import BaseChannelLayer, require_acknowledging
-from ..core.serializers import EncryptedSerializer, MessagePackSerializer, Serializer, encode_within
-from ..hub.sharding import ShardedChannelLayer
+from ..core.layer import BaseChannelLayer
+from ..core.serializers import EncryptedSerializer, MessagePackSerializer, Serializer, encode_limited
 from .databases import UnusableDatabase, layer_arguments
 from .names import Naming
 
@@ -67,8 +68,8 @@ class Note(NamedTuple):
 class Settings:
     """Everything that an `AnyioChannelLayer` is told."""
 
-    make_layer: Callable[[], BaseChannelLayer]
-    """A new driver for the same broker; each event loop gets its own."""
+    make_layers: Callable[[], Sequence[BaseChannelLayer]]
+    """Make a new driver for each broker; every event loop has its own."""
 
     serializer: Serializer
     prefix: str = "asgi"
@@ -97,21 +98,25 @@ class Settings:
 
     def encode(self, message: Any) -> bytes:
         """The frame of a message. Raises `TypeError` and `PayloadTooLarge`."""
-        return encode_within(self.max_message_size, self.serializer, message)
+        return encode_limited(self.max_message_size, self.serializer, message)
 
 
-def read_config(config: Mapping[str, Any], notes: tuple[Note, ...] = ()) -> Settings:
+def read_config(
+    config: Mapping[str, Any],
+    notes: tuple[Note, ...] = (),
+    makers: Sequence[Callable[[], BaseChannelLayer]] = (),
+) -> Settings:
     """Check every key and value. Raises `ConfigError`, or `MissingDriver` naming the extra to install."""
     known = f"The keys are {', '.join(sorted(KEYS))}; a layer's own keyword arguments belong under 'options'."
     refuse_unknown_keys(config, KEYS, known)
     values = {key: check(config[key]) for key, check in _VALUES.items() if key in config}
     serializer = _serializer(config)
     bridge = _bridge(config, serializer) if "bridge" in config else {}
-    make_layer = _layer_factory(config, bridge)
+    make_layers = _all_of(makers) if makers else _layers_factory(config, bridge)
     if values.get("acknowledged"):
-        _refuse_without_acknowledging(make_layer())
+        _refuse_without_acknowledging(make_layers()[0])
     return Settings(
-        make_layer=make_layer,
+        make_layers=make_layers,
         serializer=serializer,
         notes=notes,
         database=config.get("database"),
@@ -260,7 +265,7 @@ def _bridge(config: Mapping[str, Any], serializer: Serializer) -> dict[str, Any]
 # ---- the layer ------------------------------------------------------------------------------------------------------
 
 
-def _layer_factory(config: Mapping[str, Any], bridge: Mapping[str, Any]) -> Callable[[], BaseChannelLayer]:
+def _layers_factory(config: Mapping[str, Any], bridge: Mapping[str, Any]) -> Callable[[], Sequence[BaseChannelLayer]]:
     options = config.get("options", {})
     if not isinstance(options, Mapping):
         raise _wrong("options", options, "a dict of the layer's keyword arguments")
@@ -273,22 +278,22 @@ def _layer_factory(config: Mapping[str, Any], bridge: Mapping[str, Any]) -> Call
             code="E002",
         )
     if "database" in config:
-        return _database_layer_factory(config["database"], options)
+        return _all_of([_database_layer_factory(config["database"], options)])
     if "url" in config and "url" in options:
         raise ConfigError(
             "CONFIG has 'url' twice, beside 'options' and in it.", hint="Keep the one beside 'options'.", code="E002"
         )
     if "layer" in config:
-        return _one_layer(_custom_layer(config["layer"]), {**options})
+        return _all_of([_one_layer(_custom_layer(config["layer"]), {**options})])
     url = config.get("url", "memory://")
     if not isinstance(url, (list, tuple)):
-        return _one_layer(_layer_of_url(url), {"url": url, **options, **bridge})
-    return _spread([_one_layer(_layer_of_url(each), {"url": each, **options}) for each in _several(url)])
+        return _all_of([_one_layer(_layer_of_url(url), {"url": url, **options, **bridge})])
+    return _all_of([_one_layer(_layer_of_url(each), {"url": each, **options}) for each in _several(url)])
 
 
 def _refuse_without_acknowledging(layer: BaseChannelLayer) -> None:
     try:
-        require_acknowledging(layer.parts[0])
+        require_acknowledgement(layer)
     except NotSupported as error:
         raise ConfigError(
             f"CONFIG has 'acknowledged', but {error}.",
@@ -328,8 +333,8 @@ def _several(urls: Sequence[Any]) -> Sequence[Any]:
     return urls
 
 
-def _spread(makers: Sequence[Callable[[], BaseChannelLayer]]) -> Callable[[], BaseChannelLayer]:
-    return makers[0] if len(makers) == 1 else lambda: ShardedChannelLayer([make() for make in makers])
+def _all_of(makers: Sequence[Callable[[], BaseChannelLayer]]) -> Callable[[], Sequence[BaseChannelLayer]]:
+    return lambda: [make() for make in makers]
 
 
 def _database_layer_factory(alias: Any, options: Mapping[str, Any]) -> Callable[[], BaseChannelLayer]:

@@ -7,8 +7,8 @@ from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import suppress
 from typing import Any, TypeVar
 
-from ..core.exceptions import ChannelClosed
-from ..core.layer import BlockingPublisher, TransactionalPublisher
+from ..core.capabilities import SupportsBlockingPublish, SupportsTransactions
+from ..core.exceptions import ChannelClosed, QueueFull
 from . import event_loops as loops
 from .config import Settings
 from .cross_loop import LoopEnded, start_in, wait_blocking, wait_here
@@ -35,9 +35,9 @@ class Courier:
         self._nodes = loops.PerLoop(lambda: open_node(settings, naming))
         self.node: Callable[[], Node | None] = self._nodes.current
         """The node of the running loop, if it is open already."""
-        layer = settings.make_layer()
-        self._blocking_publisher = layer if isinstance(layer, BlockingPublisher) else None
-        self.transactional_publisher = layer if isinstance(layer, TransactionalPublisher) else None
+        layer = settings.make_layers()[0]
+        self._blocking_publisher = layer if isinstance(layer, SupportsBlockingPublish) else None
+        self.transactional_publisher = layer if isinstance(layer, SupportsTransactions) else None
         # The link may be waited for twice (to open a node, and to use it) before the broker answers or does not.
         self._patience = 3 * settings.publish_timeout
 
@@ -51,9 +51,9 @@ class Courier:
     async def publish(self, topic: str, frame: bytes) -> None:
         node = self._nodes.current()
         if node is not None:
-            await node.channel.publish_frame(topic, frame)
+            await node.channel.publish_payload(topic, frame)
         elif self._blocking_publisher is not None:
-            self._blocking_publisher.publish_blocking(topic, frame)
+            self._publish_blocking(self._blocking_publisher, topic, frame)
         else:
             await self._by_any_node(lambda node: node.publish(topic, frame))
 
@@ -68,7 +68,7 @@ class Courier:
 
     def publish_sync(self, topic: str, frame: bytes) -> None:
         if self._blocking_publisher is not None:
-            self._blocking_publisher.publish_blocking(topic, frame)
+            self._publish_blocking(self._blocking_publisher, topic, frame)
         else:
             self._call_sync(lambda node: node.publish(topic, frame), ChannelClosed)
 
@@ -78,7 +78,12 @@ class Courier:
         else:
             self._call_sync(lambda node: node.put(channel, frame), ChannelClosed)
 
-    def _put_blocking(self, publisher: BlockingPublisher, channel: str, frame: bytes) -> None:
+    def _publish_blocking(self, publisher: SupportsBlockingPublish, topic: str, frame: bytes) -> None:
+        for queue, capacity, expiry in publisher.publish_blocking(topic, frame).bound_queues:
+            with suppress(QueueFull):
+                publisher.put_blocking(queue, frame, capacity=capacity, expiry=expiry)
+
+    def _put_blocking(self, publisher: SupportsBlockingPublish, channel: str, frame: bytes) -> None:
         publisher.put_blocking(
             self._naming.queue(channel),
             frame,

@@ -11,11 +11,11 @@ from weakref import WeakKeyDictionary
 from channels.consumer import AsyncConsumer
 from channels.exceptions import StopConsumer
 
+from ..core.capabilities import require_acknowledgement
 from ..core.events import Event
 from ..core.exceptions import DecodeError
-from ..core.layer import require_acknowledging
 from ..hub.channel import Channel
-from ..hub.subscriber import settle
+from ..hub.subscriber import release
 from .names import Naming
 
 logger = logging.getLogger("django_anyio_channels")
@@ -73,18 +73,18 @@ class Jobs:
             await self._wait_for_the_end_of(self._last[task])
         queue = self._naming.queue(channel)
         while True:
-            event = await self._channel.take_job(queue, self._naming.group(dead_letters(channel)))
+            event = await self._channel.queues.receive_job(queue, self._naming.group(dead_letters(channel)))
             try:
                 job = Job(self._channel.serializer.decode(event.message), channel, event)
             except DecodeError as error:
-                self._channel.losses.frame_undecodable(channel, error)
-                settle(event)
+                self._channel.stats.count_undecodable(channel, error)
+                release(event)
                 continue
             self._last[task] = job
             return job
 
     async def _wait_for_the_end_of(self, job: Job) -> None:
-        patience = require_acknowledging(self._channel.layer.parts[0]).redeliver_after
+        patience = require_acknowledgement(self._channel.layer).redeliver_after
         try:
             await asyncio.wait_for(job.over.wait(), job.received + patience - job.loop.time())
         except asyncio.TimeoutError:

@@ -216,11 +216,11 @@ class AnyioChannelLayer(BaseChannelLayer):
         return {
             "nodes": len(nodes),
             "channels": sum(len(node.names) for node in nodes),
-            "topics": sum(node.channel.topics for node in nodes),
+            "topics": sum(node.channel.subscriptions for node in nodes),
             "outages": sum(node.channel.outages for node in nodes),
-            "dropped": sum(node.channel.losses.dropped for node in nodes),
-            "expired": sum(node.channel.losses.expired for node in nodes),
-            "undecodable": sum(node.channel.losses.undecodable for node in nodes),
+            "dropped": sum(node.channel.stats.dropped for node in nodes),
+            "expired": sum(node.channel.stats.expired for node in nodes),
+            "undecodable": sum(node.channel.stats.undecodable for node in nodes),
         }
 
     # ---- what the ways of sending have in common -------------------------------------------------------------------

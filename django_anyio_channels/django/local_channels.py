@@ -13,8 +13,8 @@ from time import monotonic
 from typing import Any, Protocol
 
 from ..core.events import Event
-from ..core.notifier import Bell, waiter_factory
-from ..hub.replay import Rejoining
+from ..core.notifier import Notifier, waiter_type
+from ..hub.replay import ReplaySink
 from ..hub.subscriber import Subscriber
 
 _LONGEST_SWEEP = 60.0
@@ -30,11 +30,11 @@ _GIVEN = re.compile(r"!([0-9a-f]+)\.[0-9a-f]{24}$")
 class Groups(Protocol):
     """Where mailboxes listen to groups."""
 
-    async def attach(self, group: str, sink: Subscriber | Rejoining) -> None: ...
+    async def add_sink(self, group: str, sink: Subscriber | ReplaySink) -> None: ...
 
-    def is_attached(self, group: str, sink: Subscriber | Rejoining) -> bool: ...
+    def has_sink(self, group: str, sink: Subscriber | ReplaySink) -> bool: ...
 
-    def detach(self, group: str, sink: Subscriber | Rejoining) -> None: ...
+    def remove_sink(self, group: str, sink: Subscriber | ReplaySink) -> None: ...
 
 
 class Member:
@@ -46,14 +46,14 @@ class Member:
         self.name = name
         self.mailbox = mailbox
         self.groups: tuple[str, ...] = ()
-        self.resumed: dict[str, Rejoining] | None = None
+        self.resumed: dict[str, ReplaySink] | None = None
         """The groups that it came back to, and what it listens to them through."""
 
     @property
     def unused(self) -> bool:
-        return not self.groups and not len(self.mailbox) and not self.mailbox.waited_for
+        return not self.groups and not len(self.mailbox) and not self.mailbox.has_waiters
 
-    def sink(self, group: str) -> Subscriber | Rejoining:
+    def sink(self, group: str) -> Subscriber | ReplaySink:
         """What listens to a group."""
         return self.mailbox if self.resumed is None else self.resumed.get(group, self.mailbox)
 
@@ -85,22 +85,22 @@ class PrefixReader:
     """Readers of all names with one prefix: they get what nobody waits for under its own name."""
 
     def __init__(self) -> None:
-        self.bell = Bell(waiter_factory())
+        self.notifier = Notifier(waiter_type())
         self.unread: dict[Subscriber, None] = {}
 
     def add(self, mailbox: Subscriber) -> None:
         self.unread[mailbox] = None
-        self.bell.ring()
+        self.notifier.notify()
 
     async def receive(self) -> Event[Any]:
         while True:
             while self.unread:
                 mailbox = next(iter(self.unread))
-                event = None if mailbox.waited_for else mailbox.receive_nowait()
+                event = None if mailbox.has_waiters else mailbox.receive_nowait()
                 if event is not None:
                     return event
                 del self.unread[mailbox]
-            await self.bell.wait()
+            await self.notifier.wait()
 
 
 class Names:
@@ -161,7 +161,7 @@ class Names:
         if owner is not None:
             owner.forget()
             for member in owner.members:
-                if member.mailbox.waited_for:
+                if member.mailbox.has_waiters:
                     self._free.add(label)
                 else:
                     self._end(member)
@@ -182,7 +182,7 @@ class Names:
                 owner.members.add(member)
             reader = self._prefix_reader(name)
             if reader is not None:
-                member.mailbox.unattended = reader.add
+                member.mailbox.on_unclaimed = reader.add
             if self._timer is None:
                 self._schedule_sweep()
         return member
@@ -192,7 +192,7 @@ class Names:
 
     def _end(self, member: Member) -> None:
         for group in member.groups:
-            self._groups.detach(group, member.sink(group))
+            self._groups.remove_sink(group, member.sink(group))
             del self._ends[group, member.name]
         member.groups = ()
         member.mailbox.clear()
@@ -232,11 +232,11 @@ class Names:
         mailbox = member.mailbox
         try:
             while (found := mailbox.take()) is None:
-                waiter = mailbox.bell.waiter()
+                waiter = mailbox.notifier.waiter()
                 try:
                     await waiter
                 except BaseException:
-                    mailbox.bell.give_up(waiter)
+                    mailbox.notifier.cancel(waiter)
                     raise
             return found[1] if found[0].position is None else self._placed(*found)
         finally:
@@ -250,7 +250,7 @@ class Names:
             reader = self._prefix_readers[prefix] = PrefixReader()
             for member in self._members.values():
                 if member.name.startswith(prefix):
-                    member.mailbox.unattended = reader.add
+                    member.mailbox.on_unclaimed = reader.add
                     if len(member.mailbox):
                         reader.add(member.mailbox)
         event = await reader.receive()
@@ -263,7 +263,7 @@ class Names:
         member = self._members.get(name)
         return member is not None and group in member.groups
 
-    async def resume(self, group: str, name: str, make_sink: Callable[[Subscriber], Rejoining]) -> Rejoining:
+    async def resume(self, group: str, name: str, make_sink: Callable[[Subscriber], ReplaySink]) -> ReplaySink:
         """Have a ``name`` that isn't in ``group`` listen to it through a sink, which goes with the membership.
 
         As long as it is in such a group, the name's messages do not expire: an old one may be the next in order.
@@ -279,7 +279,7 @@ class Names:
         """Tell all who resumed ``group`` that something is missing there."""
         for member in self._members.values():
             if member.resumed and group in member.resumed:
-                member.resumed[group].miss()
+                member.resumed[group].mark_gap()
 
     async def join(self, group: str, name: str) -> None:
         """Have ``name`` listen to ``group``; joining again makes the membership last anew."""
@@ -294,10 +294,10 @@ class Names:
         if len(self._ends) == 1:
             self._schedule_sweep()
         try:
-            await self._groups.attach(group, member.sink(group))
+            await self._groups.add_sink(group, member.sink(group))
         except BaseException:
             # Somebody else may be joining the same, or have joined; the name may have left meanwhile.
-            if group in member.groups and not self._groups.is_attached(group, member.sink(group)):
+            if group in member.groups and not self._groups.has_sink(group, member.sink(group)):
                 self._leave(group, member)
             raise
 
@@ -305,7 +305,7 @@ class Names:
         """End a membership, at once; a name that isn't in the group is no error."""
         member = self._members.get(name)
         if member is not None and group in member.groups:
-            self._groups.detach(group, member.sink(group))
+            self._groups.remove_sink(group, member.sink(group))
             self._leave(group, member)
 
     def clear(self) -> None:
@@ -348,7 +348,7 @@ class Names:
                 break
             self.leave(group, name)
         for member in list(self._members.values()):
-            member.mailbox.forget_expired(now)
+            member.mailbox.drop_expired(now)
             if member.unused:
                 self._forget(member)
         if self._members:

@@ -13,8 +13,8 @@ from typing import Any
 from ..core.events import Event, GroupMessage, position_of
 from ..core.exceptions import ChannelLayerError, DecodeError, ListenerClosed
 from ..hub.channel import Channel
-from ..hub.replay import Rejoining
-from ..hub.subscriber import Entry, Subscriber
+from ..hub.replay import ReplaySink
+from ..hub.subscriber import Subscriber, Timestamped
 from .config import LARGEST_COUNT, Settings
 from .jobs import Job, Jobs
 from .local_channels import Names
@@ -55,14 +55,16 @@ class Node:
     # ---- messages -------------------------------------------------------------------------------------------------
 
     async def publish(self, topic: str, frame: bytes) -> None:
-        await self.channel.publish_frame(topic, frame)
+        await self.channel.publish_payload(topic, frame)
 
     async def put(self, channel: str, frame: bytes) -> None:
         """Put into the queue of a normal channel. Raises `QueueFull`."""
         await self._put(channel, frame, self._settings.capacity_of(channel))
 
     async def _put(self, channel: str, frame: bytes, capacity: int) -> None:
-        await self.channel.put(self.naming.queue(channel), frame, capacity=capacity, expiry=self._settings.expiry)
+        await self.channel.queues.put(
+            self.naming.queue(channel), frame, capacity=capacity, expiry=self._settings.expiry
+        )
 
     async def receive(self, channel: str) -> Any:
         """The next message of a name of this node, of a prefix of this node, or of a normal channel."""
@@ -74,11 +76,11 @@ class Node:
 
     async def _receive_from_queue(self, channel: str) -> Any:
         while True:
-            frame = await self.channel.take(self.naming.queue(channel))
+            frame = await self.channel.queues.take(self.naming.queue(channel))
             try:
                 return self.channel.serializer.decode(frame)
             except DecodeError as error:
-                self.channel.losses.frame_undecodable(channel, error)
+                self.channel.stats.count_undecodable(channel, error)
 
     def put_back(self, channel: str, message: Any) -> None:
         """Return a message that `receive` gave to a caller who had gone."""
@@ -107,7 +109,7 @@ class Node:
         elif owner is not None:
             await self._ask(self.naming.inbox(owner), {"do": "join", "group": group, "channel": channel})
         else:
-            await self.channel.bind(
+            await self.channel.queues.bind(
                 self.naming.group(group),
                 self.naming.queue(channel),
                 capacity=self._settings.capacity_of(channel),
@@ -122,7 +124,7 @@ class Node:
         elif owner is not None:
             await self._ask(self.naming.inbox(owner), {"do": "leave", "group": group, "channel": channel})
         else:
-            await self.channel.unbind(self.naming.group(group), self.naming.queue(channel))
+            await self.channel.queues.unbind(self.naming.group(group), self.naming.queue(channel))
 
     async def resume(self, group: str, channel: str, since: str | None, last: int) -> str | None:
         """Add a channel of this node to a group from a position on; see `AnyioChannelLayer.group_resume`."""
@@ -131,15 +133,15 @@ class Node:
             raise ValueError(f"{channel} is in group {group} already; call group_discard before it begins in the past")
         notice = Event(channel, self.channel.encode({"type": "group.missed", "group": group}))
         is_after = self.channel.layer.is_after
-        sink = await self.names.resume(topic, channel, lambda mailbox: Rejoining(mailbox, is_after, notice))
+        sink = await self.names.resume(topic, channel, lambda mailbox: ReplaySink(mailbox, is_after, notice))
         try:
             position = await self.channel.position(topic) if since is None else since
             limit = last if since is None else None
-            events = await self.channel.history_frames(topic, since=since, limit=limit)
+            events = await self.channel.history_payloads(topic, since=since, limit=limit)
         except BaseException:
             self.names.leave(topic, channel)
             raise
-        sink.begin(position, events)
+        sink.start(position, events)
         return None if since is None and events else position
 
     async def history(self, group: str, since: str | None, limit: int | None) -> list[Event[Any]]:
@@ -151,9 +153,9 @@ class Node:
 
     async def flush(self) -> None:
         """Empty the queues and every node that shares the prefix."""
-        await self.channel.purge(self.naming.prefix)
+        await self.channel.queues.purge(self.naming.prefix)
         await self._ask(self.naming.nodes, {"do": "flush"})
-        await self.channel.purge(self.naming.prefix)
+        await self.channel.queues.purge(self.naming.prefix)
 
     # ---- other nodes ----------------------------------------------------------------------------------------------
 
@@ -166,15 +168,15 @@ class Node:
         question = self._asked[number] = _Question()
         order = {**order, "number": number, "answer_to": self.id}
         try:
-            listening = await self.channel.listeners(topic)
-            reached = await self.channel.publish_frame(topic, b"\n" + self.channel.encode(order))
+            listening = await self.channel.count_subscribers(topic)
+            reached = (await self.channel.publish_payload(topic, b"\n" + self.channel.encode(order))).receivers
             if reached is None:
                 reached = 1 if listening is None else listening
             await question.answered_by(reached, self._settings.publish_timeout)
         finally:
             del self._asked[number]
 
-    def read_inbox(self, entry: Entry) -> None:
+    def read_inbox(self, entry: Timestamped) -> None:
         """Take a frame from this node's inbox: ``name``, a line feed, and the message; or no name, and an order."""
         arrived, event = entry
         name, _, frame = event.message.partition(b"\n")
@@ -185,7 +187,7 @@ class Node:
         elif self._owns(name):
             self.names.deliver(name.decode(), arrived, frame)
         else:
-            self.channel.losses.frame_undecodable(event.group, DecodeError("it is addressed to nobody here"))
+            self.channel.stats.count_undecodable(event.group, DecodeError("it is addressed to nobody here"))
 
     def _owns(self, name: bytes) -> bool:
         return _LOCAL_NAME.fullmatch(name) is not None and node_of(name.decode()) == self.id
@@ -199,10 +201,10 @@ class Node:
                 self._check(order)
                 self._start(self._obey(order["do"], order))
         except DecodeError as error:
-            self.channel.losses.frame_undecodable(self.naming.inbox(self.id), error)
+            self.channel.stats.count_undecodable(self.naming.inbox(self.id), error)
         except (AttributeError, KeyError, TypeError) as error:
             unknown = DecodeError(f"it is no order that this version knows ({error!r})")
-            self.channel.losses.frame_undecodable(self.naming.inbox(self.id), unknown)
+            self.channel.stats.count_undecodable(self.naming.inbox(self.id), unknown)
 
     def _check(self, order: dict[str, Any]) -> None:
         """Raise unless a node may have given this order: whoever writes to the broker can forge one."""
@@ -227,7 +229,7 @@ class Node:
         except ChannelLayerError as error:
             failed = str(error)
         answer = self.channel.encode({"number": order["number"], "failed": failed})
-        await self.channel.publish_frame(self.naming.inbox(order["answer_to"]), b"\n" + answer)
+        await self.channel.publish_payload(self.naming.inbox(order["answer_to"]), b"\n" + answer)
 
     def _start(self, coroutine: Any) -> None:
         task = asyncio.get_running_loop().create_task(coroutine)
@@ -308,11 +310,13 @@ class _Inbox:
 @asynccontextmanager
 async def open_node(settings: Settings, naming: Naming) -> AsyncGenerator[Node, None]:
     """A node for the running event loop, from connecting to disconnecting."""
-    layer = settings.make_layer()
-    # What one node says to all about the present is no longer true for a node that hears it later.
-    layer.keep_no_history(naming.nodes)
+    layers = settings.make_layers()
+    for layer in layers:
+        layer.set_scope(naming.prefix)
+        # What one node says to all about the present is no longer true for a node that hears it later.
+        layer.disable_history(naming.nodes)
     channel = Channel(
-        layer,
+        layers,
         serializer=settings.serializer,
         capacity=settings.capacity,
         expiry=settings.expiry,
@@ -325,8 +329,8 @@ async def open_node(settings: Settings, naming: Naming) -> AsyncGenerator[Node, 
         node = Node(channel, settings, naming)
         try:
             inbox = _Inbox(node)
-            await channel.attach(naming.inbox(node.id), inbox)
-            await channel.attach(naming.nodes, inbox)
+            await channel.add_sink(naming.inbox(node.id), inbox)
+            await channel.add_sink(naming.nodes, inbox)
             yield node
         finally:
             node.close()

@@ -12,9 +12,9 @@ from asgiref.sync import sync_to_async
 from django.db import connections
 from django.db.transaction import TransactionManagementError
 
+from ..core.capabilities import QueryGenerator, SupportsTransactions
 from ..core.exceptions import NotSupported, QueueFull
-from ..core.layer import Statements, TransactionalPublisher
-from ..core.stats import BoundedLog
+from ..core.stats import RateLimitedLogger
 from .config import Settings
 from .dispatcher import Courier
 from .names import Naming
@@ -60,20 +60,22 @@ class TransactionCourier:
                 "Only a layer on PostgreSQL can send in a transaction: set CONFIG to {'database': 'default'}, "
                 "or send when it has committed, by transaction.on_commit()"
             )
-        self._publisher: TransactionalPublisher = publisher
+        self._publisher: SupportsTransactions = publisher
         self._courier = courier
         self._settings = settings
         self._naming = naming
         self._using = using or settings.database or "default"
         self._same: set[tuple[object, ...]] = set()
-        self._log = BoundedLog()
+        self._log = RateLimitedLogger()
 
     def publish_sync(self, topic: str, frame: bytes) -> None:
         connection = self._connection()
         encoding = connection.connection.info.parameter_status("server_encoding")
-        missed = self._run(connection, self._publisher.publish_in_transaction(topic, frame, encoding=encoding))
-        if missed:
-            self._log.write(logging.WARNING, "Dropped a message to %s for %d full queues", topic, missed)
+        published = self._run(connection, self._publisher.publish_in_transaction(topic, frame, encoding=encoding))
+        for queue, capacity, expiry in published.bound_queues:
+            statements = self._publisher.put_in_transaction(queue, frame, capacity=capacity, expiry=expiry)
+            if not self._run(connection, statements):
+                self._log.write(logging.WARNING, "Dropped a message to %s for the full queue %s", topic, queue)
 
     def put_sync(self, channel: str, frame: bytes) -> None:
         connection, queue = self._connection(), self._naming.queue(channel)
@@ -86,7 +88,7 @@ class TransactionCourier:
             raise QueueFull(f"Queue {queue} is full: its capacity of {capacity} messages is used up")
 
     async def _make_queues(self, node: Node) -> None:
-        await node.channel.purge(self._naming.nodes)  # of nothing, but in all of the tables
+        await node.channel.queues.purge(self._naming.nodes)  # of nothing, but in all of the tables
 
     def _connection(self) -> Any:
         connection: Any = connections[self._using]
@@ -109,14 +111,14 @@ class TransactionCourier:
         if self._using == self._settings.database or place in self._same:
             return
         inbox = self._courier.call_sync(_inbox)
-        if not self._run(connection, self._publisher.listeners_in_transaction(inbox)):
+        if not self._run(connection, self._publisher.count_subscribers_in_transaction(inbox)):
             raise NotSupported(
                 f"DATABASES[{self._using!r}] is not the database in which the layer listens. Name the alias that is: "
                 f"in_transaction(using=...), or set CONFIG to {{'database': {self._using!r}}}"
             )
         self._same.add(place)
 
-    def _run(self, connection: Any, statements: Statements[Result]) -> Result:
+    def _run(self, connection: Any, statements: QueryGenerator[Result]) -> Result:
         with connection.cursor() as cursor:
             rows: Sequence[Sequence[Any]] | None = None
             while True:

@@ -1,63 +1,111 @@
-"""One consumer of a consumer group: a subscriber that has each event fetched for it when it wants one."""
+"""Acknowledged delivery: consumers that fetch an event when they want one, and dead letters."""
 
 from __future__ import annotations
 
-from collections.abc import Awaitable
+import logging
+from collections.abc import Awaitable, Callable
 from time import monotonic
 
 import anyio
 
+from ..core.capabilities import SupportsAcknowledgement, require_acknowledgement
 from ..core.events import Event
-from ..core.layer import require_acknowledging
-from .line import Line
-from .subscriber import Entry, Subscriber, settle
+from ..core.exceptions import ChannelLayerError
+from ..core.stats import RateLimitedLogger
+from .subscriber import Subscriber, Timestamped, release
+from .supervisor import Supervisor
+
+Publish = Callable[[str, bytes], Awaitable[object]]
 
 
-def dead_letters(group: str, consumer_group: str) -> str:
-    """The group where the events of a group go that were handed to a consumer group too often."""
+def dead_letter_group(group: str, consumer_group: str) -> str:
+    """The group that gets the events of a group that were delivered to a consumer group too often."""
     return f"{group}.{consumer_group}.dead"
 
 
-class Consumer:
-    """The sink that a subscriber of a consumer group is attached to its group by.
+class DeadLetters:
+    """Publishes what was delivered too often, instead of delivering it once more."""
 
-    What is published wakes it. Nothing is fetched before a reader waits: a slow one keeps nothing from the others.
+    def __init__(self, publish: Publish) -> None:
+        self._publish = publish
+        self._log = RateLimitedLogger()
+
+    async def first_deliverable(
+        self, layer: SupportsAcknowledgement, fetch: Callable[[], Awaitable[Event[bytes]]], group: str
+    ) -> Event[bytes]:
+        """Fetch until an event may be delivered; the ones before it are dead letters in ``group``."""
+        while (event := await fetch()).deliveries > layer.deliver_at_most:
+            await self._bury(event, group)
+        return event
+
+    async def _bury(self, event: Event[bytes], group: str) -> None:
+        try:
+            await self._publish(group, event.message)
+        except ChannelLayerError as error:
+            text = "A message of %s cannot become a dead letter, and is delivered again: %s"
+            self._log.write(logging.ERROR, text, event.group, error)
+            return
+        self._log.write(
+            logging.ERROR,
+            "A message of %s was delivered %d times and never acknowledged; it is a dead letter in %s now",
+            event.group,
+            event.deliveries - 1,
+            group,
+        )
+        release(event)
+
+
+class ConsumerGroupSink:
+    """The sink of a subscriber in a consumer group.
+
+    A publish wakes it. It fetches an event only when a reader waits, so a slow reader keeps none from the others.
     """
 
-    def __init__(self, subscriber: Subscriber, line: Line, group: str, consumer_group: str) -> None:
+    def __init__(
+        self,
+        subscriber: Subscriber,
+        supervisor: Supervisor,
+        group: str,
+        consumer_group: str,
+        dead_letters: DeadLetters,
+    ) -> None:
         """Raises `NotSupported`."""
         self._subscriber = subscriber
-        self._line = line
-        self._layer = require_acknowledging(line.layer)
+        self._supervisor = supervisor
+        self._layer = require_acknowledgement(supervisor.layer)
         self._group = group
         self._consumer_group = consumer_group
+        self._dead_letters = dead_letters
         self._fetching: set[anyio.CancelScope] = set()
-        subscriber.fetch = self._fetch
+        subscriber.fetch_next = self._fetch_next
 
     async def join(self) -> None:
-        """Have what is published from now on kept for the consumer group."""
-        await self._line.insist(lambda: self._layer.join(self._group, self._consumer_group))
+        """Keep what is published from now on for the consumer group."""
+        await self._supervisor.retry(lambda: self._layer.join(self._group, self._consumer_group))
 
-    def put(self, entry: Entry) -> None:
-        """Something was published."""
-        self._layer.look(self._group)
+    def put(self, entry: Timestamped) -> None:
+        """Take the news that something was published."""
+        self._layer.notify_published(self._group)
 
     def close(self) -> None:
-        """No more events will come."""
+        """Called when no more events will come."""
         self._subscriber.close()
         for scope in self._fetching:
             scope.cancel()
 
-    async def _fetch(self) -> None:
+    async def _fetch_next(self) -> None:
         with anyio.CancelScope() as scope:
             self._fetching.add(scope)
             try:
-                event = await self._line.outlast(self._take)
+                event = await self._dead_letters.first_deliverable(
+                    self._layer, self._receive, dead_letter_group(self._group, self._consumer_group)
+                )
             finally:
                 self._fetching.discard(scope)
             self._subscriber.put((monotonic(), event))
-            settle(event)
+            release(event)
 
-    def _take(self) -> Awaitable[Event[bytes]]:
-        letters = dead_letters(self._group, self._consumer_group)
-        return self._layer.take_event(self._group, self._consumer_group, letters)
+    async def _receive(self) -> Event[bytes]:
+        return await self._supervisor.retry_forever(
+            lambda: self._layer.receive_event(self._group, self._consumer_group)
+        )

@@ -1,4 +1,4 @@
-"""The mailbox: the only place where messages wait for a reader."""
+"""The bounded mailbox: the only buffer of messages that wait for a reader."""
 
 from __future__ import annotations
 
@@ -9,23 +9,23 @@ from typing import Any
 
 from ..core.events import Event
 from ..core.exceptions import DecodeError, ListenerClosed
-from ..core.notifier import Bell, NewWaiter
-from ..core.stats import Losses
+from ..core.notifier import NewWaiter, Notifier
+from ..core.stats import DeliveryStats
 
-Entry = tuple[float, Event[bytes]]
-"""An event and the time (`time.monotonic`) at which it arrived; shared by all mailboxes that get it."""
+Timestamped = tuple[float, Event[bytes]]
+"""The time of arrival (`time.monotonic`) and the event; shared by all mailboxes that receive it."""
 
 
 class Subscriber:
-    """A bounded mailbox; `Channel.subscribe` makes it.
+    """A bounded mailbox, opened by `Channel.subscribe`.
 
-    Iterate over it, or await `receive`; several tasks may, and each event goes to one of them. Cancelling them loses
-    nothing. When ``capacity`` events wait, newer ones are dropped, counted in `dropped` and logged. An event that
-    nobody read for ``expiry`` seconds is thrown away and counted in `expired`. Events come in the order in which they
-    arrived; each is decoded anew for each subscriber, so nobody else sees what a reader does to it.
+    Iterate over it, or await `receive`, in any number of tasks; each event goes to one of them, and cancelling loses
+    none. While ``capacity`` events wait, newer ones are dropped, counted in `dropped` and logged. An event that was not
+    read for ``expiry`` seconds is dropped and counted in `expired`. Events keep the order of their arrival. Each
+    subscriber decodes its own copy.
 
-    Where the broker wants events acknowledged, that is done when a reader takes one, or with ``manual_ack`` by
-    `Event.ack`; what is dropped or thrown away is acknowledged too.
+    Where the broker expects acknowledgements, an event is acknowledged when a reader takes it, or with ``manual_ack``
+    by `Event.ack`. Dropped events are acknowledged, too.
     """
 
     __slots__ = (
@@ -33,17 +33,17 @@ class Subscriber:
         "_decode",
         "_dropped_since_full",
         "_items",
-        "_losses",
         "_manual_ack",
-        "_told",
-        "bell",
+        "_overflow_logged",
+        "_stats",
         "capacity",
         "dropped",
         "expired",
         "expiry",
-        "fetch",
+        "fetch_next",
         "name",
-        "unattended",
+        "notifier",
+        "on_unclaimed",
     )
 
     def __init__(
@@ -54,30 +54,30 @@ class Subscriber:
         expiry: float | None,
         decode: Callable[[bytes], Any],
         new_waiter: NewWaiter,
-        losses: Losses,
+        stats: DeliveryStats,
         manual_ack: bool = False,
     ) -> None:
         self.name = name
-        """What logs call this mailbox."""
+        """The name of this mailbox in logs."""
         self.capacity = capacity
         self.expiry = expiry
         self.dropped = 0
-        """Events that found this mailbox full."""
+        """How many events were dropped because this mailbox was full."""
         self.expired = 0
-        """Events that nobody read in time."""
-        self.unattended: Callable[[Subscriber], object] | None = None
-        """Called with this mailbox when an event was put that no task waits for."""
-        self.fetch: Callable[[], Awaitable[None]] | None = None
-        """Puts an event here; awaited when a reader wants one and none waits, if events do not come by themselves."""
+        """How many events were dropped because they were not read in time."""
+        self.on_unclaimed: Callable[[Subscriber], object] | None = None
+        """Called with this mailbox after an event was put for which no task waits."""
+        self.fetch_next: Callable[[], Awaitable[None]] | None = None
+        """Awaited by a reader of the empty mailbox, to put an event, where events are not pushed."""
         self._decode = decode
-        self._losses = losses
+        self._stats = stats
         self._manual_ack = manual_ack
-        self.bell = Bell(new_waiter)
-        """Rings when there may be something for `receive_nowait`."""
+        self.notifier = Notifier(new_waiter)
+        """Notifies when there may be an event for `receive_nowait`."""
         # A deque takes 600 bytes, and most mailboxes are empty most of the time.
-        self._items: deque[Entry] | None = None
+        self._items: deque[Timestamped] | None = None
         self._dropped_since_full = 0
-        self._told = False
+        self._overflow_logged = False
         self._closed = False
 
     def __len__(self) -> int:
@@ -85,32 +85,32 @@ class Subscriber:
         return len(self._items) if self._items else 0
 
     @property
-    def waited_for(self) -> bool:
+    def has_waiters(self) -> bool:
         """Whether a task waits for the next event."""
-        return self.bell.waited_for
+        return self.notifier.has_waiters
 
-    def put(self, entry: Entry, *, anyway: bool = False) -> None:
-        """Add an event, ``anyway`` or if there is room; else count it as dropped. Never waits, never raises."""
+    def put(self, entry: Timestamped, *, force: bool = False) -> None:
+        """Add an event if there is room (or with ``force``), else count it as dropped. Neither waits nor raises."""
         items = self._items
         if items is None:
             items = self._items = deque()
-        if len(items) >= self.capacity and not anyway:
-            self._forget_expired(items, entry[0])
+        if len(items) >= self.capacity and not force:
+            self._drop_expired(items, entry[0])
             if len(items) >= self.capacity:
                 self._drop()
                 return
         items.append(entry)
-        if entry[1].receipt is not None:
-            entry[1].receipt.hold()
-        if not self.bell.ring() and self.unattended is not None:
-            self.unattended(self)
+        if entry[1].ack_handle is not None:
+            entry[1].ack_handle.retain()
+        if not self.notifier.notify() and self.on_unclaimed is not None:
+            self.on_unclaimed(self)
 
-    def put_back(self, entry: Entry) -> None:
-        """Return an event that was received but not used; it is the next one again, whatever the capacity."""
+    def put_back(self, entry: Timestamped) -> None:
+        """Return an event that was received but not used to the head of the mailbox, whatever the capacity."""
         if self._items is None:
             self._items = deque()
         self._items.appendleft(entry)
-        self.bell.ring()
+        self.notifier.notify()
 
     async def receive(self) -> Event[Any]:
         """Wait for the next event. Raises `ListenerClosed` once the mailbox is closed and empty."""
@@ -120,37 +120,37 @@ class Subscriber:
                 return event
             if self._closed:
                 raise ListenerClosed(f"{self.name} is closed")
-            await (self.bell.wait() if self.fetch is None else self.fetch())
+            await (self.notifier.wait() if self.fetch_next is None else self.fetch_next())
 
     def receive_nowait(self) -> Event[Any] | None:
-        """The next event, or None if none waits."""
+        """Return the next event, or None."""
         found = self.take()
         if found is None:
             return None
         event, message = found
-        receipt = event.receipt if self._manual_ack else None
-        return Event(event.group, message, event.subscription, receipt, event.position, event.deliveries)
+        ack_handle = event.ack_handle if self._manual_ack else None
+        return Event(event.group, message, event.subscription, ack_handle, event.position, event.deliveries)
 
     def take(self) -> tuple[Event[bytes], Any] | None:
-        """The next event as it came from the broker, and its message decoded; None if none waits."""
+        """Return the next event as the layer emitted it, and its decoded message; or None."""
         items = self._items
         while items:
             arrived, event = items.popleft()
             if not items:
                 self._items = None
             if self._dropped_since_full and len(items) <= self.capacity // 2:
-                self._room_again()
+                self._log_recovered()
             if self.expiry is not None and arrived < monotonic() - self.expiry:
                 self._count_expired(event)
                 continue
             try:
                 message = self._decode(event.message)
             except DecodeError as error:
-                self._losses.frame_undecodable(self.name, error)
-                settle(event)
+                self._stats.count_undecodable(self.name, error)
+                release(event)
                 continue
-            if event.receipt is not None and not self._manual_ack:
-                event.receipt.settle()
+            if event.ack_handle is not None and not self._manual_ack:
+                event.ack_handle.release()
             return event, message
         return None
 
@@ -164,24 +164,24 @@ class Subscriber:
             raise StopAsyncIteration from None
 
     def close(self) -> None:
-        """Let readers take what waits, then end."""
+        """Let readers take the waiting events, then raise `ListenerClosed`."""
         self._closed = True
-        self.bell.ring_all()
+        self.notifier.notify_all()
 
     def clear(self) -> None:
-        """Throw away what waits."""
+        """Drop the waiting events."""
         items, self._items = self._items, None
         for _, event in items or ():
-            settle(event)
+            release(event)
 
-    def forget_expired(self, now: float) -> None:
-        """Throw away what has waited for longer than ``expiry`` at ``now`` (`time.monotonic`)."""
+    def drop_expired(self, now: float) -> None:
+        """Drop events that have waited for longer than ``expiry`` at ``now`` (`time.monotonic`)."""
         if self._items:
-            self._forget_expired(self._items, now)
+            self._drop_expired(self._items, now)
             if not self._items:
                 self._items = None
 
-    def _forget_expired(self, items: deque[Entry], now: float) -> None:
+    def _drop_expired(self, items: deque[Timestamped], now: float) -> None:
         if self.expiry is None:
             return
         oldest = now - self.expiry
@@ -189,24 +189,24 @@ class Subscriber:
             self._count_expired(items.popleft()[1])
 
     def _count_expired(self, event: Event[bytes]) -> None:
-        settle(event)
+        release(event)
         self.expired += 1
-        self._losses.expired += 1
+        self._stats.expired += 1
 
     def _drop(self) -> None:
         self.dropped += 1
-        self._losses.dropped += 1
+        self._stats.dropped += 1
         self._dropped_since_full += 1
         if self._dropped_since_full == 1:
-            self._told = self._losses.mailbox_full(self.name, self.capacity)
+            self._overflow_logged = self._stats.log_overflow(self.name, self.capacity)
 
-    def _room_again(self) -> None:
-        if self._told:
-            self._losses.room_again(self.name, self._dropped_since_full)
+    def _log_recovered(self) -> None:
+        if self._overflow_logged:
+            self._stats.log_recovered(self.name, self._dropped_since_full)
         self._dropped_since_full = 0
 
 
-def settle(event: Event[bytes]) -> None:
-    """Be done with an event, whether its broker wants to know or not."""
-    if event.receipt is not None:
-        event.receipt.settle()
+def release(event: Event[bytes]) -> None:
+    """Release an event's ack handle, if it has one."""
+    if event.ack_handle is not None:
+        event.ack_handle.release()

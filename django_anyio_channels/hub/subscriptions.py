@@ -1,4 +1,4 @@
-"""The table of wanted groups and patterns, and what the broker knows of it."""
+"""The registry of wanted groups and patterns, and what the broker knows of them."""
 
 from __future__ import annotations
 
@@ -13,33 +13,43 @@ import anyio
 from ..core.events import Event, Gap
 from ..core.exceptions import ChannelLayerError, ListenerClosed
 from ..core.layer import BaseChannelLayer, subscribing
-from ..core.notifier import Bell, NewWaiter
-from ..core.stats import BoundedLog
-from .subscriber import Entry
-from .supervisor import Life, logger
+from ..core.notifier import NewWaiter, Notifier
+from ..core.stats import RateLimitedLogger
+from .session import Session, logger
+from .subscriber import Timestamped
 
 _AT_ONCE = 500
 
 
 class Sink(Protocol):
-    """What events are fanned out to."""
+    """A receiver of the fan-out."""
 
-    def put(self, entry: Entry) -> None:
-        """Take an event; never waits, never raises."""
+    def put(self, entry: Timestamped) -> None:
+        """Take an event. Neither waits nor raises."""
 
     def close(self) -> None:
-        """No more events will come."""
+        """Called when no more events will come."""
 
 
-class Topic:
-    """One name, who wants it, and in which life the broker was told."""
+class Subscription:
+    """One group or pattern: its sinks, and the sessions in which the broker was asked for it."""
 
-    __slots__ = ("busy", "changed", "name", "sinks", "subscribe", "subscribed", "table", "told", "unsubscribe")
+    __slots__ = (
+        "busy",
+        "changed",
+        "confirmed_in",
+        "name",
+        "requested_in",
+        "sinks",
+        "subscribe",
+        "table",
+        "unsubscribe",
+    )
 
     def __init__(
         self,
         name: str,
-        table: dict[str, Topic],
+        table: dict[str, Subscription],
         subscribe: Callable[[str], Awaitable[None]],
         unsubscribe: Callable[[str], Awaitable[None]],
         new_waiter: NewWaiter,
@@ -48,19 +58,19 @@ class Topic:
         self.table = table
         self.subscribe = subscribe
         self.unsubscribe = unsubscribe
-        self.sinks: dict[Sink, _Attaching | None] = {}
-        """With the calls that are attaching it, until the first of them has."""
-        self.subscribed: Life | None = None
-        """The life in which the broker has confirmed the subscription."""
-        self.told: Life | None = None
-        """The life in which the broker may have heard of it."""
+        self.sinks: dict[Sink, _PendingAttach | None] = {}
+        """Each with the `add_sink` calls that wait for its subscription, until the first of them succeeds."""
+        self.confirmed_in: Session | None = None
+        """The session in which the broker has confirmed the subscription."""
+        self.requested_in: Session | None = None
+        """The session in which a subscription was requested."""
         self.busy = False
-        """A call to the broker about this name is under way; `changed` rings when it ends."""
-        self.changed = Bell(new_waiter)
+        """A call to the broker about this name is in flight; `changed` notifies of its end."""
+        self.changed = Notifier(new_waiter)
 
 
-class _Attaching:
-    """The calls of `Topics.attach` that wait for one sink's subscription; the last to fail takes the sink away."""
+class _PendingAttach:
+    """The `add_sink` calls that wait for one sink's subscription; the last one to fail removes the sink."""
 
     __slots__ = ("calls",)
 
@@ -68,40 +78,39 @@ class _Attaching:
         self.calls = 0
 
 
-class Topics:
+class SubscriptionRegistry:
     """Fans events out to sinks, and keeps the broker's subscriptions equal to what the sinks want.
 
-    The table changes at once, the broker is told afterwards; a cancellation can only hit the second part, and what it
-    leaves undone is done by `tidy`.
+    The tables change at once, before any I/O. A cancellation can only hit the I/O, and `prune_unused` completes it.
     """
 
     def __init__(
         self,
         layer: BaseChannelLayer,
-        up: Callable[[], Awaitable[Life]],
+        wait_connected: Callable[[], Awaitable[Session]],
         new_waiter: NewWaiter,
         on_missed: Callable[[str, float | None], None],
-        on_late: Callable[[str, float], None],
+        on_resubscribed: Callable[[str, float], None],
     ) -> None:
-        """``on_missed`` is called with each group or pattern of which the layer could not get everything.
+        """``on_missed`` is called with the group or pattern and the seconds of each `Gap`.
 
-        It is given `Gap.seconds`, too. ``on_late`` is called with one that the broker refused to subscribe to again,
-        once it has, and how many seconds that took.
+        ``on_resubscribed`` is called with a group or pattern that the broker refused for a time in this session, and
+        with the length of that time in seconds.
         """
         self._layer = layer
         self._on_missed = on_missed
-        self._on_late = on_late
-        self._up = up
+        self._on_resubscribed = on_resubscribed
+        self._wait_connected = wait_connected
         self._new_waiter = new_waiter
-        self._groups: dict[str, Topic] = {}
-        self._patterns: dict[str, Topic] = {}
-        self._life: Life | None = None
-        self._unwanted: dict[Topic, None] = {}
-        self._untidy = Bell(new_waiter)
-        self._refused: dict[Topic, float] = {}
-        """What the broker would not subscribe to again in this life, and since when."""
-        self._was_refused = Bell(new_waiter)
-        self._log = BoundedLog()
+        self._groups: dict[str, Subscription] = {}
+        self._patterns: dict[str, Subscription] = {}
+        self._session: Session | None = None
+        self._unused: dict[Subscription, None] = {}
+        self._pruning = Notifier(new_waiter)
+        self._refused: dict[Subscription, float] = {}
+        """The subscriptions that the broker refused to restore in this session, and since when."""
+        self._was_refused = Notifier(new_waiter)
+        self._log = RateLimitedLogger()
 
     def __len__(self) -> int:
         return len(self._groups) + len(self._patterns)
@@ -112,167 +121,170 @@ class Topics:
             self._on_missed(event.group, event.seconds)
             return
         name = event.subscription
-        topic = self._groups.get(event.group) if name is None else self._patterns.get(name) or self._groups.get(name)
-        if topic is not None:
+        if name is None:
+            subscription = self._groups.get(event.group)
+        else:
+            subscription = self._patterns.get(name) or self._groups.get(name)
+        if subscription is not None:
             entry = (monotonic(), event)
-            for sink in topic.sinks:
+            for sink in subscription.sinks:
                 sink.put(entry)
-        if event.receipt is not None:
-            event.receipt.settle()
+        if event.ack_handle is not None:
+            event.ack_handle.release()
 
-    async def attach(self, name: str, sink: Sink, *, pattern: bool = False) -> None:
-        """Add a sink; returns when what anyone publishes afterwards is seen. If it raises, the sink is not added."""
-        topic = self._topic(name, pattern)
-        life = self._life
-        if life is not None and topic.subscribed is life and life.error is None:
-            topic.sinks[sink] = None
+    async def add_sink(self, name: str, sink: Sink, *, pattern: bool = False) -> None:
+        """Add a sink. In effect for every later publish when it returns; if it raises, the sink is not added."""
+        subscription = self._subscription(name, pattern)
+        session = self._session
+        if session is not None and subscription.confirmed_in is session and session.error is None:
+            subscription.sinks[sink] = None
             return
-        attaching = topic.sinks.setdefault(sink, _Attaching())
-        if attaching is None:
-            await self._settle(topic)
+        pending = subscription.sinks.setdefault(sink, _PendingAttach())
+        if pending is None:
+            await self._confirm(subscription)
             return
-        attaching.calls += 1
+        pending.calls += 1
         try:
-            await self._settle(topic)
+            await self._confirm(subscription)
         except BaseException:
-            attaching.calls -= 1
-            if not attaching.calls and topic.sinks.get(sink) is attaching:
-                self._remove(topic, sink)
+            pending.calls -= 1
+            if not pending.calls and subscription.sinks.get(sink) is pending:
+                self._remove(subscription, sink)
             raise
-        if topic.sinks.get(sink) is attaching:
-            topic.sinks[sink] = None
+        if subscription.sinks.get(sink) is pending:
+            subscription.sinks[sink] = None
 
-    def is_attached(self, name: str, sink: Sink) -> bool:
-        """Whether a group has this sink, or somebody waits for that."""
-        topic = self._groups.get(name)
-        return topic is not None and sink in topic.sinks
+    def has_sink(self, name: str, sink: Sink) -> bool:
+        """Return whether a group has this sink, or an `add_sink` call waits for it."""
+        subscription = self._groups.get(name)
+        return subscription is not None and sink in subscription.sinks
 
-    def detach(self, name: str, sink: Sink, *, pattern: bool = False) -> None:
-        """Remove a sink at once; the broker is told soon."""
-        topic = (self._patterns if pattern else self._groups).get(name)
-        if topic is not None:
-            self._remove(topic, sink)
+    def remove_sink(self, name: str, sink: Sink, *, pattern: bool = False) -> None:
+        """Remove a sink at once; `prune_unused` unsubscribes."""
+        subscription = (self._patterns if pattern else self._groups).get(name)
+        if subscription is not None:
+            self._remove(subscription, sink)
 
-    async def restore(self, life: Life) -> None:
-        """Tell a broker that knows nothing yet of everything that is wanted."""
-        self._life = life
+    async def restore(self, session: Session) -> None:
+        """Subscribe to everything that is wanted, in a new session."""
+        self._session = session
         self._refused.clear()
-        topics = iter([*self._groups.values(), *self._patterns.values()])
-        while batch := list(islice(topics, _AT_ONCE)):
+        subscriptions = iter([*self._groups.values(), *self._patterns.values()])
+        while batch := list(islice(subscriptions, _AT_ONCE)):
             async with anyio.create_task_group() as tasks:
-                for topic in batch:
-                    tasks.start_soon(self._restore, topic, life)
+                for subscription in batch:
+                    tasks.start_soon(self._restore, subscription, session)
 
-    async def tidy(self) -> None:
-        """Tell the broker what is no longer wanted, until cancelled."""
+    async def prune_unused(self) -> None:
+        """Unsubscribe from what has no sinks, until cancelled."""
         while True:
-            while self._unwanted:
-                topic = next(iter(self._unwanted))
-                del self._unwanted[topic]
-                await self._forget(topic)
-            await self._untidy.wait()
+            while self._unused:
+                subscription = next(iter(self._unused))
+                del self._unused[subscription]
+                await self._unsubscribe_unused(subscription)
+            await self._pruning.wait()
 
-    async def ask_again(self, seconds: float) -> None:
-        """Try every so many ``seconds`` to subscribe to what the broker has refused, until cancelled."""
+    async def retry_refused(self, seconds: float) -> None:
+        """Retry refused subscriptions every ``seconds``, until cancelled."""
         while True:
             while self._refused:
                 await anyio.sleep(seconds)
-                await self._ask_again()
+                await self._retry_refused()
             await self._was_refused.wait()
 
-    async def _ask_again(self) -> None:
-        for topic, since in list(self._refused.items()):
-            life = self._life
-            if life is None or life.catches_up is None or life.error is not None:
-                return  # this life is not up yet, or over; the next one is told of everything
-            await self._restore(topic, life)
-            if self._life is life and (topic.subscribed is life or not topic.sinks):
-                del self._refused[topic]
-                if topic.sinks and not life.catches_up:
-                    self._on_late(topic.name, monotonic() - since)
+    async def _retry_refused(self) -> None:
+        for subscription, since in list(self._refused.items()):
+            session = self._session
+            if session is None or session.catches_up is None or session.error is not None:
+                return  # this session is not up yet, or over; `restore` does all in the next one
+            await self._restore(subscription, session)
+            if self._session is session and (subscription.confirmed_in is session or not subscription.sinks):
+                del self._refused[subscription]
+                if subscription.sinks and not session.catches_up:
+                    self._on_resubscribed(subscription.name, monotonic() - since)
 
     def close(self) -> None:
         """Close every sink."""
-        for topic in [*self._groups.values(), *self._patterns.values()]:
-            for sink in list(topic.sinks):
+        for subscription in [*self._groups.values(), *self._patterns.values()]:
+            for sink in list(subscription.sinks):
                 sink.close()
         self._groups.clear()
         self._patterns.clear()
 
-    def _topic(self, name: str, pattern: bool) -> Topic:
+    def _subscription(self, name: str, pattern: bool) -> Subscription:
         table = self._patterns if pattern else self._groups
-        topic = table.get(name)
-        if topic is None:
+        subscription = table.get(name)
+        if subscription is None:
             subscribe = self._layer.subscribe_pattern if pattern else self._layer.subscribe
             unsubscribe = self._layer.unsubscribe_pattern if pattern else self._layer.unsubscribe
-            topic = table[name] = Topic(name, table, subscribe, unsubscribe, self._new_waiter)
-        return topic
+            subscription = table[name] = Subscription(name, table, subscribe, unsubscribe, self._new_waiter)
+        return subscription
 
-    def _remove(self, topic: Topic, sink: Sink) -> None:
-        topic.sinks.pop(sink, None)
-        if not topic.sinks:
-            self._unwanted[topic] = None
-            self._untidy.ring()
+    def _remove(self, subscription: Subscription, sink: Sink) -> None:
+        subscription.sinks.pop(sink, None)
+        if not subscription.sinks:
+            self._unused[subscription] = None
+            self._pruning.notify()
 
-    async def _settle(self, topic: Topic) -> None:
+    async def _confirm(self, subscription: Subscription) -> None:
         while True:
-            life = await self._up()
-            if topic.subscribed is life:
+            session = await self._wait_connected()
+            if subscription.confirmed_in is session:
                 return
-            if topic.busy:
-                await topic.changed.wait()
+            if subscription.busy:
+                await subscription.changed.wait()
             else:
-                await self._subscribe(topic, life)
+                await self._subscribe(subscription, session)
 
-    async def _restore(self, topic: Topic, life: Life) -> None:
-        while topic.busy:
-            await topic.changed.wait()
-        if topic.sinks:
+    async def _restore(self, subscription: Subscription, session: Session) -> None:
+        while subscription.busy:
+            await subscription.changed.wait()
+        if subscription.sinks:
             try:
-                await self._subscribe(topic, life)
+                await self._subscribe(subscription, session)
             except Exception as error:
                 trace = None if isinstance(error, ChannelLayerError) else error
-                text = "Could not subscribe to %s again, so its subscribers hear nothing; it is tried again: %r"
-                self._log.write(logging.ERROR, text, topic.name, error, exc_info=trace)
-                self._refused.setdefault(topic, monotonic())
-                self._was_refused.ring()
+                text = "Could not restore the subscription to %s; it is retried, and receives nothing until then: %r"
+                self._log.write(logging.ERROR, text, subscription.name, error, exc_info=trace)
+                self._refused.setdefault(subscription, monotonic())
+                self._was_refused.notify()
 
-    async def _subscribe(self, topic: Topic, life: Life) -> None:
-        topic.busy = True
-        topic.told = life
-        token = subscribing.set(topic.name)
+    async def _subscribe(self, subscription: Subscription, session: Session) -> None:
+        subscription.busy = True
+        subscription.requested_in = session
+        token = subscribing.set(subscription.name)
         try:
-            await topic.subscribe(topic.name)
-            topic.subscribed = life
+            await subscription.subscribe(subscription.name)
+            subscription.confirmed_in = session
         except ListenerClosed as error:
-            life.end(error)
+            session.fail(error)
         finally:
             subscribing.reset(token)
-            topic.busy = False
-            topic.changed.ring_all()
+            subscription.busy = False
+            subscription.changed.notify_all()
 
-    async def _forget(self, topic: Topic) -> None:
-        while topic.busy:
-            await topic.changed.wait()
-        if topic.sinks:
+    async def _unsubscribe_unused(self, subscription: Subscription) -> None:
+        while subscription.busy:
+            await subscription.changed.wait()
+        if subscription.sinks:
             return
-        life = self._life
-        if life is not None and topic.told is life and life.error is None:
-            await self._unsubscribe(topic, life)
-        if not topic.sinks and topic.table.get(topic.name) is topic:
-            del topic.table[topic.name]
+        session = self._session
+        if session is not None and subscription.requested_in is session and session.error is None:
+            await self._unsubscribe(subscription, session)
+        if not subscription.sinks and subscription.table.get(subscription.name) is subscription:
+            del subscription.table[subscription.name]
 
-    async def _unsubscribe(self, topic: Topic, life: Life) -> None:
-        topic.busy = True
-        topic.subscribed = topic.told = None
-        token = subscribing.set(topic.name)
+    async def _unsubscribe(self, subscription: Subscription, session: Session) -> None:
+        subscription.busy = True
+        subscription.confirmed_in = subscription.requested_in = None
+        token = subscribing.set(subscription.name)
         try:
-            await topic.unsubscribe(topic.name)
+            await subscription.unsubscribe(subscription.name)
         except ListenerClosed as error:
-            life.end(error)
+            session.fail(error)
         except Exception:
-            logger.exception("Could not unsubscribe from %s", topic.name)
+            logger.exception("Could not unsubscribe from %s", subscription.name)
         finally:
             subscribing.reset(token)
-            topic.busy = False
-            topic.changed.ring_all()
+            subscription.busy = False
+            subscription.changed.notify_all()

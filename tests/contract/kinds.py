@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from django_anyio_channels import BaseChannelLayer, InMemoryChannelLayer, RedisStreamsChannelLayer, ShardedChannelLayer
-from django_anyio_channels.brokers.memory.layer import InMemoryBroker
+from django_anyio_channels.brokers.memory.broker import InMemoryBroker
 from django_anyio_channels.django.config import read_config
 from tests.support.brokers import mosquitto, postgres, redis
 from tests.support.brokers.server import Server, running
@@ -56,7 +56,7 @@ class Kind:
     """The broker is a process that can be killed: a `MortalBroker`."""
 
     blocking: bool = False
-    """The layer is a `BlockingPublisher`."""
+    """The layer is a `SupportsBlockingPublish`."""
 
     pattern: Callable[[str], str] | None = None
     """Makes the pattern that matches every group beginning with a given text of letters, digits and ``.``.
@@ -99,9 +99,9 @@ class AcknowledgingLayer(RedisStreamsChannelLayer):
     """Its queues are those of acknowledged jobs; a job is acknowledged when it is taken."""
 
     async def take(self, queue: str) -> bytes:
-        event = await self.take_job(queue, "dead")
-        assert event.receipt is not None
-        event.receipt.settle()
+        event = await self.receive_job(queue)
+        assert event.ack_handle is not None
+        event.ack_handle.release()
         return event.message
 
 
@@ -160,7 +160,7 @@ class ServerBroker:
     """For servers that have to find each other once they accept connections."""
 
     def layer(self) -> BaseChannelLayer:
-        return read_config(self.config()).make_layer()
+        return read_config(self.config()).make_layers()[0]
 
     def config(self) -> dict[str, Any]:
         return {"url": self.url, "options": self.options}

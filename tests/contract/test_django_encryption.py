@@ -74,7 +74,7 @@ async def test_frames_that_no_layer_wrote_end_nothing(processes: Processes) -> N
         b"\n\x81\xa2do\xa4what",
         channel.encode() + b"\n\xc1",
     ]
-    driver = layer._settings.make_layer()
+    driver = layer._settings.make_layers()[0]
     await driver.connect()
     for frame in garbage:
         for topic in (f"{prefix}:i:{node}", f"{prefix}:c:nodes", f"{prefix}:g:g"):

@@ -18,7 +18,12 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from django_anyio_channels import DecodeError, MissingDriver, PayloadTooLarge
-from django_anyio_channels.core.serializers import EncryptedSerializer, MessagePackSerializer, Serializer, encode_within
+from django_anyio_channels.core.serializers import (
+    EncryptedSerializer,
+    MessagePackSerializer,
+    Serializer,
+    encode_limited,
+)
 
 PLAIN = MessagePackSerializer()
 ENCRYPTED = EncryptedSerializer(PLAIN, ["secret"])
@@ -163,9 +168,9 @@ def test_a_refused_message_breaks_nothing() -> None:
 @pytest.mark.parametrize("serializer", [PLAIN, ENCRYPTED], ids=["plain", "encrypted"])
 def test_the_limit_counts_the_bytes_of_the_frame(serializer: Serializer) -> None:
     size = len(serializer.encode("x" * 50))
-    assert serializer.decode(encode_within(size, serializer, "x" * 50)) == "x" * 50
+    assert serializer.decode(encode_limited(size, serializer, "x" * 50)) == "x" * 50
     with pytest.raises(PayloadTooLarge, match=f"has {size} bytes; max_message_size is {size - 1}. Send less .*raise"):
-        encode_within(size - 1, serializer, "x" * 50)
+        encode_limited(size - 1, serializer, "x" * 50)
 
 
 # ---- frames of others --------------------------------------------------------------------------------------------

@@ -40,7 +40,7 @@ class Brokers:
 
     def named_at(self, names: list[str], topic: str) -> list[list[str]]:
         """Which of the names are at each of the brokers, as part of such a topic."""
-        layer = read_config(self.config()).make_layer()
+        layer = read_config(self.config()).make_layers()[0]
         return [[name for name in names if layer.part_of(topic + name) is part] for part in layer.parts]
 
 
@@ -166,8 +166,8 @@ async def test_the_death_of_one_broker_is_no_matter_of_the_others(two: Brokers) 
     settings = read_config(two.config())
     dead, living = (f"room-{names[0]}" for names in two.named_at([str(number) for number in range(12)], "room-"))
     async with (
-        Channel(settings.make_layer()) as channel,
-        Channel(settings.make_layer()) as other,
+        Channel(settings.make_layers()[0]) as channel,
+        Channel(settings.make_layers()[0]) as other,
         channel.subscribe(dead, living) as subscriber,
     ):
         with anyio.fail_after(TIME_LIMIT):

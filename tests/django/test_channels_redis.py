@@ -55,7 +55,7 @@ BACKEND = "django_anyio_channels.channels_redis.RedisChannelLayer"
     ids=lambda value: None,
 )
 def test_hosts_in_every_form(hosts: Any, address: str) -> None:
-    made = RedisChannelLayer.read_config({"hosts": hosts}).make_layer()
+    made = RedisChannelLayer.read_config({"hosts": hosts}).make_layers()[0]
     assert isinstance(made, RedisPubSubChannelLayer if len(hosts or [1]) == 1 else ShardedChannelLayer)
     assert made.address == address
 

@@ -24,7 +24,7 @@ class Own(InMemoryChannelLayer):
 
 def test_nothing_is_needed() -> None:
     settings = read_config({})
-    assert isinstance(settings.make_layer(), InMemoryChannelLayer)
+    assert isinstance(settings.make_layers()[0], InMemoryChannelLayer)
     assert (settings.prefix, settings.expiry, settings.group_expiry, settings.capacity) == ("asgi", 60.0, 86400.0, 100)
     assert settings.encode({"a": 1}) == b"\x81\xa1a\x01"
 
@@ -130,13 +130,13 @@ def test_a_mistake_is_named_with_its_cure(config: dict[str, Any], message: str, 
 @pytest.mark.parametrize("layer", [Own, f"{__name__}.Own"])
 def test_a_layer_of_ones_own(layer: object) -> None:
     broker = InMemoryBroker()
-    made = read_config({"layer": layer, "options": {"broker": broker}}).make_layer()
+    made = read_config({"layer": layer, "options": {"broker": broker}}).make_layers()[0]
     assert isinstance(made, Own)
     assert made.broker is broker
 
 
 def test_a_layer_of_ones_own_need_not_be_in_memory() -> None:
-    assert isinstance(read_config({"layer": SixVerbs}).make_layer(), SixVerbs)
+    assert isinstance(read_config({"layer": SixVerbs}).make_layers()[0], SixVerbs)
 
 
 def test_layers_of_one_config_share_the_broker_and_layers_of_two_do_not() -> None:
@@ -146,8 +146,8 @@ def test_layers_of_one_config_share_the_broker_and_layers_of_two_do_not() -> Non
         assert isinstance(layer, InMemoryChannelLayer)
         return layer.broker
 
-    assert broker_of(one.make_layer()) is broker_of(one.make_layer())
-    assert broker_of(one.make_layer()) is not broker_of(other.make_layer())
+    assert broker_of(one.make_layers()[0]) is broker_of(one.make_layers()[0])
+    assert broker_of(one.make_layers()[0]) is not broker_of(other.make_layers()[0])
 
 
 @pytest.mark.parametrize("keys", [None, [], ()])

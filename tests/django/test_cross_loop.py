@@ -42,7 +42,7 @@ class OtherThread:
         finally:
             self.loop.close()
 
-    def settle(self) -> None:
+    def release(self) -> None:
         """Return when the loop has done all that it was asked to do before."""
         for _ in range(3):
             asyncio.run_coroutine_threadsafe(asyncio.sleep(0), self.loop).result(TIME_LIMIT)
@@ -56,7 +56,7 @@ class OtherThread:
 @pytest.fixture
 def other() -> Iterator[OtherThread]:
     other = OtherThread()
-    other.settle()
+    other.release()
     yield other
     other.end()
 
@@ -105,7 +105,7 @@ def test_a_blocked_loop_is_named_after_the_time_limit(other: OtherThread) -> Non
 
 def test_a_loop_that_ends_meanwhile_is_an_error(other: OtherThread) -> None:
     future = start_in(other.loop, never, other.undone.append)
-    other.settle()
+    other.release()
     other.end()
     with pytest.raises(LoopEnded, match="ended meanwhile"):
         wait_blocking(future, TIME_LIMIT)
@@ -117,7 +117,7 @@ def test_cancelling_what_a_loop_left_undone_when_it_was_closed_is_no_error(other
     other.cancels_its_tasks = False
     other.loop.set_exception_handler(lambda loop, context: None)  # asyncio tells of the task that is left
     future = start_in(other.loop, never, other.undone.append)
-    other.settle()
+    other.release()
     other.end()
     assert future.cancel()
     with pytest.raises(CancelledError):
@@ -135,7 +135,7 @@ def test_cancelling_cancels_the_work(other: OtherThread) -> None:
             raise
 
     future = start_in(other.loop, work, other.undone.append)
-    other.settle()
+    other.release()
     assert future.cancel()
     assert cancelled.wait(TIME_LIMIT)
     assert other.undone == []
@@ -151,7 +151,7 @@ def test_a_result_that_comes_too_late_is_undone(other: OtherThread) -> None:
     future = start_in(other.loop, work, other.undone.append)
     assert future.cancel()
     release.set()
-    other.settle()
+    other.release()
     assert other.undone == [42]
 
 
@@ -165,7 +165,7 @@ def test_an_error_that_comes_too_late_is_nobodys(other: OtherThread) -> None:
     future = start_in(other.loop, work, other.undone.append)
     assert future.cancel()
     release.set()
-    other.settle()
+    other.release()
     assert other.undone == []
 
 
@@ -177,13 +177,13 @@ def test_a_caller_who_is_cancelled_with_the_result_in_hand_loses_nothing(
         future = start_in(other.loop, work, other.undone.append)  # type: ignore[arg-type]
         waiting = asyncio.ensure_future(wait_here(future, other.loop, other.undone.append, None))
         await asyncio.sleep(0)
-        other.settle()  # the result is there, but this loop has not yet seen it
+        other.release()  # the result is there, but this loop has not yet seen it
         waiting.cancel()
         await asyncio.wait([waiting])
         assert waiting.cancelled()
 
     asyncio.run(main())
-    other.settle()
+    other.release()
     assert other.undone == undone
 
 
@@ -197,5 +197,5 @@ def test_a_caller_who_is_cancelled_while_it_waits_cancels_the_work(other: OtherT
         assert future.cancelled()
 
     asyncio.run(main())
-    other.settle()
+    other.release()
     assert len(asyncio.all_tasks(other.loop)) == 1

@@ -149,9 +149,9 @@ def test_what_config_may_not_say(alias: Alias, config: dict[str, Any], message: 
 def test_each_layer_looks_into_databases_anew(alias: Alias) -> None:
     alias(HOST="db")
     settings = read_config({"database": "chat"})
-    assert settings.make_layer().address == "postgresql://db/shop"
+    assert settings.make_layers()[0].address == "postgresql://db/shop"
     connections.settings["chat"]["NAME"] = "test_shop"  # what Django's test runner does
-    assert settings.make_layer().address == "postgresql://db/test_shop"
+    assert settings.make_layers()[0].address == "postgresql://db/test_shop"
 
 
 def test_the_system_check_has_a_number_of_its_own() -> None:

@@ -35,8 +35,8 @@ class FrailLayer(InMemoryChannelLayer):
 
     def cut(self) -> None:
         """What happens to a link when its broker is killed."""
-        assert self._mailroom is not None
-        self._mailroom.close()
+        assert self._inbox is not None
+        self._inbox.close()
 
 
 REPLY = {"number": "1", "answer_to": "0123456789abcdef"}
@@ -170,7 +170,7 @@ def test_an_order_that_cannot_be_answered_is_logged(caplog: pytest.LogCaptureFix
         async def no_link(topic: str, frame: bytes) -> int | None:
             raise ListenerClosed("the cable is out")
 
-        node.channel.publish_frame = no_link  # type: ignore[method-assign,assignment]
+        node.channel.publish_payload = no_link  # type: ignore[method-assign,assignment]
         await send_to_inbox(owner, stranger, frame_of(owner, {"do": "dance", **REPLY}))
         await asyncio.sleep(0)
 

@@ -11,15 +11,15 @@ import pytest
 from anyio.lowlevel import checkpoint
 
 from django_anyio_channels import Channel, Event, InMemoryChannelLayer, ListenerClosed, Subscriber
-from django_anyio_channels.core.notifier import waiter_factory
+from django_anyio_channels.core.notifier import waiter_type
 from django_anyio_channels.core.serializers import MessagePackSerializer
-from django_anyio_channels.core.stats import Losses
+from django_anyio_channels.core.stats import DeliveryStats
 from tests.support.scripted import TIME_LIMIT, ScriptedLayer
 
 SERIALIZER = MessagePackSerializer()
 
 
-class Receipt:
+class AckHandle:
     """Counts who deals with an event, and remembers whether its broker was told."""
 
     def __init__(self, error: ListenerClosed | None = None) -> None:
@@ -31,27 +31,27 @@ class Receipt:
         assert self.holders >= 0, "settled more often than held"
         return self.holders == 0
 
-    def hold(self) -> None:
+    def retain(self) -> None:
         self.holders += 1
 
-    def settle(self) -> Awaitable[None]:
+    def release(self) -> Awaitable[None]:
         self.holders -= 1
         return self._told()
 
     def _told(self) -> Awaitable[None]:
-        receipt = self
+        ack_handle = self
 
         class Told:
             def __await__(self) -> Any:
-                if receipt._error is not None:
-                    raise receipt._error
+                if ack_handle._error is not None:
+                    raise ack_handle._error
                 return (yield from checkpoint().__await__())
 
         return Told()
 
 
-def event(message: object, receipt: Receipt | None) -> Event[bytes]:
-    return Event("room", SERIALIZER.encode(message), receipt=receipt)
+def event(message: object, ack_handle: AckHandle | None) -> Event[bytes]:
+    return Event("room", SERIALIZER.encode(message), ack_handle=ack_handle)
 
 
 def mailbox(*, capacity: int = 10, expiry: float | None = 60.0, manual_ack: bool = False) -> Subscriber:
@@ -60,120 +60,120 @@ def mailbox(*, capacity: int = 10, expiry: float | None = 60.0, manual_ack: bool
         capacity=capacity,
         expiry=expiry,
         decode=SERIALIZER.decode,
-        new_waiter=waiter_factory(),
-        losses=Losses(),
+        new_waiter=waiter_type(),
+        stats=DeliveryStats(),
         manual_ack=manual_ack,
     )
 
 
 @pytest.fixture
-def receipt() -> Receipt:
-    return Receipt()
+def ack_handle() -> AckHandle:
+    return AckHandle()
 
 
 @pytest.mark.anyio
-async def test_a_taken_event_is_acknowledged(receipt: Receipt) -> None:
+async def test_a_taken_event_is_acknowledged(ack_handle: AckHandle) -> None:
     layer = ScriptedLayer()
     async with Channel(layer) as channel, channel.subscribe("room") as subscriber:
-        layer.play(event("taken", receipt), event("second", None))
+        layer.play(event("taken", ack_handle), event("second", None))
         with anyio.fail_after(TIME_LIMIT):
             while len(subscriber) < 2:
                 await checkpoint()
-        assert receipt.holders == 1, "one mailbox holds it, the hub no more"
+        assert ack_handle.holders == 1, "one mailbox holds it, the hub no more"
         taken = await subscriber.receive()
-        assert receipt.acknowledged
+        assert ack_handle.acknowledged
         await taken.ack()
-        assert receipt.acknowledged
+        assert ack_handle.acknowledged
 
 
 @pytest.mark.anyio
-async def test_with_manual_acknowledgement_it_is_the_readers_word_that_counts(receipt: Receipt) -> None:
+async def test_with_manual_acknowledgement_it_is_the_readers_word_that_counts(ack_handle: AckHandle) -> None:
     layer = ScriptedLayer()
     async with Channel(layer) as channel, channel.subscribe("room", ack="manual") as subscriber:
-        layer.play(event("job", receipt))
+        layer.play(event("job", ack_handle))
         with anyio.fail_after(TIME_LIMIT):
             taken = await subscriber.receive()
-        assert not receipt.acknowledged
+        assert not ack_handle.acknowledged
         await taken.ack()
-        assert receipt.acknowledged
+        assert ack_handle.acknowledged
         await taken.ack()
-        assert receipt.holders == 0
+        assert ack_handle.holders == 0
 
 
 @pytest.mark.anyio
-async def test_it_is_acknowledged_when_the_last_of_its_readers_has_it(receipt: Receipt) -> None:
+async def test_it_is_acknowledged_when_the_last_of_its_readers_has_it(ack_handle: AckHandle) -> None:
     layer = ScriptedLayer()
     async with (
         Channel(layer) as channel,
         channel.subscribe("room") as first,
         channel.subscribe("room", ack="manual") as second,
     ):
-        layer.play(event("both", receipt))
+        layer.play(event("both", ack_handle))
         with anyio.fail_after(TIME_LIMIT):
             await first.receive()
-            assert not receipt.acknowledged
+            assert not ack_handle.acknowledged
             taken = await second.receive()
-        assert not receipt.acknowledged
+        assert not ack_handle.acknowledged
         taken.ack()
-        assert receipt.acknowledged
+        assert ack_handle.acknowledged
 
 
 @pytest.mark.anyio
-async def test_what_nobody_wants_is_acknowledged(receipt: Receipt) -> None:
+async def test_what_nobody_wants_is_acknowledged(ack_handle: AckHandle) -> None:
     layer = ScriptedLayer()
     async with Channel(layer) as channel, channel.subscribe("another room") as subscriber:
-        layer.play(event("nobody", receipt), Event("another room", SERIALIZER.encode("next")))
+        layer.play(event("nobody", ack_handle), Event("another room", SERIALIZER.encode("next")))
         with anyio.fail_after(TIME_LIMIT):
             await subscriber.receive()
-        assert receipt.acknowledged
+        assert ack_handle.acknowledged
 
 
 @pytest.mark.anyio
-async def test_leaving_acknowledges_what_was_not_read(receipt: Receipt) -> None:
+async def test_leaving_acknowledges_what_was_not_read(ack_handle: AckHandle) -> None:
     layer = ScriptedLayer()
     async with Channel(layer) as channel:
         async with channel.subscribe("room") as subscriber:
-            layer.play(event("unread", receipt))
+            layer.play(event("unread", ack_handle))
             with anyio.fail_after(TIME_LIMIT):
                 while not len(subscriber):
                     await checkpoint()
-            assert not receipt.acknowledged
-        assert receipt.acknowledged
+            assert not ack_handle.acknowledged
+        assert ack_handle.acknowledged
 
 
 @pytest.mark.anyio
-async def test_a_full_mailbox_does_not_hold_what_it_drops(receipt: Receipt) -> None:
+async def test_a_full_mailbox_does_not_hold_what_it_drops(ack_handle: AckHandle) -> None:
     subscriber = mailbox(capacity=1, manual_ack=True)
-    subscriber.put((monotonic(), event("kept", Receipt())))
-    subscriber.put((monotonic(), event("dropped", receipt)))
-    assert receipt.holders == 1
+    subscriber.put((monotonic(), event("kept", AckHandle())))
+    subscriber.put((monotonic(), event("dropped", ack_handle)))
+    assert ack_handle.holders == 1
 
 
 @pytest.mark.anyio
-@pytest.mark.parametrize("how", ["receive_nowait", "forget_expired"])
-async def test_what_expired_unread_is_acknowledged(receipt: Receipt, how: str) -> None:
+@pytest.mark.parametrize("how", ["receive_nowait", "drop_expired"])
+async def test_what_expired_unread_is_acknowledged(ack_handle: AckHandle, how: str) -> None:
     subscriber = mailbox(expiry=60.0)
-    subscriber.put((monotonic() - 61.0, event("late", receipt)))
-    assert receipt.holders == 2
+    subscriber.put((monotonic() - 61.0, event("late", ack_handle)))
+    assert ack_handle.holders == 2
     if how == "receive_nowait":
         assert subscriber.receive_nowait() is None
     else:
-        subscriber.forget_expired(monotonic())
-    assert receipt.holders == 1
+        subscriber.drop_expired(monotonic())
+    assert ack_handle.holders == 1
 
 
 @pytest.mark.anyio
-async def test_what_cannot_be_decoded_is_acknowledged(receipt: Receipt) -> None:
+async def test_what_cannot_be_decoded_is_acknowledged(ack_handle: AckHandle) -> None:
     subscriber = mailbox(manual_ack=True)
-    subscriber.put((monotonic(), Event("room", b"\xc1", receipt=receipt)))
+    subscriber.put((monotonic(), Event("room", b"\xc1", ack_handle=ack_handle)))
     assert subscriber.receive_nowait() is None
-    assert receipt.holders == 1
+    assert ack_handle.holders == 1
 
 
 @pytest.mark.anyio
 async def test_awaiting_tells_that_the_broker_could_not_be_told() -> None:
     subscriber = mailbox(manual_ack=True)
-    subscriber.put((monotonic(), event("job", Receipt(ListenerClosed("the link is gone")))))
+    subscriber.put((monotonic(), event("job", AckHandle(ListenerClosed("the link is gone")))))
     taken = cast("Event[object]", subscriber.receive_nowait())
     with pytest.raises(ListenerClosed, match="the link is gone"):
         await taken.ack()

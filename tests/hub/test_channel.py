@@ -73,12 +73,12 @@ def frame(message: object) -> bytes:
 
 async def check_usable(channel: Channel, layer: ScriptedLayer) -> None:
     """Nothing is left of what was there before, and a new subscription works."""
-    await until(lambda: channel.topics == 0 and not layer.names)
+    await until(lambda: channel.subscriptions == 0 and not layer.names)
     with anyio.fail_after(TIME_LIMIT):
         async with channel.subscribe("check") as subscriber:
             await channel.publish("check", "still usable")
             assert await received(subscriber, 1) == ["still usable"]
-    await until(lambda: channel.topics == 0 and not layer.names)
+    await until(lambda: channel.subscriptions == 0 and not layer.names)
 
 
 # ---- publish and subscribe ---------------------------------------------------------------------------------------
@@ -133,7 +133,7 @@ async def test_the_broker_is_told_once_of_a_group_with_many_subscribers() -> Non
             async with channel.subscribe("g") as other:
                 await channel.publish("g", 1)
                 assert await received(other, 1) == [1]
-        await until(lambda: channel.topics == 0)
+        await until(lambda: channel.subscriptions == 0)
         assert [call for call in layer.calls if call[0].endswith("subscribe")] == [
             ("subscribe", "g"),
             ("unsubscribe", "g"),
@@ -188,9 +188,9 @@ async def test_a_custom_layer_that_splits_a_name() -> None:
 
 async def test_publish_returns_what_the_broker_says() -> None:
     async with hub(InMemoryChannelLayer()) as channel:
-        assert await channel.publish("g", 1) == 0
+        assert (await channel.publish("g", 1)).receivers == 0
         async with channel.subscribe("g"), channel.subscribe("g"):
-            assert await channel.publish("g", 1) == 1
+            assert (await channel.publish("g", 1)).receivers == 1
 
 
 async def test_a_slow_subscriber_costs_its_own_mailbox_only() -> None:
@@ -200,7 +200,7 @@ async def test_a_slow_subscriber_costs_its_own_mailbox_only() -> None:
                 await channel.publish("g", number)
             assert await received(quick, 200) == list(range(200))
             assert await received(slow, 3) == [0, 1, 2]
-            assert (slow.dropped, quick.dropped, channel.losses.dropped) == (197, 0, 197)
+            assert (slow.dropped, quick.dropped, channel.stats.dropped) == (197, 0, 197)
 
 
 async def test_leaving_by_break_move_on_and_cancellation_leaves_the_channel_usable() -> None:
@@ -296,7 +296,7 @@ async def test_a_foreign_frame_is_logged_counted_and_skipped(caplog: pytest.LogC
             assert await received(subscriber, 1) == ["fine"]
             layer.play(Event("g", frame("after")))
             assert await received(subscriber, 1) == ["after"]
-            assert channel.losses.undecodable == 2
+            assert channel.stats.undecodable == 2
     assert [record.levelno for record in caplog.records] == [logging.ERROR] * 2
     assert all("Dropped a frame for g" in record.getMessage() for record in caplog.records)
 
@@ -349,7 +349,7 @@ async def test_the_reader_runs_before_the_subscriptions_are_restored() -> None:
 
 
 async def test_what_is_sent_when_the_link_is_back_finds_the_subscriptions() -> None:
-    """`publish` waits for the link until the subscriptions are restored: a node always hears itself."""
+    """`publish` waits for the link until the subscriptions are subscriptions_restored: a node always hears itself."""
     layer = ScriptedLayer(pauses=5)
     async with hub(layer) as channel, channel.subscribe("g") as subscriber:
         for number in range(5):
@@ -458,16 +458,16 @@ async def test_whoever_meets_the_dead_connection_first_ends_that_life(verb: str)
                 await channel.publish("g", 0)
         elif verb == "put":
             with pytest.raises(DeliveryUnknown, match="to queue q"):
-                await channel.put("q", b"x", capacity=1, expiry=1)
+                await channel.queues.put("q", b"x", capacity=1, expiry=1)
         elif verb == "take":
-            await channel.put("q", b"x", capacity=1, expiry=1)
-            assert await channel.take("q") == b"x"
+            await channel.queues.put("q", b"x", capacity=1, expiry=1)
+            assert await channel.queues.take("q") == b"x"
         elif verb == "bind":
-            await channel.bind("g", "q", capacity=1, expiry=1, lifetime=1)
+            await channel.queues.bind("g", "q", capacity=1, expiry=1, lifetime=1)
         elif verb == "unbind":
-            await channel.unbind("g", "q")
+            await channel.queues.unbind("g", "q")
         elif verb == "purge":
-            await channel.purge("q")
+            await channel.queues.purge("q")
         elif verb == "subscribe":
             async with channel.subscribe("another") as another:
                 silence.over.set()
@@ -495,9 +495,9 @@ async def test_whoever_tries_again_at_once_lets_the_next_life_begin(verb: str) -
                 with suppress(DeliveryUnknown):
                     await channel.publish("g", 1)
             elif verb == "unbind":
-                await channel.unbind("g", "q")
+                await channel.queues.unbind("g", "q")
             else:
-                await channel.bind("g", "q", capacity=1, expiry=1, lifetime=1)
+                await channel.queues.bind("g", "q", capacity=1, expiry=1, lifetime=1)
         assert channel.outages == 1
 
 
@@ -507,7 +507,7 @@ async def test_take_outlives_outages() -> None:
         taken: list[bytes] = []
 
         async def take() -> None:
-            taken.append(await channel.take("q"))
+            taken.append(await channel.queues.take("q"))
 
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(take)
@@ -571,7 +571,7 @@ async def test_subscribing_during_a_long_outage_raises_and_leaves_nothing() -> N
         with pytest.raises(ListenerClosed, match="No link to scripted://fake"):
             async with channel.subscribe("a", "b"):
                 pass
-        await until(lambda: channel.topics == 0)
+        await until(lambda: channel.subscriptions == 0)
         release()
         await until(lambda: layer.open)
         await check_usable(channel, layer)
@@ -586,7 +586,7 @@ async def test_a_refused_subscription_raises_and_leaves_nothing() -> None:
             with pytest.raises(SubscriptionRefused, match="no permission"):
                 async with channel.subscribe("a", "b", pattern="b*"):
                     pass
-            await until(lambda: channel.topics == 1)
+            await until(lambda: channel.subscriptions == 1)
             await channel.publish("b", 1)
             assert await received(subscriber, 1) == [1]
         await check_usable(channel, layer)
@@ -650,7 +650,7 @@ async def test_an_unsubscribe_that_fails_is_logged_and_the_hub_lives(caplog: pyt
         layer.fail("unsubscribe", OSError("what is this?"))
         async with channel.subscribe("g"):
             pass
-        await until(lambda: channel.topics == 0)
+        await until(lambda: channel.subscriptions == 0)
         assert [record.getMessage() for record in caplog.records] == ["Could not unsubscribe from g"]
         layer.names.clear()
         await check_usable(channel, layer)
@@ -757,7 +757,7 @@ async def test_a_gap_report_that_fails_does_not_kill_the_hub(caplog: pytest.LogC
 class RememberingLayer(ScriptedLayer):
     """Catches up by itself after an outage, or plays a `Gap`."""
 
-    def restored(self) -> bool:
+    def subscriptions_restored(self) -> bool:
         return True
 
 
@@ -931,7 +931,7 @@ async def test_the_end_of_the_channel_ends_every_waiting_call() -> None:
                         if verb == "publish":
                             await channel.publish("g", 1)
                         elif verb == "take":
-                            await channel.take("q")
+                            await channel.queues.take("q")
                         elif verb == "connected":
                             await channel.connected()
                         else:
@@ -964,7 +964,7 @@ async def test_the_end_of_the_channel_ends_calls_that_are_under_way() -> None:
                 async def take() -> None:
                     nonlocal ended
                     with pytest.raises(ListenerClosed):
-                        await channel.take("q")
+                        await channel.queues.take("q")
                     ended += 1
 
                 async def subscribe() -> None:
@@ -1140,17 +1140,17 @@ async def test_a_mailbox_may_come_to_listen_to_groups_later() -> None:
     async with hub(layer) as channel:
         mailbox = channel.mailbox("me", capacity=2, expiry=None)
         assert (mailbox.capacity, mailbox.expiry) == (2, 60.0)
-        await channel.attach("a", mailbox)
-        await channel.attach("a", mailbox)
-        await channel.attach("b", mailbox)
+        await channel.add_sink("a", mailbox)
+        await channel.add_sink("a", mailbox)
+        await channel.add_sink("b", mailbox)
         await channel.publish("a", 1)
         assert await received(mailbox, 1) == [1]
-        channel.detach("a", mailbox)
+        channel.remove_sink("a", mailbox)
         await channel.publish("a", 2)
         await channel.publish("b", 3)
         assert await received(mailbox, 1) == [3]
-        channel.detach("b", mailbox)
-        channel.detach("never", mailbox)
+        channel.remove_sink("b", mailbox)
+        channel.remove_sink("never", mailbox)
         await check_usable(channel, layer)
 
 
@@ -1190,10 +1190,10 @@ async def test_a_call_that_an_old_life_left_pending_is_waited_for_by_the_new_one
         await channel.connected()
         tasks.start_soon(listen)
         await layer.asked.wait()
-        assert layer._mailroom is not None
-        layer._mailroom.close()
+        assert layer._inbox is not None
+        layer._inbox.close()
         await until(lambda: channel.outages == 1)
-        await until(lambda: layer._mailroom is not None)
+        await until(lambda: layer._inbox is not None)
         await anyio.wait_all_tasks_blocked()
         layer.gate.set()
         await until(lambda: "g" in layer.broker._topics)

@@ -7,10 +7,10 @@ from time import monotonic
 import pytest
 
 from django_anyio_channels import Event
-from django_anyio_channels.core.notifier import waiter_factory
+from django_anyio_channels.core.notifier import waiter_type
 from django_anyio_channels.core.serializers import MessagePackSerializer
-from django_anyio_channels.core.stats import Losses
-from django_anyio_channels.hub.replay import Rejoining
+from django_anyio_channels.core.stats import DeliveryStats
+from django_anyio_channels.hub.replay import ReplaySink
 from django_anyio_channels.hub.subscriber import Subscriber
 
 pytestmark = pytest.mark.anyio
@@ -28,8 +28,8 @@ def mailbox(capacity: int) -> Subscriber:
         capacity=capacity,
         expiry=60.0,
         decode=SERIALIZER.decode,
-        new_waiter=waiter_factory(),
-        losses=Losses(),
+        new_waiter=waiter_type(),
+        stats=DeliveryStats(),
     )
 
 
@@ -48,11 +48,11 @@ def read(subscriber: Subscriber) -> list[object]:
 @pytest.mark.parametrize("live", [0, 1, 3])
 async def test_each_message_once_however_far_the_history_reaches(known: int, live: int) -> None:
     subscriber = mailbox(10)
-    sink = Rejoining(subscriber, is_after)
+    sink = ReplaySink(subscriber, is_after)
     for number in range(1, live + 1):
         sink.put((monotonic(), event(number)))
     assert len(subscriber) == 0, "held back until the history is there"
-    sink.begin("0", [event(number) for number in range(1, known + 1)])
+    sink.start("0", [event(number) for number in range(1, known + 1)])
     for number in range(live + 1, 6):
         sink.put((monotonic(), event(number)))
     assert read(subscriber) == [1, 2, 3, 4, 5]
@@ -60,15 +60,15 @@ async def test_each_message_once_however_far_the_history_reaches(known: int, liv
 
 async def test_a_notice_stands_where_messages_are_missing() -> None:
     subscriber = mailbox(2)
-    sink = Rejoining(subscriber, is_after, Event("room", SERIALIZER.encode("missing")))
+    sink = ReplaySink(subscriber, is_after, Event("room", SERIALIZER.encode("missing")))
     sink.put((monotonic(), event(2)))
-    sink.miss()
+    sink.mark_gap()
     sink.put((monotonic(), event(3)))
-    sink.begin("0", [event(1)])
+    sink.start("0", [event(1)])
     assert read(subscriber) == [1, 2, "missing", "missing"], "its capacity is 3 now, and one found it full"
     for number in range(4, 9):
         sink.put((monotonic(), event(number)))
-    sink.miss()
+    sink.mark_gap()
     assert read(subscriber) == [4, 5, 6, "missing", "missing"], "once for what found it full, once because told to"
     sink.put((monotonic(), event(9)))
     assert read(subscriber) == [9]
@@ -76,9 +76,9 @@ async def test_a_notice_stands_where_messages_are_missing() -> None:
 
 async def test_without_a_notice_nothing_is_told() -> None:
     subscriber = mailbox(2)
-    sink = Rejoining(subscriber, is_after)
-    sink.begin("0", [])
-    sink.miss()
+    sink = ReplaySink(subscriber, is_after)
+    sink.start("0", [])
+    sink.mark_gap()
     for number in (1, 2, 3):
         sink.put((monotonic(), event(number)))
     assert read(subscriber) == [1, 2]

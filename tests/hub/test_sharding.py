@@ -53,14 +53,14 @@ class Forgetful(InMemoryChannelLayer):
         super().__init__()
         self.told: list[str] = []
 
-    def keep_no_history(self, group: str) -> None:
+    def disable_history(self, group: str) -> None:
         self.told.append(group)
 
 
 def test_the_broker_of_a_group_is_told_that_it_needs_no_history() -> None:
     parts = [Forgetful() for _ in range(3)]
     layer = ShardedChannelLayer(parts)
-    layer.keep_no_history("asgi:q:jobs")
+    layer.disable_history("asgi:q:jobs")
     assert [part.told for part in parts] == [[], [], ["asgi:q:jobs"]]
 
 
@@ -94,7 +94,7 @@ def test_what_makes_no_layer() -> None:
 
 def test_a_list_of_urls_makes_one_and_every_node_shares_its_brokers() -> None:
     settings = read_config({"url": ["memory://", "memory://"]})
-    one, other = settings.make_layer(), settings.make_layer()
+    one, other = settings.make_layers()[0], settings.make_layers()[0]
     assert isinstance(one, ShardedChannelLayer)
     assert one.address == "memory://, memory://"
     brokers = [
@@ -105,7 +105,7 @@ def test_a_list_of_urls_makes_one_and_every_node_shares_its_brokers() -> None:
 
 
 def test_a_list_of_one_is_no_list() -> None:
-    assert isinstance(read_config({"url": ("memory://",)}).make_layer(), InMemoryChannelLayer)
+    assert isinstance(read_config({"url": ("memory://",)}).make_layers()[0], InMemoryChannelLayer)
 
 
 async def test_a_layer_that_cannot_bind_elsewhere_says_so() -> None:
@@ -116,7 +116,7 @@ async def test_a_layer_that_cannot_bind_elsewhere_says_so() -> None:
     await layer.disconnect()
     async with Channel(ShardedChannelLayer([Queueing(), Queueing()])) as channel:
         with pytest.raises(NotSupported, match=r"Queueing cannot bind a group"):
-            await channel.bind("g", "q", lifetime=1, **PLENTY)
+            await channel.queues.bind("g", "q", lifetime=1, **PLENTY)
 
 
 async def test_disconnected_while_it_connects() -> None:
@@ -147,7 +147,7 @@ async def test_a_full_queue_of_another_broker_drops_and_is_counted() -> None:
     for message in (b"1", b"2"):
         await layer.publish(group, message)
     assert await layer.take(queue) == b"1"
-    assert brokers[0].losses.dropped == 1
+    assert brokers[0].stats.dropped == 1
     await layer.disconnect()
 
 
@@ -157,7 +157,7 @@ class Counting(SixVerbs):
     def __init__(self, count: int) -> None:
         self.count = count
 
-    async def listeners(self, group: str) -> int:
+    async def count_subscribers(self, group: str) -> int:
         return self.count
 
 
@@ -165,7 +165,7 @@ async def test_who_listens_is_asked_where_the_group_is() -> None:
     layer = ShardedChannelLayer([Counting(0), Counting(1), Counting(2)])
     await layer.connect()
     for name in ("a", "b", "c", "d"):
-        assert await layer.listeners(name) == place(layer, name)
+        assert await layer.count_subscribers(name) == place(layer, name)
 
 
 async def test_brokers_without_a_history_have_no_positions() -> None:

@@ -16,9 +16,9 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from django_anyio_channels import Event, ListenerClosed, Subscriber
-from django_anyio_channels.core.notifier import Bell, Waiter, waiter_factory
+from django_anyio_channels.core.notifier import Notifier, Waiter, waiter_type
 from django_anyio_channels.core.serializers import MessagePackSerializer
-from django_anyio_channels.core.stats import BoundedLog, Losses
+from django_anyio_channels.core.stats import DeliveryStats, RateLimitedLogger
 from tests.support.scripted import TIME_LIMIT, Everywhere, cancelled_at_every_await, cancelled_in_every_turn
 
 SERIALIZER = MessagePackSerializer()
@@ -28,7 +28,7 @@ def make(
     *,
     capacity: int = 100,
     expiry: float | None = 60.0,
-    losses: Losses | None = None,
+    stats: DeliveryStats | None = None,
     new_waiter: Callable[[], Waiter] | None = None,
 ) -> Subscriber:
     return Subscriber(
@@ -36,8 +36,8 @@ def make(
         capacity=capacity,
         expiry=expiry,
         decode=SERIALIZER.decode,
-        new_waiter=new_waiter or waiter_factory(),
-        losses=losses or Losses(),
+        new_waiter=new_waiter or waiter_type(),
+        stats=stats or DeliveryStats(),
     )
 
 
@@ -72,13 +72,13 @@ async def test_a_waiting_reader_is_woken() -> None:
         async def read() -> None:
             heard.extend(await received(subscriber, 1))
 
-        assert not subscriber.waited_for
+        assert not subscriber.has_waiters
         tasks.start_soon(read)
         await anyio.wait_all_tasks_blocked()
-        assert subscriber.waited_for
+        assert subscriber.has_waiters
         put(subscriber, "wake up")
     assert heard == ["wake up"]
-    assert not subscriber.waited_for
+    assert not subscriber.has_waiters
 
 
 @pytest.mark.anyio
@@ -133,12 +133,12 @@ async def test_what_was_cleared_is_gone_and_not_counted_as_lost() -> None:
 
 @pytest.mark.anyio
 async def test_a_foreign_frame_is_skipped_counted_and_logged(caplog: pytest.LogCaptureFixture) -> None:
-    losses = Losses()
-    subscriber = make(losses=losses)
+    stats = DeliveryStats()
+    subscriber = make(stats=stats)
     subscriber.put((monotonic(), Event("g", b"\xc1")))
     put(subscriber, "fine")
     assert await received(subscriber, 1) == ["fine"]
-    assert losses.undecodable == 1
+    assert stats.undecodable == 1
     (record,) = caplog.records
     assert (record.levelno, record.name) == (logging.ERROR, "django_anyio_channels")
     assert "Dropped a frame for room" in record.getMessage()
@@ -170,7 +170,7 @@ async def test_a_cancelled_reader_loses_nothing(everywhere: Everywhere) -> None:
         while len(heard) < sent:
             heard.extend(await received(subscriber, 1))
         assert sorted(heard) == list(range(1, sent + 1))
-        assert not subscriber.waited_for
+        assert not subscriber.has_waiters
 
     with anyio.fail_after(TIME_LIMIT):
         assert await everywhere(scenario, check) > 1
@@ -202,11 +202,11 @@ async def test_polling_with_a_time_limit_loses_nothing_and_keeps_the_order() -> 
 @pytest.mark.anyio
 async def test_a_ring_that_hits_a_cancelled_task_goes_to_the_next() -> None:
     for steps in range(5):
-        bell = Bell(waiter_factory())
+        notifier = Notifier(waiter_type())
         woken: list[str] = []
 
-        async def wait(name: str, bell: Bell = bell, woken: list[str] = woken) -> None:
-            await bell.wait()
+        async def wait(name: str, notifier: Notifier = notifier, woken: list[str] = woken) -> None:
+            await notifier.wait()
             woken.append(name)
 
         with anyio.fail_after(TIME_LIMIT):
@@ -216,22 +216,22 @@ async def test_a_ring_that_hits_a_cancelled_task_goes_to_the_next() -> None:
                     await anyio.wait_all_tasks_blocked()
                     staying.start_soon(wait, "staying")
                     await anyio.wait_all_tasks_blocked()
-                    bell.ring()
+                    notifier.notify()
                     for _ in range(steps):
                         await checkpoint()
                     leaving.cancel_scope.cancel()
                 if "leaving" in woken:
-                    bell.ring()
+                    notifier.notify()
         assert "staying" in woken
 
 
 @pytest.mark.anyio
 async def test_a_ring_without_anyone_waiting_is_not_kept() -> None:
-    bell = Bell(waiter_factory())
-    bell.ring()
-    bell.ring_all()
+    notifier = Notifier(waiter_type())
+    notifier.notify()
+    notifier.notify_all()
     with anyio.move_on_after(0.01) as scope:
-        await bell.wait()
+        await notifier.wait()
     assert scope.cancelled_caught
 
 
@@ -240,12 +240,12 @@ async def test_a_ring_without_anyone_waiting_is_not_kept() -> None:
 
 @pytest.mark.anyio
 async def test_a_full_mailbox_drops_the_newest_and_counts_them() -> None:
-    losses = Losses()
-    subscriber, other = make(capacity=3, losses=losses), make(capacity=3, losses=losses)
+    stats = DeliveryStats()
+    subscriber, other = make(capacity=3, stats=stats), make(capacity=3, stats=stats)
     put(subscriber, *range(10))
     put(other, *range(4))
     assert await received(subscriber, 3) == [0, 1, 2]
-    assert (subscriber.dropped, other.dropped, losses.dropped) == (7, 1, 8)
+    assert (subscriber.dropped, other.dropped, stats.dropped) == (7, 1, 8)
     put(subscriber, "room again")
     assert await received(subscriber, 1) == ["room again"]
 
@@ -270,11 +270,11 @@ async def test_one_line_when_it_is_full_and_one_when_there_is_room(caplog: pytes
 
 @pytest.mark.anyio
 async def test_many_full_mailboxes_log_at_a_bounded_rate(caplog: pytest.LogCaptureFixture) -> None:
-    losses = Losses()
-    subscribers = [make(capacity=1, losses=losses) for _ in range(500)]
+    stats = DeliveryStats()
+    subscribers = [make(capacity=1, stats=stats) for _ in range(500)]
     for subscriber in subscribers:
         put(subscriber, 1, 2)
-    assert losses.dropped == 500
+    assert stats.dropped == 500
     assert len(caplog.records) <= 20
     for subscriber in subscribers:
         await received(subscriber, 1)
@@ -286,7 +286,7 @@ def test_a_bounded_log_says_how_much_it_held_back(
 ) -> None:
     now = 1000.0
     monkeypatch.setattr("django_anyio_channels.core.stats.monotonic", lambda: now)
-    log = BoundedLog(lines=2, seconds=10.0)
+    log = RateLimitedLogger(lines=2, seconds=10.0)
     assert [log.write(logging.WARNING, "line %d", number) for number in range(5)] == [True, True, False, False, False]
     now += 9.9
     assert not log.write(logging.WARNING, "line %d", 5)
@@ -306,19 +306,19 @@ def test_a_bounded_log_says_how_much_it_held_back(
 
 @pytest.mark.anyio
 async def test_what_waited_too_long_is_thrown_away_and_counted() -> None:
-    losses = Losses()
-    subscriber, now = make(expiry=60.0, losses=losses), monotonic()
+    stats = DeliveryStats()
+    subscriber, now = make(expiry=60.0, stats=stats), monotonic()
     put(subscriber, "old", "old", at=now - 61)
     put(subscriber, "new", at=now - 59)
     assert await received(subscriber, 1) == ["new"]
-    assert (subscriber.expired, losses.expired, subscriber.dropped) == (2, 2, 0)
+    assert (subscriber.expired, stats.expired, subscriber.dropped) == (2, 2, 0)
 
 
 @pytest.mark.anyio
 async def test_without_an_expiry_events_wait_for_ever() -> None:
     subscriber = make(expiry=None)
     put(subscriber, "old", at=monotonic() - 1e9)
-    subscriber.forget_expired(monotonic())
+    subscriber.drop_expired(monotonic())
     assert await received(subscriber, 1) == ["old"]
     assert subscriber.expired == 0
 
@@ -335,12 +335,12 @@ async def test_what_has_expired_makes_room() -> None:
 @pytest.mark.anyio
 async def test_the_expired_can_be_thrown_away_without_a_reader() -> None:
     subscriber, now = make(expiry=60.0), monotonic()
-    subscriber.forget_expired(now)
+    subscriber.drop_expired(now)
     put(subscriber, "old", at=now - 61)
     put(subscriber, "new", at=now)
-    subscriber.forget_expired(now)
+    subscriber.drop_expired(now)
     assert (len(subscriber), subscriber.expired) == (1, 1)
-    subscriber.forget_expired(now + 61)
+    subscriber.drop_expired(now + 61)
     assert (len(subscriber), subscriber.expired) == (0, 2)
 
 
@@ -388,8 +388,8 @@ class MailboxMachine(RuleBasedStateMachine):
         self.now = 0.0
         self.model: deque[tuple[float, int]] = deque()
         self.sent = self.read = self.cleared = 0
-        self.losses = Losses()
-        self.subscriber = make(capacity=self.CAPACITY, expiry=self.EXPIRY, losses=self.losses, new_waiter=Ready)
+        self.stats = DeliveryStats()
+        self.subscriber = make(capacity=self.CAPACITY, expiry=self.EXPIRY, stats=self.stats, new_waiter=Ready)
 
     def alive(self) -> deque[tuple[float, int]]:
         return deque(entry for entry in self.model if entry[0] >= self.now - self.EXPIRY)
@@ -420,7 +420,7 @@ class MailboxMachine(RuleBasedStateMachine):
 
     @rule()
     def sweep(self) -> None:
-        self.subscriber.forget_expired(self.now)
+        self.subscriber.drop_expired(self.now)
         self.model = self.alive()
 
     @rule()
@@ -435,7 +435,7 @@ class MailboxMachine(RuleBasedStateMachine):
         assert len(subscriber) == len(self.model) <= self.CAPACITY
         lost = subscriber.dropped + subscriber.expired
         assert self.sent == len(subscriber) + self.read + self.cleared + lost
-        assert (self.losses.dropped, self.losses.expired) == (subscriber.dropped, subscriber.expired)
+        assert (self.stats.dropped, self.stats.expired) == (subscriber.dropped, subscriber.expired)
 
 
 TestMailboxMachine = MailboxMachine.TestCase

@@ -13,13 +13,13 @@ _AT_ONCE = 32
 """Events that are delivered in one turn of the loop; readers must get their turn before their mailboxes are full."""
 
 
-class Arrivals:
-    """What has come in one life, for the hub: at once where `deliver_at_once` was called, or by `next`."""
+class EventStream:
+    """What has come in one life, for the hub: at once where `set_event_handler` was called, or by `next`."""
 
-    def __init__(self, left_over: Iterable[Event[bytes]] = ()) -> None:
-        """To be made in the running event loop; ``left_over`` are the events to begin with."""
+    def __init__(self, unconsumed: Iterable[Event[bytes]] = ()) -> None:
+        """To be made in the running event loop; ``unconsumed`` are the events to begin with."""
         self._loop = asyncio.get_running_loop()
-        self._events = deque(left_over)
+        self._events = deque(unconsumed)
         self._deliver: Callable[[Event[bytes]], None] | None = None
         self._delivered = 0
         """How many events were delivered at once in this turn of the loop."""
@@ -32,8 +32,8 @@ class Arrivals:
         """How many events wait for `next`."""
         return len(self._events)
 
-    def deliver_at_once(self, deliver: Callable[[Event[bytes]], None]) -> None:
-        """See `BaseChannelLayer.deliver_at_once`."""
+    def set_event_handler(self, deliver: Callable[[Event[bytes]], None]) -> None:
+        """See `BaseChannelLayer.set_event_handler`."""
         self._deliver = deliver
 
     def add(self, event: Event[bytes]) -> None:
@@ -65,7 +65,7 @@ class Arrivals:
             self._error = error
             self._wake()
 
-    def left_over(self) -> list[Event[bytes]]:
+    def unconsumed(self) -> list[Event[bytes]]:
         """What nobody has fetched."""
         return [*self._events, *self._too_late]
 

@@ -1,54 +1,72 @@
-"""The tasks of this node that wait at one queue."""
+"""A FIFO of tasks that wait for items, safe to cancel, and the requeueing of what a cancelled task held."""
 
 from __future__ import annotations
 
 import asyncio
 from collections import deque
-from typing import Generic, TypeVar
+from typing import Generic, Protocol, TypeVar
 
 Item = TypeVar("Item")
 
 
-class Takers(Generic[Item]):
-    """A line of tasks. What comes goes to the one that has waited longest; cancelling any of them loses nothing."""
+class Ready(Protocol[Item]):
+    """The items without a waiting task, in order; a `collections.deque` is one."""
 
-    def __init__(self, ready: deque[Item]) -> None:
-        """``ready`` is what is here and with no task; it stays empty as long as tasks wait."""
+    def __len__(self) -> int: ...
+
+    def popleft(self) -> Item: ...
+
+    def appendleft(self, item: Item, /) -> None:
+        """Put an item back to its place, which is the first one, or the one that its order gives it."""
+
+
+class WaiterQueue(Generic[Item]):
+    """Tasks that wait for items. The longest waiting task gets the next one; cancelling any of them loses nothing."""
+
+    def __init__(self, ready: Ready[Item]) -> None:
+        """``ready`` holds items without a task; it is empty while tasks wait."""
         self._ready = ready
-        self._line: deque[asyncio.Future[Item]] = deque()
+        self._waiters: deque[asyncio.Future[Item]] = deque()
 
     def __len__(self) -> int:
-        """How many wait."""
-        return len(self._line)
+        """How many tasks wait."""
+        return len(self._waiters)
 
-    def enter(self) -> asyncio.Future[Item]:
-        """Stand in line; the place is for `wait`."""
-        place: asyncio.Future[Item] = asyncio.get_running_loop().create_future()
-        self._line.append(place)
-        return place
+    def join(self) -> asyncio.Future[Item]:
+        """Add a waiter, for `wait`."""
+        waiter: asyncio.Future[Item] = asyncio.get_running_loop().create_future()
+        self._waiters.append(waiter)
+        return waiter
 
-    async def wait(self, place: asyncio.Future[Item]) -> Item:
-        """Wait for the next item, or for what `fail` raises."""
+    async def wait(self, waiter: asyncio.Future[Item]) -> Item:
+        """Wait for the next item. Raises the error of `fail_all`."""
         try:
-            return await place
+            return await waiter
         except BaseException:
-            if place in self._line:
-                self._line.remove(place)
-            elif place.done() and not place.cancelled() and place.exception() is None:
-                self._ready.appendleft(place.result())
-                self.hand_out()
+            if waiter in self._waiters:
+                self._waiters.remove(waiter)
+            elif waiter.done() and not waiter.cancelled() and waiter.exception() is None:
+                self._ready.appendleft(waiter.result())
+                self.dispatch()
             raise
 
-    def hand_out(self) -> None:
-        """Give what is ready to those who wait."""
-        while self._ready and self._line:
-            place = self._line.popleft()
-            if not place.done():
-                place.set_result(self._ready.popleft())
+    def dispatch(self) -> None:
+        """Give the ready items to the waiting tasks."""
+        while self._ready and self._waiters:
+            waiter = self._waiters.popleft()
+            if not waiter.done():
+                waiter.set_result(self._ready.popleft())
 
-    def fail(self, error: Exception) -> None:
-        """Send everybody away."""
-        while self._line:
-            place = self._line.popleft()
-            if not place.done():
-                place.set_exception(error)
+    def fail_one(self, error: Exception) -> bool:
+        """Fail the longest waiting task with ``error``. Returns whether there was one."""
+        while self._waiters:
+            waiter = self._waiters.popleft()
+            if not waiter.done():
+                waiter.set_exception(error)
+                return True
+        return False
+
+    def fail_all(self, error: Exception) -> None:
+        """Fail every waiting task with ``error``."""
+        while self.fail_one(error):
+            pass

@@ -17,8 +17,8 @@ from typing import Any
 
 import msgspec
 
-from ...core.serializers import Serializer, encode_within
-from ...core.stats import BoundedLog
+from ...core.serializers import Serializer, encode_limited
+from ...core.stats import RateLimitedLogger
 from .packets import Publish
 from .topics import matches, to_filter
 
@@ -122,14 +122,14 @@ class Bridge:
         if not isinstance(rules, Mapping):
             raise TypeError(f"it must be a dict from groups to MQTT topics, not {rules!r}")
         self.serializer = serializer
-        self.log = BoundedLog()
+        self.log = RateLimitedLogger()
         self._group_prefix = group_prefix
         self._limit = limit
         self._rules = [_read_rule(group, rule, group_prefix) for group, rule in rules.items()]
 
     def encode(self, message: dict[str, Any]) -> bytes:
         """The members' frame of a message. Raises `TypeError` and `PayloadTooLarge`."""
-        return encode_within(self._limit, self.serializer, message)
+        return encode_limited(self._limit, self.serializer, message)
 
     def find(self, name: str) -> Junction | None:
         """The topic that a name of the layer is; None if it is no device's."""

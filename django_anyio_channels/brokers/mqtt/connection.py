@@ -52,11 +52,11 @@ class Receipt:
         self._connection = connection
         self._told: asyncio.Future[None] | None = None
 
-    def hold(self) -> None:
+    def retain(self) -> None:
         """See `django_anyio_channels.core.events.Receipt`."""
         self.holders += 1
 
-    def settle(self) -> Receipt:
+    def release(self) -> Receipt:
         """See `django_anyio_channels.core.events.Receipt`; awaiting the result waits for all holders."""
         self.holders -= 1
         if not self.holders:

@@ -21,7 +21,7 @@ from ...core.exceptions import (
     SubscriptionRefused,
 )
 from ...core.layer import BaseChannelLayer, subscribing
-from ..common.event_stream import Arrivals
+from ..common.event_stream import EventStream
 from . import packets
 from .address import MQTTOptions, make_options
 from .bridge import Bridge, Junction
@@ -148,7 +148,7 @@ class MQTTChannelLayer(BaseChannelLayer):
         self._identifiers: dict[bytes, int] = {}
         self._in_effect: set[bytes] = set()
         """Filters that the broker has confirmed."""
-        self._arrivals: Arrivals
+        self._arrivals: EventStream
         self._holds = False
         """Whether what nobody has subscribed to yet is held for a while: the broker resumes our session at once."""
         self._held: list[tuple[Publish, Receipt | None]] = []
@@ -222,7 +222,7 @@ class MQTTChannelLayer(BaseChannelLayer):
         connection: MQTTConnection | None = None
         loop = asyncio.get_running_loop()
         self._holds = options.session_expiry > 0
-        self._arrivals = Arrivals()
+        self._arrivals = EventStream()
 
         def new() -> MQTTConnection:
             nonlocal connection
@@ -331,7 +331,7 @@ class MQTTChannelLayer(BaseChannelLayer):
         self._check_reason(reason, group, len(message))
         return 0 if reason == packets.NO_MATCHING_SUBSCRIBERS else None
 
-    async def listeners(self, group: str) -> int | None:
+    async def count_subscribers(self, group: str) -> int | None:
         """At QoS 1 and 2 `publish` says it; at QoS 0 the broker is asked with an empty message at QoS 1."""
         return None if self._options.qos else await self.publish(group, b"", qos=1)
 
@@ -357,8 +357,8 @@ class MQTTChannelLayer(BaseChannelLayer):
             raise self._not_connected()
         return await self._arrivals.next()
 
-    def deliver_at_once(self, deliver: Callable[[Event[bytes]], None]) -> None:
-        self._arrivals.deliver_at_once(deliver)
+    def set_event_handler(self, deliver: Callable[[Event[bytes]], None]) -> None:
+        self._arrivals.set_event_handler(deliver)
 
     async def _subscribe(self, route: _Route, no_local: bool, qos: int | None = None) -> None:
         connection = self._live()
@@ -498,10 +498,10 @@ class MQTTChannelLayer(BaseChannelLayer):
             if event is None:
                 continue
             if lasting is not None:
-                lasting.hold()
+                lasting.retain()
             self._arrivals.add(event)
         if receipt is not None:
-            receipt.settle()
+            receipt.release()
 
     def _deliver_held(self) -> None:
         """Deliver what a resumed session brought before its subscriber was there."""

@@ -12,12 +12,13 @@ from typing import Any
 
 import anyio
 
-from ...core.events import Event
+from ...core.capabilities import QueryGenerator
+from ...core.events import BoundQueue, Event, PublishResult
 from ...core.exceptions import DecodeError, ListenerClosed, MissingDriver, QueueFull
-from ...core.layer import BaseChannelLayer, Statements
-from ...core.stats import BoundedLog
+from ...core.layer import BaseChannelLayer
+from ...core.stats import RateLimitedLogger
 from ..common.batching import Batcher
-from ..common.event_stream import Arrivals
+from ..common.event_stream import EventStream
 
 try:
     import asyncpg
@@ -30,7 +31,7 @@ from .payloads import Joiner, channel_name, has_unicode, split
 from .peers import COUNT, MOST_COUNTED, NODES, Census, lock_of
 from .queues import Message, Queues, Taken
 from .statements import PUBLISH, PUBLISH_TO_BOUND, texts
-from .transactions import listeners, publish, put, queues
+from .transactions import count_subscribers, publish, put, queues
 
 _BYTES_AT_ONCE = 512 * 1024
 _SECONDS_FOR_A_POOLER = 0.2
@@ -99,20 +100,24 @@ class PostgreSQLChannelLayer(BaseChannelLayer):
     async def unsubscribe(self, groups: str) -> None:
         await self._alive().unlisten(groups)
 
-    async def publish(self, group: str, message: bytes) -> None:
-        await self._alive().publish(group, message)
+    @property
+    def returns_bound_queues(self) -> bool:
+        return True
 
-    async def listeners(self, group: str) -> int:
+    async def publish(self, group: str, message: bytes) -> PublishResult:
+        return PublishResult(bound_queues=await self._alive().publish(group, message))
+
+    async def count_subscribers(self, group: str) -> int:
         """How many nodes listen to a topic that each of them subscribed to among its first."""
-        return await self._alive().listeners(group)
+        return await self._alive().count_subscribers(group)
 
     async def next_published(self) -> Event[bytes]:
         if self._life is None:
             raise self._not_connected()
         return await self._life.arrivals.next()
 
-    def deliver_at_once(self, deliver: Callable[[Event[bytes]], None]) -> None:
-        self._alive().arrivals.deliver_at_once(deliver)
+    def set_event_handler(self, deliver: Callable[[Event[bytes]], None]) -> None:
+        self._alive().arrivals.set_event_handler(deliver)
 
     async def put(self, queue: str, message: bytes, *, capacity: int, expiry: float) -> None:
         await self._alive().puts.call(Message(queue.encode(), message, capacity, expiry))
@@ -129,17 +134,17 @@ class PostgreSQLChannelLayer(BaseChannelLayer):
     async def purge(self, prefix: str) -> None:
         await self._alive().queues.purge(prefix.encode())
 
-    def publish_in_transaction(self, group: str, message: bytes, *, encoding: str) -> Statements[int]:
+    def publish_in_transaction(self, group: str, message: bytes, *, encoding: str) -> QueryGenerator[PublishResult]:
         return publish(group, message, encoding=encoding)
 
-    def queues_in_transaction(self) -> Statements[bool]:
+    def queues_in_transaction(self) -> QueryGenerator[bool]:
         return queues()
 
-    def put_in_transaction(self, queue: str, message: bytes, *, capacity: int, expiry: float) -> Statements[bool]:
+    def put_in_transaction(self, queue: str, message: bytes, *, capacity: int, expiry: float) -> QueryGenerator[bool]:
         return put(queue.encode(), message, capacity=capacity, expiry=expiry)
 
-    def listeners_in_transaction(self, group: str) -> Statements[int]:
-        return listeners(group)
+    def count_subscribers_in_transaction(self, group: str) -> QueryGenerator[int]:
+        return count_subscribers(group)
 
     def _alive(self) -> _Life:
         if self._life is None:
@@ -177,10 +182,10 @@ class _Life:
         self._opening: asyncio.Task[None] | None = None
         self._tasks: list[asyncio.Task[None]] = []
         self._wires: list[Wire] = []
-        self.arrivals = Arrivals()
+        self.arrivals = EventStream()
         self._groups: dict[str, tuple[str, Joiner]] = {}
         self._listens: Batcher[str, None] = Batcher(self._fly_listens)
-        self._publishes: Batcher[_Publication, None] = Batcher(self._fly_publishes)
+        self._publishes: Batcher[_Publication, Sequence[BoundQueue]] = Batcher(self._fly_publishes)
         self._may_be_bound = False
         self._taking: asyncio.Task[None] | None = None
         self.processes: dict[str, int] = {}
@@ -188,7 +193,7 @@ class _Life:
         self.puts: Batcher[Message, QueueFull | None]
         self._counted: set[str] = set()
         self._announcing: asyncio.Task[None] | None = None
-        self._log = BoundedLog()
+        self._log = RateLimitedLogger()
 
     # ---- open and close -----------------------------------------------------------------------------------------
 
@@ -363,7 +368,7 @@ class _Life:
             statement = f"{statement}; SELECT pg_advisory_unlock_shared({lock_of(channel)})"
         await self._listens.call(statement)
 
-    async def listeners(self, group: str) -> int:
+    async def count_subscribers(self, group: str) -> int:
         """Count the nodes that hold the lock of a topic; PostgreSQL does not tell who listens."""
         ((count,),) = await self._publishing.fetch(COUNT, lock_of(channel_name(group)))
         return int(count)
@@ -392,22 +397,18 @@ class _Life:
 
     # ---- publishing ---------------------------------------------------------------------------------------------
 
-    async def publish(self, group: str, message: bytes) -> None:
-        await self._publishes.call(_Publication(group, message, split(message, unicode=self._unicode)))
+    async def publish(self, group: str, message: bytes) -> Sequence[BoundQueue]:
+        return await self._publishes.call(_Publication(group, message, split(message, unicode=self._unicode)))
 
-    async def _fly_publishes(self, publications: list[_Publication]) -> Sequence[None]:
+    async def _fly_publishes(self, publications: list[_Publication]) -> Sequence[Sequence[BoundQueue]]:
         await self._census.all_are_back()
+        found: list[Sequence[BoundQueue]] = []
         for some in _by_size(publications):
             bound = await self._notify(some)
-            if bound:
-                await self.queues.put_bound(
-                    Message(row["queue"], one.message, row["capacity"], row["expiry"])
-                    for one in some
-                    for row in bound.get(one.group.encode(), ())
-                )
-        return [None] * len(publications)
+            found.extend(bound.get(one.group.encode(), ()) for one in some)
+        return found
 
-    async def _notify(self, publications: list[_Publication]) -> dict[bytes, list[Any]]:
+    async def _notify(self, publications: list[_Publication]) -> dict[bytes, list[BoundQueue]]:
         """Publish in one transaction, and return the queues that are bound to the groups."""
         channels = [channel_name(one.group) for one in publications for _ in one.payloads]
         payloads = [payload for one in publications for payload in one.payloads]
@@ -422,10 +423,10 @@ class _Life:
         except asyncpg.UndefinedTableError:  # somebody has dropped the tables
             self._may_be_bound = False
             return await self._notify(publications) if channels else {}
-        bound: dict[bytes, list[Any]] = {}
-        for row in rows:
-            if row["topic"] is not None:
-                bound.setdefault(row["topic"], []).append(row)
+        bound: dict[bytes, list[BoundQueue]] = {}
+        for topic, queue, capacity, expiry in rows:
+            if topic is not None:
+                bound.setdefault(topic, []).append(BoundQueue(queue.decode(), capacity, expiry))
         return bound
 
 

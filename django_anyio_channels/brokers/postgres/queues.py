@@ -6,7 +6,7 @@ import asyncio
 import logging
 from bisect import insort
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
@@ -14,7 +14,7 @@ from typing import Any
 import asyncpg
 
 from ...core.exceptions import ChannelLayerError, DeliveryUnknown, ListenerClosed, NotSupported, QueueFull
-from ...core.stats import BoundedLog
+from ...core.stats import RateLimitedLogger
 from .connection import Wire
 from .payloads import wake_channel
 from .statements import BIND, CREATE, EXIST, GIVE_BACK, PURGE, PUT, PUT_INTO_SEVERAL, SWEEP, TAKE, UNBIND, texts
@@ -99,7 +99,7 @@ class Queues:
         self._closed: ListenerClosed | None = None
         self._looks = 0
         self._giving: set[asyncio.Future[None]] = set()
-        self._log = BoundedLog()
+        self._log = RateLimitedLogger()
 
     # ---- put ----------------------------------------------------------------------------------------------------
 
@@ -123,12 +123,6 @@ class Queues:
             return {queues[0]: accepted}
         capacities, wakes = texts(one.capacity for one in messages), list(map(wake_channel, queues))
         return dict(await self._run(PUT_INTO_SEVERAL, texts(queues), *contents, capacities, wakes))
-
-    async def put_bound(self, messages: Iterable[Message]) -> None:
-        """Append where there is room."""
-        for error in await self.put(list(messages)):
-            if error is not None:
-                self._log.write(logging.WARNING, "Dropped a message of a group: %s", error)
 
     # ---- take ---------------------------------------------------------------------------------------------------
 

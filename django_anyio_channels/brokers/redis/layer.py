@@ -15,10 +15,10 @@ except ImportError as error:
 
     raise MissingDriver("Redis needs redis-py and hiredis: pip install django-anyio-channels[redis]") from error
 
-from ...core.events import Event
+from ...core.events import BoundQueue, Event, PublishResult
 from ...core.exceptions import DeliveryUnknown, ListenerClosed, PayloadTooLarge, QueueFull
-from ...core.layer import BaseChannelLayer, Put
-from ...core.stats import BoundedLog
+from ...core.layer import BaseChannelLayer
+from ...core.stats import RateLimitedLogger
 from .address import Address
 from .cluster.discovery import ClusterAddress, is_cluster
 from .cluster.session import ClusterLife, Presences
@@ -65,9 +65,8 @@ class RedisPubSubChannelLayer(BaseChannelLayer):
             self._address = str(server)
             self._new_life = partial(ServerLife, server, probe_interval, self._queues, Presence())
         self._left_over: list[Event[bytes]] = []
-        self._log = BoundedLog()
+        self._log = RateLimitedLogger()
         self._life: Life | None = None
-        self._put_elsewhere: Put | None = None
 
     @property
     def address(self) -> str:
@@ -102,8 +101,11 @@ class RedisPubSubChannelLayer(BaseChannelLayer):
     async def unsubscribe_pattern(self, pattern: str) -> None:
         await self._pubsub.punsubscribe(pattern)
 
-    async def publish(self, group: str, message: bytes) -> int:
-        """Publish, and put into the queues that are bound to the group; returns how many nodes Redis reached."""
+    @property
+    def returns_bound_queues(self) -> bool:
+        return True
+
+    async def publish(self, group: str, message: bytes) -> PublishResult:
         life = self.alive()
         if len(message) > LARGEST_MESSAGE:
             raise PayloadTooLarge(f"Redis carries up to {LARGEST_MESSAGE} bytes; this message has {len(message)}")
@@ -114,28 +116,23 @@ class RedisPubSubChannelLayer(BaseChannelLayer):
             bound, reached = await life.publish(name, message)
         except ListenerClosed as error:
             raise unknown(error) from error
-        if bound:
-            await self.put_into_bound(life, name, bound, message)
         checked(life, reached)
-        return int(reached)
+        return PublishResult(int(reached), None, await self.bound_queues(life, name, bound))
 
     async def next_published(self) -> Event[bytes]:
         # Not `alive`: what came before the end of a life is still to be handed out.
         life = self._life or self.alive()
         return await life.subscriptions.next_event()
 
-    def deliver_at_once(self, deliver: Callable[[Event[bytes]], None]) -> None:
+    def set_event_handler(self, deliver: Callable[[Event[bytes]], None]) -> None:
         # A subclass with a `next_published` of its own wants to see every event.
         if self._life is not None and type(self).next_published is RedisPubSubChannelLayer.next_published:
-            self._life.subscriptions.arrivals.deliver_at_once(deliver)
+            self._life.subscriptions.arrivals.set_event_handler(deliver)
 
     # ---- queues -------------------------------------------------------------------------------------------------
 
-    def put_bound_with(self, put: Put) -> None:
-        self._put_elsewhere = put
-
     async def put(self, queue: str, message: bytes, *, capacity: int, expiry: float) -> None:
-        if not await self._put(self.alive(), queue.encode(), message, capacity, round(expiry * 1000), 0):
+        if not await self._put(self.alive(), queue.encode(), message, capacity, round(expiry * 1000)):
             raise QueueFull(f"Queue {queue} is full: its capacity of {capacity} messages is used up")
 
     async def take(self, queue: str) -> bytes:
@@ -167,12 +164,10 @@ class RedisPubSubChannelLayer(BaseChannelLayer):
                     await life.ask(group, "HDEL", bindings(group), queue)
             await life.ask(key, "DEL", key)
 
-    async def _put(
-        self, life: Life, queue: bytes, message: bytes, capacity: int, milliseconds: int, binding_ends: int
-    ) -> bool:
+    async def _put(self, life: Life, queue: bytes, message: bytes, capacity: int, milliseconds: int) -> bool:
         if len(message) > LARGEST_MESSAGE:
             raise PayloadTooLarge(f"Redis carries up to {LARGEST_MESSAGE} bytes; this message has {len(message)}")
-        arguments = message, capacity, milliseconds, binding_ends, life.publish_verb, root(queue)
+        arguments = message, capacity, milliseconds, 0, life.publish_verb, root(queue)
         try:
             reply = await PUT.run(life.commands(queue), [queue, waiting(queue)], *arguments)
         except ListenerClosed as error:
@@ -180,39 +175,25 @@ class RedisPubSubChannelLayer(BaseChannelLayer):
         checked(life, reply)
         return bool(reply)
 
-    async def put_into_bound(
-        self, life: Life, group: bytes, bound: list[bytes] | hiredis.ReplyError, message: bytes
-    ) -> None:
-        """Put a message into the queues that are bound to its group, as ``HGETALL`` has them."""
+    async def bound_queues(self, life: Life, group: bytes, bound: list[bytes] | hiredis.ReplyError) -> list[BoundQueue]:
+        """Read the bindings of a group, as ``HGETALL`` returned them; those that have ended are left out."""
+        if not bound:
+            return []
         if isinstance(bound, hiredis.ReplyError):
             text = "Which queues are bound to %s cannot be found out, so they miss what is published: %s"
             self._log.write(logging.ERROR, text, group.decode(errors="replace"), life.refusal(bound))
-            return
+            return []
+        seconds, microseconds = await life.ask(group, "TIME")
+        now = int(seconds) * 1000 + int(microseconds) // 1000
+        found = []
         for queue, terms in zip(bound[::2], bound[1::2], strict=True):
             if not is_terms(terms):
                 self._log.write(logging.ERROR, "Somebody else wrote %r into our binding to queue %r", terms, queue)
                 continue
             capacity, milliseconds, ends = map(int, terms.split())
-            if not await self._put_bound(life, queue, message, capacity, milliseconds, ends):
-                self._log.write(
-                    logging.WARNING,
-                    "Queue %s is full: its capacity of %d messages is used up; a message to its group was dropped",
-                    queue.decode(errors="replace"),
-                    capacity,
-                )
-
-    async def _put_bound(
-        self, life: Life, queue: bytes, message: bytes, capacity: int, milliseconds: int, ends: int
-    ) -> bool:
-        if self._put_elsewhere is None:
-            return await self._put(life, queue, message, capacity, milliseconds, ends)
-        seconds, microseconds = await life.ask(queue, "TIME")
-        if int(seconds) * 1000 + int(microseconds) // 1000 < ends:
-            try:
-                await self._put_elsewhere(queue.decode(), message, capacity=capacity, expiry=milliseconds / 1000)
-            except QueueFull:
-                return False
-        return True
+            if ends > now:
+                found.append(BoundQueue(queue.decode(), capacity, milliseconds / 1000))
+        return found
 
     @property
     def is_alive(self) -> bool:

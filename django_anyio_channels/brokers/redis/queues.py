@@ -13,8 +13,8 @@ from uuid import uuid4
 import hiredis
 
 from ...core.exceptions import ListenerClosed
-from ...core.stats import BoundedLog
-from ..common.waiters import Takers
+from ...core.stats import RateLimitedLogger
+from ..common.waiters import WaiterQueue
 from .connection import Speaker
 from .scripts import GIVE_BACK, STAMP, TAKE, given_back, in_flight, is_unknown, pushes, root, waiting, wake_ups
 from .subscriptions import Subscriptions
@@ -52,7 +52,7 @@ class Queue:
         self.name = name
         self.ready: deque[bytes] = deque()
         """Messages that are here and not yet with a reader."""
-        self.takers = Takers(self.ready)
+        self.waiters = WaiterQueue(self.ready)
         self.number = 0
         self.answered = True
         """Call `number` has brought its messages, or none and does not wait; else it is repeated in the next life."""
@@ -93,7 +93,7 @@ class Queues:
         self._link: Link | None = None
         self._answers: set[asyncio.Future[Any]] = set()
         """The calls that are on their way."""
-        self._log = BoundedLog()
+        self._log = RateLimitedLogger()
 
     async def take(self, name: str) -> bytes:
         """Wait for a message."""
@@ -106,10 +106,10 @@ class Queues:
         queue.idle = False
         if queue.ready:
             return queue.ready.popleft()[STAMP:]
-        place = queue.takers.enter()
+        place = queue.waiters.join()
         self._ask(queue)
         try:
-            message = await queue.takers.wait(place)
+            message = await queue.waiters.wait(place)
         except BaseException:
             self._look_later(queue)
             raise
@@ -130,13 +130,13 @@ class Queues:
         """The life is over."""
         self._link = None
         for queue in self._queues.values():
-            queue.takers.fail(error)
+            queue.waiters.fail_all(error)
 
     async def leave(self, error: ListenerClosed) -> None:
         """End the life in peace: what is on its way to readers returns to its queue, if it can within a second."""
         link = self._link
         for queue in self._queues.values():
-            queue.takers.fail(error)
+            queue.waiters.fail_all(error)
         # Let readers that were cancelled with a message in their hands put it down.
         await asyncio.sleep(0)
         for queue in self._queues.values():
@@ -161,7 +161,7 @@ class Queues:
             link = self._link
             if link is not None and not queue.answered and not queue.under_way and now - queue.called > _CALL_AGAIN:
                 self._call(queue, link)
-            unused = queue.answered and not (queue.takers or queue.ready or queue.returning or queue.listening)
+            unused = queue.answered and not (queue.waiters or queue.ready or queue.returning or queue.listening)
             if unused and queue.idle:
                 del self._queues[queue.name]
                 if queue.hears and link is not None:
@@ -176,7 +176,7 @@ class Queues:
         # What is being given back comes first: the server may not have it yet, if it has to be told the script again.
         if link is None or not queue.answered or queue.listening or queue.returning:
             return
-        if queue.takers:
+        if queue.waiters:
             queue.number = next(self._numbers)
             queue.answered = False
             self._call(queue, link)
@@ -185,7 +185,7 @@ class Queues:
         queue.under_way = True
         queue.woken = False
         queue.called = asyncio.get_running_loop().time()
-        most = min(len(queue.takers), _MOST_AT_ONCE)
+        most = min(len(queue.waiters), _MOST_AT_ONCE)
         waits = bool(most and queue.hears)
         call = TAKE.call if by_hash else TAKE.call_with_text
         keys = [queue.name, waiting(queue.name), in_flight(queue.name, self._node)]
@@ -196,7 +196,7 @@ class Queues:
     def _replied(self, queue: Queue, link: Link, number: int, waits: bool, answer: asyncio.Future[Any]) -> None:
         self._answers.discard(answer)
         if link is not self._link or answer.exception() is not None:
-            return  # the life is over: `end` has told the takers
+            return  # the life is over: `end` has told the waiters
         if number != queue.number or queue.answered:
             return  # a push was quicker
         reply = answer.result()
@@ -209,16 +209,16 @@ class Queues:
                 self._call(queue, link)
                 return
             queue.answered = True
-            queue.takers.fail(link.refusal(reply))
+            queue.waiters.fail_all(link.refusal(reply))
         elif reply:
             self._arrived(queue, reply)
-        elif queue.woken and queue.takers:
+        elif queue.woken and queue.waiters:
             self._call(queue, link)
         elif waits:
             self._look_later(queue)
         else:
             queue.answered = True
-            if queue.takers and not queue.hears:
+            if queue.waiters and not queue.hears:
                 self._listen(queue, link)
             self._ask(queue)
 
@@ -226,7 +226,7 @@ class Queues:
         queue.answered = True
         queue.under_way = False
         queue.ready.extend(messages)
-        queue.takers.hand_out()
+        queue.waiters.dispatch()
         self._ask(queue)
         self._look_later(queue)
 
@@ -249,7 +249,7 @@ class Queues:
                 if link.outwaits(reply, queue.name.decode()):
                     self._listen(queue, link)
                 else:
-                    queue.takers.fail(link.refusal(reply))
+                    queue.waiters.fail_all(link.refusal(reply))
                 return
         queue.hears = True
         # Something may have come between the empty answer and the subscription.
@@ -258,7 +258,7 @@ class Queues:
     def _wake(self, queue: Queue, message: bytes) -> None:
         queue.woken = True
         link = self._link
-        if link is not None and queue.takers and not queue.answered and not queue.under_way:
+        if link is not None and queue.waiters and not queue.answered and not queue.under_way:
             self._call(queue, link)
 
     def _pushed(self, queue: Queue, push: bytes) -> None:
@@ -269,14 +269,14 @@ class Queues:
     # ---- giving back --------------------------------------------------------------------------------------------
 
     def _look_later(self, queue: Queue) -> None:
-        if queue.look is None and not queue.takers and (queue.ready or not queue.answered):
+        if queue.look is None and not queue.waiters and (queue.ready or not queue.answered):
             queue.look = asyncio.get_running_loop().call_later(_HELD, self._look, queue)
 
     def _look(self, queue: Queue) -> None:
         """If no reader came back: give back what is here, and end the call that waits."""
         queue.look = None
         link = self._link
-        if link is None or queue.takers or (queue.answered and not queue.ready):
+        if link is None or queue.waiters or (queue.answered and not queue.ready):
             return
         recently = asyncio.get_running_loop().time() - queue.used < _HELD
         if recently or queue.under_way or queue.returning:
@@ -312,7 +312,7 @@ class Queues:
             refusal = link.refusal(reply)
             self._log.write(logging.ERROR, "%d messages cannot be given back yet: %s", len(queue.returning), refusal)
             queue.ready.extendleft(reversed(queue.returning))
-            queue.takers.hand_out()
+            queue.waiters.dispatch()
         queue.returning = []
         self._ask(queue)
         self._look_later(queue)

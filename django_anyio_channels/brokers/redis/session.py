@@ -83,12 +83,12 @@ class ServerLife:
         probe_interval: float,
         queues: Queues,
         presence: Presence,
-        left_over: list[Event[bytes]],
+        unconsumed: list[Event[bytes]],
     ) -> None:
-        """``left_over`` are events of the life before."""
+        """``unconsumed`` are events of the life before."""
         self.error: ListenerClosed | None = ListenerClosed(f"{address} is not connected yet")
         self.presence = presence
-        self.subscriptions = Subscriptions(lambda name: self._server.listener, left_over)
+        self.subscriptions = Subscriptions(lambda name: self._server.listener, unconsumed)
         self._server = Server(address, probe_interval, self.subscriptions.receive)
         self._address = address
         self._queues = queues
@@ -120,7 +120,7 @@ class ServerLife:
         if not self._open:
             self._opening.cancel()
             self.subscriptions.end(error)
-            return self.subscriptions.arrivals.left_over()
+            return self.subscriptions.arrivals.unconsumed()
         if self.error is None:
             self.error = error
             self.presence.end()
@@ -129,7 +129,7 @@ class ServerLife:
             await self._server.close()
             return []
         await self._server.last_words()
-        return self.subscriptions.arrivals.left_over()
+        return self.subscriptions.arrivals.unconsumed()
 
     def _end(self, error: ListenerClosed) -> None:
         self.error = error

@@ -11,7 +11,7 @@ import hiredis
 from ...core.events import Event, Gap
 from ...core.exceptions import ListenerClosed, NotSupported, SubscriptionRefused
 from ...core.layer import subscribing
-from ..common.event_stream import Arrivals
+from ..common.event_stream import EventStream
 from .connection import Listener, Wire, pack
 
 _BEHIND = 10_000
@@ -40,9 +40,9 @@ class Subscriptions:
     """
 
     def __init__(
-        self, listener: Callable[[bytes], Listener], left_over: list[Event[bytes]], sharded: bool = False
+        self, listener: Callable[[bytes], Listener], unconsumed: list[Event[bytes]], sharded: bool = False
     ) -> None:
-        """``listener`` gives the wire on which a name is heard; ``left_over`` are the events to begin with."""
+        """``listener`` gives the wire on which a name is heard; ``unconsumed`` are the events to begin with."""
         self.on_confirmed: Callable[[bool, bytes], None] = _nothing_to_do
         """Called with each name that the server has answered for; True for a pattern."""
         self.on_end: Callable[[ListenerClosed], None] = _nobody_asks_why
@@ -61,7 +61,7 @@ class Subscriptions:
         self._names: tuple[Names, Names] = {}, {}
         self._channels, self._patterns = self._names
         self._signals: dict[bytes, Callable[[bytes], None]] = {}
-        self.arrivals = Arrivals(left_over)
+        self.arrivals = EventStream(unconsumed)
         self._paused: list[Wire] = []
 
     # ---- what a layer's subscribe may call ----------------------------------------------------------------------

@@ -21,7 +21,7 @@ class Airport:
     def __init__(self) -> None:
         self.flights: list[list[int]] = []
         self.may_land = anyio.Event()
-        self.batcher: Batcher[int, str] = Batcher(self.fly, most=5)
+        self.batcher: Batcher[int, str] = Batcher(self.fly, max_items=5)
 
     async def fly(self, items: list[int]) -> Sequence[str | Exception]:
         self.flights.append(items)

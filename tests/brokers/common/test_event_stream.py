@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from django_anyio_channels import Event, ListenerClosed
-from django_anyio_channels.brokers.common.event_stream import Arrivals
+from django_anyio_channels.brokers.common.event_stream import EventStream
 
 pytestmark = pytest.mark.anyio
 
@@ -19,10 +19,10 @@ def anyio_backend() -> str:
 @pytest.mark.parametrize("at_once", [False, True])
 async def test_what_comes_after_the_end_is_for_the_next_life(at_once: bool) -> None:
     """The connections to several servers end one after the other."""
-    arrivals = Arrivals()
+    arrivals = EventStream()
     arrivals.add(Event("g", b"before"))
     if at_once:
-        arrivals.deliver_at_once(lambda event: pytest.fail(f"{event} is for the next life"))
+        arrivals.set_event_handler(lambda event: pytest.fail(f"{event} is for the next life"))
     arrivals.end(ListenerClosed("dead"))
     arrivals.add(Event("g", b"after"))
     assert (await arrivals.next()).message == b"before"
@@ -30,4 +30,4 @@ async def test_what_comes_after_the_end_is_for_the_next_life(at_once: bool) -> N
         with pytest.raises(ListenerClosed, match="dead"):
             await arrivals.next()
         arrivals.add(Event("g", b"later"))
-    assert [event.message for event in arrivals.left_over()] == [b"after", b"later", b"later"]
+    assert [event.message for event in arrivals.unconsumed()] == [b"after", b"later", b"later"]

@@ -205,13 +205,13 @@ def acknowledged(peer: Peer) -> list[int]:
 async def test_messages_are_acknowledged_in_the_order_in_which_they_came(peer: Peer) -> None:
     peer.data_received(message(b"one", 1, 1) + message(b"two", 1, 2))
     first, second = peer.receipts
-    told = asyncio.ensure_future(second.settle())
+    told = asyncio.ensure_future(second.release())
     await anyio.wait_all_tasks_blocked()
     assert not told.done()
-    first.hold()
-    first.settle()
+    first.retain()
+    first.release()
     assert acknowledged(peer) == []
-    await first.settle()
+    await first.release()
     await told
     await anyio.wait_all_tasks_blocked()
     assert acknowledged(peer) == [1, 2]
@@ -220,12 +220,12 @@ async def test_messages_are_acknowledged_in_the_order_in_which_they_came(peer: P
 async def test_two_who_wait_for_one_acknowledgement_both_hear_of_it(peer: Peer) -> None:
     peer.data_received(message(b"one", 1, 1))
     (receipt,) = peer.receipts
-    receipt.hold()
-    first = asyncio.ensure_future(receipt.settle())
+    receipt.retain()
+    first = asyncio.ensure_future(receipt.release())
     again = asyncio.ensure_future(receipt)
     await anyio.wait_all_tasks_blocked()
     first.cancel()  # of two, one may go
-    receipt.settle()
+    receipt.release()
     await again
     assert first.cancelled()
 
@@ -233,10 +233,10 @@ async def test_two_who_wait_for_one_acknowledgement_both_hear_of_it(peer: Peer) 
 async def test_an_acknowledgement_that_came_too_late_is_told(peer: Peer) -> None:
     peer.data_received(message(b"one", 1, 1) + message(b"two", 1, 2))
     first, second = peer.receipts
-    waiting = asyncio.ensure_future(second.settle())
+    waiting = asyncio.ensure_future(second.release())
     await anyio.wait_all_tasks_blocked()
     peer.end("the plug was pulled")
-    for too_late in (waiting, first.settle()):
+    for too_late in (waiting, first.release()):
         with pytest.raises(ListenerClosed, match="the plug was pulled"):
             await too_late
     assert acknowledged(peer) == []

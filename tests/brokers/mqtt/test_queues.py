@@ -44,9 +44,9 @@ class Node:
     table: list[tuple[Node, bytes, Handle]]
     dead: bool = False
     ignored: set[bytes] = field(default_factory=set)
-    """Topics to which what this node sends is accepted and lost."""
+    """SubscriptionRegistry to which what this node sends is accepted and lost."""
     forbidden: set[bytes] = field(default_factory=set)
-    """Topics that the broker lets this node not write."""
+    """SubscriptionRegistry that the broker lets this node not write."""
 
     def __post_init__(self) -> None:
         self.address = f"table {id(self.table)}"

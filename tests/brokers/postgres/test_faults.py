@@ -63,7 +63,7 @@ class Traffic:
 
     @property
     def missed(self) -> list[int]:
-        """Accepted before the last that was received, but not received."""
+        """PublishResult before the last that was received, but not received."""
         return sorted({number for number in self.accepted if number < self.received[-1]} - set(self.received))
 
     def check(self) -> None:
@@ -257,12 +257,12 @@ async def test_a_queue_gives_each_job_once_while_connections_are_terminated(own_
 
                 async def work(node: Channel) -> None:
                     while True:
-                        taken.append(node.serializer.decode(await node.take("jobs")))
+                        taken.append(node.serializer.decode(await node.queues.take("jobs")))
 
                 async def send() -> None:
                     for number in range(600):
                         try:
-                            await sender.put("jobs", sender.encode(number), capacity=10_000, expiry=60)
+                            await sender.queues.put("jobs", sender.encode(number), capacity=10_000, expiry=60)
                         except ListenerClosed:
                             continue
                         accepted.append(number)

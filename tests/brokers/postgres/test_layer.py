@@ -442,12 +442,12 @@ async def test_connecting_to_nobody_who_answers_may_be_cancelled() -> None:
 
 async def test_it_counts_the_nodes_that_listen(database: brokers.Postgres, connect: Connect) -> None:
     one, two = await connect(database.url), await connect(database.url)
-    assert await one.listeners("g") == 0
+    assert await one.count_subscribers("g") == 0
     for layer in (one, two):
         await layer.subscribe("g")
-    assert await one.listeners("g") == 2
+    assert await one.count_subscribers("g") == 2
     await two.unsubscribe("g")
-    assert await one.listeners("g") == 1
+    assert await one.count_subscribers("g") == 1
 
 
 async def test_an_unexpected_error_ends_the_life_and_is_logged(

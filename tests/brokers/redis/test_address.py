@@ -24,7 +24,7 @@ async def works(layer: RedisPubSubChannelLayer) -> None:
     """A message goes round, and a job."""
     with anyio.fail_after(30):
         await layer.subscribe("room")
-        assert await layer.publish("room", b"hello") == 1
+        assert (await layer.publish("room", b"hello")).receivers == 1
         assert (await layer.next_published()).message == b"hello"
         await layer.put("jobs", b"work", capacity=10, expiry=60)
         assert await layer.take("jobs") == b"work"

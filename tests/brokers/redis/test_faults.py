@@ -176,7 +176,7 @@ async def test_a_replica_is_refused_and_a_demoted_master_given_up(own_server: br
             await channel.publish("room", 1)
             own_server.ask("REPLICAOF", "127.0.0.1", master.server.port)
             with pytest.raises(ListenerClosed):
-                await channel.put("jobs", b"x", capacity=10, expiry=60)
+                await channel.queues.put("jobs", b"x", capacity=10, expiry=60)
             with pytest.raises(ListenerClosed, match=r"is a read-only replica.*Name its master"):
                 await layer_of(own_server).connect()
             own_server.ask("REPLICAOF", "NO", "ONE")
@@ -225,27 +225,27 @@ async def test_a_password_that_is_changed_and_changed_back(own_server: brokers.R
 async def test_readers_of_queues_go_on_when_memory_is_used_up(own_server: brokers.Redis) -> None:
     async with Channel(layer_of(own_server)) as channel:
         for number in range(50):
-            await channel.put("jobs", b"%d" % number, capacity=100, expiry=60)
+            await channel.queues.put("jobs", b"%d" % number, capacity=100, expiry=60)
         own_server.ask("CONFIG", "SET", "maxmemory", "1")
         with anyio.fail_after(30):
-            assert [int(await channel.take("jobs")) for _ in range(50)] == list(range(50))
+            assert [int(await channel.queues.take("jobs")) for _ in range(50)] == list(range(50))
         with anyio.move_on_after(0.2):
-            await channel.take("jobs")
+            await channel.queues.take("jobs")
         own_server.ask("CONFIG", "SET", "maxmemory", "0")
-        await channel.put("jobs", b"last", capacity=100, expiry=60)
+        await channel.queues.put("jobs", b"last", capacity=100, expiry=60)
         with anyio.fail_after(30):
-            assert await channel.take("jobs") == b"last"
+            assert await channel.queues.take("jobs") == b"last"
 
 
 async def test_out_of_memory(own_server: brokers.Redis) -> None:
     async with flow(lambda: layer_of(own_server)) as going:
         own_server.ask("CONFIG", "SET", "maxmemory", "1")
         with pytest.raises(ChannelLayerError, match=r"OOM.*raise its maxmemory") as caught:
-            await going.publisher.put("jobs", b"x", capacity=10, expiry=60)
+            await going.publisher.queues.put("jobs", b"x", capacity=10, expiry=60)
         assert not isinstance(caught.value, ListenerClosed)
         await going.go_on()
         own_server.ask("CONFIG", "SET", "maxmemory", "0")
-        await going.publisher.put("jobs", b"x", capacity=10, expiry=60)
+        await going.publisher.queues.put("jobs", b"x", capacity=10, expiry=60)
     assert going.failed == []
     assert going.gaps == []
 
@@ -303,14 +303,14 @@ async def test_jobs_survive_killed_connections(own_server: brokers.Redis) -> Non
             while kills < 5 or number < 200 or sent[-1] != number:
                 number += 1
                 try:
-                    await sender.put("jobs", b"%d" % number, capacity=10_000, expiry=60)
+                    await sender.queues.put("jobs", b"%d" % number, capacity=10_000, expiry=60)
                 except DeliveryUnknown:
                     continue
                 sent.append(number)
 
         async def work() -> None:
             while True:
-                got.append(int(await reader.take("jobs")))
+                got.append(int(await reader.queues.take("jobs")))
 
         async with anyio.create_task_group() as workers:
             workers.start_soon(work)

@@ -340,13 +340,13 @@ async def test_leaving_waits_no_longer_than_the_link_lives(own_server: brokers.R
     layer = await connect(own_server.url, probe_interval=60)
     own_server.server.freeze()
 
-    async def take_job() -> None:
+    async def receive_job() -> None:
         with pytest.raises(ListenerClosed, match="was disconnected"):
             await layer.take("jobs")
 
     with anyio.fail_after(30):
         async with anyio.create_task_group() as tasks:
-            tasks.start_soon(take_job)
+            tasks.start_soon(receive_job)
             await anyio.wait_all_tasks_blocked()
             tasks.start_soon(layer.disconnect)
             await anyio.wait_all_tasks_blocked()

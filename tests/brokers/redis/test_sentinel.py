@@ -32,8 +32,8 @@ async def test_topics_and_queues(sentinels: brokers.SentinelSet) -> None:
     async with Channel(layer) as channel, channel.subscribe("room") as subscriber:
         await channel.publish("room", 1)
         assert (await anext(subscriber)).message == 1
-        await channel.put("jobs", b"x", capacity=10, expiry=60)
-        assert await channel.take("jobs") == b"x"
+        await channel.queues.put("jobs", b"x", capacity=10, expiry=60)
+        assert await channel.queues.take("jobs") == b"x"
 
 
 async def test_a_name_that_the_sentinels_do_not_know(sentinels: brokers.SentinelSet) -> None:

@@ -181,7 +181,7 @@ async def test_a_pattern_hears_every_server_once(servers: tuple[brokers.Redis, .
                 await other.publish(group, group)
             events = [await anext(subscriber) for _ in GROUPS]
             assert sorted(event.message for event in events) == sorted(GROUPS)
-            assert channel.topics == len(servers)
+            assert channel.subscriptions == len(servers)
             await channel.connected()
 
 
@@ -258,9 +258,9 @@ async def test_a_bound_queue_whose_server_is_gone_is_told_and_ends_nothing(serve
     layer = layer_of(servers)
     group, queue = name_at(layer, 1, "room-"), name_at(layer, 0, "jobs-")
     async with Channel(layer, publish_timeout=3.0) as channel, channel.subscribe(group) as subscriber:
-        await channel.bind(group, queue, lifetime=60, **PLENTY)
+        await channel.queues.bind(group, queue, lifetime=60, **PLENTY)
         await channel.publish(group, 1)
-        assert channel.serializer.decode(await channel.take(queue)) == 1
+        assert channel.serializer.decode(await channel.queues.take(queue)) == 1
         await run_sync(servers[0].server.kill)
         try:
             await becomes_true(lambda: channel.outages == 1)
@@ -277,7 +277,7 @@ async def test_terms_of_a_binding_to_another_server(servers: tuple[brokers.Redis
     layer = layer_of(servers)
     group, queue = name_at(layer, 1, "room-"), name_at(layer, 0, "jobs-")
     async with Channel(layer) as channel:
-        await channel.bind(group, queue, lifetime=60, capacity=2, expiry=60)
+        await channel.queues.bind(group, queue, lifetime=60, capacity=2, expiry=60)
         for number in range(3):
             await channel.publish(group, number)
         assert servers[0].ask("LLEN", queue) == 2

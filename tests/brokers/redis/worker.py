@@ -19,7 +19,7 @@ async def work(url: str, queue: str, tasks: int) -> None:
 
     async def take() -> None:
         while True:
-            job = await channel.take(queue)
+            job = await channel.queues.take(queue)
             os.write(1, job + b"\n")  # nothing stays in a buffer that a kill would take along
             await anyio.lowlevel.checkpoint()
 

@@ -33,7 +33,7 @@ from uuid import uuid4
 import anyio
 
 from ....core.exceptions import ChannelLayerError, DeliveryUnknown, ListenerClosed, PayloadTooLarge, QueueFull
-from ....core.stats import BoundedLog
+from ....core.stats import RateLimitedLogger
 from ..packets import NO_MATCHING_SUBSCRIBERS, Publish
 from ..topics import to_group, to_topic
 from .owner import Binding, Keeper, Wire, pack_bindings
@@ -122,7 +122,7 @@ class MQTTQueues:
         self._keepers: dict[bytes, Keeper] = {}
         self._questions: dict[int, _Question] = {}
         self._readers = Readers(self, self._spawn)
-        self._log = BoundedLog()
+        self._log = RateLimitedLogger()
 
     # ---- verbs --------------------------------------------------------------------------------------------------
 

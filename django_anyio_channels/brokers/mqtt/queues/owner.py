@@ -11,7 +11,7 @@ from time import monotonic
 from typing import Any, Protocol
 from zlib import crc32
 
-from ....core.stats import BoundedLog
+from ....core.stats import RateLimitedLogger
 from ..packets import Publish
 from ..topics import to_group
 from .protocol import PackedBinding, Request
@@ -92,7 +92,7 @@ class Keeper:
         self._spawn = spawn
         self._done: OrderedDict[Reader, str] = OrderedDict()
         """What was answered to recent requests; empty while they are being done."""
-        self._log = BoundedLog()
+        self._log = RateLimitedLogger()
 
     def handle(self, request: Request) -> None:
         """Do what a node asks for."""

@@ -14,7 +14,7 @@ import hiredis
 
 from ....core.events import Event
 from ....core.exceptions import ChannelLayerError, ListenerClosed
-from ....core.stats import BoundedLog
+from ....core.stats import RateLimitedLogger
 from ..connection import Wire, pack
 from ..keys import slot_of
 from ..peers import NODES, Presence
@@ -83,18 +83,18 @@ class ClusterLife:
         probe_interval: float,
         queues: Queues,
         presences: Presences,
-        left_over: list[Event[bytes]],
+        unconsumed: list[Event[bytes]],
     ) -> None:
-        """``left_over`` are events of the life before."""
+        """``unconsumed`` are events of the life before."""
         self.error: ListenerClosed | None = ListenerClosed(f"{address} is not connected yet")
         self.presence = presences
         self._masters = Masters(address, probe_interval, self._receive, self._server_ended, self._end_hearing)
-        self.subscriptions = Subscriptions(partial(Route, self._masters, self.give_up, True), left_over, sharded=True)
+        self.subscriptions = Subscriptions(partial(Route, self._masters, self.give_up, True), unconsumed, sharded=True)
         self._address = address
         self._queues = queues
         self._dead: set[Server] = set()
         self._opening = anyio.CancelScope()
-        self._log = BoundedLog()
+        self._log = RateLimitedLogger()
         self._open = False
 
     # ---- from connect to disconnect -----------------------------------------------------------------------------
@@ -128,7 +128,7 @@ class ClusterLife:
         if not self._open:
             self._opening.cancel()
             self.subscriptions.end(error)
-            return self.subscriptions.arrivals.left_over()
+            return self.subscriptions.arrivals.unconsumed()
         broken = self.error is not None
         if not broken:
             self.error = error
@@ -136,7 +136,7 @@ class ClusterLife:
             self.subscriptions.end(error)
             await self._queues.leave(error)
         await self._masters.close(self._dead)
-        return self.subscriptions.arrivals.left_over() if broken else []
+        return self.subscriptions.arrivals.unconsumed() if broken else []
 
     def give_up(self, error: ListenerClosed) -> None:
         """End it at once; nothing more is to be had."""

@@ -13,9 +13,9 @@ from uuid import uuid4
 import hiredis
 
 from ....core.events import Event, Gap
-from ....core.exceptions import ChannelLayerError, ListenerClosed
-from ....core.stats import BoundedLog
-from ...common.waiters import Takers
+from ....core.exceptions import ListenerClosed
+from ....core.stats import RateLimitedLogger
+from ...common.waiters import WaiterQueue
 from ..scripts import is_unknown
 from ..session import Life, checked
 from .consumer_groups import Place
@@ -40,13 +40,12 @@ class Job(NamedTuple):
 class Desk:
     """One place of work, and the tasks of this node that work there."""
 
-    def __init__(self, place: Place, group: str, dead_letters: str) -> None:
+    def __init__(self, place: Place, group: str) -> None:
         self.place = place
         self.group = group
-        self.dead_letters = dead_letters
         self.ready: deque[Job] = deque()
         """Jobs that are here and with no reader."""
-        self.takers = Takers(self.ready)
+        self.waiters = WaiterQueue(self.ready)
         self.number = 0
         self.answered = True
         """Call `number` has brought its jobs; else it is repeated in the next life."""
@@ -69,10 +68,10 @@ class Receipt:
         self._holders = 1
         self._acknowledge = acknowledge
 
-    def hold(self) -> None:
+    def retain(self) -> None:
         self._holders += 1
 
-    def settle(self) -> Awaitable[None]:
+    def release(self) -> Awaitable[None]:
         self._holders -= 1
         return _done() if self._holders else self._acknowledge()
 
@@ -85,14 +84,9 @@ class Work:
     answer was lost with its connection is repeated in the next life, and so is what could not be acknowledged.
     """
 
-    def __init__(
-        self, redeliver_after: float, deliver_at_most: int, publish: Callable[[str, bytes], Awaitable[object]]
-    ) -> None:
+    def __init__(self, redeliver_after: float) -> None:
         self._node = uuid4().hex
         self._milliseconds = max(1, round(redeliver_after * 1000))
-        self._deliver_at_most = deliver_at_most
-        self.publish = publish
-        """How a dead letter is published."""
         self._desks: dict[bytes, Desk] = {}
         self._life: Life | None = None
         self._leaving = False
@@ -100,20 +94,20 @@ class Work:
         self._in_hands: dict[tuple[Place, bytes], float] = {}
         """What readers have and nobody has acknowledged, and until when it is theirs."""
         self._acknowledging: dict[tuple[Place, bytes], asyncio.Future[None]] = {}
-        self._log = BoundedLog()
+        self._log = RateLimitedLogger()
 
-    async def take(self, place: Place, group: str, dead_letters: str) -> Event[bytes]:
+    async def take(self, place: Place, group: str) -> Event[bytes]:
         """Wait for a job of a life that has begun."""
         loop = asyncio.get_running_loop()
         desk = self._desks.get(place.in_hands)
         if desk is None:
-            desk = self._desks[place.in_hands] = Desk(place, group, dead_letters)
-        place_in_line = desk.takers.enter()
-        desk.takers.hand_out()
+            desk = self._desks[place.in_hands] = Desk(place, group)
+        place_in_line = desk.waiters.join()
+        desk.waiters.dispatch()
         if not place_in_line.done():
             self._serve(desk)
         try:
-            job = await desk.takers.wait(place_in_line)
+            job = await desk.waiters.wait(place_in_line)
         except BaseException:
             if desk.ready:
                 self._serve(desk)
@@ -146,7 +140,7 @@ class Work:
         """The life is over."""
         self._life = None
         for desk in self._desks.values():
-            desk.takers.fail(error)
+            desk.waiters.fail_all(error)
             desk.bell.set()
         for told in self._acknowledging.values():
             _fail(told, error)
@@ -155,7 +149,7 @@ class Work:
         """End the life in peace: what is in the hands of this node goes to others, if it can within a second."""
         self._leaving = True
         for desk in self._desks.values():
-            desk.takers.fail(error)
+            desk.waiters.fail_all(error)
             desk.bell.set()
         # Let readers that were cancelled with a job in their hands put it down.
         await asyncio.sleep(0)
@@ -192,7 +186,7 @@ class Work:
             while self._life is life and await self._turn(desk, life):
                 pass
         except Exception as error:
-            desk.takers.fail(error)
+            desk.waiters.fail_all(error)
         finally:
             desk.serving = None
 
@@ -209,16 +203,16 @@ class Work:
         loop = asyncio.get_running_loop()
         desk.bell.clear()
         seconds = 0.0
-        if desk.takers or not desk.answered:
+        if desk.waiters or not desk.answered:
             seconds = await self._ask(desk, life)
         unused = loop.time() - desk.used
         if desk.ready and (self._leaving or unused >= _HELD):
             await self._give_back(desk.place, life, [job.identity for job in desk.take_ready()], unread=True)
             return True
-        if not desk.takers and (self._leaving or unused >= _IDLE):
+        if not desk.waiters and (self._leaving or unused >= _IDLE):
             self._forget(desk, life)
             return False
-        if not desk.takers:
+        if not desk.waiters:
             seconds = _HELD if desk.ready else _IDLE
         timer = loop.call_later(seconds, desk.bell.set)
         await desk.bell.wait()
@@ -226,8 +220,8 @@ class Work:
         return True
 
     async def _ask(self, desk: Desk, life: Life) -> float:
-        """Have as many jobs as there are takers. Returns after how many seconds there may be more."""
-        count = min(len(desk.takers), _MOST_AT_ONCE)
+        """Have as many jobs as there are waiters. Returns after how many seconds there may be more."""
+        count = min(len(desk.waiters), _MOST_AT_ONCE)
         if desk.answered:
             self._calls += 1
             desk.number = self._calls
@@ -242,29 +236,9 @@ class Work:
         if missed:
             life.subscriptions.arrivals.add(Gap(desk.group, b""))
         jobs = [Job(identity, int(deliveries), message) for identity, deliveries, message in taken]
-        for job in jobs:
-            if job.deliveries > self._deliver_at_most:
-                await self._bury(desk, job)
-            else:
-                desk.ready.append(job)
-        desk.takers.hand_out()
+        desk.ready.extend(jobs)
+        desk.waiters.dispatch()
         return 0.0 if len(jobs) >= count else milliseconds / 1000
-
-    async def _bury(self, desk: Desk, job: Job) -> None:
-        try:
-            await self.publish(desk.dead_letters, job.message)
-        except ChannelLayerError as error:
-            text = "A message to %s cannot become a dead letter, and comes again: %s"
-            self._log.write(logging.ERROR, text, desk.group, error)
-            return
-        self._log.write(
-            logging.ERROR,
-            "A message to %s was handed out %d times and never acknowledged; it is a dead letter in %s now",
-            desk.group,
-            job.deliveries - 1,
-            desk.dead_letters,
-        )
-        self._acknowledge(desk.place, job.identity)
 
     async def _give_back(self, place: Place, life: Life, identities: list[bytes], *, unread: bool) -> None:
         reply = await place.give_back(life, unread, identities)

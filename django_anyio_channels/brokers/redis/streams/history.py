@@ -12,7 +12,7 @@ import hiredis
 
 from ....core.events import Event, Gap
 from ....core.exceptions import ChannelLayerError, ListenerClosed, PositionLost
-from ....core.stats import BoundedLog
+from ....core.stats import RateLimitedLogger
 from ..scripts import NOW, OURS, Script, beside, bindings
 from ..session import Life, checked
 from .entries import Frame, identity_of, read_frame
@@ -147,7 +147,7 @@ class Histories:
         self._patterns: set[str] = set()
         self._remembered: dict[str, Merge] = {}
         self._remembered_patterns: set[str] = set()
-        self._log = BoundedLog()
+        self._log = RateLimitedLogger()
 
     def begin(self, life: Life) -> None:
         """A life begins."""

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from typing import Any
 
-from ....core.events import Accepted, Event
+from ....core.events import Event, PublishResult
 from ....core.exceptions import InvalidPosition, ListenerClosed, PayloadTooLarge
-from ....core.layer import BaseChannelLayer, Put
+from ....core.layer import BaseChannelLayer
 from ..layer import LARGEST_MESSAGE, RedisPubSubChannelLayer, unknown
 from .consumer_groups import ConsumerGroups, jobs_beside, queue_place
 from .deliveries import Work
@@ -30,11 +30,11 @@ class RedisStreamsChannelLayer(BaseChannelLayer):
     it is refused, but who waits for work waits on. What a replica that takes over had not got of its master's groups is
     a `Gap` for those alone.
 
-    `publish` returns an `Accepted`, with the position of the message. The order of a group is the same for all.
+    `publish` returns the position of the message. The order of a group is the same for all.
 
     Subscriptions of a ``consumer_group`` share the events of a group: each goes to one of them, and what is not
     acknowledged within ``redeliver_after`` seconds goes to another. What was handed out ``deliver_at_most`` times is
-    published to a group of dead letters instead. The same holds for `take_job`.
+    published to a group of dead letters instead. The same holds for `receive_job`.
     """
 
     def __init__(
@@ -67,8 +67,9 @@ class RedisStreamsChannelLayer(BaseChannelLayer):
         self._without_history: set[str] = set()
         self._consumer_group = consumer_group
         self._redeliver_after = redeliver_after
+        self._deliver_at_most = deliver_at_most
         self._consumer_groups = ConsumerGroups(self._history)
-        self._work = Work(redeliver_after, deliver_at_most, self.publish)
+        self._work = Work(redeliver_after)
 
     @property
     def address(self) -> str:
@@ -81,6 +82,14 @@ class RedisStreamsChannelLayer(BaseChannelLayer):
     @property
     def redeliver_after(self) -> float:
         return self._redeliver_after
+
+    @property
+    def deliver_at_most(self) -> int:
+        return self._deliver_at_most
+
+    @property
+    def returns_bound_queues(self) -> bool:
+        return True
 
     async def connect(self) -> None:
         await self.disconnect()
@@ -98,11 +107,11 @@ class RedisStreamsChannelLayer(BaseChannelLayer):
             self._work.end(error)
         await self._redis.disconnect()
 
-    def restored(self) -> bool:
+    def subscriptions_restored(self) -> bool:
         self._histories.restored()
         return True
 
-    def keep_no_history(self, group: str) -> None:
+    def disable_history(self, group: str) -> None:
         self._without_history.add(group)
 
     # ---- topics -------------------------------------------------------------------------------------------------
@@ -128,7 +137,7 @@ class RedisStreamsChannelLayer(BaseChannelLayer):
         self._histories.forget_pattern(pattern)
         await self._redis.unsubscribe_pattern(pattern)
 
-    async def publish(self, group: str, message: bytes) -> int:
+    async def publish(self, group: str, message: bytes) -> PublishResult:
         if group in self._without_history:
             return await self._redis.publish(group, message)
         life = self._redis.alive()
@@ -138,9 +147,8 @@ class RedisStreamsChannelLayer(BaseChannelLayer):
             reached, position, bound = await self._publisher.publish(group.encode(), message)
         except ListenerClosed as error:
             raise unknown(error) from error
-        if bound:
-            await self._redis.put_into_bound(life, group.encode(), bound, message)
-        return Accepted(reached, position.decode())
+        queues = await self._redis.bound_queues(life, group.encode(), bound)
+        return PublishResult(reached, position.decode(), queues)
 
     async def history(self, group: str, *, since: str | None, limit: int | None) -> list[Event[bytes]]:
         life, name = self._redis.alive(), group.encode()
@@ -160,8 +168,8 @@ class RedisStreamsChannelLayer(BaseChannelLayer):
         one, two = position.encode(), other.encode()
         return epoch_of(one) != epoch_of(two) or order_of(one) > order_of(two)
 
-    def deliver_at_once(self, deliver: Callable[[Event[bytes]], None]) -> None:
-        self._redis.deliver_at_once(deliver)
+    def set_event_handler(self, deliver: Callable[[Event[bytes]], None]) -> None:
+        self._redis.set_event_handler(deliver)
 
     async def next_published(self) -> Event[bytes]:
         return await self._redis.next_published()
@@ -171,24 +179,18 @@ class RedisStreamsChannelLayer(BaseChannelLayer):
     async def join(self, group: str, consumer_group: str) -> None:
         await self._consumer_groups.join(self._redis.alive(), group.encode(), consumer_group)
 
-    async def take_event(self, group: str, consumer_group: str, dead_letters: str) -> Event[bytes]:
+    async def receive_event(self, group: str, consumer_group: str) -> Event[bytes]:
         self._redis.alive()
-        return await self._work.take(self._consumer_groups.place(group.encode(), consumer_group), group, dead_letters)
+        return await self._work.take(self._consumer_groups.place(group.encode(), consumer_group), group)
 
-    def bury_with(self, publish: Callable[[str, bytes], Awaitable[object]]) -> None:
-        self._work.publish = publish
-
-    def look(self, group: str) -> None:
+    def notify_published(self, group: str) -> None:
         self._work.look(group)
 
-    async def take_job(self, queue: str, dead_letters: str) -> Event[bytes]:
+    async def receive_job(self, queue: str) -> Event[bytes]:
         self._redis.alive()
-        return await self._work.take(queue_place(queue.encode()), queue, dead_letters)
+        return await self._work.take(queue_place(queue.encode()), queue)
 
     # ---- queues -------------------------------------------------------------------------------------------------
-
-    def put_bound_with(self, put: Put) -> None:
-        self._redis.put_bound_with(put)
 
     async def put(self, queue: str, message: bytes, *, capacity: int, expiry: float) -> None:
         await self._redis.put(queue, message, capacity=capacity, expiry=expiry)

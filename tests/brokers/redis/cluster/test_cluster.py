@@ -74,11 +74,11 @@ async def works(channel: Channel) -> None:
     with anyio.fail_after(30):
         async with channel.subscribe(*groups) as subscriber:
             for group in groups:
-                assert await channel.publish(group, group) == 1
+                assert (await channel.publish(group, group)).receivers == 1
             assert sorted([(await anext(subscriber)).message for _ in groups]) == sorted(groups)
         for number in range(12):
-            await channel.put(f"jobs {number}", b"%d" % number, **PLENTY)
-            assert await channel.take(f"jobs {number}") == b"%d" % number
+            await channel.queues.put(f"jobs {number}", b"%d" % number, **PLENTY)
+            assert await channel.queues.take(f"jobs {number}") == b"%d" % number
 
 
 # ---- slots -----------------------------------------------------------------------------------------------------------
@@ -293,7 +293,7 @@ async def test_2000_groups_are_spread_and_connections_are_few(cluster: brokers.C
         assert sorted(name for found in at for name in found) == sorted(groups)
         assert all(len(found) > 500 for found in at)
         for group in groups:
-            assert await channel.publish(group, group) == 1
+            assert (await channel.publish(group, group)).receivers == 1
         assert sorted([(await anext(subscriber)).message for _ in groups]) == sorted(groups)
         assert [now - then for now, then in zip(connections(cluster), before, strict=True)] == [2, 2, 2]
     await becomes_true(lambda: connections(cluster) == before)
@@ -383,9 +383,9 @@ async def test_queues_and_bindings_in_slots_that_move(cluster: brokers.Cluster) 
 
         async def work() -> None:
             while True:
-                got.append(reader.serializer.decode(await reader.take("jobs")))
+                got.append(reader.serializer.decode(await reader.queues.take("jobs")))
 
-        await sender.bind("room", "jobs", lifetime=60, **PLENTY)
+        await sender.queues.bind("room", "jobs", lifetime=60, **PLENTY)
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(work)
             number = 0
@@ -396,7 +396,7 @@ async def test_queues_and_bindings_in_slots_that_move(cluster: brokers.Cluster) 
                     if number % 2:
                         await sender.publish("room", number)
                     else:
-                        await sender.put("jobs", sender.encode(number), **PLENTY)
+                        await sender.queues.put("jobs", sender.encode(number), **PLENTY)
                 await becomes_true(lambda: len(got) == number)
             tasks.cancel_scope.cancel()
         assert got == list(range(1, number + 1))
@@ -438,15 +438,15 @@ async def test_each_job_goes_to_one_of_two_processes_while_the_queue_moves(
 async def test_a_slot_that_is_on_its_way(cluster: brokers.Cluster) -> None:
     """Half of a queue is at the old master, or none of it; the server says ASK and TRYAGAIN meanwhile."""
     async with Channel(layer_of(cluster)) as channel:
-        await channel.put("parcels", b"1", **PLENTY)
+        await channel.queues.put("parcels", b"1", **PLENTY)
         target = await halfway(cluster, "parcels")
-        putting = asyncio.ensure_future(channel.put("parcels", b"2", **PLENTY))
+        putting = asyncio.ensure_future(channel.queues.put("parcels", b"2", **PLENTY))
         await channel.publish("parcels", "heard by nobody, refused by nobody")
-        taking = asyncio.ensure_future(channel.take("parcels"))
+        taking = asyncio.ensure_future(channel.queues.take("parcels"))
         with anyio.fail_after(30):
             cluster.end_move(slot_of(b"parcels"), target)
             await putting
-            assert [await taking, await channel.take("parcels")] == [b"1", b"2"]
+            assert [await taking, await channel.queues.take("parcels")] == [b"1", b"2"]
 
 
 async def test_readers_outwait_a_slot_that_is_on_its_way_for_long(
@@ -489,7 +489,7 @@ async def test_many_slots_move_under_many_groups(cluster: brokers.Cluster) -> No
         await becomes_true(lambda: len(missed) == len(groups))
         with anyio.fail_after(30):
             for group in groups:
-                assert await other.publish(group, group) == 1
+                assert (await other.publish(group, group)).receivers == 1
             assert sorted([(await anext(subscriber)).message for _ in groups]) == sorted(groups)
         assert channel.outages == other.outages == 0
     assert sorted(missed) == sorted(groups), "each once"
@@ -509,7 +509,7 @@ async def test_what_was_given_up_is_not_subscribed_again(cluster: brokers.Cluste
         tasks.start_soon(move, cluster, "left")
         tasks.start_soon(layer.unsubscribe, "left")
     await layer.subscribe("left")
-    assert await layer.publish("left", b"x") == 1
+    assert (await layer.publish("left", b"x")).receivers == 1
     with anyio.fail_after(30):
         assert (await layer.next_published()).message == b"x"
 
@@ -553,7 +553,7 @@ async def test_a_group_that_is_given_up_while_masters_disagree(
     with pytest.raises(SubscriptionRefused, match=r"refuses the subscription to 'lost': MOVED [\d .:]*$"):
         await layer.subscribe("lost")
     cluster.end_move(slot, target)
-    assert await layer.publish("lost", b"x") == 0
+    assert (await layer.publish("lost", b"x")).receivers == 0
 
 
 async def test_a_new_master_takes_slots_over(growing: brokers.Cluster) -> None:
@@ -567,7 +567,7 @@ async def test_a_new_master_takes_slots_over(growing: brokers.Cluster) -> None:
         other = layer_of(growing)
         await other.connect()
         await other.put("jobs", b"x", **PLENTY)
-        await going.publisher.purge("jobs")
+        await going.publisher.queues.purge("jobs")
         assert new.ask("KEYS", "*jobs*") == []
         await other.disconnect()
         assert going.publisher.outages == 0
@@ -704,7 +704,7 @@ async def test_a_planned_failover_is_noticed_by_whoever_publishes(
     with pytest.raises(ListenerClosed, match=f"127.0.0.1:{master.server.port}/0 is no master any more"):
         await layer.publish("room", b"x")
     await layer.connect()
-    assert await layer.publish("room", b"x") == 0
+    assert (await layer.publish("room", b"x")).receivers == 0
     await becomes_true(lambda: master.ask("ROLE")[3] == "connected")
 
 

@@ -24,7 +24,7 @@ from django_anyio_channels import (
     ShardedChannelLayer,
     Subscriber,
 )
-from django_anyio_channels.brokers.common.waiters import Takers
+from django_anyio_channels.brokers.common.waiters import WaiterQueue
 from django_anyio_channels.brokers.redis.streams import deliveries as redis_work
 from django_anyio_channels.brokers.redis.streams.deliveries import Desk
 from django_anyio_channels.hub.consumer_group import dead_letters
@@ -220,11 +220,11 @@ async def cancelled_with_a_job(desk: Desk, reading: asyncio.Task[Any], publishin
     """Cancel a reader between the moment when it is given what is published, and its next step."""
 
     def hand_out_and_cancel() -> None:
-        Takers.hand_out(desk.takers)
+        WaiterQueue.hand_out(desk.waiters)
         reading.cancel()
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(desk.takers, "hand_out", hand_out_and_cancel)
+        patch.setattr(desk.waiters, "hand_out", hand_out_and_cancel)
         await publishing
         await asyncio.wait([reading])
     assert reading.cancelled()
@@ -238,7 +238,7 @@ async def test_a_reader_cancelled_with_a_job_in_its_hands_puts_it_down(
     async with workers_of(channel) as reader:
         for how in ("and another takes it", "and it goes back"):
             reading = asyncio.create_task(reader.receive())
-            await becomes_true(lambda: any(desk.takers for desk in layer._work._desks.values()))
+            await becomes_true(lambda: any(desk.waiters for desk in layer._work._desks.values()))
             [desk] = layer._work._desks.values()
             await cancelled_with_a_job(desk, reading, channel.publish("jobs", how))
             if how == "and it goes back":
@@ -256,7 +256,7 @@ async def test_a_desk_is_not_left_while_a_reader_has_a_job_in_its_hands(
     layer = layer_of(channel)
     async with workers_of(channel) as reader:
         reading = asyncio.create_task(reader.receive())
-        await becomes_true(lambda: any(desk.takers for desk in layer._work._desks.values()))
+        await becomes_true(lambda: any(desk.waiters for desk in layer._work._desks.values()))
         [desk] = layer._work._desks.values()
         waiting_since = desk.used
         await becomes_true(lambda: asyncio.get_running_loop().time() - waiting_since > 0.05)
@@ -270,7 +270,7 @@ async def test_the_end_of_a_life_finds_a_reader_just_cancelled(server: brokers.R
     layer = layer_of(channel)
     async with workers_of(channel) as reader:
         reading = asyncio.create_task(reader.receive())
-        await becomes_true(lambda: any(desk.takers for desk in layer._work._desks.values()))
+        await becomes_true(lambda: any(desk.waiters for desk in layer._work._desks.values()))
         reading.cancel()
         await layer.disconnect()
         await asyncio.wait([reading])
@@ -428,7 +428,7 @@ async def test_purge_forgets_what_is_in_hands(server: brokers.Redis, open_channe
     async with workers_of(channel) as reader:
         await channel.publish("jobs", "forgotten")
         taken = await next_of(reader)
-        await channel.purge("jobs")
+        await channel.queues.purge("jobs")
         assert in_hands(server) == 0
         await channel.publish("jobs", "new")
         assert await messages(reader, 1) == ["new"]
@@ -444,10 +444,10 @@ async def test_purge_knows_the_keys_of_any_name(server: brokers.Redis, open_chan
     assert len(held := [key for key in server.ask("KEYS", "*") if "in hands" in key and "last by" not in key]) == 6, (
         held
     )
-    await channel.purge("jobs")
+    await channel.queues.purge("jobs")
     held = [key for key in server.ask("KEYS", "*") if "in hands" in key and "last by" not in key]
     assert len(held) == 2, held
-    await channel.purge("{jobs")
+    await channel.queues.purge("{jobs")
     assert not [key for key in server.ask("KEYS", "*") if "in hands" in key and "last by" not in key]
 
 
@@ -608,7 +608,7 @@ async def test_consumers_share_one_group(server: brokers.Redis, open_channel: Op
 
 async def test_a_layer_that_hands_nothing_out_again_says_which_does() -> None:
     async with Channel(InMemoryChannelLayer()) as channel:
-        for attempt in (workers_of(channel).__aenter__, lambda: channel.take_job("jobs", "dead")):
+        for attempt in (workers_of(channel).__aenter__, lambda: channel.queues.receive_job("jobs", "dead")):
             with pytest.raises(NotSupported, match=r"InMemoryChannelLayer hands nothing out again.*redis\+streams://"):
                 await attempt()
 

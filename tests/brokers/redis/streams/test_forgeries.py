@@ -161,16 +161,16 @@ async def test_jobs_go_on_after_a_forgery(server: brokers.Redis, commands: Comma
     async with open_channel(server) as channel:
         got: list[bytes] = []
         for number in range(3):
-            await channel.put("q", b"%d" % number, capacity=10, expiry=60)
+            await channel.queues.put("q", b"%d" % number, capacity=10, expiry=60)
             if number < 2:
-                event = await channel.take_job("q", "dead")
+                event = await channel.queues.receive_job("q", "dead")
                 got.append(event.message)
                 if number == 1:  # with one in hands
                     forge(server, [*commands, *answer_boxes(server)])
                 await event.ack()
         with anyio.fail_after(30):
             while b"2" not in got:
-                event = await channel.take_job("q", "dead")
+                event = await channel.queues.receive_job("q", "dead")
                 got.append(event.message)
                 await event.ack()
         assert [message for message in got if message != b"\x01"] == [b"0", b"1", b"2"]

@@ -9,12 +9,12 @@ import anyio
 import pytest
 
 from django_anyio_channels import (
-    Accepted,
     AnyioChannelLayer,
     Channel,
     InMemoryChannelLayer,
     NotSupported,
     PositionLost,
+    PublishResult,
     RedisStreamsChannelLayer,
     ShardedChannelLayer,
 )
@@ -35,7 +35,7 @@ async def publish(channel: Channel, first: int, end: int) -> list[str]:
     positions = []
     for number in range(first, end):
         accepted = await channel.publish("room", number)
-        assert isinstance(accepted, Accepted)
+        assert isinstance(accepted, PublishResult)
         positions.append(accepted.position)
     return positions
 
@@ -79,10 +79,10 @@ async def test_what_is_no_position(channel: Channel, since: str) -> None:
 
 
 async def test_what_cannot_be_decoded_is_left_out(channel: Channel) -> None:
-    await channel.publish_frame("room", b"\xc1")
+    await channel.publish_payload("room", b"\xc1")
     await publish(channel, 1, 2)
     assert await numbers(channel) == [1]
-    assert channel.losses.undecodable == 1
+    assert channel.stats.undecodable == 1
 
 
 async def test_a_subscription_that_begins_in_the_past(channel: Channel) -> None:

@@ -10,7 +10,7 @@ import anyio
 import pytest
 from anyio.to_thread import run_sync
 
-from django_anyio_channels import Accepted, ChannelLayerError, DeliveryUnknown, RedisStreamsChannelLayer
+from django_anyio_channels import ChannelLayerError, DeliveryUnknown, PublishResult, RedisStreamsChannelLayer
 from tests.support.brokers import redis as brokers
 
 pytestmark = pytest.mark.anyio
@@ -45,8 +45,8 @@ async def heard(layer: RedisStreamsChannelLayer, count: int) -> list[tuple[bytes
 
 
 def positions(accepted: list[object]) -> list[str]:
-    assert all(isinstance(each, Accepted) for each in accepted), accepted
-    return [each.position for each in accepted if isinstance(each, Accepted)]
+    assert all(isinstance(each, PublishResult) for each in accepted), accepted
+    return [each.position for each in accepted if isinstance(each, PublishResult)]
 
 
 async def on_their_way(server: brokers.Redis, layer: RedisStreamsChannelLayer, count: int) -> list[asyncio.Task[int]]:
@@ -234,5 +234,5 @@ async def test_a_call_that_was_cancelled_before_it_began_goes_again_if_anybody_w
     with anyio.fail_after(30):
         outcomes = await asyncio.gather(*tasks, return_exceptions=True)
         await layer.publish("hall", b"after")
-    assert [type(each) for each in outcomes] == [asyncio.CancelledError, Accepted, asyncio.CancelledError]
+    assert [type(each) for each in outcomes] == [asyncio.CancelledError, PublishResult, asyncio.CancelledError]
     assert [event.message for event in await layer.history("hall", since=None, limit=9)] == [b"after"]

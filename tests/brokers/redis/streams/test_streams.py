@@ -10,13 +10,13 @@ import anyio
 import pytest
 
 from django_anyio_channels import (
-    Accepted,
     ChannelLayerError,
     DeliveryUnknown,
     Event,
     Gap,
     ListenerClosed,
     PayloadTooLarge,
+    PublishResult,
     RedisStreamsChannelLayer,
 )
 from django_anyio_channels.brokers.redis.streams import layer as redis_streams
@@ -64,8 +64,8 @@ async def test_publish_and_event_tell_the_position(server: brokers.Redis, open_l
     layer = await open_layer(server)
     await layer.subscribe("room")
     first, second = await layer.publish("room", b"1"), await layer.publish("room", b"2")
-    assert isinstance(first, Accepted)
-    assert isinstance(second, Accepted)
+    assert isinstance(first, PublishResult)
+    assert isinstance(second, PublishResult)
     assert first == second == 1, "nodes reached"
     assert [event.position for event in await next_of(layer, 2)] == [first.position, second.position]
     assert epoch_of(first.position.encode()) == epoch_of(second.position.encode())
@@ -150,9 +150,9 @@ async def test_purge_forgets_histories(server: brokers.Redis, open_layer: Open) 
 
 async def test_a_group_without_history(server: brokers.Redis, open_layer: Open) -> None:
     layer = await open_layer(server)
-    layer.keep_no_history("news")
+    layer.disable_history("news")
     await layer.subscribe("news")
-    assert await layer.publish("news", b"1") == 1
+    assert (await layer.publish("news", b"1")).receivers == 1
     assert await next_of(layer, 1) == [Event("news", b"1")]
     await layer.unsubscribe("news")
     assert server.ask("KEYS", "*news*") == []
@@ -247,10 +247,10 @@ async def test_what_comes_over_the_wire_twice_is_handed_out_once(server: brokers
     layer = await open_layer(server)
     await layer.subscribe("room")
     first = await layer.publish("room", b"1")
-    assert isinstance(first, Accepted)
+    assert isinstance(first, PublishResult)
     server.ask("PUBLISH", "room", f"{first.position} 0-0\n1")
     second = await layer.publish("room", b"2")
-    assert isinstance(second, Accepted)
+    assert isinstance(second, PublishResult)
     assert [event.position for event in await next_of(layer, 2)] == [first.position, second.position]
 
 
@@ -261,7 +261,7 @@ async def test_a_pattern_gets_messages_with_and_without_history(server: brokers.
     server.ask("PUBLISH", "radio", "2")
     events = await next_of(layer, 2)
     assert events == [Event("room", b"1", "r*"), Event("radio", b"2", "r*")]
-    assert isinstance(accepted, Accepted)
+    assert isinstance(accepted, PublishResult)
     assert [event.position for event in events] == [accepted.position, None]
 
 
@@ -293,7 +293,7 @@ async def test_a_broken_life_goes_on_where_it_ended(own_server: brokers.Redis, o
     await kill_life(own_server, layer)
     await layer.connect()
     await layer.subscribe("room")
-    assert layer.restored()
+    assert layer.subscriptions_restored()
     await layer.subscribe("given up")
     assert [int(event.message) for event in await next_of(layer, 698)] == list(range(2, 700))
     await layer.publish("given up", b"new")
@@ -309,7 +309,7 @@ async def test_a_pattern_is_told_of_every_outage(own_server: brokers.Redis, open
     await layer.connect()
     await layer.subscribe_pattern("a*")
     await layer.subscribe_pattern("b*")
-    layer.restored()
+    layer.subscriptions_restored()
     await layer.subscribe_pattern("c*")
     await layer.publish("cat", b"1")
     events = await next_of(layer, 2)

@@ -14,7 +14,6 @@ import pytest
 from anyio.to_thread import run_sync
 
 from django_anyio_channels import (
-    Accepted,
     AnyioChannelLayer,
     Channel,
     ChannelLayerError,
@@ -23,6 +22,7 @@ from django_anyio_channels import (
     ListenerClosed,
     NotSupported,
     PositionLost,
+    PublishResult,
     RedisStreamsChannelLayer,
     Subscriber,
     position_of,
@@ -83,19 +83,19 @@ def all_came_or_it_was_told(going: Flow) -> bool:
 async def test_histories_at_every_master(cluster: brokers.Cluster, channel: Channel) -> None:
     for group in one_at_each(cluster, "room"):
         accepted = [await channel.publish(group, number) for number in range(300)]
-        positions = [each.position for each in accepted if isinstance(each, Accepted)]
+        positions = [each.position for each in accepted if isinstance(each, PublishResult)]
         assert await numbers(channel, group) == list(range(300))
         assert await numbers(channel, group, limit=2) == [298, 299]
         assert await numbers(channel, group, since=positions[9]) == list(range(10, 300))
         assert shard_channels(cluster.owner(slot_of(group.encode())), group) == set()
         async with channel.subscribe(group, since=positions[-3]) as subscriber:
-            assert await channel.publish(group, 300) == 1
+            assert (await channel.publish(group, 300)).receivers == 1
             assert await received(subscriber, 3) == [298, 299, 300]
 
 
 async def test_histories_go_along_with_their_slots(cluster: brokers.Cluster, channel: Channel) -> None:
     accepted = await channel.publish("room", 0)
-    assert isinstance(accepted, Accepted)
+    assert isinstance(accepted, PublishResult)
     await channel.publish("room", 1)
     await move(cluster, "room")
     await channel.publish("room", 2)
@@ -125,7 +125,7 @@ async def test_purge(cluster: brokers.Cluster, channel: Channel) -> None:
             await channel.publish(group, 1)
             await received(reader, 1)
     before = sorted(key for server in cluster.masters for key in server.ask("KEYS", "*others:*"))
-    await channel.purge("mine:")
+    await channel.queues.purge("mine:")
     for group in mine:
         assert await numbers(channel, group) == []
     for group in others:
@@ -220,7 +220,7 @@ async def test_what_is_said_at_the_new_master_before_anybody_listens_there(
         reader.subscribe("room", capacity=1000) as subscriber,
     ):
         # With a queue, all keys that publishing touches are there, so that the new master can do without the old one.
-        await channel.bind("room", "queue", lifetime=60, **PLENTY)
+        await channel.queues.bind("room", "queue", lifetime=60, **PLENTY)
         await channel.publish("room", 1)
         assert await received(subscriber, 1) == [1]
         slot = slot_of(b"room")
@@ -229,14 +229,14 @@ async def test_what_is_said_at_the_new_master_before_anybody_listens_there(
         keys = source.ask("CLUSTER", "GETKEYSINSLOT", slot, 100)
         source.ask("MIGRATE", "127.0.0.1", target.server.port, "", 0, 5000, "KEYS", *keys)
         for number in range(2, 600):
-            assert await channel.publish("room", number) == 0, "nobody listens there yet"
+            assert (await channel.publish("room", number)).receivers == 0, "nobody listens there yet"
         await run_sync(cluster.end_move, slot, target)
         assert await received(subscriber, 598) == list(range(2, 600))
         await channel.publish("room", 600)
         assert await received(subscriber, 1) == [600]
         assert reader.outages == 0
     assert missed == []
-    await channel.purge("")
+    await channel.queues.purge("")
 
 
 async def test_a_slot_that_is_on_its_way(
@@ -306,7 +306,7 @@ async def test_members_are_told_nothing_where_nothing_is_missed(cluster: brokers
 async def test_a_group_without_history_is_told(cluster: brokers.Cluster) -> None:
     missed: list[str] = []
     layer = layer_of(cluster)
-    layer.keep_no_history("news")
+    layer.disable_history("news")
     async with (
         Channel(layer, on_missed=lambda group, seconds: missed.append(group)) as channel,
         channel.subscribe("news", "room"),
@@ -358,24 +358,24 @@ async def test_work_goes_on_at_a_master_that_still_has_all_of_it(cluster: broker
     layer = layer_of(cluster)
     async with Channel(layer) as channel:
         for number in range(3):
-            await channel.put("work", b"%d" % number, **PLENTY)
+            await channel.queues.put("work", b"%d" % number, **PLENTY)
         with anyio.fail_after(30):
-            events = [await layer.take_job("work", "dead") for _ in range(2)]
+            events = [await layer.receive_job("work") for _ in range(2)]
             slot = slot_of(b"work")
             target = other_master(cluster, slot)
             source = await run_sync(cluster.begin_move, slot, target)
-            waiting = [asyncio.ensure_future(layer.take_job("work", "dead")) for _ in range(2)]
+            waiting = [asyncio.ensure_future(layer.receive_job("work")) for _ in range(2)]
             [first], [second] = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
             events.append(first.result())
             keys = source.ask("CLUSTER", "GETKEYSINSLOT", slot, 100)
             source.ask("MIGRATE", "127.0.0.1", target.server.port, "", 0, 5000, "KEYS", *keys)
             await run_sync(cluster.end_move, slot, target)
-            await channel.put("work", b"3", **PLENTY)
+            await channel.queues.put("work", b"3", **PLENTY)
             events.append(await second)
             assert [(event.message, event.deliveries) for event in events] == [(b"%d" % n, 1) for n in range(4)]
             for event in events:
-                assert event.receipt is not None
-                await event.receipt.settle()
+                assert event.ack_handle is not None
+                await event.ack_handle.release()
         assert target.ask("ZCARD", "{work}|in hands") == 0
 
 
@@ -388,7 +388,7 @@ async def test_readers_outwait_a_slot_that_nobody_serves_for_long(
     layer = layer_of(cluster, redeliver_after=0.5)
 
     async def take_later(end: Callable[[], object]) -> Event[bytes]:
-        waiting = asyncio.ensure_future(layer.take_job("patience", "dead"))
+        waiting = asyncio.ensure_future(layer.receive_job("patience"))
         caplog.clear()
         await becomes_true(lambda: caplog.text.count("Readers of patience have to wait") > 1)
         assert not waiting.done()
@@ -398,7 +398,7 @@ async def test_readers_outwait_a_slot_that_nobody_serves_for_long(
 
     def agree() -> None:
         source.ask("CLUSTER", "SETSLOT", slot, "NODE", source.ask("CLUSTER", "MYID"))
-        tasks.start_soon(partial(channel.put, "patience", b"1", **PLENTY))
+        tasks.start_soon(partial(channel.queues.put, "patience", b"1", **PLENTY))
 
     async with Channel(layer) as channel, anyio.create_task_group() as tasks:
         await channel.connected()
@@ -410,8 +410,8 @@ async def test_readers_outwait_a_slot_that_nobody_serves_for_long(
         source.ask("MIGRATE", "127.0.0.1", target.server.port, "{patience}|in hands", 0, 5000)
         event = await take_later(lambda: cluster.move(slot, target))
         assert (event.message, event.deliveries) == (b"1", 2)
-        assert event.receipt is not None
-        await event.receipt.settle()
+        assert event.ack_handle is not None
+        await event.ack_handle.release()
 
 
 async def test_what_is_in_hands_while_its_slot_moves_comes_again(cluster: brokers.Cluster) -> None:

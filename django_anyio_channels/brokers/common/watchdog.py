@@ -1,0 +1,53 @@
+"""Probe an idle connection, and fail a silent one."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+_TICKS = 4
+_SILENT_TICKS = 3
+
+
+class Watchdog:
+    """Watches one connection from `start` to `stop`.
+
+    A connection from which nothing came for a quarter to a half of ``probe_interval`` is probed; one from which nothing
+    came for three quarters to the whole of it has failed. It counts ticks, not time: while the event loop was blocked,
+    an answer may wait unread.
+    """
+
+    def __init__(self, probe_interval: float, probe: Callable[[], object], fail: Callable[[str], object]) -> None:
+        """``probe`` sends something that is answered; ``fail`` is called once, with the reason."""
+        self._probe_interval = probe_interval
+        self._probe = probe
+        self._fail = fail
+        self._missed_ticks = 0
+        self._received = True
+        self._timer: asyncio.TimerHandle | None = None
+
+    def start(self) -> None:
+        self._schedule()
+
+    def stop(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def received_data(self) -> None:
+        """Note that the peer is alive, or that our side did not read."""
+        self._received = True
+
+    def _schedule(self) -> None:
+        self._timer = asyncio.get_running_loop().call_later(self._probe_interval / _TICKS, self._tick)
+
+    def _tick(self) -> None:
+        self._missed_ticks = 0 if self._received else self._missed_ticks + 1
+        self._received = False
+        if self._missed_ticks >= _SILENT_TICKS:
+            self._timer = None
+            self._fail(f"no answer for {self._probe_interval:g} s (probe_interval)")
+            return
+        self._schedule()
+        if self._missed_ticks == 1:
+            self._probe()

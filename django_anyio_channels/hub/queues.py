@@ -1,0 +1,83 @@
+"""The queue verbs of `Channel`, over any number of outages and brokers."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable
+from functools import partial
+
+from ..core.capabilities import require_acknowledgement
+from ..core.events import BoundQueue, Event
+from ..core.exceptions import ChannelLayerError, ListenerClosed, NotSupported, QueueFull
+from ..core.stats import DeliveryStats, RateLimitedLogger
+from .consumer_group import DeadLetters
+from .sharding import Shards
+
+
+class Queues:
+    """The queues of all brokers; `Channel.queues`."""
+
+    def __init__(self, shards: Shards, stats: DeliveryStats, dead_letters: DeadLetters) -> None:
+        self._shards = shards
+        self._stats = stats
+        self._dead_letters = dead_letters
+        self._log = RateLimitedLogger()
+
+    async def put(self, queue: str, payload: bytes, *, capacity: int, expiry: float) -> None:
+        """`BaseChannelLayer.put`; raises `ListenerClosed` and `DeliveryUnknown` as `Channel.publish` does."""
+        supervisor = self._shards.of(queue)
+        session = supervisor.session or await supervisor.wait_connected()
+        try:
+            await supervisor.layer.put(queue, payload, capacity=capacity, expiry=expiry)
+        except ListenerClosed as error:
+            raise supervisor.delivery_unknown(session, f"to queue {queue}", error) from error
+
+    async def put_into_bound(self, bound_queues: Iterable[BoundQueue], payload: bytes) -> None:
+        """Put a published message into the queues that are bound to its group; a full one drops it."""
+        for queue, capacity, expiry in bound_queues:
+            try:
+                await self.put(queue, payload, capacity=capacity, expiry=expiry)
+            except QueueFull:
+                self._stats.dropped += 1
+                text = "Queue %s is full: its capacity of %d messages is used up; a message to its group was dropped"
+                self._log.write(logging.WARNING, text, queue, capacity)
+            except ListenerClosed as error:
+                # The caller must not take this for a failure to publish.
+                raise ChannelLayerError(
+                    f"A message was published, but perhaps not put into queue {queue}, which is bound to its group: "
+                    f"{error}"
+                ) from error
+
+    async def take(self, queue: str) -> bytes:
+        """`BaseChannelLayer.take`."""
+        supervisor = self._shards.of(queue)
+        return await supervisor.retry_forever(lambda: supervisor.layer.take(queue))
+
+    async def receive_job(self, queue: str, dead_letter_group: str) -> Event[bytes]:
+        """`SupportsAcknowledgement.receive_job`; what was delivered too often goes to ``dead_letter_group``."""
+        supervisor = self._shards.of(queue)
+        layer = require_acknowledgement(supervisor.layer)
+        return await self._dead_letters.first_deliverable(
+            layer, lambda: supervisor.retry_forever(lambda: layer.receive_job(queue)), dead_letter_group
+        )
+
+    async def bind(self, group: str, queue: str, *, capacity: int, expiry: float, lifetime: float) -> None:
+        """`BaseChannelLayer.bind`, at the group's broker."""
+        supervisor = self._shards.of(group)
+        layer = supervisor.layer
+        if len(self._shards.layers) > 1 and not layer.returns_bound_queues:
+            raise NotSupported(
+                f"{type(layer).__name__} cannot bind a group to a queue of another broker, so normal channels cannot "
+                f"be in groups; use one broker, or new_channel() names"
+            )
+        await supervisor.retry(lambda: layer.bind(group, queue, capacity=capacity, expiry=expiry, lifetime=lifetime))
+
+    async def unbind(self, group: str, queue: str) -> None:
+        """`BaseChannelLayer.unbind`."""
+        supervisor = self._shards.of(group)
+        await supervisor.retry(lambda: supervisor.layer.unbind(group, queue))
+
+    async def purge(self, prefix: str) -> None:
+        """`BaseChannelLayer.purge`, at every broker."""
+        for supervisor in self._shards.all():
+            await supervisor.retry(partial(supervisor.layer.purge, prefix))
