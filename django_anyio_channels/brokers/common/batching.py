@@ -21,8 +21,8 @@ class Batcher(Generic[Item, Result]):
     An idle batcher sends an item at once. While a batch is in flight, new items are collected for the next one: no
     delay when idle, few round trips when busy. Items are sent in the order of their calls.
 
-    ``flush`` takes the items of one batch and returns one result for each, in their order; a result that is an exception
-    is raised by its call alone. If ``flush`` itself raises, every call of the batch raises that.
+    ``flush`` takes the items of one batch and returns one result for each, in their order; a result that is an
+    exception is raised by its call alone. If ``flush`` itself raises, every call of the batch raises that.
     """
 
     def __init__(
