@@ -5,9 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
-_TICKS = 4
-_SILENT_TICKS = 3
-
 
 class Watchdog:
     """Watches one connection from `start` to `stop`.
@@ -17,8 +14,21 @@ class Watchdog:
     an answer may wait unread.
     """
 
-    def __init__(self, probe_interval: float, probe: Callable[[], object], fail: Callable[[str], object]) -> None:
-        """``probe`` sends something that is answered; ``fail`` is called once, with the reason."""
+    def __init__(
+        self,
+        probe_interval: float,
+        probe: Callable[[], object],
+        fail: Callable[[str], object],
+        *,
+        ticks: int = 4,
+        probe_after: int = 1,
+    ) -> None:
+        """``probe`` sends something that is answered; ``fail`` is called once, with the reason.
+
+        ``ticks`` are those of an interval; after ``probe_after`` of them without data the connection is probed.
+        """
+        self._ticks = ticks
+        self._probe_after = probe_after
         self._probe_interval = probe_interval
         self._probe = probe
         self._fail = fail
@@ -39,15 +49,15 @@ class Watchdog:
         self._received = True
 
     def _schedule(self) -> None:
-        self._timer = asyncio.get_running_loop().call_later(self._probe_interval / _TICKS, self._tick)
+        self._timer = asyncio.get_running_loop().call_later(self._probe_interval / self._ticks, self._tick)
 
     def _tick(self) -> None:
         self._missed_ticks = 0 if self._received else self._missed_ticks + 1
         self._received = False
-        if self._missed_ticks >= _SILENT_TICKS:
+        if self._missed_ticks >= self._ticks - 1:
             self._timer = None
             self._fail(f"no answer for {self._probe_interval:g} s (probe_interval)")
             return
         self._schedule()
-        if self._missed_ticks == 1:
+        if self._missed_ticks == self._probe_after:
             self._probe()

@@ -12,7 +12,7 @@ import pytest
 
 from django_anyio_channels.brokers.redis import queues as redis_queues
 from django_anyio_channels.brokers.redis.layer import RedisPubSubChannelLayer
-from django_anyio_channels.brokers.redis.scripts import bound_groups
+from django_anyio_channels.brokers.redis.keys import bound_groups_key
 from django_anyio_channels.brokers.redis.streams.layer import RedisStreamsChannelLayer
 from django_anyio_channels.core.exceptions import ChannelLayerError, ListenerClosed, QueueFull
 from tests.support.brokers import redis as brokers
@@ -179,7 +179,7 @@ async def test_purge_takes_nothing_of_a_prefix_that_differs_by_braces(
         await layer.put(f"{prefix}q", b"x", **PLENTY)
     await layer.purge(ours)
     assert sorted(server.ask("KEYS", "*q*")) == sorted(
-        [f"{theirs}q", bound_groups(f"{theirs}q".encode()).decode(), "{room}|queues"]
+        [f"{theirs}q", bound_groups_key(f"{theirs}q".encode()).decode(), "{room}|queues"]
     )
     assert server.ask("HKEYS", "{room}|queues") == [f"{theirs}q"]
     await layer.purge(theirs)

@@ -13,7 +13,7 @@ import pytest
 from django_anyio_channels import ChannelLayerError, ListenerClosed
 from django_anyio_channels.brokers.redis import queues as redis_queues
 from django_anyio_channels.brokers.redis.queues import Link, Queues
-from django_anyio_channels.brokers.redis.scripts import STAMP
+from django_anyio_channels.brokers.redis.scripts import EXPIRY_PREFIX
 
 from .conftest import becomes_true
 
@@ -76,7 +76,7 @@ def end(queues: Queues, link: ScriptedLink) -> None:
 
 
 def stamped(message: bytes) -> bytes:
-    return b"9" * STAMP + message
+    return b"9" * EXPIRY_PREFIX + message
 
 
 async def test_cancelled_with_a_message_in_its_hands_as_the_link_breaks() -> None:
