@@ -13,6 +13,8 @@ _POSITION = rb"[0-9a-f]{8}-%b" % _ID
 _ENTRY = re.compile(rb"(%b) (%b)\n" % (_POSITION, _ID))
 _WHOLE_POSITION = re.compile(_POSITION)
 _EPOCH = 8
+EPOCH_PREFIX = _EPOCH + 1
+"""Bytes of a position before the id of its entry."""
 
 
 class HistoryEntry(NamedTuple):
@@ -46,7 +48,7 @@ def epoch_of(position: bytes) -> bytes:
 
 def entry_id(position: bytes) -> bytes:
     """Return the id of the stream's entry, which is unique within an epoch."""
-    return position[_EPOCH + 1 :]
+    return position[EPOCH_PREFIX:]
 
 
 def sort_key(position: bytes) -> tuple[int, int]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from .entries import BEGINNING, HistoryEntry, entry_id, epoch_of, sort_key
+from .entries import BEGINNING, EPOCH_PREFIX, HistoryEntry, epoch_of, sort_key
 
 
 class StreamMerger:
@@ -49,7 +49,7 @@ class StreamMerger:
         return False
 
     def add_history(self, last: bytes, entries: Sequence[HistoryEntry]) -> tuple[bool, list[HistoryEntry]]:
-        """Take the server's answer: the group's last position at that moment, and a page of the entries after `reached`.
+        """Take the server's reply: the group's last position at that moment, and a page of the entries after `reached`.
 
         Returns whether something is missed, and the entries to emit after reporting so. They come all at once, when
         the history has been read to its end, or not at all.
@@ -91,4 +91,4 @@ class StreamMerger:
 
 def _follows(entry: HistoryEntry, position: bytes) -> bool:
     # In another epoch an id may come once more.
-    return entry.previous_id == entry_id(position) and epoch_of(entry.position) == epoch_of(position)
+    return entry.position[:EPOCH_PREFIX] + entry.previous_id == position
