@@ -156,11 +156,11 @@ class RedisPubSubChannelLayer(BaseChannelLayer):
     async def bind(self, group: str, queue: str, *, capacity: int, expiry: float, lifetime: float) -> None:
         session, topic, name = self.require_session(), group.encode(), queue.encode()
         milliseconds = round(lifetime * 1000)
-        await session.peers.announce_binding(session, milliseconds)
         await session.execute(name, "SADD", bound_groups_key(name), topic)
         await session.execute(name, "PEXPIRE", bound_groups_key(name), milliseconds)
         args = name, capacity, round(expiry * 1000), milliseconds
         session.raise_for_error(await BIND.run(session.executor(topic), [bindings_key(topic)], *args))
+        await session.peers.announce_binding(session, milliseconds)
 
     async def unbind(self, group: str, queue: str) -> None:
         session, topic, name = self.require_session(), group.encode(), queue.encode()
@@ -169,6 +169,7 @@ class RedisPubSubChannelLayer(BaseChannelLayer):
 
     async def purge(self, prefix: str) -> None:
         session = self.require_session()
+        await session.peers.purge(session, prefix.encode())
         for key in await session.keys(prefix.encode(), "list", "set"):
             queue = queue_of_bound_groups(key)
             if queue is not None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+from contextlib import suppress
 from functools import partial
 from time import monotonic
 from typing import Any
@@ -16,6 +17,7 @@ from uuid import uuid4
 import anyio
 import hiredis
 
+from ...core.exceptions import ListenerClosed
 from ..common.peers import PeerBarrier
 from .keys import bindings_marker, nodes_channel
 from .packets import encode_command
@@ -84,9 +86,10 @@ class Peers:
         session, self._missing = self._session, set()
         self._stop()
         if session is not None and self._joined:
-            left = [session.subscriptions.unwatch(channel) for channel in self._barriers]
-            await asyncio.wait(left, timeout=_LEAVE_SECONDS)
-            self._announce(session)
+            with suppress(ListenerClosed):
+                left = [session.subscriptions.unwatch(channel) for channel in self._barriers]
+                await asyncio.wait(left, timeout=_LEAVE_SECONDS)
+                self._announce(session)
 
     def _stop(self) -> None:
         self._session = None
@@ -171,8 +174,8 @@ class Peers:
     async def announce_binding(self, session: SubscribedSession, lifetime: int) -> None:
         """Return when every node of the scope looks for bindings, for so many milliseconds at least.
 
-        Raises what the server refuses. A node that cannot hear of it is waited for two seconds: it is silent, and so
-        about to end its session.
+        Call after binding. Raises what the server refuses. A node that cannot hear of it is waited for two seconds: it
+        is silent, and so about to end its session.
         """
         marker = bindings_marker(self.scope)
         executor = session.executor(marker)
@@ -186,6 +189,12 @@ class Peers:
                 raise session.translate_error(reply)
             if value == _BOUND:
                 await asyncio.gather(*(self._announce_bound(session, name, 2 * lifetime) for name in self._barriers))
+
+    async def purge(self, session: SubscribedSession, prefix: bytes) -> None:
+        """Remove the mark, if all names of the scope begin with ``prefix``. Call before the bindings are removed."""
+        if self.scope.startswith(prefix):
+            marker = bindings_marker(self.scope)
+            await session.executor(marker).execute(encode_command("DEL", marker))
 
     async def _announce_bound(self, session: SubscribedSession, channel: bytes, lifetime: int) -> None:
         reply_channel = b"%b:%b" % (channel, uuid4().hex.encode())

@@ -23,8 +23,13 @@ from django_anyio_channels import (
 )
 from django_anyio_channels.brokers.redis.cluster import routing
 from django_anyio_channels.brokers.redis.cluster.discovery import ClusterSeeds
-from django_anyio_channels.brokers.redis.keys import key_slot, hash_tag_for_slot
-from django_anyio_channels.brokers.redis.scripts import companion_key, bound_groups_key, queue_of_bound_groups
+from django_anyio_channels.brokers.redis.keys import (
+    bound_groups_key,
+    companion_key,
+    hash_tag_for_slot,
+    key_slot,
+    queue_of_bound_groups,
+)
 from django_anyio_channels.core.exceptions import SubscriptionRefused
 from tests.brokers.redis.clusters import calls, hand_over, killed, move, other_master, shard_channels, successor_of
 from tests.brokers.redis.conftest import Connect, becomes_true
