@@ -229,7 +229,7 @@ def test_a_loop_that_has_ended_has_released_them(server: brokers.Redis) -> None:
 async def test_a_job_for_a_caller_who_has_gone_is_put_again(server: brokers.Redis, new_layer: NewLayer) -> None:
     layer = new_layer()
     await layer.send("jobs", job(1))
-    node = await layer._courier._nodes.here()
+    node = await layer._dispatcher._nodes.here()
     node.put_back("jobs", await next_of(layer))
     node.put_back("mail", job(2))
     again = await next_of(layer)
