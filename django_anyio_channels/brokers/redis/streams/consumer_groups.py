@@ -63,8 +63,10 @@ class WorkSource(NamedTuple):
     async def release(self, session: Session, undelivered: bool, ids: list[bytes]) -> Any:
         """Make work visible to other nodes at once. The reply may be a `hiredis.ReplyError`."""
         channel = session.subscriptions.wire_name(self.notify_channel)
-        args = int(undelivered), session.publish_command, channel, *ids
-        return await _RELEASE.run(session.executor(self.name), self._pending_keys, *args)
+        executor = session.executor(self.name)
+        return await _RELEASE.run(
+            executor, self._pending_keys, int(undelivered), session.publish_command, channel, *ids
+        )
 
     def acknowledge(self, session: Session, work_id: bytes, by_hash: bool) -> asyncio.Future[Any]:
         """End a delivery; the future may give a `hiredis.ReplyError`. Raises `ListenerClosed`.

@@ -10,7 +10,6 @@ BEGINNING = b"0-0"
 
 _ID = rb"[0-9]{1,20}-[0-9]{1,20}"
 _POSITION = rb"[0-9a-f]{8}-%b" % _ID
-_ENTRY = re.compile(rb"(%b) (%b)\n" % (_POSITION, _ID))
 _WHOLE_POSITION = re.compile(_POSITION)
 _EPOCH = 8
 EPOCH_PREFIX = _EPOCH + 1
@@ -31,10 +30,8 @@ class HistoryEntry(NamedTuple):
     message: bytes
 
 
-def read_entry(data: bytes) -> HistoryEntry | None:
-    """Return the entry that was published; None if it is none."""
-    head = _ENTRY.match(data)
-    return None if head is None else HistoryEntry(head[1], head[2], data[head.end() :])
+match_entry = re.compile(rb"(%b) (%b)\n(.*)" % (_POSITION, _ID), re.DOTALL).fullmatch
+"""Match an entry as it is published; the groups are the fields of `HistoryEntry`."""
 
 
 def is_position(text: object) -> bool:

@@ -11,7 +11,7 @@ from ....core.exceptions import PositionLost
 from ..keys import bindings_key, companion_key
 from ..scripts import Script
 from ..session import Session
-from .entries import HistoryEntry, entry_id, read_entry
+from .entries import HistoryEntry, entry_id, match_entry
 
 _PAGE = 250
 _ALL = 2**31
@@ -73,10 +73,11 @@ class History:
         if isinstance(reply, hiredis.ReplyError):
             raise session.translate_error(reply)
         bindings, *outcomes = reply
-        return [
-            session.translate_error(each) if isinstance(each, hiredis.ReplyError) else Published(*each, bindings)
-            for each in outcomes
-        ]
+        results: list[Published | Exception] = []
+        for each in outcomes:
+            refused = isinstance(each, hiredis.ReplyError)
+            results.append(session.translate_error(each) if refused else Published(each[0], each[1], bindings))
+        return results
 
     async def page(self, session: Session, group: bytes, reached: bytes) -> tuple[bytes, list[HistoryEntry]]:
         """Return the position of the group's last message, and a page of what follows ``reached``, if that is known."""
@@ -110,7 +111,7 @@ class History:
 
 
 def _read_entries(entries: list[bytes]) -> list[HistoryEntry]:
-    return [entry for data in entries if (entry := read_entry(data)) is not None]
+    return [HistoryEntry(*match.groups()) for data in entries if (match := match_entry(data))]
 
 
 def _lost(group: bytes, since: bytes) -> PositionLost:

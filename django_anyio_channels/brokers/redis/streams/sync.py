@@ -9,7 +9,7 @@ from ....core.events import Event, Gap
 from ....core.exceptions import ChannelLayerError, ListenerClosed
 from ....core.stats import RateLimitedLogger
 from ..session import Session
-from .entries import HistoryEntry, read_entry
+from .entries import HistoryEntry, match_entry
 from .history import History
 from .merge import StreamMerger
 
@@ -95,18 +95,18 @@ class HistorySync:
 
     def on_message(self, channel: str, pattern: str | None, message: bytes) -> None:
         """As `SubscriptionObserver.on_message`."""
-        entry = read_entry(message)
+        match = match_entry(message)
+        entry = HistoryEntry(*match.groups()) if match else None
         synced = self._groups.get(channel) if pattern is None else None
-        if synced is None:
-            if entry is None:
+        if entry is None:
+            if synced is None:
                 self._session.subscriptions.events.add(Event(channel, message, pattern))
             else:
-                self._emit(channel, entry, pattern)
-        elif entry is None:
-            text = "Ignored a message on %s that was not published by this package: %r"
-            self._log.write(logging.ERROR, text, channel, message[:80])
-        elif synced.merger.add_live(entry):
-            self._emit(channel, entry)
+                text = "Ignored a message on %s that was not published by this package: %r"
+                self._log.write(logging.ERROR, text, channel, message[:80])
+        elif synced is None or synced.merger.add_live(entry):
+            event = Event(channel, entry.message, pattern, None, entry.position.decode())
+            self._session.subscriptions.events.add(event)
         elif synced.merger.catching_up:
             self._backfill(channel, synced)
 
@@ -121,10 +121,6 @@ class HistorySync:
         return synced is not None
 
     # ---- reading ------------------------------------------------------------------------------------------------
-
-    def _emit(self, group: str, entry: HistoryEntry, pattern: str | None = None) -> None:
-        event = Event(group, entry.message, pattern, None, entry.position.decode())
-        self._session.subscriptions.events.add(event)
 
     def _backfill(self, group: str, synced: _SyncedGroup) -> None:
         """Read the history while no task waits for it."""
@@ -150,7 +146,8 @@ class HistorySync:
                 if missed:
                     session.subscriptions.events.add(Gap(group, b"", seconds=synced.seconds))
                 for entry in found:
-                    self._emit(group, entry)
+                    event = Event(group, entry.message, None, None, entry.position.decode())
+                    session.subscriptions.events.add(event)
         finally:
             synced.reading = synced.seconds = None
 

@@ -125,7 +125,7 @@ async def test_each_event_goes_to_one_consumer_of_each_group(server: brokers.Red
 async def test_one_consumer_gets_all_in_order_with_their_positions(server: brokers.Redis, open_channel: Open) -> None:
     channel = await open_channel(server, consumer_group="workers")
     async with channel.subscribe("jobs") as reader:
-        positions = [(await channel.publish("jobs", number)).position for number in range(5)]  # type: ignore[union-attr]
+        positions = [(await channel.publish("jobs", number)).position for number in range(5)]
         events = [await next_of(reader) for _ in range(5)]
     assert [(event.group, event.message, event.position, event.deliveries) for event in events] == [
         ("jobs", number, position, 1) for number, position in enumerate(positions)
@@ -233,9 +233,7 @@ async def cancelled_with_a_delivery(
     assert reading.cancelled()
 
 
-async def test_a_reader_cancelled_with_a_delivery_returns_it(
-    server: brokers.Redis, open_channel: Open
-) -> None:
+async def test_a_reader_cancelled_with_a_delivery_returns_it(server: brokers.Redis, open_channel: Open) -> None:
     channel = await open_channel(server)
     layer = layer_of(channel)
     async with workers_of(channel) as reader:
@@ -488,7 +486,9 @@ async def test_readers_outlive_their_connections(own_server: brokers.Redis, open
     assert pending(own_server) == 0
 
 
-async def test_an_acknowledgement_that_finds_no_connection_is_repeated(own_server: brokers.Redis, open_channel: Open) -> None:
+async def test_an_acknowledgement_that_finds_no_connection_is_repeated(
+    own_server: brokers.Redis, open_channel: Open
+) -> None:
     channel = await open_channel(own_server)
     async with workers_of(channel) as reader:
         for number in range(3):
@@ -611,7 +611,9 @@ async def test_consumers_share_one_group(server: brokers.Redis, open_channel: Op
 async def test_a_layer_that_redelivers_nothing_says_which_does() -> None:
     async with Channel(InMemoryChannelLayer()) as channel:
         for attempt in (workers_of(channel).__aenter__, lambda: channel.queues.receive_job("jobs", "dead")):
-            with pytest.raises(NotSupported, match=r"InMemoryChannelLayer delivers each message once.*redis\+streams://"):
+            with pytest.raises(
+                NotSupported, match=r"InMemoryChannelLayer delivers each message once.*redis\+streams://"
+            ):
                 await attempt()
 
 

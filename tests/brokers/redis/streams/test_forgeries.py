@@ -135,7 +135,8 @@ def books(pending: str) -> list[Any]:
     return [
         pytest.param([("DEL", pending), ("SET", pending, "a string")], id="times of another type"),
         pytest.param(
-            [("DEL", f"{pending}, contents"), ("SET", f"{pending}, contents", "a string")], id="contents of another type"
+            [("DEL", f"{pending}, contents"), ("SET", f"{pending}, contents", "a string")],
+            id="contents of another type",
         ),
         pytest.param([("ZADD", pending, 0, "unknown", "inf", "never")], id="times of nothing"),
         pytest.param([("DEL", f"{pending}, contents")], id="no contents"),
@@ -152,7 +153,9 @@ def books(pending: str) -> list[Any]:
 def answer_boxes(server: brokers.Redis) -> Commands:
     """Write something else over what nodes were answered last."""
     return [
-        command for key in server.ask("KEYS", "*pending*, in flight to *") for command in (("DEL", key), ("SET", key, "x"))
+        command
+        for key in server.ask("KEYS", "*pending*, in flight to *")
+        for command in (("DEL", key), ("SET", key, "x"))
     ]
 
 

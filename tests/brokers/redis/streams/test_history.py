@@ -14,7 +14,6 @@ from django_anyio_channels import (
     InMemoryChannelLayer,
     NotSupported,
     PositionLost,
-    PublishResult,
     RedisStreamsChannelLayer,
 )
 from tests.support.brokers import redis as brokers
@@ -34,7 +33,7 @@ async def publish(channel: Channel, first: int, end: int) -> list[str]:
     positions = []
     for number in range(first, end):
         accepted = await channel.publish("room", number)
-        assert isinstance(accepted, PublishResult)
+        assert accepted.position is not None
         positions.append(accepted.position)
     return positions
 

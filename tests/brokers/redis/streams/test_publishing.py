@@ -44,12 +44,14 @@ async def heard(layer: RedisStreamsChannelLayer, count: int) -> list[tuple[bytes
     return [(event.message, event.position) for event in events]
 
 
-def positions(accepted: list[object]) -> list[str]:
+def positions(accepted: list[object]) -> list[str | None]:
     assert all(isinstance(each, PublishResult) for each in accepted), accepted
     return [each.position for each in accepted if isinstance(each, PublishResult)]
 
 
-async def on_their_way(server: brokers.Redis, layer: RedisStreamsChannelLayer, count: int) -> list[asyncio.Task[int]]:
+async def on_their_way(
+    server: brokers.Redis, layer: RedisStreamsChannelLayer, count: int
+) -> list[asyncio.Task[PublishResult]]:
     """So many calls of ``publish`` whose messages a frozen server has not read yet."""
     server.server.freeze()
     calls = [asyncio.ensure_future(layer.publish("room", b"%d" % number)) for number in range(count)]

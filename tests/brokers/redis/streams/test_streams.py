@@ -20,6 +20,7 @@ from django_anyio_channels import (
     RedisStreamsChannelLayer,
 )
 from django_anyio_channels.brokers.redis import layer as redis_layer
+from django_anyio_channels.brokers.redis.streams import layer as streams_layer
 from django_anyio_channels.brokers.redis.streams.entries import entry_id, epoch_of, sort_key
 from django_anyio_channels.brokers.redis.streams.history import Published
 from tests.brokers.redis.conftest import becomes_true
@@ -73,7 +74,7 @@ async def test_publish_and_event_tell_the_position(server: brokers.Redis, open_l
     assert epoch_of(first.position.encode()) == epoch_of(second.position.encode())
     assert sort_key(first.position.encode()) < sort_key(second.position.encode())
     ids = [entry[0] for entry in server.ask("XRANGE", "{room}|history", "-", "+")]
-    assert ids == [entry_id(each.position.encode()).decode() for each in (first, second)]
+    assert ids == [entry_id(each.encode()).decode() for each in (first.position, second.position)]
 
 
 async def test_an_epoch_ends_with_the_servers_memory(server: brokers.Redis, open_layer: Open) -> None:
@@ -361,7 +362,8 @@ async def test_a_link_that_breaks_while_publishing(own_server: brokers.Redis, op
 async def test_a_message_that_is_too_large(
     server: brokers.Redis, open_layer: Open, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(redis_layer, "LARGEST_MESSAGE", 10)
+    for module in (redis_layer, streams_layer):
+        monkeypatch.setattr(module, "LARGEST_MESSAGE", 10)
     layer = await open_layer(server)
     with pytest.raises(PayloadTooLarge, match="up to 10 bytes; this message has 11"):
         await layer.publish("room", b"x" * 11)
