@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from django_anyio_channels import InMemoryBroker, InMemoryChannelLayer, ListenerClosed
-from django_anyio_channels.brokers.memory import layer as memory
+from django_anyio_channels.brokers.memory import broker as memory
 
 QUEUE: dict[str, Any] = {"capacity": 10, "expiry": 60.0}
 
@@ -37,11 +37,11 @@ def test_a_layer_whose_loop_was_closed_is_forgotten(subscribe: str) -> None:
     broker = InMemoryBroker()
     left_behind(broker, subscribe)
 
-    async def main() -> list[int]:
+    async def main() -> list[int | None]:
         layer = InMemoryChannelLayer(broker=broker)
         await layer.connect()
         await layer.subscribe("g")
-        return [await layer.publish("g", b"") for _ in range(2)]
+        return [(await layer.publish("g", b"")).receivers for _ in range(2)]
 
     assert asyncio.run(main()) == [1, 1]
     assert set(broker._topics) == {"g"}
@@ -78,13 +78,13 @@ def test_a_reader_whose_loop_was_closed_takes_nothing_from_others() -> None:
 
 
 def test_a_reader_that_falls_hopelessly_behind_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(memory, "_EVENTS_BEHIND", 3)
+    monkeypatch.setattr(memory, "_MAX_UNREAD_EVENTS", 3)
 
     async def main() -> None:
         layer = InMemoryChannelLayer()
         await layer.connect()
         await layer.subscribe("g")
-        assert [await layer.publish("g", b"") for _ in range(5)] == [1, 1, 1, 0, 0]
+        assert [(await layer.publish("g", b"")).receivers for _ in range(5)] == [1, 1, 1, 0, 0]
         with pytest.raises(ListenerClosed):
             await layer.next_published()
 
