@@ -7,7 +7,6 @@ from collections.abc import Callable
 
 import pytest
 
-from django_anyio_channels.brokers.common import watchdog
 from django_anyio_channels.brokers.common.watchdog import Watchdog
 
 
@@ -40,7 +39,7 @@ class Loop:
 @pytest.fixture
 def loop(monkeypatch: pytest.MonkeyPatch) -> Loop:
     made = Loop()
-    monkeypatch.setattr(watchdog.asyncio, "get_running_loop", lambda: made)
+    monkeypatch.setattr(asyncio, "get_running_loop", lambda: made)
     return made
 
 

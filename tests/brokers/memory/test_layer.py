@@ -10,6 +10,7 @@ import pytest
 
 from django_anyio_channels import InMemoryBroker, InMemoryChannelLayer, ListenerClosed
 from django_anyio_channels.brokers.memory import broker as memory
+from django_anyio_channels.core.events import BoundQueue
 
 QUEUE: dict[str, Any] = {"capacity": 10, "expiry": 60.0}
 
@@ -102,6 +103,16 @@ def test_expired_messages_and_bindings_are_swept(monkeypatch: pytest.MonkeyPatch
     broker.put("new", b"", 10, 60.0)
     assert set(broker._queues) == {"new"}
     assert {group: set(bindings) for group, bindings in broker._bindings.items()} == {"g": {"bound longer"}}
+
+
+def test_bindings_that_have_ended_are_forgotten_when_their_group_is_published_to() -> None:
+    broker = InMemoryBroker()
+    broker.bind("g", "bound", 10, 60.0, lifetime=0.0)
+    broker.bind("h", "bound", 10, 60.0, lifetime=0.0)
+    broker.bind("h", "bound longer", 7, 6.0, lifetime=60.0)
+    assert broker.publish("g", b"").bound_queues == []
+    assert broker.publish("h", b"").bound_queues == [BoundQueue("bound longer", 7, 6.0)]
+    assert {group: set(bindings) for group, bindings in broker._bindings.items()} == {"h": {"bound longer"}}
 
 
 def test_a_purge_of_a_queue_that_is_waited_for_leaves_the_reader_waiting() -> None:
