@@ -17,7 +17,7 @@ from django_anyio_channels import (
     ShardedChannelLayer,
 )
 from django_anyio_channels.django.config import read_config
-from tests.django.test_refusals import SixVerbs
+from tests.core.test_layer import SixVerbs
 
 pytestmark = pytest.mark.anyio
 
