@@ -97,7 +97,7 @@ def test_sdist_holds_what_a_distributor_needs(archives: Path) -> None:
 def test_metadata(wheel: Path) -> None:
     told = metadata(wheel)
     assert told["Name"] == "django-anyio-channels"
-    assert told["Requires-Python"] == ">=3.10"
+    assert told["Requires-Python"] == ">=3.11"
     assert told["License-Expression"] == "BSD-3-Clause"
     assert told.get_all("License-File") == ["LICENSE"]
     assert told["Description-Content-Type"] == "text/x-rst"
