@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.conftest import LONG
 from tests.packaging.law import BELOW, BROKERS, CODE_OF_SERVERS, DRIVERS, FOREIGN, NAME, ROOMS, violations
 from tests.support.paths import ROOT
 
@@ -43,6 +44,10 @@ def test_tests_mirror_the_package() -> None:
         assert inner, f"tests/{folder} stands in no folder of the law"
         assert folder in (*FOLDERS, "support/brokers") or (ROOT / NAME / folder).is_dir(), f"tests/{folder}"
     assert FOLDERS - {"support"} <= {"/".join(folder.split("/")[:depth]) for folder in folders for depth in (1, 2)}
+
+
+def test_files_that_take_long_exist() -> None:
+    assert not [long for long in LONG if not (ROOT / "tests" / long).exists()]
 
 
 LONG_FILE = "x = 1\n" * 351
