@@ -76,11 +76,16 @@ def metadata(wheel: Path) -> Message:
         return HeaderParser().parsestr(archive.read(name).decode())
 
 
+def of_the_package() -> set[str]:
+    """Its files of Python, and those that servers run."""
+    files = (ROOT / "django_anyio_channels").rglob("*")
+    return {str(file.relative_to(ROOT)) for file in files if file.suffix in (".py", ".lua", ".sql")}
+
+
 def test_wheel_holds_the_package_and_nothing_else(wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         names = {name for name in archive.namelist() if ".dist-info/" not in name}
-    wanted = {str(file.relative_to(ROOT)) for file in (ROOT / "django_anyio_channels").rglob("*.py")}
-    assert names == wanted | {"django_anyio_channels/py.typed"}
+    assert names == of_the_package() | {"django_anyio_channels/py.typed"}
 
 
 def test_sdist_holds_what_a_distributor_needs(archives: Path) -> None:
@@ -88,8 +93,10 @@ def test_sdist_holds_what_a_distributor_needs(archives: Path) -> None:
     with tarfile.open(sdist) as archive:
         names = {name.partition("/")[2] for name in archive.getnames()}
     tops = {name.partition("/")[0] for name in names} - {""}
-    assert {"LICENSE", "README.rst", "CHANGELOG.rst", "PKG-INFO", "pyproject.toml", "setup.cfg", "tox.ini"} <= tops
-    assert {"tests/__main__.py", "tests/test_packaging.py", ".ci/bootstrap.py", "testproject/__main__.py"} <= names
+    assert {"LICENSE", "README.rst", "CHANGELOG.rst", "CONTRIBUTING.rst", "docs", "benchmarks"} <= tops
+    assert {"PKG-INFO", "pyproject.toml", "setup.cfg", "tox.ini"} <= tops
+    assert {"tests/__main__.py", "tests/packaging/test_packaging.py", ".ci/run", ".ci/bootstrap.py"} <= names
+    assert {"testproject/__main__.py", *of_the_package()} <= names
     assert not {name for name in names if "__pycache__" in name or name.endswith(".pyc")}
     assert not tops & {".venv", ".envs", ".tox", "build", "dist"}
 
