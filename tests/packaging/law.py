@@ -59,8 +59,10 @@ DRIVERS = {
 ROOMS = [
     {"keys", "topics", "payloads", "statements"},
     {"packets"},
+    {"decoder"},
     {"scripts"},
     {"address"},
+    {"inflight"},
     {"connection"},
     {"server"},
     {"subscriptions"},
