@@ -21,7 +21,7 @@ from ...core.layer import BaseChannelLayer
 from ...core.stats import RateLimitedLogger
 from .address import Address
 from .cluster.discovery import ClusterSeeds, is_cluster
-from .keys import bindings_key, bound_groups_key, queue_of_bound_groups
+from .keys import base_key, bindings_key, bound_groups_key, inflight_key, queue_of_bound_groups
 from .peers import Peers
 from .queues import Queues, publishing_arguments, queue_keys
 from .scripts import BIND, PUT
@@ -176,6 +176,9 @@ class RedisPubSubChannelLayer(BaseChannelLayer):
                 for group in await session.execute(key, "SMEMBERS", key):
                     await session.execute(group, "HDEL", bindings_key(group), queue)
             await session.execute(key, "DEL", key)
+        for key in await session.keys(prefix.encode(), "hash"):
+            if key == inflight_key(base_key(key)):
+                await session.execute(key, "DEL", key)
 
     async def bound_queues(
         self, session: Session, group: bytes, bindings: list[bytes] | hiredis.ReplyError

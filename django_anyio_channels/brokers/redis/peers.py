@@ -79,24 +79,21 @@ class Peers:
         if self._session is None:
             return
         self._missing = self._session.subscriptions.names() | (set() if self._joined else self._missing)
-        self._stop()
-
-    async def leave(self) -> None:
-        """End the session gracefully: have the others count how many are left."""
-        session, self._missing = self._session, set()
-        self._stop()
-        if session is not None and self._joined:
-            with suppress(ListenerClosed):
-                left = [session.subscriptions.unwatch(channel) for channel in self._barriers]
-                await asyncio.wait(left, timeout=_LEAVE_SECONDS)
-                self._announce(session)
-
-    def _stop(self) -> None:
         self._session = None
         if self._timer is not None:
             self._timer.cancel()
         for barrier in self._barriers.values():
             barrier.end()
+
+    async def leave(self) -> None:
+        """End the session gracefully: have the others count how many are left."""
+        session = self._session
+        self.end()
+        if session is not None and self._joined:
+            with suppress(ListenerClosed):
+                left = [session.subscriptions.unwatch(channel) for channel in self._barriers]
+                await asyncio.wait(left, timeout=_LEAVE_SECONDS)
+                self._announce(session)
 
     def confirmed(self, pattern: bool, name: bytes) -> None:
         """The server has answered for a subscription: perhaps the last one that is to be restored."""

@@ -282,7 +282,17 @@ async def test_queues_that_nobody_reads_any_more_are_forgotten(server: brokers.R
     assert await take(layer, "waited for") == b"y"
 
 
-LIMITED = ("ACL", "SETUSER", "limited", "on", ">secret", "+@all", "resetkeys", "resetchannels", "&anyio-channels:nodes*")
+LIMITED = (
+    "ACL",
+    "SETUSER",
+    "limited",
+    "on",
+    ">secret",
+    "+@all",
+    "resetkeys",
+    "resetchannels",
+    "&anyio-channels:nodes*",
+)
 
 
 async def test_a_refused_take_says_so(server: brokers.Redis, connect: Connect) -> None:

@@ -32,7 +32,7 @@ from django_anyio_channels.brokers.redis.keys import (
 )
 from django_anyio_channels.core.exceptions import SubscriptionRefused
 from tests.brokers.redis.clusters import calls, hand_over, killed, move, other_master, shard_channels, successor_of
-from tests.brokers.redis.conftest import Connect, becomes_true
+from tests.brokers.redis.conftest import Connect, becomes_true, publish
 from tests.brokers.redis.flow import GROUP, flow
 from tests.brokers.redis.test_workers import each_was_done_once, working
 from tests.support.brokers import redis as brokers
@@ -123,7 +123,7 @@ async def test_queues_of_any_name(cluster: brokers.Cluster, connect: Connect, na
         taking = asyncio.ensure_future(reader.take(queue))
         owner = cluster.owner(key_slot(queue.encode()))
         await becomes_true(lambda: owner.ask("LLEN", companion_key(queue.encode(), "waiting").decode()))
-        await sender.publish("room", b"1")
+        await publish(sender, "room", b"1")
         assert await taking == b"1"
     await sender.put(queue, b"2", **PLENTY)
     await sender.purge(name)
