@@ -21,7 +21,6 @@ from django_anyio_channels import (
 )
 from django_anyio_channels.brokers.redis import layer as redis_layer
 from django_anyio_channels.brokers.redis.streams import layer as streams_layer
-from django_anyio_channels.brokers.redis.streams import layer as streams_layer
 from django_anyio_channels.brokers.redis.streams.entries import entry_id, epoch_of, sort_key
 from django_anyio_channels.brokers.redis.streams.history import Published
 from tests.brokers.redis.conftest import becomes_true
