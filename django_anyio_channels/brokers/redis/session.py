@@ -181,7 +181,9 @@ class Session:
     async def publish(self, name: bytes, message: bytes) -> tuple[Any, Any]:
         """Publish; return the bindings of the group, and how many nodes received it. Both may be error replies."""
         executor = self.executor(name)
-        bindings = executor.execute(encode_command("HGETALL", bindings_key(name))) if self.peers.may_be_bound else None
+        # A replica takes SPUBLISH, and delivers it to nobody else's subscribers; what is about a key it refuses.
+        asks = self.peers.may_be_bound or self._topology.sharded
+        bindings = executor.execute(encode_command("HGETALL", bindings_key(name))) if asks else None
         channel = self.subscriptions.wire_name(name)
         receivers = await executor.execute(encode_command(self.publish_command, channel, message))
         return ([] if bindings is None else await bindings), receivers
