@@ -38,7 +38,8 @@ class Watchdog:
         self._always_probe = always_probe
         self._ticks = 0
         self._missed_ticks = 0
-        self._received = True
+        self.received = True
+        """Set when the peer is alive, or our side does not read; see `received_data`."""
         self._timer: asyncio.TimerHandle | None = None
 
     def start(self) -> None:
@@ -51,14 +52,14 @@ class Watchdog:
 
     def received_data(self) -> None:
         """Note that the peer is alive, or that our side did not read."""
-        self._received = True
+        self.received = True
 
     def _schedule(self) -> None:
         self._timer = asyncio.get_running_loop().call_later(self._probe_interval / self._ticks_per_interval, self._tick)
 
     def _tick(self) -> None:
-        self._missed_ticks = 0 if self._received else self._missed_ticks + 1
-        self._received = False
+        self._missed_ticks = 0 if self.received else self._missed_ticks + 1
+        self.received = False
         self._ticks += 1
         if self._missed_ticks >= self._ticks_per_interval - 1:
             self._timer = None

@@ -48,9 +48,7 @@ async def open_layer() -> AsyncIterator[Open]:
 async def lose_a_live_message(layer: RedisStreamsChannelLayer, group: str, message: bytes) -> None:
     """Keep a message in the history as `publish` does, but publish it to another channel."""
     session = layer.require_session()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(session.subscriptions, "wire_name", lambda name: b"elsewhere")
-        [published] = await layer._history.publish(session, [(group.encode(), message)])
+    [published] = await layer._history.publish(session, b"elsewhere", [(group.encode(), message)])
     assert isinstance(published, Published)
     assert published.receivers == 0
 
