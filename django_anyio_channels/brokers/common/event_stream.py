@@ -21,8 +21,8 @@ class EventStream:
         self._loop = asyncio.get_running_loop()
         self._events = deque(unconsumed)
         self._handler: Callable[[Event[bytes]], None] | None = None
-        self._handled = 0
-        """How many events the handler got in this turn of the loop."""
+        # One entry for each event that the handler got in this turn of the loop: to clear a list calls no Python code.
+        self._handled: list[None] = []
         self._late: list[Event[bytes]] = []
         """Events that came after the end, over another connection."""
         self._arrival: asyncio.Future[None] | None = None
@@ -40,10 +40,10 @@ class EventStream:
         """Pass an event to the handler, or queue it behind others; after the end it is for the next session."""
         if self._error is not None:
             self._late.append(event)
-        elif self._handler is not None and not self._events and self._handled < _EVENTS_PER_TURN:
+        elif self._handler is not None and not self._events and len(self._handled) < _EVENTS_PER_TURN:
             if not self._handled:
-                self._loop.call_soon(self._begin_turn)
-            self._handled += 1
+                self._loop.call_soon(self._handled.clear)
+            self._handled.append(None)
             self._handler(event)
         else:
             self._events.append(event)
@@ -67,9 +67,6 @@ class EventStream:
     def unconsumed(self) -> list[Event[bytes]]:
         """Return the events that were received but not consumed, for the next session."""
         return [*self._events, *self._late]
-
-    def _begin_turn(self) -> None:
-        self._handled = 0
 
     def _wake(self) -> None:
         if self._arrival is not None:

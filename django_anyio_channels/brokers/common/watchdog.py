@@ -36,7 +36,8 @@ class Watchdog:
         self._always_probe = always_probe
         self._ticks = 0
         self._missed_ticks = 0
-        self._received = True
+        self.received = True
+        """To be set when data came: the peer is alive, or our side has not read."""
         self._timer: asyncio.TimerHandle | None = None
 
     def start(self) -> None:
@@ -48,15 +49,15 @@ class Watchdog:
             self._timer = None
 
     def received_data(self) -> None:
-        """Note that the peer is alive, or that our side did not read."""
-        self._received = True
+        """Set `received`."""
+        self.received = True
 
     def _schedule(self) -> None:
         self._timer = asyncio.get_running_loop().call_later(self._probe_interval / _TICKS, self._tick)
 
     def _tick(self) -> None:
-        self._missed_ticks = 0 if self._received else self._missed_ticks + 1
-        self._received = False
+        self._missed_ticks = 0 if self.received else self._missed_ticks + 1
+        self.received = False
         self._ticks += 1
         if self._missed_ticks >= _SILENT_TICKS:
             self._timer = None
