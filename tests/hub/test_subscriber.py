@@ -16,9 +16,9 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from django_anyio_channels import Event, ListenerClosed, Subscriber
-from django_anyio_channels.core.notifier import Notifier, Waiter, waiter_type
+from django_anyio_channels.core.notifier import Waiter, waiter_type
 from django_anyio_channels.core.serializers import MessagePackSerializer
-from django_anyio_channels.core.stats import DeliveryStats, RateLimitedLogger
+from django_anyio_channels.core.stats import DeliveryStats
 from tests.support.scripted import TIME_LIMIT, Everywhere, cancelled_at_every_await, cancelled_in_every_turn
 
 SERIALIZER = MessagePackSerializer()
@@ -199,42 +199,6 @@ async def test_polling_with_a_time_limit_loses_nothing_and_keeps_the_order() -> 
     assert heard == list(range(300))
 
 
-@pytest.mark.anyio
-async def test_a_ring_that_hits_a_cancelled_task_goes_to_the_next() -> None:
-    for steps in range(5):
-        notifier = Notifier(waiter_type())
-        woken: list[str] = []
-
-        async def wait(name: str, notifier: Notifier = notifier, woken: list[str] = woken) -> None:
-            await notifier.wait()
-            woken.append(name)
-
-        with anyio.fail_after(TIME_LIMIT):
-            async with anyio.create_task_group() as staying:
-                async with anyio.create_task_group() as leaving:
-                    leaving.start_soon(wait, "leaving")
-                    await anyio.wait_all_tasks_blocked()
-                    staying.start_soon(wait, "staying")
-                    await anyio.wait_all_tasks_blocked()
-                    notifier.notify()
-                    for _ in range(steps):
-                        await checkpoint()
-                    leaving.cancel_scope.cancel()
-                if "leaving" in woken:
-                    notifier.notify()
-        assert "staying" in woken
-
-
-@pytest.mark.anyio
-async def test_a_ring_without_anyone_waiting_is_not_kept() -> None:
-    notifier = Notifier(waiter_type())
-    notifier.notify()
-    notifier.notify_all()
-    with anyio.move_on_after(0.01) as scope:
-        await notifier.wait()
-    assert scope.cancelled_caught
-
-
 # ---- capacity ----------------------------------------------------------------------------------------------------
 
 
@@ -279,26 +243,6 @@ async def test_many_full_mailboxes_log_at_a_bounded_rate(caplog: pytest.LogCaptu
     for subscriber in subscribers:
         await received(subscriber, 1)
     assert len(caplog.records) <= 40, "who was not told full is not told to have room"
-
-
-def test_a_bounded_log_says_how_much_it_held_back(
-    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    now = 1000.0
-    monkeypatch.setattr("django_anyio_channels.core.stats.monotonic", lambda: now)
-    log = RateLimitedLogger(lines=2, seconds=10.0)
-    assert [log.write(logging.WARNING, "line %d", number) for number in range(5)] == [True, True, False, False, False]
-    now += 9.9
-    assert not log.write(logging.WARNING, "line %d", 5)
-    now += 0.2
-    assert log.write(logging.ERROR, "line %d", 6)
-    assert log.write(logging.ERROR, "line %d", 7)
-    assert [(record.levelno, record.getMessage()) for record in caplog.records] == [
-        (logging.WARNING, "line 0"),
-        (logging.WARNING, "line 1"),
-        (logging.ERROR, "line 6 (4 similar lines suppressed)"),
-        (logging.ERROR, "line 7"),
-    ]
 
 
 # ---- expiry ------------------------------------------------------------------------------------------------------

@@ -1,8 +1,9 @@
 """How often the way of one `group_send` to a waiting `receive` changes from one file of the package to another.
 
 Counted are the calls of the package's functions, in their order, in sender and receiver together: a call (also the
-resumption of a coroutine) in another file than the call before it is one change. ``python -m tests.support.file_changes``
-prints the numbers over the in-memory broker, Redis, and Redis Streams.
+resumption of a coroutine) in another file than the call before it is one change.
+
+``python -m tests.support.file_changes`` prints the numbers over the in-memory broker, Redis, and Redis Streams.
 """
 
 from __future__ import annotations
