@@ -18,7 +18,7 @@ from django_anyio_channels import (
 )
 from django_anyio_channels.django.config import read_config
 from django_anyio_channels.hub.sharding import Shards, shard_index
-from tests.django.test_refusals import SixVerbs
+from tests.core.test_layer import SixVerbs
 from tests.support.scripted import TIME_LIMIT, ScriptedLayer, until
 
 pytestmark = pytest.mark.anyio
