@@ -116,7 +116,7 @@ async def connected(consumer: AsyncConsumer) -> asyncio.Task[None]:
         joined.set()
 
     server: Any = consumer
-    task = asyncio.ensure_future(server({"type": "websocket"}, inbox.get, send))
+    task: asyncio.Task[None] = asyncio.ensure_future(server({"type": "websocket"}, inbox.get, send))
     await soon(joined.wait())
     return task
 
