@@ -145,7 +145,7 @@ class _PendingReply:
         if self._replies < nodes:
             try:
                 await asyncio.wait_for(self._complete.wait(), timeout)
-            except asyncio.TimeoutError:
+            except TimeoutError:
                 raise ListenerClosed(
                     f"{self._replies} of {nodes} nodes replied within {timeout:g} s; "
                     f"the others are gone, or something blocks their event loops"

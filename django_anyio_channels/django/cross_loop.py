@@ -78,7 +78,7 @@ async def wait_async(
                 lambda done: None if done.exception() else loop.call_soon_threadsafe(on_discard, done.result())
             )
         raise
-    except asyncio.TimeoutError:
+    except TimeoutError:
         raise _blocked(timeout) from None
 
 

@@ -82,7 +82,7 @@ class Jobs:
         redeliver_after = require_acknowledgement(self._channel.layer).redeliver_after
         try:
             await asyncio.wait_for(job.finished.wait(), job.received + redeliver_after - job.loop.time())
-        except asyncio.TimeoutError:
+        except TimeoutError:
             logger.warning(
                 "A message of %s was not acknowledged within %g s (redeliver_after), and goes to another reader",
                 job.channel,

@@ -16,7 +16,7 @@ from django_anyio_channels.django import checks, config, databases, factory, set
 from tests.support.paths import ROOT
 from tests.support.programs import QUIET_ASYNCIO
 
-FILES = ["README.rst", "CHANGELOG.rst"]
+FILES = ["README.rst", "CHANGELOG.rst", "CONTRIBUTING.rst"]
 
 
 def parsed(text: str) -> docutils.nodes.document:

@@ -136,7 +136,7 @@ async def test_polling_loses_nothing(new_layer: NewLayer) -> None:
             while len(got) < 100:
                 try:
                     message = await asyncio.wait_for(layer.receive("jobs"), chance.choice([0, 0.001, 0.005]))
-                except asyncio.TimeoutError:
+                except TimeoutError:
                     continue
                 got.append(message["number"])
                 await layer.ack(message)

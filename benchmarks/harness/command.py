@@ -8,12 +8,18 @@ import logging
 from importlib import import_module
 from pathlib import Path
 
-from . import harness, report
-from .harness import BenchmarkSet
+from . import report, runner
+from .runner import BenchmarkSet
 
 ROUNDS = 7
 """Many short ones: what else the machine does changes within seconds."""
-SETS = ("memory", "mqtt", "postgres", "redis", "streams")
+SETS = {
+    "memory": "benchmarks.brokers.memory.benchmark_set",
+    "mqtt": "benchmarks.brokers.mqtt.benchmark_set",
+    "postgres": "benchmarks.brokers.postgres.benchmark_set",
+    "redis": "benchmarks.brokers.redis.benchmark_set",
+    "streams": "benchmarks.brokers.redis.streams",
+}
 """The modules with a function ``benchmarks(quick)``."""
 
 
@@ -22,9 +28,9 @@ def main(arguments: list[str]) -> int:
     options = _parser().parse_args(arguments)
     # A full mailbox is part of what is measured; its warnings would only hide the tables.
     logging.getLogger("django_anyio_channels").setLevel(logging.ERROR)
-    benchmarks: BenchmarkSet = import_module(f"benchmarks.{options.set}").benchmarks(options.quick)
+    benchmarks: BenchmarkSet = import_module(SETS[options.set]).benchmarks(options.quick)
     rounds = options.rounds or (1 if options.quick else ROUNDS)
-    results = harness.run(benchmarks, rounds=rounds, thorough=options.thorough, only=options.only)
+    results = runner.run(benchmarks, rounds=rounds, thorough=options.thorough, only=options.only)
     print(report.as_tables(results, judged=not options.quick))
     if options.json:
         options.json.write_text(json.dumps(report.as_json(results), indent=2) + "\n")

@@ -4,18 +4,17 @@ from __future__ import annotations
 
 from functools import partial
 
-from .contenders import OURS, bare_queues, channels_in_memory, ours
-from .harness import BenchmarkSet, Figure, Measure, Scenario, Target, against, sync_against
-from .scenarios import (
-    competing_workers,
-    fan_out,
-    from_thread,
-    idle_members,
-    latency,
-    membership,
-    round_trip,
-    silent_member,
-)
+from ...harness.contenders import OURS, ours
+from ...harness.runner import BenchmarkSet, Figure, Measure, Scenario, Target, against, sync_against
+from ...scenarios.competing_workers import competing_workers
+from ...scenarios.fan_out import fan_out
+from ...scenarios.from_thread import from_thread
+from ...scenarios.idle_members import idle_members
+from ...scenarios.latency import latency
+from ...scenarios.membership import membership
+from ...scenarios.round_trip import round_trip
+from ...scenarios.silent_member import silent_member
+from .peers import bare_queues, channels_in_memory
 
 CHANNELS, BARE = "channels", "bare queues"
 

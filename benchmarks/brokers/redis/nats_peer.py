@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import cast
 
-from .contenders import Contender, Layer
+from ...harness.contenders import Contender, Layer
 
 
 def channels_nats(name: str, port: int) -> Contender:

@@ -9,10 +9,13 @@ from functools import partial
 
 from tests.support.brokers import redis as brokers
 
-from .contenders import OURS, ours
-from .harness import BenchmarkSet, Measure, Scenario, against
-from .redis_peers import channels_redis_core
-from .scenarios import catching_up, fan_out, latency, round_trip
+from ...harness.contenders import OURS, ours
+from ...harness.runner import BenchmarkSet, Measure, Scenario, against
+from ...scenarios.catching_up import catching_up
+from ...scenarios.fan_out import fan_out
+from ...scenarios.latency import latency
+from ...scenarios.round_trip import round_trip
+from .peers import channels_redis_core
 
 PUBSUB, CORE = "our pub/sub", "core"
 MISSED = (1, 100, 10_000)

@@ -8,12 +8,14 @@ from functools import partial
 
 from tests.support.brokers import mosquitto
 
-from . import mqtt_starlette
-from .bare import bare
-from .contenders import OURS, Contender, ours
-from .harness import BenchmarkSet, Measure, Scenario, Target, against
-from .mqtt_peers import BareAiomqtt, BareGmqtt, BarePaho
-from .scenarios import Figures, fan_out, latency
+from ...harness.bare import bare
+from ...harness.contenders import OURS, Contender, ours
+from ...harness.measuring import Figures
+from ...harness.runner import BenchmarkSet, Measure, Scenario, Target, against
+from ...scenarios.fan_out import fan_out
+from ...scenarios.latency import latency
+from . import starlette_peer
+from .peers import BareAiomqtt, BareGmqtt, BarePaho
 
 GMQTT, PAHO, AIOMQTT, STARLETTE = "bare gmqtt", "bare paho", "aiomqtt", "starlette_web"
 
@@ -32,7 +34,7 @@ def benchmarks(quick: bool) -> BenchmarkSet:
     few = 50 if quick else 1
     makers = dict(_MAKERS)
     if not quick:
-        makers[STARLETTE] = lambda port, qos: mqtt_starlette.starlette_web(STARLETTE, port)
+        makers[STARLETTE] = lambda port, qos: starlette_peer.starlette_web(STARLETTE, port)
 
     def each(qos: int, measure: Callable[..., Figures], messages: int) -> dict[str, Measure]:
         """Everybody with as many messages, but those that wait 44 ms for each (mosquitto's acknowledgements)."""
@@ -66,7 +68,7 @@ def _measure(measure: Measure, at_this_qos: Contender, contender: Contender) -> 
 @contextmanager
 def _running(server: mosquitto.Mosquitto, starlette: bool) -> Iterator[Callable[[], object]]:
     if starlette:
-        mqtt_starlette.install()
+        starlette_peer.install()
     with mosquitto.running(server):
         yield lambda: None
 

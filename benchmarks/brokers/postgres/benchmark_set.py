@@ -10,10 +10,17 @@ from typing import Any
 from tests.support.brokers import postgres as brokers
 from tests.support.brokers.server import running
 
-from .contenders import OURS, Connections, Contender, ours
-from .harness import BenchmarkSet, Measure, Scenario, against, sync_against
-from .postgres_peers import bare_asyncpg, channels_postgres, migrate
-from .scenarios import Figures, competing_workers, fan_out, from_thread, latency, membership, restart, round_trip
+from ...harness.contenders import OURS, Connections, Contender, ours
+from ...harness.measuring import Figures
+from ...harness.runner import BenchmarkSet, Measure, Scenario, against, sync_against
+from ...scenarios.competing_workers import competing_workers
+from ...scenarios.fan_out import fan_out
+from ...scenarios.from_thread import from_thread
+from ...scenarios.latency import latency
+from ...scenarios.membership import membership
+from ...scenarios.restart import restart
+from ...scenarios.round_trip import round_trip
+from .peers import bare_asyncpg, channels_postgres, migrate
 
 THEIRS, BARE = "channels_postgres", "bare asyncpg"
 
@@ -126,7 +133,7 @@ def _theirs(server: _Server) -> Contender:
 
 
 def _restart(contender: Contender, *, make: Callable[[_Server], Contender], messages: int) -> Figures:
-    """`scenarios.restart` with a server of its own."""
+    """`restart` with a server of its own."""
     server = _Server()
     with server.run():
         return restart(make(server), messages=messages, kill_and_start=server.restart)

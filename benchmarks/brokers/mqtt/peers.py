@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
-from .bare import BareClient
+from ...harness.bare import BareClient
 
 HOST = "127.0.0.1"
 

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from functools import partial
 from statistics import median
 from time import monotonic
@@ -15,7 +15,7 @@ from time import monotonic
 from .children import ChildFailed, in_child
 from .contenders import OURS, Contender
 from .deliveries import Tally
-from .scenarios import Figures
+from .measuring import Figures
 
 Measure = Callable[[Contender], Figures]
 
@@ -181,7 +181,7 @@ def run(benchmarks: BenchmarkSet, *, rounds: int, thorough: bool, only: str = ""
     In each round every contender has its turn, in an order that rotates, so that what else the machine does meets all
     alike. ``thorough`` measures in every round also what is slow.
     """
-    results = Results(benchmarks, rounds, datetime.now(timezone.utc))
+    results = Results(benchmarks, rounds, datetime.now(UTC))
     began = monotonic()
     # The children copy what they touch; the collector would touch everything.
     gc.collect()

@@ -16,21 +16,19 @@ from tests.support.brokers.nats import nats
 from tests.support.brokers.server import Server
 from tests.support.brokers.server import running as run_servers
 
-from .contenders import OURS, Connections, Contender, ours
-from .harness import BenchmarkSet, Measure, Scenario, against, sync_against
+from ...harness.contenders import OURS, Connections, Contender, ours
+from ...harness.measuring import Figures
+from ...harness.runner import BenchmarkSet, Measure, Scenario, against, sync_against
+from ...scenarios.competing_workers import competing_workers
+from ...scenarios.fan_out import fan_out
+from ...scenarios.from_thread import from_thread
+from ...scenarios.idle_members import idle_members
+from ...scenarios.latency import latency
+from ...scenarios.membership import membership
+from ...scenarios.restart import restart
+from ...scenarios.round_trip import round_trip
 from .nats_peer import channels_nats
-from .redis_peers import bare_redis_py, channels_redis_core, channels_redis_pubsub
-from .scenarios import (
-    Figures,
-    competing_workers,
-    fan_out,
-    from_thread,
-    idle_members,
-    latency,
-    membership,
-    restart,
-    round_trip,
-)
+from .peers import bare_redis_py, channels_redis_core, channels_redis_pubsub
 
 CORE, PUBSUB, BARE, NATS = "core", "pubsub", "bare redis-py", "channels_nats"
 
@@ -152,7 +150,7 @@ class _Counter:
 
 
 def _restart(contender: Contender, *, make: Callable[[str], Contender], messages: int) -> Figures:
-    """`scenarios.restart` with a server of its own."""
+    """`restart` with a server of its own."""
     server = brokers.plain("redis")
     with brokers.running(server):
         return restart(make(server.url), messages=messages, kill_and_start=server.server.restart)

@@ -179,6 +179,7 @@ class Crowd:
 async def patiently(what: Awaitable[object]) -> None:
     """Await. Raises `Stalled` after `PATIENCE` seconds."""
     try:
-        await asyncio.wait_for(what, PATIENCE)
-    except asyncio.TimeoutError:
+        async with asyncio.timeout(PATIENCE):
+            await what
+    except TimeoutError:
         raise Stalled(f"nothing arrived for {PATIENCE:g} s") from None

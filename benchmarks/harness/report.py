@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
-from .harness import Cell, Results
+from .runner import Cell, Results
 
 _PACKAGES = (
     "django-anyio-channels",

@@ -6,8 +6,8 @@ import asyncio
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, cast
 
-from .bare import BareClient, bare
-from .contenders import Connections, Contender, Layer, Message
+from ...harness.bare import BareClient, bare
+from ...harness.contenders import Connections, Contender, Layer, Message
 
 if TYPE_CHECKING:
     from redis.asyncio import Redis

@@ -17,11 +17,11 @@ from itertools import count
 from pathlib import Path
 from typing import Any, cast
 
-from .contenders import Contender, Layer, Message
-from .mqtt_peers import HOST
+from ...harness.contenders import Contender, Layer, Message
+from .peers import HOST
 
 WANTED = "starlette-web==0.1.10"
-_FOLDER = Path(__file__).resolve().parent.parent / ".envs" / WANTED
+_FOLDER = Path(__file__).resolve().parents[3] / ".envs" / WANTED
 _PIP = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--target"]
 _PROBE: Message = {"type": "probe"}
 
@@ -62,10 +62,10 @@ class StarletteWeb:
         events = self._events[channel] = aiter(subscriber)
         if group not in self._groups:
             self._groups.add(group)
-            heard = asyncio.ensure_future(anext(events))
-            while not heard.done():
+            received = asyncio.ensure_future(anext(events))
+            while not received.done():
                 await self.group_send(group, _PROBE)
-                await asyncio.wait([heard], timeout=0.01)
+                await asyncio.wait([received], timeout=0.01)
 
     async def group_discard(self, group: str, channel: str) -> None:
         await self._subscriptions.pop(channel).aclose()

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any, cast
 
 import msgspec
 
-from .bare import BareClient, bare
-from .children import in_child
-from .contenders import Connections, Contender, Layer
+from ...harness.bare import BareClient, bare
+from ...harness.children import in_child
+from ...harness.contenders import Connections, Contender, Layer
 
 if TYPE_CHECKING:
     import asyncpg
@@ -89,7 +89,7 @@ class BareAsyncpg(BareClient):
         self._listening: asyncpg.Connection
         self._publishing: asyncpg.Connection
         self._waiting: list[tuple[str, str, asyncio.Future[None]]] = []
-        self._flights: asyncio.Task[None] | None = None
+        self._flushing: asyncio.Task[None] | None = None
 
     async def connect(self) -> None:
         import asyncpg
@@ -97,34 +97,34 @@ class BareAsyncpg(BareClient):
         self._listening, self._publishing = [await asyncpg.connect(self._url) for _ in range(2)]
 
     async def subscribe(self, topic: str) -> None:
-        await self._listening.add_listener(topic, self._heard)
+        await self._listening.add_listener(topic, self._notified)
 
     async def unsubscribe(self, topic: str) -> None:
-        await self._listening.remove_listener(topic, self._heard)
+        await self._listening.remove_listener(topic, self._notified)
 
     async def publish(self, topic: str, payload: Any) -> None:
         sent = asyncio.get_running_loop().create_future()
         self._waiting.append((topic, payload, sent))
-        if self._flights is None:
-            self._flights = asyncio.create_task(self._fly())
+        if self._flushing is None:
+            self._flushing = asyncio.create_task(self._flush())
         await sent
 
     async def disconnect(self) -> None:
         for connection in (self._listening, self._publishing):
             connection.terminate()
 
-    async def _fly(self) -> None:
+    async def _flush(self) -> None:
         while self._waiting:
-            flying, self._waiting = self._waiting, []
-            topics, payloads = [topic for topic, _, _ in flying], [payload for _, payload, _ in flying]
+            batch, self._waiting = self._waiting, []
+            topics, payloads = [topic for topic, _, _ in batch], [payload for _, payload, _ in batch]
             await self._publishing.execute(
                 "SELECT pg_notify(g, p) FROM unnest($1::text[], $2::text[]) AS t(g, p)", topics, payloads
             )
-            for _, _, sent in flying:
+            for _, _, sent in batch:
                 sent.set_result(None)
-        self._flights = None
+        self._flushing = None
 
-    def _heard(self, connection: object, pid: int, channel: str, payload: object) -> None:
+    def _notified(self, connection: object, pid: int, channel: str, payload: object) -> None:
         self.arrive(channel, payload)
 
 
