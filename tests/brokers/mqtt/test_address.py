@@ -10,6 +10,7 @@ import pytest
 
 from django_anyio_channels import MQTTChannelLayer
 from django_anyio_channels.brokers.mqtt.address import make_options
+from django_anyio_channels.brokers.mqtt.packets import Will
 from tests.support.brokers.redis import make_certificates
 
 
@@ -68,8 +69,8 @@ def test_a_certificate_of_our_own_is_shown(tmp_path: Path) -> None:
         ("http://host", "looks like mqtt://user:password@host:1883"),
         ("mqtt://", "looks like mqtt://"),
         ("mqtt://host/topic", "has a path; options follow after a question mark"),
-        ("mqtt://host/?cleint_id=x", "unknown option 'cleint_id'; did you mean client_id"),
-        ("mqtt://host/?zzz=x", "unknown option 'zzz'; known are ca_file"),
+        ("mqtt://host/?cleint_id=x", "unknown option 'cleint_id'. Did you mean 'client_id'"),
+        ("mqtt://host/?zzz=x", "unknown option 'zzz'. Known are ca_file"),
         ("mqtt://host/?qos=high", "The option qos of the MQTT URL cannot be 'high'"),
         ("mqtt://host/?version=2", "The option version of the MQTT URL cannot be '2'"),
         ("mqtt://host/?no_local=perhaps", "The option no_local of the MQTT URL cannot be 'perhaps'"),
@@ -106,3 +107,19 @@ def test_unknown_options_are_refused() -> None:
     options: dict[str, Any] = {"clientid": "x"}
     with pytest.raises(TypeError, match="clientid"):
         MQTTChannelLayer(**options)
+
+
+def test_a_client_id_too_long_for_the_protocol_is_refused() -> None:
+    with pytest.raises(ValueError, match="at most 65535 bytes in UTF-8, not 65536"):
+        make_options(None, client_id="x" * 65_536).connect_packet(5)
+
+
+def test_the_delay_of_a_will_is_sent() -> None:
+    delay = b"\x18\x00\x00\x00\x05"
+    assert delay in make_options(None, will=Will("t", b"gone", delay=5)).connect_packet(5)
+    assert delay not in make_options(None, will=Will("t", b"gone")).connect_packet(5)
+    assert delay not in make_options(None, will=Will("t", b"gone", delay=5)).connect_packet(4)
+
+
+def test_nothing_shows_the_password() -> None:
+    assert "geheim" not in repr(make_options("mqtt://anna:geheim@host"))

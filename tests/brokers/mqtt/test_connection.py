@@ -5,14 +5,16 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from functools import partial
+from typing import Any
 
 import anyio
 import pytest
-from paho.mqtt.packettypes import PacketTypes
 
 from django_anyio_channels import DeliveryUnknown, ListenerClosed
-from django_anyio_channels.brokers.mqtt.connection import MQTTConnection, Receipt
-from django_anyio_channels.brokers.mqtt.packets import ConnAck, Properties, Publish
+from django_anyio_channels.brokers.mqtt.address import make_options
+from django_anyio_channels.brokers.mqtt.connection import MQTTConnection
+from django_anyio_channels.brokers.mqtt.inflight import PublishAck
+from django_anyio_channels.brokers.mqtt.packets import NO_PROPERTIES, ConnAck, Publish
 from tests.support.layers import TIME_LIMIT
 
 pytestmark = pytest.mark.anyio
@@ -30,8 +32,8 @@ def puback(packet_id: int) -> bytes:
     return b"\x40\x02" + packet_id.to_bytes(2, "big")
 
 
-class Wire(asyncio.Transport):
-    """Remembers what is written."""
+class FakeTransport(asyncio.WriteTransport):
+    """Records what is written. Like uvloop's transports, it is no `asyncio.Transport`."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -50,41 +52,47 @@ class Wire(asyncio.Transport):
 
 
 class Peer(MQTTConnection):
-    """A connection whose broker is the test."""
+    """A connection whose broker and observer is the test."""
 
-    def __init__(self) -> None:
+    def __init__(self, **options: Any) -> None:
         self.received: list[bytes] = []
-        self.receipts: list[Receipt] = []
-        super().__init__(
-            "mqtt://broker.example:1883",
-            version=5,
-            probe_interval=60.0,
-            on_message=self.take,
-            on_end=lambda error: None,
-        )
-        self.wire = Wire()
-        self.wire.protocol = self
-        self.connection_made(self.wire)
+        self.ack_handles: list[PublishAck] = []
+        self.ended: list[ListenerClosed] = []
+        super().__init__(make_options("mqtt://broker.example", **options), 5, self)
+        self.transport = FakeTransport()
+        self.transport.protocol = self
+        self.connection_made(self.transport)
 
-    def take(self, message: Publish, receipt: Receipt | None) -> None:
+    def message_received(self, message: Publish, ack_handle: PublishAck | None) -> None:
         self.received.append(message.payload)
-        if receipt is not None:
-            self.receipts.append(receipt)
+        if ack_handle is not None:
+            self.ack_handles.append(ack_handle)
+
+    def connection_ended(self, error: ListenerClosed) -> None:
+        self.ended.append(error)
+
+    async def connect(self, connack: bytes = CONNACK) -> ConnAck:
+        answer = asyncio.create_task(self.handshake())
+        await anyio.wait_all_tasks_blocked()
+        self.data_received(connack)
+        self.transport.written.clear()
+        return await answer
 
     async def send(self, qos: int = 1) -> int:
-        return await self.publish(b"t", b"x", qos=qos, retain=False, properties=b"\0")
+        return await self.publish(b"t", b"x", qos=qos, retain=False, properties=NO_PROPERTIES)
+
+    async def subscribe_one(self) -> int:
+        return await self.subscribe(b"t", 0, None)
 
 
 @pytest.fixture
 async def peer() -> AsyncIterator[Peer]:
-    """One that lets a single message be on its way."""
+    """One that lets a single message be in flight."""
     one = Peer()
-    allowed = Properties(PacketTypes.CONNACK)  # type: ignore[no-untyped-call]
-    allowed.ReceiveMaximum = 1
-    one.begin(ConnAck(False, 0, allowed))
+    await one.connect(b"\x20\x06\x00\x00\x03\x21\x00\x01")
     with anyio.fail_after(TIME_LIMIT):
         yield one
-        await one.goodbye()
+        await one.close()
 
 
 async def blocked(*tasks: asyncio.Task[int]) -> None:
@@ -96,20 +104,20 @@ async def blocked(*tasks: asyncio.Task[int]) -> None:
 async def test_a_place_given_to_a_publisher_that_is_cancelled_goes_to_the_next(peer: Peer) -> None:
     first, second, third = [asyncio.create_task(peer.send()) for _ in range(3)]
     await blocked(first, second, third)
-    peer.data_received(puback(*peer.wire.packet_ids()))
+    peer.data_received(puback(*peer.transport.packet_ids()))
     second.cancel()  # it has its place, and has not run since
     assert await first == 0
     await blocked(third)
-    peer.data_received(puback(peer.wire.packet_ids()[-1]))
+    peer.data_received(puback(peer.transport.packet_ids()[-1]))
     assert await third == 0
     assert second.cancelled()
-    assert len(peer.wire.packet_ids()) == 2
+    assert len(peer.transport.packet_ids()) == 2
 
 
 async def test_a_publisher_that_waits_for_a_place_learns_that_nothing_was_sent(peer: Peer) -> None:
     sent, waiting = [asyncio.create_task(peer.send()) for _ in range(2)]
     await blocked(sent, waiting)
-    peer.end("the plug was pulled")
+    peer.fail("the plug was pulled")
     with pytest.raises(DeliveryUnknown, match="the plug was pulled; a message was not acknowledged yet"):
         await sent
     with pytest.raises(ListenerClosed, match="the plug was pulled$") as caught:
@@ -120,12 +128,12 @@ async def test_a_publisher_that_waits_for_a_place_learns_that_nothing_was_sent(p
 async def test_a_packet_identifier_in_use_is_not_given_again(peer: Peer) -> None:
     first = asyncio.create_task(peer.send())
     await blocked(first)
-    (used,) = peer.wire.packet_ids()
-    peer._last_id = used - 1  # as after 65,535 others
+    (used,) = peer.transport.packet_ids()
+    peer._outgoing._last_id = used - 1  # as after 65,535 others
     second = asyncio.create_task(peer.unsubscribe(b"t"))
     await anyio.wait_all_tasks_blocked()
-    assert peer.wire.written[-1][2:4] == (used % 0xFFFF + 1).to_bytes(2, "big")
-    peer.data_received(b"\xb0\x04" + peer.wire.written[-1][2:4] + b"\0\0" + puback(used))
+    assert peer.transport.written[-1][2:4] == (used % 0xFFFF + 1).to_bytes(2, "big")
+    peer.data_received(b"\xb0\x04" + peer.transport.written[-1][2:4] + b"\0\0" + puback(used))
     await second
     assert await first == 0
 
@@ -133,7 +141,7 @@ async def test_a_packet_identifier_in_use_is_not_given_again(peer: Peer) -> None
 async def test_an_acknowledgement_of_something_else_counts_for_nothing(peer: Peer) -> None:
     task = asyncio.create_task(peer.send())
     await blocked(task)
-    (packet_id,) = peer.wire.packet_ids()
+    (packet_id,) = peer.transport.packet_ids()
     peer.data_received(puback(packet_id ^ 1) + b"\x90\x04" + (packet_id ^ 1).to_bytes(2, "big") + b"\0\0")
     await blocked(task)
     peer.data_received(puback(packet_id))
@@ -144,24 +152,24 @@ async def test_a_broker_that_takes_nothing_more_slows_its_publishers_down(peer: 
     peer.pause_writing()
     tasks = [asyncio.create_task(peer.send(qos=0)) for _ in range(3)]
     await blocked(*tasks)
-    assert peer.wire.written == []
+    assert peer.transport.written == []
     peer.resume_writing()
     assert await asyncio.gather(*tasks) == [0, 0, 0]
-    assert len(b"".join(peer.wire.written)) == 3 * len(message(b"x"))
+    assert len(b"".join(peer.transport.written)) == 3 * len(message(b"x"))
 
 
 async def test_a_publisher_held_up_learns_that_the_connection_has_ended(peer: Peer) -> None:
     peer.pause_writing()
     task = asyncio.create_task(peer.send(qos=0))
     await blocked(task)
-    peer.end("the plug was pulled")
+    peer.fail("the plug was pulled")
     with pytest.raises(ListenerClosed, match="the plug was pulled"):
         await task
 
 
 async def test_what_is_no_mqtt_ends_the_connection(peer: Peer) -> None:
     peer.data_received(b"\x15\x03\x03\x00\x02\x02\x0a")  # an alert of TLS
-    with pytest.raises(ListenerClosed, match=r"mqtt://broker\.example:1883: the broker sent what is no MQTT"):
+    with pytest.raises(ListenerClosed, match=r"mqtt://broker\.example:1883: the broker sent what is not MQTT"):
         peer.check()
 
 
@@ -175,9 +183,7 @@ async def test_nothing_counts_after_the_brokers_goodbye(peer: Peer) -> None:
 
 async def test_a_second_welcome_changes_nothing(peer: Peer) -> None:
     peer.data_received(CONNACK + CONNACK)
-    accepted = await peer.accepted
-    assert accepted is not None
-    assert accepted.reason == 0
+    assert (await peer.handshake()).receive_maximum == 1
     peer.check()
 
 
@@ -187,11 +193,11 @@ async def test_a_message_at_qos_2_that_comes_again_before_its_release_is_not_del
 
 
 async def test_a_refused_packet_costs_no_place(peer: Peer) -> None:
-    send = partial(peer.publish, b"t", b"x", qos=2, retain=False, properties=b"\0")
+    send = partial(peer.publish, b"t", b"x", qos=2, retain=False, properties=NO_PROPERTIES)
     for _ in range(2):
         task = asyncio.create_task(send())
         await blocked(task)
-        peer.data_received(b"\x50\x03" + peer.wire.written[-1][5:7] + b"\x87")
+        peer.data_received(b"\x50\x03" + peer.transport.written[-1][5:7] + b"\x87")
         assert await task == 0x87
 
 
@@ -199,12 +205,12 @@ async def test_a_refused_packet_costs_no_place(peer: Peer) -> None:
 
 
 def acknowledged(peer: Peer) -> list[int]:
-    return [int.from_bytes(each[2:4], "big") for each in peer.wire.written if each[0] == 0x40]
+    return [int.from_bytes(each[2:4], "big") for each in peer.transport.written if each[0] == 0x40]
 
 
 async def test_messages_are_acknowledged_in_the_order_in_which_they_came(peer: Peer) -> None:
     peer.data_received(message(b"one", 1, 1) + message(b"two", 1, 2))
-    first, second = peer.receipts
+    first, second = peer.ack_handles
     told = asyncio.ensure_future(second.release())
     await anyio.wait_all_tasks_blocked()
     assert not told.done()
@@ -219,23 +225,23 @@ async def test_messages_are_acknowledged_in_the_order_in_which_they_came(peer: P
 
 async def test_two_who_wait_for_one_acknowledgement_both_hear_of_it(peer: Peer) -> None:
     peer.data_received(message(b"one", 1, 1))
-    (receipt,) = peer.receipts
-    receipt.retain()
-    first = asyncio.ensure_future(receipt.release())
-    again = asyncio.ensure_future(receipt)
+    (ack_handle,) = peer.ack_handles
+    ack_handle.retain()
+    first = asyncio.ensure_future(ack_handle.release())
+    again = asyncio.ensure_future(ack_handle)
     await anyio.wait_all_tasks_blocked()
     first.cancel()  # of two, one may go
-    receipt.release()
+    ack_handle.release()
     await again
     assert first.cancelled()
 
 
 async def test_an_acknowledgement_that_came_too_late_is_told(peer: Peer) -> None:
     peer.data_received(message(b"one", 1, 1) + message(b"two", 1, 2))
-    first, second = peer.receipts
+    first, second = peer.ack_handles
     waiting = asyncio.ensure_future(second.release())
     await anyio.wait_all_tasks_blocked()
-    peer.end("the plug was pulled")
+    peer.fail("the plug was pulled")
     for too_late in (waiting, first.release()):
         with pytest.raises(ListenerClosed, match="the plug was pulled"):
             await too_late

@@ -1,0 +1,176 @@
+"""Decode a stream of MQTT packets.
+
+Hand-written, after measuring the libraries in November 2026. A PUBLISH of 190 bytes at QoS 1 with a subscription
+identifier takes 1.5 us to decode here, on CPython 3.11.
+
+* mqtt5 0.8.0 (Rust): 0.76 us. Text that is not UTF-8 raises ``pyo3_runtime.PanicException``, which is no `Exception`
+  and prints a stack trace; so a broker could end the event loop. It does not read the CONNACK of MQTT 3.1.1.
+* paho-mqtt 2.2.0: its reader of properties takes 12.9 s for 80,000 empty user properties (400 kB; 60 ms here), and
+  raises on U+FEFF, which the protocol allows. It has no reader of whole packets.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator, Sequence
+
+from . import packets
+from .packets import (
+    INTEGER_PROPERTIES,
+    SUBSCRIPTION_IDENTIFIER,
+    TEXT_PROPERTIES,
+    Ack,
+    ConnAck,
+    Disconnect,
+    IncomingPacket,
+    Publish,
+    SubAck,
+)
+
+_packet_id = struct.Struct("!H")
+
+
+class MalformedPacket(ValueError):
+    """What the peer sent is not MQTT."""
+
+
+class Decoder:
+    """Decodes a stream of packets, received in pieces of any size."""
+
+    def __init__(self, version: int) -> None:
+        self._version = version
+        self._buffer = bytearray()
+        self._needed = 2
+
+    def feed(self, data: bytes) -> Iterator[IncomingPacket]:
+        """Yield the packets that are complete by now. Raises `MalformedPacket`, and nothing else, for any bytes."""
+        self._buffer += data
+        if len(self._buffer) < self._needed:
+            return
+        stream = bytes(self._buffer)
+        self._buffer.clear()
+        position = 0
+        try:
+            while (bounds := self._bounds(stream, position)) is not None:
+                start, end = bounds
+                packet = self._decode(stream[position], stream, start, end)
+                position = end
+                if packet is not None:
+                    yield packet
+        except (struct.error, LookupError, ValueError) as error:
+            raise MalformedPacket(f"a packet that begins with 0x{stream[position]:02x}: {error}") from error
+        self._buffer += stream[position:]
+
+    def _bounds(self, data: bytes, position: int) -> tuple[int, int] | None:
+        """Return where the body of the packet at ``position`` begins and ends; None if it is not complete."""
+        try:
+            length, start = _read_integer(data, position + 1)
+        except IndexError:
+            self._needed = len(data) - position + 1
+            return None
+        if start + length > len(data):
+            self._needed = start + length - position
+            return None
+        return start, start + length
+
+    def _decode(self, first: int, data: bytes, start: int, end: int) -> IncomingPacket | None:
+        kind = first & 0xF0
+        if kind == packets.PUBLISH:
+            return self._decode_publish(first, data, start, end)
+        body = data[start:end]
+        if packets.PUBACK <= kind <= packets.PUBCOMP:
+            return Ack(kind, _packet_id.unpack_from(body)[0], body[2] if len(body) > 2 else 0)
+        if kind in (packets.SUBACK, packets.UNSUBACK):
+            return self._decode_suback(body, reasons=kind == packets.SUBACK)
+        if kind == packets.PINGRESP:
+            return None
+        if kind == packets.CONNACK:
+            return self._decode_connack(body)
+        if kind == packets.DISCONNECT:
+            return Disconnect(body[0] if body else 0)
+        raise ValueError("a client does not expect this packet")
+
+    def _decode_publish(self, first: int, data: bytes, start: int, end: int) -> Publish:
+        qos = first >> 1 & 0x03
+        packet_id = 0
+        position = start + 2 + (data[start] << 8 | data[start + 1])
+        topic = data[start + 2 : position]
+        if qos:
+            packet_id = data[position] << 8 | data[position + 1]
+            position += 2
+            if not packet_id or qos == 3:
+                raise ValueError("QoS 3" if qos == 3 else "packet identifier 0")
+        identifiers: Sequence[int] = ()
+        if self._version == 5:
+            if data[position]:
+                properties, position = _read_properties(data, position, end)
+                identifiers = [value for identifier, value in properties if identifier == SUBSCRIPTION_IDENTIFIER]
+            else:
+                position += 1
+        if position > end:
+            raise ValueError("it ends too early")
+        return Publish(topic, data[position:end], qos, packet_id, identifiers)
+
+    def _decode_suback(self, body: bytes, *, reasons: bool) -> SubAck:
+        position = _read_properties(body, 2, len(body))[1] if self._version == 5 else 2
+        if reasons and position == len(body):
+            raise ValueError("it has no reason code")
+        return SubAck(_packet_id.unpack_from(body)[0], body[position:])
+
+    def _decode_connack(self, body: bytes) -> ConnAck:
+        # A broker that does not speak MQTT 5 answers in MQTT 3.1.1, without properties.
+        found = _read_properties(body, 2, len(body))[0] if self._version == 5 and len(body) > 2 else []
+        limits = dict(found)
+        receive_maximum = limits.get(0x21, 0xFFFF)
+        maximum_packet_size = limits.get(0x27, packets.LARGEST_PACKET)
+        if not receive_maximum or not maximum_packet_size:
+            raise ValueError("a limit of 0")
+        return ConnAck(
+            session_present=bool(body[0] & 1),
+            reason=body[1],
+            receive_maximum=receive_maximum,
+            maximum_packet_size=maximum_packet_size,
+            maximum_qos=limits.get(0x24, 2),
+            shared_subscriptions=bool(limits.get(0x2A, 1)),
+            server_keep_alive=limits.get(0x13),
+        )
+
+
+def _read_properties(data: bytes, position: int, end: int) -> tuple[list[tuple[int, int]], int]:
+    """Return the properties that are integers, and where the properties end.
+
+    One pass. Text and binary data are skipped: nothing here needs them.
+    """
+    length, position = _read_integer(data, position)
+    after = position + length
+    if after > end:
+        raise ValueError("its properties are longer than the packet")
+    found = []
+    while position < after:
+        identifier = data[position]
+        position += 1
+        if identifier == SUBSCRIPTION_IDENTIFIER:
+            value, position = _read_integer(data, position)
+            found.append((identifier, value))
+        elif identifier in INTEGER_PROPERTIES:
+            form = INTEGER_PROPERTIES[identifier]
+            found.append((identifier, form.unpack_from(data, position)[0]))
+            position += form.size
+        else:
+            for _ in range(TEXT_PROPERTIES[identifier]):
+                position += 2 + (data[position] << 8 | data[position + 1])
+    if position > after:
+        raise ValueError("a property ends after the properties")
+    return found, after
+
+
+def _read_integer(data: bytes, position: int) -> tuple[int, int]:
+    """Decode a variable byte integer, and return it and where it ends."""
+    value = shift = 0
+    for index in range(position, position + 4):
+        digit = data[index]
+        value |= (digit & 0x7F) << shift
+        if digit < 128:
+            return value, index + 1
+        shift += 7
+    raise ValueError("an integer has more than four digits")
