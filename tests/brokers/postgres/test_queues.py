@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager, suppress
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from typing import Any, cast
 
 import anyio
@@ -21,7 +21,7 @@ from django_anyio_channels.core.exceptions import ChannelLayerError, DeliveryUnk
 
 pytestmark = pytest.mark.anyio
 
-ROW = (b"q", 7, b"message", datetime(2100, 1, 1, tzinfo=timezone.utc))
+ROW = (b"q", 7, b"message", datetime(2100, 1, 1, tzinfo=UTC))
 
 
 class ScriptedWire:
