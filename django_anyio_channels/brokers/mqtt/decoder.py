@@ -16,23 +16,20 @@ from collections.abc import Iterator
 from functools import lru_cache
 
 from . import packets
-from .packets import (
-    INTEGER_PROPERTIES,
-    PUBLISH,
-    SUBSCRIPTION_IDENTIFIER,
-    TEXT_PROPERTIES,
-    Ack,
-    ConnAck,
-    Disconnect,
-    IncomingPacket,
-    Publish,
-    SubAck,
-)
+from .packets import PUBLISH, Ack, ConnAck, Disconnect, IncomingPacket, Publish, SubAck
 
+_two_bytes = struct.Struct("!H")
+_INTEGERS = {
+    **dict.fromkeys((0x01, 0x17, 0x19, 0x24, 0x25, 0x28, 0x29, 0x2A), struct.Struct("!B")),
+    **dict.fromkeys((0x13, 0x21, 0x22, 0x23), _two_bytes),
+    **dict.fromkeys((0x02, 0x11, 0x18, 0x27), struct.Struct("!I")),
+}
+"""The properties that are integers of a fixed size (MQTT 5, section 2.2.2.2)."""
+_TEXTS = {**dict.fromkeys((0x03, 0x08, 0x09, 0x12, 0x15, 0x16, 0x1A, 0x1C, 0x1F), 1), 0x26: 2}
+"""The properties that are text or binary data, with the number of their parts."""
+_SUBSCRIPTION_IDENTIFIER = 0x0B
 _CACHED_BYTES = 6
 """The properties of nearly every message: none, or one subscription identifier of up to four bytes."""
-
-_packet_id = struct.Struct("!H")
 
 
 class MalformedPacket(ValueError):
@@ -81,7 +78,7 @@ class Decoder:
 
     def _decode(self, kind: int, body: bytes) -> IncomingPacket | None:
         if packets.PUBACK <= kind <= packets.PUBCOMP:
-            return Ack(kind, _packet_id.unpack_from(body)[0], body[2] if len(body) > 2 else 0)
+            return Ack(kind, _two_bytes.unpack_from(body)[0], body[2] if len(body) > 2 else 0)
         if kind in (packets.SUBACK, packets.UNSUBACK):
             return self._decode_suback(body, reasons=kind == packets.SUBACK)
         if kind == packets.PINGRESP:
@@ -120,7 +117,7 @@ class Decoder:
         position = _read_properties(body, 2, len(body))[1] if self._version == 5 else 2
         if reasons and position == len(body):
             raise ValueError("it has no reason code")
-        return SubAck(_packet_id.unpack_from(body)[0], body[position:])
+        return SubAck(_two_bytes.unpack_from(body)[0], body[position:])
 
     def _decode_connack(self, body: bytes) -> ConnAck:
         # A broker that does not speak MQTT 5 answers in MQTT 3.1.1, without properties.
@@ -143,7 +140,7 @@ class Decoder:
 
 def _subscription_identifiers(packed: bytes) -> tuple[int, ...]:
     found, _ = _read_properties(packed, 0, len(packed))
-    return tuple(value for identifier, value in found if identifier == SUBSCRIPTION_IDENTIFIER)
+    return tuple(value for identifier, value in found if identifier == _SUBSCRIPTION_IDENTIFIER)
 
 
 _cached_identifiers = lru_cache(maxsize=4096)(_subscription_identifiers)
@@ -162,15 +159,15 @@ def _read_properties(data: bytes, position: int, end: int) -> tuple[list[tuple[i
     while position < after:
         identifier = data[position]
         position += 1
-        if identifier == SUBSCRIPTION_IDENTIFIER:
+        if identifier == _SUBSCRIPTION_IDENTIFIER:
             value, position = _read_integer(data, position)
             found.append((identifier, value))
-        elif identifier in INTEGER_PROPERTIES:
-            form = INTEGER_PROPERTIES[identifier]
+        elif identifier in _INTEGERS:
+            form = _INTEGERS[identifier]
             found.append((identifier, form.unpack_from(data, position)[0]))
             position += form.size
-        elif identifier in TEXT_PROPERTIES:
-            for _ in range(TEXT_PROPERTIES[identifier]):
+        elif identifier in _TEXTS:
+            for _ in range(_TEXTS[identifier]):
                 position += 2 + (data[position] << 8 | data[position + 1])
         else:
             raise ValueError(f"unknown property 0x{identifier:02x}")
