@@ -1,10 +1,12 @@
 """One connection to an MQTT broker, from CONNECT to DISCONNECT.
 
-Hand-written, after reading and measuring the clients in November 2026. gmqtt 0.8 discards the reason codes of
-acknowledgements (a refused publish looks accepted, and a queue without a reader is not noticed), raises at the broker's
-Receive Maximum instead of waiting, and always reconnects. mqttium 1.2 hides the code of a successful acknowledgement
-and is three months old. aiomqtt 2.5 acknowledges on arrival. paho-mqtt 2.2 lacks nothing, but its loop delivers 8,000
-messages a second, and this file several times that.
+Hand-written, after measuring the clients in November 2026: CPU time to publish and deliver a message of 190 bytes at
+QoS 0 and 1, which is 8 and 44 us here.
+
+* gmqtt 0.8: 23 us. It raises at the broker's Receive Maximum instead of waiting, discards the reason codes of
+  acknowledgements (a refused publish looks accepted, a queue without an owner is not noticed), and always reconnects.
+* paho-mqtt 2.2: 115 and 350 us. It lacks nothing else.
+* mqttium 1.2 hides the reason code of a successful acknowledgement; aiomqtt 2.5 acknowledges on arrival.
 """
 
 from __future__ import annotations
