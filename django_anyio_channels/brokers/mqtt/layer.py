@@ -25,8 +25,9 @@ from ..common.event_stream import EventStream
 from . import packets
 from .address import MQTTOptions, make_options
 from .bridge import Bridge, Junction
-from .connection import MQTTConnection, Receipt
-from .packets import ConnAck, Packet, Properties, Publish, Will, reason_name
+from .connection import MQTTConnection, open_connection
+from .inflight import PublishAck
+from .packets import ConnAck, Properties, Publish, Will, reason_name
 from .queues.client import MQTTQueues
 from .topics import matches, to_filter, to_group, to_topic
 
@@ -38,13 +39,6 @@ _HOLD_SECONDS = 10.0
 """How long a persistent session's messages wait for their subscriber after the session was resumed."""
 
 _UNSUPPORTED_VERSION = (0x01, 0x84)
-_REFUSALS_311 = {
-    1: "unacceptable protocol version",
-    2: "client identifier rejected",
-    3: "server unavailable",
-    4: "bad user name or password",
-    5: "not authorized",
-}
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -62,7 +56,7 @@ class _Route:
     frame: Callable[[Publish], bytes | None] | None = None
     """Makes the events' messages; without it they are the payloads."""
 
-    def event(self, message: Publish, receipt: Receipt | None) -> Event[bytes] | None:
+    def event(self, message: Publish, receipt: PublishAck | None) -> Event[bytes] | None:
         """None if the message means nothing here."""
         group = to_group(message.topic) if self.group is None else self.group
         frame = message.payload if self.frame is None else self.frame(message)
@@ -151,7 +145,7 @@ class MQTTChannelLayer(BaseChannelLayer):
         self._arrivals: EventStream
         self._holds = False
         """Whether what nobody has subscribed to yet is held for a while: the broker resumes our session at once."""
-        self._held: list[tuple[Publish, Receipt | None]] = []
+        self._held: list[tuple[Publish, PublishAck | None]] = []
         self._stop_later: asyncio.TimerHandle | None = None
         self._queues = MQTTQueues(self)
 
@@ -191,7 +185,7 @@ class MQTTChannelLayer(BaseChannelLayer):
         self._stop_later = None
         self._queues.end()
         if connection is not None:
-            await connection.goodbye()
+            await connection.close()
         await self._queues.finished()
 
     async def _leave_queues(self) -> None:
@@ -202,70 +196,29 @@ class MQTTChannelLayer(BaseChannelLayer):
             logger.log(level, "The queues of %s could not be handed over: %s", self.address, error)
 
     async def _open(self) -> None:
-        connection, answer = await self._greet(self._options.version or 5)
+        connection, answer = await self._handshake(self._options.version or 5)
         if answer.reason in _UNSUPPORTED_VERSION and self._options.version is None:
-            await connection.goodbye()
-            connection, answer = await self._greet(4)
+            await connection.close()
+            connection, answer = await self._handshake(4)
         if answer.reason != 0:
-            await connection.goodbye()
+            await connection.close()
             raise ListenerClosed(self._refusal(answer.reason))
-        offered = getattr(answer.properties, "MaximumQoS", 2)
+        offered = answer.maximum_qos
         if offered < self._options.qos:
-            await connection.goodbye()
+            await connection.close()
             raise ListenerClosed(f"{self.address} offers no QoS {self._options.qos}; use qos={offered}")
-        connection.begin(answer)
         self._holds = answer.session_present
         self._stop_later = asyncio.get_running_loop().call_later(_HOLD_SECONDS, self._stop_holding)
 
-    async def _greet(self, version: int) -> tuple[MQTTConnection, ConnAck]:
-        options = self._options
-        connection: MQTTConnection | None = None
-        loop = asyncio.get_running_loop()
-        self._holds = options.session_expiry > 0
+    async def _handshake(self, version: int) -> tuple[MQTTConnection, ConnAck]:
+        self._holds = self._options.session_expiry > 0
         self._arrivals = EventStream()
-
-        def new() -> MQTTConnection:
-            nonlocal connection
-            connection = MQTTConnection(
-                self.address,
-                version=version,
-                probe_interval=options.probe_interval,
-                on_message=self._receive,
-                on_end=self._life_ended,
-            )
-            return connection
-
-        try:
-            await loop.create_connection(new, options.host, options.port, ssl=options.ssl_context())
-            assert connection is not None
-            connection.open(
-                packets.connect(
-                    version=version,
-                    client_id=options.client_id,
-                    username=options.username,
-                    password=options.password,
-                    clean_start=not options.session_expiry,
-                    keepalive=options.keepalive,
-                    session_expiry=options.session_expiry,
-                    receive_maximum=options.receive_maximum,
-                    will=options.will,
-                )
-            )
-            self._connection = connection
-            answer = await connection.accepted
-            connection.check()
-        except BaseException:
-            self._connection = None
-            if connection is not None:
-                with anyio.CancelScope(shield=True):
-                    await connection.goodbye()
-            raise
-        assert answer is not None, "only a connection that is over has no answer"
+        connection, answer = await open_connection(self._options, version, self)
+        self._connection = connection
         return connection, answer
 
     def _refusal(self, reason: int) -> str:
-        name = _REFUSALS_311.get(reason) or reason_name(Packet.CONNACK, reason)
-        return f"{self.address} refused the connection: {name}. Check username, password and client_id"
+        return f"{self.address} refused the connection: {reason_name(reason)}. Check username, password and client_id"
 
     def _live(self) -> MQTTConnection:
         connection = self._connection
@@ -309,12 +262,12 @@ class MQTTChannelLayer(BaseChannelLayer):
     ) -> int | None:
         """Publish; ``qos`` overrides the layer's, ``retain`` has the broker keep the message for later subscribers.
 
-        ``properties`` are paho-mqtt's (``Properties(PacketTypes.PUBLISH)``), for MQTT 5. Raises `PublishRefused` when
+        ``properties`` are for MQTT 5. Raises `PublishRefused` when
         the broker says at QoS 1 or 2 that we may not, and `PayloadTooLarge` for more than its Maximum Packet Size.
         Returns 0 when the broker says that nobody subscribes, else None.
         """
         connection = self._live()
-        packed = b"\0" if properties is None else packets.pack_properties(properties)
+        packed = packets.NO_PROPERTIES if properties is None else properties.pack()
         topic = None
         junction = self._junction(group)
         if junction is not None:
@@ -326,7 +279,7 @@ class MQTTChannelLayer(BaseChannelLayer):
             message,
             qos=self._options.qos if qos is None else qos,
             retain=retain,
-            properties=packed if connection.version == 5 else b"",
+            properties=packed,
         )
         self._check_reason(reason, group, len(message))
         return 0 if reason == packets.NO_MATCHING_SUBSCRIBERS else None
@@ -341,7 +294,7 @@ class MQTTChannelLayer(BaseChannelLayer):
     def _check_reason(self, reason: int, to: str, size: int) -> None:
         if reason < 0x80:
             return
-        name = reason_name(Packet.PUBACK, reason)
+        name = reason_name(reason)
         if reason == packets.PACKET_TOO_LARGE:
             raise PayloadTooLarge(
                 f"{self.address} refused {size} bytes to {to}: {name}. Send less, or raise the broker's "
@@ -381,7 +334,7 @@ class MQTTChannelLayer(BaseChannelLayer):
             self._forget(topic_filter)
             raise SubscriptionRefused(
                 f"{self.address} refused the subscription to {route.name}: "
-                f"{reason_name(Packet.SUBACK, reason)}. Check what the broker's access control allows user "
+                f"{reason_name(reason)}. Check what the broker's access control allows user "
                 f"{self._options.username!r} to read"
             )
         if topic_filter in self._identifiers:
@@ -439,7 +392,7 @@ class MQTTChannelLayer(BaseChannelLayer):
 
     def _can_queue(self, connection: MQTTConnection) -> bool:
         # The broker would keep requests for a persistent session's node that has died, and nobody would answer them.
-        return connection.version == 5 and connection.shares and not self._options.session_expiry
+        return connection.version == 5 and connection.shared_subscriptions and not self._options.session_expiry
 
     # What `MQTTQueues` needs of us.
 
@@ -449,7 +402,7 @@ class MQTTChannelLayer(BaseChannelLayer):
 
     @property
     def largest_packet(self) -> int:
-        return self._live().largest_packet
+        return self._live().maximum_packet_size
 
     def filter_of(self, group: str) -> bytes:
         junction = self._junction(group)
@@ -466,13 +419,13 @@ class MQTTChannelLayer(BaseChannelLayer):
         await self._unsubscribe(topic_filter)
 
     async def send(self, topic: bytes, payload: bytes) -> int:
-        reason = await self._live().publish(topic, payload, qos=1, retain=False, properties=b"\0")
+        reason = await self._live().publish(topic, payload, qos=1, retain=False, properties=packets.NO_PROPERTIES)
         self._check_reason(reason, repr(topic), len(payload))
         return reason
 
     # ---- in -----------------------------------------------------------------------------------------------------
 
-    def _receive(self, message: Publish, receipt: Receipt | None) -> None:
+    def message_received(self, message: Publish, receipt: PublishAck | None) -> None:
         routes = self._routes_of(message)
         if not routes and self._holds:
             self._held.append((message, receipt))
@@ -486,7 +439,7 @@ class MQTTChannelLayer(BaseChannelLayer):
             wanted = list(self._routes.values())
         return [route for route in wanted if matches(route.topic_filter, message.topic)]
 
-    def _deliver(self, message: Publish, receipt: Receipt | None, routes: list[_Route]) -> None:
+    def _deliver(self, message: Publish, receipt: PublishAck | None, routes: list[_Route]) -> None:
         # A session that ends with its connection brings nothing twice, so nobody need hold what it brought: a reader
         # that takes its time would only use up the broker's patience for all others.
         lasting = receipt if self._options.session_expiry else None
@@ -507,7 +460,7 @@ class MQTTChannelLayer(BaseChannelLayer):
         """Deliver what a resumed session brought before its subscriber was there."""
         held, self._held = self._held, []
         for message, receipt in held:
-            self._receive(message, receipt)
+            self.message_received(message, receipt)
 
     def _stop_holding(self) -> None:
         self._holds = False
@@ -524,6 +477,6 @@ class MQTTChannelLayer(BaseChannelLayer):
         for message, receipt in held:
             self._deliver(message, receipt, [])
 
-    def _life_ended(self, error: ListenerClosed) -> None:
+    def connection_ended(self, error: ListenerClosed) -> None:
         self._queues.end()
         self._arrivals.end(error)

@@ -51,7 +51,7 @@ async def until(condition: Callable[[], bool]) -> None:
 def pull_the_plug(layer: MQTTChannelLayer) -> None:
     """Break the connection as the death of a process would: no goodbye, nothing acknowledged any more."""
     assert layer._connection is not None
-    layer._connection.end("the plug was pulled")
+    layer._connection.fail("the plug was pulled")
 
 
 @asynccontextmanager

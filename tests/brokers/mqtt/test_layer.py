@@ -14,7 +14,6 @@ import anyio.to_thread
 import paho.mqtt.client as paho
 import pytest
 from paho.mqtt.enums import CallbackAPIVersion
-from paho.mqtt.packettypes import PacketTypes
 
 from django_anyio_channels import (
     Event,
@@ -153,7 +152,7 @@ async def test_a_burst_comes_no_faster_than_we_acknowledge(broker: Mosquitto, co
             tasks.start_soon(writer.publish, "patience", message)
     await node.subscribe("the broker has sent us all that it may")
     assert node._connection is not None
-    assert len(node._connection._receipts) == 10
+    assert len(node._connection._incoming) == 10
     for message in BURST:
         (event,) = await read(node, 1)
         assert event.message == message
@@ -242,10 +241,7 @@ async def test_properties_are_published(broker: Mosquitto, connect: Connect) -> 
     client.loop_start()
     client.subscribe("properties", 1)
     layer = await connect(broker.url)
-    properties = Properties(PacketTypes.PUBLISH)  # type: ignore[no-untyped-call]
-    properties.MessageExpiryInterval = 60
-    properties.ContentType = "text/plain"
-    properties.UserProperty = ("key", "value")
+    properties = Properties(message_expiry_interval=60, content_type="text/plain", user_properties=[("key", "value")])
     assert await anyio.to_thread.run_sync(partial(heard.get, timeout=TIME_LIMIT)) == "listening"
     await layer.publish("properties", b"x", properties=properties)
     payload, came = await anyio.to_thread.run_sync(partial(heard.get, timeout=TIME_LIMIT))
@@ -257,8 +253,7 @@ async def test_properties_are_published(broker: Mosquitto, connect: Connect) -> 
 
 async def test_what_strangers_publish_with_properties_arrives(broker: Mosquitto, connect: Connect) -> None:
     layer = await connect(broker.url)
-    properties = Properties(PacketTypes.PUBLISH)  # type: ignore[no-untyped-call]
-    properties.UserProperty = ("key", "value")
+    properties = Properties(user_properties=[("key", "value")])
     await layer.subscribe("strange")
     await layer.publish("strange", b"x", properties=properties)
     assert await read(layer, 1) == [Event("strange", b"x")]
@@ -271,7 +266,7 @@ async def test_the_will_is_published_for_the_dead_and_not_for_the_polite(broker:
     dead = await connect(broker.url, will=Will("will/dead", b"gone", qos=2))
     await polite.disconnect()
     assert dead._connection is not None
-    dead._connection.end("the plug was pulled")
+    dead._connection.fail("the plug was pulled")
     assert await read(reader, 1) == [Event("will/dead", b"gone", "will/+")]
 
 
