@@ -283,13 +283,13 @@ async def test_two_groups_cannot_be_one_topic(broker: Mosquitto) -> None:
     ("rules", "told"),
     [
         (["kitchen"], r"it must be a dict from groups to MQTT topics, not \['kitchen'\]"),
-        ({"a b": "x"}, "'a b' is no name of a group"),
-        ({7: "x"}, "7 is no name of a group"),
+        ({"a b": "x"}, "'a b' is not the name of a group"),
+        ({7: "x"}, "7 is not the name of a group"),
         ({"a": 7}, "group 'a' needs a topic, or a dict with 'topic' in it, not 7"),
         ({"a": {"payload": "json"}}, "group 'a' needs a topic"),
         (
             {"a": {"topic": "x", "paylod": "json"}},
-            "group 'a' has the unknown key 'paylod'; the keys are topic, payload",
+            "group 'a' has the unknown key 'paylod'. Did you mean 'payload'",
         ),
         ({"a": {"topic": "x", "payload": "xml"}}, "payload of group 'a' must be 'json' or 'bytes', not 'xml'"),
         ({"a": {"topic": "x", "qos": 3}}, "qos of group 'a' must be 0, 1 or 2"),

@@ -1,0 +1,106 @@
+"""Requests of this node to the owners of queues, and the replies that are pending."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from itertools import count
+from typing import Any
+
+import anyio
+
+from ....core.exceptions import ChannelLayerError, DeliveryUnknown
+from ..topics import to_group
+from .election import REQUESTS, OwnedQueues
+from .messaging import ALL_TOPICS_SUBSCRIBED, Messaging, resolve
+from .protocol import encode
+
+_REPLY_SECONDS = 10.0
+"""How long a reply is waited for. Without one nobody knows whether the request was handled."""
+
+
+@dataclass(slots=True)
+class PendingReply:
+    """A reply that this node waits for."""
+
+    topic: bytes
+    kind: asyncio.Future[str | None]
+    """None at the end of the session."""
+    request: bytes = b""
+    """What `Requests.repeat` sends again; empty for nothing."""
+
+
+class Requests:
+    """Sends requests until they are replied to."""
+
+    def __init__(self, messaging: Messaging, owned_queues: OwnedQueues, prepare: Callable[[], Awaitable[None]]) -> None:
+        """``prepare`` is awaited before a request: it subscribes to the replies."""
+        self._messaging = messaging
+        self._owned_queues = owned_queues
+        self._prepare = prepare
+        # A node that starts again under its former name must not repeat the numbers that owners remember.
+        self._numbers = count(random.getrandbits(48))
+        self._pending: dict[int, PendingReply] = {}
+
+    def expect_reply(self, topic: bytes) -> tuple[int, PendingReply]:
+        """Return the number for a request about a queue, and its reply."""
+        number = next(self._numbers)
+        reply = self._pending[number] = PendingReply(topic, asyncio.get_running_loop().create_future())
+        return number, reply
+
+    async def send(self, topic: bytes, verb: str, *arguments: Any) -> str:
+        """Send a request to a queue's owner, and return the kind of its reply.
+
+        Raises `DeliveryUnknown` if there is no reply.
+        """
+        await self._prepare()
+        number, reply = self.expect_reply(topic)
+        reply.request = encode([verb, self._messaging.node, number, *arguments])
+        kind = None
+        try:
+            await self._owned_queues.deliver(topic, reply.request)
+            with anyio.move_on_after(_REPLY_SECONDS):
+                kind = await reply.kind
+        finally:
+            del self._pending[number]
+        if kind is not None:
+            return kind
+        outcome = (
+            f"The request to {verb} was sent to the queue {to_group(topic)}, and the connection broke or the queue's "
+            f"owner did not reply within {_REPLY_SECONDS:g} s; it may or may not have been handled"
+        )
+        if await self._messaging.all_topics_subscribed():
+            raise ChannelLayerError(f"{outcome}. {ALL_TOPICS_SUBSCRIBED}")
+        raise DeliveryUnknown(outcome)
+
+    async def add_readers(self, topic: bytes, numbers: list[int]) -> None:
+        """Tell a queue's owner that these readers wait."""
+        await self._owned_queues.deliver(topic, encode(["take", self._messaging.node, 0, numbers]))
+
+    async def remove_readers(self, topic: bytes, numbers: list[int]) -> None:
+        """Tell a queue's owner, if there is one, that these readers wait no longer. Then it sends them nothing more."""
+        number, reply = self.expect_reply(topic)
+        try:
+            if await self._messaging.send(REQUESTS + topic, encode(["stop", self._messaging.node, number, numbers])):
+                with anyio.move_on_after(_REPLY_SECONDS):
+                    await reply.kind
+        finally:
+            del self._pending[number]
+
+    def repeat(self) -> None:
+        """Send everything again that was not replied to: an owner may have died."""
+        for reply in self._pending.values():
+            if reply.request and not reply.kind.done():
+                self._messaging.start_soon(self._owned_queues.deliver(reply.topic, reply.request))
+
+    def receive(self, number: int, kind: str) -> None:
+        """Take a reply; one that nobody waits for any more is ignored."""
+        if number in self._pending:
+            resolve(self._pending[number].kind, kind)
+
+    def end(self) -> None:
+        """End the waiting of a session that is over."""
+        for reply in self._pending.values():
+            resolve(reply.kind, None)
