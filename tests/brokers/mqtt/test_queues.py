@@ -454,8 +454,8 @@ GARBAGE = {
     "an answer of no kind": encode([1, "dance"]),
     "an answer without its message": encode([1, "message", b"jobs"]),
     "a message that is no message": encode([1, "message", b"jobs", [0.0, 60.0, "x"]]),
-    "a hand-off of a filter": encode(["b", 1, b"#", [[0.0, 60.0, b"x"]], []]),
-    "a hand-off of no name": encode(["b", 1, b"\xff", [], []]),
+    "a hand-off of a filter": encode(["b", 1, b"#", "requeue", [[0.0, 60.0, b"x"]]]),
+    "a hand-off of no name": encode(["b", 1, b"\xff", "bind", []]),
     "a prefix that is none": encode([5]),
 }
 

@@ -7,13 +7,14 @@ import logging
 import os
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 from .election import REQUESTS, OwnedQueues
 from .messaging import ALL_TOPICS_SUBSCRIBED, ENVELOPE_BYTES, Messaging, consume_error
 from .owner import Binding, pack_bindings
-from .protocol import HandOff, PackedBinding, encode, read_hand_off
+from .protocol import HandOff, encode, read_hand_off
 from .requests import Requests
-from .store import PackedMessage, QueuedMessage
+from .store import QueuedMessage
 
 logger = logging.getLogger("django_anyio_channels")
 
@@ -54,8 +55,6 @@ def forget_orphaned_queues() -> None:
 
 # A forked child has copies; its parent offers the originals.
 os.register_at_fork(after_in_child=forget_orphaned_queues)
-
-Give = Callable[[bytes, list[PackedMessage], list[PackedBinding]], Awaitable[bool]]
 
 
 class HandOffs:
@@ -123,43 +122,35 @@ class HandOffs:
         try:
             for node, number in owner.readers:
                 await self._messaging.reply(node, number, "retry")
-            await self._give(orphan, self._give_to_successor)
+            await self._give(orphan, self._send_to_successor)
         finally:
             self._save(orphan)
 
-    async def _give_to_successor(
-        self, topic: bytes, messages: list[PackedMessage], bindings: list[PackedBinding]
-    ) -> bool:
+    async def _send_to_successor(self, topic: bytes, verb: str, argument: Any) -> str | None:
         number, reply = self._requests.expect_reply(topic)
-        hand_off = encode([self._messaging.node, number, topic, messages, bindings])
-        return await self._messaging.send(_SUCCESSORS, hand_off) and await reply.kind is not None
-
-    async def _offer(self, orphan: OrphanedQueue) -> None:
-        await self._give(orphan, self._adopt)
-
-    async def _give(self, orphan: OrphanedQueue, give: Give) -> None:
-        """Give a queue away by portions; what was not taken stays in ``orphan``."""
-        topic = orphan.topic
-        room = self._messaging.transport.largest_packet - self._messaging.envelope_size(topic)
-        if orphan.bindings and await give(topic, [], pack_bindings(orphan.bindings)):
-            orphan.bindings = {}
-        while portion := orphan.first_messages(min(_HAND_OFF_BYTES, room)):
-            if not await give(topic, [each.pack() for each in portion], []):
-                return
-            orphan.messages = orphan.messages[len(portion) :]
+        if await self._messaging.send(_SUCCESSORS, encode([self._messaging.node, number, topic, verb, argument])):
+            return await reply.kind
+        return None
 
     def _on_hand_off(self, hand_off: HandOff) -> None:
-        node, number, topic, messages, bindings = hand_off
+        node, number, topic, verb, argument = hand_off
 
         async def adopt() -> None:
-            await self._adopt(topic, messages, bindings)
+            await self._requests.send(topic, verb, argument)
             await self._messaging.reply(node, number, "ok")
 
         self._messaging.start_soon(adopt())
 
-    async def _adopt(self, topic: bytes, messages: list[PackedMessage], bindings: list[PackedBinding]) -> bool:
-        if messages:
-            await self._requests.send(topic, "requeue", messages)
-        if bindings:
-            await self._requests.send(topic, "bind", bindings)
-        return True
+    async def _offer(self, orphan: OrphanedQueue) -> None:
+        await self._give(orphan, self._requests.send)
+
+    async def _give(self, orphan: OrphanedQueue, send: Callable[[bytes, str, Any], Awaitable[str | None]]) -> None:
+        """Give a queue away by portions; what was not accepted stays in ``orphan``."""
+        topic = orphan.topic
+        room = self._messaging.transport.largest_packet - self._messaging.envelope_size(topic)
+        if orphan.bindings and await send(topic, "bind", pack_bindings(orphan.bindings)):
+            orphan.bindings = {}
+        while portion := orphan.first_messages(min(_HAND_OFF_BYTES, room)):
+            if not await send(topic, "requeue", [each.pack() for each in portion]):
+                return
+            orphan.messages = orphan.messages[len(portion) :]

@@ -17,8 +17,8 @@ Request = tuple[str, str, int, Any]
 Reply = tuple[int, str, Any]
 """The number of the request, the kind of reply, and its values."""
 
-HandOff = tuple[str, int, bytes, list[PackedMessage], list[PackedBinding]]
-"""Leaving node, its number for the reply, the queue's topic, messages and bindings."""
+HandOff = tuple[str, int, bytes, str, Any]
+"""Leaving node, its number for the reply, the queue's topic, and the verb and argument of a request to its owner."""
 
 _REQUESTS: dict[str, Any] = {
     "probe": tuple[()],
@@ -63,10 +63,10 @@ def read_reply(payload: bytes) -> Reply:
 
 def read_hand_off(payload: bytes) -> HandOff:
     """Read a hand-off."""
-    hand_off = _hand_offs.decode(payload)
-    _checked(hand_off[0])
-    _checked(hand_off[2].decode())
-    return hand_off
+    node, number, topic, verb, argument = _hand_offs.decode(payload)
+    _checked(topic.decode())
+    (argument,) = msgspec.convert([argument], _REQUESTS[verb])
+    return _checked(node), number, topic, verb, argument
 
 
 def read_prefix(payload: bytes) -> str:
