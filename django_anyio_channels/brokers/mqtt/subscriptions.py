@@ -60,8 +60,7 @@ class Subscriptions:
         Raises `SubscriptionRefused` if its topic filter is subscribed to by another name.
         """
         topic_filter = subscription.topic_filter
-        identifier = self._identifiers.get(topic_filter)
-        known = None if identifier is None else self._subscriptions[identifier]
+        known = self._subscriptions.get(self._identifiers.get(topic_filter, 0))
         if known is not None and known.name != subscription.name:
             raise SubscriptionRefused(
                 f"{subscription.name} and {known.name} are the same MQTT topic, {topic_filter.decode()}; one event "
@@ -69,8 +68,7 @@ class Subscriptions:
             )
         if topic_filter in self._confirmed:
             return None
-        if identifier is None:
-            identifier = self._new_identifier(topic_filter)
+        identifier = self._identifiers.get(topic_filter) or self._new_identifier(topic_filter)
         self._subscriptions[identifier] = subscription
         backlog, self._session_backlog = self._session_backlog, []
         for message, ack_handle in backlog:

@@ -127,9 +127,9 @@ class HandOffs:
             self._save(orphan)
 
     async def _send_to_successor(self, topic: bytes, verb: str, argument: Any) -> str | None:
-        number, reply = self._requests.expect_reply(topic)
+        number, reply = self._requests.expect_reply()
         if await self._messaging.send(_SUCCESSORS, encode([self._messaging.node, number, topic, verb, argument])):
-            return await reply.kind
+            return await reply
         return None
 
     def _on_hand_off(self, hand_off: HandOff) -> None:

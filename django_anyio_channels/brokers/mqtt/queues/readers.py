@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import defaultdict
 from itertools import count
 from math import inf
 from time import monotonic
@@ -66,12 +67,12 @@ class Readers:
         self._requests = requests
         self._hand_offs = hand_offs
         self._numbers = count(1)
-        self._queues: dict[bytes, _ReaderQueue] = {}
+        self._queues: defaultdict[bytes, _ReaderQueue] = defaultdict(_ReaderQueue)
         self._error: ListenerClosed | None = None
 
     async def take(self, topic: bytes) -> bytes:
         """Wait for the oldest message of a queue."""
-        queue = self._queue(topic)
+        queue = self._queues[topic]
         if queue:
             return queue.popleft().payload
         waiter = queue.join()
@@ -83,12 +84,6 @@ class Readers:
             raise
         finally:
             self._linger(topic, queue)
-
-    def _queue(self, topic: bytes) -> _ReaderQueue:
-        queue = self._queues.get(topic)
-        if queue is None:
-            queue = self._queues[topic] = _ReaderQueue()
-        return queue
 
     def _add_missing_readers(self, topic: bytes, queue: _ReaderQueue) -> None:
         while len(queue.known) < len(queue.waiters):
@@ -109,7 +104,7 @@ class Readers:
 
     def receive(self, topic: bytes, message: QueuedMessage, number: int) -> None:
         """Take a message for a reader. Without a task it waits for the next one, or goes back soon."""
-        queue = self._queue(topic)
+        queue = self._queues[topic]
         queue.known.pop(number, None)
         queue.appendleft(message)
         queue.waiters.dispatch()

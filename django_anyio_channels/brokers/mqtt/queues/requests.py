@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
 from itertools import count
 from typing import Any
 
@@ -21,15 +20,8 @@ _REPLY_SECONDS = 10.0
 """How long a reply is waited for. Without one nobody knows whether the request was handled."""
 
 
-@dataclass(slots=True)
-class PendingReply:
-    """A reply that this node waits for."""
-
-    topic: bytes
-    kind: asyncio.Future[str | None]
-    """None at the end of the session."""
-    request: bytes = b""
-    """What `Requests.repeat` sends again; empty for nothing."""
+PendingReply = asyncio.Future[str | None]
+"""The kind of a reply; None at the end of the session."""
 
 
 class Requests:
@@ -43,12 +35,14 @@ class Requests:
         # A node that starts again under its former name must not repeat the numbers that owners remember.
         self._numbers = count(random.getrandbits(48))
         self._pending: dict[int, PendingReply] = {}
+        self._repeated: dict[int, tuple[bytes, bytes]] = {}
+        """Requests without a reply, and the topics of their queues."""
 
-    def expect_reply(self, topic: bytes) -> tuple[int, PendingReply]:
-        """Return the number for a request about a queue, and its reply."""
+    def expect_reply(self) -> tuple[int, PendingReply]:
+        """Return the number for a request, and its reply."""
         number = next(self._numbers)
-        reply = self._pending[number] = PendingReply(topic, asyncio.get_running_loop().create_future())
-        return number, reply
+        self._pending[number] = asyncio.get_running_loop().create_future()
+        return number, self._pending[number]
 
     async def send(self, topic: bytes, verb: str, *arguments: Any) -> str:
         """Send a request to a queue's owner, and return the kind of its reply.
@@ -56,15 +50,16 @@ class Requests:
         Raises `DeliveryUnknown` if there is no reply.
         """
         await self._prepare()
-        number, reply = self.expect_reply(topic)
-        reply.request = encode([verb, self._messaging.node, number, *arguments])
+        number, reply = self.expect_reply()
+        request = encode([verb, self._messaging.node, number, *arguments])
+        self._repeated[number] = topic, request
         kind = None
         try:
-            await self._owned_queues.deliver(topic, reply.request)
+            await self._owned_queues.deliver(topic, request)
             with anyio.move_on_after(_REPLY_SECONDS):
-                kind = await reply.kind
+                kind = await reply
         finally:
-            del self._pending[number]
+            del self._pending[number], self._repeated[number]
         if kind is not None:
             return kind
         outcome = (
@@ -81,26 +76,25 @@ class Requests:
 
     async def remove_readers(self, topic: bytes, numbers: list[int]) -> None:
         """Tell a queue's owner, if there is one, that these readers wait no longer. Then it sends them nothing more."""
-        number, reply = self.expect_reply(topic)
+        number, reply = self.expect_reply()
         try:
             if await self._messaging.send(REQUESTS + topic, encode(["stop", self._messaging.node, number, numbers])):
                 with anyio.move_on_after(_REPLY_SECONDS):
-                    await reply.kind
+                    await reply
         finally:
             del self._pending[number]
 
     def repeat(self) -> None:
-        """Send everything again that was not replied to: an owner may have died."""
-        for reply in self._pending.values():
-            if reply.request and not reply.kind.done():
-                self._messaging.start_soon(self._owned_queues.deliver(reply.topic, reply.request))
+        """Send all requests without a reply again: an owner may have died."""
+        for topic, request in self._repeated.values():
+            self._messaging.start_soon(self._owned_queues.deliver(topic, request))
 
     def receive(self, number: int, kind: str) -> None:
         """Take a reply; one that nobody waits for any more is ignored."""
         if number in self._pending:
-            resolve(self._pending[number].kind, kind)
+            resolve(self._pending[number], kind)
 
     def end(self) -> None:
         """End the waiting of a session that is over."""
         for reply in self._pending.values():
-            resolve(reply.kind, None)
+            resolve(reply, None)
