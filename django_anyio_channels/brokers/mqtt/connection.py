@@ -21,7 +21,7 @@ from . import packets
 from .address import MQTTOptions
 from .decoder import Decoder, MalformedPacket
 from .inflight import IncomingMessages, OutgoingPackets, PublishAck
-from .packets import Ack, ConnAck, Disconnect, IncomingPacket, Publish, SubAck, reason_name
+from .packets import Ack, ConnAck, IncomingPacket, Publish, SubAck, reason_name
 
 _BATCH = 8
 """Packets of one turn of the event loop that leave in one write; the broker begins meanwhile."""
@@ -278,7 +278,7 @@ class MQTTConnection(asyncio.Protocol):
             self._outgoing.receive_suback(packet)
         elif isinstance(packet, ConnAck):
             self._receive_connack(packet)
-        elif isinstance(packet, Disconnect):
+        else:
             self.fail(f"the broker ended the connection: {reason_name(packet.reason)}")
 
     def _receive_publish(self, message: Publish) -> None:

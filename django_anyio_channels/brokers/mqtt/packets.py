@@ -112,7 +112,7 @@ class Publish(NamedTuple):
     payload: bytes
     qos: int
     packet_id: int
-    subscriptions: Sequence[int]
+    subscriptions: tuple[int, ...]
     """The identifiers of the subscriptions that it matches."""
 
 

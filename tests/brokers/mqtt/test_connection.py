@@ -11,15 +11,27 @@ import anyio
 import pytest
 
 from django_anyio_channels import DeliveryUnknown, ListenerClosed
+from django_anyio_channels.brokers.common.watchdog import Watchdog
+from django_anyio_channels.brokers.mqtt import connection
 from django_anyio_channels.brokers.mqtt.address import make_options
 from django_anyio_channels.brokers.mqtt.connection import MQTTConnection
 from django_anyio_channels.brokers.mqtt.inflight import PublishAck
-from django_anyio_channels.brokers.mqtt.packets import NO_PROPERTIES, ConnAck, Publish
+from django_anyio_channels.brokers.mqtt.packets import (
+    CONNACK,
+    DISCONNECT_PACKET,
+    NO_PROPERTIES,
+    PINGREQ_PACKET,
+    ConnAck,
+    Publish,
+    pack_packet,
+    pack_properties,
+)
 from tests.support.layers import TIME_LIMIT
+from tests.support.scripted import until
 
 pytestmark = pytest.mark.anyio
 
-CONNACK = b"\x20\x03\x00\x00\x00"
+ACCEPTED = b"\x20\x03\x00\x00\x00"
 
 
 def message(payload: bytes, qos: int = 0, packet_id: int = 0) -> bytes:
@@ -39,12 +51,19 @@ class FakeTransport(asyncio.WriteTransport):
         super().__init__()
         self.written: list[bytes] = []
         self.protocol: MQTTConnection
+        self.closed = False
+        self.broker_closes = True
+        """When it receives DISCONNECT."""
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
         self.written.append(bytes(data))
+        if data == DISCONNECT_PACKET and self.broker_closes:
+            self.abort()
 
     def abort(self) -> None:
-        asyncio.get_running_loop().call_soon(self.protocol.connection_lost, None)
+        if not self.closed:
+            asyncio.get_running_loop().call_soon(self.protocol.connection_lost, None)
+        self.closed = True
 
     def packet_ids(self) -> list[int]:
         """Of the PUBLISH packets at QoS 1 to the topic ``t``."""
@@ -71,7 +90,7 @@ class Peer(MQTTConnection):
     def connection_ended(self, error: ListenerClosed) -> None:
         self.ended.append(error)
 
-    async def connect(self, connack: bytes = CONNACK) -> ConnAck:
+    async def connect(self, connack: bytes = ACCEPTED) -> ConnAck:
         answer = asyncio.create_task(self.handshake())
         await anyio.wait_all_tasks_blocked()
         self.data_received(connack)
@@ -80,9 +99,6 @@ class Peer(MQTTConnection):
 
     async def send(self, qos: int = 1) -> int:
         return await self.publish(b"t", b"x", qos=qos, retain=False, properties=NO_PROPERTIES)
-
-    async def subscribe_one(self) -> int:
-        return await self.subscribe(b"t", 0, None)
 
 
 @pytest.fixture
@@ -123,19 +139,6 @@ async def test_a_publisher_that_waits_for_a_place_learns_that_nothing_was_sent(p
     with pytest.raises(ListenerClosed, match="the plug was pulled$") as caught:
         await waiting
     assert not isinstance(caught.value, DeliveryUnknown)
-
-
-async def test_a_packet_identifier_in_use_is_not_given_again(peer: Peer) -> None:
-    first = asyncio.create_task(peer.send())
-    await blocked(first)
-    (used,) = peer.transport.packet_ids()
-    peer._outgoing._last_id = used - 1  # as after 65,535 others
-    second = asyncio.create_task(peer.unsubscribe(b"t"))
-    await anyio.wait_all_tasks_blocked()
-    assert peer.transport.written[-1][2:4] == (used % 0xFFFF + 1).to_bytes(2, "big")
-    peer.data_received(b"\xb0\x04" + peer.transport.written[-1][2:4] + b"\0\0" + puback(used))
-    await second
-    assert await first == 0
 
 
 async def test_an_acknowledgement_of_something_else_counts_for_nothing(peer: Peer) -> None:
@@ -182,7 +185,7 @@ async def test_nothing_counts_after_the_brokers_goodbye(peer: Peer) -> None:
 
 
 async def test_a_second_welcome_changes_nothing(peer: Peer) -> None:
-    peer.data_received(CONNACK + CONNACK)
+    peer.data_received(ACCEPTED + ACCEPTED)
     assert (await peer.handshake()).receive_maximum == 1
     peer.check()
 
@@ -199,6 +202,84 @@ async def test_a_refused_packet_costs_no_place(peer: Peer) -> None:
         await blocked(task)
         peer.data_received(b"\x50\x03" + peer.transport.written[-1][5:7] + b"\x87")
         assert await task == 0x87
+
+
+async def test_the_observer_is_told_of_the_end_once(peer: Peer) -> None:
+    peer.fail("the plug was pulled")
+    peer.fail("too late")
+    assert [str(error) for error in peer.ended] == ["mqtt://broker.example:1883: the plug was pulled"]
+
+
+async def test_a_broker_that_does_not_close_the_connection(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connection, "_CLOSE_SECONDS", 0.01)
+    one = Peer()
+    await one.connect()
+    one.transport.broker_closes = False
+    await one.close()
+    assert one.transport.written == [DISCONNECT_PACKET]
+    assert one.transport.closed
+
+
+async def test_a_connection_that_was_never_accepted_raises_and_reports_nothing() -> None:
+    one = Peer()
+    handshake = asyncio.create_task(one.handshake())
+    await anyio.wait_all_tasks_blocked()
+    one.connection_lost(ConnectionResetError("reset"))
+    with pytest.raises(ListenerClosed, match=r"the connection broke \(reset\)"):
+        await handshake
+    assert one.ended == []
+    await one.close()
+
+
+# ---- keep alive --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("probe_interval", "keepalive", "server_keep_alive", "expected"),
+    [(10.0, 60, None, 10.0), (10.0, 7, None, 7), (10.0, 60, 5, 5), (10.0, 7, 20, 10.0), (10.0, 7, 0, 10.0)],
+)
+async def test_the_broker_receives_something_as_often_as_it_wants(
+    monkeypatch: pytest.MonkeyPatch,
+    probe_interval: float,
+    keepalive: int,
+    server_keep_alive: int | None,
+    expected: float,
+) -> None:
+    intervals: list[float] = []
+
+    def watchdog(interval: float, *rest: Any, **options: Any) -> Watchdog:
+        intervals.append(interval)
+        return Watchdog(interval, *rest, **options)
+
+    monkeypatch.setattr(connection, "Watchdog", watchdog)
+    properties = b"" if server_keep_alive is None else b"\x13" + server_keep_alive.to_bytes(2, "big")
+    one = Peer(probe_interval=probe_interval, keepalive=keepalive)
+    await one.connect(pack_packet(CONNACK, b"\0\0" + pack_properties(more=properties)))
+    assert intervals == [expected]
+    await one.close()
+
+
+async def test_a_connection_that_is_busy_inwards_is_probed() -> None:
+    """The broker counts what it receives, not what it sends."""
+    one = Peer(probe_interval=0.04)
+    await one.connect()
+
+    def probed() -> bool:
+        one.data_received(message(b"x"))
+        return PINGREQ_PACKET in one.transport.written
+
+    for _ in range(2):
+        await until(probed)
+        one.transport.written.clear()
+    await one.close()
+
+
+async def test_a_silent_connection_ends() -> None:
+    one = Peer(probe_interval=0.04)
+    await one.connect()
+    await until(lambda: one.ended)
+    assert str(one.ended[0]) == "mqtt://broker.example:1883: no answer for 0.04 s (probe_interval)"
+    await one.close()
 
 
 # ---- acknowledgements of what the broker sent --------------------------------------------------------------------
