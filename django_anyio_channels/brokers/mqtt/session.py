@@ -121,12 +121,9 @@ class Session:
         """Whether the nodes can own queues."""
         connection = self.connection
         # The broker would keep requests for a persistent session's node that has died, and none would be handled.
-        return (
-            connection is not None
-            and connection.version == 5
-            and connection.shared_subscriptions
-            and not self._options.session_expiry
-        )
+        if connection is None or self._options.session_expiry:
+            return False
+        return connection.version == 5 and connection.shared_subscriptions
 
     # ---- `ConnectionObserver` -----------------------------------------------------------------------------------
 
@@ -198,12 +195,11 @@ class Session:
     ) -> Subscription:
         """Return a subscription to a group, for `subscribe`. With ``share`` it is the shared subscription of a name."""
         bridged = self.bridged(group)
-        topic_filter, decode = (
-            (to_topic(group), None) if bridged is None else (bridged.topic_filter, bridged.from_device)
-        )
-        if share is not None:
-            topic_filter = b"$share/%b/%b" % (share, topic_filter)
-        return Subscription(topic_filter, group, group, subscription, decode, handler)
+        prefix = b"" if share is None else b"$share/%b/" % share
+        if bridged is None:
+            return Subscription(prefix + to_topic(group), group, group, subscription, None, handler)
+        topic_filter = prefix + bridged.topic_filter
+        return Subscription(topic_filter, group, group, subscription, bridged.from_device, handler)
 
     async def send(self, topic: bytes, payload: bytes) -> int:
         """Publish to a topic of the nodes, and return the broker's reason code."""

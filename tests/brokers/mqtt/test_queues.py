@@ -612,7 +612,7 @@ class OwnerDriver(Messaging):
         super().__init__(node, lambda reply: None)
         self.gone = gone
         self.replies: list[tuple[str, int, str]] = []
-        self.work: list[Coroutine[Any, Any, None]] = []
+        self.work: list[Coroutine[Any, Any, object]] = []
         self.owner = QueueOwner(b"jobs", self)
 
     async def reply(self, node: str, number: int, kind: str, *values: Any) -> bool:
@@ -621,7 +621,7 @@ class OwnerDriver(Messaging):
         self.replies.append((node, number, kind))
         return True
 
-    def start_soon(self, work: Coroutine[Any, Any, None]) -> None:
+    def start_soon(self, work: Coroutine[Any, Any, object]) -> None:
         self.work.append(work)
 
     async def do(self) -> None:

@@ -75,7 +75,7 @@ class HandOffs:
             return
         orphans = _orphaned_queues.pop(self._key, [])
         # Concurrently: each takes several round trips, and connecting has a time limit.
-        offers = [asyncio.get_running_loop().create_task(self._offer(orphan)) for orphan in orphans]
+        offers = [asyncio.get_running_loop().create_task(self._give(orphan, self._requests.send)) for orphan in orphans]
         try:
             for offer in offers:
                 await offer
@@ -83,7 +83,7 @@ class HandOffs:
             for orphan, offer in zip(orphans, offers, strict=True):
                 offer.cancel()
                 offer.add_done_callback(consume_error)
-                self._save(orphan)
+                self.save(orphan)
 
     async def close(self) -> None:
         """Hand every queue of this node to another one."""
@@ -94,14 +94,11 @@ class HandOffs:
     def end(self) -> None:
         """Keep the queues of a session that is over for the next one."""
         for topic, owner in self._owned_queues.owners.items():
-            self._save(OrphanedQueue(topic, owner.store.clear(), owner.bindings))
+            self.save(OrphanedQueue(topic, owner.store.clear(), owner.bindings))
         self._owned_queues.owners.clear()
 
-    def save(self, topic: bytes, messages: list[QueuedMessage]) -> None:
-        """Keep messages of a queue for the next session."""
-        self._save(OrphanedQueue(topic, messages))
-
-    def _save(self, orphan: OrphanedQueue) -> None:
+    def save(self, orphan: OrphanedQueue) -> None:
+        """Keep a queue for the next session."""
         if orphan.messages or orphan.bindings:
             _orphaned_queues.setdefault(self._key, []).append(orphan)
 
@@ -109,9 +106,9 @@ class HandOffs:
         """Return messages to their queue's owner. If that fails, the next session offers them again."""
         orphan = OrphanedQueue(topic, messages)
         try:
-            await self._offer(orphan)
+            await self._give(orphan, self._requests.send)
         finally:
-            self._save(orphan)
+            self.save(orphan)
 
     async def _hand_off(self, topic: bytes) -> None:
         owner = self._owned_queues.owners[topic]
@@ -124,7 +121,7 @@ class HandOffs:
                 await self._messaging.reply(node, number, "retry")
             await self._give(orphan, self._send_to_successor)
         finally:
-            self._save(orphan)
+            self.save(orphan)
 
     async def _send_to_successor(self, topic: bytes, verb: str, argument: Any) -> str | None:
         number, reply = self._requests.expect_reply()
@@ -140,9 +137,6 @@ class HandOffs:
             await self._messaging.reply(node, number, "ok")
 
         self._messaging.start_soon(adopt())
-
-    async def _offer(self, orphan: OrphanedQueue) -> None:
-        await self._give(orphan, self._requests.send)
 
     async def _give(self, orphan: OrphanedQueue, send: Callable[[bytes, str, Any], Awaitable[str | None]]) -> None:
         """Give a queue away by portions; what was not accepted stays in ``orphan``."""

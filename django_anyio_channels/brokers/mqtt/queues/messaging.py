@@ -61,10 +61,7 @@ class Transport(Protocol):
 
 
 class Messaging:
-    """Sends and receives the messages of this node, and runs its background tasks.
-
-    Their names are topics within the scope.
-    """
+    """Sends and receives the messages of this node, whose names are topics, and runs its background tasks."""
 
     def __init__(self, transport: Transport, receive_reply: Callable[[Reply], None]) -> None:
         """``receive_reply`` is called with the replies of this node to itself."""
@@ -72,7 +69,7 @@ class Messaging:
         self.node = transport.node
         self._topics = b"%%nodes/%b/" % quote(transport.scope, safe="", errors="surrogatepass").encode()
         self._receive_reply = receive_reply
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks: set[asyncio.Task[object]] = set()
         self._log = RateLimitedLogger()
 
     async def listen(
@@ -129,13 +126,13 @@ class Messaging:
         """Return how many bytes a message of a queue needs at most on its way between nodes, besides its own."""
         return ENVELOPE_BYTES + len(self._topics) + 2 * (len(topic) + len(self.node))
 
-    def start_soon(self, work: Coroutine[Any, Any, None]) -> None:
+    def start_soon(self, work: Coroutine[Any, Any, object]) -> None:
         """Run a background task. The end of the session ends it; other errors are logged."""
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._task_done)
 
-    def _task_done(self, task: asyncio.Task[None]) -> None:
+    def _task_done(self, task: asyncio.Task[object]) -> None:
         self._tasks.discard(task)
         error = None if task.cancelled() else task.exception()
         if isinstance(error, ListenerClosed):
@@ -149,7 +146,7 @@ class Messaging:
             await asyncio.wait(self._tasks)
 
 
-def consume_error(task: asyncio.Task[None]) -> None:
+def consume_error(task: asyncio.Task[Any]) -> None:
     """Have asyncio not log the error of a task whose waiting callers are all gone."""
     _ = task.cancelled() or task.exception()
 

@@ -117,10 +117,7 @@ class QueueOwner:
         self._send_reply(requester, reply)
 
     def _send_reply(self, requester: Requester, reply: str) -> None:
-        async def send() -> None:
-            await self._messaging.reply(*requester, reply)
-
-        self._messaging.start_soon(send())
+        self._messaging.start_soon(self._messaging.reply(*requester, reply))
 
     # ---- bindings -----------------------------------------------------------------------------------------------
 

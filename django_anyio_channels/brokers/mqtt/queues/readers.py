@@ -11,7 +11,7 @@ from time import monotonic
 from ....core.exceptions import ChannelLayerError, ListenerClosed
 from ...common.waiters import WaiterQueue
 from ..topics import to_group
-from .handoff import HandOffs
+from .handoff import HandOffs, OrphanedQueue
 from .messaging import Messaging
 from .requests import Requests
 from .store import QueuedMessage, Store
@@ -132,7 +132,7 @@ class Readers:
 
     def _linger(self, topic: bytes, queue: _ReaderQueue) -> None:
         if self._error is not None:
-            self._hand_offs.save(topic, queue.undelivered.clear())
+            self._hand_offs.save(OrphanedQueue(topic, queue.undelivered.clear()))
         elif queue.timer is None and len(queue.known) >= len(queue.waiters) and self._queues.get(topic) is queue:
             loop = asyncio.get_running_loop()
             queue.timer = loop.call_later(queue.linger_seconds, self._end_linger, topic, queue)
@@ -149,15 +149,12 @@ class Readers:
         if queue.undelivered:
             self._start_soon(self._return_undelivered(topic, queue))
         elif not queue.known:
-            self._forget(topic, queue)
-
-    def _forget(self, topic: bytes, queue: _ReaderQueue) -> None:
-        # An empty queue only says when its last task was cancelled, which matters while it may be polled.
-        if monotonic() - queue.gone_at < _POLLING_SECONDS:
-            queue.linger_seconds = _POLLING_SECONDS
-            self._linger(topic, queue)
-        else:
-            del self._queues[topic]
+            # It only says when its last task was cancelled, which matters while it may be polled.
+            if monotonic() - queue.gone_at >= _POLLING_SECONDS:
+                del self._queues[topic]
+            else:
+                queue.linger_seconds = _POLLING_SECONDS
+                self._linger(topic, queue)
 
     async def _return_undelivered(self, topic: bytes, queue: _ReaderQueue) -> None:
         queue.returning = True
