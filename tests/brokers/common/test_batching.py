@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
+from typing import Any
 
 import anyio
 import pytest
@@ -11,29 +13,36 @@ from anyio.lowlevel import checkpoint
 
 from django_anyio_channels.brokers.common.batching import Batcher
 from django_anyio_channels.core.exceptions import DeliveryUnknown, ListenerClosed, PayloadTooLarge
+from tests.support.layers import anyio_backend
+
+__all__ = ["anyio_backend"]
 
 pytestmark = pytest.mark.anyio
 
 
-class Airport:
-    """Flights that a test lets land."""
+class Server:
+    """Answers batches when a test lets it."""
 
-    def __init__(self) -> None:
-        self.flights: list[list[int]] = []
-        self.may_land = anyio.Event()
-        self.batcher: Batcher[int, str] = Batcher(self.fly, max_items=5)
+    def __init__(self, **options: Any) -> None:
+        self.batches: list[list[int]] = []
+        self.may_answer = anyio.Event()
+        self.batcher: Batcher[int, str] = Batcher(self.flush, **{"max_items": 5, **options})
+        self.results: dict[int, str] = {}
 
-    async def fly(self, items: list[int]) -> Sequence[str | Exception]:
-        self.flights.append(items)
-        await self.may_land.wait()
+    async def flush(self, items: list[int]) -> Sequence[str | Exception]:
+        self.batches.append(items)
+        await self.may_answer.wait()
         if 666 in items:
             raise ZeroDivisionError
         return [PayloadTooLarge("too large") if item > 99 else str(item) for item in items]
 
-    async def flown(self, count: int) -> None:
+    async def received(self, count: int) -> None:
         with anyio.fail_after(30):
-            while len(self.flights) < count:
+            while len(self.batches) < count:
                 await checkpoint()
+
+    async def call(self, item: int, key: str | None = None, size: int = 0) -> None:
+        self.results[item] = await self.batcher.call(item, key, size)
 
     @asynccontextmanager
     async def open(self) -> AsyncIterator[None]:
@@ -48,89 +57,80 @@ async def settle() -> None:
         await checkpoint()
 
 
-async def test_what_arrives_during_a_flight_leaves_together_in_order() -> None:
-    airport = Airport()
-    results: dict[int, str] = {}
-
-    async def call(item: int) -> None:
-        results[item] = await airport.batcher.call(item)
-
-    async with airport.open(), anyio.create_task_group() as callers:
-        callers.start_soon(call, 0)
-        await airport.flown(1)
+async def test_what_arrives_during_a_batch_is_sent_together_in_order() -> None:
+    server = Server()
+    async with server.open(), anyio.create_task_group() as callers:
+        callers.start_soon(server.call, 0)
+        await server.received(1)
         for item in range(1, 8):
-            callers.start_soon(call, item)
+            callers.start_soon(server.call, item)
             await settle()
-        assert airport.flights == [[0]]
-        airport.may_land.set()
-    assert airport.flights == [[0], [1, 2, 3, 4, 5], [6, 7]]
-    assert results == {item: str(item) for item in range(8)}
+        assert server.batches == [[0]]
+        server.may_answer.set()
+    assert server.batches == [[0], [1, 2, 3, 4, 5], [6, 7]]
+    assert server.results == {item: str(item) for item in range(8)}
 
 
-async def test_a_cancelled_caller_disturbs_nobody_and_what_had_not_left_stays() -> None:
-    airport = Airport()
-    results: list[str] = []
-
-    async def call(item: int) -> None:
-        results.append(await airport.batcher.call(item))
-
-    async with airport.open(), anyio.create_task_group() as callers:
-        async with anyio.create_task_group() as leavers:
-            leavers.start_soon(call, 1)
+async def test_a_cancelled_call_affects_no_other_and_is_discarded_if_queued() -> None:
+    server = Server()
+    async with server.open(), anyio.create_task_group() as callers:
+        async with anyio.create_task_group() as cancelled:
+            cancelled.start_soon(server.call, 1)
             await settle()
-            callers.start_soon(call, 2)
-            await airport.flown(1)
-            leavers.start_soon(call, 3)
-            callers.start_soon(call, 4)
+            callers.start_soon(server.call, 2)
+            await server.received(1)
+            cancelled.start_soon(server.call, 3)
+            callers.start_soon(server.call, 4)
             await settle()
-            leavers.cancel_scope.cancel()
-        airport.may_land.set()
-    assert [sorted(flight) for flight in airport.flights] == [[1], [2, 4]]
-    assert sorted(results) == ["2", "4"]
+            cancelled.cancel_scope.cancel()
+        server.may_answer.set()
+    assert [sorted(batch) for batch in server.batches] == [[1], [2, 4]]
+    assert sorted(server.results.values()) == ["2", "4"]
 
 
-async def test_nothing_flies_for_callers_who_have_all_left() -> None:
-    airport = Airport()
-    async with airport.open(), anyio.create_task_group() as callers:
-        callers.start_soon(airport.batcher.call, 1)
-        await airport.flown(1)
-        async with anyio.create_task_group() as leavers:
-            leavers.start_soon(airport.batcher.call, 2)
+async def test_nothing_is_sent_for_calls_that_were_all_cancelled() -> None:
+    server = Server()
+    async with server.open(), anyio.create_task_group() as callers:
+        callers.start_soon(server.batcher.call, 1)
+        await server.received(1)
+        async with anyio.create_task_group() as cancelled:
+            cancelled.start_soon(server.batcher.call, 2)
             await settle()
-            leavers.cancel_scope.cancel()
-        airport.may_land.set()
+            cancelled.cancel_scope.cancel()
+        server.may_answer.set()
         await settle()
-        assert await airport.batcher.call(3) == "3"
-    assert airport.flights == [[1], [3]]
+        assert await server.batcher.call(3) == "3"
+    assert server.batches == [[1], [3]]
 
 
-async def test_an_exception_among_the_results_is_its_own_call_s() -> None:
-    airport = Airport()
-    airport.may_land.set()
-    async with airport.open():
+@pytest.mark.parametrize("pipelined", [False, True])
+async def test_an_exception_among_the_results_is_its_own_call_s(pipelined: bool) -> None:
+    server = Server(pipelined=pipelined)
+    server.may_answer.set()
+    async with server.open():
         with pytest.raises(PayloadTooLarge):
-            await airport.batcher.call(100)
+            await server.batcher.call(100)
         with pytest.raises(ZeroDivisionError):
-            await airport.batcher.call(666)
-        assert await airport.batcher.call(1) == "1"
+            await server.batcher.call(666)
+        assert await server.batcher.call(1) == "1"
 
 
-async def test_closing_tells_what_had_left_from_what_had_not() -> None:
-    airport = Airport()
+async def test_closing_distinguishes_in_flight_and_queued() -> None:
+    server = Server()
     errors: dict[int, ListenerClosed] = {}
 
     async def call(item: int) -> None:
         try:
-            await airport.batcher.call(item)
+            await server.batcher.call(item)
         except ListenerClosed as error:
             errors[item] = error
 
-    async with anyio.create_task_group() as tasks, airport.open():
+    async with anyio.create_task_group() as tasks, server.open():
         tasks.start_soon(call, 1)
-        await airport.flown(1)
+        await server.received(1)
         tasks.start_soon(call, 2)
         await settle()
-        airport.batcher.close(ListenerClosed("redis://elsewhere is gone"))
+        server.batcher.close(ListenerClosed("redis://elsewhere is gone"))
         await settle()
         tasks.start_soon(call, 3)
         await settle()
@@ -138,3 +138,125 @@ async def test_closing_tells_what_had_left_from_what_had_not() -> None:
     assert not isinstance(errors[2], DeliveryUnknown)
     assert all("redis://elsewhere is gone" in str(error) for error in errors.values()), errors
     assert set(errors) == {1, 2, 3}
+
+
+async def test_a_closed_batcher_ends_when_what_is_in_flight_is_answered() -> None:
+    server = Server()
+    async with anyio.create_task_group() as tasks:
+        running = asyncio.ensure_future(server.batcher.run())
+        call = asyncio.ensure_future(server.batcher.call(1))
+        await server.received(1)
+        server.batcher.close(ListenerClosed("closed"))
+        with pytest.raises(DeliveryUnknown):
+            await call
+        assert not running.done()
+        server.may_answer.set()
+        tasks.start_soon(asyncio.wait_for, running, 30)
+
+
+async def test_cancelling_what_runs_it_ends_what_is_in_flight() -> None:
+    server = Server()
+    async with server.open():
+        call = asyncio.ensure_future(server.batcher.call(1))
+        await server.received(1)
+    with pytest.raises(DeliveryUnknown, match="The connection is closed"):
+        await call
+
+
+async def test_keys_do_not_wait_for_each_other() -> None:
+    server = Server()
+    async with server.open(), anyio.create_task_group() as callers:
+        for item, key in enumerate("abab"):
+            callers.start_soon(server.call, item, key)
+            await settle()
+        assert server.batches == [[0], [1]]
+        server.may_answer.set()
+    assert server.batches == [[0], [1], [2], [3]]
+
+
+async def test_a_batch_is_limited_in_bytes_unless_it_is_one_item() -> None:
+    server = Server(max_bytes=10)
+    async with server.open(), anyio.create_task_group() as callers:
+        for item, size in enumerate((1, 100, 1, 9, 1, 1)):
+            callers.start_soon(server.call, item, None, size)
+            await settle()
+        server.may_answer.set()
+    assert server.batches == [[0], [1], [2, 3], [4, 5]]
+
+
+# ---- pipelined ---------------------------------------------------------------------------------------------------
+
+
+async def test_a_full_batch_follows_the_one_in_flight_at_once() -> None:
+    server = Server(pipelined=True)
+    async with anyio.create_task_group() as callers:
+        for item in range(8):
+            callers.start_soon(server.call, item)
+        await settle()
+        assert server.batches == [[0], [1, 2, 3, 4, 5]]
+        server.may_answer.set()
+    assert server.batches[2:] == [[6, 7]]
+    assert server.results == {item: str(item) for item in range(8)}
+
+
+async def test_a_lone_item_is_sent_at_once_by_the_task_of_its_caller() -> None:
+    server = Server(pipelined=True)
+    call = server.batcher.call(1)
+    call.send(None)
+    assert server.batches == [[1]]
+    with suppress(asyncio.CancelledError):
+        call.throw(asyncio.CancelledError())
+    server.may_answer.set()
+    assert await server.batcher.call(2) == "2"
+
+
+async def test_after_a_batch_of_several_calls_wait_one_turn_for_others() -> None:
+    server = Server(pipelined=True)
+    server.may_answer.set()
+    for _ in range(2):
+        await asyncio.gather(*(server.call(item) for item in range(3)))
+        await server.call(9)
+    assert server.batches == [[0], [1, 2], [9], [0], [1, 2], [9]]
+    await asyncio.gather(*(server.call(item) for item in range(3)))
+    await asyncio.gather(*(server.call(item) for item in range(3)))
+    assert server.batches[6:] == [[0], [1, 2], [0, 1, 2]]
+
+
+def cancel_tasks_of(batcher: Batcher[int, str]) -> None:
+    """What the end of an event loop does."""
+    for task in batcher._tasks:
+        task.cancel()
+
+
+async def test_calls_whose_batch_was_cancelled_in_flight() -> None:
+    server = Server(pipelined=True)
+    calls = [asyncio.ensure_future(server.batcher.call(item)) for item in range(3)]
+    await settle()
+    server.may_answer.set()
+    assert await calls[0] == "0"
+    await settle()
+    server.may_answer = anyio.Event()
+    calls = [asyncio.ensure_future(server.batcher.call(item)) for item in range(3)]
+    await settle()
+    calls[1].cancel()
+    cancel_tasks_of(server.batcher)
+    outcomes = await asyncio.gather(*calls, return_exceptions=True)
+    assert [type(each) for each in outcomes] == [ListenerClosed, asyncio.CancelledError, ListenerClosed]
+    server.may_answer.set()
+    assert await server.batcher.call(3) == "3"
+
+
+async def test_a_batch_that_was_cancelled_before_it_began_is_sent_if_a_call_waits() -> None:
+    server = Server(pipelined=True)
+    server.may_answer.set()
+    await asyncio.gather(*(server.call(item) for item in range(3)))
+    calls = [asyncio.ensure_future(server.batcher.call(item, key)) for item, key in ((1, "a"), (2, "a"), (3, "b"))]
+    await asyncio.sleep(0)
+    calls[0].cancel()
+    calls[2].cancel()
+    cancel_tasks_of(server.batcher)
+    outcomes = await asyncio.gather(*calls, return_exceptions=True)
+    assert isinstance(outcomes[0], asyncio.CancelledError)
+    assert outcomes[1] == "2"
+    assert await server.batcher.call(4, "b") == "4"
+    assert server.batches == [[0], [1, 2], [2], [4]]
