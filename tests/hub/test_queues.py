@@ -151,8 +151,6 @@ async def test_a_bound_queue_whose_broker_is_down_is_an_error_of_its_own() -> No
 async def test_a_layer_that_puts_itself_cannot_bind_in_a_list() -> None:
     layers = [ScriptedLayer() for _ in range(2)]
     async with channel_over(*layers) as channel:
-        with pytest.raises(
-            NotSupported, match=r"cannot bind a group to a queue of another broker.*use one broker"
-        ):
+        with pytest.raises(NotSupported, match=r"cannot bind a group to a queue of another broker.*use one broker"):
             await channel.queues.bind("g", "q", lifetime=1.0, **PLENTY)
     assert [layer.count("bind") for layer in layers] == [0, 0]

@@ -100,7 +100,7 @@ async def test_unsubscribing_while_subscribing_leaves_no_subscription(broker: Mo
     assert await read(layer, 1) == [Event("short", b"again")]
 
 
-async def test_groups_whose_checksums_are_the_same_are_told_apart(
+async def test_groups_whose_checksums_are_the_same_are_distinguished(
     broker: Mosquitto, connect: Connect, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     layer = await connect(broker.url)

@@ -171,7 +171,7 @@ async def until(condition: Callable[[], object]) -> None:
         await anyio.sleep(0.002)
 
 
-# ---- a session that ends in the middle ------------------------------------------------------------------------------
+# ---- a session that ends in the middle ---------------------------------------------------------------------------
 
 
 async def test_an_owner_that_does_not_answer_is_not_waited_for_for_ever(
@@ -295,7 +295,7 @@ async def test_polling_costs_no_packets(nodes: list[Node], monkeypatch: pytest.M
     await acquaint(owner, reader)
     await poll(reader)
     (number,) = reader_queue(reader).known
-    reader.ignored.add(JOBS)  # whatever it says from now on is lost
+    reader.ignored.add(JOBS)  # what it sends from now on is lost
     for _ in range(10):
         await poll(reader)
     assert list(reader_queue(reader).known) == [number]
@@ -303,7 +303,7 @@ async def test_polling_costs_no_packets(nodes: list[Node], monkeypatch: pytest.M
     assert await reader.take() == b"second"
 
 
-async def test_who_looks_in_now_and_then_without_waiting_gets_what_came(
+async def test_a_task_that_polls_without_waiting_gets_what_came(
     nodes: list[Node], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(f"{QUEUES}.readers._LINGER_SECONDS", 0.0)
@@ -314,7 +314,7 @@ async def test_who_looks_in_now_and_then_without_waiting_gets_what_came(
     while taken is None:
         with anyio.move_on_after(0):
             taken = await reader.take()
-        await anyio.sleep(0.02)  # so often it looks
+        await anyio.sleep(0.02)  # so often it polls
     assert taken == b"second"
 
 
@@ -341,7 +341,7 @@ async def test_a_reader_that_does_not_come_back_is_removed(nodes: list[Node], mo
     await until(lambda: not jobs.readers)
 
 
-async def test_who_comes_while_messages_go_back_is_not_forgotten(nodes: list[Node]) -> None:
+async def test_a_task_that_comes_while_messages_go_back_is_not_forgotten(nodes: list[Node]) -> None:
     owner, reader, _ = nodes
     await acquaint(owner, reader)
     await send_undelivered(owner, reader)
@@ -395,7 +395,7 @@ async def test_a_refusal_that_no_reader_waits_for_is_logged(
     await until(lambda: "not allowed to write %nodes//queue/jobs" in caplog.text)
 
 
-# ---- hand-off --------------------------------------------------------------------------------------------
+# ---- hand-off ----------------------------------------------------------------------------------------------------
 
 
 async def test_the_next_node_of_the_process_gets_what_nobody_took(nodes: list[Node]) -> None:
@@ -602,7 +602,7 @@ async def test_a_purge_spares_what_is_undelivered_of_other_queues(nodes: list[No
     assert await reader.take() == b"undelivered"
 
 
-# ---- one owner --------------------------------------------------------------------------------------------------
+# ---- one owner ---------------------------------------------------------------------------------------------------
 
 
 class OwnerDriver(Messaging):
