@@ -47,6 +47,8 @@ class Connection:
         self.address = address
         self.process_id = 0
         """The process id of the server's end, as in ``pg_stat_activity``."""
+        self.is_behind_pooler = False
+        """Whether a pooler stands between, which gives out process ids of its own."""
         self.server_encoding = ""
         self._on_lost: Callable[[ListenerClosed], None] | None = on_lost
         self._on_notification = on_notification
@@ -65,16 +67,12 @@ class Connection:
     async def check_server(self) -> None:
         """Raise `ListenerClosed` if the server is a standby."""
         ((standby, self.process_id),) = await self.fetch(SERVER_STATE)
+        self.is_behind_pooler = self._driver.get_server_pid() != self.process_id
         if standby:
             raise ListenerClosed(
                 f"{self.address} is a standby, which supports neither LISTEN nor NOTIFY. Give the address of the "
                 f"primary, or all of them and target_session_attrs=primary"
             )
-
-    @property
-    def is_behind_pooler(self) -> bool:
-        """Whether a pooler that gives out process ids of its own stands between."""
-        return self._driver.get_server_pid() != self.process_id
 
     async def prepare(self) -> None:
         """Apply the settings that the statements rely on."""

@@ -67,18 +67,13 @@ def _digest(kind: str, name: bytes) -> str:
     return f"{_DIGEST_MARK}{kind}{blake2b(name, digest_size=24).hexdigest()}"
 
 
-def has_unicode(server_encoding: str) -> bool:
-    """Return whether a database of this encoding, to which payloads are converted, takes any character."""
-    return server_encoding in ("UTF8", "SQL_ASCII")
-
-
-def encode(message: bytes, *, unicode: bool = True) -> list[str]:
-    """Return the payloads of a message; ``unicode`` says whether the database's encoding has all of Unicode.
+def encode(message: bytes, *, server_encoding: str = "UTF8") -> list[str]:
+    """Return the payloads of a message, which the server converts to the encoding of the database.
 
     Raises `PayloadTooLarge` for a message of more than 65,535 parts.
     """
     number = f"{next(_numbers) & 0xFFFFFF:06x}"
-    if unicode:
+    if server_encoding in ("UTF8", "SQL_ASCII"):  # they have every character
         if len(message) <= _MAX_TEXT:
             return [f"{_TEXT}{number}{message.decode('latin-1').replace(chr(0), _NUL)}"]
         text = message.decode("latin-1").replace("\0", _NUL).encode()

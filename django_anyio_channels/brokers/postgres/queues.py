@@ -6,10 +6,9 @@ import asyncio
 import logging
 from bisect import insort
 from collections import deque
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Sequence
 from datetime import datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 import asyncpg
 
@@ -32,8 +31,7 @@ _POLLS_BETWEEN_SWEEPS = 6
 _MAX_BATCH_BYTES = 1024 * 1024
 
 
-@dataclass(frozen=True, slots=True)
-class Message:
+class Message(NamedTuple):
     """One message to be put into a queue."""
 
     queue: bytes
@@ -45,13 +43,13 @@ class Message:
         return QueueFull(f"Queue {self.queue.decode()} is full: its capacity of {self.capacity} messages is used up")
 
 
-@dataclass(frozen=True, slots=True, order=True)
-class Leased:
+class Leased(NamedTuple):
     """One message that was taken from its queue, and that no reader has."""
 
     id: int
-    message: bytes = field(compare=False)
-    expires: datetime = field(compare=False)
+    """Unique, and in the order of the queue."""
+    message: bytes
+    expires: datetime
 
 
 class LeasedMessages(deque[Leased]):
@@ -65,7 +63,9 @@ class LeasedMessages(deque[Leased]):
 class _QueueReader:
     """One queue that is or was just read here."""
 
-    def __init__(self, leased: LeasedMessages) -> None:
+    def __init__(self, queue: bytes, leased: LeasedMessages) -> None:
+        self.queue = queue
+        self.channel = wake_channel(queue)
         self.leased = leased
         """It outlives the session."""
         self.waiters = WaiterQueue(leased)
@@ -137,13 +137,14 @@ class Queues:
         try:
             return (await reader.waiters.wait(waiter)).message
         except asyncio.CancelledError:
-            self._requeue_later(queue, reader)
+            self._requeue_later(reader)
             raise
 
     def _reader(self, queue: bytes) -> _QueueReader:
         reader = self._readers.get(queue)
         if reader is None:
-            reader = self._readers[queue] = _QueueReader(self._leased.setdefault(queue, LeasedMessages()))
+            reader = _QueueReader(queue, self._leased.setdefault(queue, LeasedMessages()))
+            self._readers[queue] = reader
         return reader
 
     def on_notification(self, channel: str) -> None:
@@ -157,80 +158,70 @@ class Queues:
     async def run(self) -> None:
         """Take for the waiting readers, until `close`."""
         for queue in self._leased:
-            self._requeue_later(queue, self._reader(queue))
+            self._requeue_later(self._reader(queue))
         while self._closed is None:
-            readers = {queue: reader for queue, reader in self._readers.items() if reader.wants_more}
+            readers = [reader for reader in self._readers.values() if reader.wants_more]
             if readers:
                 try:
                     await self._take_for(readers)
                 except ListenerClosed:
                     return  # the session is over; `close` fails the readers
                 except ChannelLayerError as error:
-                    for reader in readers.values():
+                    for reader in readers:
                         reader.waiters.fail_all(error)
             else:
                 self._wake.clear()
                 await self._wake.wait()
 
-    async def _take_for(self, readers: dict[bytes, _QueueReader]) -> None:
-        unlistened = [queue for queue in readers if wake_channel(queue) not in self._by_channel]
+    async def _take_for(self, readers: Sequence[_QueueReader]) -> None:
+        unlistened = {reader.channel: reader for reader in readers if reader.channel not in self._by_channel}
         if unlistened:
             await self._ensure_schema()
-            self._by_channel.update({wake_channel(queue): readers[queue] for queue in unlistened})
-            await self._scripts.call(sql.listen(*map(wake_channel, unlistened)))
-        wanted = {queue: len(reader.waiters) for queue, reader in readers.items() if reader.waiters}
-        for queue in wanted:
-            readers[queue].may_have_more = False  # from now on a notification may come
+            self._by_channel.update(unlistened)
+            await self._scripts.call(sql.listen(*unlistened))
+        wanted = {reader.queue: (reader, len(reader.waiters)) for reader in readers if reader.waiters}
+        for reader, _ in wanted.values():
+            reader.may_have_more = False  # from now on a notification may come
         if not wanted:
             return
-        for queue, id_, message, expires in await self._run(
-            sql.TAKE, sql.text_array(wanted), sql.text_array(wanted.values())
-        ):
-            readers[queue].leased.appendleft(Leased(id_, message, expires))
-            wanted[queue] -= 1
-        for queue, missing in wanted.items():
-            reader = readers[queue]
-            if missing == 0:
+        counts = sql.text_array(count for _, count in wanted.values())
+        for queue, *message in await self._run(sql.TAKE, sql.text_array(wanted), counts):
+            wanted[queue][0].leased.appendleft(Leased(*message))
+        for reader, count in wanted.values():
+            if len(reader.leased) >= count:
                 reader.may_have_more = True
             reader.waiters.dispatch()
-            self._requeue_later(queue, reader)
+            self._requeue_later(reader)
 
-    # ---- requeue ------------------------------------------------------------------------------------------------
-
-    def _requeue_later(self, queue: bytes, reader: _QueueReader) -> None:
+    def _requeue_later(self, reader: _QueueReader) -> None:
         if reader.leased and self._closed is None:
             loop = asyncio.get_running_loop()
-            loop.call_later(_REQUEUE_DELAY, self._requeue_if_leased, queue, reader, reader.leased[0])
+            loop.call_later(_REQUEUE_DELAY, self._requeue_if_leased, reader, reader.leased[0])
 
-    def _requeue_if_leased(self, queue: bytes, reader: _QueueReader, oldest: Leased) -> None:
+    def _requeue_if_leased(self, reader: _QueueReader, oldest: Leased) -> None:
         if oldest in reader.leased and self._closed is None:
-            task = asyncio.ensure_future(self._requeue({queue: reader}))
+            task = asyncio.ensure_future(self._requeue([reader]))
             self._requeueing.add(task)
             task.add_done_callback(self._requeueing.discard)
 
-    async def _requeue(self, readers: Mapping[bytes, _QueueReader]) -> None:
-        rows = [(queue, leased) for queue, reader in readers.items() for leased in reader.leased]
+    async def _requeue(self, readers: Iterable[_QueueReader]) -> None:
+        rows = [(reader, leased) for reader in readers for leased in reader.leased]
         if not rows:
             return
-        for reader in readers.values():
+        for reader, _ in rows:
             reader.leased.clear()
+        columns = zip(*((reader.queue, *leased) for reader, leased in rows), strict=True)
+        channels = sorted({reader.channel for reader, _ in rows})
         try:
-            await self._run(
-                sql.REQUEUE,
-                sql.text_array(queue for queue, _ in rows),
-                sql.text_array(leased.id for _, leased in rows),
-                sql.text_array(leased.message for _, leased in rows),
-                sql.text_array(leased.expires for _, leased in rows),
-                sorted({wake_channel(queue) for queue, _ in rows}),
-            )
+            await self._run(sql.REQUEUE, *map(sql.text_array, columns), channels)
         except DeliveryUnknown as error:
             # Once at most: they may be back in their queues already, and be taken by others.
             self._log.write(logging.ERROR, "%d messages whose readers were cancelled may be lost: %s", len(rows), error)
         except ChannelLayerError:
-            for queue, leased in rows:
-                readers[queue].leased.appendleft(leased)
+            for reader, leased in rows:
+                reader.leased.appendleft(leased)
 
-    # ---- bindings -----------------------------------------------------------------------------------------------
+    # ---- bindings, purge ----------------------------------------------------------------------------------------
 
     async def bind(self, topic: bytes, queue: bytes, capacity: int, expiry: float, lifetime: float) -> None:
         await self._run(sql.BIND, topic, queue, capacity, expiry, lifetime)
@@ -260,15 +251,15 @@ class Queues:
     async def _poll(self) -> None:
         """Take once more for those who wait, forget queues that nobody reads, and delete what has expired."""
         unused = []
-        for queue, reader in self._readers.items():
+        for reader in self._readers.values():
             reader.may_have_more = True
             reader.idle_polls = 0 if reader.waiters or reader.leased else reader.idle_polls + 1
             if reader.idle_polls > _POLLS_BEFORE_UNLISTEN:
-                unused.append(queue)
+                unused.append(reader)
         self._wake.set()
-        for queue in unused:
-            del self._readers[queue], self._leased[queue]
-        channels = [channel for queue in unused if self._by_channel.pop(channel := wake_channel(queue), None)]
+        for reader in unused:
+            del self._readers[reader.queue], self._leased[reader.queue]
+        channels = [reader.channel for reader in unused if self._by_channel.pop(reader.channel, None)]
         if channels:
             await self._scripts.call(sql.unlisten(*channels))
         self._polls += 1
@@ -309,8 +300,6 @@ class Queues:
                 ) from error
         self._schema_exists = True
 
-    # ---- close --------------------------------------------------------------------------------------------------
-
     def close(self, error: ListenerClosed) -> None:
         """Fail every call that waits."""
         self._closed = error
@@ -321,4 +310,4 @@ class Queues:
 
     async def requeue_all(self) -> None:
         """After `close`: requeue the leased messages, or keep them for the next session."""
-        await self._requeue(self._readers)
+        await self._requeue(self._readers.values())

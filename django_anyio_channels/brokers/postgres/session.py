@@ -19,7 +19,7 @@ from ..common.event_stream import EventStream
 from ..common.peers import PeerBarrier
 from .address import Address
 from .connection import Connection
-from .payloads import channel_name, encode, has_unicode, lock_key, wake_channel
+from .payloads import channel_name, encode, lock_key, wake_channel
 from .peers import Peers
 from .queues import LeasedMessages, Queues
 from .statements import COUNT_SUBSCRIBERS, PUBLISH, PUBLISH_TO_BOUND, listen, text_array, unlisten
@@ -31,10 +31,6 @@ _POOLER_DELAY = 0.2
 _CLOSE_TIMEOUT = 2.0
 _DRAIN_TIMEOUT = 0.2
 """Seconds for messages that are being taken over one connection when the other one has broken."""
-
-
-_Publication = tuple[str, list[str]]
-"""A group and the payloads of one message."""
 
 
 class Session:
@@ -66,9 +62,8 @@ class Session:
         self._notifications_arrive = False
         self._may_be_bound = False
         self._barrier = barrier
-        self._publishes: Batcher[_Publication, PublishResult] = Batcher(
-            self._flush_publishes, max_bytes=_MAX_BATCH_BYTES
-        )
+        self._publishes: Batcher[tuple[str, list[str]], PublishResult]
+        self._publishes = Batcher(self._flush_publishes, max_bytes=_MAX_BATCH_BYTES)
         self._log = RateLimitedLogger()
         self.events = EventStream()
         self.subscriptions = Subscriptions(self._listening, self.events)
@@ -85,8 +80,6 @@ class Session:
             raise ListenerClosed(*self._error.args) from self._error
         if self._taking is None:
             raise ListenerClosed(f"{self._address} is not connected yet")
-
-    # ---- open ---------------------------------------------------------------------------------------------------
 
     async def open(self) -> None:
         """Connect. Raises `ListenerClosed`, also if `close` is called meanwhile."""
@@ -122,7 +115,6 @@ class Session:
         """Check that the server can do what is needed, and start the tasks."""
         await self._listening.check_server()
         await self._publishing.check_server()
-        self._unicode = has_unicode(self._publishing.server_encoding)
         await self._publishing.prepare()
         await self._verify_notifications()
         await self._listening.execute(listen(self._peers.channel))
@@ -167,8 +159,6 @@ class Session:
             self._log.write(logging.ERROR, "Unexpected error of the PostgreSQL layer, starting afresh: %r", error)
             self._fail(ListenerClosed(f"{self._address}: {error!r}"))
 
-    # ---- close --------------------------------------------------------------------------------------------------
-
     async def close(self, error: ListenerClosed) -> None:
         """Fail every call that waits, and leave nothing open."""
         healthy = self._error is None
@@ -203,8 +193,6 @@ class Session:
             self.queues.close(error)
             self.events.end(error)
 
-    # ---- subscribe ----------------------------------------------------------------------------------------------
-
     async def subscribe(self, group: str) -> None:
         await self.subscriptions.subscribe(group)
         if self._announcing is None:  # the hub has asked for all that it restores
@@ -226,15 +214,13 @@ class Session:
         else:
             self.queues.on_notification(channel)
 
-    # ---- publish ------------------------------------------------------------------------------------------------
-
     async def publish(self, group: str, message: bytes) -> PublishResult:
         """Return when the server has committed the message, with the queues that are bound to the group."""
-        payloads = encode(message, unicode=self._unicode)
+        payloads = encode(message, server_encoding=self._publishing.server_encoding)
         return await self._publishes.call((group, payloads), size=sum(map(len, payloads)))
 
-    async def _flush_publishes(self, publications: list[_Publication]) -> Sequence[PublishResult]:
-        """Publish in one transaction, which asks for bound queues only where the table of bindings exists."""
+    async def _flush_publishes(self, publications: list[tuple[str, list[str]]]) -> Sequence[PublishResult]:
+        """Publish payloads to groups in one transaction; it asks for bound queues only where bindings may exist."""
         await self._barrier.wait()
         channels = [channel_name(group) for group, parts in publications for _ in parts]
         payloads = [part for _, parts in publications for part in parts]

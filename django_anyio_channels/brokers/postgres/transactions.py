@@ -8,12 +8,12 @@ from typing import Any
 from ...core.capabilities import QueryGenerator
 from ...core.events import BoundQueue, PublishResult
 from . import statements as sql
-from .payloads import channel_name, encode, has_unicode, lock_key, wake_channel
+from .payloads import channel_name, encode, lock_key, wake_channel
 
 
 def publish(group: str, message: bytes, *, encoding: str) -> QueryGenerator[PublishResult]:
     """Notify, and return the bound queues."""
-    payloads = encode(message, unicode=has_unicode(encoding))
+    payloads = encode(message, server_encoding=encoding)
     ((_, may_be_bound),) = yield sql.PUBLISH, ([channel_name(group)] * len(payloads), payloads)
     rows = (yield sql.PUBLISH_TO_BOUND, ([], [], sql.text_array([group.encode()]))) if may_be_bound else []
     return PublishResult(bound_queues=bound_queues(rows).get(group, ()))

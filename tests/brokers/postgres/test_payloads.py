@@ -29,25 +29,25 @@ SAMPLES = {
 }
 
 
-@pytest.mark.parametrize("unicode", [True, False])
+@pytest.mark.parametrize("server_encoding", ["UTF8", "LATIN1"])
 @pytest.mark.parametrize("message", SAMPLES.values(), ids=SAMPLES)
-def test_what_is_encoded_is_assembled(message: bytes, unicode: bool) -> None:
+def test_what_is_encoded_is_assembled(message: bytes, server_encoding: str) -> None:
     assembler = PayloadAssembler()
     for _ in range(2):
-        *parts, last = encode(message, unicode=unicode)
+        *parts, last = encode(message, server_encoding=server_encoding)
         assert [assembler.add(part) for part in parts] == [None] * len(parts)
         assert assembler.add(last) == message
 
 
-@pytest.mark.parametrize("unicode", [True, False])
+@pytest.mark.parametrize("server_encoding", ["UTF8", "LATIN1"])
 @pytest.mark.parametrize("message", SAMPLES.values(), ids=SAMPLES)
-def test_the_server_takes_every_payload(message: bytes, unicode: bool) -> None:
-    payloads = encode(message, unicode=unicode)
+def test_the_server_takes_every_payload(message: bytes, server_encoding: str) -> None:
+    payloads = encode(message, server_encoding=server_encoding)
     assert len(set(payloads)) == len(payloads)
     for payload in payloads:
         assert len(payload.encode()) <= MAX_PAYLOAD
         assert "\0" not in payload
-        assert unicode or payload.isascii()
+        assert server_encoding == "UTF8" or payload.isascii()
 
 
 def test_equal_messages_have_different_payloads() -> None:

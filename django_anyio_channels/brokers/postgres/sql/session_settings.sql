@@ -1,6 +1,5 @@
 -- Prepare a session for all other statements, which rely on these settings.
--- Expects no parameters; several statements.
--- Returns nothing.
+-- Expects no parameters; several statements. Returns nothing.
 -- * What is notified or queued does not outlive a crash anyway, so no commit need wait for the disk.
 -- * What the planner knows of a queue's size is outdated at once. Only an index in its order passes quickly over what
 --   has been taken, and a plan per call would cost more than to follow it.

@@ -1,6 +1,5 @@
 -- Delete messages and bindings whose time is over, up to 10,000 of each.
--- Expects nothing.
--- Returns no rows.
+-- Expects nothing. Returns no rows.
 WITH messages AS (
     DELETE FROM django_anyio_channels_queue WHERE ctid = ANY(ARRAY(
         SELECT ctid FROM django_anyio_channels_queue
