@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
 from types import TracebackType
 from typing import Any, Literal
 
@@ -68,11 +69,14 @@ class Channel:
         """What all subscribers together could not keep."""
         self._capacity = capacity
         self._expiry = expiry
-        self._publish_timeout = publish_timeout
         self._max_message_size = max_message_size
-        self._backoff = backoff or Backoff()
-        self._on_gap = on_gap or _no_report
-        self._on_missed = on_missed or _no_report
+        self._new_supervisor = partial(
+            Supervisor,
+            on_gap=on_gap or _no_report,
+            on_missed=on_missed or _no_report,
+            timeout=publish_timeout,
+            backoff=backoff or Backoff(),
+        )
         self._running: AsyncExitStack | None = None
         self._new_waiter: NewWaiter
         self._dead_letters = DeadLetters(self.publish_payload)
@@ -82,18 +86,9 @@ class Channel:
         if self._running is not None:
             raise RuntimeError("This Channel is open already; make another one with a layer of its own")
         self._new_waiter = waiter_type()
-        supervisors = tuple(
-            Supervisor(
-                layer,
-                on_gap=self._on_gap,
-                on_missed=self._on_missed,
-                timeout=self._publish_timeout,
-                backoff=self._backoff,
-            )
-            for layer in self._shards.layers
-        )
+        supervisors = tuple(self._new_supervisor(layer) for layer in self._shards.layers)
         async with AsyncExitStack() as stack:
-            tasks = await stack.enter_async_context(anyio.create_task_group())
+            tasks = self._dead_letters.tasks = await stack.enter_async_context(anyio.create_task_group())
             stack.callback(tasks.cancel_scope.cancel)
             for supervisor in supervisors:
                 stack.callback(supervisor.close)
@@ -206,8 +201,8 @@ class Channel:
             raise TypeError("subscribe() needs at least one group or a pattern")
         if since is not None and (len(groups) != 1 or pattern is not None):
             raise TypeError("subscribe(since=...) takes one group: a position belongs to the history of one")
-        if consumer_group is None and isinstance(self.layer, SupportsAcknowledgement):
-            consumer_group = self.layer.consumer_group
+        if not consumer_group:
+            consumer_group = self.layer.consumer_group if isinstance(self.layer, SupportsAcknowledgement) else None
         if consumer_group is not None and (len(groups) != 1 or pattern is not None or since is not None):
             raise TypeError(
                 f"The consumers of {consumer_group!r} share one group; subscribe to each group by itself, without "

@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable
 from time import monotonic
 
 import anyio
+from anyio.abc import TaskGroup
 
 from ..core.capabilities import SupportsAcknowledgement, require_acknowledgement
 from ..core.events import Event
@@ -27,6 +28,8 @@ class DeadLetters:
     """Publishes what was delivered too often, instead of delivering it once more."""
 
     def __init__(self, publish: Publish) -> None:
+        self.tasks: TaskGroup
+        """Runs the publishing; to be set first."""
         self._publish = publish
         self._log = RateLimitedLogger()
 
@@ -35,24 +38,24 @@ class DeadLetters:
     ) -> Event[bytes]:
         """Fetch until an event may be delivered; the ones before it are dead letters in ``group``."""
         while (event := await fetch()).deliveries > layer.deliver_at_most:
-            await self._bury(event, group)
+            # In a task of its own: a reader that polls with a time limit must not interrupt it each time.
+            done = anyio.Event()
+            self.tasks.start_soon(self._publish_and_release, event, group, done)
+            await done.wait()
         return event
 
-    async def _bury(self, event: Event[bytes], group: str) -> None:
+    async def _publish_and_release(self, event: Event[bytes], group: str, done: anyio.Event) -> None:
         try:
             await self._publish(group, event.message)
         except ChannelLayerError as error:
             text = "A message of %s cannot become a dead letter, and is delivered again: %s"
             self._log.write(logging.ERROR, text, event.group, error)
-            return
-        self._log.write(
-            logging.ERROR,
-            "A message of %s was delivered %d times and never acknowledged; it is a dead letter in %s now",
-            event.group,
-            event.deliveries - 1,
-            group,
-        )
-        release(event)
+        else:
+            text = "A message of %s was delivered %d times and never acknowledged; it is a dead letter in %s now"
+            self._log.write(logging.ERROR, text, event.group, event.deliveries - 1, group)
+            release(event)
+        finally:
+            done.set()
 
 
 class ConsumerGroupSink:

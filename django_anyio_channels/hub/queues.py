@@ -33,7 +33,12 @@ class Queues:
             raise supervisor.delivery_unknown(session, f"to queue {queue}", error) from error
 
     async def put_into_bound(self, bound_queues: Iterable[BoundQueue], payload: bytes) -> None:
-        """Put a published message into the queues that are bound to its group; a full one drops it."""
+        """Put a published message into the queues that are bound to its group; a full one drops it.
+
+        Raises `ChannelLayerError` for the first queue that cannot be reached, after the others have the message. It is
+        not a `ListenerClosed`: the message was published.
+        """
+        failed: dict[str, ChannelLayerError] = {}
         for queue, capacity, expiry in bound_queues:
             try:
                 await self.put(queue, payload, capacity=capacity, expiry=expiry)
@@ -41,12 +46,13 @@ class Queues:
                 self._stats.dropped += 1
                 text = "Queue %s is full: its capacity of %d messages is used up; a message to its group was dropped"
                 self._log.write(logging.WARNING, text, queue, capacity)
-            except ListenerClosed as error:
-                # The caller must not take this for a failure to publish.
-                raise ChannelLayerError(
-                    f"A message was published, but perhaps not put into queue {queue}, which is bound to its group: "
-                    f"{error}"
-                ) from error
+            except ChannelLayerError as error:
+                failed[queue] = error
+        for queue, reason in failed.items():
+            raise ChannelLayerError(
+                f"A message was published, but perhaps not put into queue {queue}, which is bound to its group: "
+                f"{reason}"
+            ) from reason
 
     async def take(self, queue: str) -> bytes:
         """`BaseChannelLayer.take`."""

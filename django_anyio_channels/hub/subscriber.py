@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Awaitable, Callable
+from dataclasses import KW_ONLY, InitVar, dataclass, field
 from time import monotonic
 from typing import Any
 
@@ -16,6 +17,7 @@ Timestamped = tuple[float, Event[bytes]]
 """The time of arrival (`time.monotonic`) and the event; shared by all mailboxes that receive it."""
 
 
+@dataclass(slots=True, eq=False, repr=False)
 class Subscriber:
     """A bounded mailbox, opened by `Channel.subscribe`.
 
@@ -28,57 +30,33 @@ class Subscriber:
     by `Event.ack`. Dropped events are acknowledged, too.
     """
 
-    __slots__ = (
-        "_closed",
-        "_decode",
-        "_dropped_since_full",
-        "_items",
-        "_manual_ack",
-        "_overflow_logged",
-        "_stats",
-        "capacity",
-        "dropped",
-        "expired",
-        "expiry",
-        "fetch_next",
-        "name",
-        "notifier",
-        "on_unclaimed",
-    )
+    name: str
+    """The name of this mailbox in logs."""
+    _: KW_ONLY
+    capacity: int
+    expiry: float | None
+    decode: Callable[[bytes], Any]
+    new_waiter: InitVar[NewWaiter]
+    stats: DeliveryStats
+    manual_ack: bool = False
+    dropped: int = field(default=0, init=False)
+    """How many events were dropped because this mailbox was full."""
+    expired: int = field(default=0, init=False)
+    """How many events were dropped because they were not read in time."""
+    notifier: Notifier = field(init=False)
+    """Notifies when there may be an event for `receive_nowait`."""
+    on_unclaimed: Callable[[Subscriber], object] | None = field(default=None, init=False)
+    """Called with this mailbox after an event was put for which no task waits."""
+    fetch_next: Callable[[], Awaitable[None]] | None = field(default=None, init=False)
+    """Awaited by a reader of the empty mailbox, to put an event, where events are not pushed."""
+    # A deque takes 600 bytes, and most mailboxes are empty most of the time.
+    _items: deque[Timestamped] | None = field(default=None, init=False)
+    _dropped_since_full: int = field(default=0, init=False)
+    _overflow_logged: bool = field(default=False, init=False)
+    _closed: bool = field(default=False, init=False)
 
-    def __init__(
-        self,
-        name: str,
-        *,
-        capacity: int,
-        expiry: float | None,
-        decode: Callable[[bytes], Any],
-        new_waiter: NewWaiter,
-        stats: DeliveryStats,
-        manual_ack: bool = False,
-    ) -> None:
-        self.name = name
-        """The name of this mailbox in logs."""
-        self.capacity = capacity
-        self.expiry = expiry
-        self.dropped = 0
-        """How many events were dropped because this mailbox was full."""
-        self.expired = 0
-        """How many events were dropped because they were not read in time."""
-        self.on_unclaimed: Callable[[Subscriber], object] | None = None
-        """Called with this mailbox after an event was put for which no task waits."""
-        self.fetch_next: Callable[[], Awaitable[None]] | None = None
-        """Awaited by a reader of the empty mailbox, to put an event, where events are not pushed."""
-        self._decode = decode
-        self._stats = stats
-        self._manual_ack = manual_ack
+    def __post_init__(self, new_waiter: NewWaiter) -> None:
         self.notifier = Notifier(new_waiter)
-        """Notifies when there may be an event for `receive_nowait`."""
-        # A deque takes 600 bytes, and most mailboxes are empty most of the time.
-        self._items: deque[Timestamped] | None = None
-        self._dropped_since_full = 0
-        self._overflow_logged = False
-        self._closed = False
 
     def __len__(self) -> int:
         """How many events wait."""
@@ -128,7 +106,7 @@ class Subscriber:
         if found is None:
             return None
         event, message = found
-        ack_handle = event.ack_handle if self._manual_ack else None
+        ack_handle = event.ack_handle if self.manual_ack else None
         return Event(event.group, message, event.subscription, ack_handle, event.position, event.deliveries)
 
     def take(self) -> tuple[Event[bytes], Any] | None:
@@ -144,12 +122,12 @@ class Subscriber:
                 self._count_expired(event)
                 continue
             try:
-                message = self._decode(event.message)
+                message = self.decode(event.message)
             except DecodeError as error:
-                self._stats.count_undecodable(self.name, error)
+                self.stats.count_undecodable(self.name, error)
                 release(event)
                 continue
-            if event.ack_handle is not None and not self._manual_ack:
+            if event.ack_handle is not None and not self.manual_ack:
                 event.ack_handle.release()
             return event, message
         return None
@@ -191,18 +169,18 @@ class Subscriber:
     def _count_expired(self, event: Event[bytes]) -> None:
         release(event)
         self.expired += 1
-        self._stats.expired += 1
+        self.stats.expired += 1
 
     def _drop(self) -> None:
         self.dropped += 1
-        self._stats.dropped += 1
+        self.stats.dropped += 1
         self._dropped_since_full += 1
         if self._dropped_since_full == 1:
-            self._overflow_logged = self._stats.log_overflow(self.name, self.capacity)
+            self._overflow_logged = self.stats.log_overflow(self.name, self.capacity)
 
     def _log_recovered(self) -> None:
         if self._overflow_logged:
-            self._stats.log_recovered(self.name, self._dropped_since_full)
+            self.stats.log_recovered(self.name, self._dropped_since_full)
         self._dropped_since_full = 0
 
 

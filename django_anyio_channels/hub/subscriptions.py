@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from itertools import islice
 from time import monotonic
 from typing import Protocol
@@ -31,51 +33,31 @@ class Sink(Protocol):
         """Called when no more events will come."""
 
 
-class Subscription:
-    """One group or pattern: its sinks, and the sessions in which the broker was asked for it."""
-
-    __slots__ = (
-        "busy",
-        "changed",
-        "confirmed_in",
-        "name",
-        "requested_in",
-        "sinks",
-        "subscribe",
-        "table",
-        "unsubscribe",
-    )
-
-    def __init__(
-        self,
-        name: str,
-        table: dict[str, Subscription],
-        subscribe: Callable[[str], Awaitable[None]],
-        unsubscribe: Callable[[str], Awaitable[None]],
-        new_waiter: NewWaiter,
-    ) -> None:
-        self.name = name
-        self.table = table
-        self.subscribe = subscribe
-        self.unsubscribe = unsubscribe
-        self.sinks: dict[Sink, _PendingAttach | None] = {}
-        """Each with the `add_sink` calls that wait for its subscription, until the first of them succeeds."""
-        self.confirmed_in: Session | None = None
-        """The session in which the broker has confirmed the subscription."""
-        self.requested_in: Session | None = None
-        """The session in which a subscription was requested."""
-        self.busy = False
-        """A call to the broker about this name is in flight; `changed` notifies of its end."""
-        self.changed = Notifier(new_waiter)
-
-
+@dataclass(slots=True, eq=False)
 class _PendingAttach:
     """The `add_sink` calls that wait for one sink's subscription; the last one to fail removes the sink."""
 
-    __slots__ = ("calls",)
+    calls: int = 0
 
-    def __init__(self) -> None:
-        self.calls = 0
+
+@dataclass(slots=True, eq=False)
+class Subscription:
+    """One group or pattern: its sinks, and the sessions in which the broker was asked for it."""
+
+    name: str
+    table: dict[str, Subscription]
+    subscribe: Callable[[str], Awaitable[None]]
+    unsubscribe: Callable[[str], Awaitable[None]]
+    changed: Notifier
+    """Notifies when `busy` ends."""
+    busy: bool = False
+    """Whether a call to the broker about this name is in flight."""
+    sinks: dict[Sink, _PendingAttach | None] = field(default_factory=dict)
+    """Each with the `add_sink` calls that wait for its subscription, until the first of them succeeds."""
+    requested_in: Session | None = None
+    """The session in which a subscription was requested."""
+    confirmed_in: Session | None = None
+    """The session in which the broker has confirmed the subscription."""
 
 
 class SubscriptionRegistry:
@@ -217,7 +199,7 @@ class SubscriptionRegistry:
         if subscription is None:
             subscribe = self._layer.subscribe_pattern if pattern else self._layer.subscribe
             unsubscribe = self._layer.unsubscribe_pattern if pattern else self._layer.unsubscribe
-            subscription = table[name] = Subscription(name, table, subscribe, unsubscribe, self._new_waiter)
+            subscription = table[name] = Subscription(name, table, subscribe, unsubscribe, Notifier(self._new_waiter))
         return subscription
 
     def _remove(self, subscription: Subscription, sink: Sink) -> None:
@@ -250,18 +232,10 @@ class SubscriptionRegistry:
                 self._was_refused.notify()
 
     async def _subscribe(self, subscription: Subscription, session: Session) -> None:
-        subscription.busy = True
-        subscription.requested_in = session
-        token = subscribing.set(subscription.name)
-        try:
+        with _calling(subscription, session):
+            subscription.requested_in = session
             await subscription.subscribe(subscription.name)
             subscription.confirmed_in = session
-        except ListenerClosed as error:
-            session.fail(error)
-        finally:
-            subscribing.reset(token)
-            subscription.busy = False
-            subscription.changed.notify_all()
 
     async def _unsubscribe_unused(self, subscription: Subscription) -> None:
         while subscription.busy:
@@ -270,21 +244,26 @@ class SubscriptionRegistry:
             return
         session = self._session
         if session is not None and subscription.requested_in is session and session.error is None:
-            await self._unsubscribe(subscription, session)
+            try:
+                with _calling(subscription, session):
+                    subscription.confirmed_in = subscription.requested_in = None
+                    await subscription.unsubscribe(subscription.name)
+            except Exception:
+                logger.exception("Could not unsubscribe from %s", subscription.name)
         if not subscription.sinks and subscription.table.get(subscription.name) is subscription:
             del subscription.table[subscription.name]
 
-    async def _unsubscribe(self, subscription: Subscription, session: Session) -> None:
-        subscription.busy = True
-        subscription.confirmed_in = subscription.requested_in = None
-        token = subscribing.set(subscription.name)
-        try:
-            await subscription.unsubscribe(subscription.name)
-        except ListenerClosed as error:
-            session.fail(error)
-        except Exception:
-            logger.exception("Could not unsubscribe from %s", subscription.name)
-        finally:
-            subscribing.reset(token)
-            subscription.busy = False
-            subscription.changed.notify_all()
+
+@contextmanager
+def _calling(subscription: Subscription, session: Session) -> Iterator[None]:
+    """Call the broker about a subscription; a connection that breaks meanwhile ends the session."""
+    subscription.busy = True
+    token = subscribing.set(subscription.name)
+    try:
+        yield
+    except ListenerClosed as error:
+        session.fail(error)
+    finally:
+        subscribing.reset(token)
+        subscription.busy = False
+        subscription.changed.notify_all()

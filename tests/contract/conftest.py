@@ -26,6 +26,7 @@ NEEDS: dict[str, Callable[[Kind], bool]] = {
     "blocking_broker": lambda kind: kind.blocking,
     "django_broker": lambda kind: kind.django,
     "one_way_broker": lambda kind: kind.one_way,
+    "channel_broker": lambda kind: kind.queues,
 }
 """Which kinds a test runs over, by the fixtures that it asks for, itself or through others."""
 
@@ -38,8 +39,10 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if not needed:
         return
     kinds = [kind for kind in KINDS if all(NEEDS[fixture](kind) for fixture in needed)]
-    if "queue_broker" not in needed:
+    if not needed & {"queue_broker", "channel_broker"}:
         kinds = [kind for kind in kinds if not kind.only_queues]
+    if not needed & {"django_broker", "channel_broker"}:
+        kinds = [kind for kind in kinds if not kind.several]
     once = metafunc.definition.get_closest_marker("encrypted_only") is not None
     axes: dict[str, Callable[[Kind], Iterable[str]]] = {
         "anyio_backend": lambda kind: ("asyncio",) if "django_broker" in needed else kind.backends,
@@ -116,7 +119,7 @@ def brokers() -> Iterator[Brokers]:
 
 @pytest.fixture(autouse=True)
 def quiet_afterwards() -> Iterator[None]:
-    """The process's background loop keeps its links, probes them, and would connect them again during other tests.
+    """The process's background loop keeps its connections, and would connect them again during other tests.
 
     And what queues over MQTT still held when their last node left would be carried by all nodes of later tests.
     """
@@ -163,6 +166,12 @@ def django_broker(broker: Broker) -> Broker:
 
 @pytest.fixture
 def one_way_broker(broker: Broker) -> Broker:
+    return broker
+
+
+@pytest.fixture
+def channel_broker(broker: Broker) -> Broker:
+    """A broker for a `Channel`."""
     return broker
 
 

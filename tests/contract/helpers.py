@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Protocol
 
 import anyio
 import anyio.lowlevel
 
-from django_anyio_channels import BaseChannelLayer, Event, Gap
+from django_anyio_channels import BaseChannelLayer, Channel, Event, Gap, PublishResult
 
 from .kinds import Broker, Kind
 
@@ -18,10 +19,16 @@ TIME_LIMIT = 30.0
 """Seconds after which a test that waits for something has failed."""
 
 
+def new_layer(broker: Broker) -> BaseChannelLayer:
+    """Return one more layer object of a broker, not connected."""
+    [layer] = broker.layers()
+    return layer
+
+
 @asynccontextmanager
 async def connected(broker: Broker, count: int = 1) -> AsyncIterator[list[BaseChannelLayer]]:
-    """So many layers of one broker, each with its own connection. The body has `TIME_LIMIT` seconds."""
-    layers = [broker.layer() for _ in range(count)]
+    """Connect so many layers of one broker, each with its own connection. The body has `TIME_LIMIT` seconds."""
+    layers = [new_layer(broker) for _ in range(count)]
     try:
         with anyio.fail_after(TIME_LIMIT):
             for layer in layers:
@@ -33,8 +40,23 @@ async def connected(broker: Broker, count: int = 1) -> AsyncIterator[list[BaseCh
                 await layer.disconnect()
 
 
+@asynccontextmanager
+async def opened(broker: Broker, count: int = 1) -> AsyncIterator[list[Channel]]:
+    """Open so many Channels over one broker, or over one list of brokers. The body has `TIME_LIMIT` seconds."""
+    with anyio.fail_after(TIME_LIMIT):
+        async with AsyncExitStack() as stack:
+            yield [await stack.enter_async_context(Channel(broker.layers())) for _ in range(count)]
+
+
+async def receivers(layer: BaseChannelLayer, group: str, message: bytes) -> int | None:
+    """Publish, and return how many nodes the broker handed the message to, if it says so."""
+    result = await layer.publish(group, message)
+    assert isinstance(result, PublishResult)
+    return result.receivers
+
+
 async def read(layer: BaseChannelLayer, count: int) -> list[Event[bytes]]:
-    """The next so many events; that a layer had to leave some out, and says so, doesn't count."""
+    """Return the next so many events, without those that say where a layer left some out."""
     events: list[Event[bytes]] = []
     while len(events) < count:
         event = await layer.next_published()
@@ -44,14 +66,22 @@ async def read(layer: BaseChannelLayer, count: int) -> list[Event[bytes]]:
 
 
 async def messages(layer: BaseChannelLayer, count: int) -> list[bytes]:
-    """The messages of the next so many events."""
+    """Return the messages of the next so many events."""
     return [event.message for event in await read(layer, count)]
 
 
-async def take_all(layer: BaseChannelLayer, queue: str, *, until: bytes) -> list[bytes]:
-    """What a queue holds before a last message, which is not returned."""
+class QueueVerbs(Protocol):
+    """A layer, or `Channel.queues`."""
+
+    async def put(self, queue: str, message: bytes, /, *, capacity: int, expiry: float) -> None: ...
+
+    async def take(self, queue: str) -> bytes: ...
+
+
+async def take_all(queues: QueueVerbs, queue: str, *, until: bytes) -> list[bytes]:
+    """Take what a queue holds before a last message, which is not returned."""
     taken = []
-    while (message := await layer.take(queue)) != until:
+    while (message := await queues.take(queue)) != until:
         taken.append(message)
     return taken
 

@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from django_anyio_channels import BaseChannelLayer, InMemoryChannelLayer, RedisStreamsChannelLayer, ShardedChannelLayer
+from django_anyio_channels import BaseChannelLayer, InMemoryChannelLayer, RedisStreamsChannelLayer
 from django_anyio_channels.brokers.memory.broker import InMemoryBroker
 from django_anyio_channels.django.config import read_config
 from tests.support.brokers import mosquitto, postgres, redis
@@ -15,13 +15,13 @@ from tests.support.brokers.server import Server, running
 
 
 class Broker(Protocol):
-    """One running broker of its own for the tests of one kind."""
+    """One running broker, or a list of them, for the tests of one kind."""
 
-    def layer(self) -> BaseChannelLayer:
-        """One more layer object of this broker, not connected. Its probe interval is at most one second."""
+    def layers(self) -> list[BaseChannelLayer]:
+        """Return new layer objects, not connected, one for each broker. Their probe interval is at most one second."""
 
     def config(self) -> dict[str, Any]:
-        """A CONFIG of `AnyioChannelLayer` for this broker; every layer made with it is one more process."""
+        """Return a CONFIG of `AnyioChannelLayer`; every layer made with it is one more process."""
 
 
 class MortalBroker(Broker, Protocol):
@@ -52,6 +52,9 @@ class Kind:
     """The anyio backends that the layer runs on."""
 
     queues: bool = True
+    several: bool = False
+    """A list of brokers: what is tested over it is `Channel` and `AnyioChannelLayer`, not the contract of a layer."""
+
     mortal: bool = True
     """The broker is a process that can be killed: a `MortalBroker`."""
 
@@ -106,52 +109,27 @@ class AcknowledgingLayer(RedisStreamsChannelLayer):
 
 
 @dataclass
-class MemoryBroker:
-    """The in-memory broker, as many nodes as layers."""
+class MemoryBrokers:
+    """In-memory brokers, as many nodes as layers."""
 
-    layer_class: type[InMemoryChannelLayer]
-    broker: InMemoryBroker = field(default_factory=InMemoryBroker)
+    brokers: list[InMemoryBroker]
 
-    def layer(self) -> BaseChannelLayer:
-        return self.layer_class(broker=self.broker)
+    def layers(self) -> list[BaseChannelLayer]:
+        return [InMemoryChannelLayer(broker=broker) for broker in self.brokers]
 
     def config(self) -> dict[str, Any]:
-        return {"layer": self.layer_class, "options": {"broker": self.broker}}
+        [broker] = self.brokers
+        return {"layer": InMemoryChannelLayer, "options": {"broker": broker}}
 
 
 @contextmanager
-def run_memory() -> Iterator[MemoryBroker]:
-    yield MemoryBroker(InMemoryChannelLayer)
-
-
-class SpreadMemoryLayer(ShardedChannelLayer):
-    """A project's own way to make one."""
-
-    def __init__(self, brokers: list[InMemoryBroker]) -> None:
-        super().__init__([InMemoryChannelLayer(broker=broker) for broker in brokers])
-
-
-@dataclass
-class SpreadMemory:
-    """Three in-memory brokers that one layer is spread over."""
-
-    brokers: list[InMemoryBroker] = field(default_factory=lambda: [InMemoryBroker() for _ in range(3)])
-
-    def layer(self) -> BaseChannelLayer:
-        return SpreadMemoryLayer(self.brokers)
-
-    def config(self) -> dict[str, Any]:
-        return {"layer": SpreadMemoryLayer, "options": {"brokers": self.brokers}}
-
-
-@contextmanager
-def run_spread_memory() -> Iterator[SpreadMemory]:
-    yield SpreadMemory()
+def run_memory(count: int = 1) -> Iterator[MemoryBrokers]:
+    yield MemoryBrokers([InMemoryBroker() for _ in range(count)])
 
 
 @dataclass(frozen=True)
 class ServerBroker:
-    """One server, or several that die and rise together, spoken to as a project would: by URL."""
+    """One server, or several that are killed and started together, used as a project would: by URL."""
 
     url: str | list[str]
     servers: tuple[Server, ...]
@@ -159,8 +137,8 @@ class ServerBroker:
     wait_until_ready: Callable[[], None] = lambda: None
     """For servers that have to find each other once they accept connections."""
 
-    def layer(self) -> BaseChannelLayer:
-        return read_config(self.config()).make_layers()[0]
+    def layers(self) -> list[BaseChannelLayer]:
+        return list(read_config(self.config()).make_layers())
 
     def config(self) -> dict[str, Any]:
         return {"url": self.url, "options": self.options}
@@ -186,7 +164,7 @@ class ServerBroker:
 
 
 class AcknowledgingServer(ServerBroker):
-    """Spoken to by a layer of one's own."""
+    """One that `AcknowledgingLayer` uses."""
 
     def config(self) -> dict[str, Any]:
         return {"layer": AcknowledgingLayer, "options": self.options}
@@ -258,11 +236,10 @@ KINDS: list[Kind] = [
         measured=True,
     ),
     Kind(
-        name="spread-memory",
-        run=run_spread_memory,
+        name="three-memories",
+        run=lambda: run_memory(3),
+        several=True,
         mortal=False,
-        pattern=beginning_with,
-        # Each route of a Django layer over several brokers has its own test.
         django=False,
         measured=True,
     ),
@@ -278,7 +255,7 @@ KINDS: list[Kind] = [
     Kind(
         name="two-valkeys",
         run=run_two_valkeys,
-        pattern=beginning_with,
+        several=True,
         one_way=False,
         variant=True,
         measured=True,

@@ -1,10 +1,12 @@
-"""``symmetric_encryption_keys``: rotation, and frames that cannot be read."""
+"""``symmetric_encryption_keys``: rotation, and payloads that cannot be read."""
 
 from __future__ import annotations
 
 import logging
 
 import pytest
+
+from django_anyio_channels import Channel
 
 from .processes import Processes, n, numbers, rest, soon
 
@@ -27,7 +29,7 @@ async def test_keys_can_be_rotated_without_losing_a_message(plain_processes: Pro
 
 
 @pytest.mark.parametrize("keys", [["other key"], None], ids=["another-key", "no-key"])
-async def test_what_cannot_be_decrypted_is_logged_and_the_reader_lives(
+async def test_what_cannot_be_decrypted_is_logged_and_the_reader_goes_on(
     plain_processes: Processes, keys: list[str] | None, caplog: pytest.LogCaptureFixture
 ) -> None:
     layer = plain_processes.new(symmetric_encryption_keys=["my key"])
@@ -45,10 +47,10 @@ async def test_what_cannot_be_decrypted_is_logged_and_the_reader_lives(
     assert layer.statistics()["undecodable"] == 4
     errors = [record.getMessage() for record in caplog.records if record.levelno == logging.ERROR]
     assert len(errors) == 4
-    assert all("Dropped a frame for" in line and "symmetric_encryption_keys" in line for line in errors)
+    assert all("Dropped a message for" in line and "symmetric_encryption_keys" in line for line in errors)
 
 
-async def test_an_encrypted_frame_is_nothing_to_a_reader_without_keys(plain_processes: Processes) -> None:
+async def test_an_encrypted_payload_is_nothing_to_a_reader_without_keys(plain_processes: Processes) -> None:
     layer, stranger = plain_processes.new(), plain_processes.new(symmetric_encryption_keys=["a key"])
     channel = await layer.new_channel()
     await stranger.send(channel, n(-1))
@@ -57,7 +59,7 @@ async def test_an_encrypted_frame_is_nothing_to_a_reader_without_keys(plain_proc
     assert layer.statistics()["undecodable"] == 1
 
 
-async def test_frames_that_no_layer_wrote_end_nothing(processes: Processes) -> None:
+async def test_payloads_that_no_layer_wrote_end_nothing(processes: Processes) -> None:
     """Whoever can publish on the broker can send anything to a node's inbox, its groups and its queues."""
     layer = processes.new()
     channel = await layer.new_channel()
@@ -74,13 +76,11 @@ async def test_frames_that_no_layer_wrote_end_nothing(processes: Processes) -> N
         b"\n\x81\xa2do\xa4what",
         channel.encode() + b"\n\xc1",
     ]
-    driver = layer._settings.make_layers()[0]
-    await driver.connect()
-    for frame in garbage:
-        for topic in (f"{prefix}:i:{node}", f"{prefix}:c:nodes", f"{prefix}:g:g"):
-            await driver.publish(topic, frame)
-        await driver.put(f"{prefix}:q:normal", frame, capacity=100, expiry=60)
-    await driver.disconnect()
+    async with Channel(layer._settings.make_layers()) as stranger:
+        for payload in garbage:
+            for topic in (f"{prefix}:i:{node}", f"{prefix}:c:nodes", f"{prefix}:g:g"):
+                await stranger.publish_payload(topic, payload)
+            await stranger.queues.put(f"{prefix}:q:normal", payload, capacity=100, expiry=60)
     other = processes.new()
     await soon(other.group_add("g", await other.new_channel()))
     await other.group_send("g", n(1))

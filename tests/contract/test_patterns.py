@@ -102,7 +102,7 @@ async def test_unsubscribing_an_unknown_pattern_does_nothing(
         assert await read(layer, 1) == [Event(group, b"still here")]
 
 
-async def test_a_second_life_has_no_patterns(pattern_broker: Broker, kind: Kind, unique: Unique) -> None:
+async def test_a_second_session_has_no_patterns(pattern_broker: Broker, kind: Kind, unique: Unique) -> None:
     async with connected(pattern_broker) as (layer,):
         group = unique("room.")
         await layer.subscribe_pattern(pattern_for(kind, group))

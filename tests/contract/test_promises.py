@@ -11,7 +11,7 @@ import pytest
 
 from django_anyio_channels import BaseChannelLayer, Event, ListenerClosed, PayloadTooLarge
 
-from .helpers import TIME_LIMIT, Unique, accepted, blocked, connected, messages, read
+from .helpers import TIME_LIMIT, Unique, accepted, blocked, connected, messages, new_layer, read, receivers
 from .kinds import Broker, Kind, MortalBroker
 
 pytestmark = pytest.mark.anyio
@@ -50,7 +50,7 @@ def open_files() -> set[str]:
 async def test_1_connect_to_a_dead_broker_names_the_address_and_leaves_nothing_open(
     mortal_broker: MortalBroker,
 ) -> None:
-    layer = mortal_broker.layer()
+    layer = new_layer(mortal_broker)
     mortal_broker.kill()
     before = open_files()
     with anyio.fail_after(TIME_LIMIT), pytest.raises(ListenerClosed) as caught:
@@ -60,7 +60,7 @@ async def test_1_connect_to_a_dead_broker_names_the_address_and_leaves_nothing_o
 
 
 async def test_1_after_a_failed_connect_the_same_layer_can_connect(mortal_broker: MortalBroker, unique: Unique) -> None:
-    layer, group = mortal_broker.layer(), unique("g")
+    layer, group = new_layer(mortal_broker), unique("g")
     mortal_broker.kill()
     with anyio.fail_after(TIME_LIMIT):
         with pytest.raises(ListenerClosed):
@@ -74,7 +74,7 @@ async def test_1_after_a_failed_connect_the_same_layer_can_connect(mortal_broker
 
 
 async def test_1_a_cancelled_connect_leaves_nothing_open(broker: Broker) -> None:
-    layer, before = broker.layer(), open_files()
+    layer, before = new_layer(broker), open_files()
     with anyio.CancelScope() as scope:
         scope.cancel()
         await layer.connect()
@@ -86,7 +86,7 @@ async def test_1_a_cancelled_connect_leaves_nothing_open(broker: Broker) -> None
 
 
 async def test_2_disconnect_before_connect_and_twice(broker: Broker) -> None:
-    layer = broker.layer()
+    layer = new_layer(broker)
     with anyio.fail_after(TIME_LIMIT):
         await layer.disconnect()
         await layer.disconnect()
@@ -144,7 +144,7 @@ async def test_2_after_disconnect_every_verb_raises_listener_closed(broker: Brok
 
 
 async def test_2_before_connect_every_verb_raises_listener_closed(broker: Broker, unique: Unique) -> None:
-    layer, group = broker.layer(), unique("g")
+    layer, group = new_layer(broker), unique("g")
     with anyio.fail_after(TIME_LIMIT):
         with pytest.raises(ListenerClosed):
             await layer.publish(group, b"x")
@@ -158,7 +158,7 @@ async def test_2_disconnect_of_a_half_connected_layer(broker: Broker) -> None:
     """Whatever step of `connect` is under way, `disconnect` ends it, and nothing stays open."""
     before = open_files()
     for steps in range(12):
-        layer = broker.layer()
+        layer = new_layer(broker)
 
         async def connect(layer: BaseChannelLayer = layer) -> None:
             try:
@@ -183,10 +183,10 @@ async def test_2_disconnect_never_raises_for_a_broker_that_is_gone(mortal_broker
         await layer.disconnect()
 
 
-# ---- 3: a fresh life ---------------------------------------------------------------------------------------------
+# ---- 3: a new session --------------------------------------------------------------------------------------------
 
 
-async def test_3_a_second_life_has_no_subscriptions(kind: Kind, broker: Broker, unique: Unique) -> None:
+async def test_3_a_second_session_has_no_subscriptions(kind: Kind, broker: Broker, unique: Unique) -> None:
     async with connected(broker, 2) as (layer, other):
         await layer.subscribe(old := unique("old"))
         await layer.disconnect()
@@ -204,7 +204,7 @@ async def test_3_a_second_life_has_no_subscriptions(kind: Kind, broker: Broker, 
         }
 
 
-async def test_3_a_second_life_begins_without_the_unread_events_of_the_first(broker: Broker, unique: Unique) -> None:
+async def test_3_a_second_session_begins_without_the_unread_events_of_the_first(broker: Broker, unique: Unique) -> None:
     async with connected(broker) as (layer,):
         await layer.subscribe(old := unique("old"))
         await layer.publish(old, b"read")
@@ -217,7 +217,7 @@ async def test_3_a_second_life_begins_without_the_unread_events_of_the_first(bro
         assert await read(layer, 1) == [Event(new, b"first")]
 
 
-async def test_3_twenty_lives_of_one_layer(broker: Broker, unique: Unique) -> None:
+async def test_3_twenty_sessions_of_one_layer(broker: Broker, unique: Unique) -> None:
     async with connected(broker) as (layer,):
         group = unique("g")
         for number in range(20):
@@ -251,14 +251,13 @@ async def test_4_every_subscriber_gets_each_message(broker: Broker, unique: Uniq
         group = unique("g")
         for layer in layers:
             await layer.subscribe(group)
-        reached = await layers[0].publish(group, b"to all")
-        assert reached in (None, 3)
+        assert await receivers(layers[0], group, b"to all") in (None, 3)
         assert [await messages(layer, 1) for layer in layers] == [[b"to all"]] * 3
 
 
 async def test_4_what_nobody_subscribes_to_is_accepted(broker: Broker, unique: Unique) -> None:
     async with connected(broker) as (layer,):
-        assert await layer.publish(unique("g"), b"for nobody") in (None, 0)
+        assert await receivers(layer, unique("g"), b"for nobody") in (None, 0)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -345,7 +344,7 @@ async def test_5_one_layers_unsubscribe_is_not_anothers(broker: Broker, unique: 
         await one.subscribe(group)
         await two.subscribe(group)
         await one.unsubscribe(group)
-        assert await one.publish(group, b"for two") in (None, 1)
+        assert await receivers(one, group, b"for two") in (None, 1)
         assert await messages(two, 1) == [b"for two"]
 
 
@@ -540,7 +539,7 @@ async def test_8_cancelling_in_the_moment_of_arrival_loses_nothing(broker: Broke
 # ---- 9: ListenerClosed and nothing else --------------------------------------------------------------------------
 
 
-async def test_9_the_death_of_the_broker_ends_every_call_with_listener_closed(
+async def test_9_a_killed_broker_ends_every_call_with_listener_closed(
     mortal_broker: MortalBroker, unique: Unique
 ) -> None:
     async with connected(mortal_broker) as (layer,):
@@ -580,7 +579,7 @@ async def test_9_the_death_of_the_broker_ends_every_call_with_listener_closed(
                 await verb
 
 
-async def test_9_after_the_death_of_the_broker_the_same_layer_gets_a_new_life(
+async def test_9_after_the_broker_was_killed_the_same_layer_gets_a_new_session(
     mortal_broker: MortalBroker, unique: Unique
 ) -> None:
     async with connected(mortal_broker) as (layer,):
@@ -654,10 +653,10 @@ async def test_10_a_thousand_groups(broker: Broker, unique: Unique) -> None:
         assert all(event.message == event.group.encode() for event in received)
 
 
-# ---- 11: a silent link -------------------------------------------------------------------------------------------
+# ---- 11: a silent connection -------------------------------------------------------------------------------------
 
 
-async def test_11_a_silent_link_ends_the_life(mortal_broker: MortalBroker, unique: Unique) -> None:
+async def test_11_a_silent_connection_ends_the_session(mortal_broker: MortalBroker, unique: Unique) -> None:
     async with connected(mortal_broker) as (layer,):
         await layer.subscribe(unique("g"))
         mortal_broker.freeze()
@@ -666,7 +665,7 @@ async def test_11_a_silent_link_ends_the_life(mortal_broker: MortalBroker, uniqu
         assert layer.address in str(caught.value)
 
 
-async def test_11_an_idle_link_that_answers_lives_on(broker: Broker, unique: Unique) -> None:
+async def test_11_an_idle_connection_that_answers_is_kept(broker: Broker, unique: Unique) -> None:
     """Longer than two probe intervals without a message end nothing."""
     async with connected(broker, 2) as (layer, writer):
         await layer.subscribe(group := unique("g"))

@@ -10,8 +10,8 @@ import pytest
 
 from django_anyio_channels import BaseChannelLayer, ListenerClosed, NotSupported, QueueFull
 
-from .helpers import TIME_LIMIT, Unique, accepted, blocked, connected, messages, take_all
-from .kinds import Broker, Kind, MortalBroker
+from .helpers import TIME_LIMIT, Unique, blocked, connected, messages, new_layer, take_all
+from .kinds import Broker, MortalBroker
 from .test_promises import MEGABYTE, NAMES
 
 pytestmark = pytest.mark.anyio
@@ -340,7 +340,7 @@ async def test_many_cancelled_readers_of_many_queues_disturb_nobody(queue_broker
         assert [await reader.take(queue) for _ in range(2)] == [b"1", b"2"]
 
 
-# ---- the life of a layer -----------------------------------------------------------------------------------------
+# ---- from connect to disconnect ----------------------------------------------------------------------------------
 
 
 async def test_disconnect_ends_a_pending_take(queue_broker: Broker, unique: Unique) -> None:
@@ -410,7 +410,7 @@ async def test_messages_outlive_the_layer_that_put_them(queue_broker: Broker, un
         assert await layer.take(queue) == b"kept"
 
 
-async def test_the_death_of_the_broker_ends_a_pending_take(mortal_queue_broker: MortalBroker, unique: Unique) -> None:
+async def test_a_killed_broker_ends_a_pending_take(mortal_queue_broker: MortalBroker, unique: Unique) -> None:
     async with connected(mortal_queue_broker) as (layer,):
 
         async def take() -> None:
@@ -422,158 +422,6 @@ async def test_the_death_of_the_broker_ends_a_pending_take(mortal_queue_broker: 
             tasks.start_soon(take)
             await blocked()
             await anyio.to_thread.run_sync(mortal_queue_broker.kill)
-
-
-# ---- bindings ----------------------------------------------------------------------------------------------------
-
-
-async def test_what_is_published_to_a_bound_group_is_put_into_the_queue(queue_broker: Broker, unique: Unique) -> None:
-    async with connected(queue_broker, 3) as layers:
-        group, queue = unique("g"), unique("q")
-        await bind(layers[0], group, queue)
-        for number, layer in enumerate(layers):
-            await layer.publish(group, b"%d" % number)
-        assert sorted([await layers[2].take(queue) for _ in range(3)]) == [b"0", b"1", b"2"]
-
-
-async def test_a_bound_queue_gets_each_message_once(queue_broker: Broker, unique: Unique) -> None:
-    """However many layers there are, bind it, and subscribe to the group."""
-    async with connected(queue_broker, 3) as layers:
-        group, queue = unique("g"), unique("q")
-        for layer in layers:
-            await layer.subscribe(group)
-            await bind(layer, group, queue)
-            await bind(layer, group, queue)
-        sent = [b"%d" % number for number in range(20)]
-        for message in sent:
-            await layers[0].publish(group, message)
-        for layer in layers:
-            assert await messages(layer, 20) == sent
-        await put(layers[0], queue, b"end")
-        assert await take_all(layers[1], queue, until=b"end") == sent
-
-
-async def test_a_group_feeds_several_queues_and_a_queue_listens_to_several_groups(
-    queue_broker: Broker, unique: Unique
-) -> None:
-    async with connected(queue_broker) as (layer,):
-        groups, queues = [unique("g") for _ in range(2)], [unique("q") for _ in range(2)]
-        for group in groups:
-            for queue in queues:
-                await bind(layer, group, queue)
-            await layer.publish(group, group.encode())
-        for queue in queues:
-            await put(layer, queue, b"end")
-            assert await take_all(layer, queue, until=b"end") == [group.encode() for group in groups]
-
-
-async def test_a_waiting_reader_is_woken_by_a_bound_group(queue_broker: Broker, unique: Unique) -> None:
-    async with connected(queue_broker, 2) as (reader, writer):
-        group, queue = unique("g"), unique("q")
-        await bind(writer, group, queue)
-        taken: list[bytes] = []
-
-        async def take() -> None:
-            taken.append(await reader.take(queue))
-
-        async with anyio.create_task_group() as tasks:
-            tasks.start_soon(take)
-            await blocked()
-            await writer.publish(group, b"woken")
-        assert taken == [b"woken"]
-
-
-async def test_unbind_ends_a_binding(kind: Kind, queue_broker: Broker, unique: Unique) -> None:
-    async with connected(queue_broker, 2) as (layer, other):
-        group, queue, kept = unique("g"), unique("q"), unique("kept")
-        await bind(layer, group, queue)
-        await bind(layer, group, kept)
-        await layer.publish(group, b"1")
-        await accepted(kind, layer)
-        await other.unbind(group, queue)
-        await layer.publish(group, b"2")
-        await put(layer, queue, b"end")
-        await put(layer, kept, b"end")
-        assert await take_all(layer, queue, until=b"end") == [b"1"]
-        assert await take_all(layer, kept, until=b"end") == [b"1", b"2"]
-        await layer.unbind(group, queue)
-
-
-async def test_unbinding_what_is_not_bound_is_no_error(queue_broker: Broker, unique: Unique) -> None:
-    async with connected(queue_broker) as (layer,):
-        await layer.unbind(unique("never"), unique("never"))
-        await bind(layer, group := unique("g"), queue := unique("q"))
-        await layer.unbind(group, unique("never"))
-        await layer.unbind(unique("never"), queue)
-        await layer.publish(group, b"still bound")
-        assert await layer.take(queue) == b"still bound"
-
-
-async def test_a_full_bound_queue_drops_and_costs_the_publisher_nothing(queue_broker: Broker, unique: Unique) -> None:
-    async with connected(queue_broker, 2) as (layer, publisher):
-        group, full, roomy = unique("g"), unique("q"), unique("q")
-        await bind(layer, group, full, capacity=2)
-        await bind(layer, group, roomy)
-        await layer.subscribe(group)
-        sent = [b"%d" % number for number in range(5)]
-        for message in sent:
-            await publisher.publish(group, message)
-        assert await messages(layer, 5) == sent
-        await put(layer, full, b"end")
-        await put(layer, roomy, b"end")
-        assert await take_all(layer, full, until=b"end") == [b"0", b"1"]
-        assert await take_all(layer, roomy, until=b"end") == sent
-
-
-async def test_what_came_through_a_binding_expires(queue_broker: Broker, unique: Unique) -> None:
-    async with connected(queue_broker) as (layer,):
-        group, queue = unique("g"), unique("q")
-        await layer.bind(group, queue, capacity=10, expiry=SHORT, lifetime=FOR_LONG)
-        await layer.publish(group, b"gone")
-        await anyio.sleep(1.5 * SHORT)
-        await put(layer, queue, b"end")
-        assert await take_all(layer, queue, until=b"end") == []
-
-
-async def test_a_binding_ends_after_its_lifetime(queue_broker: Broker, unique: Unique) -> None:
-    async with connected(queue_broker) as (layer,):
-        group, queue = unique("g"), unique("q")
-        await layer.bind(group, queue, capacity=10, expiry=FOR_LONG, lifetime=SHORT)
-        await layer.publish(group, b"in time")
-        await anyio.sleep(1.5 * SHORT)
-        await layer.publish(group, b"too late")
-        await put(layer, queue, b"end")
-        assert await take_all(layer, queue, until=b"end") == [b"in time"]
-
-
-async def test_binding_again_begins_a_new_lifetime_with_new_terms(queue_broker: Broker, unique: Unique) -> None:
-    async with connected(queue_broker) as (layer,):
-        group, queue = unique("g"), unique("q")
-        await layer.bind(group, queue, capacity=1, expiry=FOR_LONG, lifetime=SHORT)
-        await layer.bind(group, queue, capacity=2, expiry=FOR_LONG, lifetime=FOR_LONG)
-        await anyio.sleep(1.5 * SHORT)
-        for message in (b"1", b"2", b"3"):
-            await layer.publish(group, message)
-        await put(layer, queue, b"end")
-        assert await take_all(layer, queue, until=b"end") == [b"1", b"2"]
-
-
-async def test_a_binding_outlives_the_layer_that_made_it(queue_broker: Broker, unique: Unique) -> None:
-    async with connected(queue_broker, 2) as (layer, other):
-        group, queue = unique("g"), unique("q")
-        await bind(layer, group, queue)
-        await layer.disconnect()
-        await other.publish(group, b"still bound")
-        assert await other.take(queue) == b"still bound"
-
-
-async def test_big_messages_pass_a_binding_whole(queue_broker: Broker, unique: Unique) -> None:
-    async with connected(queue_broker) as (layer,):
-        group, queue = unique("g"), unique("q")
-        await bind(layer, group, queue)
-        message = random.Random(0).randbytes(MEGABYTE)
-        await layer.publish(group, message)
-        assert await layer.take(queue) == message
 
 
 # ---- purge -------------------------------------------------------------------------------------------------------
@@ -590,19 +438,6 @@ async def test_purge_empties_the_queues_that_begin_so(queue_broker: Broker, uniq
         for queue in (prefix, prefix + ".a", prefix + ".b"):
             assert await take_all(layer, queue, until=b"end") == []
         assert await take_all(layer, spared, until=b"end") == [b"old", b"old"]
-
-
-async def test_purge_ends_the_bindings_that_begin_so(queue_broker: Broker, unique: Unique) -> None:
-    async with connected(queue_broker, 2) as (layer, other):
-        prefix, spared = unique("p:"), unique("s:")
-        await bind(layer, prefix + ".g", prefix + ".q")
-        await bind(layer, spared + ".g", spared + ".q")
-        await other.purge(prefix)
-        for name in (prefix, spared):
-            await layer.publish(name + ".g", b"published")
-            await put(layer, name + ".q", b"end")
-        assert await take_all(layer, prefix + ".q", until=b"end") == []
-        assert await take_all(layer, spared + ".q", until=b"end") == [b"published"]
 
 
 async def test_purge_takes_its_prefix_literally(queue_broker: Broker, unique: Unique) -> None:
@@ -652,7 +487,7 @@ async def test_a_purged_queue_has_its_whole_capacity(queue_broker: Broker, uniqu
 
 
 async def test_a_broker_without_queues_says_what_to_use(queueless_broker: Broker, unique: Unique) -> None:
-    layer, group, queue = queueless_broker.layer(), unique("g"), unique("q")
+    layer, group, queue = new_layer(queueless_broker), unique("g"), unique("q")
     calls = [
         put(layer, queue, b"x"),
         layer.take(queue),

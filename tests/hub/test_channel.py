@@ -298,7 +298,7 @@ async def test_a_foreign_frame_is_logged_counted_and_skipped(caplog: pytest.LogC
             assert await received(subscriber, 1) == ["after"]
             assert channel.stats.undecodable == 2
     assert [record.levelno for record in caplog.records] == [logging.ERROR] * 2
-    assert all("Dropped a frame for g" in record.getMessage() for record in caplog.records)
+    assert all("Dropped a message for g" in record.getMessage() for record in caplog.records)
 
 
 # ---- supervision -------------------------------------------------------------------------------------------------
@@ -327,7 +327,7 @@ async def test_every_subscription_is_restored_in_a_new_life() -> None:
                 pass
             await until(lambda: "gone" not in layer.names)
             layer.play(CLOSED)
-            await until(lambda: layer.lives == 2)
+            await until(lambda: layer.sessions == 2)
             await channel.connected()
             assert layer.names == {"a", "b", "p.*"}
             for group in ("a", "b", "p.1"):
@@ -343,7 +343,7 @@ async def test_the_reader_runs_before_the_subscriptions_are_restored() -> None:
     layer.reads_before_subscribe = True
     async with hub(layer) as channel, channel.subscribe("g") as subscriber:
         layer.play(CLOSED)
-        await until(lambda: layer.lives == 2)
+        await until(lambda: layer.sessions == 2)
         await channel.publish("g", "after")
         assert await received(subscriber, 1) == ["after"]
 
@@ -354,7 +354,7 @@ async def test_what_is_sent_when_the_link_is_back_finds_the_subscriptions() -> N
     async with hub(layer) as channel, channel.subscribe("g") as subscriber:
         for number in range(5):
             layer.play(CLOSED)
-            await until(lambda: layer.lives == number + 2)
+            await until(lambda: layer.sessions == number + 2)
             await channel.publish("g", number)
             assert await received(subscriber, 1) == [number]
 
@@ -378,7 +378,7 @@ async def test_publish_during_a_long_outage_raises_and_has_sent_nothing() -> Non
     layer = ScriptedLayer()
     layer.hold("connect")
     async with hub(layer, publish_timeout=0.05) as channel:
-        with pytest.raises(ListenerClosed, match=r"No link to scripted://fake for 0\.05 s") as caught:
+        with pytest.raises(ListenerClosed, match=r"No connection to scripted://fake for 0\.05 s") as caught:
             await channel.publish("g", 1)
         assert not isinstance(caught.value, DeliveryUnknown)
         assert "Check that the broker runs" in str(caught.value)
@@ -441,7 +441,7 @@ async def test_an_error_of_publish_that_is_not_the_links_goes_to_the_sender() ->
         with pytest.raises(PayloadTooLarge, match="the broker takes 5 bytes"):
             await channel.publish("g", 1)
         await channel.publish("g", 2)
-        assert layer.lives == 1
+        assert layer.sessions == 1
 
 
 @pytest.mark.parametrize("verb", ["publish", "put", "take", "bind", "unbind", "purge", "subscribe", "unsubscribe"])
@@ -473,7 +473,7 @@ async def test_whoever_meets_the_dead_connection_first_ends_that_life(verb: str)
                 silence.over.set()
                 await channel.publish("another", 1)
                 assert await received(another, 1) == [1]
-        await until(lambda: layer.lives == 2)
+        await until(lambda: layer.sessions == 2)
         await channel.connected()
         silence.over.set()
         await channel.publish("g", "after")
@@ -488,7 +488,7 @@ async def test_whoever_tries_again_at_once_lets_the_next_life_begin(verb: str) -
         await channel.connected()
         layer.fail(verb, ListenerClosed("dead"))
         outcomes = 0
-        while layer.lives == 1:
+        while layer.sessions == 1:
             outcomes += 1
             assert outcomes < 1000
             if verb == "publish":
@@ -568,7 +568,7 @@ async def test_subscribing_during_a_long_outage_raises_and_leaves_nothing() -> N
     layer = ScriptedLayer()
     release = layer.hold("connect")
     async with hub(layer, publish_timeout=1.0) as channel:
-        with pytest.raises(ListenerClosed, match="No link to scripted://fake"):
+        with pytest.raises(ListenerClosed, match="No connection to scripted://fake"):
             async with channel.subscribe("a", "b"):
                 pass
         await until(lambda: channel.subscriptions == 0)
@@ -590,7 +590,7 @@ async def test_a_refused_subscription_raises_and_leaves_nothing() -> None:
             await channel.publish("b", 1)
             assert await received(subscriber, 1) == [1]
         await check_usable(channel, layer)
-        assert layer.lives == 1
+        assert layer.sessions == 1
 
 
 async def test_a_pattern_where_there_are_none_raises_and_leaves_nothing() -> None:
@@ -624,10 +624,10 @@ async def test_a_group_that_cannot_be_restored_is_tried_again_and_the_others_liv
             for name, subscriber in (("a", first), ("b", second)):
                 await channel.publish(name, name)
                 assert await received(subscriber, 1) == [name]
-    assert layer.lives == 2
+    assert layer.sessions == 2
     assert sorted(name for name, _ in missed) == ["a", "b"]
     assert all(seconds >= 0 for _, seconds in missed)
-    told = [record for record in caplog.records if "Could not subscribe to" in record.getMessage()]
+    told = [record for record in caplog.records if "Could not restore the subscription to" in record.getMessage()]
     assert [bool(record.exc_info) for record in told] == [False, True, False]
     assert "not now" in told[0].getMessage()
     assert caplog.text.count("what was published meanwhile is lost") == 3, "once for the link, once for each group"
@@ -638,7 +638,7 @@ async def test_what_was_refused_is_restored_like_all_else_in_the_next_life() -> 
     async with hub(layer) as channel, channel.subscribe("a") as subscriber:
         layer.fail("subscribe", SubscriptionRefused("not now"), ListenerClosed("gone"))
         layer.play(CLOSED)
-        await until(lambda: layer.lives == 3)
+        await until(lambda: layer.sessions == 3)
         await channel.connected()
         await channel.publish("a", 1)
         assert await received(subscriber, 1) == [1]
@@ -661,7 +661,7 @@ async def test_a_life_lost_while_restoring_is_followed_by_another() -> None:
     async with hub(layer) as channel, channel.subscribe("a", "b", "c") as subscriber:
         layer.fail("subscribe", ListenerClosed("again"), ListenerClosed("and again"))
         layer.play(CLOSED)
-        await until(lambda: layer.lives >= 3)
+        await until(lambda: layer.sessions >= 3)
         await channel.connected()
         assert layer.names == {"a", "b", "c"}
         await channel.publish("b", "after")
@@ -673,7 +673,7 @@ async def test_an_unexpected_exception_is_logged_with_its_trace(caplog: pytest.L
     async with hub(layer) as channel:
         await channel.connected()
         layer.play(ZeroDivisionError("oh"))
-        await until(lambda: layer.lives == 2)
+        await until(lambda: layer.sessions == 2)
         await check_usable(channel, layer)
     errors = [record for record in caplog.records if record.levelno == logging.ERROR]
     assert [record.exc_info is not None for record in errors] == [True]
@@ -689,7 +689,7 @@ async def test_a_disconnect_that_fails_is_logged_and_followed_by_a_new_life(
         await channel.connected()
         layer.fail("disconnect", error)
         layer.play(CLOSED)
-        await until(lambda: layer.lives == 2)
+        await until(lambda: layer.sessions == 2)
         await check_usable(channel, layer)
     assert any("while disconnecting from scripted://fake" in record.getMessage() for record in caplog.records)
 
@@ -697,16 +697,16 @@ async def test_a_disconnect_that_fails_is_logged_and_followed_by_a_new_life(
 async def test_a_disconnect_that_hangs_is_given_up(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("django_anyio_channels.hub.supervisor._DISCONNECT_SECONDS", 0.02)
+    monkeypatch.setattr("django_anyio_channels.hub.session._DISCONNECT_SECONDS", 0.02)
     layer = ScriptedLayer()
     async with hub(layer) as channel:
         await channel.connected()
         release = layer.hold("disconnect")
         layer.play(CLOSED)
-        await until(lambda: layer.lives == 2)
+        await until(lambda: layer.sessions == 2)
         release()
         await check_usable(channel, layer)
-    assert any("did not let itself be disconnected" in record.getMessage() for record in caplog.records)
+    assert any("Disconnecting from scripted://fake took more than" in record.getMessage() for record in caplog.records)
 
 
 # ---- gaps and backoff --------------------------------------------------------------------------------------------
@@ -726,11 +726,11 @@ async def test_a_gap_is_reported_when_the_link_is_back(caplog: pytest.LogCapture
             assert (gaps, channel.outages) == ([], 0), "the first connection ends no gap"
             layer.fail("connect", ListenerClosed("refused"), ListenerClosed("refused"))
             layer.play(CLOSED)
-            await until(lambda: layer.lives == 2)
+            await until(lambda: layer.sessions == 2)
             await channel.connected()
             assert (len(gaps), channel.outages) == (1, 1)
             layer.play(CLOSED)
-            await until(lambda: layer.lives == 3)
+            await until(lambda: layer.sessions == 3)
             await channel.connected()
             assert (len(gaps), channel.outages) == (2, 2)
     assert all(seconds > 0 for seconds in gaps)
@@ -749,7 +749,7 @@ async def test_a_gap_report_that_fails_does_not_kill_the_hub(caplog: pytest.LogC
         async with open_channel(layer, on_gap=on_gap) as channel:
             await channel.connected()
             layer.play(CLOSED)
-            await until(lambda: layer.lives == 2)
+            await until(lambda: layer.sessions == 2)
             await check_usable(channel, layer)
     assert any(record.exc_info is not None for record in caplog.records)
 
@@ -769,7 +769,7 @@ async def test_a_layer_that_catches_up_late_has_missed_nothing() -> None:
             async with channel.subscribe("g") as subscriber:
                 layer.fail("subscribe", SubscriptionRefused("not now"))
                 layer.play(CLOSED)
-                await until(lambda: layer.lives == 2 and "g" in layer.names)
+                await until(lambda: layer.sessions == 2 and "g" in layer.names)
                 await channel.publish("g", 1)
                 assert await received(subscriber, 1) == [1]
     assert missed == []
@@ -782,7 +782,7 @@ async def test_a_layer_that_catches_up_has_no_gap_reported(caplog: pytest.LogCap
         async with open_channel(layer, on_gap=gaps.append) as channel:
             await channel.connected()
             layer.play(CLOSED)
-            await until(lambda: layer.lives == 2)
+            await until(lambda: layer.sessions == 2)
             await check_usable(channel, layer)
     assert gaps == []
     assert "is back after" in caplog.text
@@ -862,7 +862,7 @@ async def test_failures_in_a_row_are_counted_for_the_backoff() -> None:
         async with Channel(layer, backoff=Recording(longest=100.0)) as channel:
             await channel.connected()
             layer.play(CLOSED)
-            await until(lambda: layer.lives == 2)
+            await until(lambda: layer.sessions == 2)
     assert asked == [1, 2, 3, 4, 5], "a link that held for a moment only is no success"
 
 
@@ -881,7 +881,7 @@ async def test_a_link_that_held_begins_the_backoff_anew() -> None:
             await channel.connected()
             await anyio.sleep(0.05)
             layer.play(CLOSED)
-            await until(lambda: layer.lives == 2)
+            await until(lambda: layer.sessions == 2)
     assert asked[2:] == [0]
 
 
@@ -1013,7 +1013,7 @@ async def test_a_conversation_cancelled_anywhere_leaves_the_channel_usable(every
                 assert await received(subscriber, 1) == [3]
 
         assert await everywhere(scenario, lambda: check_usable(channel, layer)) > 15
-        assert layer.lives == 1, "a cancelled call is no reason to connect again"
+        assert layer.sessions == 1, "a cancelled call is no reason to connect again"
 
 
 @EVERYWHERE
@@ -1049,8 +1049,8 @@ async def test_a_wait_for_the_link_cancelled_anywhere_leaves_the_channel_usable(
 
         async def scenario() -> None:
             layer.play(ListenerClosed("broke"))
-            lives = layer.lives
-            while layer.lives == lives:
+            lives = layer.sessions
+            while layer.sessions == lives:
                 await checkpoint()
             async with channel.subscribe("a") as subscriber:
                 await channel.publish("a", 1)

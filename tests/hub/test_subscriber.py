@@ -141,7 +141,7 @@ async def test_a_foreign_frame_is_skipped_counted_and_logged(caplog: pytest.LogC
     assert stats.undecodable == 1
     (record,) = caplog.records
     assert (record.levelno, record.name) == (logging.ERROR, "django_anyio_channels")
-    assert "Dropped a frame for room" in record.getMessage()
+    assert "Dropped a message for room" in record.getMessage()
 
 
 # ---- cancelling --------------------------------------------------------------------------------------------------
@@ -296,7 +296,7 @@ def test_a_bounded_log_says_how_much_it_held_back(
     assert [(record.levelno, record.getMessage()) for record in caplog.records] == [
         (logging.WARNING, "line 0"),
         (logging.WARNING, "line 1"),
-        (logging.ERROR, "line 6 (4 similar lines held back)"),
+        (logging.ERROR, "line 6 (4 similar lines suppressed)"),
         (logging.ERROR, "line 7"),
     ]
 

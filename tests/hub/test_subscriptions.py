@@ -1,4 +1,4 @@
-"""The table of subscriptions, where no open Channel can bring the moment about for sure."""
+"""The registry of subscriptions, in moments that an open Channel cannot be brought to for sure."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from django_anyio_channels import SubscriptionRefused
 from django_anyio_channels.core.notifier import waiter_type
 from django_anyio_channels.core.serializers import MessagePackSerializer
 from django_anyio_channels.core.stats import DeliveryStats
+from django_anyio_channels.hub.session import Session
 from django_anyio_channels.hub.subscriber import Subscriber
 from django_anyio_channels.hub.subscriptions import SubscriptionRegistry
-from django_anyio_channels.hub.supervisor import Session
-from tests.support.scripted import ScriptedLayer, until
+from tests.support.scripted import TIME_LIMIT, ScriptedLayer, until
 
 pytestmark = pytest.mark.anyio
 
@@ -28,38 +28,52 @@ def make_subscriber() -> Subscriber:
     )
 
 
-async def test_what_was_left_since_the_link_broke_is_not_subscribed_to_again() -> None:
+class Sessions:
+    """A registry and the sessions that it is restored in."""
+
+    def __init__(self, layer: ScriptedLayer) -> None:
+        self.layer = layer
+        self.current = self._new()
+        self.registry = SubscriptionRegistry(layer, self._wait_connected, waiter_type(), _ignore, _ignore)
+
+    async def begin(self) -> None:
+        """Begin a session with the names that are wanted."""
+        await self.layer.connect()
+        self.current = self._new()
+        await self.registry.restore(self.current)
+
+    def _new(self) -> Session:
+        return Session(self.layer, TIME_LIMIT, lambda session: None)
+
+    async def _wait_connected(self) -> Session:
+        return self.current
+
+
+async def test_a_group_that_was_left_during_an_outage_is_not_restored() -> None:
     layer = ScriptedLayer()
-    lives = [Session(lambda session: None) for _ in range(2)]
-    topics = SubscriptionRegistry(layer, lambda: _is(lives[0]), waiter_type(), _ignore, _ignore)
-    subscriber = make_subscriber()
-    await layer.connect()
-    await topics.restore(lives[0])
+    sessions, subscriber = Sessions(layer), make_subscriber()
+    await sessions.begin()
     for name in ("left", "kept"):
-        await topics.add_sink(name, subscriber)
+        await sessions.registry.add_sink(name, subscriber)
     await layer.disconnect()
-    topics.remove_sink("left", subscriber)
-    await layer.connect()
-    await topics.restore(lives[1])
+    sessions.registry.remove_sink("left", subscriber)
+    await sessions.begin()
     assert layer.names == {"kept"}
 
 
-async def test_what_was_refused_and_is_no_longer_wanted_is_not_tried_again() -> None:
+async def test_a_refused_subscription_that_is_no_longer_wanted_is_not_retried() -> None:
     layer = ScriptedLayer()
-    session = Session(lambda session: None)
-    topics = SubscriptionRegistry(layer, lambda: _is(session), waiter_type(), _ignore, _ignore)
-    subscriber = make_subscriber()
-    await layer.connect()
+    sessions, subscriber = Sessions(layer), make_subscriber()
+    await sessions.begin()
     for name in ("left", "kept"):
-        await topics.add_sink(name, subscriber)
+        await sessions.registry.add_sink(name, subscriber)
+    await layer.disconnect()
     layer.fail("subscribe", *[SubscriptionRefused("not now")] * 2)
-    layer.names.clear()
-    session = Session(lambda session: None)
-    await topics.restore(session)
-    topics.remove_sink("left", subscriber)
-    session.catches_up = True
+    await sessions.begin()
+    sessions.registry.remove_sink("left", subscriber)
+    sessions.current.catches_up = True
     async with anyio.create_task_group() as tasks:
-        tasks.start_soon(topics.retry_refused, 0)
+        tasks.start_soon(sessions.registry.retry_refused, 0)
         await until(lambda: layer.names)
         tasks.cancel_scope.cancel()
     assert layer.names == {"kept"}
@@ -68,7 +82,3 @@ async def test_what_was_refused_and_is_no_longer_wanted_is_not_tried_again() -> 
 
 def _ignore(group: str, seconds: float | None) -> None:
     """Nothing is missed here."""
-
-
-async def _is(session: Session) -> Session:
-    return session

@@ -31,8 +31,8 @@ class ScriptedLayer(BaseChannelLayer):
     """A broker of its own for one node: what is published to a subscribed name comes back as an event.
 
     Besides, `next_published` plays the script (an event is returned, an exception raised, a `Silence` waited for),
-    `fail` has the next calls of one verb raise, and `hold` has them wait. After a `ListenerClosed` the life is over
-    as the contract says: every verb raises it until `connect`.
+    `fail` has the next calls of one verb raise, and `hold` has them wait. After a `ListenerClosed` the session is
+    over as the contract says: every verb raises it until `connect`.
     """
 
     def __init__(self, *script: Step, pauses: int = 0) -> None:
@@ -40,11 +40,11 @@ class ScriptedLayer(BaseChannelLayer):
         self.calls: list[tuple[str, ...]] = []
         """Every call: the verb and the name it was called with."""
         self.names: set[str] = set()
-        """What is subscribed in this life, groups and patterns."""
+        """The groups and patterns that are subscribed in this session."""
         self.published: list[tuple[str, bytes]] = []
-        """What was accepted, over all lives."""
+        """The messages that were accepted, over all sessions."""
         self.open = False
-        self.lives = 0
+        self.sessions = 0
         self.readers = 0
         """How many tasks are in `next_published`."""
         self.reads_before_subscribe = False
@@ -67,20 +67,20 @@ class ScriptedLayer(BaseChannelLayer):
         self._failures.setdefault(verb, deque()).extend(errors)
 
     def hold(self, verb: str) -> Callable[[], None]:
-        """Have calls of ``verb`` wait until the returned function is called, or the life ends."""
+        """Have calls of ``verb`` wait until the returned function is called, or the session ends."""
         held = self._held[verb] = anyio.Event()
 
         def release() -> None:
             self._held.pop(verb, None)
             held.set()
-            self._ring()
+            self._notify_all()
 
         return release
 
     def play(self, *steps: Step) -> None:
         """Append to the script."""
         self.script.extend(steps)
-        self._ring()
+        self._notify_all()
 
     def count(self, verb: str) -> int:
         """How often ``verb`` was called."""
@@ -89,10 +89,10 @@ class ScriptedLayer(BaseChannelLayer):
     # ---- the verbs ----------------------------------------------------------------------------------------------
 
     async def connect(self) -> None:
-        assert not self.open, "connect() in the middle of a life"
+        assert not self.open, "connect() in the middle of a session"
         await self._enter("connect")
         self.open = True
-        self.lives += 1
+        self.sessions += 1
 
     async def disconnect(self) -> None:
         self._end()
@@ -123,13 +123,13 @@ class ScriptedLayer(BaseChannelLayer):
             name for name in sorted(self.names) if name == group or (name[-1] == "*" and group.startswith(name[:-1]))
         ]
         self._events.extend(Event(group, message, None if name == group else name) for name in found)
-        self._ring()
+        self._notify_all()
         return len(found)
 
     async def next_published(self) -> Event[bytes]:
         assert not self.readers, "next_published() has one reader"
         self.readers += 1
-        self._ring()
+        self._notify_all()
         try:
             await self._enter("next_published")
             while True:
@@ -153,7 +153,7 @@ class ScriptedLayer(BaseChannelLayer):
     async def put(self, queue: str, message: bytes, *, capacity: int, expiry: float) -> None:
         await self._enter("put", queue)
         self._queues.setdefault(queue, deque()).append(message)
-        self._ring()
+        self._notify_all()
 
     async def take(self, queue: str) -> bytes:
         await self._enter("take", queue)
@@ -170,7 +170,7 @@ class ScriptedLayer(BaseChannelLayer):
     async def purge(self, prefix: str) -> None:
         await self._enter("purge", prefix)
 
-    # ---- how ----------------------------------------------------------------------------------------------------
+    # ---- helpers ------------------------------------------------------------------------------------------------
 
     async def _enter(self, *call: str) -> None:
         verb = call[0]
@@ -194,7 +194,7 @@ class ScriptedLayer(BaseChannelLayer):
         await self._changed.wait()
         self._check_open()
 
-    def _ring(self) -> None:
+    def _notify_all(self) -> None:
         self._changed.set()
         self._changed = anyio.Event()
 
@@ -202,7 +202,7 @@ class ScriptedLayer(BaseChannelLayer):
         self.open = False
         self.names.clear()
         self._events.clear()
-        self._ring()
+        self._notify_all()
 
     def _check_open(self) -> None:
         if not self.open:
@@ -231,7 +231,7 @@ def interrupted(
         try:
             value = yield waits_for
             resume = coroutine.send
-        except BaseException as error:  # handed on, whatever it is
+        except BaseException as error:  # passed on, whatever it is
             value, resume = error, coroutine.throw
 
 

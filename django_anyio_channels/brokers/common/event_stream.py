@@ -9,22 +9,22 @@ from collections.abc import Callable, Iterable
 from ...core.events import Event
 from ...core.exceptions import ListenerClosed
 
-_AT_ONCE = 32
-"""Events that are delivered in one turn of the loop; readers must get their turn before their mailboxes are full."""
+_EVENTS_PER_TURN = 32
+"""Events for the handler in one turn of the loop: readers must get their turn before their mailboxes are full."""
 
 
 class EventStream:
-    """What has come in one life, for the hub: at once where `set_event_handler` was called, or by `next`."""
+    """The events of one session: passed to the handler at once, or returned by `next`, in the order of `add`."""
 
     def __init__(self, unconsumed: Iterable[Event[bytes]] = ()) -> None:
-        """To be made in the running event loop; ``unconsumed`` are the events to begin with."""
+        """Create it in the running event loop. ``unconsumed`` are the events to begin with."""
         self._loop = asyncio.get_running_loop()
         self._events = deque(unconsumed)
-        self._deliver: Callable[[Event[bytes]], None] | None = None
-        self._delivered = 0
-        """How many events were delivered at once in this turn of the loop."""
-        self._too_late: list[Event[bytes]] = []
-        """What came over another connection after the end."""
+        self._handler: Callable[[Event[bytes]], None] | None = None
+        self._handled = 0
+        """How many events the handler got in this turn of the loop."""
+        self._late: list[Event[bytes]] = []
+        """Events that came after the end, over another connection."""
         self._arrival: asyncio.Future[None] | None = None
         self._error: ListenerClosed | None = None
 
@@ -32,26 +32,25 @@ class EventStream:
         """How many events wait for `next`."""
         return len(self._events)
 
-    def set_event_handler(self, deliver: Callable[[Event[bytes]], None]) -> None:
+    def set_event_handler(self, handler: Callable[[Event[bytes]], None]) -> None:
         """See `BaseChannelLayer.set_event_handler`."""
-        self._deliver = deliver
+        self._handler = handler
 
     def add(self, event: Event[bytes]) -> None:
-        """Deliver an event, or have it wait behind those that do; after the end, for the next life."""
+        """Pass an event to the handler, or queue it behind others; after the end it is for the next session."""
         if self._error is not None:
-            self._too_late.append(event)
-            return
-        if self._deliver is not None and not self._events and self._delivered < _AT_ONCE:
-            if not self._delivered:
-                self._loop.call_soon(self._next_turn)
-            self._delivered += 1
-            self._deliver(event)
-            return
-        self._events.append(event)
-        self._wake()
+            self._late.append(event)
+        elif self._handler is not None and not self._events and self._handled < _EVENTS_PER_TURN:
+            if not self._handled:
+                self._loop.call_soon(self._begin_turn)
+            self._handled += 1
+            self._handler(event)
+        else:
+            self._events.append(event)
+            self._wake()
 
     async def next(self) -> Event[bytes]:
-        """Wait for the next event. Raises the error of `end` once those that came before it are handed out."""
+        """Wait for the next event. Raises the error of `end` after the events that came before it."""
         while not self._events:
             if self._error is not None:
                 raise ListenerClosed(*self._error.args) from self._error
@@ -60,17 +59,17 @@ class EventStream:
         return self._events.popleft()
 
     def end(self, error: ListenerClosed) -> None:
-        """No more are for this life."""
+        """End the session. The first error wins; later calls are ignored."""
         if self._error is None:
             self._error = error
             self._wake()
 
     def unconsumed(self) -> list[Event[bytes]]:
-        """What nobody has fetched."""
-        return [*self._events, *self._too_late]
+        """Return the events that were received but not consumed, for the next session."""
+        return [*self._events, *self._late]
 
-    def _next_turn(self) -> None:
-        self._delivered = 0
+    def _begin_turn(self) -> None:
+        self._handled = 0
 
     def _wake(self) -> None:
         if self._arrival is not None:

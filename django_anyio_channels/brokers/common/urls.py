@@ -5,8 +5,13 @@ Not `urllib.parse.urlsplit`: it refuses the brackets of a list of IPv6 addresses
 
 from __future__ import annotations
 
+import re
 from typing import NamedTuple
 from urllib.parse import unquote
+
+_URL = re.compile(r"([a-z][a-z0-9+.-]*)://([^/?]*)/?([^?]*)\??(.*)", re.IGNORECASE | re.DOTALL)
+_HOST = re.compile(r"[^:]*|\[[^]]*\]|.*:[0-9]*", re.DOTALL)
+_OPTION_WITH_AT = re.compile(r"\w+=.*", re.DOTALL)
 
 
 class BrokerURL(NamedTuple):
@@ -30,16 +35,16 @@ class BrokerURL(NamedTuple):
 
 def read_url(url: str) -> BrokerURL:
     """Read a URL. Raises `ValueError`, which shows nothing but the scheme where credentials may be."""
-    kinds, separator, rest = url.partition("://")
-    scheme, *more = kinds.lower().split("+")
-    if not separator:
+    match = _URL.fullmatch(url)
+    if match is None:
         raise ValueError("The URL has no scheme; it begins like redis://host:6379")
-    place, _, query = rest.partition("?")
-    netloc, _, path = place.partition("/")
-    credentials, at, hosts = netloc.rpartition("@")
-    if "#" in rest or (not at and _may_hold_credentials(netloc, path, query)):
+    kinds, netloc, path, query = match.groups()
+    scheme, *more = kinds.lower().split("+")
+    credentials, _, hosts = netloc.rpartition("@")
+    if _is_ambiguous(netloc, hosts, path, query):
         raise ValueError(
-            f"The {scheme}:// URL cannot be read: percent-encode the password (a / is %2F, a ? is %3F, a # is %23)"
+            f"The {scheme}:// URL cannot be read: percent-encode the password (a / is %2F, a ? is %3F, a # is %23), "
+            f"and an @ behind the host (%40); a port is a number"
         )
     username, _, password = credentials.partition(":")
     return BrokerURL(
@@ -53,22 +58,27 @@ def read_url(url: str) -> BrokerURL:
     )
 
 
-def _may_hold_credentials(netloc: str, path: str, query: str) -> bool:
-    """Return whether an ``@`` after the first slash or question mark may end a password."""
-    if "@" in path:
-        return bool(netloc)  # the path of a socket may hold one
-    port = netloc.rpartition(":")[2]
-    return "@" in query and ":" in netloc and not port.isdecimal() and not port.endswith("]")
-
-
 def without_secrets(url: str) -> str:
     """Return a URL without credentials and query, for errors and logs."""
-    scheme, separator, rest = url.partition("://")
-    place = rest.partition("?")[0].partition("#")[0]
-    netloc, slash, path = place.partition("/")
-    if "@" not in netloc and "@" in rest:
-        return f"{scheme}{separator}..."
-    return f"{scheme}{separator}{netloc.rpartition('@')[2]}{slash}{path}"
+    match = _URL.fullmatch(url)
+    if match is None:
+        return "..."
+    kinds, netloc, path, query = match.groups()
+    hosts = netloc.rpartition("@")[2]
+    if _is_ambiguous(netloc, hosts, path, query):
+        return f"{kinds}://..."
+    return f"{kinds}://{hosts}{'/' * url.startswith('/', match.end(2))}{path}"
+
+
+def _is_ambiguous(netloc: str, hosts: str, path: str, query: str) -> bool:
+    """Return whether a part of the password may have been taken for a host, a port, the path or the query."""
+    return (
+        "#" in netloc + path + query
+        or (netloc != "" and "@" in path)
+        or ("@" in query and hosts.endswith(":"))
+        or any("@" in option and not _OPTION_WITH_AT.match(option) for option in query.split("&"))
+        or not all(_HOST.fullmatch(host) for host in hosts.split(","))
+    )
 
 
 def host_and_port(text: str, default_port: int) -> tuple[str, int]:
@@ -77,5 +87,5 @@ def host_and_port(text: str, default_port: int) -> tuple[str, int]:
     if not colon:
         host, port = text, ""
     if port and not (port.isdecimal() and 0 < int(port) < 65536):
-        raise ValueError(f"{port!r} is not a port; a port is a number from 1 to 65535")
+        raise ValueError("A port in the URL is no number from 1 to 65535")
     return host.strip("[]"), int(port or default_port)

@@ -17,11 +17,24 @@ class Watchdog:
     an answer may wait unread.
     """
 
-    def __init__(self, probe_interval: float, probe: Callable[[], object], fail: Callable[[str], object]) -> None:
-        """``probe`` sends something that is answered; ``fail`` is called once, with the reason."""
+    def __init__(
+        self,
+        probe_interval: float,
+        probe: Callable[[], object],
+        fail: Callable[[str], object],
+        *,
+        always_probe: bool = False,
+    ) -> None:
+        """``probe`` sends something that is answered; ``fail`` is called once, with the reason.
+
+        With ``always_probe`` it probes twice in ``probe_interval`` on a busy connection, too: the peer wants to
+        receive something.
+        """
         self._probe_interval = probe_interval
         self._probe = probe
         self._fail = fail
+        self._always_probe = always_probe
+        self._ticks = 0
         self._missed_ticks = 0
         self._received = True
         self._timer: asyncio.TimerHandle | None = None
@@ -44,10 +57,11 @@ class Watchdog:
     def _tick(self) -> None:
         self._missed_ticks = 0 if self._received else self._missed_ticks + 1
         self._received = False
+        self._ticks += 1
         if self._missed_ticks >= _SILENT_TICKS:
             self._timer = None
             self._fail(f"no answer for {self._probe_interval:g} s (probe_interval)")
             return
         self._schedule()
-        if self._missed_ticks == 1:
+        if self._missed_ticks == 1 or (self._always_probe and self._ticks % 2 == 0):
             self._probe()

@@ -176,11 +176,10 @@ class InMemoryBroker:
 
     def _bound_queues(self, group: str) -> list[BoundQueue]:
         now = monotonic()
-        return [
-            BoundQueue(queue, binding.capacity, binding.expiry)
-            for queue, binding in self._bindings[group].items()
-            if binding.ends > now
-        ]
+        bindings = {queue: binding for queue, binding in self._bindings.pop(group).items() if binding.ends > now}
+        if bindings:
+            self._bindings[group] = bindings
+        return [BoundQueue(queue, binding.capacity, binding.expiry) for queue, binding in bindings.items()]
 
     def _sweep(self, now: float) -> None:
         self._next_sweep = now + _SWEEP_SECONDS

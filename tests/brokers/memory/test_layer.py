@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from django_anyio_channels import InMemoryBroker, InMemoryChannelLayer, ListenerClosed
-from django_anyio_channels.brokers.memory import layer as memory
+from django_anyio_channels.brokers.memory import broker as memory
+from django_anyio_channels.core.events import BoundQueue
 
 QUEUE: dict[str, Any] = {"capacity": 10, "expiry": 60.0}
 
@@ -37,11 +38,11 @@ def test_a_layer_whose_loop_was_closed_is_forgotten(subscribe: str) -> None:
     broker = InMemoryBroker()
     left_behind(broker, subscribe)
 
-    async def main() -> list[int]:
+    async def main() -> list[int | None]:
         layer = InMemoryChannelLayer(broker=broker)
         await layer.connect()
         await layer.subscribe("g")
-        return [await layer.publish("g", b"") for _ in range(2)]
+        return [(await layer.publish("g", b"")).receivers for _ in range(2)]
 
     assert asyncio.run(main()) == [1, 1]
     assert set(broker._topics) == {"g"}
@@ -78,13 +79,13 @@ def test_a_reader_whose_loop_was_closed_takes_nothing_from_others() -> None:
 
 
 def test_a_reader_that_falls_hopelessly_behind_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(memory, "_EVENTS_BEHIND", 3)
+    monkeypatch.setattr(memory, "_MAX_UNREAD_EVENTS", 3)
 
     async def main() -> None:
         layer = InMemoryChannelLayer()
         await layer.connect()
         await layer.subscribe("g")
-        assert [await layer.publish("g", b"") for _ in range(5)] == [1, 1, 1, 0, 0]
+        assert [(await layer.publish("g", b"")).receivers for _ in range(5)] == [1, 1, 1, 0, 0]
         with pytest.raises(ListenerClosed):
             await layer.next_published()
 
@@ -102,6 +103,16 @@ def test_expired_messages_and_bindings_are_swept(monkeypatch: pytest.MonkeyPatch
     broker.put("new", b"", 10, 60.0)
     assert set(broker._queues) == {"new"}
     assert {group: set(bindings) for group, bindings in broker._bindings.items()} == {"g": {"bound longer"}}
+
+
+def test_bindings_that_have_ended_are_forgotten_when_their_group_is_published_to() -> None:
+    broker = InMemoryBroker()
+    broker.bind("g", "bound", 10, 60.0, lifetime=0.0)
+    broker.bind("h", "bound", 10, 60.0, lifetime=0.0)
+    broker.bind("h", "bound longer", 7, 6.0, lifetime=60.0)
+    assert broker.publish("g", b"").bound_queues == []
+    assert broker.publish("h", b"").bound_queues == [BoundQueue("bound longer", 7, 6.0)]
+    assert {group: set(bindings) for group, bindings in broker._bindings.items()} == {"h": {"bound longer"}}
 
 
 def test_a_purge_of_a_queue_that_is_waited_for_leaves_the_reader_waiting() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager, suppress
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from typing import Any, cast
 
 import anyio
@@ -43,7 +43,7 @@ from .conftest import Connect, publish
 
 pytestmark = pytest.mark.anyio
 
-ROW = (b"q", 7, b"message", datetime(2100, 1, 1, tzinfo=timezone.utc))
+ROW = (b"q", 7, b"message", datetime(2100, 1, 1, tzinfo=UTC))
 
 
 class ScriptedConnection:

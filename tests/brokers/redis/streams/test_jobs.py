@@ -136,7 +136,7 @@ async def test_polling_loses_nothing(new_layer: NewLayer) -> None:
             while len(got) < 100:
                 try:
                     message = await asyncio.wait_for(layer.receive("jobs"), chance.choice([0, 0.001, 0.005]))
-                except asyncio.TimeoutError:
+                except TimeoutError:
                     continue
                 got.append(message["number"])
                 await layer.ack(message)
@@ -216,7 +216,7 @@ def test_a_loop_that_has_ended_has_given_back(server: brokers.Redis) -> None:
         return await layer.receive("jobs")
 
     async def acknowledge(message: Any) -> None:
-        with pytest.raises(ListenerClosed, match=r"has ended, and gave it back to others"):
+        with pytest.raises(ListenerClosed, match=r"has ended, and returned it to the other readers"):
             await layer.ack(message)
         again = await next_of(layer)
         assert (again, again.deliveries) == (job(1), 2)
@@ -229,7 +229,7 @@ def test_a_loop_that_has_ended_has_given_back(server: brokers.Redis) -> None:
 async def test_a_job_for_a_caller_who_has_gone_is_put_again(server: brokers.Redis, new_layer: NewLayer) -> None:
     layer = new_layer()
     await layer.send("jobs", job(1))
-    node = await layer._courier._nodes.here()
+    node = await layer._dispatcher._nodes.get_or_open()
     node.put_back("jobs", await next_of(layer))
     node.put_back("mail", job(2))
     again = await next_of(layer)
