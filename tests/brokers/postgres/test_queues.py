@@ -238,7 +238,7 @@ async def test_sweeping_goes_on_after_an_error_and_ends_with_the_session(
         with anyio.fail_after(30):
             await queues.maintain()
     assert connection.sent.count(SWEEP) == 3
-    assert "The queues cannot be tidied: postgresql://test/: no space left" in caplog.text
+    assert "The queues cannot be swept: postgresql://test/: no space left" in caplog.text
 
 
 async def test_a_queue_that_nobody_reads_any_more_is_not_listened_to(monkeypatch: pytest.MonkeyPatch) -> None:
