@@ -42,6 +42,11 @@ class PeerBarrier:
         self._expected, self.waiting = 0, False
         self._complete.set()
 
+    def end(self) -> None:
+        """End the session: let everything pass that waits. The next one expects as many nodes as this one did."""
+        self._count = max(self._count, self._expected)
+        self.release()
+
     async def wait(self) -> None:
         """Wait until all expected nodes are back, or the time is up."""
         if self.waiting:
