@@ -207,7 +207,7 @@ class Connection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         if self._watchdog is not None:
-            self._watchdog.received_data()
+            self._watchdog.received = True
         self._feed(data)
         next_reply, observer = self._next_reply, self._observer
         try:

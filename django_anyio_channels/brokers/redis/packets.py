@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+from collections.abc import Callable
 from typing import Any, Protocol, cast
 
 import hiredis
@@ -36,9 +37,13 @@ class CommandExecutor(Protocol):
         """Send an encoded command whose reply is ignored."""
 
 
+pack_words = cast("Callable[[tuple[str | bytes | float, ...]], bytes]", hiredis.pack_command)
+"""Return a command as it goes over the wire."""
+
+
 def encode_command(*words: str | bytes | float) -> bytes:
     """Return a command as it goes over the wire."""
-    return cast(bytes, hiredis.pack_command(cast("tuple[bytes]", words)))
+    return pack_words(words)
 
 
 def is_redirection(reply: Any) -> bool:

@@ -11,7 +11,7 @@ from typing import Any
 
 import hiredis
 
-from .packets import CommandExecutor, encode_command
+from .packets import CommandExecutor, encode_command, pack_words
 
 EXPIRY_PREFIX = 13
 """Digits at the head of each message of a queue: when it expires, in milliseconds on the server's clock."""
@@ -35,7 +35,7 @@ class Script:
 
     def evalsha(self, keys: list[bytes], *args: bytes | str | int) -> bytes:
         """Return the encoded command for a server that knows the script."""
-        return encode_command("EVALSHA", self._sha, len(keys), *keys, *args)
+        return pack_words(("EVALSHA", self._sha, len(keys), *keys, *args))
 
     def eval(self, keys: list[bytes], *args: bytes | str | int) -> bytes:
         """Return the encoded command for a server that does not know it, see `is_noscript`; from then on it does."""

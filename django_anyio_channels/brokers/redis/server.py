@@ -76,6 +76,7 @@ class ServerConnections:
 
     async def open(self) -> None:
         """Connect. Raises `ListenerClosed`."""
+        self.received_push = self._observer.received_push
         async with self._connecting() as opened:
             self.commands, (role,) = await open_connection(self.address, _ROLE, observer=self)
             opened.append(self.commands)
@@ -98,9 +99,6 @@ class ServerConnections:
             for connection in opened:
                 connection.abort()
             raise
-
-    def received_push(self, push: list[bytes], connection: Connection) -> None:
-        self._observer.received_push(push, connection)
 
     def connection_ended(self, connection: Connection, reason: str) -> None:
         if not self._opened:

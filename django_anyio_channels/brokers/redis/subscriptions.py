@@ -139,7 +139,7 @@ class Subscriptions:
     async def next_event(self) -> Event[bytes]:
         """Wait for the next event. Raises `ListenerClosed` once those that came before the end are handed out."""
         event = await self.events.next()
-        if self._paused and len(self.events) < _PAUSE_AT // 2:
+        if self._paused and len(self.events.queued) < _PAUSE_AT // 2:
             for connection in self._paused:
                 connection.resume()
             self._paused.clear()
@@ -167,7 +167,7 @@ class Subscriptions:
         else:
             for owner in found.owners:
                 self.events.add(Event(channel, push[-1], owner))
-        if len(self.events) > _PAUSE_AT and connection not in self._paused:
+        if len(self.events.queued) > _PAUSE_AT and connection not in self._paused:
             connection.pause()
             self._paused.append(connection)
 

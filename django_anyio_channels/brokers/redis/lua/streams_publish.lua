@@ -2,11 +2,11 @@
 -- Expects streams_load_position.lua, and
 -- KEYS: 3 the queues that are bound to the group, a hash.
 -- ARGV: ms to keep the position, messages to keep, ms to keep them, ms to keep the history with an allowance, how many
---       digits of an id are the same during that allowance, publishing command, channel, 1 to read the bindings, messages.
+--       digits of an id are the same during that allowance, publishing command, channel, messages.
 -- Returns the bindings as HGETALL does, and of each message: {receivers, position}, or the error that refused it.
 local first_id = last_id
-local reply = {ARGV[8] == '1' and redis.pcall('HGETALL', KEYS[3]) or {}}
-for index = 9, #ARGV do
+local reply = {redis.pcall('HGETALL', KEYS[3])}
+for index = 8, #ARGV do
   local entry = last_id .. '\n' .. ARGV[index]
   local id = redis.pcall('XADD', KEYS[2], 'MAXLEN', '~', ARGV[2], '*', '', entry)
   -- Another program may have written there: another type, or an entry of the end of time.

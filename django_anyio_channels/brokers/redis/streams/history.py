@@ -9,7 +9,7 @@ import hiredis
 
 from ....core.exceptions import PositionLost
 from ..keys import bindings_key, companion_key
-from ..scripts import Script
+from ..scripts import Script, is_noscript
 from ..session import Session
 from .entries import HistoryEntry, entry_id, match_entry
 
@@ -57,19 +57,18 @@ class History:
         """Milliseconds for which a group's position is kept."""
         self._limits = self.position_ttl, length, milliseconds, milliseconds + allowance, _CLOCK_DIGITS - power
 
-    async def publish(self, session: Session, messages: list[tuple[bytes, bytes]]) -> list[Published | Exception]:
+    async def publish(
+        self, session: Session, channel_prefix: bytes, messages: list[tuple[bytes, bytes]]
+    ) -> list[Published | Exception]:
         """Keep and publish messages of one group, given with its name, each at once, in their order."""
         group = messages[0][0]
-        channel = session.subscriptions.wire_name(group)
-        reply = await _PUBLISH.run(
-            session.executor(group),
-            _publish_keys(group),
-            *self._limits,
-            session.publish_command,
-            channel,
-            int(session.peers.may_be_bound),
-            *[message for _, message in messages],
-        )
+        args: list[bytes | str | int] = [*self._limits, session.publish_command, channel_prefix + group]
+        for _, message in messages:
+            args.append(message)
+        executor, keys = session.executor(group), _publish_keys(group)
+        reply = await executor.execute(_PUBLISH.evalsha(keys, *args))
+        if isinstance(reply, hiredis.ReplyError) and is_noscript(reply):
+            reply = await executor.execute(_PUBLISH.eval(keys, *args))
         if isinstance(reply, hiredis.ReplyError):
             raise session.translate_error(reply)
         bindings, *outcomes = reply

@@ -78,7 +78,7 @@ class RedisStreamsChannelLayer(RedisPubSubChannelLayer):
     async def connect(self) -> None:
         await super().connect()
         session = self.require_session()
-        flush = partial(self._history.publish, session)
+        flush = partial(self._history.publish, session, session.subscriptions.wire_name(b""))
         self._publisher = Batcher(flush, max_items=_MAX_MESSAGES, max_bytes=_MAX_BYTES, pipelined=True)
         self._sync.start(session)
         self._deliveries.start(session)

@@ -21,7 +21,6 @@ from django_anyio_channels import (
 )
 from django_anyio_channels.brokers.redis import layer as redis_layer
 from django_anyio_channels.brokers.redis.streams import layer as streams_layer
-from django_anyio_channels.brokers.redis.streams import layer as streams_layer
 from django_anyio_channels.brokers.redis.streams.entries import entry_id, epoch_of, sort_key
 from django_anyio_channels.brokers.redis.streams.history import Published
 from tests.brokers.redis.conftest import becomes_true
@@ -49,9 +48,7 @@ async def open_layer() -> AsyncIterator[Open]:
 async def lose_a_live_message(layer: RedisStreamsChannelLayer, group: str, message: bytes) -> None:
     """Keep a message in the history as `publish` does, but publish it to another channel."""
     session = layer.require_session()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(session.subscriptions, "wire_name", lambda name: b"elsewhere")
-        [published] = await layer._history.publish(session, [(group.encode(), message)])
+    [published] = await layer._history.publish(session, b"elsewhere", [(group.encode(), message)])
     assert isinstance(published, Published)
     assert published.receivers == 0
 
