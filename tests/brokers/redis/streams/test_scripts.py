@@ -44,7 +44,10 @@ async def test_no_script_touches_an_undeclared_key(server: brokers.Redis, shimme
                         raw.hset(key, "field", "of another type")
             await layer.purge("")
     names = {
-        script for module in (history, consumer_groups) for script in vars(module).values() if isinstance(script, Script)
+        script
+        for module in (history, consumer_groups)
+        for script in vars(module).values()
+        if isinstance(script, Script)
     }
     assert names <= set(shimmed)
     assert [script.text for script in names if server.ask("SCRIPT", "EXISTS", script._sha) != [True]] == []
