@@ -39,7 +39,7 @@ class Watchdog:
         self._ticks = 0
         self._missed_ticks = 0
         self.received = True
-        """Set when the peer is alive, or our side does not read; see `received_data`."""
+        """To be set when data came: the peer is alive, or our side has not read."""
         self._timer: asyncio.TimerHandle | None = None
 
     def start(self) -> None:
@@ -51,7 +51,7 @@ class Watchdog:
             self._timer = None
 
     def received_data(self) -> None:
-        """Note that the peer is alive, or that our side did not read."""
+        """Set `received`."""
         self.received = True
 
     def _schedule(self) -> None:
