@@ -23,7 +23,7 @@ T = TypeVar("T")
 class Supervisor:
     """One broker's layer, its current session and its subscriptions.
 
-    `wait_connected` waits up to ``timeout`` seconds. ``on_gap`` and ``on_missed`` are those of `Channel`.
+    `wait_connected` waits up to ``timeout`` seconds, or ``forever``; ``on_gap`` and ``on_missed`` are `Channel`'s.
     """
 
     def __init__(
@@ -71,7 +71,7 @@ class Supervisor:
     # ---- for calls that need the broker ---------------------------------------------------------------------------
 
     async def wait_connected(self, *, forever: bool = False) -> Session:
-        """Return the session that is up. Raises `ListenerClosed` once closed, and after the timeout or never."""
+        """Return the session that is up. Raises `ListenerClosed` after the timeout, and once closed."""
         if self.session is not None:
             return self.session
         with anyio.move_on_after(math.inf if forever else self._timeout):
