@@ -33,11 +33,6 @@ class _LoopEntry(Generic[T]):
         self.resource: T | None = None
         self.task: asyncio.Task[None]
 
-    @property
-    def is_reachable(self) -> bool:
-        """Whether this thread may submit calls to the loop."""
-        return self.resource is not None and self.loop.is_running() and self.thread != threading.get_ident()
-
 
 class LoopLocal(Generic[T]):
     """Opens one ``T`` for each event loop that asks, and closes it with the loop.
@@ -78,8 +73,10 @@ class LoopLocal(Generic[T]):
     def any_other(self) -> Loop:
         """Return another running loop with an open resource, or else the background loop."""
         with self._lock:
-            loop = next((entry.loop for entry in list(self._entries.values()) if entry.is_reachable), None)
-        return loop or background.loop()
+            for entry in list(self._entries.values()):
+                if entry.resource is not None and entry.loop.is_running() and entry.thread != threading.get_ident():
+                    return entry.loop
+        return background.loop()
 
     def loop_of(self, is_wanted: Callable[[T], bool]) -> Loop | None:
         """Return the loop whose resource is wanted."""
