@@ -70,11 +70,9 @@ class AnyioChannelLayer(BaseChannelLayer):
 
     async def send(self, channel: str, message: dict[str, Any]) -> None:
         """Send to one channel. Raises ``ChannelFull`` when a normal channel is at its capacity."""
-        payload = self._encode(message)
-        self.require_valid_channel_name(channel)
-        owner = node_of(channel)
-        if owner is not None:
-            await self._publish(self._names.inbox(owner), seal(channel, payload))
+        inbox, payload = self._address(channel, message)
+        if inbox is not None:
+            await self._publish(inbox, payload)
             return
         with _translate_errors:
             await (self._dispatcher.current_node() or self._dispatcher).put(channel, payload)
@@ -232,14 +230,12 @@ class AnyioChannelLayer(BaseChannelLayer):
                 await self._dispatcher.publish(topic, payload)
 
     def _send_by(self, dispatcher: Dispatcher | TransactionDispatcher, channel: str, message: dict[str, Any]) -> None:
-        payload = self._encode(message)
-        self.require_valid_channel_name(channel)
-        owner = node_of(channel)
+        inbox, payload = self._address(channel, message)
         with _translate_errors:
-            if owner is None:
+            if inbox is None:
                 dispatcher.put_sync(channel, payload)
             else:
-                dispatcher.publish_sync(self._names.inbox(owner), seal(channel, payload))
+                dispatcher.publish_sync(inbox, payload)
 
     def _group_send_by(
         self, dispatcher: Dispatcher | TransactionDispatcher, group: str, message: dict[str, Any]
@@ -266,6 +262,13 @@ class AnyioChannelLayer(BaseChannelLayer):
     def _check_names(self, group: str, channel: str) -> None:
         self.require_valid_group_name(group)
         self.require_valid_channel_name(channel)
+
+    def _address(self, channel: str, message: dict[str, Any]) -> tuple[str | None, bytes]:
+        """Return the inbox of a channel's node with a sealed payload; for a normal channel, None with the payload."""
+        payload = self._encode(message)
+        self.require_valid_channel_name(channel)
+        owner = node_of(channel)
+        return (None, payload) if owner is None else (self._names.inbox(owner), seal(channel, payload))
 
     def _encode(self, message: dict[str, Any]) -> bytes:
         if not isinstance(message, dict):
