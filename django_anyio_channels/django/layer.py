@@ -59,6 +59,7 @@ class AnyioChannelLayer(BaseChannelLayer):
         self._names = BrokerNames(settings.prefix)
         self._dispatcher = Dispatcher(settings, self._names)
         self._in_transaction: dict[str | None, TransactionDispatcher] = {}
+        # Kept: signals refer to their receivers weakly.
         self._teardown_listener = settings.database and DatabaseTeardownListener(self._dispatcher.close_all)
 
     @classmethod
