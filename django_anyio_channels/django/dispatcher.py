@@ -34,8 +34,8 @@ class Dispatcher:
         self._settings = settings
         self._names = names
         self._nodes = event_loops.LoopLocal(lambda: open_node(settings, names))
-        self.current_node: Callable[[], Node | None] = self._nodes.current
-        """Returns the node of the running loop, if it is open."""
+        self.node_of_loop = self._nodes.resources
+        """The open node of each event loop. Read by the layer itself, which saves a call for each message."""
         layer = settings.make_layers()[0]
         self._blocking_publisher = layer if isinstance(layer, SupportsBlockingPublish) else None
         self.transactional_publisher = layer if isinstance(layer, SupportsTransactions) else None
