@@ -51,8 +51,6 @@ DRIVERS = {
     "redis": "brokers.redis",
     "hiredis": "brokers.redis",
     "asyncpg": "brokers.postgres",
-    "paho": "brokers.mqtt",
-    "mqtt5": "brokers.mqtt",
 }
 """A client library is imported only by its broker, so that nobody needs the others installed."""
 
@@ -72,6 +70,7 @@ ROOMS = [
     {"peers"},
     {"cluster"},
     {"session"},
+    {"inbox"},
     {"broker"},  # the embedded one
     {"layer"},
     {"streams"},
