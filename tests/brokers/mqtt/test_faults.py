@@ -163,6 +163,8 @@ async def test_connecting_anew_ends_an_attempt_that_still_waits() -> None:
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(first)
                 await anyio.wait_all_tasks_blocked()
+                with pytest.raises(ListenerClosed, match="this layer is not connected"):
+                    await layer.publish("too early", b"x")
                 tasks.start_soon(layer.connect)
                 with anyio.fail_after(TIME_LIMIT):
                     await ended.wait()
@@ -173,8 +175,11 @@ async def test_connecting_anew_ends_an_attempt_that_still_waits() -> None:
         await layer.disconnect()
 
 
-async def test_of_two_attempts_at_once_the_later_wins(broker: Mosquitto) -> None:
+@pytest.mark.parametrize("connected", [False, True])
+async def test_of_two_attempts_at_once_the_later_wins(broker: Mosquitto, connected: bool) -> None:
     layer = MQTTChannelLayer(broker.url)
+    if connected:
+        await layer.connect()
 
     async def first() -> None:
         with pytest.raises(ListenerClosed):
