@@ -6,9 +6,9 @@ It neither needs pip nor ensurepip nor root, touches nothing outside the checkou
 import sys
 
 # No newer syntax in this file: an old Python must get as far as these sentences.
-if sys.version_info < (3, 10):  # noqa: UP036
+if sys.version_info < (3, 11):  # noqa: UP036
     sys.exit(
-        "django-anyio-channels needs Python 3.10 or newer; this is {}.{} ({}). "
+        "django-anyio-channels needs Python 3.11 or newer; this is {}.{} ({}). "
         "Name a newer one, for example: python3.12 {}".format(*sys.version_info[:2], sys.executable, sys.argv[0])
     )
 if sys.platform == "win32":

@@ -22,6 +22,6 @@ def _in_an_environment() -> None:
 if __name__ == "__main__":
     if not __package__:
         _in_an_environment()
-    from benchmarks.command import main
+    from benchmarks.harness.command import main
 
     sys.exit(main(sys.argv[1:]))

@@ -1,27 +1,28 @@
-"""For projects that come from ``channels_redis``: its CONFIG, read unchanged."""
+"""The CONFIG of ``channels_redis``, read unchanged."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from functools import partial
 from typing import Any
 from urllib.parse import quote
 
-from .core.layer import BaseChannelLayer
-from .django.config import ConfigError, Note, Settings, read_config, refuse_unknown_keys
+from .django.config import read_config, refuse_unknown_keys
+from .django.factory import layer_class
 from .django.layer import AnyioChannelLayer
+from .django.settings import ConfigError, ConfigWarning, LayerFactory, Settings
 
 DEFAULT_HOST = "redis://localhost:6379"
 
 _SAME = ("prefix", "expiry", "group_expiry", "capacity", "channel_capacity", "symmetric_encryption_keys")
 _NEW = ("publish_timeout", "max_message_size", "outage_message")
-_WITHOUT_MEANING = {
-    "random_prefix_length": "Leave it out: equal messages need not be told apart here.",
-    "serializer_format": "Leave it out: messages are MessagePack, which says all that JSON can.",
-    "on_disconnect": "Use 'outage_message': consumers are told when the link is back, and how long it was gone.",
+_WITHOUT_EFFECT = {
+    "random_prefix_length": "Leave it out: messages need no random prefix, even equal ones.",
+    "serializer_format": "Leave it out: messages are MessagePack, which holds all that JSON can.",
+    "on_disconnect": "Use 'outage_message': consumers get it after a reconnect, with the length of the outage.",
 }
 
-KEYS = ("hosts", *_SAME, "on_reconnect", *_WITHOUT_MEANING, *_NEW)
+KEYS = ("hosts", *_SAME, "on_reconnect", *_WITHOUT_EFFECT, *_NEW)
 """Every key that CONFIG may have."""
 
 _FORMS = (
@@ -33,10 +34,10 @@ _FORMS = (
 class RedisChannelLayer(AnyioChannelLayer):
     """`AnyioChannelLayer` over Redis, with the CONFIG of ``channels_redis``.
 
-    It takes the place of ``channels_redis.core.RedisChannelLayer`` and
-    ``channels_redis.pubsub.RedisPubSubChannelLayer`` as BACKEND. Several ``hosts`` share the names. ``on_reconnect``
-    becomes ``outage_message``. What has no meaning here gets a warning that names the replacement. This package's own
-    ``publish_timeout``, ``max_message_size`` and ``outage_message`` may be added.
+    It replaces ``channels_redis.core.RedisChannelLayer`` and ``channels_redis.pubsub.RedisPubSubChannelLayer`` as
+    BACKEND. Several ``hosts`` share the names. ``on_reconnect`` becomes ``outage_message``. A key without effect causes
+    a warning that names the replacement. This package's own ``publish_timeout``, ``max_message_size`` and
+    ``outage_message`` may be added.
     """
 
     @classmethod
@@ -47,48 +48,41 @@ class RedisChannelLayer(AnyioChannelLayer):
             del own["channel_capacity"]
         if config.get("on_reconnect") is not None:
             own.setdefault("outage_message", config["on_reconnect"])
-        notes = tuple(
-            Note(f"CONFIG[{key!r}] has no effect.", hint)
-            for key, hint in _WITHOUT_MEANING.items()
+        warnings = [
+            ConfigWarning(f"CONFIG[{key!r}] has no effect.", hint)
+            for key, hint in _WITHOUT_EFFECT.items()
             if config.get(key) is not None and (key, config[key]) != ("serializer_format", "msgpack")
-        )
-        return read_config(own, notes, _makers(config.get("hosts")))
+        ]
+        return read_config(own, warnings, _layer_factories(config.get("hosts")))
 
 
-def _redis_layer() -> type[BaseChannelLayer]:
-    """Imported when it is needed, so that a missing driver is named as such."""
-    from .brokers.redis.layer import RedisPubSubChannelLayer
-
-    return RedisPubSubChannelLayer
-
-
-def _makers(hosts: Any) -> list[Callable[[], BaseChannelLayer]]:
+def _layer_factories(hosts: Any) -> list[LayerFactory]:
     if not hosts:
         hosts = [DEFAULT_HOST]
     if not isinstance(hosts, (list, tuple)):
         raise ConfigError(f"CONFIG['hosts'] is {type(hosts).__name__}.", hint=f"Give a list. {_FORMS}", code="E005")
-    return [partial(_redis_layer(), **_checked(place, host)) for place, host in enumerate(hosts)]
+    return [_layer_factory(place, host) for place, host in enumerate(hosts)]
 
 
-def _checked(place: int, host: Any) -> dict[str, Any]:
+def _layer_factory(place: int, host: Any) -> LayerFactory:
     try:
-        arguments = _arguments(host)
-        _redis_layer()(**arguments)
+        make_layer = partial(layer_class("redis"), **_arguments(host))
+        make_layer()
     except (TypeError, ValueError, KeyError) as error:
         reason = f"it lacks {error}" if isinstance(error, KeyError) else str(error)
         raise ConfigError(f"CONFIG['hosts'][{place}] cannot be used: {reason}.", hint=_FORMS, code="E003") from error
-    return arguments
+    return make_layer
 
 
 def _arguments(host: Any) -> dict[str, Any]:
-    """The layer's keyword arguments for one entry of ``hosts``."""
+    """Return the layer's keyword arguments for one entry of ``hosts``."""
     if isinstance(host, str):
         return {"url": host}
     if isinstance(host, (list, tuple)):
         name, port = host
         return {"host": name, "port": int(port)}
     if not isinstance(host, Mapping):
-        raise TypeError(f"{type(host).__name__} is no host")
+        raise TypeError(f"{type(host).__name__} is not a host")
     rest = dict(host)
     if "address" in rest:
         return {"url": rest.pop("address"), **rest}

@@ -1,4 +1,4 @@
-"""Django's settings for the tests that need some; each test overrides what it is about. And who works side by side."""
+"""Django's settings for the tests that need some, and which tests share a process."""
 
 from __future__ import annotations
 
@@ -9,30 +9,30 @@ import hypothesis
 import pytest
 from django.conf import settings
 
+from tests.support.paths import ROOT
+
 LONG = {
-    "test_benchmarks",
-    "test_bootstrap",
-    "test_chat",
-    "test_cluster",
-    "test_django_consumers",
-    "test_django_loops",
-    "test_job_workers",
-    "test_packaging",
-    "test_streams_cluster",
-    "test_streams_faults",
-    "test_transactions",
-    "test_workers",
+    "brokers/postgres/test_transactions.py",
+    "brokers/redis/cluster",
+    "brokers/redis/streams",
+    "brokers/redis/test_workers.py",
+    "browser",
+    "contract/test_django_consumers.py",
+    "contract/test_django_loops.py",
+    "packaging/test_benchmarks.py",
+    "packaging/test_bootstrap.py",
+    "packaging/test_packaging.py",
 }
-"""The files whose tests take more than half a minute."""
+"""The files whose tests take more than half a minute, and folders with such files."""
 
 MEASURES_PROGRAMS = "COVERAGE_PROCESS_CONFIG"
-"""Where coverage tells the programs that are started from here to be measured, too."""
+"""How coverage has the programs that are started from here measured, too."""
 
 
 def pytest_configure() -> None:
-    # In its debug mode asyncio tells of callbacks that took long; how long depends on what else the machine does.
+    # In its debug mode asyncio logs callbacks that took long; how long depends on what else the machine does.
     logging.getLogger("asyncio").setLevel(logging.ERROR)
-    # Nor is any example given a time. They are the same in each run: a change is judged by what it changes.
+    # Nor has any example a deadline. They are the same in each run: a change is judged by what it changes.
     hypothesis.settings.register_profile(
         "judge", deadline=None, derandomize=True, suppress_health_check=[hypothesis.HealthCheck.too_slow]
     )
@@ -41,15 +41,25 @@ def pytest_configure() -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What stays together in one process: the tests of a file, and in the contract suites those over one broker.
+    """Keep in one process the tests of a file, and of a file of the contract suites those over one broker.
 
     What takes long goes first, so that at the end no process waits for another.
     """
-    items.sort(key=lambda item: item.path.stem not in LONG)
+    items.sort(key=lambda item: not takes_long(item))
     for item in items:
         callspec = getattr(item, "callspec", None)
         kind = getattr(callspec.params.get("kind"), "name", "") if callspec else ""
-        item.add_marker(pytest.mark.xdist_group(f"{item.path.stem} {kind}"))
+        item.add_marker(pytest.mark.xdist_group(f"{place(item)} {kind}"))
+
+
+def place(item: pytest.Item) -> str:
+    """The path of the test's file below ``tests``; files of several folders may have one name."""
+    return item.path.relative_to(ROOT / "tests").as_posix()
+
+
+def takes_long(item: pytest.Item) -> bool:
+    """Whether the file, or a folder that it stands in, is one of `LONG`."""
+    return any(place(item) == long or place(item).startswith(f"{long}/") for long in LONG)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -20,7 +20,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -28,10 +27,12 @@ from django.conf import settings
 from django.core import checks
 from django.utils.module_loading import import_string
 
-from ..brokers.memory.layer import InMemoryChannelLayer
 from ..core.exceptions import MissingDriver
-from .config import KEYS, ConfigError
+from ..core.hints import did_you_mean
+from .config import KEYS
+from .factory import is_in_memory
 from .layer import AnyioChannelLayer
+from .settings import ConfigError
 
 _PACKAGE = "django_anyio_channels"
 _BACKEND = f"{_PACKAGE}.{AnyioChannelLayer.__name__}"
@@ -40,11 +41,11 @@ _SHORTEST_SAFE_KEY = 16
 
 
 def check_channel_layers(app_configs: object = None, **kwargs: object) -> list[checks.CheckMessage]:
-    """Everything that can be said of ``CHANNEL_LAYERS`` without connecting to a broker."""
+    """Check ``CHANNEL_LAYERS`` without connecting to a broker."""
     layers: Any = getattr(settings, "CHANNEL_LAYERS", None) or {}
     if not isinstance(layers, Mapping):
         return [checks.Error(f"CHANNEL_LAYERS is {layers!r}.", hint="It must be a dict.", id=_id("E005"))]
-    ours = {alias: entry for alias, entry in layers.items() if _is_ours(entry)}
+    ours = {alias: entry for alias, entry in layers.items() if _is_of_this_package(entry)}
     messages = [message for alias, entry in ours.items() for message in _check_entry(alias, entry)]
     messages.extend(_check_shared(ours))
     if ours and "default" not in layers:
@@ -52,44 +53,45 @@ def check_channel_layers(app_configs: object = None, **kwargs: object) -> list[c
             checks.Warning(
                 "CHANNEL_LAYERS has no layer called 'default'.",
                 hint="Call one 'default', or set channel_layer_alias in every consumer.",
-                id="anyio_channels.W005",
+                id=_id("W005"),
             )
         )
     return messages
 
 
-def _is_ours(entry: Any) -> bool:
+def _is_of_this_package(entry: Any) -> bool:
     backend = entry.get("BACKEND") if isinstance(entry, Mapping) else None
     if not isinstance(backend, str):
         return False
-    return backend.partition(".")[0] == _PACKAGE or _fault(backend) is None
+    return backend.partition(".")[0] == _PACKAGE or _backend_error(backend) is None
 
 
-def _fault(backend: str) -> str | None:
-    """Why this path cannot be BACKEND, if so."""
+def _backend_error(backend: str) -> str | None:
+    """Return why this path cannot be BACKEND, or None."""
     try:
         found = import_string(backend)
     except ImportError:
         return "does not exist"
     right = isinstance(found, type) and issubclass(found, AnyioChannelLayer)
-    return None if right else "is not Django's side of this package"
+    return None if right else f"is not a subclass of {AnyioChannelLayer.__name__}"
 
 
 def _check_entry(alias: str, entry: Mapping[str, Any]) -> Iterator[checks.CheckMessage]:
     where = f"CHANNEL_LAYERS[{alias!r}]"
-    fault = _fault(entry["BACKEND"])
-    if fault is not None:
+    reason = _backend_error(entry["BACKEND"])
+    if reason is not None:
         yield checks.Error(
-            f"{where}: {entry['BACKEND']!r} {fault}.",
+            f"{where}: {entry['BACKEND']!r} {reason}.",
             hint=f"Write {_BACKEND!r}. The broker is chosen by 'url' under CONFIG.",
             id=_id("E006"),
         )
         return
     for key in entry:
         if key not in _ENTRY_KEYS:
+            suggestion = "" if key in KEYS else did_you_mean(str(key).lower(), KEYS)
             yield checks.Error(
                 f"{where} has the key {key!r}, which Channels ignores.",
-                hint=f"Move it into {where}['CONFIG']" + _nearest(key) + ".",
+                hint=f"Move it into {where}['CONFIG']. {suggestion}".rstrip(),
                 id=_id("E007"),
             )
     config = entry.get("CONFIG", {})
@@ -104,7 +106,7 @@ def _check_entry(alias: str, entry: Mapping[str, Any]) -> Iterator[checks.CheckM
     except MissingDriver as error:
         yield checks.Error(f"{where}: a package is missing.", hint=f"{error}", id=_id("E004"))
         return
-    if isinstance(read.make_layers()[0], InMemoryChannelLayer) and not settings.DEBUG:
+    if is_in_memory(read.layer_factories[0]()) and not settings.DEBUG:
         yield checks.Warning(
             f"{where} is the in-memory layer, and DEBUG is False.",
             hint="Its messages stay in one process. With several server processes or workers, set 'url' to a broker.",
@@ -122,9 +124,8 @@ def _check_entry(alias: str, entry: Mapping[str, Any]) -> Iterator[checks.CheckM
             hint="A consumer falls out of its groups while its messages are still kept. Raise 'group_expiry'.",
             id=_id("W003"),
         )
-
-    for note in read.notes:
-        yield checks.Warning(f"{where}: {note.message}", hint=note.hint, id=_id("W006"))
+    for warning in read.warnings:
+        yield checks.Warning(f"{where}: {warning.message}", hint=warning.hint, id=_id("W006"))
 
 
 def _check_shared(entries: Mapping[str, Mapping[str, Any]]) -> Iterator[checks.CheckMessage]:
@@ -144,11 +145,6 @@ def _check_shared(entries: Mapping[str, Mapping[str, Any]]) -> Iterator[checks.C
                 hint="Groups of the same name are one group. Give each its own 'prefix' to keep them apart.",
                 id=_id("W004"),
             )
-
-
-def _nearest(key: object) -> str:
-    nearest = difflib.get_close_matches(str(key).lower(), KEYS, n=1)
-    return f" as {nearest[0]!r}" if nearest and nearest[0] != key else ""
 
 
 def _id(code: str) -> str:

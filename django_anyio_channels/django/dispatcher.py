@@ -1,4 +1,4 @@
-"""Which event loop's node carries a call: the caller's own, another one of this process, or none at all."""
+"""Which event loop carries a call: the caller's own, another one of this process, or none at all."""
 
 from __future__ import annotations
 
@@ -9,37 +9,38 @@ from typing import Any, TypeVar
 
 from ..core.capabilities import SupportsBlockingPublish, SupportsTransactions
 from ..core.exceptions import ChannelClosed, QueueFull
-from . import event_loops as loops
-from .config import Settings
-from .cross_loop import LoopEnded, start_in, wait_blocking, wait_here
-from .names import Naming, node_of
+from . import event_loops
+from .cross_loop import EventLoopClosed, Loop, submit, wait_async, wait_blocking
+from .names import BrokerNames, node_of
 from .node import Node, open_node
+from .settings import Settings
 
 T = TypeVar("T")
 Call = Callable[[Node], Coroutine[Any, Any, T]]
 
-_VISITS_BEFORE_MOVING_IN = 16
+CALLS_BEFORE_OWN_NODE = 16
+"""How often an event loop publishes through the node of another one before it opens its own."""
 
 
-class Courier:
+class Dispatcher:
     """Carries the calls of every thread and event loop of this process.
 
-    A loop that receives has a node of its own. One that only publishes asks a node of another loop, so that a short
-    life costs no connection; one that keeps publishing gets its own. A broker that takes messages from any thread is
-    handed them at once.
+    An event loop that receives has a node of its own. One that only publishes uses the node of another loop, so that a
+    short-lived loop costs no connection; one that keeps publishing opens its own. A broker that accepts messages from
+    any thread gets them at once.
     """
 
-    def __init__(self, settings: Settings, naming: Naming) -> None:
+    def __init__(self, settings: Settings, names: BrokerNames) -> None:
         self._settings = settings
-        self._naming = naming
-        self._nodes = loops.PerLoop(lambda: open_node(settings, naming))
-        self.node: Callable[[], Node | None] = self._nodes.current
-        """The node of the running loop, if it is open already."""
+        self._names = names
+        self._nodes = event_loops.LoopLocal(lambda: open_node(settings, names))
+        self.current_node: Callable[[], Node | None] = self._nodes.current
+        """Returns the node of the running loop, if it is open."""
         layer = settings.make_layers()[0]
         self._blocking_publisher = layer if isinstance(layer, SupportsBlockingPublish) else None
         self.transactional_publisher = layer if isinstance(layer, SupportsTransactions) else None
-        # The link may be waited for twice (to open a node, and to use it) before the broker answers or does not.
-        self._patience = 3 * settings.publish_timeout
+        # A call may wait for the connection twice (to open a node, and to use it), and then for the broker's answer.
+        self._timeout = 3 * settings.publish_timeout
 
     @property
     def nodes(self) -> list[Node]:
@@ -48,154 +49,143 @@ class Courier:
 
     # ---- publishing -----------------------------------------------------------------------------------------------
 
-    async def publish(self, topic: str, frame: bytes) -> None:
-        node = self._nodes.current()
-        if node is not None:
-            await node.channel.publish_payload(topic, frame)
-        elif self._blocking_publisher is not None:
-            self._publish_blocking(self._blocking_publisher, topic, frame)
-        else:
-            await self._by_any_node(lambda node: node.publish(topic, frame))
-
-    async def put(self, channel: str, frame: bytes) -> None:
-        node = self._nodes.current()
-        if node is not None:
-            await node.put(channel, frame)
-        elif self._blocking_publisher is not None:
-            self._put_blocking(self._blocking_publisher, channel, frame)
-        else:
-            await self._by_any_node(lambda node: node.put(channel, frame))
-
-    def publish_sync(self, topic: str, frame: bytes) -> None:
+    async def publish(self, topic: str, payload: bytes) -> None:
+        """Publish from an event loop without a node."""
         if self._blocking_publisher is not None:
-            self._publish_blocking(self._blocking_publisher, topic, frame)
+            self._publish_blocking(self._blocking_publisher, topic, payload)
         else:
-            self._call_sync(lambda node: node.publish(topic, frame), ChannelClosed)
+            await self._call_any_node(lambda node: node.channel.publish_payload(topic, payload))
 
-    def put_sync(self, channel: str, frame: bytes) -> None:
+    async def put(self, channel: str, payload: bytes) -> None:
+        """Put into the queue of a normal channel from an event loop without a node."""
         if self._blocking_publisher is not None:
-            self._put_blocking(self._blocking_publisher, channel, frame)
+            self._put_blocking(self._blocking_publisher, channel, payload)
         else:
-            self._call_sync(lambda node: node.put(channel, frame), ChannelClosed)
+            await self._call_any_node(lambda node: node.put(channel, payload))
 
-    def _publish_blocking(self, publisher: SupportsBlockingPublish, topic: str, frame: bytes) -> None:
-        for queue, capacity, expiry in publisher.publish_blocking(topic, frame).bound_queues:
+    def publish_sync(self, topic: str, payload: bytes) -> None:
+        """`publish` for a caller that cannot await."""
+        if self._blocking_publisher is not None:
+            self._publish_blocking(self._blocking_publisher, topic, payload)
+        else:
+            self._call_sync(lambda node: node.channel.publish_payload(topic, payload), ChannelClosed)
+
+    def put_sync(self, channel: str, payload: bytes) -> None:
+        """`put` for a caller that cannot await."""
+        if self._blocking_publisher is not None:
+            self._put_blocking(self._blocking_publisher, channel, payload)
+        else:
+            self._call_sync(lambda node: node.put(channel, payload), ChannelClosed)
+
+    def _publish_blocking(self, publisher: SupportsBlockingPublish, topic: str, payload: bytes) -> None:
+        for queue, capacity, expiry in publisher.publish_blocking(topic, payload).bound_queues:
             with suppress(QueueFull):
-                publisher.put_blocking(queue, frame, capacity=capacity, expiry=expiry)
+                publisher.put_blocking(queue, payload, capacity=capacity, expiry=expiry)
 
-    def _put_blocking(self, publisher: SupportsBlockingPublish, channel: str, frame: bytes) -> None:
-        publisher.put_blocking(
-            self._naming.queue(channel),
-            frame,
-            capacity=self._settings.capacity_of(channel),
-            expiry=self._settings.expiry,
-        )
+    def _put_blocking(self, publisher: SupportsBlockingPublish, channel: str, payload: bytes) -> None:
+        queue, capacity = self._names.queue(channel), self._settings.capacity_of(channel)
+        publisher.put_blocking(queue, payload, capacity=capacity, expiry=self._settings.expiry)
 
-    async def _by_any_node(self, call: Call[T]) -> T:
-        if not loops.is_passing() and self._nodes.visits() > _VISITS_BEFORE_MOVING_IN:
-            return await call(await self._nodes.here())
+    async def _call_any_node(self, call: Call[T]) -> T:
+        if not event_loops.is_async_to_sync_loop() and self._nodes.call_count() > CALLS_BEFORE_OWN_NODE:
+            return await call(await self._nodes.get_or_open())
         try:
-            return await self._hand_over(self._nodes.elsewhere(), call, _nothing, self._patience)
+            return await self._call_in(self._nodes.any_other(), call)
         except ChannelClosed:
-            return await self._hand_over(loops.background.loop(), call, _nothing, self._patience)
+            return await self._call_in(event_loops.background.loop(), call)
 
-    # ---- all else -------------------------------------------------------------------------------------------------
+    # ---- other calls ----------------------------------------------------------------------------------------------
 
     async def call(self, call: Call[T]) -> T:
-        """Let the running loop's own node do something; for a passing loop, the background loop's."""
+        """Call with the running loop's own node, opened if need be; for a short-lived loop, the background loop's."""
         node = self._nodes.current()
-        if node is None and loops.is_passing():
-            return await self._hand_over(loops.background.loop(), call, _nothing, self._patience)
-        return await call(node or await self._nodes.here())
+        if node is None and event_loops.is_async_to_sync_loop():
+            return await self._call_in(event_loops.background.loop(), call)
+        return await call(node or await self._nodes.get_or_open())
 
-    async def call_in(self, loop: loops.Loop, call: Callable[[], Awaitable[T]]) -> T:
-        """Do something in one certain event loop of this process."""
+    async def call_in(self, loop: Loop, call: Callable[[], Awaitable[T]]) -> T:
+        """Await something in one certain event loop of this process."""
         if loop is asyncio.get_running_loop():
             return await call()
         if loop.is_closed():
-            raise LoopEnded("The event loop in which this was received has ended, and gave it back to others")
+            raise EventLoopClosed("The event loop that received this has ended, and returned it to the other readers")
 
-        async def carry(node: Node) -> T:
+        async def in_loop(node: Node) -> T:
             return await call()
 
-        return await self._hand_over(loop, carry, _nothing, self._patience)
+        return await self._call_in(loop, in_loop)
 
     async def call_owner(self, channel: str, call: Call[T]) -> T:
-        """Let the node do something in whose event loop a name was made."""
+        """Call with the node that made the name of a channel."""
         node = self._nodes.current()
         if node is not None and node.id == node_of(channel):
             return await call(node)
-        return await self._hand_over(self._owning_loop(channel), call, _nothing, self._patience)
+        return await self._call_in(self._owning_loop(channel), call)
 
     def call_sync(self, call: Call[T]) -> T:
-        """Let any node do something that may be done twice, for a caller who cannot await."""
-        return self._call_sync(call, ChannelClosed, LoopEnded)
+        """Call with any node, for a caller that cannot await; the call may be made twice."""
+        return self._call_sync(call, ChannelClosed, EventLoopClosed)
 
-    def _call_sync(self, call: Call[T], *nothing_lost: type[Exception]) -> T:
-        """Ask another loop; if that one ends just now and nothing is lost by it, the background loop."""
+    def _call_sync(self, call: Call[T], *retried: type[Exception]) -> T:
+        """Call with the node of another loop; if that loop is just ending, with the background loop's."""
         try:
-            return self._wait_for(self._nodes.elsewhere(), call)
-        except nothing_lost:
-            return self._wait_for(loops.background.loop(), call)
+            return self._wait_for(self._nodes.any_other(), call)
+        except retried:
+            return self._wait_for(event_loops.background.loop(), call)
 
-    def _wait_for(self, loop: loops.Loop, call: Call[T]) -> T:
-        return wait_blocking(start_in(loop, lambda: self._call_here(call), _nothing), self._patience)
+    def _wait_for(self, loop: Loop, call: Call[T]) -> T:
+        return wait_blocking(submit(loop, lambda: self._call_here(call)), self._timeout)
 
     async def receive(self, channel: str) -> Any:
-        """The next message of a channel, wherever in this process its name lives."""
+        """Wait for the next message of a channel, whichever event loop of this process it belongs to."""
         owner = node_of(channel)
         node = self._nodes.current()
         if owner is None:
-            if node is None and loops.is_passing():
-                return await self._receive_elsewhere(loops.background.loop(), channel)
-            return await (node or await self._nodes.here()).receive(channel)
+            if node is None and event_loops.is_async_to_sync_loop():
+                return await self._receive_in(event_loops.background.loop(), channel)
+            return await (node or await self._nodes.get_or_open()).receive(channel)
         if node is not None and node.id == owner:
             return await node.receive(channel)
-        return await self._receive_elsewhere(self._owning_loop(channel), channel)
+        return await self._receive_in(self._owning_loop(channel), channel)
 
-    def _owning_loop(self, channel: str) -> loops.Loop:
+    def _owning_loop(self, channel: str) -> Loop:
         loop = self._nodes.loop_of(lambda node: node.id == node_of(channel))
         if loop is None:
             raise ValueError(
-                f"Nobody can receive on {channel!r} here: the process or event loop that made the name with "
+                f"Cannot receive on {channel!r} here: the process or event loop that made the name with "
                 f"new_channel() is another one, or has ended"
             )
         return loop
 
-    async def close(self) -> None:
-        """Close the nodes of the running loop and of the background loop."""
-        await self._nodes.close_here()
-        loop = loops.background.loop_if_running
-        if loop is not None:
-            future = start_in(loop, self._nodes.close_here, _nothing)
-            await wait_here(future, loop, _nothing, self._patience)
-
-    def close_everywhere(self) -> None:
-        """Close the nodes of every loop, from a thread that runs none. Who calls next opens another one."""
-        self._nodes.close_all(self._patience)
-
-    async def _receive_elsewhere(self, loop: loops.Loop, channel: str) -> Any:
-        asked: list[Node] = []
+    async def _receive_in(self, loop: Loop, channel: str) -> Any:
+        received_by: list[Node] = []
 
         async def receive(node: Node) -> Any:
-            asked.append(node)
+            received_by.append(node)
             return await node.receive(channel)
 
         def put_back(message: Any) -> None:
-            with suppress(ChannelClosed):  # the node has closed meanwhile, and its names are gone with it
-                asked[0].put_back(channel, message)
+            with suppress(ChannelClosed):  # the node has closed meanwhile, and its channels are gone with it
+                received_by[0].put_back(channel, message)
 
-        return await self._hand_over(loop, receive, put_back, None)
+        future = submit(loop, lambda: self._call_here(receive), put_back)
+        return await wait_async(future, loop, None, put_back)
 
-    async def _hand_over(
-        self, loop: loops.Loop, call: Call[T], undo: Callable[[T], object], timeout: float | None
-    ) -> T:
-        future = start_in(loop, lambda: self._call_here(call), undo)
-        return await wait_here(future, loop, undo, timeout)
+    async def _call_in(self, loop: Loop, call: Call[T]) -> T:
+        return await wait_async(submit(loop, lambda: self._call_here(call)), loop, self._timeout)
 
     async def _call_here(self, call: Call[T]) -> T:
-        return await call(self._nodes.current() or await self._nodes.here())
+        return await call(self._nodes.current() or await self._nodes.get_or_open())
 
+    # ---- the end --------------------------------------------------------------------------------------------------
 
-def _nothing(result: object) -> None:
-    """There is nothing to undo."""
+    async def close(self) -> None:
+        """Close the nodes of the running loop and of the background loop."""
+        await self._nodes.close_current()
+        loop = event_loops.background.loop_if_running
+        if loop is not None:
+            await wait_async(submit(loop, self._nodes.close_current), loop, self._timeout)
+
+    def close_all(self) -> None:
+        """Close the nodes of every loop, from a thread that runs none. The next call opens another one."""
+        self._nodes.close_all(self._timeout)

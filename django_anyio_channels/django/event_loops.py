@@ -1,4 +1,4 @@
-"""One open resource per event loop, for as long as the loop lives."""
+"""One open resource for each event loop, and the background event loop of the process."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ T = TypeVar("T")
 Loop = asyncio.AbstractEventLoop
 
 
-class Hosted(Generic[T]):
-    """What one event loop has open. A task of that loop opens it, sleeps, and closes it when the loop ends."""
+class _LoopEntry(Generic[T]):
+    """The resource of one event loop. A task of that loop opens it, sleeps, and closes it when the loop ends."""
 
     def __init__(self, loop: Loop) -> None:
         self.loop = loop
@@ -34,125 +34,122 @@ class Hosted(Generic[T]):
         self.task: asyncio.Task[None]
 
     @property
-    def reachable(self) -> bool:
-        """Whether another thread may ask this loop to do something."""
+    def is_reachable(self) -> bool:
+        """Whether this thread may submit calls to the loop."""
         return self.resource is not None and self.loop.is_running() and self.thread != threading.get_ident()
 
 
-class PerLoop(Generic[T]):
+class LoopLocal(Generic[T]):
     """Opens one ``T`` for each event loop that asks, and closes it with the loop.
 
-    Loops that `asgiref.sync.async_to_sync` makes for a single call get none of their own (`is_passing`).
+    Loops that `asgiref.sync.async_to_sync` makes for a single call should ask for none (`is_async_to_sync_loop`).
     """
 
     def __init__(self, opener: Callable[[], AbstractAsyncContextManager[T]]) -> None:
         self._opener = opener
         self._reset()
-        _every_per_loop.add(self)
+        _all_loop_locals.add(self)
 
     def _reset(self) -> None:
-        # The garbage collector may end the host of a loop that nobody closed well at any moment, also while this thread
-        # holds the lock; so the lock lets it in, and loops go over copies.
+        # The garbage collector may end the task of a loop that was never closed at any moment, also while this thread
+        # holds the lock. So the lock is reentrant, and loops go over copies.
         self._lock = threading.RLock()
-        self._hosted: dict[Loop, Hosted[T]] = {}
-        self._visits: weakref.WeakKeyDictionary[Loop, int] = weakref.WeakKeyDictionary()
+        self._entries: dict[Loop, _LoopEntry[T]] = {}
+        self._call_counts: weakref.WeakKeyDictionary[Loop, int] = weakref.WeakKeyDictionary()
 
     def current(self) -> T | None:
-        """What the running loop has open already."""
-        hosted = self._hosted.get(asyncio.get_running_loop())
-        return None if hosted is None else hosted.resource
+        """Return the resource of the running loop, if it is open."""
+        entry = self._entries.get(asyncio.get_running_loop())
+        return None if entry is None else entry.resource
 
-    async def here(self) -> T:
-        """What the running loop has open; opens it first if need be. Raises what opening raises."""
+    async def get_or_open(self) -> T:
+        """Return the resource of the running loop, opened if need be. Raises what opening raises."""
         loop = asyncio.get_running_loop()
         with self._lock:
-            for closed in [other for other in list(self._hosted) if other.is_closed()]:
-                self._hosted.pop(closed, None)
-            hosted = self._hosted.get(loop)
-            if hosted is None:
-                hosted = self._hosted[loop] = Hosted(loop)
+            for closed in [other for other in list(self._entries) if other.is_closed()]:
+                self._entries.pop(closed, None)
+            entry = self._entries.get(loop)
+            if entry is None:
+                entry = self._entries[loop] = _LoopEntry(loop)
                 # A context of its own: the caller's variables and cancel scopes are not the loop's.
-                hosted.task = contextvars.Context().run(loop.create_task, self._host(hosted))
-        return await asyncio.shield(hosted.opened)
+                entry.task = contextvars.Context().run(loop.create_task, self._run(entry))
+        return await asyncio.shield(entry.opened)
 
-    def elsewhere(self) -> Loop:
-        """Another running loop that has one open, or else the process's background loop."""
+    def any_other(self) -> Loop:
+        """Return another running loop with an open resource, or else the background loop."""
         with self._lock:
-            loop = next((hosted.loop for hosted in list(self._hosted.values()) if hosted.reachable), None)
+            loop = next((entry.loop for entry in list(self._entries.values()) if entry.is_reachable), None)
         return loop or background.loop()
 
     def loop_of(self, is_wanted: Callable[[T], bool]) -> Loop | None:
-        """The loop that has open what is wanted."""
+        """Return the loop whose resource is wanted."""
         with self._lock:
-            for hosted in list(self._hosted.values()):
-                if hosted.resource is not None and is_wanted(hosted.resource):
-                    return hosted.loop
+            for entry in list(self._entries.values()):
+                if entry.resource is not None and is_wanted(entry.resource):
+                    return entry.loop
         return None
 
-    def visits(self) -> int:
+    def call_count(self) -> int:
         """Count a call from the running loop, and return how many it has made."""
         loop = asyncio.get_running_loop()
         with self._lock:
-            count = self._visits[loop] = self._visits.get(loop, 0) + 1
+            count = self._call_counts[loop] = self._call_counts.get(loop, 0) + 1
             return count
 
     def all_open(self) -> list[T]:
-        """Everything that is open in any loop."""
+        """Return the open resources of all loops."""
         with self._lock:
-            living = [hosted for hosted in list(self._hosted.values()) if not hosted.loop.is_closed()]
-        return [hosted.resource for hosted in living if hosted.resource is not None]
+            entries = [entry for entry in list(self._entries.values()) if not entry.loop.is_closed()]
+        return [entry.resource for entry in entries if entry.resource is not None]
 
-    async def close_here(self) -> None:
-        """Close what the running loop has open."""
-        hosted = self._hosted.get(asyncio.get_running_loop())
-        if hosted is not None:
-            await _end(hosted.task)
+    async def close_current(self) -> None:
+        """Close the resource of the running loop."""
+        entry = self._entries.get(asyncio.get_running_loop())
+        if entry is not None:
+            await _cancel(entry.task)
 
     def close_all(self, timeout: float) -> None:
-        """Close what every loop has open, and wait for that, but not for the caller's own running loop."""
-        for hosted in list(self._hosted.values()):
-            if hosted.loop.is_running():
-                closed = asyncio.run_coroutine_threadsafe(_end(hosted.task), hosted.loop)
-                if hosted.thread != threading.get_ident():
+        """Close the resource of every loop, and wait for that, except for the caller's own running loop."""
+        for entry in list(self._entries.values()):
+            if entry.loop.is_running():
+                closed = asyncio.run_coroutine_threadsafe(_cancel(entry.task), entry.loop)
+                if entry.thread != threading.get_ident():
                     closed.result(timeout)
         self._close_idle_loops()
 
-    async def _host(self, hosted: Hosted[T]) -> None:
+    async def _run(self, entry: _LoopEntry[T]) -> None:
         try:
             async with self._opener() as resource:
-                hosted.resource = resource
-                hosted.opened.set_result(resource)
-                await hosted.loop.create_future()
+                entry.resource = resource
+                entry.opened.set_result(resource)
+                await entry.loop.create_future()
         except asyncio.CancelledError:
-            hosted.opened.cancel()
+            entry.opened.cancel()
             raise
         except Exception as error:
-            if hosted.opened.done():
+            if entry.opened.done():
                 raise
-            hosted.opened.set_exception(error)
-            hosted.opened.exception()
+            entry.opened.set_exception(error)
+            entry.opened.exception()
         finally:
-            self._forget(hosted)
-
-    def _forget(self, hosted: Hosted[T]) -> None:
-        with self._lock:
-            if self._hosted.get(hosted.loop) is hosted:
-                del self._hosted[hosted.loop]
+            with self._lock:
+                if self._entries.get(entry.loop) is entry:
+                    del self._entries[entry.loop]
 
     def _close_idle_loops(self) -> None:
-        """Finish what loops that were stopped but never closed have left open."""
-        for hosted in list(self._hosted.values()):
-            if not hosted.loop.is_closed() and not hosted.loop.is_running():
-                hosted.loop.run_until_complete(_end(hosted.task))
+        """Close the resources of loops that were stopped but never closed."""
+        for entry in list(self._entries.values()):
+            if not entry.loop.is_closed() and not entry.loop.is_running():
+                entry.loop.run_until_complete(_cancel(entry.task))
 
 
-async def _end(task: asyncio.Task[None]) -> None:
+async def _cancel(task: asyncio.Task[None]) -> None:
     task.cancel()
     await asyncio.wait([task])
 
 
-def is_passing() -> bool:
-    """Whether the running loop was made by `asgiref.sync.async_to_sync` for one call and ends with it."""
+def is_async_to_sync_loop() -> bool:
+    """Return whether `asgiref.sync.async_to_sync` made the running loop for one call."""
     return asyncio.get_running_loop() in AsyncToSync.loop_thread_executors
 
 
@@ -163,14 +160,14 @@ class BackgroundLoop:
         self.reset()
 
     def reset(self) -> None:
-        """Begin as a new process does, without touching what was."""
+        """Return to the initial state without ending the present loop."""
         self._lock = threading.Lock()
         self._loop: Loop | None = None
         self._thread: threading.Thread | None = None
         self._stop: asyncio.Event
 
     def loop(self) -> Loop:
-        """The running loop."""
+        """Return the running loop, started if need be."""
         with self._lock:
             if self._loop is None:
                 started = threading.Event()
@@ -184,11 +181,11 @@ class BackgroundLoop:
 
     @property
     def loop_if_running(self) -> Loop | None:
-        """The loop, if anybody has needed it yet."""
+        """The loop, if it was started."""
         return self._loop
 
     def stop(self) -> None:
-        """Cancel what runs there, and wait for its end."""
+        """Cancel the tasks of the loop, and wait for its end."""
         if self._loop is not None and self._thread is not None:
             self._loop.call_soon_threadsafe(self._stop.set)
             self._thread.join(timeout=10.0)
@@ -201,24 +198,24 @@ class BackgroundLoop:
 
 
 background = BackgroundLoop()
-_every_per_loop: weakref.WeakSet[PerLoop[Any]] = weakref.WeakSet()
-_of_the_parent: list[object] = []
+_all_loop_locals: weakref.WeakSet[LoopLocal[Any]] = weakref.WeakSet()
+_parent_resources: list[object] = []
 
 
-def _at_exit() -> None:
+def _close_at_exit() -> None:
     background.stop()
-    for per_loop in list(_every_per_loop):
-        per_loop._close_idle_loops()
+    for loop_local in list(_all_loop_locals):
+        loop_local._close_idle_loops()
 
 
-def _in_forked_child() -> None:
+def _reset_in_child() -> None:
     # The parent's loops and connections are kept, not closed: closing them here would disturb the parent's.
-    _of_the_parent.append(background.loop_if_running)
+    _parent_resources.append(background.loop_if_running)
     background.reset()
-    for per_loop in list(_every_per_loop):
-        _of_the_parent.append(per_loop._hosted)
-        per_loop._reset()
+    for loop_local in list(_all_loop_locals):
+        _parent_resources.append(loop_local._entries)
+        loop_local._reset()
 
 
-atexit.register(_at_exit)
-os.register_at_fork(after_in_child=_in_forked_child)
+atexit.register(_close_at_exit)
+os.register_at_fork(after_in_child=_reset_in_child)

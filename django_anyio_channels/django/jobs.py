@@ -1,4 +1,4 @@
-"""Jobs: messages of normal channels that come again, to another reader, until one has acknowledged them."""
+"""Jobs: messages of normal channels that are delivered again until a reader acknowledges them."""
 
 from __future__ import annotations
 
@@ -8,72 +8,67 @@ from collections.abc import Awaitable
 from typing import Any
 from weakref import WeakKeyDictionary
 
-from channels.consumer import AsyncConsumer
-from channels.exceptions import StopConsumer
-
 from ..core.capabilities import require_acknowledgement
 from ..core.events import Event
 from ..core.exceptions import DecodeError
 from ..hub.channel import Channel
 from ..hub.subscriber import release
-from .names import Naming
+from .names import BrokerNames
 
 logger = logging.getLogger("django_anyio_channels")
 
-_INSTANCE_GONE = 0.3
-"""Seconds: asgiref's servers look every 0.1 s for consumers that have ended, and until then hand them messages."""
+CONSUMER_SHUTDOWN_GRACE = 0.3
+"""Seconds: asgiref's servers look every 0.1 s for consumers that have ended, and give them messages until then."""
 
 
 class Job(dict[str, Any]):
-    """One message of an acknowledged channel, in the hands of one reader."""
+    """One message of an acknowledged channel, delivered to one reader."""
 
     def __init__(self, message: dict[str, Any], channel: str, event: Event[bytes]) -> None:
         super().__init__(message)
         self.channel = channel
         self.deliveries = event.deliveries
-        """How often it has been handed out, this time included."""
+        """How often it has been delivered, this time included."""
         self.loop = asyncio.get_running_loop()
-        """Where it was received, and must be acknowledged."""
+        """The event loop in which it was received, and must be acknowledged."""
         self.received = self.loop.time()
-        self.over = asyncio.Event()
-        """Its reader may have the next one."""
+        self.finished = asyncio.Event()
+        """Set when its reader may have the next job."""
         self._event = event
 
-    def done(self) -> Awaitable[None]:
-        """It has been dealt with, and its reader may have the next one."""
-        self.over.set()
-        return self.acknowledge()
-
-    def acknowledge(self) -> Awaitable[None]:
-        """It won't come again; see `Event.ack`."""
+    def ack(self) -> Awaitable[None]:
+        """Acknowledge it, see `Event.ack`, and let its reader have the next one."""
+        self.finished.set()
         return self._event.ack()
 
-    def ended_its_consumer(self) -> None:
-        """The next one must wait for another instance of the consumer."""
-        self.loop.call_later(_INSTANCE_GONE, self.over.set)
+    def consumer_stopped(self, *, handled: bool) -> None:
+        """Acknowledge it if it was handled, and keep the next job for another instance of its consumer."""
+        if handled:
+            self._event.ack()
+        self.loop.call_later(CONSUMER_SHUTDOWN_GRACE, self.finished.set)
 
 
 class Jobs:
     """The readers of acknowledged channels in one event loop.
 
-    A task gets its next job when the one before is over: acknowledged, failed, or no longer its own. So no more is in
-    the hands of a reader that dies than the one job it works on.
+    A task gets its next job when the previous one is finished: acknowledged, failed, or due to be delivered again. So
+    a reader that dies holds one job at most.
     """
 
-    def __init__(self, channel: Channel, naming: Naming) -> None:
+    def __init__(self, channel: Channel, names: BrokerNames) -> None:
         self._channel = channel
-        self._naming = naming
+        self._names = names
         self._last: WeakKeyDictionary[asyncio.Task[Any], Job] = WeakKeyDictionary()
 
     async def receive(self, channel: str) -> Job:
-        """The next job of a channel."""
+        """Wait for the next job of a channel."""
         task = asyncio.current_task()
         assert task is not None
         if task in self._last:
-            await self._wait_for_the_end_of(self._last[task])
-        queue = self._naming.queue(channel)
+            await self._wait_finished(self._last[task])
+        queue, dead_letters = self._names.queue(channel), self._names.group(dead_letter_group(channel))
         while True:
-            event = await self._channel.queues.receive_job(queue, self._naming.group(dead_letters(channel)))
+            event = await self._channel.queues.receive_job(queue, dead_letters)
             try:
                 job = Job(self._channel.serializer.decode(event.message), channel, event)
             except DecodeError as error:
@@ -83,41 +78,19 @@ class Jobs:
             self._last[task] = job
             return job
 
-    async def _wait_for_the_end_of(self, job: Job) -> None:
-        patience = require_acknowledgement(self._channel.layer).redeliver_after
+    async def _wait_finished(self, job: Job) -> None:
+        redeliver_after = require_acknowledgement(self._channel.layer).redeliver_after
         try:
-            await asyncio.wait_for(job.over.wait(), job.received + patience - job.loop.time())
-        except asyncio.TimeoutError:
+            await asyncio.wait_for(job.finished.wait(), job.received + redeliver_after - job.loop.time())
+        except TimeoutError:
             logger.warning(
                 "A message of %s was not acknowledged within %g s (redeliver_after), and goes to another reader",
                 job.channel,
-                patience,
+                redeliver_after,
             )
-            job.over.set()
+            job.finished.set()
 
 
-def dead_letters(channel: str) -> str:
-    """The group where the messages of a channel go that were handed out too often."""
+def dead_letter_group(channel: str) -> str:
+    """Return the group that gets the messages of a channel that were delivered too often."""
     return f"{channel}.dead"
-
-
-def acknowledge_when_handled(consumer: AsyncConsumer) -> None:
-    """Have every job acknowledged that ``consumer`` has handled without an error."""
-    dispatch = consumer.dispatch
-
-    async def dispatch_and_acknowledge(message: dict[str, Any]) -> None:
-        if not isinstance(message, Job):
-            await dispatch(message)
-            return
-        try:
-            await dispatch(message)
-        except StopConsumer:
-            message.acknowledge()
-            message.ended_its_consumer()
-            raise
-        except BaseException:
-            message.ended_its_consumer()
-            raise
-        message.done()
-
-    consumer.dispatch = dispatch_and_acknowledge  # type: ignore[method-assign]

@@ -1,10 +1,8 @@
-"""`AnyioChannelLayer`: the verbs of Channels' channel layer specification."""
+"""`AnyioChannelLayer`: the methods of Channels' channel layer specification."""
 
 from __future__ import annotations
 
 import asyncio
-import re
-import sys
 import warnings
 from collections.abc import Mapping
 from functools import partial
@@ -13,9 +11,9 @@ from typing import Any, ClassVar
 
 from ..core.events import Event
 from ..core.exceptions import MissingDriver, PayloadTooLarge, QueueFull
+from ..core.serializers import encode_limited
 
 try:
-    from channels.consumer import AsyncConsumer
     from channels.exceptions import ChannelFull, MessageTooLarge
     from channels.layers import BaseChannelLayer
 except ModuleNotFoundError as error:
@@ -23,28 +21,27 @@ except ModuleNotFoundError as error:
         "AnyioChannelLayer needs Django and Channels: pip install django-anyio-channels[django]"
     ) from error
 
-from .config import Settings, read_config
-from .databases import Watch
-from .dispatcher import Courier
-from .jobs import Job, acknowledge_when_handled
-from .names import Naming, node_of
-from .transactions import TransactionCourier, TransactionPublisher
-
-# Channels tells nobody when a consumer ends; but it is a consumer's own __call__ that asks for its name.
-_CONSUMER = AsyncConsumer.__call__.__code__
-_CHANNEL_NAME = re.compile(r"[a-zA-Z0-9\-_.]+(?:![a-zA-Z0-9\-_.]*)?")
-_GROUP_NAME = re.compile(r"[a-zA-Z0-9\-_.]+")
+from .config import read_config
+from .consumers import acknowledge_when_handled, calling_consumer
+from .databases import DatabaseTeardownListener
+from .dispatcher import Dispatcher
+from .jobs import Job
+from .messages import seal
+from .names import CHANNEL_NAME, GROUP_NAME, BrokerNames, node_of
+from .node import Node
+from .settings import Settings
+from .transactions import TransactionalLayer, TransactionDispatcher
 
 
 class AnyioChannelLayer(BaseChannelLayer):
-    """A channel layer as Channels' specification wants it (https://channels.readthedocs.io/en/stable/channel_layer_spec.html).
+    """A channel layer by Channels' specification (https://channels.readthedocs.io/en/stable/channel_layer_spec.html).
 
     Name it in ``CHANNEL_LAYERS``; its ``CONFIG`` becomes the keyword arguments. It has the ``groups`` and ``flush``
-    extensions. All verbs may be called from any thread and event loop; those that end in ``_sync`` also without one.
+    extensions. All methods may be called in any thread and event loop; those that end in ``_sync`` also without one.
 
-    `send` and `group_send` return when the broker has accepted the message. They raise `TypeError` for what cannot be
-    encoded, ``MessageTooLarge`` above ``max_message_size``, `ListenerClosed` when there was no link to the broker for
-    ``publish_timeout`` seconds, and `DeliveryUnknown` when the link broke before the broker answered.
+    `send` and `group_send` return when the broker has accepted the message. They raise `TypeError` for a message that
+    cannot be encoded, ``MessageTooLarge`` above ``max_message_size``, `ListenerClosed` if there was no connection to
+    the broker for ``publish_timeout`` seconds, and `DeliveryUnknown` if it broke before the broker answered.
     """
 
     extensions: ClassVar[list[str]] = ["groups", "flush"]
@@ -53,169 +50,170 @@ class AnyioChannelLayer(BaseChannelLayer):
 
     def __init__(self, **config: Any) -> None:
         settings = self.read_config(config)
-        for note in settings.notes:
-            warnings.warn(f"{note.message} {note.hint}", stacklevel=2)
+        for warning in settings.warnings:
+            warnings.warn(f"{warning.message} {warning.hint}", stacklevel=2)
         super().__init__(expiry=settings.expiry, capacity=settings.capacity)  # type: ignore[arg-type]
         self.channel_capacity = list(settings.channel_capacity)  # type: ignore[assignment]
         self.group_expiry = settings.group_expiry
         self._settings = settings
-        self._naming = Naming(settings.prefix)
-        self._courier = Courier(settings, self._naming)
-        self._in_transaction: dict[str | None, TransactionCourier] = {}
-        self._watch = None if settings.database is None else Watch(self._courier.close_everywhere)
+        self._names = BrokerNames(settings.prefix)
+        self._dispatcher = Dispatcher(settings, self._names)
+        self._in_transaction: dict[str | None, TransactionDispatcher] = {}
+        self._teardown_listener = settings.database and DatabaseTeardownListener(self._dispatcher.close_all)
 
     @classmethod
     def read_config(cls, config: Mapping[str, Any]) -> Settings:
-        """What CONFIG says, checked. Raises `ConfigError`, or `MissingDriver` naming the extra to install."""
+        """Read and check CONFIG. Raises `ConfigError`, or `MissingDriver`, which names the extra to install."""
         return read_config(config)
 
     # ---- messages -------------------------------------------------------------------------------------------------
 
     async def send(self, channel: str, message: dict[str, Any]) -> None:
         """Send to one channel. Raises ``ChannelFull`` when a normal channel is at its capacity."""
-        frame = self._encode(message)
+        payload = self._encode(message)
         self.require_valid_channel_name(channel)
         owner = node_of(channel)
-        with _REFUSALS:
-            if owner is None:
-                await self._courier.put(channel, frame)
-            else:
-                await self._courier.publish(self._naming.inbox(owner), _addressed(channel, frame))
+        if owner is not None:
+            await self._publish(self._names.inbox(owner), seal(channel, payload))
+            return
+        with _translate_errors:
+            await (self._dispatcher.current_node() or self._dispatcher).put(channel, payload)
 
     async def receive(self, channel: str) -> dict[str, Any]:
-        """Wait for the next message of a channel. Cancelling it loses nothing, and a broker's outage only delays it."""
-        node = self._courier.node()
-        if node is not None and channel in node.names:
-            message = await node.names.receive(channel)
+        """Wait for the next message of a channel. Cancelling loses nothing, and an outage of the broker only delays it.
+
+        Raises `ValueError` for a channel that `new_channel` made in another process.
+        """
+        node = self._dispatcher.current_node()
+        if node is not None and channel in node.local_channels:
+            message = await node.local_channels.receive(channel)
         else:
             self.require_valid_channel_name(channel)
-            message = await self._courier.receive(channel)
+            message = await self._dispatcher.receive(channel)
         return message  # type: ignore[no-any-return]
 
     async def new_channel(self, prefix: str = "specific") -> str:
-        """A name that only this process can receive on. Costs no round trip once this loop's node is open.
+        """Return a name that only this process can receive on. Costs no round trip once this loop's node is open.
 
-        A consumer's name ends with the consumer; any other name with its last message or membership.
+        The channel of a consumer ends with the consumer; any other channel with its last message or membership.
         """
-        caller = sys._getframe(1)
-        consumer = caller.f_locals["self"] if caller.f_code is _CONSUMER else None
-        if consumer is not None and consumer.scope.get("type") == "channel":
+        task = asyncio.current_task()
+        consumer = calling_consumer(task)
+        if consumer is not None:
             acknowledge_when_handled(consumer)
-        node = self._courier.node()
-        if node is not None:
-            name = node.names.new(prefix, consumer, asyncio.current_task())
-        else:
-            name = await self._courier.call(lambda node: node.new_channel(prefix, consumer))
+        node = self._dispatcher.current_node()
+        if node is None:
+            node = await self._dispatcher.call(_same)
+        name = node.local_channels.new(prefix, consumer, task)
         self.require_valid_channel_name(name)
         return name
 
     async def ack(self, message: dict[str, Any]) -> None:
-        """Acknowledge a message that `receive` returned, so that nobody else gets it; returns when the broker knows.
+        """Acknowledge a message that `receive` returned; returns when the broker has the acknowledgement.
 
-        That is for programs that call `receive` on channels listed under ``acknowledged``. A worker's consumers need
-        not do it: what they have handled without an error is acknowledged. Other messages need no acknowledgement,
-        and nothing happens. Raises `ListenerClosed` if the link breaks: the message may come again then.
+        It is for programs that call `receive` on channels listed under ``acknowledged``. A worker's consumers need not
+        call it: a message is acknowledged when it was handled without an error. Does nothing for other messages. Raises
+        `ListenerClosed` if the connection breaks; the message may be delivered again then.
         """
         if isinstance(message, Job):
-            await self._courier.call_in(message.loop, message.done)
+            await self._dispatcher.call_in(message.loop, message.ack)
 
     # ---- groups ---------------------------------------------------------------------------------------------------
 
     async def group_add(self, group: str, channel: str) -> None:
         """Add a channel of any process to a group; in effect for every sender when it returns."""
         self._check_names(group, channel)
-        await self._courier.call(lambda node: node.group_add(group, channel))
+        await self._dispatcher.call(lambda node: node.group_add(group, channel))
 
     async def group_discard(self, group: str, channel: str) -> None:
         """Remove a channel of any process from a group; no error if it isn't in it."""
         self._check_names(group, channel)
-        await self._courier.call(lambda node: node.group_discard(group, channel))
+        await self._dispatcher.call(lambda node: node.group_discard(group, channel))
 
     async def group_send(self, group: str, message: dict[str, Any]) -> None:
-        """Send to all channels of a group. A member whose mailbox is full misses it; that is counted and logged."""
-        frame = self._encode(message)
+        """Send to all channels of a group. A member whose mailbox is full misses it, which is counted and logged."""
+        payload = self._encode(message)
         self.require_valid_group_name(group)
-        with _REFUSALS:
-            await self._courier.publish(self._naming.group(group), frame)
+        await self._publish(self._names.groups + group, payload)
 
     async def group_history(
         self, group: str, *, since: str | None = None, limit: int | None = None
     ) -> list[Event[dict[str, Any]]]:
-        """What was sent to a group after the position ``since``, the oldest first, or else what was last.
+        """Return what was sent to a group after the position ``since``, oldest first, or else the last messages.
 
-        Each event has a ``message`` and a ``position``. Needs a broker that keeps a history, else `NotSupported` is
-        raised; `PositionLost` if the history no longer reaches back to ``since``.
+        ``limit`` is the greatest number of events. Each has a ``message`` and a ``position``. Raises `PositionLost` if
+        the history no longer reaches back to ``since``, and `NotSupported` if the broker keeps no history.
         """
         self.require_valid_group_name(group)
-        return await self._courier.call(lambda node: node.history(group, since, limit))
+        return await self._dispatcher.call(lambda node: node.history(group, since, limit))
 
     async def group_resume(self, group: str, channel: str, *, since: str | None = None, last: int = 0) -> str | None:
-        """Add a channel of this process to a group from the position ``since`` on: what was sent after it comes first.
+        """Add a channel of this process to a group from the position ``since`` on.
 
-        Without ``since`` the ``last`` messages come first. Then comes what is live. Each comes once and in order, and
-        is a `GroupMessage`, with its position. Where messages are missing later, because the channel read too slowly or
-        the broker lost its memory, a message ``{"type": "group.missed", "group": group}`` stands in their place.
+        What was sent after ``since`` comes first, or else the ``last`` messages; then live messages. Each comes once
+        and in order, and is a `GroupMessage`, with its position. Where messages are missing later, because the channel
+        read too slowly or the broker lost its memory, ``{"type": "group.missed", "group": group}`` takes their place.
 
-        Returns a position to keep until the first message comes; None if it comes at once, out of the past. Raises
+        Returns a position to keep until the first message comes; None if one comes at once, from the history. Raises
         `PositionLost` or `InvalidPosition`, and `NotSupported` if the broker keeps no history; the channel is not in
         the group then. Raises `ValueError` if it is in the group already, or belongs to another process.
         """
         self._check_names(group, channel)
-        return await self._courier.call_owner(channel, lambda node: node.resume(group, channel, since, last))
+        return await self._dispatcher.call_owner(channel, lambda node: node.resume(group, channel, since, last))
 
     async def flush(self) -> None:
-        """Forget every message and every group, in all processes that share the prefix."""
-        await self._courier.call(lambda node: node.flush())
+        """Drop all messages and all memberships, in all processes that share the prefix."""
+        await self._dispatcher.call(lambda node: node.flush())
 
     # ---- from code without an event loop --------------------------------------------------------------------------
 
     def send_sync(self, channel: str, message: dict[str, Any]) -> None:
         """`send` for synchronous code."""
-        self._send_by(self._courier, channel, message)
+        self._send_by(self._dispatcher, channel, message)
 
     def group_send_sync(self, group: str, message: dict[str, Any]) -> None:
         """`group_send` for synchronous code."""
-        self._group_send_by(self._courier, group, message)
+        self._group_send_by(self._dispatcher, group, message)
 
-    def in_transaction(self, using: str | None = None) -> TransactionPublisher:
-        """``send`` and ``group_send`` as a part of the database transaction that is open when they are called.
+    def in_transaction(self, using: str | None = None) -> TransactionalLayer:
+        """Return a layer whose ``send`` and ``group_send`` are a part of the open database transaction.
 
-        ``using`` is the alias of DATABASES, by default the layer's own. Only for a layer on PostgreSQL, and only for
-        the database that the layer listens in; else `NotSupported` is raised.
+        ``using`` is the alias of DATABASES, by default the layer's own. Raises `NotSupported` unless the layer is on
+        PostgreSQL, and listens in that database.
         """
-        courier = self._in_transaction.get(using)
-        if courier is None:
-            courier = TransactionCourier(self._courier, self._settings, self._naming, using)
-            self._in_transaction[using] = courier
-        return TransactionPublisher(partial(self._send_by, courier), partial(self._group_send_by, courier))
+        dispatcher = self._in_transaction.get(using)
+        if dispatcher is None:
+            dispatcher = TransactionDispatcher(self._dispatcher, self._settings, self._names, using)
+            self._in_transaction[using] = dispatcher
+        return TransactionalLayer(partial(self._send_by, dispatcher), partial(self._group_send_by, dispatcher))
 
     def group_add_sync(self, group: str, channel: str) -> None:
         """`group_add` for synchronous code."""
         self._check_names(group, channel)
-        self._courier.call_sync(lambda node: node.group_add(group, channel))
+        self._dispatcher.call_sync(lambda node: node.group_add(group, channel))
 
     def group_discard_sync(self, group: str, channel: str) -> None:
         """`group_discard` for synchronous code."""
         self._check_names(group, channel)
-        self._courier.call_sync(lambda node: node.group_discard(group, channel))
+        self._dispatcher.call_sync(lambda node: node.group_discard(group, channel))
 
-    # ---- life -----------------------------------------------------------------------------------------------------
+    # ---- state ----------------------------------------------------------------------------------------------------
 
     async def close(self) -> None:
-        """Disconnect this event loop and the background one. Never needed: it happens when a loop or process ends."""
-        await self._courier.close()
+        """Disconnect this event loop and the background one. Not needed: that happens when a loop or process ends."""
+        await self._dispatcher.close()
 
     def statistics(self) -> dict[str, int]:
-        """What this process has open and has lost, summed over its event loops.
+        """Return what this process has open and has lost, summed over its event loops.
 
-        ``nodes`` (connected event loops), ``channels`` (names in use), ``topics`` (broker subscriptions), ``outages``
-        (links lost), ``dropped`` (messages for full mailboxes), ``expired`` (messages not read in time),
-        ``undecodable`` (frames thrown away).
+        ``nodes`` (connected event loops), ``channels`` (in use), ``topics`` (broker subscriptions), ``outages``
+        (connections lost), ``dropped`` (messages for full mailboxes), ``expired`` (messages not read in time),
+        ``undecodable`` (payloads dropped).
         """
-        nodes = self._courier.nodes
+        nodes = self._dispatcher.nodes
         return {
             "nodes": len(nodes),
-            "channels": sum(len(node.names) for node in nodes),
+            "channels": sum(len(node.local_channels) for node in nodes),
             "topics": sum(node.channel.subscriptions for node in nodes),
             "outages": sum(node.channel.outages for node in nodes),
             "dropped": sum(node.channel.stats.dropped for node in nodes),
@@ -223,35 +221,45 @@ class AnyioChannelLayer(BaseChannelLayer):
             "undecodable": sum(node.channel.stats.undecodable for node in nodes),
         }
 
-    # ---- what the ways of sending have in common -------------------------------------------------------------------
+    # ---- publishing -----------------------------------------------------------------------------------------------
 
-    def _send_by(self, courier: Courier | TransactionCourier, channel: str, message: dict[str, Any]) -> None:
-        frame = self._encode(message)
+    async def _publish(self, topic: str, payload: bytes) -> None:
+        node = self._dispatcher.current_node()
+        with _translate_errors:
+            if node is not None:
+                await node.channel.publish_payload(topic, payload)
+            else:
+                await self._dispatcher.publish(topic, payload)
+
+    def _send_by(self, dispatcher: Dispatcher | TransactionDispatcher, channel: str, message: dict[str, Any]) -> None:
+        payload = self._encode(message)
         self.require_valid_channel_name(channel)
         owner = node_of(channel)
-        with _REFUSALS:
+        with _translate_errors:
             if owner is None:
-                courier.put_sync(channel, frame)
+                dispatcher.put_sync(channel, payload)
             else:
-                courier.publish_sync(self._naming.inbox(owner), _addressed(channel, frame))
+                dispatcher.publish_sync(self._names.inbox(owner), seal(channel, payload))
 
-    def _group_send_by(self, courier: Courier | TransactionCourier, group: str, message: dict[str, Any]) -> None:
-        frame = self._encode(message)
+    def _group_send_by(
+        self, dispatcher: Dispatcher | TransactionDispatcher, group: str, message: dict[str, Any]
+    ) -> None:
+        payload = self._encode(message)
         self.require_valid_group_name(group)
-        with _REFUSALS:
-            courier.publish_sync(self._naming.group(group), frame)
+        with _translate_errors:
+            dispatcher.publish_sync(self._names.group(group), payload)
 
     # ---- names and messages ---------------------------------------------------------------------------------------
 
     def require_valid_channel_name(self, name: object, receive: bool = False) -> bool:
-        """As Channels has it, but a trailing newline and digits of other scripts are refused too."""
-        if isinstance(name, str) and len(name) < self.MAX_NAME_LENGTH and _CHANNEL_NAME.fullmatch(name):
+        """Do what Channels does, but refuse a trailing newline and digits of other scripts, too."""
+        if isinstance(name, str) and len(name) < self.MAX_NAME_LENGTH and CHANNEL_NAME.fullmatch(name):
             return receive is False or super().require_valid_channel_name(name, receive=True)
         raise TypeError(self.invalid_name_error.format("Channel"))
 
     def require_valid_group_name(self, name: object) -> bool:
-        """As Channels has it, but a trailing newline and digits of other scripts are refused too."""
-        if isinstance(name, str) and len(name) < self.MAX_NAME_LENGTH and _GROUP_NAME.fullmatch(name):
+        """Do what Channels does, but refuse a trailing newline and digits of other scripts, too."""
+        if isinstance(name, str) and len(name) < self.MAX_NAME_LENGTH and GROUP_NAME.fullmatch(name):
             return True
         raise TypeError(self.invalid_name_error.format("Group"))
 
@@ -263,17 +271,17 @@ class AnyioChannelLayer(BaseChannelLayer):
         if not isinstance(message, dict):
             raise TypeError(f"A message must be a dict, not {type(message).__name__}")
         try:
-            return self._settings.encode(message)
+            return encode_limited(self._settings.max_message_size, self._settings.serializer, message)
         except PayloadTooLarge as error:
             raise MessageTooLarge(str(error)) from None
 
 
-def _addressed(channel: str, frame: bytes) -> bytes:
-    return b"%b\n%b" % (channel.encode(), frame)
+async def _same(node: Node) -> Node:
+    return node
 
 
-class _Refusals:
-    """Translates what a broker refuses into Channels' exceptions."""
+class _TranslateErrors:
+    """Raises Channels' exceptions for what a broker refuses. A class, since it is entered for each message."""
 
     def __enter__(self) -> None:
         pass
@@ -287,4 +295,4 @@ class _Refusals:
             raise MessageTooLarge(str(error)) from error
 
 
-_REFUSALS = _Refusals()
+_translate_errors = _TranslateErrors()

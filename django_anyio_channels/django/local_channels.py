@@ -1,88 +1,51 @@
-"""The channel names that live in this event loop: their mailboxes, groups and owners."""
+"""The process-specific channels of one event loop: their mailboxes, groups and consumers."""
 
 from __future__ import annotations
 
 import asyncio
-import re
-import secrets
+import itertools
 import sys
-import weakref
 from collections.abc import Callable
-from contextlib import suppress
 from time import monotonic
-from typing import Any, Protocol
+from typing import Any
 
-from ..core.events import Event
+from ..core.events import Event, GroupMessage
 from ..core.notifier import Notifier, waiter_type
+from ..hub.channel import Channel
 from ..hub.replay import ReplaySink
 from ..hub.subscriber import Subscriber
+from .consumers import ConsumerLifetime
+from .names import UNOWNED, BrokerNames, new_channel_name, owner_of
+from .settings import Settings
 
 _LONGEST_SWEEP = 60.0
 _SHORTEST_SWEEP = 0.05
 
-_NOBODYS = "0"
-"""The label of names that were made for no consumer."""
 
-_GIVEN = re.compile(r"!([0-9a-f]+)\.[0-9a-f]{24}$")
-"""How the names that `Names.new` gave end: with a label, and what nobody can guess."""
+class LocalChannel:
+    """One channel that is in use."""
 
-
-class Groups(Protocol):
-    """Where mailboxes listen to groups."""
-
-    async def add_sink(self, group: str, sink: Subscriber | ReplaySink) -> None: ...
-
-    def has_sink(self, group: str, sink: Subscriber | ReplaySink) -> bool: ...
-
-    def remove_sink(self, group: str, sink: Subscriber | ReplaySink) -> None: ...
-
-
-class Member:
-    """One living name."""
-
-    __slots__ = ("groups", "mailbox", "name", "resumed")
+    __slots__ = ("mailbox", "name", "replays", "topics")
 
     def __init__(self, name: str, mailbox: Subscriber) -> None:
         self.name = name
         self.mailbox = mailbox
-        self.groups: tuple[str, ...] = ()
-        self.resumed: dict[str, ReplaySink] | None = None
-        """The groups that it came back to, and what it listens to them through."""
+        self.topics: tuple[str, ...] = ()
+        """The topics of its groups."""
+        self.replays: dict[str, ReplaySink] | None = None
+        """The sinks of the topics that it resumed."""
 
     @property
-    def unused(self) -> bool:
-        return not self.groups and not len(self.mailbox) and not self.mailbox.has_waiters
+    def is_unused(self) -> bool:
+        return not self.topics and not len(self.mailbox) and not self.mailbox.has_waiters
 
-    def sink(self, group: str) -> Subscriber | ReplaySink:
-        """What listens to a group."""
-        return self.mailbox if self.resumed is None else self.resumed.get(group, self.mailbox)
-
-
-class Owner:
-    """A consumer that has names. It is gone when its task has ended, or when nobody holds it any more."""
-
-    def __init__(self, consumer: object, task: asyncio.Task[Any] | None, ended: Callable[[], object]) -> None:
-        self.members: set[Member] = set()
-        loop = asyncio.get_running_loop()
-
-        def tell(gone: object) -> None:
-            with suppress(RuntimeError):  # the loop is closed, and with it everything is gone
-                loop.call_soon_threadsafe(ended)
-
-        self._tell = tell
-        self._task = task
-        self._reference = weakref.ref(consumer, tell)
-        if task is not None:
-            task.add_done_callback(tell)
-
-    def forget(self) -> None:
-        """Stop watching."""
-        if self._task is not None:
-            self._task.remove_done_callback(self._tell)
+    def sink(self, topic: str) -> Subscriber | ReplaySink:
+        """Return what is subscribed to a topic."""
+        return self.mailbox if self.replays is None else self.replays.get(topic, self.mailbox)
 
 
 class PrefixReader:
-    """Readers of all names with one prefix: they get what nobody waits for under its own name."""
+    """The readers of all channels with one prefix; they get the messages for which no reader of the channel waits."""
 
     def __init__(self) -> None:
         self.notifier = Notifier(waiter_type())
@@ -92,144 +55,137 @@ class PrefixReader:
         self.unread[mailbox] = None
         self.notifier.notify()
 
-    async def receive(self) -> Event[Any]:
+    async def receive(self) -> tuple[Event[bytes], Any]:
         while True:
             while self.unread:
                 mailbox = next(iter(self.unread))
-                event = None if mailbox.has_waiters else mailbox.receive_nowait()
-                if event is not None:
-                    return event
+                found = None if mailbox.has_waiters else mailbox.take()
+                if found is not None:
+                    return found
                 del self.unread[mailbox]
             await self.notifier.wait()
 
 
-class Names:
-    """A name lives while it has messages, a waiting reader or a group, and no longer than that.
+class LocalChannels:
+    """The channels of one node. A channel is kept while it has messages, a waiting reader or a group.
 
-    The names of a consumer go with it, unless somebody else waits on them: Channels never says that it has ended. What
-    is on its way to them then is dropped, and they join no group any more.
-    Unread messages go after ``expiry`` seconds, memberships ``group_expiry`` seconds after the last `join`.
+    The channels of a consumer end with it, unless another reader waits. Then messages for them are dropped, and they
+    join no group any more. Unread messages expire ``expiry`` seconds after their arrival, memberships ``group_expiry``
+    seconds after the last `group_add`.
     """
 
-    def __init__(
-        self,
-        node: str,
-        groups: Groups,
-        make_mailbox: Callable[[str], Subscriber],
-        placed: Callable[[Event[bytes], Any], Any],
-        *,
-        expiry: float,
-        group_expiry: float,
-    ) -> None:
+    def __init__(self, node: str, channel: Channel, settings: Settings, names: BrokerNames) -> None:
         self._node = node
-        self._groups = groups
-        self._make_mailbox = make_mailbox
-        self._placed = placed
-        self._expiry = expiry
-        self._group_expiry = group_expiry
-        self._members: dict[str, Member] = {}
+        self._channel = channel
+        self._settings = settings
+        self._names = names
+        self._channels: dict[str, LocalChannel] = {}
         self._prefix_readers: dict[str, PrefixReader] = {}
-        self._owners: dict[str, Owner] = {}
-        self._owners_ever = 0
-        self._free = {_NOBODYS}
-        """The labels of names that live without a consumer."""
+        self._owners: dict[str, tuple[ConsumerLifetime, set[LocalChannel]]] = {}
+        self._owner_ids = itertools.count(1)
+        self._unowned = {UNOWNED}
+        """The owner ids of channels that need no consumer."""
         # Every membership lasts equally long, so the order of joining is the order of ending.
-        self._ends: dict[tuple[str, str], float] = {}
-        self._sweep_seconds = min(_LONGEST_SWEEP, max(_SHORTEST_SWEEP, expiry))
+        self._membership_ends: dict[tuple[str, str], float] = {}
+        self._sweep_interval = min(_LONGEST_SWEEP, max(_SHORTEST_SWEEP, settings.expiry))
         self._loop = asyncio.get_running_loop()
         self._timer: asyncio.TimerHandle | None = None
 
     def __len__(self) -> int:
-        return len(self._members)
+        return len(self._channels)
 
     def __contains__(self, name: object) -> bool:
-        return name in self._members
+        return name in self._channels
 
-    # ---- names ----------------------------------------------------------------------------------------------------
+    # ---- names and owners -----------------------------------------------------------------------------------------
 
     def new(self, prefix: str, consumer: object | None = None, task: asyncio.Task[Any] | None = None) -> str:
-        """A name that nobody has or can guess, for a consumer that runs in ``task``. Unused, it costs nothing."""
-        label = _NOBODYS
-        if consumer is not None:
-            self._owners_ever += 1
-            label = f"{self._owners_ever:x}"
-            self._owners[label] = Owner(consumer, task, lambda: self._owner_ended(label))
-        return f"{prefix}.{self._node}!{label}.{secrets.token_hex(12)}"
+        """Return a name that is unique and cannot be guessed; may be called in any thread.
 
-    def _owner_ended(self, label: str) -> None:
-        owner = self._owners.pop(label, None)
-        if owner is not None:
-            owner.forget()
-            for member in owner.members:
-                if member.mailbox.has_waiters:
-                    self._free.add(label)
+        It ends with ``consumer``, which runs in ``task``. A name that is not used takes no memory.
+        """
+        owner = UNOWNED
+        if consumer is not None:
+            owner = f"{next(self._owner_ids):x}"
+            lifetime = ConsumerLifetime(consumer, task, self._loop, lambda: self._owner_ended(owner))
+            self._owners[owner] = lifetime, set()
+        return new_channel_name(prefix, self._node, owner)
+
+    def _owner_ended(self, owner: str) -> None:
+        if owner in self._owners:
+            lifetime, channels = self._owners.pop(owner)
+            lifetime.stop()
+            for channel in channels:
+                if channel.mailbox.has_waiters:
+                    self._unowned.add(owner)
                 else:
-                    self._end(member)
+                    self._end(channel)
 
     def _has_ended(self, name: str) -> bool:
-        """Whether a name was a consumer's that has ended, and nobody took it over."""
-        if name in self._members:
+        """Return whether a channel belonged to a consumer that has ended."""
+        if name in self._channels:
             return False
-        label = _label_of(name)
-        return label not in self._owners and label not in self._free
+        owner = owner_of(name)
+        return owner not in self._owners and owner not in self._unowned
 
-    def _member(self, name: str) -> Member:
-        member = self._members.get(name)
-        if member is None:
-            member = self._members[name] = Member(name, self._make_mailbox(name))
-            owner = self._owners.get(_label_of(name))
+    def _get_or_add(self, name: str) -> LocalChannel:
+        channel = self._channels.get(name)
+        if channel is None:
+            mailbox = self._channel.mailbox(name, capacity=self._settings.capacity_of(name))
+            channel = self._channels[name] = LocalChannel(name, mailbox)
+            owner = self._owners.get(owner_of(name))
             if owner is not None:
-                owner.members.add(member)
+                owner[1].add(channel)
             reader = self._prefix_reader(name)
             if reader is not None:
-                member.mailbox.on_unclaimed = reader.add
+                mailbox.on_unclaimed = reader.add
             if self._timer is None:
                 self._schedule_sweep()
-        return member
+        return channel
 
     def _prefix_reader(self, name: str) -> PrefixReader | None:
         return self._prefix_readers.get(name[: name.index("!") + 1]) if self._prefix_readers else None
 
-    def _end(self, member: Member) -> None:
-        for group in member.groups:
-            self._groups.remove_sink(group, member.sink(group))
-            del self._ends[group, member.name]
-        member.groups = ()
-        member.mailbox.clear()
-        self._forget(member)
+    def _end(self, channel: LocalChannel) -> None:
+        for topic in channel.topics:
+            self._channel.remove_sink(topic, channel.sink(topic))
+            del self._membership_ends[topic, channel.name]
+        channel.topics = ()
+        channel.mailbox.clear()
+        self._remove(channel)
 
-    def _forget(self, member: Member) -> None:
-        if self._members.get(member.name) is member:
-            del self._members[member.name]
-            owner = self._owners.get(_label_of(member.name))
+    def _remove(self, channel: LocalChannel) -> None:
+        if self._channels.get(channel.name) is channel:
+            del self._channels[channel.name]
+            owner = self._owners.get(owner_of(channel.name))
             if owner is not None:
-                owner.members.discard(member)
-            reader = self._prefix_reader(member.name)
+                owner[1].discard(channel)
+            reader = self._prefix_reader(channel.name)
             if reader is not None:
-                reader.unread.pop(member.mailbox, None)
+                reader.unread.pop(channel.mailbox, None)
 
     # ---- messages -------------------------------------------------------------------------------------------------
 
-    def deliver(self, name: str, arrived: float, frame: bytes) -> None:
-        """Put a message that was sent to ``name`` into its mailbox."""
+    def deliver(self, name: str, arrived: float, payload: bytes) -> None:
+        """Put a message that was sent to a channel into its mailbox; ``arrived`` is a time of `time.monotonic`."""
         if not self._has_ended(name):
-            self._member(name).mailbox.put((arrived, Event(name, frame)))
+            self._get_or_add(name).mailbox.put((arrived, Event(name, payload)))
 
-    def deliver_to_members(self, frame: bytes, group: str | None = None) -> None:
-        """Put a message into the mailbox of every name that is in ``group``, or in any group at all."""
+    def deliver_to_members(self, payload: bytes, topic: str | None = None) -> None:
+        """Put a message into the mailbox of every channel in the group of ``topic``, or in any group."""
         now = monotonic()
-        for member in self._members.values():
-            if member.groups if group is None else group in member.groups:
-                member.mailbox.put((now, Event(member.name, frame)))
+        for channel in self._channels.values():
+            if channel.topics if topic is None else topic in channel.topics:
+                channel.mailbox.put((now, Event(channel.name, payload)))
 
     def put_back(self, name: str, event: Event[bytes]) -> None:
-        """Return a message that was received but could not be handed on."""
-        self._member(name).mailbox.put_back((monotonic(), event))
+        """Return a message that was received for a caller that has gone."""
+        self._get_or_add(name).mailbox.put_back((monotonic(), event))
 
     async def receive(self, name: str) -> Any:
-        """The next message that was sent to ``name`` or to a group it is in."""
-        member = self._members.get(name) or self._member(name)
-        mailbox = member.mailbox
+        """Wait for the next message that was sent to a channel or to a group it is in."""
+        channel = self._channels.get(name) or self._get_or_add(name)
+        mailbox = channel.mailbox
         try:
             while (found := mailbox.take()) is None:
                 waiter = mailbox.notifier.waiter()
@@ -238,124 +194,121 @@ class Names:
                 except BaseException:
                     mailbox.notifier.cancel(waiter)
                     raise
-            return found[1] if found[0].position is None else self._placed(*found)
+            return found[1] if found[0].position is None else self._with_position(*found)
         finally:
-            if not member.groups and member.unused:
-                self._forget(member)
+            if not channel.topics and channel.is_unused:
+                self._remove(channel)
 
     async def receive_prefix(self, prefix: str) -> Any:
-        """The next message for any name that begins with ``prefix`` (which ends with ``!``) and has no reader."""
+        """Wait for the next message of any channel that begins with ``prefix``, which ends with ``!``."""
         reader = self._prefix_readers.get(prefix)
         if reader is None:
             reader = self._prefix_readers[prefix] = PrefixReader()
-            for member in self._members.values():
-                if member.name.startswith(prefix):
-                    member.mailbox.on_unclaimed = reader.add
-                    if len(member.mailbox):
-                        reader.add(member.mailbox)
-        event = await reader.receive()
-        return event.message if event.position is None else self._placed(event, event.message)
+            for channel in self._channels.values():
+                if channel.name.startswith(prefix):
+                    channel.mailbox.on_unclaimed = reader.add
+                    if len(channel.mailbox):
+                        reader.add(channel.mailbox)
+        event, message = await reader.receive()
+        return message if event.position is None else self._with_position(event, message)
+
+    def _with_position(self, event: Event[bytes], message: Any) -> GroupMessage:
+        return GroupMessage(message, event.group.removeprefix(self._names.groups), str(event.position))
 
     # ---- groups ---------------------------------------------------------------------------------------------------
 
-    def is_in(self, group: str, name: str) -> bool:
-        """Whether ``name`` listens to ``group``."""
-        member = self._members.get(name)
-        return member is not None and group in member.groups
+    def is_in(self, topic: str, name: str) -> bool:
+        """Return whether a channel is in the group of ``topic``."""
+        channel = self._channels.get(name)
+        return channel is not None and topic in channel.topics
 
-    async def resume(self, group: str, name: str, make_sink: Callable[[Subscriber], ReplaySink]) -> ReplaySink:
-        """Have a ``name`` that isn't in ``group`` listen to it through a sink, which goes with the membership.
-
-        As long as it is in such a group, the name's messages do not expire: an old one may be the next in order.
-        """
-        member = self._member(name)
-        sink = make_sink(member.mailbox)
-        member.resumed = {**(member.resumed or {}), group: sink}
-        member.mailbox.expiry = None
-        await self.join(group, name)
-        return sink
-
-    def miss(self, group: str) -> None:
-        """Tell all who resumed ``group`` that something is missing there."""
-        for member in self._members.values():
-            if member.resumed and group in member.resumed:
-                member.resumed[group].mark_gap()
-
-    async def join(self, group: str, name: str) -> None:
-        """Have ``name`` listen to ``group``; joining again makes the membership last anew."""
+    async def group_add(self, topic: str, name: str) -> None:
+        """Add a channel to the group of ``topic``, or renew its membership."""
         if self._has_ended(name):
             return
-        member = self._member(name)
-        group = sys.intern(group)  # one for all members
-        if group not in member.groups:
-            member.groups = (*member.groups, group)
-        self._ends.pop((group, name), None)
-        self._ends[group, name] = monotonic() + self._group_expiry
-        if len(self._ends) == 1:
+        channel = self._get_or_add(name)
+        topic = sys.intern(topic)  # one string for all members
+        if topic not in channel.topics:
+            channel.topics = (*channel.topics, topic)
+        self._membership_ends.pop((topic, name), None)
+        self._membership_ends[topic, name] = monotonic() + self._settings.group_expiry
+        if len(self._membership_ends) == 1:
             self._schedule_sweep()
         try:
-            await self._groups.add_sink(group, member.sink(group))
+            await self._channel.add_sink(topic, channel.sink(topic))
         except BaseException:
-            # Somebody else may be joining the same, or have joined; the name may have left meanwhile.
-            if group in member.groups and not self._groups.has_sink(group, member.sink(group)):
-                self._leave(group, member)
+            # Another task may be adding the channel, or have added it, or have discarded it meanwhile.
+            if topic in channel.topics and not self._channel.has_sink(topic, channel.sink(topic)):
+                self._end_membership(topic, channel)
             raise
 
-    def leave(self, group: str, name: str) -> None:
-        """End a membership, at once; a name that isn't in the group is no error."""
-        member = self._members.get(name)
-        if member is not None and group in member.groups:
-            self._groups.remove_sink(group, member.sink(group))
-            self._leave(group, member)
+    async def resume(self, topic: str, name: str, make_sink: Callable[[Subscriber], ReplaySink]) -> ReplaySink:
+        """Add a channel that is not in the group of ``topic`` to it through a sink.
 
-    def clear(self) -> None:
-        """Forget all messages and memberships; readers go on waiting."""
-        for member in list(self._members.values()):
-            for group in member.groups:
-                self.leave(group, member.name)
-            member.mailbox.clear()
-            if member.unused:
-                self._forget(member)
+        While it is in such a group, its messages do not expire: an old one may be the next in order.
+        """
+        channel = self._get_or_add(name)
+        sink = make_sink(channel.mailbox)
+        channel.replays = {**(channel.replays or {}), topic: sink}
+        channel.mailbox.expiry = None
+        await self.group_add(topic, name)
+        return sink
 
-    def _leave(self, group: str, member: Member) -> None:
-        member.groups = tuple(other for other in member.groups if other != group)
-        self._ends.pop((group, member.name), None)
-        if member.resumed and member.resumed.pop(group, None) is not None and not member.resumed:
-            member.resumed, member.mailbox.expiry = None, self._expiry
-        if member.unused:
-            self._forget(member)
+    def mark_gap(self, topic: str) -> None:
+        """Report missing messages to the channels that resumed the group of ``topic``."""
+        for channel in self._channels.values():
+            if channel.replays and topic in channel.replays:
+                channel.replays[topic].mark_gap()
+
+    def group_discard(self, topic: str, name: str) -> None:
+        """End a membership, at once; does nothing if there is none."""
+        channel = self._channels.get(name)
+        if channel is not None and topic in channel.topics:
+            self._channel.remove_sink(topic, channel.sink(topic))
+            self._end_membership(topic, channel)
+
+    def flush(self) -> None:
+        """Drop all messages and memberships; readers keep waiting."""
+        for channel in list(self._channels.values()):
+            for topic in channel.topics:
+                self.group_discard(topic, channel.name)
+            channel.mailbox.clear()
+            if channel.is_unused:
+                self._remove(channel)
+
+    def _end_membership(self, topic: str, channel: LocalChannel) -> None:
+        channel.topics = tuple(other for other in channel.topics if other != topic)
+        self._membership_ends.pop((topic, channel.name), None)
+        if channel.replays and channel.replays.pop(topic, None) is not None and not channel.replays:
+            channel.replays, channel.mailbox.expiry = None, self._settings.expiry
+        if channel.is_unused:
+            self._remove(channel)
 
     # ---- expiry ---------------------------------------------------------------------------------------------------
 
     def close(self) -> None:
-        """Stop the timer."""
+        """Cancel the timer."""
         if self._timer is not None:
             self._timer.cancel()
 
     def _schedule_sweep(self) -> None:
-        delay = self._sweep_seconds
-        if self._ends:
-            delay = min(delay, max(0.0, next(iter(self._ends.values())) - monotonic()))
+        delay = self._sweep_interval
+        if self._membership_ends:
+            delay = min(delay, max(0.0, next(iter(self._membership_ends.values())) - monotonic()))
         self.close()
         self._timer = self._loop.call_later(delay, self._sweep)
 
     def _sweep(self) -> None:
         self._timer = None
         now = monotonic()
-        while self._ends:
-            (group, name), end = next(iter(self._ends.items()))
+        while self._membership_ends:
+            (topic, name), end = next(iter(self._membership_ends.items()))
             if end > now:
                 break
-            self.leave(group, name)
-        for member in list(self._members.values()):
-            member.mailbox.drop_expired(now)
-            if member.unused:
-                self._forget(member)
-        if self._members:
+            self.group_discard(topic, name)
+        for channel in list(self._channels.values()):
+            channel.mailbox.drop_expired(now)
+            if channel.is_unused:
+                self._remove(channel)
+        if self._channels:
             self._schedule_sweep()
-
-
-def _label_of(name: str) -> str:
-    """The label of whom a name was made for; one that somebody made up is nobody's."""
-    given = _GIVEN.search(name)
-    return _NOBODYS if given is None else given[1]

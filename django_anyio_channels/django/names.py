@@ -1,31 +1,60 @@
-"""What groups, inboxes and queues are called on the broker, and what a channel's name says."""
+"""The format of channel names, and the names of topics and queues on the broker."""
 
 from __future__ import annotations
 
 import re
+import secrets
 
+CHANNEL_NAME = re.compile(r"[a-zA-Z0-9\-_.]+(?:![a-zA-Z0-9\-_.]*)?")
+GROUP_NAME = re.compile(r"[a-zA-Z0-9\-_.]+")
 _NODE_ID = re.compile(r"(?:.*\.)?([0-9a-f]{16})!")
+_OWNER_ID = re.compile(r"!([0-9a-f]+)\.[0-9a-f]{24}$")
+
+UNOWNED = "0"
+"""The owner id of a channel that belongs to no consumer."""
+
+
+def new_node_id() -> str:
+    """Return an id that no other node has."""
+    return secrets.token_hex(8)
+
+
+def new_channel_name(prefix: str, node: str, owner: str) -> str:
+    """Return a process-specific channel name that nobody can guess."""
+    return f"{prefix}.{node}!{owner}.{secrets.token_hex(12)}"
 
 
 def node_of(channel: str) -> str | None:
-    """The node that a process-specific channel name belongs to; None for every other name."""
+    """Return the id of the node that a process-specific channel belongs to; None for a normal channel."""
     match = _NODE_ID.match(channel)
     return match[1] if match else None
 
 
-class Naming:
-    """The topics and queues of one prefix.
+def is_channel_of(node: str, channel: str) -> bool:
+    """Return whether a string is the name of a channel of this node."""
+    return CHANNEL_NAME.fullmatch(channel) is not None and node_of(channel) == node
 
-    Channel and group names hold no colon, and a prefix none that is not escaped. So no two prefixes can ever mean the
-    same topic, nor do the topics of one begin as those of another.
+
+def owner_of(channel: str) -> str:
+    """Return the owner id in a channel name; names not made by `new_channel_name` have no owner."""
+    match = _OWNER_ID.search(channel)
+    return match[1] if match else UNOWNED
+
+
+class BrokerNames:
+    """The topics and queues of one ``prefix`` of CONFIG.
+
+    Channel and group names contain no colon, and a prefix only an escaped one. So two prefixes never share a topic, and
+    the topics of one never begin with those of another.
     """
 
     def __init__(self, prefix: str) -> None:
         prefix = prefix.replace("%", "%25").replace(":", "%3A")
         self.prefix = f"{prefix}:"
         self.nodes = f"{prefix}:c:nodes"
+        """The topic that every node subscribes to."""
         self.groups = f"{prefix}:g:"
-        """What the topics of all groups begin with."""
+        """The beginning of the topics of all groups."""
         self._inbox = f"{prefix}:i:"
         self._queue = f"{prefix}:q:"
 
@@ -33,7 +62,9 @@ class Naming:
         return self.groups + name
 
     def inbox(self, node: str) -> str:
+        """The topic of what is sent to one node."""
         return self._inbox + node
 
-    def queue(self, name: str) -> str:
-        return self._queue + name
+    def queue(self, channel: str) -> str:
+        """The queue of a normal channel."""
+        return self._queue + channel

@@ -1,4 +1,4 @@
-"""Messages as a part of a database transaction: sent if it commits, and never if it does not."""
+"""Messages in a database transaction of Django's: sent if it commits, and never if it is rolled back."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from django.db.transaction import TransactionManagementError
 from ..core.capabilities import QueryGenerator, SupportsTransactions
 from ..core.exceptions import NotSupported, QueueFull
 from ..core.stats import RateLimitedLogger
-from .config import Settings
-from .dispatcher import Courier
-from .names import Naming
+from .dispatcher import Dispatcher
+from .names import BrokerNames
 from .node import Node
+from .settings import Settings
 
 Result = TypeVar("Result")
 Message = dict[str, Any]
@@ -26,15 +26,15 @@ Message = dict[str, Any]
 _PARAMETER = re.compile(r"\$(\d+)")
 
 
-class TransactionPublisher:
+class TransactionalLayer:
     """The sending half of a channel layer, on Django's own connection.
 
-    What is sent inside ``transaction.atomic()`` is a part of that transaction. It is delivered when the transaction
-    commits, in the order sent, and never if it or the savepoint around is rolled back, or if anybody dies before.
-    Nothing is held in this process.
+    A message that is sent inside ``transaction.atomic()`` is a part of that transaction. It is delivered when the
+    transaction commits, in the order sent, and never if the transaction or the savepoint around it is rolled back, or
+    if a process dies before. Nothing is held in this process.
 
     Outside of a transaction the methods raise Django's ``TransactionManagementError``. Otherwise they raise what the
-    layer's own do, and for what the database refuses Django's ``DatabaseError``.
+    layer's own methods raise, and Django's ``DatabaseError`` for what the database refuses.
     """
 
     def __init__(self, send: Callable[[str, Message], None], group_send: Callable[[str, Message], None]) -> None:
@@ -50,45 +50,45 @@ class TransactionPublisher:
         await sync_to_async(self.group_send_sync, thread_sensitive=True)(group, message)
 
 
-class TransactionCourier:
-    """Carries what the adapter hands over by executing it on Django's connection ``using`` of the calling thread."""
+class TransactionDispatcher:
+    """Publishes on Django's connection ``using`` of the calling thread."""
 
-    def __init__(self, courier: Courier, settings: Settings, naming: Naming, using: str | None) -> None:
-        publisher = courier.transactional_publisher
+    def __init__(self, dispatcher: Dispatcher, settings: Settings, names: BrokerNames, using: str | None) -> None:
+        publisher = dispatcher.transactional_publisher
         if publisher is None:
             raise NotSupported(
                 "Only a layer on PostgreSQL can send in a transaction: set CONFIG to {'database': 'default'}, "
                 "or send when it has committed, by transaction.on_commit()"
             )
         self._publisher: SupportsTransactions = publisher
-        self._courier = courier
+        self._dispatcher = dispatcher
         self._settings = settings
-        self._naming = naming
+        self._names = names
         self._using = using or settings.database or "default"
-        self._same: set[tuple[object, ...]] = set()
+        self._same_database: set[tuple[object, ...]] = set()
         self._log = RateLimitedLogger()
 
-    def publish_sync(self, topic: str, frame: bytes) -> None:
+    def publish_sync(self, topic: str, payload: bytes) -> None:
         connection = self._connection()
         encoding = connection.connection.info.parameter_status("server_encoding")
-        published = self._run(connection, self._publisher.publish_in_transaction(topic, frame, encoding=encoding))
+        published = self._run(connection, self._publisher.publish_in_transaction(topic, payload, encoding=encoding))
         for queue, capacity, expiry in published.bound_queues:
-            statements = self._publisher.put_in_transaction(queue, frame, capacity=capacity, expiry=expiry)
+            statements = self._publisher.put_in_transaction(queue, payload, capacity=capacity, expiry=expiry)
             if not self._run(connection, statements):
                 self._log.write(logging.WARNING, "Dropped a message to %s for the full queue %s", topic, queue)
 
-    def put_sync(self, channel: str, frame: bytes) -> None:
-        connection, queue = self._connection(), self._naming.queue(channel)
+    def put_sync(self, channel: str, payload: bytes) -> None:
+        connection, queue = self._connection(), self._names.queue(channel)
         capacity, expiry = self._settings.capacity_of(channel), self._settings.expiry
         if not self._run(connection, self._publisher.queues_in_transaction()):
-            # Made by the layer's own connection, the tables hold up nobody until this transaction ends.
-            self._courier.call_sync(self._make_queues)
-        statements = self._publisher.put_in_transaction(queue, frame, capacity=capacity, expiry=expiry)
+            # On the layer's own connection: created here, they would block other senders until this transaction ends.
+            self._dispatcher.call_sync(self._create_tables)
+        statements = self._publisher.put_in_transaction(queue, payload, capacity=capacity, expiry=expiry)
         if not self._run(connection, statements):
             raise QueueFull(f"Queue {queue} is full: its capacity of {capacity} messages is used up")
 
-    async def _make_queues(self, node: Node) -> None:
-        await node.channel.queues.purge(self._naming.nodes)  # of nothing, but in all of the tables
+    async def _create_tables(self, node: Node) -> None:
+        await node.channel.queues.purge(self._names.nodes)  # finds nothing, but creates all tables
 
     def _connection(self) -> Any:
         connection: Any = connections[self._using]
@@ -99,24 +99,24 @@ class TransactionCourier:
             )
         if not connection.in_atomic_block and connection.get_autocommit():
             raise TransactionManagementError(
-                f"There is no transaction on {self._using!r} to send in: do it inside "
+                f"There is no transaction on {self._using!r} to send in: send inside "
                 f"transaction.atomic(using={self._using!r}), or use the layer's own send and group_send"
             )
-        self._check_same(connection)
+        self._check_database(connection)
         return connection
 
-    def _check_same(self, connection: Any) -> None:
-        """Raise unless this connection leads to the database in which the layer listens."""
-        place = tuple(connection.settings_dict[key] for key in ("HOST", "PORT", "NAME"))
-        if self._using == self._settings.database or place in self._same:
+    def _check_database(self, connection: Any) -> None:
+        """Raise `NotSupported` unless this connection leads to the database in which the layer listens."""
+        location = tuple(connection.settings_dict[key] for key in ("HOST", "PORT", "NAME"))
+        if self._using == self._settings.database or location in self._same_database:
             return
-        inbox = self._courier.call_sync(_inbox)
+        inbox = self._dispatcher.call_sync(_inbox_of)
         if not self._run(connection, self._publisher.count_subscribers_in_transaction(inbox)):
             raise NotSupported(
                 f"DATABASES[{self._using!r}] is not the database in which the layer listens. Name the alias that is: "
                 f"in_transaction(using=...), or set CONFIG to {{'database': {self._using!r}}}"
             )
-        self._same.add(place)
+        self._same_database.add(location)
 
     def _run(self, connection: Any, statements: QueryGenerator[Result]) -> Result:
         with connection.cursor() as cursor:
@@ -128,15 +128,15 @@ class TransactionCourier:
                     result: Result = end.value
                     return result
                 named = {f"p{number}": value for number, value in enumerate(parameters, 1)}
-                cursor.execute(_with_names(statement), named)
+                cursor.execute(_name_parameters(statement), named)
                 rows = cursor.fetchall()
 
 
-async def _inbox(node: Node) -> str:
-    return node.naming.inbox(node.id)
+async def _inbox_of(node: Node) -> str:
+    return node.inbox
 
 
 @lru_cache
-def _with_names(statement: str) -> str:
-    """A statement with the parameters as Python's drivers write them, who may repeat one only by its name."""
+def _name_parameters(statement: str) -> str:
+    """Rewrite ``$1`` as ``%(p1)s``: Python's drivers repeat a parameter only by its name."""
     return _PARAMETER.sub(r"%(p\1)s", statement.replace("%", "%%"))

@@ -125,7 +125,7 @@ def test_receiving_a_name_of_another_loop(processes: Processes) -> None:
             while len(received) < 30:
                 try:
                     received.append((await asyncio.wait_for(layer.receive(channel), 0.002))["n"])
-                except asyncio.TimeoutError:
+                except TimeoutError:
                     continue
             return received
 

@@ -46,7 +46,7 @@ async def test_polling_with_wait_for_loses_nothing_and_ends_no_membership(
         polls += 1
         try:
             received.append((await asyncio.wait_for(layer.receive(channel), 0.002))["n"])
-        except asyncio.TimeoutError:
+        except TimeoutError:
             timeouts += 1
     await soon(trickling)
     ways = 1 if kind.one_way else 2
@@ -172,7 +172,7 @@ async def test_polling_a_prefix_loses_nothing(processes: Processes) -> None:
     while len(received) < 40:
         try:
             received.append((await asyncio.wait_for(layer.receive(prefix), 0.001))["n"])
-        except asyncio.TimeoutError:
+        except TimeoutError:
             continue
     await soon(trickling)
     assert received == list(range(40))

@@ -108,7 +108,7 @@ def nested(depth: int) -> list[object]:
         {"a": {1, 2}},
         {"a": frozenset()},
         {"a": uuid.UUID(int=1)},
-        {"a": datetime.datetime(2026, 1, 1, tzinfo=datetime.timezone.utc)},
+        {"a": datetime.datetime(2026, 1, 1, tzinfo=datetime.UTC)},
         {"a": datetime.date(2026, 1, 1)},
         {"a": decimal.Decimal("1.5")},
         {"a": Colour.RED},

@@ -1,4 +1,4 @@
-"""The numbered system checks: what sets each off, and that it names the thing and the cure."""
+"""`django.checks`: what triggers each system check, and that it names the setting and the cure."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def entry(**config: Any) -> dict[str, Any]:
         {"only": 7},
     ],
 )
-def test_what_is_right_or_anothers_is_left_alone(layers: object) -> None:
+def test_correct_settings_and_other_packages_are_left_alone(layers: object) -> None:
     assert found(layers) == []
 
 
@@ -58,27 +58,37 @@ def test_what_is_right_or_anothers_is_left_alone(layers: object) -> None:
         ("E001", entry(ulr="memory://"), "unknown key 'ulr'", "Did you mean 'url'?"),
         ("E001", {"BACKEND": BACKEND, "CONFIG": {7: 1}}, "unknown key 7", "The keys are acknowledged, bridge"),
         ("E002", entry(url="memory://", layer="x.Y"), "both 'url' and 'layer'", "Keep 'url'"),
-        ("E002", entry(acknowledged=["jobs"]), "'acknowledged', but InMemoryChannelLayer hands nothing", "Name such"),
-        ("E003", entry(url="memry://"), "unknown scheme 'memry'", "Did you mean memory://?"),
+        ("E002", entry(acknowledged=["jobs"]), "'acknowledged', but InMemoryChannelLayer delivers each", "Name such"),
+        ("E003", entry(url="memry://"), "unknown scheme 'memry'", "Did you mean 'memory'?"),
         ("E005", entry(capacity=0), "CONFIG['capacity'] is 0", "a whole number"),
         ("E005", {"BACKEND": BACKEND, "CONFIG": "memory://"}, "['CONFIG'] is 'memory://'", "It must be a dict."),
         ("E006", {"BACKEND": "django_anyio_channels.AnyoChannelLayer"}, "does not exist", f"Write {BACKEND!r}."),
         (
             "E006",
             {"BACKEND": "django_anyio_channels.InMemoryChannelLayer"},
-            "'django_anyio_channels.InMemoryChannelLayer' is not Django's side",
+            "'django_anyio_channels.InMemoryChannelLayer' is not a subclass of AnyioChannelLayer",
             f"Write {BACKEND!r}. The broker is chosen by 'url'",
         ),
         ("E006", {"BACKEND": "django_anyio_channels.no.Layer"}, "does not exist", f"Write {BACKEND!r}."),
-        ("E006", {"BACKEND": "django_anyio_channels.__dir__"}, "is not Django's side", f"Write {BACKEND!r}."),
+        (
+            "E006",
+            {"BACKEND": "django_anyio_channels.__dir__"},
+            "is not a subclass of AnyioChannelLayer",
+            f"Write {BACKEND!r}.",
+        ),
         ("E007", {"BACKEND": BACKEND, 7: "x"}, "has the key 7, which Channels ignores", "['CONFIG']."),
-        ("E007", {"BACKEND": BACKEND, "URL": "memory://"}, "has the key 'URL', which Channels ignores", "as 'url'."),
+        (
+            "E007",
+            {"BACKEND": BACKEND, "URL": "memory://"},
+            "has the key 'URL', which Channels ignores",
+            "Did you mean 'url'?",
+        ),
         ("E007", {"BACKEND": BACKEND, "prefix": "x"}, "has the key 'prefix'", "['CONFIG']."),
         ("W002", entry(symmetric_encryption_keys=[KEY, "short"]), "fewer than 16 characters", "token_urlsafe(32)"),
         ("W003", entry(expiry=10, group_expiry=5), "'group_expiry' (5 s) is shorter", "Raise 'group_expiry'."),
     ],
 )
-def test_each_mistake_has_its_number(number: str, layer: dict[str, Any], message: str, hint: str) -> None:
+def test_each_mistake_has_its_id(number: str, layer: dict[str, Any], message: str, hint: str) -> None:
     [(found_number, found_message, found_hint)] = found({"default": layer})
     assert found_number == f"anyio_channels.{number}"
     assert found_message.startswith("CHANNEL_LAYERS['default']")
@@ -93,7 +103,7 @@ def test_channel_layers_is_a_dict() -> None:
     assert hint == "It must be a dict."
 
 
-def test_every_mistake_of_an_alias_and_every_alias_is_told_at_once() -> None:
+def test_all_mistakes_of_all_aliases_are_reported_at_once() -> None:
     layers = {
         "default": {"BACKEND": BACKEND, "URL": "x", "CONFIG": {"ulr": 1}},
         "other": entry(url="some://broker", prefix=[]),
@@ -138,7 +148,7 @@ def test_two_aliases_on_one_broker_need_two_prefixes(monkeypatch: pytest.MonkeyP
     assert found(apart) == []
 
 
-def test_consumers_look_for_a_layer_called_default() -> None:
+def test_a_layer_called_default_is_required() -> None:
     [(number, message, hint)] = found({"chat": entry()})
     assert number == "anyio_channels.W005"
     assert "no layer called 'default'" in message
@@ -160,7 +170,7 @@ def test_a_missing_package_is_named_with_its_extra() -> None:
 
 
 @pytest.mark.usefixtures("measured_programs")
-def test_being_installed_is_enough() -> None:
+def test_the_app_registers_the_checks() -> None:
     assert "anyio_channels.E001" in run_checks(before="", layers={"default": entry(ulr=1)}, expected="'url'?")
     run_checks(before="", layers={"default": entry()}, expected="", status=0)
 

@@ -1,4 +1,4 @@
-"""Work that one thread gives to another thread's event loop."""
+"""`django.cross_loop`: calls that one thread submits to another thread's event loop."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from concurrent.futures import CancelledError
 import pytest
 
 from django_anyio_channels import DeliveryUnknown
-from django_anyio_channels.django.cross_loop import LoopEnded, start_in, wait_blocking, wait_here
+from django_anyio_channels.django.cross_loop import EventLoopClosed, submit, wait_async, wait_blocking
 
 TIME_LIMIT = 30.0
 
@@ -20,8 +20,8 @@ class OtherThread:
 
     def __init__(self) -> None:
         self.loop = asyncio.new_event_loop()
-        self.undone: list[object] = []
-        self.cancels_its_tasks = True
+        self.discarded: list[object] = []
+        self.cancels_tasks = True
         self._thread = threading.Thread(target=self._run)
         self._thread.start()
 
@@ -35,7 +35,7 @@ class OtherThread:
         asyncio.set_event_loop(self.loop)
         try:
             self.loop.run_until_complete(live())
-            tasks = asyncio.all_tasks(self.loop) if self.cancels_its_tasks else set()
+            tasks = asyncio.all_tasks(self.loop) if self.cancels_tasks else set()
             for task in tasks:
                 task.cancel()
             self.loop.run_until_complete(asyncio.gather(*tasks, return_exceptions=True))
@@ -71,52 +71,52 @@ async def fail() -> int:
 
 async def never() -> int:
     await asyncio.get_running_loop().create_future()
-    raise AssertionError("nobody ends this future")
+    raise AssertionError("this future never ends")
 
 
 def test_a_result_and_an_error_come_back_to_a_thread_without_a_loop(other: OtherThread) -> None:
-    assert wait_blocking(start_in(other.loop, answer, other.undone.append), TIME_LIMIT) == 42
+    assert wait_blocking(submit(other.loop, answer, other.discarded.append), TIME_LIMIT) == 42
     with pytest.raises(ZeroDivisionError, match="no answer"):
-        wait_blocking(start_in(other.loop, fail, other.undone.append), TIME_LIMIT)
-    assert other.undone == []
+        wait_blocking(submit(other.loop, fail, other.discarded.append), TIME_LIMIT)
+    assert other.discarded == []
 
 
 def test_a_result_and_an_error_come_back_to_another_loop(other: OtherThread) -> None:
     async def main() -> None:
-        future = start_in(other.loop, answer, other.undone.append)
-        assert await wait_here(future, other.loop, other.undone.append, None) == 42
+        future = submit(other.loop, answer, other.discarded.append)
+        assert await wait_async(future, other.loop, None, other.discarded.append) == 42
         with pytest.raises(ZeroDivisionError, match="no answer"):
-            await wait_here(start_in(other.loop, fail, other.undone.append), other.loop, other.undone.append, None)
+            await wait_async(submit(other.loop, fail), other.loop, None)
 
     asyncio.run(main())
-    assert other.undone == []
+    assert other.discarded == []
 
 
-def test_a_blocked_loop_is_named_after_the_time_limit(other: OtherThread) -> None:
+def test_a_blocked_loop_is_reported_after_the_time_limit(other: OtherThread) -> None:
     with pytest.raises(DeliveryUnknown, match=r"did not answer within 0\.01 s; something blocks it"):
-        wait_blocking(start_in(other.loop, never, other.undone.append), 0.01)
+        wait_blocking(submit(other.loop, never, other.discarded.append), 0.01)
 
     async def main() -> None:
         with pytest.raises(DeliveryUnknown, match=r"did not answer within 0\.01 s; something blocks it"):
-            await wait_here(start_in(other.loop, never, other.undone.append), other.loop, other.undone.append, 0.01)
+            await wait_async(submit(other.loop, never), other.loop, 0.01)
 
     asyncio.run(main())
 
 
 def test_a_loop_that_ends_meanwhile_is_an_error(other: OtherThread) -> None:
-    future = start_in(other.loop, never, other.undone.append)
+    future = submit(other.loop, never, other.discarded.append)
     other.release()
     other.end()
-    with pytest.raises(LoopEnded, match="ended meanwhile"):
+    with pytest.raises(EventLoopClosed, match="ended meanwhile"):
         wait_blocking(future, TIME_LIMIT)
     with pytest.raises(RuntimeError, match="closed"):
-        start_in(other.loop, answer, other.undone.append)
+        submit(other.loop, answer, other.discarded.append)
 
 
-def test_cancelling_what_a_loop_left_undone_when_it_was_closed_is_no_error(other: OtherThread) -> None:
-    other.cancels_its_tasks = False
-    other.loop.set_exception_handler(lambda loop, context: None)  # asyncio tells of the task that is left
-    future = start_in(other.loop, never, other.undone.append)
+def test_cancelling_a_call_of_a_closed_loop_is_not_an_error(other: OtherThread) -> None:
+    other.cancels_tasks = False
+    other.loop.set_exception_handler(lambda loop, context: None)  # asyncio logs the task that is left
+    future = submit(other.loop, never, other.discarded.append)
     other.release()
     other.end()
     assert future.cancel()
@@ -124,7 +124,7 @@ def test_cancelling_what_a_loop_left_undone_when_it_was_closed_is_no_error(other
         future.result(TIME_LIMIT)
 
 
-def test_cancelling_cancels_the_work(other: OtherThread) -> None:
+def test_cancelling_cancels_the_call(other: OtherThread) -> None:
     cancelled = threading.Event()
 
     async def work() -> int:
@@ -134,48 +134,48 @@ def test_cancelling_cancels_the_work(other: OtherThread) -> None:
             cancelled.set()
             raise
 
-    future = start_in(other.loop, work, other.undone.append)
+    future = submit(other.loop, work, other.discarded.append)
     other.release()
     assert future.cancel()
     assert cancelled.wait(TIME_LIMIT)
-    assert other.undone == []
+    assert other.discarded == []
 
 
-def test_a_result_that_comes_too_late_is_undone(other: OtherThread) -> None:
+def test_a_result_that_comes_too_late_is_discarded(other: OtherThread) -> None:
     release = threading.Event()
 
     async def work() -> int:
         release.wait(TIME_LIMIT)
         return 42
 
-    future = start_in(other.loop, work, other.undone.append)
+    future = submit(other.loop, work, other.discarded.append)
     assert future.cancel()
     release.set()
     other.release()
-    assert other.undone == [42]
+    assert other.discarded == [42]
 
 
-def test_an_error_that_comes_too_late_is_nobodys(other: OtherThread) -> None:
+def test_an_error_that_comes_too_late_is_dropped(other: OtherThread) -> None:
     release = threading.Event()
 
     async def work() -> int:
         release.wait(TIME_LIMIT)
         raise ZeroDivisionError
 
-    future = start_in(other.loop, work, other.undone.append)
+    future = submit(other.loop, work, other.discarded.append)
     assert future.cancel()
     release.set()
     other.release()
-    assert other.undone == []
+    assert other.discarded == []
 
 
-@pytest.mark.parametrize(("work", "undone"), [(answer, [42]), (fail, [])])
-def test_a_caller_who_is_cancelled_with_the_result_in_hand_loses_nothing(
-    other: OtherThread, work: object, undone: list[int]
+@pytest.mark.parametrize(("work", "discarded"), [(answer, [42]), (fail, [])])
+def test_a_caller_that_is_cancelled_when_the_result_is_there_loses_nothing(
+    other: OtherThread, work: object, discarded: list[int]
 ) -> None:
     async def main() -> None:
-        future = start_in(other.loop, work, other.undone.append)  # type: ignore[arg-type]
-        waiting = asyncio.ensure_future(wait_here(future, other.loop, other.undone.append, None))
+        future = submit(other.loop, work, other.discarded.append)  # type: ignore[arg-type]
+        waiting = asyncio.ensure_future(wait_async(future, other.loop, None, other.discarded.append))
         await asyncio.sleep(0)
         other.release()  # the result is there, but this loop has not yet seen it
         waiting.cancel()
@@ -184,13 +184,13 @@ def test_a_caller_who_is_cancelled_with_the_result_in_hand_loses_nothing(
 
     asyncio.run(main())
     other.release()
-    assert other.undone == undone
+    assert other.discarded == discarded
 
 
-def test_a_caller_who_is_cancelled_while_it_waits_cancels_the_work(other: OtherThread) -> None:
+def test_a_caller_that_is_cancelled_while_it_waits_cancels_the_call(other: OtherThread) -> None:
     async def main() -> None:
-        future = start_in(other.loop, never, other.undone.append)
-        waiting = asyncio.ensure_future(wait_here(future, other.loop, other.undone.append, None))
+        future = submit(other.loop, never, other.discarded.append)
+        waiting = asyncio.ensure_future(wait_async(future, other.loop, None, other.discarded.append))
         await asyncio.sleep(0)
         waiting.cancel()
         await asyncio.wait([waiting])

@@ -1,4 +1,4 @@
-"""``"database": "default"``: Django's DATABASES as the PostgreSQL layer's arguments, and how mistakes are answered."""
+"""`django.databases`: an alias of DATABASES as the PostgreSQL layer's arguments, and the errors for mistakes."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ from django.db import connections
 from django.db.utils import ConnectionHandler
 
 from django_anyio_channels import PostgreSQLChannelLayer
-from django_anyio_channels.django.config import ConfigError, read_config
-from django_anyio_channels.django.databases import UnusableDatabase, layer_arguments
+from django_anyio_channels.django.config import read_config
+from django_anyio_channels.django.databases import layer_arguments
+from django_anyio_channels.django.settings import ConfigError
 
 from .test_checks import entry, found
 
@@ -32,9 +33,11 @@ def alias(monkeypatch: pytest.MonkeyPatch) -> Alias:
     return put
 
 
-def test_where_and_who(alias: Alias) -> None:
-    told = alias(HOST="db.example", PORT="6543", USER="ana", PASSWORD="a b/c", CONN_MAX_AGE=60, CONN_HEALTH_CHECKS=True)
-    assert told == {
+def test_the_address_and_the_user(alias: Alias) -> None:
+    arguments = alias(
+        HOST="db.example", PORT="6543", USER="ana", PASSWORD="a b/c", CONN_MAX_AGE=60, CONN_HEALTH_CHECKS=True
+    )
+    assert arguments == {
         "host": "db.example",
         "port": "6543",
         "user": "ana",
@@ -42,7 +45,7 @@ def test_where_and_who(alias: Alias) -> None:
         "database": "shop",
         "server_settings": {},
     }
-    assert PostgreSQLChannelLayer(**told).address == "postgresql://db.example:6543/shop"
+    assert PostgreSQLChannelLayer(**arguments).address == "postgresql://db.example:6543/shop"
 
 
 def test_a_socket_and_several_hosts(alias: Alias) -> None:
@@ -52,14 +55,16 @@ def test_a_socket_and_several_hosts(alias: Alias) -> None:
     assert several["url"] == "postgresql://?target_session_attrs=read-write"
 
 
-def test_what_libpq_reads_too_goes_into_the_url(alias: Alias) -> None:
-    told = alias(OPTIONS={"sslmode": "verify-full", "sslrootcert": "/a b/ca.crt", "sslcert": None, "passfile": "/p"})
-    assert told["url"] == "postgresql://?passfile=%2Fp&sslmode=verify-full&sslrootcert=%2Fa+b%2Fca.crt"
-    told = alias(NAME="", OPTIONS={"service": "shop"})
-    assert told == {"url": "postgresql://?service=shop", "server_settings": {}}
+def test_parameters_of_libpq_go_into_the_url(alias: Alias) -> None:
+    arguments = alias(
+        OPTIONS={"sslmode": "verify-full", "sslrootcert": "/a b/ca.crt", "sslcert": None, "passfile": "/p"}
+    )
+    assert arguments["url"] == "postgresql://?passfile=%2Fp&sslmode=verify-full&sslrootcert=%2Fa+b%2Fca.crt"
+    arguments = alias(NAME="", OPTIONS={"service": "shop"})
+    assert arguments == {"url": "postgresql://?service=shop", "server_settings": {}}
 
 
-def test_what_the_server_reads_goes_to_the_server(alias: Alias) -> None:
+def test_parameters_of_the_server_go_to_the_server(alias: Alias) -> None:
     options = {"options": "-c search_path=chat", "application_name": "shop", "assume_role": "clerk"}
     assert alias(OPTIONS=options)["server_settings"] == {
         "options": "-c search_path=chat",
@@ -68,13 +73,13 @@ def test_what_the_server_reads_goes_to_the_server(alias: Alias) -> None:
     }
 
 
-def test_seconds_to_connect(alias: Alias) -> None:
+def test_the_connect_timeout(alias: Alias) -> None:
     assert alias(OPTIONS={"connect_timeout": 3})["timeout"] == 3.0
     assert alias(OPTIONS={"connect_timeout": "7"})["timeout"] == 7.0
     assert "timeout" not in alias(OPTIONS={"connect_timeout": 0})  # endless for libpq
 
 
-def test_what_is_psycopgs_or_djangos_is_left_to_them(alias: Alias) -> None:
+def test_parameters_of_psycopg_and_django_are_ignored(alias: Alias) -> None:
     options = {
         "server_side_binding": True,
         "isolation_level": 2,
@@ -88,15 +93,15 @@ def test_what_is_psycopgs_or_djangos_is_left_to_them(alias: Alias) -> None:
     assert alias(OPTIONS=options) == {"database": "shop", "server_settings": {}}
 
 
-def test_the_layers_own_options_come_on_top(alias: Alias) -> None:
+def test_the_layers_own_options_override(alias: Alias) -> None:
     options = {
         "probe_interval": 3.0,
         "timeout": 1.0,
         "server_settings": {"application_name": "layer", "work_mem": "1MB"},
     }
-    told = alias(options=options, OPTIONS={"connect_timeout": 9, "application_name": "shop"})
-    assert (told["probe_interval"], told["timeout"]) == (3.0, 1.0)
-    assert told["server_settings"] == {"application_name": "layer", "work_mem": "1MB"}
+    arguments = alias(options=options, OPTIONS={"connect_timeout": 9, "application_name": "shop"})
+    assert (arguments["probe_interval"], arguments["timeout"]) == (3.0, 1.0)
+    assert arguments["server_settings"] == {"application_name": "layer", "work_mem": "1MB"}
 
 
 @pytest.mark.parametrize(
@@ -107,21 +112,22 @@ def test_the_layers_own_options_come_on_top(alias: Alias) -> None:
             "['OPTIONS'] has 'channel_binding': 'require'",
             "'url' of its own",
         ),
-        ({"OPTIONS": {"sslmod": "require"}}, "DATABASES['chat']['OPTIONS'] has 'sslmod'", "Take it away"),
+        ({"OPTIONS": {"sslmod": "require"}}, "DATABASES['chat']['OPTIONS'] has 'sslmod'", "Remove it if"),
         ({"ENGINE": "django.db.backends.sqlite3"}, "['ENGINE'] is 'django.db.backends.sqlite3'", "Name an alias whose"),
         ({"ENGINE": "no.such.engine"}, "'no.such.engine' isn't an available database backend", "Correct DATABASES["),
         ({"NAME": ""}, "Please supply the NAME", "Correct DATABASES['chat']"),
         ({"options": {"host": "x"}}, "'database' and 'options' with 'host', which contradict", "or 'url' instead"),
     ],
 )
-def test_what_cannot_be_used_is_named(alias: Alias, changes: dict[str, Any], message: str, hint: str) -> None:
-    with pytest.raises(UnusableDatabase) as refused:
+def test_parameters_that_cannot_be_used(alias: Alias, changes: dict[str, Any], message: str, hint: str) -> None:
+    with pytest.raises(ConfigError) as refused:
         alias(**changes)
     assert message in str(refused.value)
     assert hint in refused.value.hint
+    assert refused.value.code == "E008"
 
 
-def test_an_unknown_alias_is_answered_with_the_nearest_or_all(alias: Alias) -> None:
+def test_an_unknown_alias_has_the_nearest_or_all_as_its_hint(alias: Alias) -> None:
     alias("orders")
     for name, hint in (("order", "Did you mean 'orders'?"), ("zzz", "The aliases are default, orders.")):
         with pytest.raises(ConfigError, match=f"CONFIG\\['database'\\] is {name!r}, which is no alias") as refused:
@@ -138,7 +144,7 @@ def test_an_unknown_alias_is_answered_with_the_nearest_or_all(alias: Alias) -> N
         ({"database": "chat", "options": {"speed": 1}}, "knows no option 'speed'", "E003"),
     ],
 )
-def test_what_config_may_not_say(alias: Alias, config: dict[str, Any], message: str, code: str) -> None:
+def test_config_that_contradicts_itself(alias: Alias, config: dict[str, Any], message: str, code: str) -> None:
     alias()
     with pytest.raises(ConfigError) as refused:
         read_config(config)
@@ -146,7 +152,7 @@ def test_what_config_may_not_say(alias: Alias, config: dict[str, Any], message: 
     assert refused.value.code == code
 
 
-def test_each_layer_looks_into_databases_anew(alias: Alias) -> None:
+def test_databases_is_read_again_for_each_layer(alias: Alias) -> None:
     alias(HOST="db")
     settings = read_config({"database": "chat"})
     assert settings.make_layers()[0].address == "postgresql://db/shop"
@@ -154,7 +160,7 @@ def test_each_layer_looks_into_databases_anew(alias: Alias) -> None:
     assert settings.make_layers()[0].address == "postgresql://db/test_shop"
 
 
-def test_the_system_check_has_a_number_of_its_own() -> None:
+def test_the_system_check_has_an_id_of_its_own() -> None:
     [(number, message, hint)] = found({"default": entry(database="default")})
     assert number == "anyio_channels.E008"
     assert message.startswith("CHANNEL_LAYERS['default']: CONFIG['database'] is 'default', but DATABASES['default']")

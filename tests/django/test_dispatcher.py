@@ -1,4 +1,4 @@
-"""Which event loop carries a call, where the broker takes none from other threads."""
+"""`django.dispatcher`: which event loop carries a call, for a broker that accepts none from other threads."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from django_anyio_channels import AnyioChannelLayer, ChannelClosed
-from django_anyio_channels.django import event_loops as loops
+from django_anyio_channels import AnyioChannelLayer, Channel, ChannelClosed
+from django_anyio_channels.django import event_loops
 from django_anyio_channels.django.node import Node
 from tests.contract.kinds import RemoteMemoryLayer
 
@@ -30,7 +30,7 @@ def test_a_loop_that_keeps_publishing_gets_a_node_of_its_own() -> None:
 
 
 def test_closing_where_no_background_loop_runs(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(loops, "background", loops.BackgroundLoop())
+    monkeypatch.setattr(event_loops, "background", event_loops.BackgroundLoop())
     layer = AnyioChannelLayer(layer=RemoteMemoryLayer)
 
     async def main() -> None:
@@ -39,7 +39,7 @@ def test_closing_where_no_background_loop_runs(monkeypatch: pytest.MonkeyPatch) 
         assert layer.statistics()["nodes"] == 0
 
     asyncio.run(main())
-    assert loops.background.loop_if_running is None
+    assert event_loops.background.loop_if_running is None
 
 
 @pytest.mark.parametrize("verb", ["group_add_sync", "group_discard_sync"])
@@ -74,19 +74,20 @@ def test_a_loop_that_ends_meanwhile_is_replaced(verb: str, monkeypatch: pytest.M
 
 
 @pytest.mark.parametrize("verb", ["send", "group_send"])
-def test_what_meets_a_node_that_closes_goes_another_way(verb: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_message_for_a_node_that_is_closing_goes_another_way(verb: str, monkeypatch: pytest.MonkeyPatch) -> None:
     layer = AnyioChannelLayer(layer=RemoteMemoryLayer)
     calls: list[str] = []
-    name = "put" if verb == "send" else "publish"
-    original: Any = getattr(Node, name)
+    owner: Any = Node if verb == "send" else Channel
+    name = "put" if verb == "send" else "publish_payload"
+    original: Any = getattr(owner, name)
 
-    async def closed_at_first(node: Node, topic: str, frame: bytes) -> None:
+    async def closed_at_first(self: object, topic: str, payload: bytes) -> Any:
         calls.append(topic)
         if len(calls) % 2:
             raise ChannelClosed("just now")
-        await original(node, topic, frame)
+        return await original(self, topic, payload)
 
-    monkeypatch.setattr(Node, name, closed_at_first)
+    monkeypatch.setattr(owner, name, closed_at_first)
 
     async def serve(published: Any) -> None:
         await layer.new_channel()

@@ -1,4 +1,4 @@
-"""One open resource per event loop."""
+"""`django.event_loops`: one open resource for each event loop."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from contextlib import asynccontextmanager
 import pytest
 from asgiref.sync import async_to_sync
 
-from django_anyio_channels.django.event_loops import BackgroundLoop, PerLoop, is_passing
+from django_anyio_channels.django.event_loops import BackgroundLoop, LoopLocal, is_async_to_sync_loop
 
 TIME_LIMIT = 30.0
 
 
 class Opener:
-    """Counts what it opens and closes; can be told to fail."""
+    """Counts what it opens and closes; fails on request."""
 
     def __init__(self) -> None:
         self.opened = 0
@@ -44,156 +44,156 @@ class Opener:
 
 def test_a_loop_opens_once_and_closes_with_its_end() -> None:
     opener = Opener()
-    per_loop = PerLoop(opener)
+    loop_local = LoopLocal(opener)
 
     async def main() -> None:
-        assert per_loop.current() is None
-        assert await asyncio.gather(*[per_loop.here() for _ in range(5)]) == [1] * 5
-        assert per_loop.current() == 1
-        assert per_loop.all_open() == [1]
+        assert loop_local.current() is None
+        assert await asyncio.gather(*[loop_local.get_or_open() for _ in range(5)]) == [1] * 5
+        assert loop_local.current() == 1
+        assert loop_local.all_open() == [1]
         assert opener.closed == 0
 
     asyncio.run(main())
     assert (opener.opened, opener.closed) == (1, 1)
-    assert per_loop.all_open() == []
+    assert loop_local.all_open() == []
 
 
 def test_what_opening_raises_comes_out_and_the_next_call_tries_again() -> None:
     opener = Opener()
     opener.failures.append(ZeroDivisionError("not today"))
-    per_loop = PerLoop(opener)
+    loop_local = LoopLocal(opener)
 
     async def main() -> None:
         with pytest.raises(ZeroDivisionError, match="not today"):
-            await per_loop.here()
-        assert await per_loop.here() == 1
+            await loop_local.get_or_open()
+        assert await loop_local.get_or_open() == 1
 
     asyncio.run(main())
 
 
-def test_a_caller_who_is_cancelled_does_not_disturb_the_opening() -> None:
+def test_a_cancelled_caller_does_not_disturb_the_opening() -> None:
     opener = Opener()
-    per_loop = PerLoop(opener)
+    loop_local = LoopLocal(opener)
 
     async def main() -> None:
         opener.gate = asyncio.Event()
-        impatient = asyncio.ensure_future(per_loop.here())
+        cancelled = asyncio.ensure_future(loop_local.get_or_open())
         await asyncio.sleep(0)
-        impatient.cancel()
-        await asyncio.wait([impatient])
+        cancelled.cancel()
+        await asyncio.wait([cancelled])
         opener.gate.set()
-        assert await per_loop.here() == 1
+        assert await loop_local.get_or_open() == 1
 
     asyncio.run(main())
 
 
 def test_a_loop_that_ends_while_it_opens_leaves_nothing() -> None:
     opener = Opener()
-    per_loop = PerLoop(opener)
+    loop_local = LoopLocal(opener)
     opening: list[asyncio.Future[int]] = []
 
     async def main() -> None:
         opener.gate = asyncio.Event()
-        opening.append(asyncio.ensure_future(per_loop.here()))
+        opening.append(asyncio.ensure_future(loop_local.get_or_open()))
         await asyncio.sleep(0.01)
 
     asyncio.run(main())
     assert opener.opened == 0
-    assert per_loop.all_open() == []
+    assert loop_local.all_open() == []
 
 
-def test_an_error_at_closing_is_told() -> None:
+def test_an_error_at_closing_is_reported() -> None:
     opener = Opener()
     opener.at_closing.append(ZeroDivisionError("stuck"))
-    per_loop = PerLoop(opener)
-    told: list[dict[str, object]] = []
+    loop_local = LoopLocal(opener)
+    reported: list[dict[str, object]] = []
 
     async def main() -> None:
-        asyncio.get_running_loop().set_exception_handler(lambda loop, context: told.append(context))
-        await per_loop.here()
+        asyncio.get_running_loop().set_exception_handler(lambda loop, context: reported.append(context))
+        await loop_local.get_or_open()
 
     asyncio.run(main())
-    assert [str(context["exception"]) for context in told] == ["stuck"]
+    assert [str(context["exception"]) for context in reported] == ["stuck"]
 
 
-def test_closing_here_closes_only_here() -> None:
+def test_closing_closes_the_running_loops_only() -> None:
     opener = Opener()
-    per_loop = PerLoop(opener)
+    loop_local = LoopLocal(opener)
     background = BackgroundLoop()
-    elsewhere = asyncio.run_coroutine_threadsafe(per_loop.here(), background.loop()).result(TIME_LIMIT)
+    elsewhere = asyncio.run_coroutine_threadsafe(loop_local.get_or_open(), background.loop()).result(TIME_LIMIT)
 
     async def main() -> None:
-        mine = await per_loop.here()
-        await per_loop.close_here()
-        await per_loop.close_here()
+        mine = await loop_local.get_or_open()
+        await loop_local.close_current()
+        await loop_local.close_current()
         assert mine != elsewhere
-        assert per_loop.all_open() == [elsewhere]
-        assert per_loop.elsewhere() is background.loop()
-        assert per_loop.loop_of(lambda resource: resource == elsewhere) is background.loop()
-        assert per_loop.loop_of(lambda resource: resource == mine) is None
+        assert loop_local.all_open() == [elsewhere]
+        assert loop_local.any_other() is background.loop()
+        assert loop_local.loop_of(lambda resource: resource == elsewhere) is background.loop()
+        assert loop_local.loop_of(lambda resource: resource == mine) is None
 
     asyncio.run(main())
     background.stop()
     assert opener.opened == opener.closed == 2
 
 
-def test_a_loop_that_was_closed_without_a_word_is_forgotten() -> None:
+def test_a_loop_that_was_closed_with_tasks_is_forgotten() -> None:
     opener = Opener()
-    per_loop = PerLoop(opener)
+    loop_local = LoopLocal(opener)
     loop = asyncio.new_event_loop()
-    loop.run_until_complete(per_loop.here())
-    # asyncio tells of the task that this leaves behind; it is what this test is about.
+    loop.run_until_complete(loop_local.get_or_open())
+    # asyncio logs the task that this leaves behind; it is what this test is about.
     loop.set_exception_handler(lambda loop, context: None)
     loop.close()
-    assert per_loop.all_open() == []
-    asyncio.run(per_loop.here())
+    assert loop_local.all_open() == []
+    asyncio.run(loop_local.get_or_open())
     del loop
     gc.collect()
-    assert per_loop.all_open() == []
+    assert loop_local.all_open() == []
 
 
 def test_a_loop_may_be_collected_while_another_one_is_looked_for() -> None:
-    per_loop = PerLoop(Opener())
+    loop_local = LoopLocal(Opener())
     loop = asyncio.new_event_loop()
-    loop.run_until_complete(per_loop.here())
+    loop.run_until_complete(loop_local.get_or_open())
     loop.set_exception_handler(lambda loop, context: None)
     loop.close()
     del loop
-    with per_loop._lock:
-        per_loop._hosted.clear()
+    with loop_local._lock:
+        loop_local._entries.clear()
         gc.collect()
-    assert per_loop.all_open() == []
+    assert loop_local.all_open() == []
 
 
 def test_a_loop_that_was_stopped_is_closed_at_the_end_of_the_process() -> None:
     opener = Opener()
-    per_loop = PerLoop(opener)
+    loop_local = LoopLocal(opener)
     loop = asyncio.new_event_loop()
-    loop.run_until_complete(per_loop.here())
-    per_loop._close_idle_loops()
+    loop.run_until_complete(loop_local.get_or_open())
+    loop_local._close_idle_loops()
     assert (opener.opened, opener.closed) == (1, 1)
     loop.close()
-    per_loop._close_idle_loops()
+    loop_local._close_idle_loops()
 
 
-def test_visits_are_counted_for_each_loop() -> None:
-    per_loop = PerLoop(Opener())
+def test_calls_are_counted_for_each_loop() -> None:
+    loop_local = LoopLocal(Opener())
 
     async def main() -> list[int]:
-        return [per_loop.visits() for _ in range(3)]
+        return [loop_local.call_count() for _ in range(3)]
 
     assert [asyncio.run(main()) for _ in range(2)] == [[1, 2, 3]] * 2
 
 
-def test_a_loop_of_async_to_sync_is_passing() -> None:
+def test_a_loop_of_async_to_sync_is_async_to_sync_loop() -> None:
     async def look() -> bool:
-        return is_passing()
+        return is_async_to_sync_loop()
 
     assert async_to_sync(look)()
     assert not asyncio.run(look())
 
 
-def test_the_background_loop_is_one_for_all_threads_and_can_begin_anew() -> None:
+def test_the_background_loop_is_one_for_all_threads_and_can_be_reset() -> None:
     background = BackgroundLoop()
     background.stop()
     assert background.loop_if_running is None
@@ -210,14 +210,14 @@ def test_the_background_loop_is_one_for_all_threads_and_can_begin_anew() -> None
     background.stop()
 
 
-def test_a_forked_child_begins_anew() -> None:
-    per_loop = PerLoop(Opener())
+def test_a_forked_child_has_no_resources() -> None:
+    loop_local = LoopLocal(Opener())
 
     async def main() -> int:
-        await per_loop.here()
+        await loop_local.get_or_open()
         child = os.fork()
         if child == 0:
-            os._exit(0 if per_loop.all_open() == [] else 1)
+            os._exit(0 if loop_local.all_open() == [] else 1)
         return child
 
     assert os.waitpid(asyncio.run(main()), 0)[1] == 0
@@ -225,18 +225,18 @@ def test_a_forked_child_begins_anew() -> None:
 
 def test_closing_everywhere_reaches_loops_that_run_and_loops_that_pause() -> None:
     opener = Opener()
-    per_loop = PerLoop(opener)
+    loop_local = LoopLocal(opener)
     background = BackgroundLoop()
-    asyncio.run_coroutine_threadsafe(per_loop.here(), background.loop()).result(TIME_LIMIT)
+    asyncio.run_coroutine_threadsafe(loop_local.get_or_open(), background.loop()).result(TIME_LIMIT)
     paused = asyncio.new_event_loop()
-    paused.run_until_complete(per_loop.here())
-    per_loop.close_all(TIME_LIMIT)
+    paused.run_until_complete(loop_local.get_or_open())
+    loop_local.close_all(TIME_LIMIT)
     assert (opener.opened, opener.closed) == (2, 2)
-    assert per_loop.all_open() == []
+    assert loop_local.all_open() == []
 
     async def main() -> None:
-        await per_loop.here()
-        per_loop.close_all(TIME_LIMIT)  # cannot wait for itself
+        await loop_local.get_or_open()
+        loop_local.close_all(TIME_LIMIT)  # cannot wait for itself
         assert opener.closed == 2
 
     asyncio.run(main())

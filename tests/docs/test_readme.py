@@ -12,11 +12,11 @@ import docutils.nodes
 import pytest
 from docutils.core import publish_doctree
 
-from django_anyio_channels.django import checks, config
+from django_anyio_channels.django import checks, config, databases, factory, settings
 from tests.support.paths import ROOT
 from tests.support.programs import QUIET_ASYNCIO
 
-FILES = ["README.rst", "CHANGELOG.rst"]
+FILES = ["README.rst", "CHANGELOG.rst", "CONTRIBUTING.rst"]
 
 
 def parsed(text: str) -> docutils.nodes.document:
@@ -93,14 +93,14 @@ def test_settings_table_lists_every_key_and_no_other() -> None:
 
 def test_settings_table_tells_the_defaults() -> None:
     told = {key: ast.literal_eval(default) for key, (default, _) in rows("settings").items() if default}
-    fields = {name: field.default for name, field in config.Settings.__dataclass_fields__.items() if name in told}
+    fields = {name: field.default for name, field in settings.Settings.__dataclass_fields__.items() if name in told}
     assert len(fields) >= 7
     assert {name: told[name] for name in fields} == {**fields, "channel_capacity": {}, "acknowledged": []}
 
 
 def test_broker_table_lists_every_scheme() -> None:
     told = {scheme for first in rows("urls") for scheme in re.findall(r"([a-z+]+)://", first)}
-    assert told == set(config.LAYERS)
+    assert told == set(factory.LAYERS)
 
 
 def test_table_of_checks_is_the_one_that_the_checks_have() -> None:
@@ -109,5 +109,6 @@ def test_table_of_checks_is_the_one_that_the_checks_have() -> None:
 
 
 def test_every_check_that_can_be_found_is_in_the_table() -> None:
-    sources = inspect.getsource(checks).replace(checks.__doc__ or "", "") + inspect.getsource(config)
+    rooms = (config, databases, factory, settings)
+    sources = inspect.getsource(checks).replace(checks.__doc__ or "", "") + "".join(map(inspect.getsource, rooms))
     assert {f"anyio_channels.{code}" for code in re.findall(r"\b[EW]00\d\b", sources)} == set(rows("checks"))

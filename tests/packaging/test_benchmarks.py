@@ -13,14 +13,20 @@ from typing import Any
 
 import pytest
 
-from benchmarks import deliveries, harness, report, scenarios
-from benchmarks.children import ChildFailed
-from benchmarks.command import SETS
-from benchmarks.contenders import BareQueues, Contender, Message, bare_queues
-from benchmarks.deliveries import Tally
-from benchmarks.harness import BenchmarkSet, Figure, Scenario, Target
-from benchmarks.memory import benchmarks as memory
-from benchmarks.scenarios import Figures, competing_workers, fan_out, latency, membership, round_trip
+from benchmarks.brokers.memory.benchmark_set import benchmarks as memory
+from benchmarks.brokers.memory.peers import BareQueues, bare_queues
+from benchmarks.harness import deliveries, report, runner
+from benchmarks.harness.children import ChildFailed
+from benchmarks.harness.command import SETS
+from benchmarks.harness.contenders import Contender, Message
+from benchmarks.harness.deliveries import Tally
+from benchmarks.harness.measuring import Figures
+from benchmarks.harness.runner import BenchmarkSet, Figure, Scenario, Target
+from benchmarks.scenarios.competing_workers import competing_workers
+from benchmarks.scenarios.fan_out import fan_out
+from benchmarks.scenarios.latency import latency
+from benchmarks.scenarios.membership import membership
+from benchmarks.scenarios.round_trip import round_trip
 from tests.support.paths import ROOT
 from tests.support.programs import in_a_hurry
 
@@ -63,7 +69,7 @@ def test_a_quick_run_verifies_every_scenario(tmp_path: Path) -> None:
 
 
 def make(name: str, *, quick: bool) -> BenchmarkSet:
-    benchmarks: BenchmarkSet = import_module(f"benchmarks.{name}").benchmarks(quick)
+    benchmarks: BenchmarkSet = import_module(SETS[name]).benchmarks(quick)
     return benchmarks
 
 
@@ -170,7 +176,7 @@ def test_two_workers_see_what_came_twice() -> None:
 
 
 @pytest.mark.parametrize("measure", [partial(latency, messages=20), partial(round_trip, trips=20)])
-def test_trips_see_what_is_not_what_was_sent(measure: harness.Measure) -> None:
+def test_trips_see_what_is_not_what_was_sent(measure: runner.Measure) -> None:
     assert measure(bare_queues()).tally == Tally(expected=20, right=20)
 
     def other_text(message: Message) -> list[Message]:
@@ -201,11 +207,11 @@ def _without_children(monkeypatch: pytest.MonkeyPatch) -> None:
     def call(measure: Callable[[], Figures], seconds: float) -> Figures:
         return measure()
 
-    monkeypatch.setattr(harness, "in_child", call)
+    monkeypatch.setattr(runner, "in_child", call)
     monkeypatch.setattr("gc.freeze", lambda: None)
 
 
-def playing(turns: list[str], **figures: list[float]) -> dict[str, harness.Measure]:
+def playing(turns: list[str], **figures: list[float]) -> dict[str, runner.Measure]:
     """Measures that play these figures one by one, and note their turns."""
     rounds = {name: iter(values) for name, values in figures.items()}
 
@@ -224,7 +230,7 @@ def test_contenders_take_turns_and_medians_are_compared() -> None:
     turns: list[str] = []
     race = Scenario("race", playing(turns, a=[30, 900, 20], b=[10, 11, 1]))
     benchmarks = BenchmarkSet("test", (A, B), (race,), (target(at_least=3), target(at_least=3.1), target(at_most=2)))
-    results = harness.run(benchmarks, rounds=3, thorough=False)
+    results = runner.run(benchmarks, rounds=3, thorough=False)
     assert turns == ["a", "b", "b", "a", "a", "b"]
     assert results.ratio(target(at_least=3)) == 3.0
     assert results.missed == [target(at_least=3.1), target(at_most=2)]
@@ -241,7 +247,7 @@ def test_contenders_take_turns_and_medians_are_compared() -> None:
 def test_what_is_slow_is_measured_once_unless_asked(thorough: bool, rounds: int) -> None:
     turns: list[str] = []
     race = Scenario("race", playing(turns, a=[1, 2, 3], b=[1, 2, 3]), once=frozenset({"b"}))
-    results = harness.run(BenchmarkSet("test", (A, B), (race,), ()), rounds=3, thorough=thorough)
+    results = runner.run(BenchmarkSet("test", (A, B), (race,), ()), rounds=3, thorough=thorough)
     assert turns.count("b") == len(results.cells["race"]["b"].rounds) == rounds
     assert ("(once)" in report.as_tables(results, judged=True)) is not thorough
 
@@ -251,7 +257,7 @@ def test_only_some_scenarios_are_measured_and_judged() -> None:
     race = Scenario("race", playing(turns, a=[1], b=[1]))
     other = Scenario("other", playing(turns, a=[1], b=[1]))
     benchmarks = BenchmarkSet("test", (A, B), (race, other), (target(at_least=3),))
-    results = harness.run(benchmarks, rounds=1, thorough=False, only="oth")
+    results = runner.run(benchmarks, rounds=1, thorough=False, only="oth")
     assert list(results.cells) == ["other"]
     assert results.missed == []
 
@@ -268,7 +274,7 @@ def test_who_fails_or_delivers_wrongly_is_named(capsys: pytest.CaptureFixture[st
 
     measures: dict[str, Any] = {"race": fails, "lossy": loses, "unchecked": counts_nothing}
     stages = tuple(Scenario(name, {"a": measure, "b": measure}) for name, measure in measures.items())
-    results = harness.run(BenchmarkSet("test", (A, B), stages, (target(at_least=1),)), rounds=2, thorough=False)
+    results = runner.run(BenchmarkSet("test", (A, B), stages, (target(at_least=1),)), rounds=2, thorough=False)
     assert results.unverified == ["race", "lossy", "unchecked"]
     assert results.missed == [target(at_least=1)]
     tables = report.as_tables(results, judged=True)
@@ -285,5 +291,6 @@ def test_scenarios_are_explained(name: str) -> None:
     for scenario in make(name, quick=True).scenarios:
         for measure in scenario.measures.values():
             assert isinstance(measure, partial)
-            assert measure.func.__module__ in (scenarios.__name__, f"benchmarks.{name}")
+            module = measure.func.__module__
+            assert module == f"benchmarks.scenarios.{measure.func.__name__}" or module == SETS[name]
             assert measure.func.__doc__

@@ -1,278 +1,216 @@
-"""The import law: a file of the package imports only from the floors below it, or beside it without a circle.
-
-Layers and hub stand beside each other and do not know each other.
-"""
+"""The package keeps the law of the house (`law`), and the law catches what it should."""
 
 from __future__ import annotations
 
-import ast
-from collections.abc import Iterator
-from dataclasses import dataclass
-from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
 
+from tests.conftest import LONG
+from tests.packaging.law import BELOW, BROKERS, CODE_OF_SERVERS, DRIVERS, FOREIGN, NAME, ROOMS, violations
 from tests.support.paths import ROOT
 
-PACKAGE = ROOT / "django_anyio_channels"
-
-HUB = {"channel", "consuming", "line", "link", "topics", "rejoining"}
-FLOORS: dict[int, set[str]] = {
-    0: {"event", "exceptions"},
-    1: {"serializers", "waiting", "stats", "subscriber", "batching", "layers.base", "layers.arrivals"},
-    2: {
-        "layers.memory",
-        "layers.redis",
-        "layers.postgres",
-        "layers.mqtt",
-        "layers.sharded",
-        "channel",
-        "consuming",
-        "line",
-        "link",
-        "rejoining",
-        "topics",
-    },
-    3: {"loops", "local", "naming", "config", "database"},
-    4: {"node", "jobs", "handover", "courier", "sync", "transaction"},
-    5: {"adapter", "channels_redis", "resuming", "apps", "checks", "management"},
+FOLDERS = {
+    "contract",
+    "core",
+    "hub",
+    *(f"brokers/{folder}" for folder in ("common", *sorted(BROKERS))),
+    "django",
+    "asgi",
+    "browser",
+    "docs",
+    "packaging",
+    "support",
 }
-
-# Floors 0 to 2 know neither Django nor an event loop of their own; only drivers may be written for asyncio.
-CORE = range(3)
-FRAMEWORKS = {"django", "channels", "asgiref", "daphne"}
-LOOPS = {"asyncio", "trio"}
-
-# A driver's client library is imported by that driver alone, so that nobody needs the others installed.
-DRIVERS = {
-    "redis": "layers.redis",
-    "hiredis": "layers.redis",
-    "asyncpg": "layers.postgres",
-    "paho": "layers.mqtt",
-}
-EMBEDDED = {"layers.memory"}
-"""Layers that run on asyncio and trio alike."""
+"""Where tests stand; a folder within these has the name of a folder of the package, or holds no tests."""
 
 
-@dataclass(frozen=True)
-class Import:
-    """One imported module, as an absolute name, and where."""
-
-    name: str
-    line: int
-    at_runtime: bool
+def test_package_keeps_the_law() -> None:
+    found = violations(ROOT / NAME)
+    assert not found, "\n".join(["", *found])
 
 
-def modules(package: Path) -> dict[str, Path]:
-    """Every file of the package by the name that the table above calls it."""
-    named = {}
-    for file in sorted(package.rglob("*.py")):
-        parts = file.relative_to(package).with_suffix("").parts
-        named[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = file
-    return named
+def test_law_names_each_part_and_each_room_once() -> None:
+    assert set(FOREIGN) == set(BELOW)
+    assert set(DRIVERS.values()) <= set(BELOW)
+    rooms = [room for rooms in ROOMS for room in rooms]
+    assert len(rooms) == len(set(rooms))
 
 
-def floor(module: str) -> int | None:
-    """The floor of a module: by its own name, its folder's, or as one of several files of a driver."""
-    for number, names in FLOORS.items():
-        for name in names:
-            if module == name or module.startswith((f"{name}.", f"{name}_")):
-                return number
-    return None
+def test_tests_mirror_the_package() -> None:
+    folders = {file.parent.relative_to(ROOT / "tests").as_posix() for file in (ROOT / "tests").rglob("test_*.py")}
+    for folder in folders:
+        inner = [name for name in FOLDERS if folder == name or folder.startswith(f"{name}/")]
+        assert inner, f"tests/{folder} stands in no folder of the law"
+        assert folder in (*FOLDERS, "support/brokers") or (ROOT / NAME / folder).is_dir(), f"tests/{folder}"
+    assert FOLDERS - {"support"} <= {"/".join(folder.split("/")[:depth]) for folder in folders for depth in (1, 2)}
 
 
-def imports(source: str, module: str, *, is_package: bool) -> Iterator[Import]:
-    """Every import of a file, those within functions and under TYPE_CHECKING too."""
-    here = ["django_anyio_channels", *(module.split(".") if module else [])]
-    folder = here if is_package else here[:-1]
-    tree = ast.parse(source)
-    for_types = {
-        id(inner)
-        for node in ast.walk(tree)
-        if isinstance(node, ast.If) and ast.unparse(node.test) in ("TYPE_CHECKING", "typing.TYPE_CHECKING")
-        for statement in node.body
-        for inner in ast.walk(statement)
-    }
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Import):
-            for alias in node.names:
-                yield Import(alias.name, node.lineno, id(node) not in for_types)
-        elif isinstance(node, ast.ImportFrom):
-            base = folder[: len(folder) + 1 - node.level] if node.level else []
-            origin = ".".join([*base, *([node.module] if node.module else [])])
-            for alias in node.names:
-                yield Import(f"{origin}.{alias.name}", node.lineno, id(node) not in for_types)
+def test_files_that_take_long_exist() -> None:
+    assert not [long for long in LONG if not (ROOT / "tests" / long).exists()]
 
 
-def own(name: str, known: dict[str, Path]) -> str | None:
-    """Which file of the package an absolute import names, if any ('' is the package itself)."""
-    parts = name.split(".")
-    if parts[0] != "django_anyio_channels":
-        return None
-    for length in range(len(parts), 0, -1):
-        candidate = ".".join(parts[1:length])
-        if candidate in known:
-            return candidate
-    return ""
-
-
-def violations(package: Path) -> list[str]:
-    """Every breach of the law, as a sentence that names file, line and rule."""
-    known = modules(package)
-    found = []
-    beside: dict[str, set[str]] = {}
-    for module, file in known.items():
-        where = file.relative_to(package.parent)
-        if file.name == "__init__.py" and module in ("", "layers"):
-            level = None
-        else:
-            level = floor(module)
-            if level is None:
-                found.append(f"{where}: stands on no floor; place it in FLOORS of tests/test_floors.py")
-                continue
-        for entry in imports(file.read_text(), module, is_package=file.name == "__init__.py"):
-            found += [f"{where}:{entry.line}: {breach}" for breach in breaches(module, level, entry, known)]
-            target = own(entry.name, known)
-            if target and level == floor(target) and entry.at_runtime:
-                beside.setdefault(module, set()).add(target)
-    try:
-        TopologicalSorter(beside).prepare()
-    except CycleError as error:
-        found.append(f"{' imports '.join(reversed(error.args[1]))}; files of one floor import each other in a circle")
-    return found
-
-
-def breaches(module: str, level: int | None, entry: Import, known: dict[str, Path]) -> Iterator[str]:
-    """What one import does against the law."""
-    target = own(entry.name, known)
-    top = entry.name.split(".")[0]
-    if target is not None:
-        yield from inner_breaches(module, level, target)
-        return
-    core = level is None or level in CORE
-    if core and top in FRAMEWORKS and entry.at_runtime:
-        yield f"imports {top}; floors 0 to 2 know no Django and no Channels"
-    driver = module.startswith("layers.") and module not in ("layers.base", *EMBEDDED)
-    if core and top in LOOPS and not driver and entry.at_runtime:
-        yield f"imports {top}; floors 0 to 2 use anyio, except the drivers"
-    if top in DRIVERS and not module.startswith(DRIVERS[top]):
-        yield f"imports {top}; only {DRIVERS[top]} may"
-
-
-def inner_breaches(module: str, level: int | None, target: str) -> Iterator[str]:
-    """What an import of one file of the package by another does against the law."""
-    if level is None:
-        return  # the package's own __init__ only names what the floors define
-    if target in ("", "layers"):
-        yield f"imports from django_anyio_channels{target and '.layers'}; name the file that defines it"
-        return
-    below = floor(target)
-    if below is None or below < level:
-        return
-    if below > level:
-        yield f"imports {target} of floor {below}, above its own floor {level}"
-    elif level == 2 and driver_of(module) != driver_of(target):
-        yield f"imports {target}; layers and hub do not know each other"
-
-
-def driver_of(module: str) -> str:
-    """What a file of floor 2 is a part of: ``layers.redis_cluster`` of the driver ``redis``; else the hub."""
-    if module in HUB:
-        return "hub"
-    return module.removeprefix("layers.").partition("_")[0]
-
-
-def test_package_keeps_the_import_law() -> None:
-    assert violations(PACKAGE) == []
-
-
-def test_floors_name_no_driver_twice() -> None:
-    names = [name for floor_names in FLOORS.values() for name in floor_names]
-    assert len(names) == len(set(names))
-    assert set(DRIVERS.values()) <= FLOORS[2]
-    assert FLOORS[2] >= EMBEDDED | HUB
+LONG_FILE = "x = 1\n" * 351
+LONG_CLASS = "class Long:\n" + "    x = 1\n" * 250
+LUA_IN_PYTHON = 'SCRIPT = """\nreturn redis.call("GET", KEYS[1])\n"""'
+SQL_IN_PYTHON = f'QUERY = "SELECT {"a, " * 50} b"'
 
 
 @pytest.mark.parametrize(
-    ("file", "line", "breach"),
+    ("file", "text", "breach"),
     [
-        ("novelty.py", "", "stands on no floor"),
-        ("layers/pigeon.py", "", "stands on no floor"),
-        ("event.py", "from .channel import Channel", "imports channel of floor 2, above its own floor 0"),
-        ("event.py", "from django_anyio_channels.hub.channel import Channel", "imports channel of floor 2"),
-        ("layers/base.py", "from ..local import Names", "imports local of floor 3"),
-        ("channel.py", "from .layers.memory import InMemoryChannelLayer", "layers and hub do not know each other"),
-        ("link.py", "from .layers.memory import InMemoryChannelLayer", "layers and hub do not know each other"),
-        ("layers/redis.py", "from ..channel import Channel", "layers and hub do not know each other"),
-        ("layers/redis.py", "from .memory import Broker", "layers and hub do not know each other"),
-        ("channel.py", "from . import Event", "name the file that defines it"),
-        ("channel.py", "import django.conf", "know no Django"),
+        # The parts.
+        ("novelty.py", "", "stands in no part"),
+        ("brokers/pigeon/layer.py", "", "stands in no part"),
+        ("brokers/helper.py", "", "stands in no part"),
+        ("core/layer.py", "from ..hub.channel import Channel", "core may import only core"),
+        ("core/layer.py", "from django_anyio_channels.hub.channel import Channel", "core may import only core"),
+        ("core/layer.py", "def late():\n    from ..django.node import Node", "core may import only core"),
+        ("core/layer.py", "from ..brokers.memory.layer import Layer", "core may import only core"),
+        ("core/layer.py", "from ..apps import Config", "core may import only core"),
+        ("hub/channel.py", "from ..django.node import Node", "hub may import only core, hub"),
+        ("hub/channel.py", "from ..brokers.memory.layer import Layer", "hub may import only core, hub"),
+        ("hub/channel.py", "from ..brokers.common.batching import Batcher", "hub may import only core, hub"),
+        ("brokers/common/batching.py", "from ..redis.keys import key", "brokers.common may import only"),
+        ("brokers/redis/layer.py", "from ..memory.broker import Broker", "brokers.redis may import only"),
+        ("brokers/redis/layer.py", "from ...hub.channel import Channel", "brokers.redis may import only"),
+        ("brokers/redis/layer.py", "from ...django.node import Node", "brokers.redis may import only"),
+        ("django/node.py", "from ..brokers.memory.layer import Layer", "only django.factory knows the brokers"),
         (
-            "channel.py",
-            "def late():\n    from channels.layers import get_channel_layer",
-            "know no Django and no Channels",
+            "django/node.py",
+            "def f():\n    from ..brokers.mqtt.bridge import B",
+            "only django.factory knows the brokers",
         ),
-        ("subscriber.py", "import asyncio", "use anyio, except the drivers"),
-        ("layers/memory.py", "from asyncio import Queue", "use anyio, except the drivers"),
-        ("layers/base.py", "import trio", "use anyio, except the drivers"),
-        ("layers/postgres.py", "import redis", "only layers.redis may"),
-        ("config.py", "import redis", "only layers.redis may"),
-        ("config.py", "from .adapter import AnyioChannelLayer", "imports adapter of floor 5, above its own floor 3"),
-        ("__init__.py", "import django", "know no Django"),
-        ("__init__.py", "import asyncpg", "only layers.postgres may"),
+        ("django/node.py", 'PATH = "django_anyio_channels.brokers.redis.layer.X"', "only django.factory knows the"),
+        ("django/factory.py", "from ..brokers.memory.layer import Layer", "brokers are imported within functions"),
+        ("channels_redis.py", "from .brokers.redis.layer import Layer", "brokers are imported within functions"),
+        ("hub/channel.py", "from .. import Event", "name the file that defines it"),
+        ("hub/channel.py", "from ..core import Event", "name the file that defines it"),
+        ("brokers/redis/layer.py", "from .. import common", "name the file that defines it"),
+        ("brokers/redis/layer.py", "from ..common import Batcher", "name the file that defines it"),
+        # Packages of others.
+        ("core/layer.py", "import asyncio", "core does not know it"),
+        ("hub/channel.py", "from trio import open_nursery", "hub does not know it"),
+        ("hub/channel.py", "import django.conf", "hub does not know it"),
+        ("hub/channel.py", "def late():\n    from channels.layers import get_channel_layer", "hub does not know it"),
+        ("brokers/memory/broker.py", "from asyncio import Queue", "brokers.memory does not know it"),
+        ("brokers/redis/layer.py", "from django.conf import settings", "brokers.redis does not know it"),
+        ("brokers/common/urls.py", "import channels", "brokers.common does not know it"),
+        ("brokers/postgres/layer.py", "import redis", "only brokers.redis may"),
+        ("brokers/common/urls.py", "import asyncpg", "only brokers.postgres may"),
+        ("django/factory.py", "def late():\n    import redis", "only brokers.redis may"),
+        ("__init__.py", "import hiredis", "only brokers.redis may"),
+        # The rooms of a broker.
+        ("brokers/redis/pigeonhole.py", "", "pigeonhole is no room of a broker's folder"),
+        ("brokers/redis/keys.py", "from .layer import Layer", "layer does not stand before keys"),
+        ("brokers/redis/address.py", "from .connection import Connection", "connection does not stand before address"),
+        ("brokers/postgres/payloads.py", "from .statements import Q", "statements does not stand before payloads"),
+        ("brokers/redis/session.py", "from .streams.entries import Entry", "streams does not stand before session"),
+        ("brokers/redis/cluster/routing.py", "from ..session import Session", "session does not stand before cluster"),
+        ("brokers/mqtt/__init__.py", "from .layer import Layer", "a folder's own __init__ imports nothing"),
+        # Lengths.
+        ("core/layer.py", LONG_FILE, "has 351 lines; no file has more than 350"),
+        ("core/layer.py", LONG_CLASS, "Long has 251 lines; no class has more than 250"),
+        ("brokers/redis/lua/put.lua", "-- Head\n" * 351, "has 351 lines; no file has more than 350"),
+        # What servers run.
+        ("brokers/redis/scripts.py", LUA_IN_PYTHON, "holds Lua; it stands in a file in brokers/redis/lua"),
+        ("brokers/postgres/statements.py", SQL_IN_PYTHON, "holds SQL; it stands in a file in brokers/postgres/sql"),
+        ("brokers/redis/put.lua", "-- Put.", "only brokers/redis/lua holds .lua"),
+        ("brokers/redis/sql/put.sql", "-- Put.", "only brokers/postgres/sql holds .sql"),
+        ("brokers/redis/lua/put.lua", "return 1", "begins with no comment"),
+        ("brokers/redis/lua/put.lua", "-- Put.\nreturn KEYS[1]", "uses KEYS, of which its head says nothing"),
+        ("brokers/redis/lua/put.lua", "-- KEYS[1]: the queue\nreturn ARGV[1]", "uses ARGV, of which its head says"),
+        ("brokers/postgres/sql/put.sql", "-- $1: the queue, $10\nSELECT $2", "uses $2, of which its head says nothing"),
     ],
 )
-def test_law_catches(tmp_path: Path, file: str, line: str, breach: str) -> None:
-    package = a_house(tmp_path)
-    (package / file).write_text(line)
-    found = violations(package)
-    assert len(found) == 1
-    assert file in found[0]
-    assert breach in found[0]
-
-
-def test_law_catches_a_circle(tmp_path: Path) -> None:
-    package = a_house(tmp_path)
-    (package / "waiting.py").write_text("from .subscriber import Subscriber")
-    assert violations(package) == []
-    (package / "subscriber.py").write_text("from .waiting import Notifier")
+def test_law_catches(tmp_path: Path, file: str, text: str, breach: str) -> None:
+    package = house(tmp_path)
+    write(package / file, text)
     [found] = violations(package)
-    assert "waiting imports subscriber" in found or "subscriber imports waiting" in found
+    assert file in found
+    assert breach in found
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("core/events.py", "core/layer.py"),
+        ("brokers/redis/streams/entries.py", "brokers/redis/streams/layer.py"),
+        ("django/node.py", "django/layer.py"),
+    ],
+)
+def test_law_catches_a_circle(tmp_path: Path, one: str, other: str) -> None:
+    package = house(tmp_path)
+    write(package / one, f"def late():\n    from .{Path(other).stem} import x")
+    assert violations(package) == []
+    write(package / other, f"from .{Path(one).stem} import y")
+    [found] = violations(package)
+    names = [file.removesuffix(".py").replace("/", ".") for file in (one, other)]
+    assert "{} imports {}".format(*names) in found or "{1} imports {0}".format(*names) in found
     assert "in a circle" in found
 
 
 @pytest.mark.parametrize(
-    ("file", "line"),
+    ("file", "text"),
     [
-        ("subscriber.py", "from .waiting import Notifier"),
-        ("subscriber.py", "import anyio"),
-        ("channel.py", "from .link import Link"),
-        ("layers/redis.py", "import asyncio, redis\nfrom .redis_cluster import slots\nfrom ..event import Event"),
-        ("layers/redis_cluster.py", "from .redis import Link"),
-        ("adapter.py", "import asyncio, channels\nfrom .channel import Channel\nfrom .checks import check"),
-        ("channel.py", "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    import django"),
-        ("__init__.py", "from .event import Event\nfrom .adapter import AnyioChannelLayer"),
-        ("management/commands/listen.py", "import django\nfrom ...adapter import AnyioChannelLayer"),
+        ("__init__.py", "from .core.events import Event\nif TYPE_CHECKING:\n    from .brokers.redis.layer import L"),
+        ("apps.py", "import django\nfrom .django.checks import check"),
+        ("channels_redis.py", "def late():\n    from .brokers.redis.layer import Layer"),
+        ("core/layer.py", "import anyio\nfrom . import events\nfrom .exceptions import Error"),
+        ("core/layer.py", "if TYPE_CHECKING:\n    import asyncio"),
+        ("core/events.py", "if TYPE_CHECKING:\n    from .layer import L\nfrom .exceptions import Error"),
+        ("hub/channel.py", "from ..core.layer import Layer\nfrom .session import Session"),
+        ("brokers/common/batching.py", "import asyncio\nfrom ...core.layer import Layer\nfrom .urls import read"),
+        ("brokers/memory/layer.py", "import anyio\nfrom .broker import Broker\nfrom ..common import urls"),
+        (
+            "brokers/redis/layer.py",
+            "import asyncio, redis, hiredis\nfrom .session import S\nfrom .cluster.routing import R",
+        ),
+        ("brokers/redis/cluster/routing.py", "from .discovery import find\nfrom ..subscriptions import S"),
+        ("brokers/redis/streams/layer.py", "from ..layer import Layer\nfrom .entries import Entry"),
+        ("brokers/redis/queues.py", "from . import keys, scripts\nfrom .server import Server"),
+        ("brokers/redis/scripts.py", '"""Each script is given its ``KEYS[1]``."""\nPUT = "put.lua"'),
+        ("brokers/postgres/session.py", 'QUERY = "SELECT pg_is_in_recovery()"'),
+        ("django/factory.py", "def late():\n    from ..brokers.redis.layer import Layer"),
+        ("django/factory.py", 'PATH = "django_anyio_channels.brokers.redis.layer.X"'),
+        ("django/layer.py", "import asyncio, channels\nfrom ..hub.channel import C\nfrom .factory import make"),
+        ("django/management/commands/listen.py", "import django\nfrom ...layer import AnyioChannelLayer"),
+        ("core/layer.py", LONG_FILE.removesuffix("x = 1\n")),
+        ("core/layer.py", LONG_CLASS.removesuffix("    x = 1\n")),
+        (
+            "brokers/redis/lua/put.lua",
+            "-- Put.\n-- KEYS[1]: the queue\n-- ARGV[1]: a message\nreturn {KEYS[1], ARGV[1]}",
+        ),
+        ("brokers/postgres/sql/put.sql", "-- Put $1 into $2.\nSELECT $1, $2"),
     ],
 )
-def test_law_allows(tmp_path: Path, file: str, line: str) -> None:
-    package = a_house(tmp_path)
-    (package / file).write_text(line)
+def test_law_allows(tmp_path: Path, file: str, text: str) -> None:
+    package = house(tmp_path)
+    write(package / file, text)
     assert violations(package) == []
 
 
-def a_house(folder: Path) -> Path:
-    """A package with an empty file in every place that has a name."""
-    package = folder / "django_anyio_channels"
-    for name in [name for names in FLOORS.values() for name in names]:
-        if name == "management":
-            file = package / "management/commands/listen.py"
-        else:
-            file = package / f"{name.replace('.', '/')}.py"
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.touch()
-    (package / "layers/redis_cluster.py").touch()
-    for init in ("__init__.py", "layers/__init__.py", "management/__init__.py"):
-        (package / init).touch()
+def house(folder: Path) -> Path:
+    """A package with empty files in every part."""
+    package = folder / NAME
+    for name in (
+        *("apps", "channels_redis", "core/events", "core/exceptions", "core/layer", "hub/channel", "hub/session"),
+        *("brokers/common/batching", "brokers/common/urls", "brokers/memory/broker", "brokers/memory/layer"),
+        *(f"brokers/redis/{room}" for room in ("keys", "scripts", "address", "connection", "server", "subscriptions")),
+        *(f"brokers/redis/{room}" for room in ("queues", "cluster/discovery", "cluster/routing", "session", "layer")),
+        *("brokers/redis/streams/entries", "brokers/redis/streams/layer"),
+        *(f"brokers/postgres/{room}" for room in ("payloads", "statements", "session", "layer")),
+        *("brokers/mqtt/bridge", "brokers/mqtt/layer"),
+        *("django/checks", "django/factory", "django/layer", "django/node", "django/management/commands/listen"),
+    ):
+        write(package / f"{name}.py", "")
+    for parent in {file.parent for file in package.rglob("*.py")} | {package, package / "brokers"}:
+        write(parent / "__init__.py", "")
+    for folder_of_code in CODE_OF_SERVERS.values():
+        (package / folder_of_code).mkdir()
     return package
+
+
+def write(file: Path, text: str) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(text)

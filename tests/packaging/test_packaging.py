@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 import tarfile
@@ -76,11 +77,16 @@ def metadata(wheel: Path) -> Message:
         return HeaderParser().parsestr(archive.read(name).decode())
 
 
+def of_the_package() -> set[str]:
+    """Its files of Python, and those that servers run."""
+    files = (ROOT / "django_anyio_channels").rglob("*")
+    return {str(file.relative_to(ROOT)) for file in files if file.suffix in (".py", ".lua", ".sql")}
+
+
 def test_wheel_holds_the_package_and_nothing_else(wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         names = {name for name in archive.namelist() if ".dist-info/" not in name}
-    wanted = {str(file.relative_to(ROOT)) for file in (ROOT / "django_anyio_channels").rglob("*.py")}
-    assert names == wanted | {"django_anyio_channels/py.typed"}
+    assert names == of_the_package() | {"django_anyio_channels/py.typed"}
 
 
 def test_sdist_holds_what_a_distributor_needs(archives: Path) -> None:
@@ -88,8 +94,10 @@ def test_sdist_holds_what_a_distributor_needs(archives: Path) -> None:
     with tarfile.open(sdist) as archive:
         names = {name.partition("/")[2] for name in archive.getnames()}
     tops = {name.partition("/")[0] for name in names} - {""}
-    assert {"LICENSE", "README.rst", "CHANGELOG.rst", "PKG-INFO", "pyproject.toml", "setup.cfg", "tox.ini"} <= tops
-    assert {"tests/__main__.py", "tests/test_packaging.py", ".ci/bootstrap.py", "testproject/__main__.py"} <= names
+    assert {"LICENSE", "README.rst", "CHANGELOG.rst", "CONTRIBUTING.rst", "docs", "benchmarks"} <= tops
+    assert {"PKG-INFO", "pyproject.toml", "setup.cfg", "tox.ini"} <= tops
+    assert {"tests/__main__.py", "tests/packaging/test_packaging.py", ".ci/run", ".ci/bootstrap.py"} <= names
+    assert {"testproject/__main__.py", *of_the_package()} <= names
     assert not {name for name in names if "__pycache__" in name or name.endswith(".pyc")}
     assert not tops & {".venv", ".envs", ".tox", "build", "dist"}
 
@@ -97,7 +105,7 @@ def test_sdist_holds_what_a_distributor_needs(archives: Path) -> None:
 def test_metadata(wheel: Path) -> None:
     told = metadata(wheel)
     assert told["Name"] == "django-anyio-channels"
-    assert told["Requires-Python"] == ">=3.10"
+    assert told["Requires-Python"] == ">=3.11"
     assert told["License-Expression"] == "BSD-3-Clause"
     assert told.get_all("License-File") == ["LICENSE"]
     assert told["Description-Content-Type"] == "text/x-rst"
@@ -107,7 +115,8 @@ def test_metadata(wheel: Path) -> None:
 
 
 def test_changelog_knows_the_version(wheel: Path) -> None:
-    assert f"\n{metadata(wheel)['Version']} (" in (ROOT / "CHANGELOG.rst").read_text()
+    headings = re.findall(r"\n(\S+) - (\d{4}-\d\d-\d\d|unreleased)\n=+\n", (ROOT / "CHANGELOG.rst").read_text())
+    assert metadata(wheel)["Version"] == headings[0][0]
 
 
 def test_importing_brings_no_framework_and_no_driver(script: Script) -> None:

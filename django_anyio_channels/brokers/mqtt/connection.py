@@ -1,10 +1,12 @@
 """One connection to an MQTT broker, from CONNECT to DISCONNECT.
 
-Hand-written, after reading and measuring the clients in November 2026. gmqtt 0.8 discards the reason codes of
-acknowledgements (a refused publish looks accepted, and a queue without a reader is not noticed), raises at the broker's
-Receive Maximum instead of waiting, and always reconnects. mqttium 1.2 hides the code of a successful acknowledgement
-and is three months old. aiomqtt 2.5 acknowledges on arrival. paho-mqtt 2.2 lacks nothing, but its loop delivers 8,000
-messages a second, and this file several times that.
+Hand-written, after measuring the clients in November 2026: CPU time to publish and deliver a message of 190 bytes at
+QoS 0 and 1, which is 8 and 44 us here.
+
+* gmqtt 0.8: 23 us. It raises at the broker's Receive Maximum instead of waiting, discards the reason codes of
+  acknowledgements (a refused publish looks accepted, a queue without an owner is not noticed), and always reconnects.
+* paho-mqtt 2.2: 115 and 350 us. It lacks nothing else.
+* mqttium 1.2 hides the reason code of a successful acknowledgement; aiomqtt 2.5 acknowledges on arrival.
 """
 
 from __future__ import annotations
@@ -183,10 +185,10 @@ class MQTTConnection(asyncio.Protocol):
             if not self._write(packet):
                 await self._drain()
             return 0
-        packet_id, reply = await self._outgoing.reserve_message()
+        packet_id, reply = await self._outgoing.reserve(self._outgoing.messages)
         self._write(packets.publish(topic, payload, qos=qos, retain=retain, packet_id=packet_id, properties=properties))
         try:
-            return await reply
+            return int(await reply)
         except ListenerClosed as error:
             raise DeliveryUnknown(
                 f"{error}; a message was not acknowledged yet, it may or may not have arrived"
@@ -195,14 +197,14 @@ class MQTTConnection(asyncio.Protocol):
     async def subscribe(self, topic_filter: bytes, options: int, identifier: int | None) -> int:
         """Subscribe, and return the broker's reason code."""
         self.check()
-        packet_id, reply = await self._outgoing.reserve_subscribe()
+        packet_id, reply = await self._outgoing.reserve(self._outgoing.subscribes)
         self._write(packets.subscribe(packet_id, topic_filter, options, version=self.version, identifier=identifier))
-        return (await reply)[0]
+        return int((await reply)[0])
 
     async def unsubscribe(self, topic_filter: bytes) -> None:
         """Unsubscribe; returns when the broker has done it."""
         self.check()
-        packet_id, reply = await self._outgoing.reserve_subscribe()
+        packet_id, reply = await self._outgoing.reserve(self._outgoing.subscribes)
         self._write(packets.unsubscribe(packet_id, topic_filter, version=self.version))
         await reply
 
@@ -275,7 +277,7 @@ class MQTTConnection(asyncio.Protocol):
             else:
                 self._outgoing.receive_ack(packet)
         elif isinstance(packet, SubAck):
-            self._outgoing.receive_suback(packet)
+            self._outgoing.resolve(packet.packet_id, packet.reasons, self._outgoing.subscribes)
         elif isinstance(packet, ConnAck):
             self._receive_connack(packet)
         else:

@@ -23,15 +23,8 @@ ERRORS = 0x80
 """The first reason code that is an error."""
 
 _pair = struct.Struct("!H")
-SUBSCRIPTION_IDENTIFIER = 0x0B
-INTEGER_PROPERTIES = {
-    **dict.fromkeys((0x01, 0x17, 0x19, 0x24, 0x25, 0x28, 0x29, 0x2A), struct.Struct("!B")),
-    **dict.fromkeys((0x13, 0x21, 0x22, 0x23), _pair),
-    **dict.fromkeys((0x02, 0x11, 0x18, 0x27), struct.Struct("!I")),
-}
-"""The properties that are integers of fixed size (MQTT 5, section 2.2.2.2)."""
-TEXT_PROPERTIES = {**dict.fromkeys((0x03, 0x08, 0x09, 0x12, 0x15, 0x16, 0x1A, 0x1C, 0x1F), 1), 0x26: 2}
-"""The properties that are text or binary data, with the number of their parts."""
+_INTEGER_SIZES = {0x01: 1, 0x02: 4, 0x11: 4, 0x18: 4, 0x21: 2}
+"""The size in bytes of the properties that we send and that are integers."""
 
 # fmt: off
 _ERROR_NAMES = (
@@ -164,14 +157,13 @@ def pack_packet(first: int, *parts: bytes) -> bytes:
 
 
 def pack_properties(*properties: tuple[int, int | str | bytes | None], more: bytes = b"") -> bytes:
-    """Encode properties, except those that are None, with their length."""
-    parts = [
-        bytes((identifier,))
-        + (INTEGER_PROPERTIES[identifier].pack(value) if isinstance(value, int) else pack_text(value))
-        for identifier, value in properties
-        if value is not None
-    ]
-    packed = b"".join(parts) + more
+    """Encode properties, except those that are None, with their length. ``more`` are encoded already."""
+    packed = b""
+    for identifier, value in properties:
+        if value is not None:
+            packed += bytes((identifier,))
+            packed += value.to_bytes(_INTEGER_SIZES[identifier], "big") if isinstance(value, int) else pack_text(value)
+    packed += more
     return _integer(len(packed)) + packed
 
 
@@ -199,8 +191,7 @@ def subscribe(packet_id: int, topic_filter: bytes, options: int, *, version: int
     """Encode a SUBSCRIBE to one filter; ``options`` is the byte of QoS, no local, retain as published and handling."""
     properties = b""
     if version == 5:
-        tag = b"" if identifier is None else bytes((SUBSCRIPTION_IDENTIFIER,)) + _integer(identifier)
-        properties = pack_properties(more=tag)
+        properties = pack_properties(more=b"" if identifier is None else b"\x0b" + _integer(identifier))
     chosen = options if version == 5 else options & 0x03
     return pack_packet(0x82, _pair.pack(packet_id), properties, pack_text(topic_filter), bytes((chosen,)))
 

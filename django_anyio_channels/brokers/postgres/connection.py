@@ -1,4 +1,4 @@
-"""One connection to PostgreSQL: one statement at a time, errors as the contract wants them, silence noticed."""
+"""One connection to PostgreSQL: one statement at a time, asyncpg's errors as the contract's, a watchdog."""
 
 from __future__ import annotations
 
@@ -10,137 +10,139 @@ from typing import Any
 import asyncpg
 
 from ...core.exceptions import DeliveryUnknown, ListenerClosed
-from .address import NotificationConnection
+from ..common.watchdog import Watchdog
+from .address import Address, NotificationConnection, OnNotification
+from .statements import SERVER_STATE, SESSION_SETTINGS, TRANSACTION_SETTINGS
 
-_CLOSE_SECONDS = 1.0
-_TICKS = 4
-"""How often in a probe interval a wire is looked at."""
+_CLOSE_TIMEOUT = 1.0
 
-_GONE = (
+CONNECTION_ERRORS = (
     OSError,
     asyncpg.InterfaceError,
-    asyncpg.InternalClientError,  # a farewell of the server that comes when asyncpg begins a statement
+    asyncpg.InternalClientError,  # the server closes the connection as asyncpg begins a statement
     asyncpg.PostgresConnectionError,
     asyncpg.exceptions.OperatorInterventionError,
     asyncpg.ReadOnlySQLTransactionError,
 )
-"""The server or the connection went away, or became a stand-by."""
-
-_SETTINGS = (
-    # What is notified or queued does not outlive a crash anyway, so no commit need wait for the disk.
-    "synchronous_commit = off",
-    # What the planner knows of a queue's size is outdated at once. Only an index in its order passes quickly over
-    # what has been taken, and a plan per call would cost more than to follow it.
-    "enable_seqscan = off",
-    "enable_bitmapscan = off",
-    "enable_sort = off",
-    "plan_cache_mode = force_generic_plan",
-    # Before PostgreSQL 18 what is off and yet needed counts as so dear that it would be compiled each time.
-    "jit = off",
-)
+"""The server or the connection went away, or the server became a standby."""
 
 
-class Wire:
+class Connection:
     """One connection. Any task may use it; statements wait for each other.
 
-    The statements rely on read committed and on `_SETTINGS`, which `begin` sets for the session.
-
-    ``on_lost`` is called once when the connection breaks or falls silent, not for `close`. With ``pooled`` every
-    statement gets a transaction of its own, because a pooler may give the next one to another server process.
+    With ``pooled`` every statement has a transaction of its own, because a pooler may run the next one in another
+    session.
     """
 
     def __init__(
         self,
-        connection: NotificationConnection,
-        address: str,
+        address: Address,
         on_lost: Callable[[ListenerClosed], None],
+        on_notification: OnNotification | None = None,
         *,
+        probe_interval: float,
         pooled: bool = False,
     ) -> None:
-        self.connection = connection
-        self._address = address
+        """``on_lost`` is called once when the connection breaks or falls silent, not for `close`."""
+        self.address = address
+        self.process_id = 0
+        """The process id of the server's end, as in ``pg_stat_activity``."""
+        self.is_behind_pooler = False
+        """Whether a pooler stands between, which gives out process ids of its own."""
+        self.server_encoding = ""
         self._on_lost: Callable[[ListenerClosed], None] | None = on_lost
+        self._on_notification = on_notification
         self._pooled = pooled
-        self._turn = asyncio.Lock()
-        self._silent_ticks = 0
+        self._lock = asyncio.Lock()
+        self._driver: NotificationConnection
+        self.watchdog = Watchdog(probe_interval, self._probe, lambda reason: self._lose(f"{address}: {reason}"))
         self._probing: asyncio.Task[None] | None = None
-        connection.add_termination_listener(self._terminated)
 
-    async def begin(self) -> None:
-        """Prepare the session."""
+    async def open(self, *, cache_statements: bool) -> None:
+        """Log in. Raises `ListenerClosed`, and leaves nothing open then."""
+        self._driver = await self.address.open(self._notify, cache_statements=cache_statements)
+        self._driver.add_termination_listener(self._on_termination)
+        self.server_encoding = self._driver.get_settings().server_encoding
+
+    async def check_server(self) -> None:
+        """Raise `ListenerClosed` if the server is a standby."""
+        ((standby, self.process_id),) = await self.fetch(SERVER_STATE)
+        self.is_behind_pooler = self._driver.get_server_pid() != self.process_id
+        if standby:
+            raise ListenerClosed(
+                f"{self.address} is a standby, which supports neither LISTEN nor NOTIFY. Give the address of the "
+                f"primary, or all of them and target_session_attrs=primary"
+            )
+
+    async def prepare(self) -> None:
+        """Apply the settings that the statements rely on."""
         if not self._pooled:
-            settings = "default_transaction_isolation = 'read committed'", *_SETTINGS
-            await self.execute("; ".join(f"SET {setting}" for setting in settings))
+            await self.execute(SESSION_SETTINGS)
 
     async def execute(self, script: str) -> None:
         """Run statements without parameters, all in one round trip and one transaction."""
-        async with self._at_the_border():
-            await self.connection.execute(script)
+        async with self._translate_errors():
+            await self._driver.execute(script)
 
     async def fetch(self, statement: str, *parameters: object) -> list[Any]:
         """Run one statement. Raises `asyncpg.PostgresError` if the server refuses it."""
-        async with self._at_the_border():
+        async with self._translate_errors():
             if not self._pooled:
-                return await self.connection.fetch(statement, *parameters)
-            async with self.connection.transaction(isolation="read_committed"):
-                await self.connection.execute("; ".join(f"SET LOCAL {setting}" for setting in _SETTINGS))
-                return await self.connection.fetch(statement, *parameters)
+                return await self._driver.fetch(statement, *parameters)
+            async with self._driver.transaction(isolation="read_committed"):
+                await self._driver.execute(TRANSACTION_SETTINGS)
+                return await self._driver.fetch(statement, *parameters)
 
-    def heard(self) -> None:
-        """The server gave a sign of life."""
-        self._silent_ticks = 0
-
-    async def watch(self, probe_interval: float) -> None:
-        """Probe when nothing is heard, and give the connection up after ``probe_interval`` seconds, until cancelled."""
-        while True:
-            # Ticks, not the clock: where the event loop itself was blocked, the answer waits unread.
-            await asyncio.sleep(probe_interval / _TICKS)
-            self._silent_ticks += 1
-            if self._silent_ticks >= _TICKS and self._turn.locked():
-                self._lost(ListenerClosed(f"{self._address}: no answer for {probe_interval:g} s (probe_interval)"))
-            elif self._silent_ticks > 1 and not self._turn.locked() and (self._probing is None or self._probing.done()):
-                self._probing = asyncio.ensure_future(self._probe())
-
-    async def _probe(self) -> None:
-        with suppress(ListenerClosed):  # whoever notices it first has called on_lost
-            await self.execute("SELECT 1")
-
-    async def close(self, *, politely: bool) -> None:
-        """End the connection, never raising; without ``politely`` no answer is waited for."""
+    async def close(self, *, gracefully: bool) -> None:
+        """End the connection, never raising; without ``gracefully`` no answer is awaited."""
         self._on_lost = None
-        self.connection.remove_termination_listener(self._terminated)
+        self.watchdog.stop()
+        self._driver.remove_termination_listener(self._on_termination)
         try:
-            with suppress(OSError, TimeoutError, asyncio.TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError):
-                if politely and not self._turn.locked() and not self.connection.is_closed():
-                    await asyncio.wait_for(self.connection.close(), _CLOSE_SECONDS)
+            with suppress(OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError):
+                if gracefully and not self._lock.locked() and not self._driver.is_closed():
+                    await asyncio.wait_for(self._driver.close(), _CLOSE_TIMEOUT)
         finally:
-            self.connection.terminate()
+            self._driver.terminate()
         if self._probing is not None:
             await asyncio.wait([self._probing])
         await asyncio.sleep(0)  # the transport closes its socket in the next turn
 
-    def _terminated(self, connection: object) -> None:
-        self._lost(ListenerClosed(f"{self._address}: the connection was closed by the server"))
+    def _probe(self) -> None:
+        if not self._lock.locked():  # a statement that runs is a probe itself
+            self._probing = asyncio.ensure_future(self._execute_probe())
 
-    def _lost(self, error: ListenerClosed) -> None:
+    async def _execute_probe(self) -> None:
+        with suppress(ListenerClosed):  # `on_lost` was called
+            await self.execute("SELECT 1")
+
+    def _notify(self, channel: str, payload: str) -> None:
+        self.watchdog.received_data()
+        if self._on_notification is not None:
+            self._on_notification(channel, payload)
+
+    def _on_termination(self, connection: object) -> None:
+        self._lose(f"{self.address}: the connection was closed by the server")
+
+    def _lose(self, reason: str) -> None:
         on_lost, self._on_lost = self._on_lost, None
         if on_lost is not None:
-            on_lost(error)
+            on_lost(ListenerClosed(reason))
 
     @asynccontextmanager
-    async def _at_the_border(self) -> AsyncIterator[None]:
-        async with self._turn:
-            if self.connection.is_closed():
-                raise ListenerClosed(f"{self._address}: the connection is closed")
-            self.heard()
+    async def _translate_errors(self) -> AsyncIterator[None]:
+        async with self._lock:
+            if self._driver.is_closed():
+                raise ListenerClosed(f"{self.address}: the connection is closed")
+            self.watchdog.received_data()
             try:
                 yield
-            except _GONE as error:
-                self._lost(ListenerClosed(f"{self._address}: {error}"))
-                raise DeliveryUnknown(f"{self._address}: {error}; what was on its way may be accepted") from error
+            except CONNECTION_ERRORS as error:
+                self._lose(f"{self.address}: {error}")
+                raise DeliveryUnknown(f"{self.address}: {error}; what was sent may be accepted") from error
             except asyncpg.PostgresError as error:
-                if self.connection.is_closed():
-                    raise DeliveryUnknown(f"{self._address}: {error}") from error
+                if self._driver.is_closed():
+                    raise DeliveryUnknown(f"{self.address}: {error}") from error
                 raise
             finally:
-                self.heard()
+                self.watchdog.received_data()

@@ -1,4 +1,4 @@
-"""Queues in a table: many puts in one statement, and readers that share what they take."""
+"""Normal channels in a table: concurrent puts share a statement, and the readers of a session share what it takes."""
 
 from __future__ import annotations
 
@@ -6,345 +6,308 @@ import asyncio
 import logging
 from bisect import insort
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Sequence
 from datetime import datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 import asyncpg
 
 from ...core.exceptions import ChannelLayerError, DeliveryUnknown, ListenerClosed, NotSupported, QueueFull
 from ...core.stats import RateLimitedLogger
-from .connection import Wire
+from ..common.batching import Batcher
+from ..common.waiters import WaiterQueue
+from . import statements as sql
+from .connection import Connection
 from .payloads import wake_channel
-from .statements import BIND, CREATE, EXIST, GIVE_BACK, PURGE, PUT, PUT_INTO_SEVERAL, SWEEP, TAKE, UNBIND, texts
 
-_GRACE_SECONDS = 0.25
-"""For so long a message that was taken for a reader who has gone waits for the next reader of this process."""
+_REQUEUE_DELAY = 0.25
+"""Seconds that a message which was taken for a cancelled reader waits for the next reader of this node."""
 
-_LOOK_SECONDS = 5.0
-"""How often to look without being woken: a reader that died in the moment of taking wakes nobody."""
+_POLL_INTERVAL = 5.0
+"""Seconds between polls without a notification: a node that dies while it takes notifies nobody."""
 
-_LOOKS_WITHOUT_READER = 2
-_LOOKS_BETWEEN_SWEEPS = 6
-_BYTES_AT_ONCE = 1024 * 1024
+_POLLS_BEFORE_UNLISTEN = 2
+_POLLS_BETWEEN_SWEEPS = 6
+_MAX_BATCH_BYTES = 1024 * 1024
 
 
-@dataclass(frozen=True, slots=True)
-class Message:
-    """One message on its way into a queue."""
+class Message(NamedTuple):
+    """One message to be put into a queue."""
 
     queue: bytes
     message: bytes
     capacity: int
     expiry: float
 
+    def queue_full(self) -> QueueFull:
+        return QueueFull(f"Queue {self.queue.decode()} is full: its capacity of {self.capacity} messages is used up")
 
-@dataclass(frozen=True, slots=True, order=True)
-class Taken:
+
+class Leased(NamedTuple):
+    """One message that was taken from its queue, and that no reader has."""
+
     id: int
-    message: bytes = field(compare=False)
-    expires: datetime = field(compare=False)
+    """Unique, and in the order of the queue."""
+    message: bytes
+    expires: datetime
 
 
-class _Reading:
+class LeasedMessages(deque[Leased]):
+    """The leased messages of one queue, oldest first."""
+
+    def appendleft(self, leased: Leased, /) -> None:
+        """Put a message to its place, which its id gives it."""
+        insort(self, leased)
+
+
+class _QueueReader:
     """One queue that is or was just read here."""
 
-    def __init__(self, taken: list[Taken]) -> None:
-        self.readers: deque[asyncio.Future[Taken]] = deque()
-        self.taken = taken
-        """Taken for readers that have gone, oldest first. The list outlives this life."""
+    def __init__(self, queue: bytes, leased: LeasedMessages) -> None:
+        self.queue = queue
+        self.channel = wake_channel(queue)
+        self.leased = leased
+        """It outlives the session."""
+        self.waiters = WaiterQueue(leased)
         self.may_have_more = True
-        self.looks_without_reader = 0
-
-    def add(self, taken: Taken) -> None:
-        insort(self.taken, taken)
-
-    def hand_out(self) -> None:
-        while self.taken and self.readers:
-            reader = self.readers.popleft()
-            if not reader.done():
-                reader.set_result(self.taken.pop(0))
+        self.idle_polls = 0
 
     @property
-    def hungry(self) -> bool:
-        return bool(self.readers) and self.may_have_more
+    def wants_more(self) -> bool:
+        return bool(self.waiters) and self.may_have_more
 
 
 class Queues:
-    """The queues of one life.
+    """The queues of one session. `on_notification` must be called for each notification that is for no group.
 
-    ``kept`` holds over the lives of one layer what was taken and was neither handed out nor given back, by queue.
-    ``listen`` and ``unlisten`` are told the channels that wake readers; `woken` must be called when one is notified.
+    ``leased`` holds the leased messages by queue, over the sessions of a layer.
     """
 
     def __init__(
-        self,
-        address: str,
-        wire: Wire,
-        kept: dict[bytes, list[Taken]],
-        listen: Callable[[Sequence[str]], Awaitable[object]],
-        unlisten: Callable[[Sequence[str]], Awaitable[object]],
+        self, connection: Connection, scripts: Batcher[str, None], leased: dict[bytes, LeasedMessages]
     ) -> None:
-        self._address = address
-        self._wire = wire
-        self._kept = kept
-        self._listen = listen
-        self._unlisten = unlisten
-        self._made = False
-        self._readings: dict[bytes, _Reading] = {}
-        self._by_channel: dict[str, _Reading] = {}
-        self._arrival = asyncio.Event()
-        self._looking = False
+        self._connection = connection
+        self._scripts = scripts
+        self._leased = leased
+        self._schema_exists = False
+        self._readers: dict[bytes, _QueueReader] = {}
+        self._by_channel: dict[str, _QueueReader] = {}
+        self._wake = asyncio.Event()
         self._closed: ListenerClosed | None = None
-        self._looks = 0
-        self._giving: set[asyncio.Future[None]] = set()
+        self._polls = 0
+        self._requeueing: set[asyncio.Future[None]] = set()
         self._log = RateLimitedLogger()
+        self.puts: Batcher[Message, None] = Batcher(self._put, max_bytes=_MAX_BATCH_BYTES)
 
     # ---- put ----------------------------------------------------------------------------------------------------
 
-    async def put(self, messages: Sequence[Message]) -> list[QueueFull | None]:
-        """Append; returns an error for each message that found its queue full."""
+    async def put(self, message: Message) -> None:
+        """Append. Raises `QueueFull`."""
+        await self.puts.call(message, key=message.capacity, size=len(message.message))
+
+    async def _put(self, messages: Sequence[Message]) -> list[QueueFull | None]:
+        """Append messages with the same capacity; return an error for each message that found its queue full."""
+        room = await self._put_within_capacity(messages)
         outcome: list[QueueFull | None] = []
-        for some in _alike(messages):
-            room = await self._put_alike(some)
-            for one in some:
-                room[one.queue] -= 1
-                outcome.append(None if room[one.queue] >= 0 else _full(one))
+        for message in messages:
+            room[message.queue] -= 1
+            outcome.append(None if room[message.queue] >= 0 else message.queue_full())
         return outcome
 
-    async def _put_alike(self, messages: Sequence[Message]) -> dict[bytes, int]:
-        """In one statement. Returns how many of each queue's first were accepted."""
-        queues = [one.queue for one in messages]
-        contents = texts(one.message for one in messages), texts(one.expiry for one in messages)
+    async def _put_within_capacity(self, messages: Sequence[Message]) -> dict[bytes, int]:
+        """Return how many of the first messages for each queue were accepted."""
+        queues = [message.queue for message in messages]
+        contents = sql.text_array(each.message for each in messages), sql.text_array(each.expiry for each in messages)
+        capacity = messages[0].capacity
         if len(set(queues)) == 1:
-            capacity, wake = messages[0].capacity, wake_channel(queues[0])
-            ((accepted,),) = await self._run(PUT, queues[0], *contents, capacity, wake)
+            ((accepted,),) = await self._run(sql.PUT, queues[0], *contents, capacity, wake_channel(queues[0]))
             return {queues[0]: accepted}
-        capacities, wakes = texts(one.capacity for one in messages), list(map(wake_channel, queues))
-        return dict(await self._run(PUT_INTO_SEVERAL, texts(queues), *contents, capacities, wakes))
+        return dict(
+            await self._run(sql.PUT_MANY, sql.text_array(queues), *contents, capacity, list(map(wake_channel, queues)))
+        )
 
     # ---- take ---------------------------------------------------------------------------------------------------
 
     async def take(self, queue: bytes) -> bytes:
         """Wait for the oldest message."""
-        reading = self._reading(queue)
-        reader: asyncio.Future[Taken] = asyncio.get_running_loop().create_future()
-        reading.readers.append(reader)
-        reading.hand_out()
-        self._arrival.set()
+        reader = self._reader(queue)
+        waiter = reader.waiters.join()
+        reader.waiters.dispatch()
+        self._wake.set()
         try:
-            return (await reader).message
+            return (await reader.waiters.wait(waiter)).message
         except asyncio.CancelledError:
-            if reader.done() and not reader.cancelled() and reader.exception() is None:
-                reading.add(reader.result())
-                reading.hand_out()
-                self._give_back_later(queue, reading)
+            self._requeue_later(reader)
             raise
-        finally:
-            if reader in reading.readers:
-                reading.readers.remove(reader)
 
-    def _reading(self, queue: bytes) -> _Reading:
-        reading = self._readings.get(queue)
-        if reading is None:
-            reading = self._readings[queue] = _Reading(self._kept.setdefault(queue, []))
-        return reading
+    def _reader(self, queue: bytes) -> _QueueReader:
+        reader = self._readers.get(queue)
+        if reader is None:
+            reader = _QueueReader(queue, self._leased.setdefault(queue, LeasedMessages()))
+            self._readers[queue] = reader
+        return reader
 
-    def woken(self, channel: str) -> None:
-        """Somebody put something into a queue that is read here."""
-        reading = self._by_channel.get(channel)
-        if reading is not None:
-            reading.may_have_more = True
-            if reading.readers:
-                self._arrival.set()
+    def on_notification(self, channel: str) -> None:
+        """Take again if messages were put into a queue that is read here."""
+        reader = self._by_channel.get(channel)
+        if reader is not None:
+            reader.may_have_more = True
+            if reader.waiters:
+                self._wake.set()
 
     async def run(self) -> None:
-        """Take for those who wait, until `close`."""
-        for queue in self._kept:
-            self._give_back_later(queue, self._reading(queue))
+        """Take for the waiting readers, until `close`."""
+        for queue in self._leased:
+            self._requeue_later(self._reader(queue))
         while self._closed is None:
-            hungry = {queue: reading for queue, reading in self._readings.items() if reading.hungry}
-            if hungry:
+            readers = [reader for reader in self._readers.values() if reader.wants_more]
+            if readers:
                 try:
-                    await self._take_for(hungry)
+                    await self._take_for(readers)
                 except ListenerClosed:
-                    return  # the life is over; `close` ends the readers
+                    return  # the session is over; `close` fails the readers
                 except ChannelLayerError as error:
-                    for reading in hungry.values():
-                        _fail(reading, error)
+                    for reader in readers:
+                        reader.waiters.fail_all(error)
             else:
-                self._arrival.clear()
-                await self._arrival.wait()
+                self._wake.clear()
+                await self._wake.wait()
 
-    async def look_and_sweep(self) -> None:
-        """Every few seconds look for what nobody was woken for, and remove what is too old, until cancelled."""
-        while True:
-            await asyncio.sleep(_LOOK_SECONDS)
-            unused = []
-            for queue, reading in self._readings.items():
-                reading.may_have_more = True
-                in_use = reading.readers or reading.taken
-                reading.looks_without_reader = 0 if in_use else reading.looks_without_reader + 1
-                if reading.looks_without_reader > _LOOKS_WITHOUT_READER:
-                    unused.append(queue)
-            self._arrival.set()
-            for queue in unused:
-                del self._readings[queue], self._kept[queue]
-            channels = [channel for queue in unused if self._by_channel.pop(channel := wake_channel(queue), None)]
-            if channels:
-                await self._unlisten(channels)
-            self._looks += 1
-            if self._made and self._looks % _LOOKS_BETWEEN_SWEEPS == 0:
-                await self._run(SWEEP)
+    async def _take_for(self, readers: Sequence[_QueueReader]) -> None:
+        unlistened = {reader.channel: reader for reader in readers if reader.channel not in self._by_channel}
+        if unlistened:
+            await self._ensure_schema()
+            self._by_channel.update(unlistened)
+            await self._scripts.call(sql.listen(*unlistened))
+        wanted = {reader.queue: (reader, len(reader.waiters)) for reader in readers if reader.waiters}
+        for reader, _ in wanted.values():
+            reader.may_have_more = False  # from now on a notification may come
+        if not wanted:
+            return
+        counts = sql.text_array(count for _, count in wanted.values())
+        for queue, *message in await self._run(sql.TAKE, sql.text_array(wanted), counts):
+            wanted[queue][0].leased.appendleft(Leased(*message))
+        for reader, count in wanted.values():
+            if len(reader.leased) >= count:
+                reader.may_have_more = True
+            reader.waiters.dispatch()
+            self._requeue_later(reader)
 
-    async def watch(self) -> None:
-        """`look_and_sweep` over errors of the database, until the life is over."""
+    def _requeue_later(self, reader: _QueueReader) -> None:
+        if reader.leased and self._closed is None:
+            loop = asyncio.get_running_loop()
+            loop.call_later(_REQUEUE_DELAY, self._requeue_if_leased, reader, reader.leased[0])
+
+    def _requeue_if_leased(self, reader: _QueueReader, oldest: Leased) -> None:
+        if oldest in reader.leased and self._closed is None:
+            task = asyncio.ensure_future(self._requeue([reader]))
+            self._requeueing.add(task)
+            task.add_done_callback(self._requeueing.discard)
+
+    async def _requeue(self, readers: Iterable[_QueueReader]) -> None:
+        rows = [(reader, leased) for reader in readers for leased in reader.leased]
+        if not rows:
+            return
+        for reader, _ in rows:
+            reader.leased.clear()
+        columns = zip(*((reader.queue, *leased) for reader, leased in rows), strict=True)
+        channels = sorted({reader.channel for reader, _ in rows})
+        try:
+            await self._run(sql.REQUEUE, *map(sql.text_array, columns), channels)
+        except DeliveryUnknown as error:
+            # Once at most: they may be back in their queues already, and be taken by others.
+            self._log.write(logging.ERROR, "%d messages whose readers were cancelled may be lost: %s", len(rows), error)
+        except ChannelLayerError:
+            for reader, leased in rows:
+                reader.leased.appendleft(leased)
+
+    # ---- bindings, purge ----------------------------------------------------------------------------------------
+
+    async def bind(self, topic: bytes, queue: bytes, capacity: int, expiry: float, lifetime: float) -> None:
+        await self._run(sql.BIND, topic, queue, capacity, expiry, lifetime)
+
+    async def unbind(self, topic: bytes, queue: bytes) -> None:
+        await self._run(sql.UNBIND, topic, queue)
+
+    async def purge(self, prefix: bytes) -> None:
+        for queue, leased in self._leased.items():
+            if queue.startswith(prefix):
+                leased.clear()
+        await self._run(sql.PURGE, prefix)
+
+    # ---- maintenance --------------------------------------------------------------------------------------------
+
+    async def maintain(self) -> None:
+        """Poll and sweep every few seconds, over errors of the database, until the session is over."""
         while True:
+            await asyncio.sleep(_POLL_INTERVAL)
             try:
-                await self.look_and_sweep()
+                await self._poll()
             except ListenerClosed:
                 return
             except ChannelLayerError as error:
-                self._log.write(logging.ERROR, "The queues cannot be tidied: %s", error)
+                self._log.write(logging.ERROR, "The queues cannot be swept: %s", error)
 
-    async def _take_for(self, hungry: dict[bytes, _Reading]) -> None:
-        strange = [queue for queue in hungry if wake_channel(queue) not in self._by_channel]
-        if strange:
-            await self._make()
-            self._by_channel.update({wake_channel(queue): hungry[queue] for queue in strange})
-            await self._listen([wake_channel(queue) for queue in strange])
-        wanted = {queue: len(reading.readers) for queue, reading in hungry.items() if reading.readers}
-        for queue in wanted:
-            hungry[queue].may_have_more = False  # from now on a wake-up may come
-        if not wanted:
-            return
-        for queue, id_, message, expires in await self._run(TAKE, texts(wanted), texts(wanted.values())):
-            hungry[queue].add(Taken(id_, message, expires))
-            wanted[queue] -= 1
-        for queue, missing in wanted.items():
-            reading = hungry[queue]
-            if missing == 0:
-                reading.may_have_more = True
-            reading.hand_out()
-            self._give_back_later(queue, reading)
+    async def _poll(self) -> None:
+        """Take once more for those who wait, forget queues that nobody reads, and delete what has expired."""
+        unused = []
+        for reader in self._readers.values():
+            reader.may_have_more = True
+            reader.idle_polls = 0 if reader.waiters or reader.leased else reader.idle_polls + 1
+            if reader.idle_polls > _POLLS_BEFORE_UNLISTEN:
+                unused.append(reader)
+        self._wake.set()
+        for reader in unused:
+            del self._readers[reader.queue], self._leased[reader.queue]
+        channels = [reader.channel for reader in unused if self._by_channel.pop(reader.channel, None)]
+        if channels:
+            await self._scripts.call(sql.unlisten(*channels))
+        self._polls += 1
+        if self._schema_exists and self._polls % _POLLS_BETWEEN_SWEEPS == 0:
+            await self._run(sql.SWEEP)
 
-    # ---- give back ----------------------------------------------------------------------------------------------
+    # ---- the tables ---------------------------------------------------------------------------------------------
 
-    def _give_back_later(self, queue: bytes, reading: _Reading) -> None:
-        if reading.taken and self._closed is None:
-            loop = asyncio.get_running_loop()
-            loop.call_later(_GRACE_SECONDS, self._give_back_soon, queue, reading, reading.taken[0])
-
-    def _give_back_soon(self, queue: bytes, reading: _Reading, oldest: Taken) -> None:
-        if oldest in reading.taken and self._closed is None:
-            giving = asyncio.ensure_future(self._give_back({queue: reading}))
-            self._giving.add(giving)
-            giving.add_done_callback(self._giving.discard)
-
-    async def _give_back(self, readings: Mapping[bytes, _Reading]) -> None:
-        rows = [(queue, taken) for queue, reading in readings.items() for taken in reading.taken]
-        if not rows:
-            return
-        for reading in readings.values():
-            reading.taken.clear()
+    async def _run(self, statement: str, *parameters: object, retry: bool = True) -> list[Any]:
+        """Run a statement on the tables, and create them where they are missing."""
+        await self._ensure_schema()
+        address = self._connection.address
         try:
-            await self._run(
-                GIVE_BACK,
-                texts(queue for queue, _ in rows),
-                texts(taken.id for _, taken in rows),
-                texts(taken.message for _, taken in rows),
-                texts(taken.expires for _, taken in rows),
-                sorted({wake_channel(queue) for queue, _ in rows}),
-            )
-        except DeliveryUnknown as error:
-            # Once at most: they may be back in their queues already, and be taken by others.
-            self._log.write(logging.ERROR, "%d messages that lost their readers may be lost: %s", len(rows), error)
-        except ChannelLayerError:
-            for queue, taken in rows:
-                readings[queue].add(taken)
-
-    # ---- bindings -----------------------------------------------------------------------------------------------
-
-    async def bind(self, topic: bytes, queue: bytes, capacity: int, expiry: float, lifetime: float) -> None:
-        await self._run(BIND, topic, queue, capacity, expiry, lifetime)
-
-    async def unbind(self, topic: bytes, queue: bytes) -> None:
-        await self._run(UNBIND, topic, queue)
-
-    async def purge(self, prefix: bytes) -> None:
-        for queue, taken in self._kept.items():
-            if queue.startswith(prefix):
-                taken.clear()
-        await self._run(PURGE, prefix)
-
-    # ---- the table ----------------------------------------------------------------------------------------------
-
-    async def _run(self, statement: str, *parameters: object, again: bool = True) -> list[Any]:
-        """Run a statement, on tables that are made when they aren't there."""
-        await self._make()
-        try:
-            return await self._wire.fetch(statement, *parameters)
+            return await self._connection.fetch(statement, *parameters)
         except asyncpg.InsufficientPrivilegeError as error:
             raise NotSupported(
-                f"{self._address}: {error}. Normal channels need all rights on django_anyio_channels_queue and "
+                f"{address}: {error}. Normal channels need all rights on django_anyio_channels_queue and "
                 f"django_anyio_channels_binding: GRANT them to the layer's user"
             ) from error
         except asyncpg.PostgresError as error:
-            if again and isinstance(error, (asyncpg.UndefinedTableError, asyncpg.UndefinedFunctionError)):
-                self._made = False
-                return await self._run(statement, *parameters, again=False)
-            raise ChannelLayerError(f"{self._address}: {error}") from error
+            if retry and isinstance(error, (asyncpg.UndefinedTableError, asyncpg.UndefinedFunctionError)):
+                self._schema_exists = False
+                return await self._run(statement, *parameters, retry=False)
+            raise ChannelLayerError(f"{address}: {error}") from error
 
-    async def _make(self) -> None:
-        if self._made:
+    async def _ensure_schema(self) -> None:
+        if self._schema_exists:
             return
-        ((exists,),) = await self._wire.fetch(EXIST)
+        ((exists,),) = await self._connection.fetch(sql.SCHEMA_EXISTS)
         if not exists:
             try:
-                await self._wire.execute(CREATE)
+                await self._connection.execute(sql.SCHEMA)
             except asyncpg.InsufficientPrivilegeError as error:
                 raise NotSupported(
-                    f"{self._address}: {error}. Normal channels need two tables and a function, which the layer's user "
-                    f"may not create. Let somebody who may run this, and GRANT the user all rights on them:\n{CREATE}"
+                    f"{self._connection.address}: {error}. Normal channels need two tables and a function, which the "
+                    f"layer's user may not create. Have an administrator run this, and GRANT the user all rights on "
+                    f"them:\n{sql.SCHEMA}"
                 ) from error
-        self._made = True
-
-    # ---- the end ------------------------------------------------------------------------------------------------
+        self._schema_exists = True
 
     def close(self, error: ListenerClosed) -> None:
-        """End every reader that waits."""
+        """Fail every call that waits."""
         self._closed = error
-        for reading in self._readings.values():
-            _fail(reading, error)
-        self._arrival.set()
+        self.puts.close(error)
+        for reader in self._readers.values():
+            reader.waiters.fail_all(error)
+        self._wake.set()
 
-    async def give_back(self) -> None:
-        """After `close`: what was taken for readers that have gone goes back, or is kept for the next life."""
-        await self._give_back(self._readings)
-
-
-def _fail(reading: _Reading, error: ChannelLayerError) -> None:
-    while reading.readers:
-        reader = reading.readers.popleft()
-        if not reader.done():
-            reader.set_exception(type(error)(*error.args))
-
-
-def _full(message: Message) -> QueueFull:
-    return QueueFull(f"Queue {message.queue.decode()} is full: its capacity of {message.capacity} messages is used up")
-
-
-def _alike(messages: Sequence[Message]) -> Iterator[list[Message]]:
-    """As many together as make one statement of a decent size, in which a queue has one capacity."""
-    some: list[Message] = []
-    capacities: dict[bytes, int] = {}
-    size = 0
-    for one in messages:
-        if some and (size > _BYTES_AT_ONCE or capacities.get(one.queue, one.capacity) != one.capacity):
-            yield some
-            some, capacities, size = [], {}, 0
-        some.append(one)
-        capacities[one.queue] = one.capacity
-        size += len(one.message)
-    yield some
+    async def requeue_all(self) -> None:
+        """After `close`: requeue the leased messages, or keep them for the next session."""
+        await self._requeue(self._readers.values())

@@ -1,37 +1,47 @@
-"""Publishing in a transaction of somebody else's: the statements, for whichever driver has the connection."""
+"""Publish in a transaction of the caller: the statements, for whichever driver has the connection."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from typing import Any
+
 from ...core.capabilities import QueryGenerator
 from ...core.events import BoundQueue, PublishResult
-from .payloads import channel_name, has_unicode, split, wake_channel
-from .peers import COUNT, lock_of
-from .statements import EXIST, PUBLISH, PUBLISH_TO_BOUND, PUT_IN_TRANSACTION, texts
+from . import statements as sql
+from .payloads import channel_name, encode, lock_key, wake_channel
 
 
 def publish(group: str, message: bytes, *, encoding: str) -> QueryGenerator[PublishResult]:
     """Notify, and return the bound queues."""
-    payloads = split(message, unicode=has_unicode(encoding))
-    ((_, may_be_bound),) = yield PUBLISH, ([channel_name(group)] * len(payloads), payloads)
-    bound = (yield PUBLISH_TO_BOUND, ([], [], texts([group.encode()]))) if may_be_bound else []
-    queues = [BoundQueue(bytes(queue).decode(), *terms) for topic, queue, *terms in bound if topic is not None]
-    return PublishResult(bound_queues=queues)
+    payloads = encode(message, server_encoding=encoding)
+    ((_, may_be_bound),) = yield sql.PUBLISH, ([channel_name(group)] * len(payloads), payloads)
+    rows = (yield sql.PUBLISH_TO_BOUND, ([], [], sql.text_array([group.encode()]))) if may_be_bound else []
+    return PublishResult(bound_queues=bound_queues(rows).get(group, ()))
 
 
-def queues() -> QueryGenerator[bool]:
-    """Whether the tables are there."""
-    ((exist,),) = yield EXIST, ()
-    return bool(exist)
+def bound_queues(rows: Iterable[Any]) -> dict[str, list[BoundQueue]]:
+    """Return the rows of `PUBLISH_TO_BOUND` by group."""
+    found: dict[str, list[BoundQueue]] = {}
+    for topic, queue, capacity, expiry in rows:
+        if topic is not None:
+            found.setdefault(bytes(topic).decode(), []).append(BoundQueue(bytes(queue).decode(), capacity, expiry))
+    return found
+
+
+def schema_exists() -> QueryGenerator[bool]:
+    """Return whether the tables exist that `put` needs."""
+    ((exists,),) = yield sql.SCHEMA_EXISTS, ()
+    return bool(exists)
 
 
 def put(queue: bytes, message: bytes, *, capacity: int, expiry: float) -> QueryGenerator[bool]:
-    """Append to a queue; returns whether there was room."""
-    in_text = texts([queue, message])
-    ((count,),) = yield PUT_IN_TRANSACTION, (*in_text, expiry, capacity, wake_channel(queue))
+    """Append to a queue; return whether there was room."""
+    in_text = sql.text_array([queue, message])
+    ((count,),) = yield sql.PUT_IN_TRANSACTION, (*in_text, expiry, capacity, wake_channel(queue))
     return bool(count)
 
 
 def count_subscribers(group: str) -> QueryGenerator[int]:
-    """Count the nodes that listen to a topic in this database."""
-    ((count,),) = yield COUNT, (lock_of(channel_name(group)),)
+    """Return how many nodes listen to a topic in this database, of those that count it."""
+    ((count,),) = yield sql.COUNT_SUBSCRIBERS, (lock_key(channel_name(group)),)
     return int(count)

@@ -23,7 +23,8 @@ from paho.mqtt.enums import CallbackAPIVersion
 
 from django_anyio_channels import AnyioChannelLayer
 from django_anyio_channels.core.exceptions import SubscriptionRefused
-from django_anyio_channels.django.config import ConfigError, read_config
+from django_anyio_channels.django.config import read_config
+from django_anyio_channels.django.settings import ConfigError
 from tests.support.brokers.mosquitto import Mosquitto, find_client
 from tests.support.layers import TIME_LIMIT
 

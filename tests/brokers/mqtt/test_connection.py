@@ -112,16 +112,16 @@ async def peer() -> AsyncIterator[Peer]:
 
 
 async def blocked(*tasks: asyncio.Task[int]) -> None:
-    """Wait until the tasks can go no further."""
+    """Wait until the tasks are blocked."""
     await anyio.wait_all_tasks_blocked()
     assert not any(task.done() for task in tasks)
 
 
-async def test_a_place_given_to_a_publisher_that_is_cancelled_goes_to_the_next(peer: Peer) -> None:
+async def test_a_slot_of_a_cancelled_publisher_goes_to_the_next(peer: Peer) -> None:
     first, second, third = [asyncio.create_task(peer.send()) for _ in range(3)]
     await blocked(first, second, third)
     peer.data_received(puback(*peer.transport.packet_ids()))
-    second.cancel()  # it has its place, and has not run since
+    second.cancel()  # it has its slot, and has not run since
     assert await first == 0
     await blocked(third)
     peer.data_received(puback(peer.transport.packet_ids()[-1]))
@@ -130,7 +130,7 @@ async def test_a_place_given_to_a_publisher_that_is_cancelled_goes_to_the_next(p
     assert len(peer.transport.packet_ids()) == 2
 
 
-async def test_a_publisher_that_waits_for_a_place_learns_that_nothing_was_sent(peer: Peer) -> None:
+async def test_a_publisher_that_waits_for_a_slot_knows_that_nothing_was_sent(peer: Peer) -> None:
     sent, waiting = [asyncio.create_task(peer.send()) for _ in range(2)]
     await blocked(sent, waiting)
     peer.fail("the plug was pulled")
@@ -141,7 +141,7 @@ async def test_a_publisher_that_waits_for_a_place_learns_that_nothing_was_sent(p
     assert not isinstance(caught.value, DeliveryUnknown)
 
 
-async def test_an_acknowledgement_of_something_else_counts_for_nothing(peer: Peer) -> None:
+async def test_an_acknowledgement_of_something_else_is_ignored(peer: Peer) -> None:
     task = asyncio.create_task(peer.send())
     await blocked(task)
     (packet_id,) = peer.transport.packet_ids()
@@ -151,7 +151,7 @@ async def test_an_acknowledgement_of_something_else_counts_for_nothing(peer: Pee
     assert await task == 0
 
 
-async def test_a_broker_that_takes_nothing_more_slows_its_publishers_down(peer: Peer) -> None:
+async def test_a_transport_that_takes_no_more_slows_publishers_down(peer: Peer) -> None:
     peer.pause_writing()
     tasks = [asyncio.create_task(peer.send(qos=0)) for _ in range(3)]
     await blocked(*tasks)
@@ -161,7 +161,7 @@ async def test_a_broker_that_takes_nothing_more_slows_its_publishers_down(peer: 
     assert len(b"".join(peer.transport.written)) == 3 * len(message(b"x"))
 
 
-async def test_a_publisher_held_up_learns_that_the_connection_has_ended(peer: Peer) -> None:
+async def test_a_publisher_that_waits_for_the_transport_fails_with_the_connection(peer: Peer) -> None:
     peer.pause_writing()
     task = asyncio.create_task(peer.send(qos=0))
     await blocked(task)
@@ -170,13 +170,13 @@ async def test_a_publisher_held_up_learns_that_the_connection_has_ended(peer: Pe
         await task
 
 
-async def test_what_is_no_mqtt_ends_the_connection(peer: Peer) -> None:
+async def test_a_malformed_packet_ends_the_connection(peer: Peer) -> None:
     peer.data_received(b"\x15\x03\x03\x00\x02\x02\x0a")  # an alert of TLS
     with pytest.raises(ListenerClosed, match=r"mqtt://broker\.example:1883: the broker sent what is not MQTT"):
         peer.check()
 
 
-async def test_nothing_counts_after_the_brokers_goodbye(peer: Peer) -> None:
+async def test_packets_after_disconnect_are_ignored(peer: Peer) -> None:
     peer.data_received(message(b"before") + b"\xe0\x01\x8b" + message(b"after"))
     peer.data_received(message(b"later"))
     with pytest.raises(ListenerClosed, match="the broker ended the connection: Server shutting down"):
@@ -184,7 +184,7 @@ async def test_nothing_counts_after_the_brokers_goodbye(peer: Peer) -> None:
     assert peer.received == [b"before"]
 
 
-async def test_a_second_welcome_changes_nothing(peer: Peer) -> None:
+async def test_a_second_connack_is_ignored(peer: Peer) -> None:
     peer.data_received(ACCEPTED + ACCEPTED)
     assert (await peer.handshake()).receive_maximum == 1
     peer.check()
@@ -195,7 +195,7 @@ async def test_a_message_at_qos_2_that_comes_again_before_its_release_is_not_del
     assert peer.received == [b"one", b"two"]
 
 
-async def test_a_refused_packet_costs_no_place(peer: Peer) -> None:
+async def test_a_refused_message_frees_its_slot(peer: Peer) -> None:
     send = partial(peer.publish, b"t", b"x", qos=2, retain=False, properties=NO_PROPERTIES)
     for _ in range(2):
         task = asyncio.create_task(send())
@@ -204,7 +204,7 @@ async def test_a_refused_packet_costs_no_place(peer: Peer) -> None:
         assert await task == 0x87
 
 
-async def test_the_observer_is_told_of_the_end_once(peer: Peer) -> None:
+async def test_the_end_is_reported_once(peer: Peer) -> None:
     peer.fail("the plug was pulled")
     peer.fail("too late")
     assert [str(error) for error in peer.ended] == ["mqtt://broker.example:1883: the plug was pulled"]
@@ -292,32 +292,32 @@ def acknowledged(peer: Peer) -> list[int]:
 async def test_messages_are_acknowledged_in_the_order_in_which_they_came(peer: Peer) -> None:
     peer.data_received(message(b"one", 1, 1) + message(b"two", 1, 2))
     first, second = peer.ack_handles
-    told = asyncio.ensure_future(second.release())
+    second_sent = asyncio.ensure_future(second.release())
     await anyio.wait_all_tasks_blocked()
-    assert not told.done()
+    assert not second_sent.done()
     first.retain()
     first.release()
     assert acknowledged(peer) == []
     await first.release()
-    await told
+    await second_sent
     await anyio.wait_all_tasks_blocked()
     assert acknowledged(peer) == [1, 2]
 
 
-async def test_two_who_wait_for_one_acknowledgement_both_hear_of_it(peer: Peer) -> None:
+async def test_several_tasks_may_wait_for_one_acknowledgement(peer: Peer) -> None:
     peer.data_received(message(b"one", 1, 1))
     (ack_handle,) = peer.ack_handles
     ack_handle.retain()
     first = asyncio.ensure_future(ack_handle.release())
     again = asyncio.ensure_future(ack_handle)
     await anyio.wait_all_tasks_blocked()
-    first.cancel()  # of two, one may go
+    first.cancel()
     ack_handle.release()
     await again
     assert first.cancelled()
 
 
-async def test_an_acknowledgement_that_came_too_late_is_told(peer: Peer) -> None:
+async def test_an_acknowledgement_that_cannot_be_sent_raises(peer: Peer) -> None:
     peer.data_received(message(b"one", 1, 1) + message(b"two", 1, 2))
     first, second = peer.ack_handles
     waiting = asyncio.ensure_future(second.release())

@@ -47,3 +47,9 @@ async def connect() -> AsyncIterator[Connect]:
     """Makes connected layers, and disconnects them at the end."""
     async with connecting(PostgreSQLChannelLayer) as connect:
         yield connect
+
+
+async def publish(layer: PostgreSQLChannelLayer, group: str, message: bytes) -> None:
+    """Publish, and put the message into the bound queues, as the hub does."""
+    for bound in (await layer.publish(group, message)).bound_queues:
+        await layer.put(bound.queue, message, capacity=bound.capacity, expiry=bound.expiry)

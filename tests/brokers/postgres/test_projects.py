@@ -15,7 +15,7 @@ from tests.support.paths import ROOT
 
 from .project.environment import environment
 
-OWN = ROOT / "tests" / "postgres" / "project"
+OWN = ROOT / "tests" / "brokers" / "postgres" / "project"
 PYTEST = ["pytest", "-q", "-s", "-c", os.devnull, f"--rootdir={OWN}", "--noconftest", "-p", "no:cacheprovider"]
 
 

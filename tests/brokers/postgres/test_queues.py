@@ -1,31 +1,55 @@
-"""What queues do when the database refuses or breaks off, over a wire that plays a script."""
+"""Queues over a connection that plays a script, and over real databases."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager, suppress
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from typing import Any, cast
 
 import anyio
 import asyncpg
+import psycopg
 import pytest
 
+from django_anyio_channels import PostgreSQLChannelLayer
+from django_anyio_channels.brokers.common.batching import Batcher
 from django_anyio_channels.brokers.postgres import queues as postgres_queues
-from django_anyio_channels.brokers.postgres.address import NotificationConnection
-from django_anyio_channels.brokers.postgres.connection import Wire
-from django_anyio_channels.brokers.postgres.queues import Message, Queues, Taken
-from django_anyio_channels.brokers.postgres.statements import EXIST, GIVE_BACK, PURGE, PUT, SWEEP, TAKE
-from django_anyio_channels.core.exceptions import ChannelLayerError, DeliveryUnknown, ListenerClosed
+from django_anyio_channels.brokers.postgres.connection import Connection
+from django_anyio_channels.brokers.postgres.payloads import wake_channel
+from django_anyio_channels.brokers.postgres.queues import Leased, LeasedMessages, Message, Queues
+from django_anyio_channels.brokers.postgres.statements import (
+    PURGE,
+    PUT,
+    REQUEUE,
+    SCHEMA,
+    SCHEMA_EXISTS,
+    SWEEP,
+    TAKE,
+    listen,
+    unlisten,
+)
+from django_anyio_channels.core.exceptions import (
+    ChannelLayerError,
+    DeliveryUnknown,
+    ListenerClosed,
+    NotSupported,
+    QueueFull,
+)
+from tests.support.brokers import postgres as brokers
+
+from .conftest import Connect, publish
 
 pytestmark = pytest.mark.anyio
 
-ROW = (b"q", 7, b"message", datetime(2100, 1, 1, tzinfo=timezone.utc))
+ROW = (b"q", 7, b"message", datetime(2100, 1, 1, tzinfo=UTC))
 
 
-class ScriptedWire:
+class ScriptedConnection:
     """Answers each statement with the next answer for it, else with no rows; an exception is raised."""
+
+    address = "postgresql://test/"
 
     def __init__(self) -> None:
         self.answers: dict[str, list[Any]] = {}
@@ -36,7 +60,7 @@ class ScriptedWire:
         self.sent.append(statement)
         if statement == TAKE:
             await self.may_take.wait()
-        if statement == EXIST:
+        if statement == SCHEMA_EXISTS:
             return [(True,)]
         if statement == PUT:
             return [(1,)]
@@ -52,11 +76,22 @@ class ScriptedWire:
                 await anyio.sleep(0.01)
 
 
-def make(wire: ScriptedWire, kept: dict[bytes, list[Taken]] | None = None) -> Queues:
-    async def listen(channels: Sequence[str]) -> None:
-        pass
+class Scripts:
+    """What is executed on the connection that listens."""
 
-    return Queues("postgresql://test/", cast(Wire, wire), {} if kept is None else kept, listen, listen)
+    def __init__(self) -> None:
+        self.executed: list[str] = []
+
+    async def call(self, script: str) -> None:
+        self.executed.append(script)
+
+
+def make(
+    connection: ScriptedConnection, leased: dict[bytes, LeasedMessages] | None = None, scripts: Scripts | None = None
+) -> Queues:
+    return Queues(
+        cast(Connection, connection), cast(Batcher[str, None], scripts or Scripts()), {} if leased is None else leased
+    )
 
 
 @asynccontextmanager
@@ -70,92 +105,94 @@ async def task(work: Callable[[], Coroutine[Any, Any, None]]) -> AsyncIterator[a
             await running
 
 
-async def take_and_leave(queues: Queues, wire: ScriptedWire) -> None:
-    """A message is on its way to a reader who goes meanwhile."""
-    wire.answers[TAKE] = [[ROW]]
+async def take_and_cancel(queues: Queues, connection: ScriptedConnection) -> None:
+    """A message is taken for a reader that is cancelled meanwhile."""
+    connection.answers[TAKE] = [[ROW]]
     reader = asyncio.ensure_future(queues.take(b"q"))
-    await wire.sends(TAKE)
+    await connection.sends(TAKE)
     reader.cancel()
     await asyncio.wait([reader])
-    wire.may_take.set()
+    connection.may_take.set()
     await anyio.wait_all_tasks_blocked()
 
 
-async def test_what_a_reader_left_behind_goes_back_into_its_queue() -> None:
-    wire = ScriptedWire()
-    queues = make(wire)
+async def test_a_message_of_a_cancelled_reader_goes_back_into_its_queue() -> None:
+    connection = ScriptedConnection()
+    queues = make(connection)
     async with task(queues.run):
-        await take_and_leave(queues, wire)
-        await wire.sends(GIVE_BACK)
+        await take_and_cancel(queues, connection)
+        await connection.sends(REQUEUE)
 
 
-async def test_a_reader_cancelled_in_the_moment_of_its_message_leaves_it_to_the_next() -> None:
-    wire = ScriptedWire()
-    queues = make(wire)
-    wire.answers[TAKE] = [[ROW]]
+async def test_a_reader_that_is_cancelled_when_its_message_comes_leaves_it_to_the_next() -> None:
+    connection = ScriptedConnection()
+    queues = make(connection)
+    connection.answers[TAKE] = [[ROW]]
     async with task(queues.run):
         reader = asyncio.ensure_future(queues.take(b"q"))
-        await wire.sends(TAKE)
-        wire.may_take.set()
-        await asyncio.sleep(0)  # it is handed out now, but the reader does not run yet
+        await connection.sends(TAKE)
+        connection.may_take.set()
+        await asyncio.sleep(0)  # the reader has its message now, but does not run yet
         reader.cancel()
         await asyncio.wait([reader])
         assert reader.cancelled()
         assert await queues.take(b"q") == b"message"
-    assert GIVE_BACK not in wire.sent
+    assert REQUEUE not in connection.sent
 
 
-async def test_what_cannot_be_given_back_is_kept_for_the_next_life() -> None:
-    wire, kept = ScriptedWire(), dict[bytes, list[Taken]]()
-    queues = make(wire, kept)
+async def test_a_message_that_cannot_be_requeued_is_kept_for_the_next_session() -> None:
+    connection, leased = ScriptedConnection(), dict[bytes, LeasedMessages]()
+    queues = make(connection, leased)
     async with task(queues.run):
-        wire.answers[GIVE_BACK] = [ListenerClosed("gone"), ListenerClosed("gone")]
-        await take_and_leave(queues, wire)
-        await wire.sends(GIVE_BACK)
+        connection.answers[REQUEUE] = [ListenerClosed("gone"), ListenerClosed("gone")]
+        await take_and_cancel(queues, connection)
+        await connection.sends(REQUEUE)
         queues.close(ListenerClosed("gone"))
-        await queues.give_back()
-    assert [taken.message for taken in kept[b"q"]] == [b"message"]
-    assert await make(wire, kept).take(b"q") == b"message"
+        await queues.requeue_all()
+    assert [each.message for each in leased[b"q"]] == [b"message"]
+    assert await make(connection, leased).take(b"q") == b"message"
 
 
-async def test_what_was_on_its_way_to_a_reader_as_the_link_broke_goes_back_in_the_next_life() -> None:
-    wire, kept = ScriptedWire(), dict[bytes, list[Taken]]()
-    queues = make(wire, kept)
+async def test_a_message_that_was_being_taken_when_the_connection_broke_is_requeued_in_the_next_session() -> None:
+    connection, leased = ScriptedConnection(), dict[bytes, LeasedMessages]()
+    queues = make(connection, leased)
     async with task(queues.run):
-        wire.answers[TAKE] = [[ROW]]
+        connection.answers[TAKE] = [[ROW]]
         reader = asyncio.ensure_future(queues.take(b"q"))
-        await wire.sends(TAKE)
+        await connection.sends(TAKE)
         queues.close(ListenerClosed("the listening connection broke"))
-        wire.may_take.set()
+        connection.may_take.set()
         await asyncio.wait([reader])
         assert isinstance(reader.exception(), ListenerClosed)
         await anyio.wait_all_tasks_blocked()
-    assert GIVE_BACK not in wire.sent
-    async with task(make(wire, kept).run):  # though nobody ever reads here again
-        await wire.sends(GIVE_BACK)
-    assert kept == {b"q": []}
+    assert REQUEUE not in connection.sent
+    async with task(make(connection, leased).run):  # though nobody reads here again
+        await connection.sends(REQUEUE)
+    assert leased == {b"q": LeasedMessages()}
 
 
-async def test_what_may_have_been_given_back_is_not_handed_out_twice(caplog: pytest.LogCaptureFixture) -> None:
-    wire, kept = ScriptedWire(), dict[bytes, list[Taken]]()
-    queues = make(wire, kept)
+async def test_a_message_that_may_have_been_requeued_is_not_delivered_twice(caplog: pytest.LogCaptureFixture) -> None:
+    connection, leased = ScriptedConnection(), dict[bytes, LeasedMessages]()
+    queues = make(connection, leased)
     async with task(queues.run):
-        wire.answers[GIVE_BACK] = [DeliveryUnknown("broke off")]
-        await take_and_leave(queues, wire)
+        connection.answers[REQUEUE] = [DeliveryUnknown("broke off")]
+        await take_and_cancel(queues, connection)
         queues.close(ListenerClosed("gone"))
-        await queues.give_back()
-    assert kept == {b"q": []}
-    assert "1 messages that lost their readers may be lost: broke off" in caplog.text
+        await queues.requeue_all()
+    assert leased == {b"q": LeasedMessages()}
+    assert "1 messages whose readers were cancelled may be lost: broke off" in caplog.text
 
 
 async def test_purge_forgets_only_what_it_names() -> None:
-    wire, expires = ScriptedWire(), ROW[3]
-    kept = {name: [Taken(1, b"1", expires), Taken(2, b"2", expires)] for name in (b"mine", b"theirs")}
-    queues = make(wire, kept)
+    connection, expires = ScriptedConnection(), ROW[3]
+    leased = {
+        name: LeasedMessages([Leased(1, b"1", expires), Leased(2, b"2", expires)]) for name in (b"mine", b"theirs")
+    }
+    queues = make(connection, leased)
     for name in (b"mine", b"theirs"):
         assert await queues.take(name) == b"1"
     await queues.purge(b"mine")
-    assert wire.sent == [EXIST, PURGE]
+    assert connection.sent == [SCHEMA_EXISTS, PURGE]
     assert await queues.take(b"theirs") == b"2"
     with anyio.move_on_after(0.05) as scope:
         await queues.take(b"mine")
@@ -163,7 +200,7 @@ async def test_purge_forgets_only_what_it_names() -> None:
 
 
 async def test_closing_ends_readers_and_leaves_the_cancelled_alone() -> None:
-    queues = make(ScriptedWire())
+    queues = make(ScriptedConnection())
     readers = [asyncio.ensure_future(queues.take(b"q")) for _ in range(2)]
     await anyio.wait_all_tasks_blocked()
     readers[0].cancel()
@@ -174,70 +211,201 @@ async def test_closing_ends_readers_and_leaves_the_cancelled_alone() -> None:
 
 
 async def test_an_error_of_the_database_names_the_address() -> None:
-    wire = ScriptedWire()
-    wire.answers[PURGE] = [asyncpg.DiskFullError("no space left")]
+    connection = ScriptedConnection()
+    connection.answers[PURGE] = [asyncpg.DiskFullError("no space left")]
     with pytest.raises(ChannelLayerError, match="postgresql://test/: no space left"):
-        await make(wire).purge(b"q")
+        await make(connection).purge(b"q")
 
 
 async def test_different_capacities_of_one_queue_make_statements_of_their_own() -> None:
-    wire = ScriptedWire()
-    await make(wire).put([Message(b"q", b"x", 1, 60), Message(b"q", b"x", 2, 60)])
-    assert wire.sent.count(PUT) == 2
+    connection = ScriptedConnection()
+    queues = make(connection)
+    async with task(queues.puts.run), anyio.create_task_group() as tasks:
+        for capacity in (1, 2):
+            tasks.start_soon(queues.put, Message(b"q", b"x", capacity, 60))
+    assert connection.sent.count(PUT) == 2
 
 
-async def test_sweeping_goes_on_after_an_error_and_ends_with_the_link(
+async def test_sweeping_goes_on_after_an_error_and_ends_with_the_session(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(postgres_queues, "_LOOK_SECONDS", 0.001)
-    wire = ScriptedWire()
-    wire.answers[SWEEP] = [asyncpg.DiskFullError("no space left"), [], ListenerClosed("gone")]
-    queues = make(wire)
-    await queues.put([Message(b"q", b"x", 1, 60)])
-    with anyio.fail_after(30):
-        await queues.watch()
-    assert wire.sent.count(SWEEP) == 3
-    assert "The queues cannot be tidied: postgresql://test/: no space left" in caplog.text
+    monkeypatch.setattr(postgres_queues, "_POLL_INTERVAL", 0.001)
+    connection = ScriptedConnection()
+    connection.answers[SWEEP] = [asyncpg.DiskFullError("no space left"), [], ListenerClosed("gone")]
+    queues = make(connection)
+    async with task(queues.puts.run):
+        await queues.put(Message(b"q", b"x", 1, 60))
+        with anyio.fail_after(30):
+            await queues.maintain()
+    assert connection.sent.count(SWEEP) == 3
+    assert "The queues cannot be swept: postgresql://test/: no space left" in caplog.text
 
 
 async def test_a_queue_that_nobody_reads_any_more_is_not_listened_to(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(postgres_queues, "_LOOK_SECONDS", 0.001)
-    wire, unlistened = ScriptedWire(), asyncio.Event()
-
-    async def listen(channels: Sequence[str]) -> None:
-        pass
-
-    async def unlisten(channels: Sequence[str]) -> None:
-        assert len(channels) == 1
-        unlistened.set()
-
-    queues = Queues("postgresql://test/", cast(Wire, wire), {}, listen, unlisten)
-    wire.answers[TAKE] = [[ROW]]
-    wire.may_take.set()
-    async with task(queues.run), task(queues.watch):
+    monkeypatch.setattr(postgres_queues, "_POLL_INTERVAL", 0.001)
+    connection, scripts = ScriptedConnection(), Scripts()
+    queues = make(connection, scripts=scripts)
+    connection.answers[TAKE] = [[ROW]]
+    connection.may_take.set()
+    async with task(queues.run), task(queues.maintain):
         with anyio.fail_after(30):
             assert await queues.take(b"q") == b"message"
-            await unlistened.wait()
+            while len(scripts.executed) < 2:
+                await anyio.sleep(0.001)
+    assert scripts.executed == [listen(wake_channel(b"q")), unlisten(wake_channel(b"q"))]
 
 
-class ClosingConnection:
-    """Breaks with an error that is not one of a connection."""
-
-    closed = False
-
-    def add_termination_listener(self, listener: object) -> None:
-        pass
-
-    def is_closed(self) -> bool:
-        return self.closed
-
-    async def execute(self, script: str) -> None:
-        self.closed = True
-        raise asyncpg.InternalServerError("the server gave up")
+# ---- on a database -----------------------------------------------------------------------------------------------
 
 
-async def test_an_error_that_closed_the_connection_leaves_the_outcome_open() -> None:
-    lost: list[ListenerClosed] = []
-    wire = Wire(cast(NotificationConnection, ClosingConnection()), "postgresql://test/", lost.append)
-    with pytest.raises(DeliveryUnknown, match="postgresql://test/: the server gave up"):
-        await wire.execute("SELECT 1")
+async def test_two_layers_that_need_the_tables_at_once_make_them_once(
+    database: brokers.Postgres, connect: Connect
+) -> None:
+    layers = [await connect(database.url) for _ in range(4)]
+
+    async def put(layer: PostgreSQLChannelLayer) -> None:
+        await layer.put("q", b"x", capacity=10, expiry=60)
+
+    async with anyio.create_task_group() as tasks:
+        for layer in layers:
+            tasks.start_soon(put, layer)
+    for layer in layers:
+        assert await layer.take("q") == b"x"
+
+
+async def test_without_the_right_to_make_tables_the_error_has_the_sql(
+    database: brokers.Postgres, connect: Connect
+) -> None:
+    database.ask("REVOKE CREATE ON SCHEMA public FROM PUBLIC")
+    database.ask("DO $$ BEGIN CREATE ROLE guest LOGIN PASSWORD 'guest'; EXCEPTION WHEN duplicate_object THEN END $$")
+    guest = {**database.connection, "user": "guest", "password": "guest"}
+    layer = PostgreSQLChannelLayer(**guest)
+    await layer.connect()
+    try:
+        await layer.subscribe("g")
+        await layer.publish("g", b"needs no tables")
+        assert (await layer.next_published()).message == b"needs no tables"
+        for call in (layer.put("q", b"x", capacity=1, expiry=60), layer.take("q"), layer.purge("q")):
+            with pytest.raises(NotSupported) as caught:
+                await call
+            assert layer.address in str(caught.value)
+            assert SCHEMA in str(caught.value)
+        with psycopg.connect(database.url, autocommit=True) as owner:
+            owner.execute(SCHEMA.encode())
+        with pytest.raises(NotSupported, match=r"permission denied .*GRANT them"):
+            await layer.put("q", b"x", capacity=1, expiry=60)
+        database.ask("GRANT ALL ON django_anyio_channels_queue, django_anyio_channels_binding TO guest")
+        await layer.put("q", b"x", capacity=1, expiry=60)
+        assert await layer.take("q") == b"x"
+    finally:
+        await layer.disconnect()
+
+
+async def test_tables_that_vanish_are_made_again(database: brokers.Postgres, connect: Connect) -> None:
+    layer = await connect(database.url)
+    await layer.bind("g", "q", capacity=1, expiry=60, lifetime=60)
+    await publish(layer, "g", b"x")
+    assert await layer.take("q") == b"x"
+    database.ask("DROP TABLE django_anyio_channels_queue, django_anyio_channels_binding")
+    await publish(layer, "g", b"unbound now")
+    await layer.put("q", b"y", capacity=1, expiry=60)
+    assert await layer.take("q") == b"y"
+
+
+@pytest.mark.parametrize(
+    "what",
+    [
+        "TABLE django_anyio_channels_queue",
+        "TABLE django_anyio_channels_binding",
+        "FUNCTION django_anyio_channels_put",
+    ],
+)
+async def test_a_part_of_what_queues_need_that_vanishes_is_made_again(
+    database: brokers.Postgres, connect: Connect, what: str
+) -> None:
+    layer = await connect(database.url)
+    await layer.put("q", b"x", capacity=1, expiry=60)
+    assert await layer.take("q") == b"x"
+    database.ask(f"DROP {what}")
+    await layer.put("q", b"y", capacity=1, expiry=60)
+    assert await layer.take("q") == b"y"
+    await layer.bind("g", "q", capacity=1, expiry=60, lifetime=60)
+    await publish(layer, "g", b"z")
+    assert await layer.take("q") == b"z"
+
+
+async def test_a_function_of_another_version_disturbs_nobody(database: brokers.Postgres, connect: Connect) -> None:
+    former = (
+        "django_anyio_channels_put(queues bytea[], messages bytea[], expiries float8[], capacities int[], wakes text[])"
+    )
+    database.ask(f"CREATE FUNCTION {former} RETURNS SETOF boolean LANGUAGE sql AS 'SELECT false'")
+    layer = await connect(database.url)
+    await layer.put("q", b"x", capacity=1, expiry=60)
+    with pytest.raises(QueueFull):
+        await layer.put("q", b"y", capacity=1, expiry=60)
+    assert await layer.take("q") == b"x"
+
+
+@pytest.mark.parametrize("preferred", ["plan_cache_mode = force_custom_plan", "enable_indexscan = off"])
+async def test_a_long_queue_is_taken_in_its_order_however_the_database_plans(
+    database: brokers.Postgres, connect: Connect, preferred: str
+) -> None:
+    database.ask(f"ALTER DATABASE {database.database} SET {preferred}")
+    layer = await connect(database.url)
+    for number in range(300):
+        await layer.put("q", b"%d" % number, capacity=1000, expiry=60)
+    assert [await layer.take("q") for _ in range(300)] == [b"%d" % number for number in range(300)]
+
+
+async def test_the_isolation_that_the_database_prefers_makes_no_difference(
+    database: brokers.Postgres, connect: Connect
+) -> None:
+    database.ask(f"ALTER DATABASE {database.database} SET default_transaction_isolation = 'serializable'")
+    layers = [await connect(database.url) for _ in range(4)]
+    taken: list[bytes] = []
+    full = 0
+
+    async def put(layer: PostgreSQLChannelLayer, number: int) -> None:
+        nonlocal full
+        try:
+            await layer.put("q", b"%d" % number, capacity=20, expiry=60)
+        except QueueFull:
+            full += 1
+
+    async def take(layer: PostgreSQLChannelLayer, count: int) -> None:
+        for _ in range(count):
+            taken.append(await layer.take("q"))
+
+    with anyio.fail_after(30):
+        for _ in range(5):
+            async with anyio.create_task_group() as tasks:
+                for number in range(40):
+                    tasks.start_soon(put, layers[number % 4], number)
+            assert full == 20
+            async with anyio.create_task_group() as tasks:
+                for layer in layers:
+                    tasks.start_soon(take, layer, 5)
+            assert len(set(taken)) == 20
+            full, taken = 0, []
+
+
+async def test_nobodys_backlog_is_swept_by_a_new_layer(database: brokers.Postgres, connect: Connect) -> None:
+    layer = await connect(database.url)
+    await layer.put("q", b"x", capacity=1, expiry=60)
+    other = await connect(database.url)
+    await other.put("another", b"x", capacity=1, expiry=60)
+    assert await layer.take("q") == b"x"
+
+
+async def test_dead_rows_go_by_themselves(
+    database: brokers.Postgres, connect: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(postgres_queues, "_POLL_INTERVAL", 0.01)
+    layer = await connect(database.url)
+    await layer.put("q", b"dies", capacity=10, expiry=0.01)
+    await layer.put("q", b"lives", capacity=10, expiry=60)
+    await layer.bind("g", "q", capacity=10, expiry=60, lifetime=0.01)
+    query = "SELECT message FROM django_anyio_channels_queue UNION ALL SELECT topic FROM django_anyio_channels_binding"
+    with anyio.fail_after(30):
+        while (rows := await anyio.to_thread.run_sync(database.ask, query)) != [(b"lives",)]:
+            assert (b"lives",) in rows

@@ -23,7 +23,7 @@ from django.db.transaction import TransactionManagementError
 from django.db.utils import ConnectionHandler
 
 from django_anyio_channels import AnyioChannelLayer, NotSupported
-from django_anyio_channels.brokers.postgres.payloads import LARGEST_PAYLOAD
+from django_anyio_channels.brokers.postgres.payloads import MAX_PAYLOAD
 from tests.contract.processes import n, numbers, receive, rest, soon, until
 from tests.support.brokers import postgres as brokers
 from tests.support.brokers.postgres import PASSWORD, USER, Postgres
@@ -191,7 +191,7 @@ async def test_equal_messages_are_all_delivered(layer: AnyioChannelLayer, member
     assert await rest(layer, "a-queue") == [n(1)] * 5
 
 
-@pytest.mark.parametrize("size", [LARGEST_PAYLOAD - 200, LARGEST_PAYLOAD, 1_000_000])
+@pytest.mark.parametrize("size", [MAX_PAYLOAD - 200, MAX_PAYLOAD, 1_000_000])
 async def test_big_messages_come_whole_and_in_order(django: Postgres, size: int) -> None:
     layer = AnyioChannelLayer(database="default")
     channel = await soon(layer.new_channel())

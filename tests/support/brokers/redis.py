@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
-from datetime import datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from importlib.util import find_spec
 from ipaddress import ip_address
@@ -143,7 +143,7 @@ def make_certificates(folder: Path) -> None:
     authority = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "Test authority")])
     server_key = ec.generate_private_key(ec.SECP256R1())
     server = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "127.0.0.1")])
-    now = datetime.now(timezone.utc)
+    now = datetime.now(UTC)
 
     def build(subject: x509.Name, key: ec.EllipticCurvePrivateKey) -> x509.CertificateBuilder:
         return (

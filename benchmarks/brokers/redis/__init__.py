@@ -1,0 +1,1 @@
+"""Redis, without and with a history."""

@@ -1,0 +1,1 @@
+"""Runs benchmark sets and reports what they find."""

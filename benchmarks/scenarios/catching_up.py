@@ -1,0 +1,42 @@
+"""The time and the bytes to read what a member has missed."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from time import perf_counter
+from typing import Any, cast
+
+from ..harness.contenders import Contender, Layer, Message
+from ..harness.deliveries import PATIENCE, WINDOW, Tally, script
+from ..harness.measuring import GROUP, Figures
+
+
+def catching_up(contender: Contender, *, missed: int, output: Callable[[], int]) -> Figures:
+    """A channel comes back to a group, of which it has missed so many messages, until it has read the last of them.
+
+    ``output`` says how many bytes the server has sent in all; its answer to that is not counted.
+    """
+    [sent] = script(1, missed)
+
+    async def read(layer: Layer, name: str) -> list[Message]:
+        return [await layer.receive(name) for _ in range(missed)]
+
+    async def measure() -> Figures:
+        async with contender.open() as opened:
+            layer = cast(Any, opened)
+            since = await layer.group_resume(GROUP, await layer.new_channel())
+            for first in range(0, missed, WINDOW):
+                await asyncio.gather(*(layer.group_send(GROUP, each) for each in sent[first : first + WINDOW]))
+            name = await layer.new_channel()
+            before = output()
+            answer = output() - before
+            before, began = output(), perf_counter()
+            await layer.group_resume(GROUP, name, since=since)
+            received = await asyncio.wait_for(read(layer, name), PATIENCE)
+            seconds = perf_counter() - began
+            values = {"ms": seconds * 1000, "bytes a message": (output() - before - answer) / missed}
+            right = sum(map(Message.__eq__, received, sent))
+            return Figures(values, Tally(missed, right, missed - right))
+
+    return asyncio.run(measure())

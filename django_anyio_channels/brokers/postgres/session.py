@@ -1,0 +1,240 @@
+"""One session: the connection that listens and the one that publishes, from connect to disconnect."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+from collections.abc import Coroutine, Sequence
+from typing import Any
+
+import anyio
+import asyncpg
+
+from ...core.events import PublishResult
+from ...core.exceptions import ListenerClosed
+from ...core.stats import RateLimitedLogger
+from ..common.batching import Batcher
+from ..common.event_stream import EventStream
+from ..common.peers import PeerBarrier
+from .address import Address
+from .connection import Connection
+from .payloads import channel_name, encode, lock_key, wake_channel
+from .peers import Peers
+from .queues import LeasedMessages, Queues
+from .statements import COUNT_SUBSCRIBERS, PUBLISH, PUBLISH_TO_BOUND, listen, text_array, unlisten
+from .subscriptions import Subscriptions
+from .transactions import bound_queues
+
+_MAX_BATCH_BYTES = 512 * 1024
+_POOLER_DELAY = 0.2
+_CLOSE_TIMEOUT = 2.0
+_DRAIN_TIMEOUT = 0.2
+"""Seconds for messages that are being taken over one connection when the other one has broken."""
+
+
+class Session:
+    """A session ends with `close`, or when either connection is lost."""
+
+    def __init__(
+        self,
+        address: Address,
+        listen_address: Address,
+        *,
+        probe_interval: float,
+        scope: str,
+        barrier: PeerBarrier,
+        leased: dict[bytes, LeasedMessages],
+    ) -> None:
+        """``barrier`` and ``leased`` outlive the session; see `Peers` and `Queues`."""
+        pooled = listen_address is not address
+        self._address = address
+        self._listening = Connection(listen_address, self._fail, self._on_notification, probe_interval=probe_interval)
+        self._publishing = Connection(address, self._fail, probe_interval=probe_interval, pooled=pooled)
+        self._cache_statements = not pooled
+        self._open_connections: list[Connection] = []
+        self._error: ListenerClosed | None = None
+        self._opening: asyncio.Task[None] | None = None
+        self._taking: asyncio.Task[None] | None = None
+        self._announcing: asyncio.Task[None] | None = None
+        self._tasks: list[asyncio.Task[None]] = []
+        self._test_channel = wake_channel(secrets.token_bytes())  # of a queue that nobody else has
+        self._notifications_arrive = False
+        self._may_be_bound = False
+        self._barrier = barrier
+        self._publishes: Batcher[tuple[str, list[str]], PublishResult]
+        self._publishes = Batcher(self._flush_publishes, max_bytes=_MAX_BATCH_BYTES)
+        self._log = RateLimitedLogger()
+        self.events = EventStream()
+        self.subscriptions = Subscriptions(self._listening, self.events)
+        self.queues = Queues(self._publishing, self.subscriptions.scripts, leased)
+        self._peers = Peers(scope, barrier, self._publishing, self.subscriptions.scripts)
+
+    @property
+    def processes(self) -> dict[str, int]:
+        return {"listening": self._listening.process_id, "publishing": self._publishing.process_id}
+
+    def raise_if_closed(self) -> None:
+        """Raise `ListenerClosed` unless the session is open."""
+        if self._error is not None:
+            raise ListenerClosed(*self._error.args) from self._error
+        if self._taking is None:
+            raise ListenerClosed(f"{self._address} is not connected yet")
+
+    async def open(self) -> None:
+        """Connect. Raises `ListenerClosed`, also if `close` is called meanwhile."""
+        self._opening = asyncio.ensure_future(self._open())
+        try:
+            await asyncio.shield(self._opening)
+        except asyncio.CancelledError:
+            if self._error is None:  # it is the caller who is cancelled
+                with anyio.CancelScope(shield=True):
+                    await self.close(ListenerClosed(f"{self._address}: connecting was cancelled"))
+                raise
+            raise self._error from None
+
+    async def _open(self) -> None:
+        try:
+            connections = self._listening, self._publishing
+            outcomes = await asyncio.gather(*map(self._open_connection, connections), return_exceptions=True)
+            for error in outcomes:
+                if error is not None:
+                    raise error
+            await self._start()
+        except BaseException as error:
+            self._fail(error if isinstance(error, ListenerClosed) else ListenerClosed(f"{self._address}: {error!r}"))
+            with anyio.CancelScope(shield=True):
+                await self._close_connections(gracefully=False)
+            raise
+
+    async def _open_connection(self, connection: Connection) -> None:
+        await connection.open(cache_statements=self._cache_statements)
+        self._open_connections.append(connection)
+
+    async def _start(self) -> None:
+        """Check that the server can do what is needed, and start the tasks."""
+        await self._listening.check_server()
+        await self._publishing.check_server()
+        await self._publishing.prepare()
+        await self._verify_notifications()
+        await self._listening.execute(listen(self._peers.channel))
+        self._barrier.start()
+        self._taking = self._create_task(self.queues.run())
+        self._tasks = [
+            self._create_task(work)
+            for work in (
+                self.subscriptions.scripts.run(),
+                self._publishes.run(),
+                self.queues.puts.run(),
+                self.queues.maintain(),
+                self._peers.run(),
+            )
+        ]
+        for connection in self._open_connections:
+            connection.watchdog.start()
+
+    async def _verify_notifications(self) -> None:
+        """Raise unless what one connection notifies reaches the other; a pooler may not let it."""
+        await self._listening.execute(listen(self._test_channel))
+        await self._publishing.fetch(PUBLISH, [self._test_channel], [""])
+        if self._listening.is_behind_pooler:
+            # In transaction mode it hands what comes now to nobody, but soon.
+            await asyncio.sleep(_POOLER_DELAY)
+        # The answer comes after the notification, if that comes.
+        await self._listening.execute(unlisten(self._test_channel))
+        if not self._notifications_arrive:
+            raise ListenerClosed(
+                f"{self._listening.address} does not receive what is notified through {self._address}. A pooler in "
+                f"transaction mode (PgBouncer, RDS Proxy) cannot LISTEN: give the server's own address, or that of a "
+                f"pooler in session mode, as listen_url. Both must lead to the same database"
+            )
+
+    def _create_task(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        task = asyncio.ensure_future(work)
+        task.add_done_callback(self._on_task_done)
+        return task
+
+    def _on_task_done(self, task: asyncio.Task[None]) -> None:
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self._log.write(logging.ERROR, "Unexpected error of the PostgreSQL layer, starting afresh: %r", error)
+            self._fail(ListenerClosed(f"{self._address}: {error!r}"))
+
+    async def close(self, error: ListenerClosed) -> None:
+        """Fail every call that waits, and leave nothing open."""
+        healthy = self._error is None
+        self._fail(error)
+        if self._taking is None:
+            assert self._opening is not None
+            self._opening.cancel()
+            await asyncio.wait([self._opening])
+            return
+        # What is just being taken from queues is not lost, but requeued or kept for the next session.
+        await asyncio.wait([self._taking], timeout=_CLOSE_TIMEOUT if healthy else _DRAIN_TIMEOUT)
+        if healthy:
+            with anyio.move_on_after(_CLOSE_TIMEOUT):
+                await self.queues.requeue_all()
+        else:
+            # asyncpg would have the server cancel the statement of a cancelled task, over one more connection.
+            await self._close_connections(gracefully=False)
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._close_connections(gracefully=healthy)
+
+    async def _close_connections(self, *, gracefully: bool) -> None:
+        for connection in self._open_connections:
+            await connection.close(gracefully=gracefully)
+
+    def _fail(self, error: ListenerClosed) -> None:
+        if self._error is None:
+            self._error = error
+            self.subscriptions.scripts.close(error)
+            self._publishes.close(error)
+            self.queues.close(error)
+            self.events.end(error)
+
+    async def subscribe(self, group: str) -> None:
+        await self.subscriptions.subscribe(group)
+        if self._announcing is None:  # the hub has asked for all that it restores
+            self._announcing = self._create_task(self._peers.announce())
+            self._tasks.append(self._announcing)
+
+    async def count_subscribers(self, group: str) -> int:
+        """Return how many nodes count ``group`` among their first subscriptions."""
+        ((count,),) = await self._publishing.fetch(COUNT_SUBSCRIBERS, lock_key(channel_name(group)))
+        return int(count)
+
+    def _on_notification(self, channel: str, payload: str) -> None:
+        if self.subscriptions.on_notification(channel, payload):
+            return
+        if channel == self._peers.channel:
+            self._peers.peer_joined()
+        elif channel == self._test_channel:
+            self._notifications_arrive = True
+        else:
+            self.queues.on_notification(channel)
+
+    async def publish(self, group: str, message: bytes) -> PublishResult:
+        """Return when the server has committed the message, with the queues that are bound to the group."""
+        payloads = encode(message, server_encoding=self._publishing.server_encoding)
+        return await self._publishes.call((group, payloads), size=sum(map(len, payloads)))
+
+    async def _flush_publishes(self, publications: list[tuple[str, list[str]]]) -> Sequence[PublishResult]:
+        """Publish payloads to groups in one transaction; it asks for bound queues only where bindings may exist."""
+        await self._barrier.wait()
+        channels = [channel_name(group) for group, parts in publications for _ in parts]
+        payloads = [part for _, parts in publications for part in parts]
+        nothing_bound = [PublishResult()] * len(publications)
+        if not self._may_be_bound:
+            ((_, self._may_be_bound),) = await self._publishing.fetch(PUBLISH, channels, payloads)
+            if not self._may_be_bound:
+                return nothing_bound
+            channels, payloads = [], []  # they are sent
+        groups = text_array({group.encode() for group, _ in publications})
+        try:
+            rows = await self._publishing.fetch(PUBLISH_TO_BOUND, channels, payloads, groups)
+        except asyncpg.UndefinedTableError:  # the tables were dropped
+            self._may_be_bound = False
+            return await self._flush_publishes(publications) if channels else nothing_bound
+        bound = bound_queues(rows)
+        return [PublishResult(bound_queues=bound.get(group, ())) for group, _ in publications]

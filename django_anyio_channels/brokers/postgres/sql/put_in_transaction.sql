@@ -1,0 +1,15 @@
+-- Append a message to a queue in a transaction of the caller, if there is room, and wake the queue's readers.
+-- Expects $1 queue, $2 message, $3 seconds to live, $4 capacity, $5 the queue's NOTIFY channel.
+-- Returns one row: 1 if there was room, else 0.
+-- It does without the lock of django_anyio_channels_put: a transaction may last, and nobody else could put meanwhile.
+WITH room AS (
+    SELECT FROM (
+        SELECT FROM django_anyio_channels_queue
+        WHERE queue = $1::text::bytea AND expires > clock_timestamp() LIMIT $4::int
+    ) AS waiting HAVING count(*) < $4::int
+), added AS (
+    INSERT INTO django_anyio_channels_queue (queue, message, expires)
+    SELECT $1::text::bytea, $2::text::bytea, clock_timestamp() + make_interval(secs => $3::float8) FROM room
+    RETURNING id
+)
+SELECT count(pg_notify($5::text, '')) FROM added

@@ -1,0 +1,154 @@
+"""Commands between nodes, and the replies to them.
+
+A command is published to the inbox of one node, or to all nodes. Every node that gets it replies to the inbox of the
+node that sent it. The payload is a message of the layer's serializer: a `Command` or a `Reply` as a map.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+import msgspec
+
+from ..core.exceptions import ChannelLayerError, DecodeError, ListenerClosed
+from ..hub.channel import Channel
+from .local_channels import LocalChannels
+from .messages import CONTROL, seal
+from .names import BrokerNames, is_channel_of
+
+_CHANNEL_COMMANDS = ("group_add", "group_discard")
+
+
+class Command(msgspec.Struct, tag_field="kind", tag="command"):
+    """A request to change something at another node."""
+
+    command: str
+    """``group_add``, ``group_discard`` or ``flush``; other versions may know others."""
+
+    request_id: str
+    reply_to: str
+    """The id of the node that waits for the reply."""
+
+    group: str = ""
+    channel: str = ""
+
+
+class Reply(msgspec.Struct, tag_field="kind", tag="reply"):
+    """The answer of one node."""
+
+    request_id: str
+    error: str | None
+
+
+def parse(message: Any) -> Command | Reply:
+    """Validate a decoded payload. Raises `DecodeError`."""
+    try:
+        return msgspec.convert(message, Command | Reply)
+    except msgspec.ValidationError as error:
+        raise DecodeError(f"it is not a control message that this version knows ({error})") from error
+
+
+class Control:
+    """One node's commands to other nodes, and theirs to it."""
+
+    def __init__(
+        self,
+        node: str,
+        channel: Channel,
+        names: BrokerNames,
+        local_channels: LocalChannels,
+        start_soon: Callable[[Coroutine[Any, Any, None]], None],
+        *,
+        timeout: float,
+    ) -> None:
+        self._node = node
+        self._channel = channel
+        self._names = names
+        self._local_channels = local_channels
+        self._start_soon = start_soon
+        self._timeout = timeout
+        self._pending: dict[str, _PendingReply] = {}
+
+    async def request(self, topic: str, command: str, group: str = "", channel: str = "") -> None:
+        """Send a command to every node that subscribes to ``topic``, and wait until all have carried it out.
+
+        A node that has gone has nothing left to change, so it is not waited for where the broker can tell. Raises
+        `ListenerClosed` if a node does not reply in time, or replies with an error.
+        """
+        request_id = secrets.token_hex(8)
+        pending = self._pending[request_id] = _PendingReply()
+        try:
+            subscribers = await self._channel.count_subscribers(topic)
+            receivers = await self._publish(topic, Command(command, request_id, self._node, group, channel))
+            if receivers is None:
+                receivers = 1 if subscribers is None else subscribers
+            await pending.wait(receivers, self._timeout)
+        finally:
+            del self._pending[request_id]
+
+    def receive(self, payload: bytes) -> None:
+        """Handle a control message that was published to this node or to all. Whoever reaches the broker can forge one.
+
+        Raises `DecodeError`.
+        """
+        message = parse(self._channel.serializer.decode(payload))
+        if isinstance(message, Command):
+            if message.command in _CHANNEL_COMMANDS and not is_channel_of(self._node, message.channel):
+                raise DecodeError(f"its channel {message.channel!r} is not a channel of this node")
+            self._start_soon(self._handle(message))
+        elif message.request_id in self._pending:
+            self._pending[message.request_id].add(message.error)
+        else:
+            raise DecodeError("it is a reply to no request of this node")
+
+    async def _handle(self, command: Command) -> None:
+        topic, error = self._names.group(command.group), None
+        try:
+            if command.command == "group_add":
+                await self._local_channels.group_add(topic, command.channel)
+            elif command.command == "group_discard":
+                self._local_channels.group_discard(topic, command.channel)
+            elif command.command == "flush":
+                self._local_channels.flush()
+            else:
+                error = f"Node {self._node} does not know the command {command.command!r}"
+        except ChannelLayerError as failure:
+            error = str(failure)
+        await self._publish(self._names.inbox(command.reply_to), Reply(command.request_id, error))
+
+    async def _publish(self, topic: str, message: Command | Reply) -> int | None:
+        payload = self._channel.encode(msgspec.to_builtins(message))
+        return (await self._channel.publish_payload(topic, seal(CONTROL, payload))).receivers
+
+
+class _PendingReply:
+    """The replies to one request, of one node or several."""
+
+    def __init__(self) -> None:
+        self._replies = 0
+        self._error: str | None = None
+        self._wanted: int | None = None
+        self._complete = asyncio.Event()
+
+    def add(self, error: str | None) -> None:
+        self._replies += 1
+        self._error = self._error or error
+        if self._wanted is not None and self._replies >= self._wanted:
+            self._complete.set()
+
+    async def wait(self, nodes: int, timeout: float) -> None:
+        """Wait for the replies of so many nodes."""
+        self._wanted = nodes
+        if self._replies < nodes:
+            try:
+                await asyncio.wait_for(self._complete.wait(), timeout)
+            except TimeoutError:
+                raise ListenerClosed(
+                    f"{self._replies} of {nodes} nodes replied within {timeout:g} s; "
+                    f"the others are gone, or something blocks their event loops"
+                ) from None
+        if self._error:
+            raise ListenerClosed(self._error)

@@ -1,0 +1,189 @@
+"""The layers that CONFIG describes: URL schemes, lists of brokers, custom layers, aliases of DATABASES, bridges.
+
+No other file of this folder imports drivers. They are imported when they are needed, so that the error for a missing
+package names the extra to install.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping, Sequence
+from functools import partial
+from importlib import import_module
+from typing import Any
+
+from django.utils.module_loading import import_string
+
+from ..core.exceptions import MissingDriver
+from ..core.hints import did_you_mean
+from ..core.layer import BaseChannelLayer
+from ..core.serializers import Serializer
+from .databases import layer_arguments
+from .names import BrokerNames
+from .settings import ConfigError, LayerFactory, invalid_value
+
+LAYERS = {
+    "memory": "memory.layer.InMemoryChannelLayer",
+    **dict.fromkeys(
+        ["redis", "rediss", "unix", "redis+sentinel", "rediss+sentinel", "redis+cluster", "rediss+cluster"],
+        "redis.layer.RedisPubSubChannelLayer",
+    ),
+    **dict.fromkeys(
+        [
+            *("redis+streams", "rediss+streams", "unix+streams"),
+            *("redis+streams+sentinel", "rediss+streams+sentinel", "redis+streams+cluster", "rediss+streams+cluster"),
+        ],
+        "redis.streams.layer.RedisStreamsChannelLayer",
+    ),
+    **dict.fromkeys(["postgresql", "postgres"], "postgres.layer.PostgreSQLChannelLayer"),
+    **dict.fromkeys(["mqtt", "mqtts"], "mqtt.layer.MQTTChannelLayer"),
+}
+"""URL scheme -> the layer's class, in ``django_anyio_channels.brokers``."""
+
+
+def layer_class(scheme: str) -> type[BaseChannelLayer]:
+    """Import the layer of a URL scheme. Raises `MissingDriver`."""
+    module, _, name = LAYERS[scheme].rpartition(".")
+    found: type[BaseChannelLayer] = getattr(import_module(f"..brokers.{module}", __package__), name)
+    return found
+
+
+def is_in_memory(layer: BaseChannelLayer) -> bool:
+    """Return whether the messages of a layer stay in this process."""
+    return isinstance(layer, layer_class("memory"))
+
+
+def layer_factories(
+    config: Mapping[str, Any], serializer: Serializer, *, prefix: str, max_message_size: int
+) -> list[LayerFactory]:
+    """Return a factory for each broker of CONFIG. Raises `ConfigError` and `MissingDriver`."""
+    options = config.get("options", {})
+    if not isinstance(options, Mapping):
+        raise invalid_value("options", options, "a dict of the layer's keyword arguments")
+    both = [repr(key) for key in ("url", "layer", "database") if key in config]
+    if len(both) > 1:
+        raise ConfigError(
+            f"CONFIG has both {' and '.join(both)}.",
+            hint="Keep 'url' for a broker of this package, 'database' for the PostgreSQL of an alias of DATABASES, "
+            "or 'layer' (and 'options') for a layer of your own.",
+            code="E002",
+        )
+    if "url" in config and "url" in options:
+        raise ConfigError(
+            "CONFIG has 'url' twice, beside 'options' and in it.", hint="Keep the one beside 'options'.", code="E002"
+        )
+    url = config.get("url", "memory://")
+    bridge: dict[str, Any] = {}
+    if "bridge" in config:
+        bridge["bridge"] = _bridge(url, config["bridge"], BrokerNames(prefix).groups, serializer, max_message_size)
+    if "database" in config:
+        return [_database_layer_factory(config["database"], options)]
+    if "layer" in config:
+        return [_layer_factory(_custom_layer(config["layer"]), options)]
+    if not isinstance(url, (list, tuple)):
+        return [_layer_factory(_layer_of_url(url), {"url": url, **options, **bridge})]
+    _check_broker_list(url)
+    return [_layer_factory(_layer_of_url(each), {"url": each, **options}) for each in url]
+
+
+def _layer_factory(found: type[BaseChannelLayer], arguments: Mapping[str, Any]) -> LayerFactory:
+    arguments = {**arguments}
+    if issubclass(found, layer_class("memory")):
+        from ..brokers.memory.broker import InMemoryBroker
+
+        arguments.setdefault("broker", InMemoryBroker())
+    _check_arguments(found, arguments)
+    return partial(found, **arguments)
+
+
+def _database_layer_factory(alias: Any, options: Mapping[str, Any]) -> LayerFactory:
+    if not isinstance(alias, str):
+        raise invalid_value("database", alias, "an alias of DATABASES, such as 'default'")
+    found = layer_class("postgresql")
+    _check_arguments(found, layer_arguments(alias, options))
+    # Read again for each layer: Django's test runner puts the test database there later.
+    return lambda: found(**layer_arguments(alias, options))
+
+
+def _layer_of_url(url: Any) -> type[BaseChannelLayer]:
+    known = f"the schemes are {', '.join(f'{scheme}://' for scheme in LAYERS)}"
+    if not isinstance(url, str):
+        raise invalid_value("url", url, f"a str such as 'memory://', or a list of such; {known}")
+    scheme = _scheme(url)
+    if scheme not in LAYERS:
+        raise ConfigError(
+            f"CONFIG['url'] has the unknown scheme {scheme!r}.",
+            hint=did_you_mean(scheme, LAYERS, otherwise=f"{known.capitalize()}."),
+            code="E003",
+        )
+    return layer_class(scheme)
+
+
+def _scheme(url: str) -> str:
+    # Not urlsplit: it refuses the brackets of a list of IPv6 addresses, which some layers take.
+    scheme, separator, _ = url.partition("://")
+    return scheme.lower() if separator else ""
+
+
+def _check_broker_list(urls: Sequence[Any]) -> None:
+    if not urls:
+        raise ConfigError("CONFIG['url'] is an empty list.", hint="Name at least one broker.", code="E003")
+    kinds = {_layer_of_url(url): url for url in urls}
+    if len(kinds) > 1:
+        raise ConfigError(
+            f"CONFIG['url'] lists brokers of different kinds: {', '.join(_scheme(url) for url in kinds.values())}.",
+            hint="Name one broker, or several of one kind.",
+            code="E003",
+        )
+    repeated = [url for url in urls if urls.count(url) > 1 and _scheme(url) != "memory"]
+    if repeated:
+        # Not the URL itself: it may hold a password.
+        raise ConfigError(
+            f"CONFIG['url'] lists the broker at place {urls.index(repeated[0]) + 1} twice.",
+            hint="Name each broker once.",
+            code="E003",
+        )
+
+
+def _custom_layer(path: Any) -> type[BaseChannelLayer]:
+    hint = "Give the dotted path of a subclass of django_anyio_channels.BaseChannelLayer, or the class itself."
+    try:
+        found = import_string(path) if isinstance(path, str) else path
+    except MissingDriver:
+        raise
+    except (ImportError, TypeError, ValueError) as error:  # the last two for a path that begins with a dot
+        raise ConfigError(f"CONFIG['layer'] cannot be imported: {error}.", hint=hint, code="E003") from error
+    if not (inspect.isclass(found) and issubclass(found, BaseChannelLayer)):
+        raise ConfigError(f"CONFIG['layer'] is {path!r}, which is not a layer.", hint=hint, code="E003")
+    return found
+
+
+def _check_arguments(found: type[BaseChannelLayer], arguments: Mapping[str, Any]) -> None:
+    try:
+        found(**arguments)
+    except (TypeError, ValueError) as error:
+        raise ConfigError(
+            f"{found.__name__} cannot be made from CONFIG: {error}.",
+            hint="Correct 'url' or 'options'; the documentation of the layer lists what it takes. "
+            "Percent-encode special characters in user names and passwords.",
+            code="E003",
+        ) from error
+
+
+def _bridge(url: Any, rules: Any, topic_prefix: str, serializer: Serializer, max_message_size: int) -> object:
+    if not isinstance(url, str) or _scheme(url) not in ("mqtt", "mqtts"):
+        raise ConfigError(
+            "CONFIG has 'bridge', which joins groups with the topics of one MQTT broker.",
+            hint="Name one mqtt:// or mqtts:// broker as 'url', or remove 'bridge'.",
+            code="E002",
+        )
+    from ..brokers.mqtt.bridge import Bridge
+
+    try:
+        return Bridge(rules, topic_prefix, serializer, max_message_size)
+    except (TypeError, ValueError) as error:
+        raise ConfigError(
+            f"CONFIG['bridge'] cannot be used: {error}.",
+            hint="It maps groups to topics, such as {'kitchen': 'home/kitchen/temperature'}.",
+            code="E005",
+        ) from error

@@ -1,0 +1,174 @@
+"""Two connections from connect to disconnect: `django_anyio_channels.brokers.postgres.session`."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import anyio
+import pytest
+
+from django_anyio_channels import ListenerClosed, PostgreSQLChannelLayer
+from django_anyio_channels.brokers.common.peers import PeerBarrier
+from django_anyio_channels.brokers.postgres.address import Address
+from django_anyio_channels.brokers.postgres.queues import Queues
+from django_anyio_channels.brokers.postgres.session import Session
+from django_anyio_channels.core.events import PublishResult
+from tests.support.brokers import postgres as brokers
+from tests.support.brokers.server import free_port
+
+from .conftest import Connect, publish
+
+pytestmark = pytest.mark.anyio
+
+
+@asynccontextmanager
+async def session_of(database: brokers.Postgres) -> AsyncIterator[Session]:
+    address = Address(database.url, {}, layer_options=frozenset())
+    session = Session(address, address, probe_interval=10, scope="", barrier=PeerBarrier(1), leased={})
+    await session.open()
+    try:
+        yield session
+    finally:
+        await session.close(ListenerClosed("the test is over"))
+
+
+def count_connections(database: brokers.Postgres) -> int:
+    query = "SELECT count(*) FROM pg_stat_activity WHERE datname = %s AND application_name = 'django-anyio-channels'"
+    ((count,),) = database.ask(query, database.database, database="postgres")
+    assert isinstance(count, int)
+    return count
+
+
+async def test_a_layer_has_two_connections_whatever_it_does(database: brokers.Postgres, connect: Connect) -> None:
+    layer = await connect(database.url)
+    async with anyio.create_task_group() as tasks:
+        for number in range(50):
+            tasks.start_soon(layer.subscribe, f"g{number}")
+            tasks.start_soon(layer.publish, f"g{number}", b"x")
+    await layer.put("q", b"x", capacity=10, expiry=60)
+    await layer.take("q")
+    assert count_connections(database) == 2
+
+
+async def test_it_tells_who_holds_the_connections(database: brokers.Postgres, connect: Connect) -> None:
+    await connect(database.url)
+    assert count_connections(database) == 2
+
+
+async def test_publish_subscribe_makes_nothing_in_the_database(database: brokers.Postgres, connect: Connect) -> None:
+    layer = await connect(database.url)
+    await layer.subscribe("g")
+    await layer.publish("g", b"x")
+    assert database.ask("SELECT relname FROM pg_class WHERE relname LIKE 'django%%'") == []
+
+
+async def test_a_pooler_in_transaction_mode_is_recognised(server: brokers.Postgres) -> None:
+    with brokers.pgbouncer(server, "transaction") as pooler:
+        layer = PostgreSQLChannelLayer(pooler.url)
+        for _ in range(3):
+            with pytest.raises(
+                ListenerClosed, match=r"transaction mode \(PgBouncer, RDS Proxy\).*listen_url"
+            ) as caught:
+                await layer.connect()
+            assert str(pooler.server.port) in str(caught.value)
+
+
+async def test_listen_url_leads_around_a_pooler(database: brokers.Postgres, connect: Connect) -> None:
+    with brokers.pgbouncer(database, "transaction") as pooler:
+        layer = await connect(pooler.url, listen_url=database.url)
+        other = await connect(pooler.url, listen_url=database.url)
+        await layer.subscribe("g")
+        await layer.bind("g", "q", capacity=1000, expiry=60, lifetime=60)
+        async with anyio.create_task_group() as tasks:
+            for number in range(200):
+                tasks.start_soon(publish, (layer, other)[number % 2], "g", b"%d" % number)
+        expected = {b"%d" % number for number in range(200)}
+        assert {(await layer.next_published()).message for _ in range(200)} == expected
+        assert {await other.take("q") for _ in range(200)} == expected
+        await layer.disconnect()
+        await other.disconnect()
+
+
+async def test_a_pooler_in_session_mode_will_do(database: brokers.Postgres, connect: Connect) -> None:
+    with brokers.pgbouncer(database, "session") as pooler:
+        layer = await connect(pooler.url)
+        await layer.subscribe("g")
+        await layer.publish("g", b"x")
+        assert (await layer.next_published()).message == b"x"
+        await layer.disconnect()
+
+
+async def test_a_listen_url_to_another_database_is_noticed(
+    database: brokers.Postgres, server: brokers.Postgres
+) -> None:
+    layer = PostgreSQLChannelLayer(database.url, listen_url=server.url)
+    with pytest.raises(ListenerClosed, match="Both must lead to the same database"):
+        await layer.connect()
+
+
+async def test_a_standby_is_recognised(server: brokers.Postgres) -> None:
+    with brokers.standby(server) as standby:
+        layer = PostgreSQLChannelLayer(standby.url)
+        with pytest.raises(ListenerClosed, match=r"is a standby.*target_session_attrs=primary"):
+            await layer.connect()
+
+
+async def test_connecting_to_nobody_who_answers_may_be_cancelled() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        layer = PostgreSQLChannelLayer(f"postgresql://127.0.0.1:{silent.getsockname()[1]}/db")
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(layer.connect)
+            await anyio.wait_all_tasks_blocked()
+            with pytest.raises(ListenerClosed, match="is not connected yet"):
+                await layer.publish("g", b"x")
+            tasks.cancel_scope.cancel()
+        with pytest.raises(ListenerClosed, match="is not connected; use"):
+            await layer.publish("g", b"x")
+
+
+async def test_an_unexpected_error_ends_the_session_and_is_logged(
+    database: brokers.Postgres, connect: Connect, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def broken(self: Queues) -> None:
+        raise ZeroDivisionError("by accident")
+
+    monkeypatch.setattr(Queues, "maintain", broken)
+    layer = await connect(database.url)
+    with anyio.fail_after(30), pytest.raises(ListenerClosed, match="by accident"):
+        await layer.next_published()
+    assert "Unexpected error of the PostgreSQL layer, starting afresh: ZeroDivisionError('by accident')" in caplog.text
+
+
+async def test_a_layer_that_could_not_connect_may_be_disconnected() -> None:
+    layer = PostgreSQLChannelLayer(f"postgresql://postgres@127.0.0.1:{free_port()}/postgres")
+    with pytest.raises(ListenerClosed, match="Connect"):
+        await layer.connect()
+    await layer.disconnect()
+    with pytest.raises(ListenerClosed, match="is not connected"):
+        await layer.publish("room", b"x")
+
+
+async def test_a_notification_for_a_channel_that_nobody_wants_any_more_is_dropped(database: brokers.Postgres) -> None:
+    async with session_of(database) as session:
+        await session.subscriptions.scripts.call("LISTEN given_up")
+        await session.subscribe("g")
+        database.ask("NOTIFY given_up")
+        await session.publish("g", b"ours")
+        assert (await session.events.next()).message == b"ours"
+
+
+async def test_tables_that_are_dropped_while_a_message_is_published(
+    database: brokers.Postgres, connect: Connect
+) -> None:
+    """A layer that knows of the tables sends the message all the same, once."""
+    layer = await connect(database.url)
+    await layer.subscribe("g")
+    await layer.bind("g", "q", capacity=1, expiry=60, lifetime=60)
+    result = await layer.publish("g", b"bound")
+    assert [bound.queue for bound in result.bound_queues] == ["q"]
+    database.ask("DROP TABLE django_anyio_channels_queue, django_anyio_channels_binding")
+    assert await layer.publish("g", b"not bound") == PublishResult()
+    for message in (b"bound", b"not bound"):
+        assert (await layer.next_published()).message == message

@@ -1,0 +1,79 @@
+"""`core.layer`: what a layer of six verbs does, and refuses."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from django_anyio_channels import (
+    BaseChannelLayer,
+    Channel,
+    Event,
+    InMemoryChannelLayer,
+    ListenerClosed,
+    NotSupported,
+    PublishResult,
+)
+
+
+class SixVerbs(BaseChannelLayer):
+    """The least that a layer can be; it receives nothing."""
+
+    async def connect(self) -> None: ...
+
+    async def disconnect(self) -> None: ...
+
+    async def subscribe(self, groups: str) -> None: ...
+
+    async def unsubscribe(self, groups: str) -> None: ...
+
+    async def publish(self, group: str, message: bytes) -> int | None:
+        return None
+
+    async def next_published(self) -> Event[bytes]:
+        await asyncio.get_running_loop().create_future()
+        raise AssertionError("this future never ends")
+
+
+@pytest.mark.parametrize(
+    ("verb", "arguments", "cure"),
+    [
+        ("subscribe_pattern", {"pattern": "a*"}, "subscribe to each group by its name"),
+        ("unsubscribe_pattern", {"pattern": "a*"}, "subscribe to each group by its name"),
+        ("put", {"queue": "q", "message": b"", "capacity": 1, "expiry": 1}, "use new_channel"),
+        ("take", {"queue": "q"}, "use new_channel"),
+        ("bind", {"group": "g", "queue": "q", "capacity": 1, "expiry": 1, "lifetime": 1}, "use new_channel"),
+        ("unbind", {"group": "g", "queue": "q"}, "use new_channel"),
+        ("purge", {"prefix": "q"}, "use new_channel"),
+    ],
+)
+def test_a_layer_of_six_verbs_refuses_the_others(verb: str, arguments: dict[str, Any], cure: str) -> None:
+    layer = SixVerbs()
+    assert layer.address == "SixVerbs"
+    with pytest.raises(NotSupported, match=f"SixVerbs has no .*{cure}"):
+        asyncio.run(getattr(layer, verb)(**arguments))
+
+
+def test_a_layer_of_six_verbs_carries_groups() -> None:
+    async def main() -> None:
+        async with Channel(SixVerbs()) as channel, channel.subscribe("g"):
+            assert await channel.publish("g", 1) == PublishResult()
+            with pytest.raises(NotSupported, match="no pattern subscriptions"):
+                async with channel.subscribe(pattern="g*"):
+                    pass
+
+    asyncio.run(main())
+
+
+def test_a_channel_may_be_closed_twice_and_is_closed_then() -> None:
+    async def main() -> None:
+        channel = Channel(InMemoryChannelLayer())
+        async with channel:
+            pass
+        await channel.__aexit__(None, None, None)
+        with pytest.raises(ListenerClosed, match="is not open; use it inside `async with`"):
+            await channel.publish("g", 1)
+
+    asyncio.run(main())

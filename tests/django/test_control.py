@@ -1,0 +1,160 @@
+"""`django.control`: commands between nodes, their replies, and forged ones."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from django_anyio_channels import AnyioChannelLayer, ListenerClosed, PublishResult
+from django_anyio_channels.core.exceptions import SubscriptionRefused
+from django_anyio_channels.django.control import Command
+from django_anyio_channels.django.messages import CONTROL, seal
+from django_anyio_channels.django.names import node_of
+
+from .helpers import all_channels_ended, layers, node_in, soon
+
+NEEDED = {"request_id": "1", "reply_to": "0123456789abcdef"}
+
+
+async def publish(sender: AnyioChannelLayer, owner: AnyioChannelLayer, message: Any) -> None:
+    """Put a control message into the inbox of the owner's node."""
+    node = node_in(owner)
+    await sender._dispatcher.publish(node.inbox, seal(CONTROL, node.channel.encode(message)))
+
+
+def test_an_error_of_another_nodes_broker_is_replied() -> None:
+    async def main() -> None:
+        owner, asker = layers(2)
+        channel = await owner.new_channel()
+        with pytest.raises(ListenerClosed, match="secret is not for you"):
+            await asker.group_add("secret", channel)
+        with pytest.raises(SubscriptionRefused, match="secret is not for you"):
+            await owner.group_add("secret", channel)
+        assert owner.statistics()["channels"] == 0
+
+    asyncio.run(main())
+
+
+def test_nodes_that_do_not_reply_are_counted() -> None:
+    async def main() -> None:
+        owner, asker = layers(2, publish_timeout=2.0)
+        channel = await owner.new_channel()
+        node_in(owner).control._handle = silence  # type: ignore[method-assign]
+        with pytest.raises(ListenerClosed, match=r"0 of 1 nodes replied within 2 s; the others are gone"):
+            await asker.group_add("g", channel)
+
+    async def silence(command: Command) -> None:
+        pass
+
+    asyncio.run(main())
+
+
+def test_a_command_of_another_version_is_replied_as_unknown() -> None:
+    async def main() -> None:
+        owner, asker = layers(2)
+        channel = await owner.new_channel()
+        await asker.new_channel()
+        with pytest.raises(ListenerClosed, match=f"{node_of(channel)} does not know the command 'dance'"):
+            await node_in(asker).control.request(node_in(owner).inbox, "dance")
+
+    asyncio.run(main())
+
+
+def test_fields_of_another_version_are_ignored() -> None:
+    async def main() -> None:
+        owner, other = layers(2)
+        channel = await owner.new_channel()
+        command = {"kind": "command", "command": "group_add", "group": "g", "channel": channel, **NEEDED, "since": 7}
+        await publish(other, owner, command)
+        await owner.send(channel, {"n": 0})
+        assert await soon(owner.receive(channel)) == {"n": 0}
+        await owner.group_send("g", {"n": 1})
+        assert await soon(owner.receive(channel)) == {"n": 1}
+        assert owner.statistics()["undecodable"] == 0
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize(
+    ("message", "reason"),
+    [
+        ({}, "not a control message that this version knows"),
+        ({"kind": "reply", "request_id": "unknown", "error": None}, "a reply to no request of this node"),
+        ({"kind": "reply", "request_id": 1, "error": None}, "not a control message"),
+        ({"kind": "reply", "request_id": "1"}, "not a control message"),
+        ({"kind": "question"}, "not a control message"),
+        ({"kind": "command", "command": "flush", "request_id": [1], "reply_to": "x"}, "not a control message"),
+        ({"kind": "command", "command": ["flush"], **NEEDED}, "not a control message"),
+        ({"kind": "command", "command": "group_add", "group": "g", **NEEDED}, "its channel '' is not"),
+        ({"kind": "command", "command": "group_add", "group": "g", "channel": "foreign", **NEEDED}, "'foreign' is not"),
+        (
+            {"kind": "command", "command": "group_add", "group": "g", "channel": "x.ffffffffffffffff!y", **NEEDED},
+            "its channel 'x.ffffffffffffffff!y' is not a channel of this node",
+        ),
+        ({"kind": "command", "command": "group_discard", "channel": 5, **NEEDED}, "not a control message"),
+        ({"kind": "command", "command": "group_add", "group": ["g"], "channel": "x!y", **NEEDED}, "not a control"),
+    ],
+    ids=str,
+)
+def test_a_forged_message_is_dropped_and_disturbs_no_channel(
+    message: Any, reason: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A channel of another node would end the sweep, and with it expiry, as soon as a prefix is read."""
+
+    async def main() -> None:
+        owner, stranger = layers(2, group_expiry=0.1, expiry=0.1)
+        channel = await owner.new_channel()
+        reading = asyncio.ensure_future(owner.receive(channel[: channel.index("!") + 1]))
+        await publish(stranger, owner, message)
+        await owner.send(channel, {"type": "after"})
+        assert await soon(reading) == {"type": "after"}
+        assert owner.statistics()["undecodable"] == 1
+        await owner.group_add("g", channel)
+        await soon(all_channels_ended(owner))
+
+    asyncio.run(main())
+    assert reason in caplog.text
+    assert "Could not" not in caplog.text
+
+
+def test_a_command_that_cannot_be_replied_to_is_logged(caplog: pytest.LogCaptureFixture) -> None:
+    async def main() -> None:
+        owner, stranger = layers(2)
+        channel = await owner.new_channel()
+
+        async def no_connection(group: str, payload: bytes) -> PublishResult:
+            raise ListenerClosed("the cable is out")
+
+        node_in(owner).channel.publish_payload = no_connection  # type: ignore[method-assign]
+        await publish(stranger, owner, {"kind": "command", "command": "dance", **NEEDED})
+        await stranger.send(channel, {"type": "after"})
+        assert (await soon(owner.receive(channel)))["type"] == "after"
+        await asyncio.sleep(0)
+
+    asyncio.run(main())
+    assert "Could not reply to another node" in caplog.text
+
+
+def test_a_node_that_closes_cancels_commands() -> None:
+    async def main() -> None:
+        owner, stranger = layers(2)
+        await owner.new_channel()
+        node = node_in(owner)
+        begun, cancelled = asyncio.Event(), asyncio.Event()
+
+        async def take_long(command: Command) -> None:
+            begun.set()
+            try:
+                await asyncio.get_running_loop().create_future()
+            finally:
+                cancelled.set()
+
+        node.control._handle = take_long  # type: ignore[method-assign]
+        await publish(stranger, owner, {"kind": "command", "command": "wait", **NEEDED})
+        await soon(begun.wait())
+        await owner.close()
+        await soon(cancelled.wait())
+
+    asyncio.run(main())

@@ -1,0 +1,159 @@
+"""`django.local_channels`: channels of consumers, memberships, and readers of a prefix."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+
+import pytest
+
+from django_anyio_channels import AnyioChannelLayer, ListenerClosed
+
+from .helpers import layers, node_in, soon, take_down
+
+
+def test_a_group_add_that_fails_ends_no_earlier_membership() -> None:
+    async def main() -> None:
+        (layer,) = layers(1, publish_timeout=2.0)
+        member = await layer.new_channel()
+        await layer.group_add("g", member)
+        connection = await take_down(layer)
+        with pytest.raises(ListenerClosed, match=r"No connection to memory:// for 2 s"):
+            await layer.group_add("g", member)
+        connection.is_down = False
+        while True:
+            try:
+                await layer.group_send("g", {"n": 1})
+                break
+            except ListenerClosed:
+                continue
+        assert await soon(layer.receive(member)) == {"n": 1}
+
+    asyncio.run(main())
+
+
+def test_a_prefix_is_read_without_its_neighbours() -> None:
+    async def main() -> None:
+        (layer,) = layers(1)
+        one, other = await layer.new_channel("one"), await layer.new_channel("other")
+        await layer.send(other, {"n": 1})
+        await layer.send(one, {"n": 2})
+        assert await soon(layer.receive(one[: one.index("!") + 1])) == {"n": 2}
+        assert await soon(layer.receive(other)) == {"n": 1}
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("left", [False, True], ids=["joined twice", "left between"])
+def test_a_cancelled_group_add_does_not_undo_another(left: bool) -> None:
+    async def main() -> None:
+        (layer,) = layers(1)
+        channel = await layer.new_channel()
+        connection = await take_down(layer)
+        first, second = (asyncio.ensure_future(layer.group_add("g", channel)) for _ in range(2))
+        await asyncio.sleep(0)
+        if left:
+            await layer.group_discard("g", channel)
+            second.cancel()
+            await asyncio.wait([second])
+            second = asyncio.ensure_future(layer.group_add("g", channel))
+            await asyncio.sleep(0)
+        first.cancel()
+        await asyncio.wait([first])
+        connection.is_down = False
+        await soon(second)
+        await layer.group_send("g", {"n": 1})
+        assert await soon(layer.receive(channel)) == {"n": 1}
+        await layer.group_discard("g", channel)
+        await layer.group_send("g", {"n": 2})
+        await layer.send(channel, {"n": 3})
+        assert await soon(layer.receive(channel)) == {"n": 3}
+
+    asyncio.run(main())
+
+
+def test_a_group_discard_ends_a_pending_group_add_and_no_other() -> None:
+    async def main() -> None:
+        (layer,) = layers(1)
+        left, kept = [await layer.new_channel() for _ in range(2)]
+        await layer.group_add("g", kept)
+        connection = await take_down(layer)
+        joins = [asyncio.ensure_future(layer.group_add("g", channel)) for channel in (left, kept)]
+        await asyncio.sleep(0)
+        await layer.group_discard("g", left)
+        connection.is_down = False
+        await soon(asyncio.gather(*joins))
+        await layer.group_send("g", {"n": 1})
+        await layer.send(left, {"n": 2})
+        assert await soon(layer.receive(kept)) == {"n": 1}
+        assert await soon(layer.receive(left)) == {"n": 2}
+
+    asyncio.run(main())
+
+
+def test_cancelled_group_adds_leave_nothing() -> None:
+    async def main() -> None:
+        (layer,) = layers(1)
+        channel = await layer.new_channel()
+        await take_down(layer)
+        joins = [asyncio.ensure_future(layer.group_add("g", channel)) for _ in range(3)]
+        await asyncio.sleep(0)
+        for join in joins:
+            join.cancel()
+        await asyncio.wait(joins)
+        assert layer.statistics()["channels"] == 0
+
+    asyncio.run(main())
+
+
+class Consumer:
+    """Asks for a name."""
+
+
+async def name_of(consumer: Consumer, layer: AnyioChannelLayer) -> str:
+    await layer.new_channel()
+    node = node_in(layer)
+    return node.local_channels.new("specific", consumer)
+
+
+async def forgotten() -> None:
+    """Return when what nobody holds any more has ended."""
+    gc.collect()
+    await asyncio.sleep(0)
+
+
+def test_messages_for_a_consumer_that_has_ended_leave_nothing() -> None:
+    async def main() -> None:
+        (layer,) = layers(1)
+        consumer = Consumer()
+        name = await name_of(consumer, layer)
+        await layer.group_add("g", name)
+        assert layer.statistics()["channels"] == 1
+        del consumer
+        await forgotten()
+        assert layer.statistics()["channels"] == 0
+        await layer.send(name, {"n": 1})
+        await layer.group_add("g", name)
+        await layer.group_send("g", {"n": 2})
+        assert layer.statistics()["channels"] == 0
+
+    asyncio.run(main())
+
+
+def test_a_consumers_channel_outlives_it_while_another_reader_waits() -> None:
+    async def main() -> None:
+        (layer,) = layers(1)
+        consumer = Consumer()
+        name = await name_of(consumer, layer)
+        waiting = asyncio.ensure_future(layer.receive(name))
+        await asyncio.sleep(0)
+        del consumer
+        await forgotten()
+        for number in (1, 2):
+            await layer.send(name, {"n": number})
+        assert await soon(waiting) == {"n": 1}
+        assert await soon(layer.receive(name)) == {"n": 2}
+        await layer.send(name, {"n": 3})
+        assert await soon(layer.receive(name)) == {"n": 3}
+
+    asyncio.run(main())

@@ -1,0 +1,16 @@
+"""A message crosses few files: the way of a `group_send` to a waiting `receive` can be read."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.support.brokers import redis
+from tests.support.file_changes import changes, way
+
+
+@pytest.mark.parametrize(("streams", "most"), [(False, 25), (True, 30)], ids=["redis", "streams"])
+def test_a_message_changes_file_seldom(streams: bool, most: int) -> None:
+    server = redis.plain("redis")
+    with redis.running(server):
+        files = way(redis.with_streams(server.url) if streams else server.url)
+    assert changes(files) <= most, "\n".join(files)
