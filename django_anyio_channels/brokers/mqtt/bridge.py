@@ -60,7 +60,8 @@ class BridgedGroup:
         """Return the payload for the members of the group. An invalid message is logged, and None returned."""
         try:
             payload = _from_json(message.payload) if self.rule.payload == "json" else message.payload
-            return self.bridge.encode({"type": MESSAGE_TYPE, "topic": message.topic.decode(), "payload": payload})
+            event = {"type": MESSAGE_TYPE, "topic": message.topic.decode(), "payload": payload}
+            return encode_limited(self.bridge.limit, self.bridge.serializer, event)
         except (msgspec.MsgspecError, ValueError, TypeError, RecursionError) as error:
             self.bridge.log.write(
                 logging.WARNING,
@@ -121,12 +122,8 @@ class Bridge:
         self.serializer = serializer
         self.log = RateLimitedLogger()
         self._group_prefix = group_prefix
-        self._limit = limit
+        self.limit = limit
         self._rules = [_read_rule(group, rule, group_prefix) for group, rule in rules.items()]
-
-    def encode(self, message: dict[str, Any]) -> bytes:
-        """Encode a message for the members of a group. Raises `TypeError` and `PayloadTooLarge`."""
-        return encode_limited(self._limit, self.serializer, message)
 
     def find(self, name: str) -> BridgedGroup | None:
         """Return the topic for a group's name in the layer; None if no rule is for it."""

@@ -54,7 +54,7 @@ class Session:
             with anyio.move_on_after(self._options.connect_timeout) as self._opening:
                 await self._connect()
                 if self.has_queues:
-                    await self.queues.begin()
+                    await self.queues.hand_offs.begin()
                 self._opening = None
                 return
             raise ListenerClosed(f"{self.address} did not answer within {self._options.connect_timeout:g} s")
@@ -102,7 +102,7 @@ class Session:
         if self.connection is not None:
             await self.connection.close()
         self._fail_calls(self._not_connected())
-        await self.queues.finished()
+        await self.queues.messaging.finished()
 
     def live(self) -> MQTTConnection:
         """Return the connection. Raises `ListenerClosed` if it is over."""

@@ -31,17 +31,11 @@ ALL_TOPICS_SUBSCRIBED = (
 class Transport(Protocol):
     """What queues need of a session. Every coroutine raises `ListenerClosed` when the session is over."""
 
-    @property
-    def address(self) -> str:
-        """The broker's URL without secrets."""
-
-    @property
-    def scope(self) -> str:
-        """The prefix of the nodes that this node speaks with."""
-
-    @property
-    def node(self) -> str:
-        """The name of this node."""
+    address: str
+    scope: str
+    """The prefix of the nodes that this node speaks with."""
+    node: str
+    """The name of this node."""
 
     @property
     def largest_packet(self) -> int:

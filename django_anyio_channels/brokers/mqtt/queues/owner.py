@@ -64,7 +64,7 @@ class QueueOwner:
         verb, node, number, arguments = request
         requester = (node, number)
         if verb == "probe":
-            return  # the broker has told the requester that there is an owner
+            return  # the broker has replied that there is an owner
         if verb == "take":
             for reader in arguments[0]:
                 self.readers.setdefault((node, reader))
