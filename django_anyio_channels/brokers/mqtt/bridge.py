@@ -63,15 +63,9 @@ class BridgedGroup:
             event = {"type": MESSAGE_TYPE, "topic": message.topic.decode(), "payload": payload}
             return encode_limited(self.bridge.limit, self.bridge.serializer, event)
         except (msgspec.MsgspecError, ValueError, TypeError, RecursionError) as error:
-            self.bridge.log.write(
-                logging.WARNING,
-                "Dropped %d bytes that came to the topic %r for group %s, whose payload is %s: %s",
-                len(message.payload),
-                message.topic.decode(errors="replace"),
-                self.group,
-                self.rule.payload,
-                error,
-            )
+            text = "Dropped %d bytes that came to the topic %r for group %s, whose payload is %s: %s"
+            args = (len(message.payload), message.topic.decode(errors="replace"), self.group, self.rule.payload, error)
+            self.bridge.log.write(logging.WARNING, text, *args)
             return None
 
     def to_device(self, encoded: bytes) -> tuple[bytes, bytes]:

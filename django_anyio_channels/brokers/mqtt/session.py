@@ -7,13 +7,7 @@ from collections.abc import Callable
 
 import anyio
 
-from ...core.exceptions import (
-    ChannelLayerError,
-    ListenerClosed,
-    PayloadTooLarge,
-    PublishRefused,
-    SubscriptionRefused,
-)
+from ...core.exceptions import ChannelLayerError, ListenerClosed, PayloadTooLarge, PublishRefused, SubscriptionRefused
 from ..common.event_stream import EventStream
 from . import packets
 from .address import MQTTOptions
@@ -189,17 +183,15 @@ class Session:
     def group_subscription(
         self,
         group: str,
-        share: bytes | None = None,
+        share: bytes = b"",
         handler: Callable[[bytes], None] | None = None,
         subscription: str | None = None,
     ) -> Subscription:
-        """Return a subscription to a group, for `subscribe`. With ``share`` it is the shared subscription of a name."""
+        """Return a subscription to a group, for `subscribe`. ``share`` is ``$share/<name>/`` for a shared subscription."""
         bridged = self.bridged(group)
-        prefix = b"" if share is None else b"$share/%b/" % share
         if bridged is None:
-            return Subscription(prefix + to_topic(group), group, group, subscription, None, handler)
-        topic_filter = prefix + bridged.topic_filter
-        return Subscription(topic_filter, group, group, subscription, bridged.from_device, handler)
+            return Subscription(share + to_topic(group), group, group, subscription, None, handler)
+        return Subscription(share + bridged.topic_filter, group, group, subscription, bridged.from_device, handler)
 
     async def send(self, topic: bytes, payload: bytes) -> int:
         """Publish to a topic of the nodes, and return the broker's reason code."""

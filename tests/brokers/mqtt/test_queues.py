@@ -80,7 +80,7 @@ class Node:
         return 1_000_000
 
     def group_subscription(self, group: str, share: bytes, handler: Callable[[bytes], None]) -> Subscription:
-        return Subscription(b"$share/%b/%b" % (share, to_topic(group)), group, handler=handler)
+        return Subscription(share + to_topic(group), group, handler=handler)
 
     async def _round_trip(self) -> None:
         self._check()

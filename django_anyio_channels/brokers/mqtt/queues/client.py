@@ -90,7 +90,7 @@ class MQTTQueues:
     async def purge(self, prefix: str) -> None:
         """`BaseChannelLayer.purge`."""
         await self._prepare()
-        await self.messaging.send(_PURGE, encode([prefix]))
+        await self.messaging.send(_PURGE, encode(prefix))
 
     # ---- the session --------------------------------------------------------------------------------------------
 

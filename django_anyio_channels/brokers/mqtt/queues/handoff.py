@@ -116,7 +116,7 @@ class HandOffs:
         del self._owned_queues.owners[topic]
         orphan = OrphanedQueue(topic, owner.store.clear(), owner.bindings)
         try:
-            for node, number in owner.readers:
+            for node, number in list(owner.readers):
                 await self._messaging.reply(node, number, "retry")
             await self._give(orphan, self._send_to_successor)
         finally:
