@@ -270,7 +270,9 @@ class MQTTConnection(asyncio.Protocol):
 
     def _receive(self, packet: IncomingPacket) -> None:
         if isinstance(packet, Publish):
-            self._receive_publish(packet)
+            ack_handle = self._incoming.add(packet) if packet.qos else None
+            if ack_handle is not None or not packet.qos:
+                self._observer.message_received(packet, ack_handle)
         elif isinstance(packet, Ack):
             if packet.kind == packets.PUBREL:
                 self._incoming.receive_release(packet.packet_id)
@@ -282,8 +284,3 @@ class MQTTConnection(asyncio.Protocol):
             self._receive_connack(packet)
         else:
             self.fail(f"the broker ended the connection: {reason_name(packet.reason)}")
-
-    def _receive_publish(self, message: Publish) -> None:
-        ack_handle = self._incoming.add(message) if message.qos else None
-        if ack_handle is not None or not message.qos:
-            self._observer.message_received(message, ack_handle)
