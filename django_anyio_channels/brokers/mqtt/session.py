@@ -187,7 +187,7 @@ class Session:
         handler: Callable[[bytes], None] | None = None,
         subscription: str | None = None,
     ) -> Subscription:
-        """Return a subscription to a group, for `subscribe`. ``share`` is ``$share/<name>/`` for a shared subscription."""
+        """Return a subscription to a group, for `subscribe`; a shared one has ``$share/<name>/`` as ``share``."""
         bridged = self.bridged(group)
         if bridged is None:
             return Subscription(share + to_topic(group), group, group, subscription, None, handler)

@@ -42,7 +42,7 @@ class Transport(Protocol):
         """Bytes that the broker takes at most in one packet."""
 
     def group_subscription(self, group: str, share: bytes, handler: Callable[[bytes], None]) -> Subscription:
-        """Return a subscription to a group. With ``share`` of this node alone, ``$share/<name>/``, it replaces no other."""
+        """Return a subscription to a group; ``share`` is ``$share/<name>/``, with a name of this subscription alone."""
 
     async def subscribe(self, subscription: Subscription, qos: int) -> None:
         """Subscribe; in effect when it returns."""
