@@ -590,12 +590,12 @@ async def test_queues_are_handed_off_within_their_scope(connect: Connect) -> Non
             stack.push_async_callback(layer.disconnect)
             return layer
 
-        first, other = await node("a"), await node("b/+")
+        first, other = await node("a:"), await node("b/+")
         await first.put("jobs", b"of a", capacity=10, expiry=60)
         await other.put("jobs", b"of b", capacity=10, expiry=60)
         await first.disconnect()  # no node of its scope is left
         assert [len(owner.store) for owner in other._session.queues.owned.owners.values()] == [1]
-        second, third = await node("a"), await node("a")
+        second, third = await node("a:"), await node("a:")
         assert await third.take("jobs") == b"of a"
         await second.put("jobs", b"of a, too", capacity=10, expiry=60)
         await third.purge("")  # not of the queues of b

@@ -61,7 +61,7 @@ class Messaging:
         """``receive_reply`` is called with the replies of this node to itself."""
         self.transport = transport
         self.node = transport.node
-        self._topics = b"%%nodes/%b/" % quote(transport.scope, safe="", errors="surrogatepass").encode()
+        self._topics = b"%%nodes/%b/" % quote(transport.scope, safe=":", errors="surrogatepass").encode()
         self._receive_reply = receive_reply
         self._tasks: set[asyncio.Task[object]] = set()
         self._log = RateLimitedLogger()
