@@ -278,7 +278,7 @@ async def test_a_queue_in_a_group_hears_it_too(django: Postgres, caplog: pytest.
     await in_thread(send)
     assert await numbers(layer, "a-queue", 2) == [0, 1]
     assert await rest(layer, "a-queue") == []
-    assert "Dropped a message to asgi:g:room for 1 full queues" in caplog.text
+    assert "Dropped a message to asgi:g:room for the full queue asgi:q:a-queue" in caplog.text
     await layer.close()
 
 
