@@ -17,7 +17,7 @@ DEFAULT_HOST = "redis://localhost:6379"
 _SAME = ("prefix", "expiry", "group_expiry", "capacity", "channel_capacity", "symmetric_encryption_keys")
 _NEW = ("publish_timeout", "max_message_size", "outage_message")
 _WITHOUT_EFFECT = {
-    "random_prefix_length": "Leave it out: equal messages need not be told apart here.",
+    "random_prefix_length": "Leave it out: messages need no random prefix, even equal ones.",
     "serializer_format": "Leave it out: messages are MessagePack, which holds all that JSON can.",
     "on_disconnect": "Use 'outage_message': consumers get it after a reconnect, with the length of the outage.",
 }

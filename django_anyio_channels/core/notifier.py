@@ -20,7 +20,6 @@ class Waiter(Protocol):
 
 
 NewWaiter = Callable[[], Waiter]
-CallSoon = Callable[[Callable[[], object]], object]
 
 
 class _EventWaiter:
@@ -48,20 +47,6 @@ def waiter_type() -> NewWaiter:
     """
     loop = current_token().native_token
     return cast(NewWaiter, getattr(loop, "create_future", _EventWaiter))
-
-
-def call_soon_from_thread() -> CallSoon:
-    """Return a function that schedules a callback in the running event loop from any thread, without waiting."""
-    loop: Any = current_token().native_token
-    return cast(CallSoon, loop.call_soon_threadsafe if hasattr(loop, "call_soon_threadsafe") else loop.run_sync_soon)
-
-
-def loop_is_running() -> Callable[[], bool]:
-    """Return a function that says, in the running event loop's thread, whether this loop is the one that runs.
-
-    For event loops that cannot be asked (trio's) it returns False.
-    """
-    return cast(Callable[[], bool], getattr(current_token().native_token, "is_running", bool))
 
 
 class Notifier:

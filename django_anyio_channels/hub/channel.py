@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
-from types import TracebackType
 from typing import Any, Literal
 
 import anyio
@@ -94,13 +93,12 @@ class Channel:
                 stack.callback(supervisor.close)
                 tasks.start_soon(supervisor.run)
             self._running = stack.pop_all()
-        self._shards.supervisors = supervisors
+        self._shards.set_supervisors(supervisors)
         return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        running, self._running, self._shards.supervisors = self._running, None, ()
+    async def __aexit__(self, *error: object) -> None:
+        running, self._running = self._running, None
+        self._shards.set_supervisors(())
         if running is not None:
             await running.aclose()
 
@@ -121,7 +119,7 @@ class Channel:
 
     async def publish_payload(self, group: str, payload: bytes) -> PublishResult:
         """`publish` for an encoded message."""
-        supervisor = self._shards.of(group)
+        supervisor = self._shards.only or self._shards.of(group)
         session = supervisor.session or await supervisor.wait_connected()
         try:
             answer = await supervisor.layer.publish(group, payload)
@@ -196,7 +194,7 @@ class Channel:
         """
         if ack not in ("auto", "manual"):
             raise ValueError(f"ack is {ack!r}; it must be 'auto' or 'manual'")
-        names = [*((group, False) for group in groups), *([] if pattern is None else [(pattern, True)])]
+        names = [(group, False) for group in groups] + ([] if pattern is None else [(pattern, True)])
         if not names:
             raise TypeError("subscribe() needs at least one group or a pattern")
         if since is not None and (len(groups) != 1 or pattern is not None):

@@ -9,7 +9,7 @@ from time import monotonic
 import anyio
 from anyio.abc import TaskGroup
 
-from ..core.capabilities import SupportsAcknowledgement, require_acknowledgement
+from ..core.capabilities import require_acknowledgement
 from ..core.events import Event
 from ..core.exceptions import ChannelLayerError
 from ..core.stats import RateLimitedLogger
@@ -34,10 +34,11 @@ class DeadLetters:
         self._log = RateLimitedLogger()
 
     async def first_deliverable(
-        self, layer: SupportsAcknowledgement, fetch: Callable[[], Awaitable[Event[bytes]]], group: str
+        self, supervisor: Supervisor, fetch: Callable[[], Awaitable[Event[bytes]]], group: str
     ) -> Event[bytes]:
-        """Fetch until an event may be delivered; the ones before it are dead letters in ``group``."""
-        while (event := await fetch()).deliveries > layer.deliver_at_most:
+        """Fetch, over any number of outages, until an event may be delivered; publish those before it to ``group``."""
+        limit = require_acknowledgement(supervisor.layer).deliver_at_most
+        while (event := await supervisor.retry_forever(fetch)).deliveries > limit:
             # In a task of its own: a reader that polls with a time limit must not interrupt it each time.
             done = anyio.Event()
             self.tasks.start_soon(self._publish_and_release, event, group, done)
@@ -101,14 +102,11 @@ class ConsumerGroupSink:
             self._fetching.add(scope)
             try:
                 event = await self._dead_letters.first_deliverable(
-                    self._layer, self._receive, dead_letter_group(self._group, self._consumer_group)
+                    self._supervisor,
+                    lambda: self._layer.receive_event(self._group, self._consumer_group),
+                    dead_letter_group(self._group, self._consumer_group),
                 )
             finally:
                 self._fetching.discard(scope)
             self._subscriber.put((monotonic(), event))
             release(event)
-
-    async def _receive(self) -> Event[bytes]:
-        return await self._supervisor.retry_forever(
-            lambda: self._layer.receive_event(self._group, self._consumer_group)
-        )

@@ -64,7 +64,7 @@ class Queues:
         supervisor = self._shards.of(queue)
         layer = require_acknowledgement(supervisor.layer)
         return await self._dead_letters.first_deliverable(
-            layer, lambda: supervisor.retry_forever(lambda: layer.receive_job(queue)), dead_letter_group
+            supervisor, lambda: layer.receive_job(queue), dead_letter_group
         )
 
     async def bind(self, group: str, queue: str, *, capacity: int, expiry: float, lifetime: float) -> None:

@@ -39,10 +39,17 @@ class Shards:
             raise TypeError(f"Channel needs layers of one class, not {', '.join(sorted(kinds))}")
         self.layers = tuple(layers)
         self.supervisors: tuple[Supervisor, ...] = ()
+        self.only: Supervisor | None = None
+        """The supervisor where there is one broker, to save a call of `of`."""
 
     def __str__(self) -> str:
         """The brokers' URLs without secrets."""
         return ", ".join(layer.address for layer in self.layers)
+
+    def set_supervisors(self, supervisors: tuple[Supervisor, ...]) -> None:
+        """Set one for each layer, or none when the Channel is closed."""
+        self.supervisors = supervisors
+        self.only = supervisors[0] if len(supervisors) == 1 else None
 
     def all(self) -> tuple[Supervisor, ...]:
         """Return all supervisors. Raises `ChannelClosed` while there are none."""
@@ -53,7 +60,7 @@ class Shards:
     def of(self, name: str) -> Supervisor:
         """Return the one whose broker has a group or a queue."""
         supervisors = self.supervisors or self.all()
-        return supervisors[0] if len(supervisors) == 1 else supervisors[shard_index(name, len(supervisors))]
+        return self.only or supervisors[shard_index(name, len(supervisors))]
 
     def of_subscription(self, name: str, *, pattern: bool) -> Iterable[Supervisor]:
         """Return those whose brokers have a group, or may have groups that match a pattern."""

@@ -69,15 +69,14 @@ class Subscriber:
 
     def put(self, entry: Timestamped, *, force: bool = False) -> None:
         """Add an event if there is room (or with ``force``), else count it as dropped. Neither waits nor raises."""
-        items = self._items
-        if items is None:
-            items = self._items = deque()
-        if len(items) >= self.capacity and not force:
-            self._drop_expired(items, entry[0])
-            if len(items) >= self.capacity:
+        if self._items is None:
+            self._items = deque()
+        if len(self._items) >= self.capacity and not force:
+            self._drop_expired(self._items, entry[0])
+            if len(self._items) >= self.capacity:
                 self._drop()
                 return
-        items.append(entry)
+        self._items.append(entry)
         if entry[1].ack_handle is not None:
             entry[1].ack_handle.retain()
         if not self.notifier.notify() and self.on_unclaimed is not None:

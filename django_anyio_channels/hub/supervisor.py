@@ -157,10 +157,7 @@ class Supervisor:
 
     def _report_gap(self, seconds: float) -> None:
         logger.warning("%s is back after %.2f s; what was published meanwhile is lost", self.layer.address, seconds)
-        try:
-            self._on_gap(seconds)
-        except Exception:
-            logger.exception("on_gap failed")
+        self._report("on_gap", self._on_gap, seconds)
 
     def _report_missed(self, group: str, seconds: float | None) -> None:
         if seconds is None:
@@ -179,7 +176,10 @@ class Supervisor:
 
     def _warn_missed(self, text: str, group: str, seconds: float) -> None:
         logger.warning(text, group, self.layer.address, seconds)
+        self._report("on_missed", self._on_missed, group, seconds)
+
+    def _report(self, name: str, callback: Callable[..., None], *arguments: object) -> None:
         try:
-            self._on_missed(group, seconds)
+            callback(*arguments)
         except Exception:
-            logger.exception("on_missed failed")
+            logger.exception("%s failed", name)

@@ -6,7 +6,7 @@ import anyio
 import pytest
 from anyio.lowlevel import checkpoint
 
-from django_anyio_channels.core.notifier import Notifier, call_soon_from_thread, loop_is_running, waiter_type
+from django_anyio_channels.core.notifier import Notifier, waiter_type
 from tests.support.scripted import TIME_LIMIT
 
 pytestmark = pytest.mark.anyio
@@ -67,14 +67,3 @@ async def test_all_are_woken_in_the_order_in_which_they_wait() -> None:
             notifier.notify_all()
             assert not notifier.has_waiters
     assert sorted(woken) == [0, 1, 2]
-
-
-async def test_a_callback_is_scheduled_from_another_thread() -> None:
-    call_soon, called = call_soon_from_thread(), anyio.Event()
-    await anyio.to_thread.run_sync(call_soon, called.set)
-    with anyio.fail_after(TIME_LIMIT):
-        await called.wait()
-
-
-async def test_asyncio_says_that_its_loop_runs_and_trio_cannot(anyio_backend_name: str) -> None:
-    assert loop_is_running()() is (anyio_backend_name == "asyncio")

@@ -6,6 +6,7 @@ import ast
 import inspect
 import subprocess
 import sys
+from collections.abc import Iterator
 from typing import Any
 
 import docutils.nodes
@@ -35,6 +36,13 @@ def test_the_settings_are_accepted() -> None:
     exec(block.astext(), names)
     settings = read_config(names["CHANNEL_LAYERS"]["default"]["CONFIG"])
     assert settings.is_acknowledged("mail.welcome")
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[brokers.Redis]:
+    made = brokers.plain("redis")
+    with brokers.running(made):
+        yield made
 
 
 @pytest.mark.parametrize("block", PROGRAMS, ids=lambda block: f"line {block.line}")

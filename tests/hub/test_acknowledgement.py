@@ -1,4 +1,4 @@
-"""Events that the broker wants acknowledged: when it is told, and that it is told once."""
+"""Events whose broker expects an acknowledgement: when they are acknowledged, and that they are once."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ SERIALIZER = MessagePackSerializer()
 
 
 class AckHandle:
-    """Counts who deals with an event, and remembers whether its broker was told."""
+    """Counts the holders of an event."""
 
     def __init__(self, error: ListenerClosed | None = None) -> None:
         self.holders = 1
@@ -28,7 +28,7 @@ class AckHandle:
 
     @property
     def acknowledged(self) -> bool:
-        assert self.holders >= 0, "settled more often than held"
+        assert self.holders >= 0, "released more often than retained"
         return self.holders == 0
 
     def retain(self) -> None:
@@ -36,18 +36,17 @@ class AckHandle:
 
     def release(self) -> Awaitable[None]:
         self.holders -= 1
-        return self._told()
+        return _Acknowledged(self._error)
 
-    def _told(self) -> Awaitable[None]:
-        ack_handle = self
 
-        class Told:
-            def __await__(self) -> Any:
-                if ack_handle._error is not None:
-                    raise ack_handle._error
-                return (yield from checkpoint().__await__())
+class _Acknowledged:
+    def __init__(self, error: ListenerClosed | None) -> None:
+        self._error = error
 
-        return Told()
+    def __await__(self) -> Any:
+        if self._error is not None:
+            raise self._error
+        return (yield from checkpoint().__await__())
 
 
 def event(message: object, ack_handle: AckHandle | None) -> Event[bytes]:
@@ -79,7 +78,7 @@ async def test_a_taken_event_is_acknowledged(ack_handle: AckHandle) -> None:
         with anyio.fail_after(TIME_LIMIT):
             while len(subscriber) < 2:
                 await checkpoint()
-        assert ack_handle.holders == 1, "one mailbox holds it, the hub no more"
+        assert ack_handle.holders == 1, "one mailbox holds it, the hub does not any more"
         taken = await subscriber.receive()
         assert ack_handle.acknowledged
         await taken.ack()
@@ -87,7 +86,7 @@ async def test_a_taken_event_is_acknowledged(ack_handle: AckHandle) -> None:
 
 
 @pytest.mark.anyio
-async def test_with_manual_acknowledgement_it_is_the_readers_word_that_counts(ack_handle: AckHandle) -> None:
+async def test_with_manual_acknowledgement_the_reader_acknowledges(ack_handle: AckHandle) -> None:
     layer = ScriptedLayer()
     async with Channel(layer) as channel, channel.subscribe("room", ack="manual") as subscriber:
         layer.play(event("job", ack_handle))
@@ -101,7 +100,7 @@ async def test_with_manual_acknowledgement_it_is_the_readers_word_that_counts(ac
 
 
 @pytest.mark.anyio
-async def test_it_is_acknowledged_when_the_last_of_its_readers_has_it(ack_handle: AckHandle) -> None:
+async def test_an_event_is_acknowledged_when_the_last_of_its_readers_has_it(ack_handle: AckHandle) -> None:
     layer = ScriptedLayer()
     async with (
         Channel(layer) as channel,
@@ -119,17 +118,17 @@ async def test_it_is_acknowledged_when_the_last_of_its_readers_has_it(ack_handle
 
 
 @pytest.mark.anyio
-async def test_what_nobody_wants_is_acknowledged(ack_handle: AckHandle) -> None:
+async def test_an_event_without_a_subscriber_is_acknowledged(ack_handle: AckHandle) -> None:
     layer = ScriptedLayer()
     async with Channel(layer) as channel, channel.subscribe("another room") as subscriber:
-        layer.play(event("nobody", ack_handle), Event("another room", SERIALIZER.encode("next")))
+        layer.play(event("unwanted", ack_handle), Event("another room", SERIALIZER.encode("next")))
         with anyio.fail_after(TIME_LIMIT):
             await subscriber.receive()
         assert ack_handle.acknowledged
 
 
 @pytest.mark.anyio
-async def test_leaving_acknowledges_what_was_not_read(ack_handle: AckHandle) -> None:
+async def test_leaving_acknowledges_unread_events(ack_handle: AckHandle) -> None:
     layer = ScriptedLayer()
     async with Channel(layer) as channel:
         async with channel.subscribe("room") as subscriber:
@@ -142,7 +141,7 @@ async def test_leaving_acknowledges_what_was_not_read(ack_handle: AckHandle) -> 
 
 
 @pytest.mark.anyio
-async def test_a_full_mailbox_does_not_hold_what_it_drops(ack_handle: AckHandle) -> None:
+async def test_a_full_mailbox_does_not_retain_what_it_drops(ack_handle: AckHandle) -> None:
     subscriber = mailbox(capacity=1, manual_ack=True)
     subscriber.put((monotonic(), event("kept", AckHandle())))
     subscriber.put((monotonic(), event("dropped", ack_handle)))
@@ -151,7 +150,7 @@ async def test_a_full_mailbox_does_not_hold_what_it_drops(ack_handle: AckHandle)
 
 @pytest.mark.anyio
 @pytest.mark.parametrize("how", ["receive_nowait", "drop_expired"])
-async def test_what_expired_unread_is_acknowledged(ack_handle: AckHandle, how: str) -> None:
+async def test_an_expired_event_is_acknowledged(ack_handle: AckHandle, how: str) -> None:
     subscriber = mailbox(expiry=60.0)
     subscriber.put((monotonic() - 61.0, event("late", ack_handle)))
     assert ack_handle.holders == 2
@@ -163,7 +162,7 @@ async def test_what_expired_unread_is_acknowledged(ack_handle: AckHandle, how: s
 
 
 @pytest.mark.anyio
-async def test_what_cannot_be_decoded_is_acknowledged(ack_handle: AckHandle) -> None:
+async def test_an_undecodable_event_is_acknowledged(ack_handle: AckHandle) -> None:
     subscriber = mailbox(manual_ack=True)
     subscriber.put((monotonic(), Event("room", b"\xc1", ack_handle=ack_handle)))
     assert subscriber.receive_nowait() is None
@@ -171,16 +170,16 @@ async def test_what_cannot_be_decoded_is_acknowledged(ack_handle: AckHandle) -> 
 
 
 @pytest.mark.anyio
-async def test_awaiting_tells_that_the_broker_could_not_be_told() -> None:
+async def test_awaiting_raises_when_the_acknowledgement_cannot_be_sent() -> None:
     subscriber = mailbox(manual_ack=True)
-    subscriber.put((monotonic(), event("job", AckHandle(ListenerClosed("the link is gone")))))
+    subscriber.put((monotonic(), event("job", AckHandle(ListenerClosed("the connection is gone")))))
     taken = cast("Event[object]", subscriber.receive_nowait())
-    with pytest.raises(ListenerClosed, match="the link is gone"):
+    with pytest.raises(ListenerClosed, match="the connection is gone"):
         await taken.ack()
 
 
 @pytest.mark.anyio
-async def test_where_the_broker_asks_for_nothing_there_is_nothing_to_do() -> None:
+async def test_without_an_ack_handle_acknowledging_does_nothing() -> None:
     async with Channel(InMemoryChannelLayer()) as channel, channel.subscribe("room", ack="manual") as subscriber:
         await channel.publish("room", "hello")
         with anyio.fail_after(TIME_LIMIT):
@@ -190,7 +189,7 @@ async def test_where_the_broker_asks_for_nothing_there_is_nothing_to_do() -> Non
 
 
 @pytest.mark.anyio
-async def test_another_word_for_it_is_refused() -> None:
+async def test_another_value_of_ack_is_refused() -> None:
     async with Channel(InMemoryChannelLayer()) as channel:
         with pytest.raises(ValueError, match=r"ack is 'never'; it must be 'auto' or 'manual'"):
             async with channel.subscribe("room", ack="never"):  # type: ignore[arg-type]

@@ -1,84 +1,27 @@
-"""The hub against a layer that plays a script."""
+"""The hub over a layer that plays a script: publishing, subscribing, and the end; cancelled anywhere."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager, suppress
 
 import anyio
-import msgpack
 import pytest
 from anyio.lowlevel import checkpoint
-from hypothesis import given
-from hypothesis import strategies as st
 
-from django_anyio_channels import (
-    Backoff,
-    BaseChannelLayer,
-    Channel,
-    DeliveryUnknown,
-    Event,
-    Gap,
-    InMemoryChannelLayer,
-    ListenerClosed,
-    NotSupported,
-    PayloadTooLarge,
-    Subscriber,
-    SubscriptionRefused,
-)
+from django_anyio_channels import Channel, DeliveryUnknown, Event, InMemoryChannelLayer, ListenerClosed, PayloadTooLarge
 from django_anyio_channels.core.layer import subscribing
 from tests.support.scripted import (
     TIME_LIMIT,
     Everywhere,
     ScriptedLayer,
-    Silence,
     cancelled_at_every_await,
     cancelled_in_every_turn,
     until,
 )
 
+from .helpers import check_usable, encoded, hub, open_channel, received
+
 pytestmark = pytest.mark.anyio
-
-AT_ONCE = Backoff(first=0.0, longest=0.0)
-"""Connects again without waiting."""
-
-
-def open_channel(
-    layer: BaseChannelLayer,
-    *,
-    publish_timeout: float = TIME_LIMIT,
-    on_gap: Callable[[float], None] | None = None,
-    capacity: int = 100,
-) -> Channel:
-    return Channel(layer, backoff=AT_ONCE, publish_timeout=publish_timeout, on_gap=on_gap, capacity=capacity)
-
-
-@asynccontextmanager
-async def hub(layer: BaseChannelLayer, *, publish_timeout: float = TIME_LIMIT) -> AsyncIterator[Channel]:
-    """An open Channel; the body has `TIME_LIMIT` seconds."""
-    with anyio.fail_after(TIME_LIMIT):
-        async with open_channel(layer, publish_timeout=publish_timeout) as channel:
-            yield channel
-
-
-async def received(subscriber: Subscriber, count: int) -> list[object]:
-    return [(await subscriber.receive()).message for _ in range(count)]
-
-
-def frame(message: object) -> bytes:
-    packed: bytes = msgpack.packb(message)
-    return packed
-
-
-async def check_usable(channel: Channel, layer: ScriptedLayer) -> None:
-    """Nothing is left of what was there before, and a new subscription works."""
-    await until(lambda: channel.subscriptions == 0 and not layer.names)
-    with anyio.fail_after(TIME_LIMIT):
-        async with channel.subscribe("check") as subscriber:
-            await channel.publish("check", "still usable")
-            assert await received(subscriber, 1) == ["still usable"]
-    await until(lambda: channel.subscriptions == 0 and not layer.names)
 
 
 # ---- publish and subscribe ---------------------------------------------------------------------------------------
@@ -122,7 +65,7 @@ async def test_every_subscriber_gets_its_own_object() -> None:
             assert (await two.receive()).message == {"list": [1]}
 
 
-async def test_the_broker_is_told_once_of_a_group_with_many_subscribers() -> None:
+async def test_a_group_with_many_subscribers_is_subscribed_to_once() -> None:
     layer = ScriptedLayer()
     async with hub(layer) as channel:
         async with channel.subscribe("g"):
@@ -140,7 +83,7 @@ async def test_the_broker_is_told_once_of_a_group_with_many_subscribers() -> Non
         ]
 
 
-async def test_a_group_subscribed_again_while_it_is_unsubscribed_is_heard() -> None:
+async def test_a_group_subscribed_again_while_it_is_unsubscribed_is_received() -> None:
     layer = ScriptedLayer(pauses=3)
     async with hub(layer) as channel:
         for steps in range(15):
@@ -155,7 +98,7 @@ async def test_a_group_subscribed_again_while_it_is_unsubscribed_is_heard() -> N
 
 
 async def test_a_custom_layer_that_splits_a_name() -> None:
-    """The documented way of extending: one name for the hub, several for the wire."""
+    """The documented way of extending: one name for the hub, several for the broker."""
 
     class Splitting(ScriptedLayer):
         def __init__(self) -> None:
@@ -286,603 +229,19 @@ async def test_what_is_too_large_names_the_limit() -> None:
         assert await received(subscriber, 1) == [b"x" * 98]
 
 
-async def test_a_foreign_frame_is_logged_counted_and_skipped(caplog: pytest.LogCaptureFixture) -> None:
-    layer = ScriptedLayer(Event("g", b"\xc1 not a message"), Event("g", frame(1) + b"tail"))
+async def test_a_foreign_payload_is_logged_counted_and_skipped(caplog: pytest.LogCaptureFixture) -> None:
+    layer = ScriptedLayer(Event("g", b"\xc1 not a message"), Event("g", encoded(1) + b"tail"))
     async with hub(layer) as channel:
         release = layer.hold("next_published")
         async with channel.subscribe("g") as subscriber:
             release()
             await channel.publish("g", "fine")
             assert await received(subscriber, 1) == ["fine"]
-            layer.play(Event("g", frame("after")))
+            layer.play(Event("g", encoded("after")))
             assert await received(subscriber, 1) == ["after"]
             assert channel.stats.undecodable == 2
     assert [record.levelno for record in caplog.records] == [logging.ERROR] * 2
     assert all("Dropped a message for g" in record.getMessage() for record in caplog.records)
-
-
-# ---- supervision -------------------------------------------------------------------------------------------------
-
-CLOSED = ListenerClosed("the link broke")
-
-
-@pytest.mark.parametrize("verb", ["connect", "next_published"])
-@pytest.mark.parametrize("error", [ListenerClosed("the link broke"), OSError("what is this?"), ZeroDivisionError()])
-async def test_an_error_of_the_connection_begins_a_new_life(verb: str, error: Exception) -> None:
-    layer = ScriptedLayer()
-    layer.fail(verb, error, error, error)
-    async with hub(layer) as channel, channel.subscribe("g") as subscriber:
-        await until(lambda: layer.count("connect") == 4 and channel.connected)
-        await channel.connected()
-        await until(lambda: "g" in layer.names)
-        await channel.publish("g", "after")
-        assert await received(subscriber, 1) == ["after"]
-
-
-async def test_every_subscription_is_restored_in_a_new_life() -> None:
-    layer = ScriptedLayer()
-    async with hub(layer) as channel:
-        async with channel.subscribe("a", "b") as one, channel.subscribe("b", pattern="p.*") as two:
-            async with channel.subscribe("gone"):
-                pass
-            await until(lambda: "gone" not in layer.names)
-            layer.play(CLOSED)
-            await until(lambda: layer.sessions == 2)
-            await channel.connected()
-            assert layer.names == {"a", "b", "p.*"}
-            for group in ("a", "b", "p.1"):
-                await channel.publish(group, group)
-            assert await received(one, 2) == ["a", "b"]
-            assert await received(two, 2) == ["b", "p.1"]
-            assert channel.outages == 1
-
-
-async def test_the_reader_runs_before_the_subscriptions_are_restored() -> None:
-    """On some brokers the acknowledgement of a subscription comes through the reader."""
-    layer = ScriptedLayer()
-    layer.reads_before_subscribe = True
-    async with hub(layer) as channel, channel.subscribe("g") as subscriber:
-        layer.play(CLOSED)
-        await until(lambda: layer.sessions == 2)
-        await channel.publish("g", "after")
-        assert await received(subscriber, 1) == ["after"]
-
-
-async def test_what_is_sent_when_the_link_is_back_finds_the_subscriptions() -> None:
-    """`publish` waits for the link until the subscriptions are subscriptions_restored: a node always hears itself."""
-    layer = ScriptedLayer(pauses=5)
-    async with hub(layer) as channel, channel.subscribe("g") as subscriber:
-        for number in range(5):
-            layer.play(CLOSED)
-            await until(lambda: layer.sessions == number + 2)
-            await channel.publish("g", number)
-            assert await received(subscriber, 1) == [number]
-
-
-async def test_publish_during_an_outage_waits_for_the_link() -> None:
-    layer = ScriptedLayer()
-    async with hub(layer) as channel, channel.subscribe("g") as subscriber:
-        release = layer.hold("connect")
-        layer.play(CLOSED)
-        await until(lambda: layer.count("connect") == 2)
-        async with anyio.create_task_group() as tasks:
-            for number in range(10):
-                tasks.start_soon(channel.publish, "g", number)
-            await anyio.wait_all_tasks_blocked()
-            assert not layer.published
-            release()
-        assert set(await received(subscriber, 10)) == set(range(10))
-
-
-async def test_publish_during_a_long_outage_raises_and_has_sent_nothing() -> None:
-    layer = ScriptedLayer()
-    layer.hold("connect")
-    async with hub(layer, publish_timeout=0.05) as channel:
-        with pytest.raises(ListenerClosed, match=r"No connection to scripted://fake for 0\.05 s") as caught:
-            await channel.publish("g", 1)
-        assert not isinstance(caught.value, DeliveryUnknown)
-        assert "Check that the broker runs" in str(caught.value)
-    assert layer.count("publish") == 0
-
-
-async def test_an_outage_error_tells_why_the_link_is_down() -> None:
-    layer = ScriptedLayer()
-    layer.fail("connect", *[ListenerClosed("connection refused by fake:1")] * 10_000)
-    async with hub(layer, publish_timeout=0.05) as channel:
-        await until(lambda: layer.count("connect") >= 2)
-        with pytest.raises(ListenerClosed, match="connection refused by fake:1"):
-            await channel.publish("g", 1)
-
-
-async def test_a_connect_that_never_answers_is_tried_again() -> None:
-    layer = ScriptedLayer()
-    layer.hold("connect")
-    async with hub(layer, publish_timeout=0.05) as channel:
-        await until(lambda: layer.count("connect") >= 2)
-        with pytest.raises(ListenerClosed, match="did not answer within 0.05 s"):
-            await channel.publish("g", 1)
-
-
-async def test_a_publish_whose_fate_is_unknown_raises_and_is_not_repeated() -> None:
-    layer = ScriptedLayer()
-    async with hub(layer) as channel, channel.subscribe("g") as subscriber:
-        layer.fail("publish", ListenerClosed("broke off"))
-        with pytest.raises(DeliveryUnknown, match=r"message to g was on its way.*may or may not.*broke off"):
-            await channel.publish("g", "unknown")
-        assert layer.count("publish") == 1
-        await channel.publish("g", "known")
-        assert await received(subscriber, 1) == ["known"]
-
-
-async def test_a_publish_under_way_when_the_link_breaks_raises() -> None:
-    layer = ScriptedLayer()
-    async with hub(layer) as channel:
-        await channel.connected()
-        release = layer.hold("publish")
-        async with anyio.create_task_group() as tasks:
-
-            async def publish() -> None:
-                with pytest.raises(DeliveryUnknown):
-                    await channel.publish("g", 1)
-
-            tasks.start_soon(publish)
-            tasks.start_soon(publish)
-            await until(lambda: layer.count("publish") == 2)
-            layer.play(CLOSED)
-        release()
-        await channel.publish("g", 2)
-        assert layer.published == [("g", frame(2))]
-
-
-async def test_an_error_of_publish_that_is_not_the_links_goes_to_the_sender() -> None:
-    layer = ScriptedLayer()
-    async with hub(layer) as channel:
-        layer.fail("publish", PayloadTooLarge("the broker takes 5 bytes"))
-        with pytest.raises(PayloadTooLarge, match="the broker takes 5 bytes"):
-            await channel.publish("g", 1)
-        await channel.publish("g", 2)
-        assert layer.sessions == 1
-
-
-@pytest.mark.parametrize("verb", ["publish", "put", "take", "bind", "unbind", "purge", "subscribe", "unsubscribe"])
-async def test_whoever_meets_the_dead_connection_first_ends_that_life(verb: str) -> None:
-    """The reader hears nothing of it: it sits in a silence that nobody ends."""
-    layer = ScriptedLayer()
-    async with hub(layer) as channel, channel.subscribe("g") as subscriber:
-        async with channel.subscribe("unwanted"):
-            silence = Silence()
-            layer.play(silence)
-            layer.fail(verb, ListenerClosed("dead"))
-        if verb == "publish":
-            with pytest.raises(DeliveryUnknown):
-                await channel.publish("g", 0)
-        elif verb == "put":
-            with pytest.raises(DeliveryUnknown, match="to queue q"):
-                await channel.queues.put("q", b"x", capacity=1, expiry=1)
-        elif verb == "take":
-            await channel.queues.put("q", b"x", capacity=1, expiry=1)
-            assert await channel.queues.take("q") == b"x"
-        elif verb == "bind":
-            await channel.queues.bind("g", "q", capacity=1, expiry=1, lifetime=1)
-        elif verb == "unbind":
-            await channel.queues.unbind("g", "q")
-        elif verb == "purge":
-            await channel.queues.purge("q")
-        elif verb == "subscribe":
-            async with channel.subscribe("another") as another:
-                silence.over.set()
-                await channel.publish("another", 1)
-                assert await received(another, 1) == [1]
-        await until(lambda: layer.sessions == 2)
-        await channel.connected()
-        silence.over.set()
-        await channel.publish("g", "after")
-        assert await received(subscriber, 1) == ["after"]
-
-
-@pytest.mark.parametrize("verb", ["publish", "unbind", "bind"])
-async def test_whoever_tries_again_at_once_lets_the_next_life_begin(verb: str) -> None:
-    """The layer raises without waiting for anything, and so does nobody let the link's own task run."""
-    layer = ScriptedLayer()
-    async with hub(layer) as channel:
-        await channel.connected()
-        layer.fail(verb, ListenerClosed("dead"))
-        outcomes = 0
-        while layer.sessions == 1:
-            outcomes += 1
-            assert outcomes < 1000
-            if verb == "publish":
-                with suppress(DeliveryUnknown):
-                    await channel.publish("g", 1)
-            elif verb == "unbind":
-                await channel.queues.unbind("g", "q")
-            else:
-                await channel.queues.bind("g", "q", capacity=1, expiry=1, lifetime=1)
-        assert channel.outages == 1
-
-
-async def test_take_outlives_outages() -> None:
-    layer = ScriptedLayer()
-    async with hub(layer, publish_timeout=0.01) as channel:
-        taken: list[bytes] = []
-
-        async def take() -> None:
-            taken.append(await channel.queues.take("q"))
-
-        async with anyio.create_task_group() as tasks:
-            tasks.start_soon(take)
-            await until(lambda: layer.count("take") == 1)
-            release = layer.hold("connect")
-            layer.play(CLOSED)
-            await until(lambda: layer.count("connect") >= 4)
-            release()
-            await until(lambda: layer.count("take") == 2)
-            await layer.put("q", b"late", capacity=1, expiry=1)
-        assert taken == [b"late"]
-
-
-async def test_subscribing_during_an_outage_waits_for_the_link() -> None:
-    layer = ScriptedLayer()
-    async with hub(layer) as channel:
-        await channel.connected()
-        release = layer.hold("connect")
-        layer.play(CLOSED)
-        await until(lambda: layer.count("connect") == 2)
-        async with anyio.create_task_group() as tasks:
-            tasks.start_soon(anyio.lowlevel.checkpoint)
-
-            async def listen() -> None:
-                async with channel.subscribe("g") as subscriber:
-                    assert "g" in layer.names
-                    await channel.publish("g", 1)
-                    assert await received(subscriber, 1) == [1]
-
-            tasks.start_soon(listen)
-            await anyio.wait_all_tasks_blocked()
-            release()
-
-
-async def test_joining_a_group_during_an_outage_waits_for_the_link_too() -> None:
-    """Another subscriber has the group already, but in no life: nothing that is published now would be seen."""
-    layer = ScriptedLayer()
-    async with hub(layer) as channel, channel.subscribe("g"):
-        release = layer.hold("connect")
-        layer.play(CLOSED)
-        await until(lambda: layer.count("connect") == 2)
-        entered = anyio.Event()
-        async with anyio.create_task_group() as tasks:
-
-            async def listen() -> None:
-                async with channel.subscribe("g"):
-                    assert "g" in layer.names
-                    entered.set()
-
-            tasks.start_soon(listen)
-            await anyio.wait_all_tasks_blocked()
-            assert not entered.is_set()
-            release()
-        assert entered.is_set()
-
-
-async def test_subscribing_during_a_long_outage_raises_and_leaves_nothing() -> None:
-    layer = ScriptedLayer()
-    release = layer.hold("connect")
-    async with hub(layer, publish_timeout=1.0) as channel:
-        with pytest.raises(ListenerClosed, match="No connection to scripted://fake"):
-            async with channel.subscribe("a", "b"):
-                pass
-        await until(lambda: channel.subscriptions == 0)
-        release()
-        await until(lambda: layer.open)
-        await check_usable(channel, layer)
-        assert {call[1] for call in layer.calls if call[0] == "subscribe"} == {"check"}
-
-
-async def test_a_refused_subscription_raises_and_leaves_nothing() -> None:
-    layer = ScriptedLayer()
-    async with hub(layer) as channel:
-        async with channel.subscribe("b") as subscriber:
-            layer.fail("subscribe_pattern", SubscriptionRefused("no permission for b*"))
-            with pytest.raises(SubscriptionRefused, match="no permission"):
-                async with channel.subscribe("a", "b", pattern="b*"):
-                    pass
-            await until(lambda: channel.subscriptions == 1)
-            await channel.publish("b", 1)
-            assert await received(subscriber, 1) == [1]
-        await check_usable(channel, layer)
-        assert layer.sessions == 1
-
-
-async def test_a_pattern_where_there_are_none_raises_and_leaves_nothing() -> None:
-    class Plain(ScriptedLayer):
-        subscribe_pattern = BaseChannelLayer.subscribe_pattern
-        unsubscribe_pattern = BaseChannelLayer.unsubscribe_pattern
-
-    layer = Plain()
-    async with hub(layer) as channel:
-        with pytest.raises(NotSupported, match="Plain has no pattern subscriptions"):
-            async with channel.subscribe(pattern="b*"):
-                pass
-        await check_usable(channel, layer)
-
-
-async def test_a_group_that_cannot_be_restored_is_tried_again_and_the_others_live(
-    caplog: pytest.LogCaptureFixture,
-) -> None:
-    missed: list[tuple[str, float]] = []
-    layer = ScriptedLayer()
-    with anyio.fail_after(TIME_LIMIT):
-        async with (
-            Channel(layer, backoff=AT_ONCE, on_missed=lambda *what: missed.append(what)) as channel,
-            channel.subscribe("a") as first,
-            channel.subscribe("b") as second,
-        ):
-            layer.fail("subscribe", SubscriptionRefused("not now"), ZeroDivisionError("a mistake"))
-            layer.fail("subscribe", SubscriptionRefused("nor now"))
-            layer.play(CLOSED)
-            await until(lambda: len(missed) == 2)
-            for name, subscriber in (("a", first), ("b", second)):
-                await channel.publish(name, name)
-                assert await received(subscriber, 1) == [name]
-    assert layer.sessions == 2
-    assert sorted(name for name, _ in missed) == ["a", "b"]
-    assert all(seconds >= 0 for _, seconds in missed)
-    told = [record for record in caplog.records if "Could not restore the subscription to" in record.getMessage()]
-    assert [bool(record.exc_info) for record in told] == [False, True, False]
-    assert "not now" in told[0].getMessage()
-    assert caplog.text.count("what was published meanwhile is lost") == 3, "once for the link, once for each group"
-
-
-async def test_what_was_refused_is_restored_like_all_else_in_the_next_life() -> None:
-    layer = ScriptedLayer()
-    async with hub(layer) as channel, channel.subscribe("a") as subscriber:
-        layer.fail("subscribe", SubscriptionRefused("not now"), ListenerClosed("gone"))
-        layer.play(CLOSED)
-        await until(lambda: layer.sessions == 3)
-        await channel.connected()
-        await channel.publish("a", 1)
-        assert await received(subscriber, 1) == [1]
-
-
-async def test_an_unsubscribe_that_fails_is_logged_and_the_hub_lives(caplog: pytest.LogCaptureFixture) -> None:
-    layer = ScriptedLayer()
-    async with hub(layer) as channel:
-        layer.fail("unsubscribe", OSError("what is this?"))
-        async with channel.subscribe("g"):
-            pass
-        await until(lambda: channel.subscriptions == 0)
-        assert [record.getMessage() for record in caplog.records] == ["Could not unsubscribe from g"]
-        layer.names.clear()
-        await check_usable(channel, layer)
-
-
-async def test_a_life_lost_while_restoring_is_followed_by_another() -> None:
-    layer = ScriptedLayer()
-    async with hub(layer) as channel, channel.subscribe("a", "b", "c") as subscriber:
-        layer.fail("subscribe", ListenerClosed("again"), ListenerClosed("and again"))
-        layer.play(CLOSED)
-        await until(lambda: layer.sessions >= 3)
-        await channel.connected()
-        assert layer.names == {"a", "b", "c"}
-        await channel.publish("b", "after")
-        assert await received(subscriber, 1) == ["after"]
-
-
-async def test_an_unexpected_exception_is_logged_with_its_trace(caplog: pytest.LogCaptureFixture) -> None:
-    layer = ScriptedLayer()
-    async with hub(layer) as channel:
-        await channel.connected()
-        layer.play(ZeroDivisionError("oh"))
-        await until(lambda: layer.sessions == 2)
-        await check_usable(channel, layer)
-    errors = [record for record in caplog.records if record.levelno == logging.ERROR]
-    assert [record.exc_info is not None for record in errors] == [True]
-    assert "Unexpected error of ScriptedLayer" in errors[0].getMessage()
-
-
-@pytest.mark.parametrize("error", [ListenerClosed("gone anyway"), OSError("what is this?")])
-async def test_a_disconnect_that_fails_is_logged_and_followed_by_a_new_life(
-    error: Exception, caplog: pytest.LogCaptureFixture
-) -> None:
-    layer = ScriptedLayer()
-    async with hub(layer) as channel:
-        await channel.connected()
-        layer.fail("disconnect", error)
-        layer.play(CLOSED)
-        await until(lambda: layer.sessions == 2)
-        await check_usable(channel, layer)
-    assert any("while disconnecting from scripted://fake" in record.getMessage() for record in caplog.records)
-
-
-async def test_a_disconnect_that_hangs_is_given_up(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    monkeypatch.setattr("django_anyio_channels.hub.session._DISCONNECT_SECONDS", 0.02)
-    layer = ScriptedLayer()
-    async with hub(layer) as channel:
-        await channel.connected()
-        release = layer.hold("disconnect")
-        layer.play(CLOSED)
-        await until(lambda: layer.sessions == 2)
-        release()
-        await check_usable(channel, layer)
-    assert any("Disconnecting from scripted://fake took more than" in record.getMessage() for record in caplog.records)
-
-
-# ---- gaps and backoff --------------------------------------------------------------------------------------------
-
-
-async def test_a_gap_is_reported_when_the_link_is_back(caplog: pytest.LogCaptureFixture) -> None:
-    layer, gaps = ScriptedLayer(), []
-    names_at_report = []
-
-    def on_gap(seconds: float) -> None:
-        gaps.append(seconds)
-        names_at_report.append(set(layer.names))
-
-    layer.fail("connect", ListenerClosed("not yet"))
-    with anyio.fail_after(TIME_LIMIT):
-        async with open_channel(layer, on_gap=on_gap) as channel, channel.subscribe("g"):
-            assert (gaps, channel.outages) == ([], 0), "the first connection ends no gap"
-            layer.fail("connect", ListenerClosed("refused"), ListenerClosed("refused"))
-            layer.play(CLOSED)
-            await until(lambda: layer.sessions == 2)
-            await channel.connected()
-            assert (len(gaps), channel.outages) == (1, 1)
-            layer.play(CLOSED)
-            await until(lambda: layer.sessions == 3)
-            await channel.connected()
-            assert (len(gaps), channel.outages) == (2, 2)
-    assert all(seconds > 0 for seconds in gaps)
-    assert names_at_report == [{"g"}, {"g"}], "the report comes when the subscriptions are in effect"
-    assert (
-        len([record for record in caplog.records if "what was published meanwhile is lost" in record.getMessage()]) == 2
-    )
-
-
-async def test_a_gap_report_that_fails_does_not_kill_the_hub(caplog: pytest.LogCaptureFixture) -> None:
-    def on_gap(seconds: float) -> None:
-        raise ZeroDivisionError("the user's own mistake")
-
-    layer = ScriptedLayer()
-    with anyio.fail_after(TIME_LIMIT):
-        async with open_channel(layer, on_gap=on_gap) as channel:
-            await channel.connected()
-            layer.play(CLOSED)
-            await until(lambda: layer.sessions == 2)
-            await check_usable(channel, layer)
-    assert any(record.exc_info is not None for record in caplog.records)
-
-
-class RememberingLayer(ScriptedLayer):
-    """Catches up by itself after an outage, or plays a `Gap`."""
-
-    def subscriptions_restored(self) -> bool:
-        return True
-
-
-async def test_a_layer_that_catches_up_late_has_missed_nothing() -> None:
-    missed: list[tuple[str, float]] = []
-    layer = RememberingLayer()
-    with anyio.fail_after(TIME_LIMIT):
-        async with Channel(layer, backoff=AT_ONCE, on_missed=lambda *what: missed.append(what)) as channel:
-            async with channel.subscribe("g") as subscriber:
-                layer.fail("subscribe", SubscriptionRefused("not now"))
-                layer.play(CLOSED)
-                await until(lambda: layer.sessions == 2 and "g" in layer.names)
-                await channel.publish("g", 1)
-                assert await received(subscriber, 1) == [1]
-    assert missed == []
-
-
-async def test_a_layer_that_catches_up_has_no_gap_reported(caplog: pytest.LogCaptureFixture) -> None:
-    layer = RememberingLayer()
-    gaps: list[float] = []
-    with anyio.fail_after(TIME_LIMIT):
-        async with open_channel(layer, on_gap=gaps.append) as channel:
-            await channel.connected()
-            layer.play(CLOSED)
-            await until(lambda: layer.sessions == 2)
-            await check_usable(channel, layer)
-    assert gaps == []
-    assert "is back after" in caplog.text
-    assert "is lost" not in caplog.text
-
-
-async def test_what_a_layer_could_not_catch_up_is_reported_in_its_place(caplog: pytest.LogCaptureFixture) -> None:
-    told: list[object] = []
-
-    def on_missed(group: str, seconds: float) -> None:
-        told.append(group)
-        assert seconds >= 0
-        raise ZeroDivisionError("the user's own mistake")
-
-    layer = RememberingLayer()
-    with anyio.fail_after(TIME_LIMIT):
-        async with Channel(layer, backoff=AT_ONCE, on_missed=on_missed) as channel:
-            async with channel.subscribe("g") as subscriber:
-                layer.play(Event("g", b"\x01"), Gap("g", b""), Event("g", b"\x02"))
-                assert [(await anext(subscriber)).message for _ in range(2)] == [1, 2]
-    assert told == ["g"]
-    assert "history of g does not reach back" in caplog.text
-    assert any(record.exc_info is not None for record in caplog.records), "the mistake is logged, and ends nothing"
-
-
-async def test_a_gap_while_the_link_is_down_is_as_long_as_the_outage() -> None:
-    told: list[tuple[str, float]] = []
-    layer = RememberingLayer()
-    with anyio.fail_after(TIME_LIMIT):
-        async with Channel(layer, backoff=AT_ONCE, on_missed=lambda *what: told.append(what)) as channel:
-            async with channel.subscribe("g"):
-                layer.fail("subscribe", ListenerClosed("not yet"))
-                layer.play(CLOSED, Gap("g", b""))
-                await until(lambda: told)
-    [(group, seconds)] = told
-    assert group == "g"
-    assert seconds > 0
-
-
-async def test_a_gap_while_the_link_was_up_has_a_length_of_its_own(caplog: pytest.LogCaptureFixture) -> None:
-    told: list[tuple[str, float]] = []
-    layer = RememberingLayer()
-    with anyio.fail_after(TIME_LIMIT):
-        async with Channel(layer, backoff=AT_ONCE, on_missed=lambda *what: told.append(what)) as channel:
-            async with channel.subscribe("g"):
-                layer.play(Gap("g", b"", seconds=0.25))
-                await until(lambda: told)
-    assert told == [("g", 0.25)]
-    assert "g has moved within" in caplog.text
-    assert "took 0.25 s; what was published meanwhile may be lost" in caplog.text
-
-
-@given(
-    first=st.floats(min_value=0.001, max_value=1),
-    factor=st.floats(min_value=1, max_value=1000),
-    failures=st.integers(min_value=0, max_value=10_000),
-)
-def test_backoff_doubles_up_to_its_cap_with_jitter(first: float, factor: float, failures: int) -> None:
-    backoff = Backoff(first=first, longest=first * factor)
-    full = min(first * factor, first * 2.0 ** min(failures, 40))
-    delays = [backoff.delay(failures) for _ in range(5)]
-    assert all(full / 2 * 0.999 <= delay <= full * 1.001 for delay in delays)
-    assert len(set(delays)) > 1, "nodes that lost the broker together must not come back together"
-
-
-async def test_failures_in_a_row_are_counted_for_the_backoff() -> None:
-    asked: list[int] = []
-
-    class Recording(Backoff):
-        def delay(self, failures: int) -> float:
-            asked.append(failures)
-            return 0.0
-
-    layer = ScriptedLayer()
-    layer.fail("connect", *[ListenerClosed("refused")] * 4)
-    with anyio.fail_after(TIME_LIMIT):
-        async with Channel(layer, backoff=Recording(longest=100.0)) as channel:
-            await channel.connected()
-            layer.play(CLOSED)
-            await until(lambda: layer.sessions == 2)
-    assert asked == [1, 2, 3, 4, 5], "a link that held for a moment only is no success"
-
-
-async def test_a_link_that_held_begins_the_backoff_anew() -> None:
-    asked: list[int] = []
-
-    class Recording(Backoff):
-        def delay(self, failures: int) -> float:
-            asked.append(failures)
-            return 0.0
-
-    layer = ScriptedLayer()
-    layer.fail("connect", *[ListenerClosed("refused")] * 2)
-    with anyio.fail_after(TIME_LIMIT):
-        async with Channel(layer, backoff=Recording(longest=0.01)) as channel:
-            await channel.connected()
-            await anyio.sleep(0.05)
-            layer.play(CLOSED)
-            await until(lambda: layer.sessions == 2)
-    assert asked[2:] == [0]
 
 
 # ---- the end of a channel ----------------------------------------------------------------------------------------
@@ -945,7 +304,7 @@ async def test_the_end_of_the_channel_ends_every_waiting_call() -> None:
     assert ended == 4
 
 
-async def test_the_end_of_the_channel_ends_calls_that_are_under_way() -> None:
+async def test_the_end_of_the_channel_ends_calls_in_flight() -> None:
     layer = ScriptedLayer()
     ended = 0
     with anyio.fail_after(TIME_LIMIT):
@@ -997,7 +356,7 @@ EVERYWHERE = pytest.mark.parametrize("everywhere", [cancelled_at_every_await, ca
 
 
 @EVERYWHERE
-async def test_a_conversation_cancelled_anywhere_leaves_the_channel_usable(everywhere: Everywhere) -> None:
+async def test_a_scenario_cancelled_anywhere_leaves_the_channel_usable(everywhere: Everywhere) -> None:
     layer = ScriptedLayer(pauses=2)
     async with hub(layer) as channel:
 
@@ -1042,15 +401,15 @@ async def test_a_channel_cancelled_anywhere_leaves_nothing_open(everywhere: Ever
 
 
 @EVERYWHERE
-async def test_a_wait_for_the_link_cancelled_anywhere_leaves_the_channel_usable(everywhere: Everywhere) -> None:
-    """Publishers and subscribers go away while the link is down and while it comes up."""
+async def test_a_wait_for_the_connection_cancelled_anywhere_leaves_the_channel_usable(everywhere: Everywhere) -> None:
+    """Publishers and subscribers are cancelled during an outage and at its end."""
     layer = ScriptedLayer(pauses=2)
     async with hub(layer) as channel:
 
         async def scenario() -> None:
             layer.play(ListenerClosed("broke"))
-            lives = layer.sessions
-            while layer.sessions == lives:
+            sessions = layer.sessions
+            while layer.sessions == sessions:
                 await checkpoint()
             async with channel.subscribe("a") as subscriber:
                 await channel.publish("a", 1)
@@ -1073,7 +432,7 @@ async def test_events_survive_the_cancellation_of_a_reader_anywhere(everywhere: 
             nonlocal sent
             for _ in range(3):
                 sent += 1
-                layer.play(Event("g", frame(sent)))
+                layer.play(Event("g", encoded(sent)))
                 seen.append((await subscriber.receive()).message)
 
         async def check() -> None:
@@ -1102,20 +461,20 @@ async def test_one_of_two_cancelled_subscribers_does_not_take_the_group_away(eve
 
 
 async def test_two_tasks_that_subscribe_at_once_and_one_is_cancelled() -> None:
-    """The one that stays must not rely on the call to the broker that the other one gave up."""
+    """The one that stays must not rely on the call to the broker that was cancelled with the other one."""
     for steps in range(12):
         layer = ScriptedLayer(pauses=4)
         async with hub(layer) as channel:
             await channel.connected()
             async with anyio.create_task_group() as staying:
-                heard = anyio.Event()
+                received_one = anyio.Event()
 
                 async def stay() -> None:
                     async with channel.subscribe("g") as subscriber:
                         assert "g" in layer.names
                         await channel.publish("g", 1)
                         assert await received(subscriber, 1) == [1]
-                        heard.set()
+                        received_one.set()
 
                 async def leave() -> None:
                     async with channel.subscribe("g") as subscriber:
@@ -1128,14 +487,14 @@ async def test_two_tasks_that_subscribe_at_once_and_one_is_cancelled() -> None:
                     for _ in range(steps):
                         await checkpoint()
                     leaving.cancel_scope.cancel()
-                await heard.wait()
+                await received_one.wait()
             await check_usable(channel, layer)
 
 
 # ---- sinks -------------------------------------------------------------------------------------------------------
 
 
-async def test_a_mailbox_may_come_to_listen_to_groups_later() -> None:
+async def test_a_mailbox_may_be_added_to_groups_later() -> None:
     layer = ScriptedLayer()
     async with hub(layer) as channel:
         mailbox = channel.mailbox("me", capacity=2, expiry=None)
@@ -1154,8 +513,8 @@ async def test_a_mailbox_may_come_to_listen_to_groups_later() -> None:
         await check_usable(channel, layer)
 
 
-async def test_an_event_for_nobody_is_ignored() -> None:
-    layer = ScriptedLayer(Event("nobody", frame(1)), Event("x", frame(2), subscription="unknown*"))
+async def test_an_event_without_a_sink_is_ignored() -> None:
+    layer = ScriptedLayer(Event("unwanted", encoded(1)), Event("x", encoded(2), subscription="unknown*"))
     async with hub(layer) as channel, channel.subscribe("g") as subscriber:
         await channel.publish("g", 3)
         assert await received(subscriber, 1) == [3]
@@ -1163,7 +522,7 @@ async def test_an_event_for_nobody_is_ignored() -> None:
 
 
 @pytest.mark.anyio
-async def test_a_call_that_an_old_life_left_pending_is_waited_for_by_the_new_one() -> None:
+async def test_a_call_that_an_old_session_left_pending_is_waited_for_by_the_new_one() -> None:
     """A layer whose calls end later than its contract allows still gets each name subscribed once more."""
 
     class Slow(InMemoryChannelLayer):

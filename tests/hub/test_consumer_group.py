@@ -244,6 +244,7 @@ async def test_while_the_broker_of_the_dead_letters_is_down_the_event_is_not_ack
     layers[place].deliver(group, encode("job"))
     layers[1 - place].hold("connect")
     async with hub(*layers, publish_timeout=0.05) as channel:
+        await until(lambda: layers[place].readers)
         async with channel.subscribe(group, consumer_group="workers") as subscriber:
             assert (await subscriber.receive()).message == "job"
             assert channel.outages == 0, "the other broker's connection is not lost by that"

@@ -21,7 +21,7 @@ from django_anyio_channels import (
     QueueFull,
 )
 from django_anyio_channels.core.events import BoundQueue
-from tests.support.scripted import TIME_LIMIT, ScriptedLayer
+from tests.support.scripted import TIME_LIMIT, ScriptedLayer, until
 
 from .test_sharding import name_at
 
@@ -89,7 +89,7 @@ async def test_many_drops_are_logged_at_a_bounded_rate(caplog: pytest.LogCapture
 
 
 @pytest.mark.parametrize("error", [ListenerClosed("broke off"), PublishRefused("no permission for jobs")])
-async def test_a_bound_queue_that_fails_is_told_apart_from_a_failed_publish(error: ChannelLayerError) -> None:
+async def test_a_bound_queue_that_fails_is_distinct_from_a_failed_publish(error: ChannelLayerError) -> None:
     layer = BindingLayer(BoundQueue("jobs", 10, 1.0), BoundQueue("mail", 10, 1.0))
     async with channel_over(layer) as channel:
         layer.fail("put", error)
@@ -102,7 +102,7 @@ async def test_a_bound_queue_that_fails_is_told_apart_from_a_failed_publish(erro
         await channel.publish_payload("g", b"y")
 
 
-async def test_a_bound_queue_is_no_matter_of_a_layer_that_puts_itself() -> None:
+async def test_a_layer_that_puts_itself_returns_no_bound_queues() -> None:
     """One broker's layer may be subscribed to the group on behalf of its queues."""
     layer = ScriptedLayer()
     async with channel_over(layer) as channel:
@@ -141,6 +141,7 @@ async def test_a_bound_queue_whose_broker_is_down_is_an_error_of_its_own() -> No
     layers[1].hold("connect")
     with anyio.fail_after(TIME_LIMIT):
         async with channel_over(*layers, publish_timeout=0.05) as channel:
+            await until(lambda: layers[0].readers)
             with pytest.raises(ChannelLayerError, match=f"not put into queue {queue}, .*No connection") as caught:
                 await channel.publish_payload(group, b"x")
             assert not isinstance(caught.value, ListenerClosed)

@@ -58,23 +58,23 @@ async def test_each_message_once_however_far_the_history_reaches(known: int, liv
     assert read(subscriber) == [1, 2, 3, 4, 5]
 
 
-async def test_a_notice_stands_where_messages_are_missing() -> None:
+async def test_the_gap_event_stands_where_events_are_missing() -> None:
     subscriber = mailbox(2)
     sink = ReplaySink(subscriber, is_after, Event("room", SERIALIZER.encode("missing")))
     sink.put((monotonic(), event(2)))
     sink.mark_gap()
     sink.put((monotonic(), event(3)))
     sink.start("0", [event(1)])
-    assert read(subscriber) == [1, 2, "missing", "missing"], "its capacity is 3 now, and one found it full"
+    assert read(subscriber) == [1, 2, "missing", "missing"], "its capacity is 3 now, and one event was dropped"
     for number in range(4, 9):
         sink.put((monotonic(), event(number)))
     sink.mark_gap()
-    assert read(subscriber) == [4, 5, 6, "missing", "missing"], "once for what found it full, once because told to"
+    assert read(subscriber) == [4, 5, 6, "missing", "missing"], "once because it was full, once by `mark_gap`"
     sink.put((monotonic(), event(9)))
     assert read(subscriber) == [9]
 
 
-async def test_without_a_notice_nothing_is_told() -> None:
+async def test_without_a_gap_event_gaps_are_silent() -> None:
     subscriber = mailbox(2)
     sink = ReplaySink(subscriber, is_after)
     sink.start("0", [])

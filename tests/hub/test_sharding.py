@@ -113,6 +113,7 @@ async def test_one_broker_that_is_down_delays_only_its_own_names() -> None:
     layers[0].fail("connect", *[ListenerClosed("refused")] * 10_000)
     async with Channel(layers, publish_timeout=0.05) as channel:
         with anyio.fail_after(TIME_LIMIT):
+            await until(lambda: layers[1].readers)
             async with channel.subscribe(up) as subscriber:
                 await channel.publish(up, "up")
                 assert (await subscriber.receive()).message == "up"

@@ -132,7 +132,10 @@ class Batcher(Generic[Item, Result]):
             return await self._flush(items)
         finally:
             lane.in_flight -= 1
-            self._advance(lane)
+            if lane.queued or lane.in_flight:
+                self._advance(lane)
+            else:
+                del self._lanes[lane.key]
 
     def _advance(self, lane: _Lane[Item, Result]) -> None:
         """Have the next batch sent if none is in flight."""

@@ -19,10 +19,11 @@ class EventStream:
     def __init__(self, unconsumed: Iterable[Event[bytes]] = ()) -> None:
         """Create it in the running event loop. ``unconsumed`` are the events to begin with."""
         self._loop = asyncio.get_running_loop()
-        self._events = deque(unconsumed)
+        self.queued = deque(unconsumed)
+        """The events that wait for `next`."""
         self._handler: Callable[[Event[bytes]], None] | None = None
-        self._handled = 0
-        """How many events the handler got in this turn of the loop."""
+        self._handled: list[None] = []
+        """One for each event that the handler got in this turn of the loop."""
         self._late: list[Event[bytes]] = []
         """Events that came after the end, over another connection."""
         self._arrival: asyncio.Future[None] | None = None
@@ -30,7 +31,7 @@ class EventStream:
 
     def __len__(self) -> int:
         """How many events wait for `next`."""
-        return len(self._events)
+        return len(self.queued)
 
     def set_event_handler(self, handler: Callable[[Event[bytes]], None]) -> None:
         """See `BaseChannelLayer.set_event_handler`."""
@@ -40,23 +41,23 @@ class EventStream:
         """Pass an event to the handler, or queue it behind others; after the end it is for the next session."""
         if self._error is not None:
             self._late.append(event)
-        elif self._handler is not None and not self._events and self._handled < _EVENTS_PER_TURN:
+        elif self._handler is not None and not self.queued and len(self._handled) < _EVENTS_PER_TURN:
             if not self._handled:
-                self._loop.call_soon(self._begin_turn)
-            self._handled += 1
+                self._loop.call_soon(self._handled.clear)
+            self._handled.append(None)
             self._handler(event)
         else:
-            self._events.append(event)
+            self.queued.append(event)
             self._wake()
 
     async def next(self) -> Event[bytes]:
         """Wait for the next event. Raises the error of `end` after the events that came before it."""
-        while not self._events:
+        while not self.queued:
             if self._error is not None:
                 raise ListenerClosed(*self._error.args) from self._error
             self._arrival = self._loop.create_future()
             await self._arrival
-        return self._events.popleft()
+        return self.queued.popleft()
 
     def end(self, error: ListenerClosed) -> None:
         """End the session. The first error wins; later calls are ignored."""
@@ -66,10 +67,7 @@ class EventStream:
 
     def unconsumed(self) -> list[Event[bytes]]:
         """Return the events that were received but not consumed, for the next session."""
-        return [*self._events, *self._late]
-
-    def _begin_turn(self) -> None:
-        self._handled = 0
+        return [*self.queued, *self._late]
 
     def _wake(self) -> None:
         if self._arrival is not None:

@@ -16,6 +16,8 @@ class PeerBarrier:
 
     def __init__(self, timeout: float) -> None:
         """`wait` waits ``timeout`` seconds at most after `start`: some nodes may be gone for good."""
+        self.waiting = False
+        """Whether other nodes may still be on their way back."""
         self._timeout = timeout
         self._count = 0
         self._expected = 0
@@ -25,13 +27,9 @@ class PeerBarrier:
     def start(self) -> None:
         """Begin a session: expect as many nodes as there were in the last one."""
         self._expected, self._count = max(self._count, self._expected), 0
+        self.waiting = self._expected > 1
         self._deadline = asyncio.get_running_loop().time() + self._timeout
         self._complete = asyncio.Event()
-
-    @property
-    def waiting(self) -> bool:
-        """Whether other nodes may still be on their way back."""
-        return self._expected > 1
 
     def update(self, count: int) -> None:
         """Set how many nodes there are now, this one included."""
@@ -41,8 +39,13 @@ class PeerBarrier:
 
     def release(self) -> None:
         """Let everything pass that waits, and wait no more in this session."""
-        self._expected = 0
+        self._expected, self.waiting = 0, False
         self._complete.set()
+
+    def end(self) -> None:
+        """End the session: let everything pass that waits. The next one expects as many nodes as this one did."""
+        self._count = max(self._count, self._expected)
+        self.release()
 
     async def wait(self) -> None:
         """Wait until all expected nodes are back, or the time is up."""

@@ -5,9 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
-_TICKS = 4
-_SILENT_TICKS = 3
-
 
 class Watchdog:
     """Watches one connection from `start` to `stop`.
@@ -24,19 +21,25 @@ class Watchdog:
         fail: Callable[[str], object],
         *,
         always_probe: bool = False,
+        ticks: int = 4,
+        probe_after: int = 1,
     ) -> None:
         """``probe`` sends something that is answered; ``fail`` is called once, with the reason.
 
         With ``always_probe`` it probes twice in ``probe_interval`` on a busy connection, too: the peer wants to
-        receive something.
+        receive something. ``ticks`` are those of an interval; after ``probe_after`` of them without data the connection
+        is probed.
         """
+        self._ticks_per_interval = ticks
+        self._probe_after = probe_after
         self._probe_interval = probe_interval
         self._probe = probe
         self._fail = fail
         self._always_probe = always_probe
         self._ticks = 0
         self._missed_ticks = 0
-        self._received = True
+        self.received = True
+        """To be set when data came: the peer is alive, or our side has not read."""
         self._timer: asyncio.TimerHandle | None = None
 
     def start(self) -> None:
@@ -48,20 +51,20 @@ class Watchdog:
             self._timer = None
 
     def received_data(self) -> None:
-        """Note that the peer is alive, or that our side did not read."""
-        self._received = True
+        """Set `received`."""
+        self.received = True
 
     def _schedule(self) -> None:
-        self._timer = asyncio.get_running_loop().call_later(self._probe_interval / _TICKS, self._tick)
+        self._timer = asyncio.get_running_loop().call_later(self._probe_interval / self._ticks_per_interval, self._tick)
 
     def _tick(self) -> None:
-        self._missed_ticks = 0 if self._received else self._missed_ticks + 1
-        self._received = False
+        self._missed_ticks = 0 if self.received else self._missed_ticks + 1
+        self.received = False
         self._ticks += 1
-        if self._missed_ticks >= _SILENT_TICKS:
+        if self._missed_ticks >= self._ticks_per_interval - 1:
             self._timer = None
             self._fail(f"no answer for {self._probe_interval:g} s (probe_interval)")
             return
         self._schedule()
-        if self._missed_ticks == 1 or (self._always_probe and self._ticks % 2 == 0):
+        if self._missed_ticks == self._probe_after or (self._always_probe and self._ticks % 2 == 0):
             self._probe()

@@ -14,10 +14,8 @@ from time import monotonic
 
 from ...core.events import BoundQueue, Event, PublishResult
 from ...core.exceptions import QueueFull
-from ...core.notifier import CallSoon, Notifier, call_soon_from_thread, loop_is_running, waiter_type
+from .inbox import Inbox, Reader
 
-_MAX_UNREAD_EVENTS = 100_000
-"""A layer that leaves so many events unread is cut off, as network brokers do."""
 _SWEEP_SECONDS = 60.0
 
 
@@ -205,68 +203,6 @@ def _reset_brokers() -> None:
 
 # A child owns neither the parent's event loops nor its messages, and a lock may have been held while forking.
 os.register_at_fork(after_in_child=_reset_brokers)
-
-
-class _ThreadSafeNotifier:
-    """A `Notifier` for any thread; `notify` returns False once its event loop is closed."""
-
-    def __init__(self) -> None:
-        self._thread = threading.get_ident()
-        self._call_soon: CallSoon = call_soon_from_thread()
-        self._scheduled = False
-        self._notifier = Notifier(waiter_type())
-        self.wait = self._notifier.wait
-
-    def notify(self) -> bool:
-        try:
-            if threading.get_ident() == self._thread:
-                self._notifier.notify()
-            elif not self._scheduled:
-                self._scheduled = True
-                self._call_soon(self._notify_here)
-        except RuntimeError:  # what asyncio and trio raise for a closed loop
-            return False
-        return True
-
-    def _notify_here(self) -> None:
-        self._scheduled = False
-        self._notifier.notify()
-
-
-class Inbox:
-    """The events that one layer has not read yet."""
-
-    def __init__(self) -> None:
-        self.events: deque[Event[bytes]] = deque()
-        self.notifier = _ThreadSafeNotifier()
-        self.open = True
-        self.thread = threading.get_ident()
-        self.handler: Callable[[Event[bytes]], None] | None = None
-        self._loop_is_running = loop_is_running()
-
-    def usable_handler(self) -> Callable[[Event[bytes]], None] | None:
-        """Return the handler for an event that is published in this event loop, unless earlier ones wait."""
-        return self.handler if not self.events and self.open and self._loop_is_running() else None
-
-    def deliver(self, event: Event[bytes]) -> bool:
-        """Add an event. Returns False if the event loop is closed, or too many events are unread."""
-        self.events.append(event)
-        if len(self.events) > _MAX_UNREAD_EVENTS:
-            self.close()
-        return self.notifier.notify() and self.open
-
-    def close(self) -> None:
-        self.open = False
-        self.events.clear()
-        self.notifier.notify()
-
-
-class Reader:
-    """A task that waits in `InMemoryChannelLayer.take`."""
-
-    def __init__(self) -> None:
-        self.notifier = _ThreadSafeNotifier()
-        self.wake = self.notifier.notify
 
 
 @dataclass(slots=True)

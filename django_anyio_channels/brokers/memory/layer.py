@@ -9,7 +9,8 @@ from anyio.lowlevel import checkpoint
 from ...core.events import Event, PublishResult
 from ...core.exceptions import ListenerClosed
 from ...core.layer import BaseChannelLayer
-from .broker import Inbox, InMemoryBroker, Reader
+from .broker import InMemoryBroker
+from .inbox import Inbox, Reader
 
 _PUBLISHES_PER_TURN = 16
 

@@ -1,18 +1,20 @@
-"""What an MQTT layer can be told, from keyword arguments or from a URL."""
+"""Where an MQTT broker is and how to log in: keyword arguments, the URL, and the CONNECT packet they make."""
 
 from __future__ import annotations
 
-import difflib
 import ssl
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
-from urllib.parse import parse_qsl, quote, unquote, urlsplit
+from urllib.parse import parse_qsl, quote
 from uuid import uuid4
 
-from .packets import Will
+from ...core.hints import did_you_mean
+from ..common.urls import host_and_port, read_url, without_secrets
+from .packets import CONNECT, Will, pack_packet, pack_properties, pack_text
 
 _SCHEMES = {"mqtt": False, "mqtts": True}
 _VERSIONS = {"5": 5, "5.0": 5, "3.1.1": 4, "4": 4}
+_NOT_IN_THE_QUERY = {"host", "port", "tls", "will", "username", "password"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,7 +24,7 @@ class MQTTOptions:
     host: str = "localhost"
     port: int = 0
     username: str | None = None
-    password: str | None = None
+    password: str | None = field(default=None, repr=False)
     tls: bool | ssl.SSLContext = False
     ca_file: str | None = None
     cert_file: str | None = None
@@ -46,7 +48,7 @@ class MQTTOptions:
         return f"mqtt{'s' if self.tls else ''}://{user}{host}:{self.port}"
 
     def ssl_context(self) -> ssl.SSLContext | None:
-        """How to encrypt, if at all. Raises `OSError` for files that cannot be read."""
+        """Return how to encrypt, or None. Raises `OSError` for files that cannot be read."""
         if isinstance(self.tls, ssl.SSLContext):
             return self.tls
         if not self.tls:
@@ -56,10 +58,30 @@ class MQTTOptions:
             context.load_cert_chain(self.cert_file, self.key_file)
         return context
 
+    def connect_packet(self, version: int) -> bytes:
+        """Encode the CONNECT of MQTT 5, or 4 for MQTT 3.1.1."""
+        flags = (
+            0x02 * (not self.session_expiry) | 0x80 * (self.username is not None) | 0x40 * (self.password is not None)
+        )
+        parts = [pack_text(self.client_id)]
+        if self.will is not None:
+            flags |= 0x04 | self.will.qos << 3 | 0x20 * self.will.retain
+            if version == 5:
+                parts.append(pack_properties((0x18, self.will.delay or None)))
+            parts += [pack_text(self.will.topic), pack_text(self.will.payload)]
+        for flag, credential in ((0x80, self.username), (0x40, self.password)):
+            if credential is not None:
+                flags |= flag
+                parts.append(pack_text(credential))
+        if version == 5:
+            parts.insert(0, pack_properties((0x11, self.session_expiry or None), (0x21, self.receive_maximum)))
+        head = pack_text(b"MQTT") + bytes((version, flags)) + self.keepalive.to_bytes(2, "big")
+        return pack_packet(CONNECT, head, *parts)
+
 
 def make_options(url: str | None, **given: Any) -> MQTTOptions:
-    """Defaults, overridden by what the URL says, overridden by what was given (not None). Raises `ValueError`."""
-    options = MQTTOptions() if url is None else _of_url(url)
+    """Return the defaults, overridden by the URL, overridden by what is given and not None. Raises `ValueError`."""
+    options = MQTTOptions() if url is None else _from_url(url)
     options = replace(options, **{name: value for name, value in given.items() if value is not None})
     if not options.tls and (options.ca_file or options.cert_file):
         raise ValueError("ca_file and cert_file need TLS: say mqtts:// or tls=True")
@@ -78,31 +100,23 @@ def make_options(url: str | None, **given: Any) -> MQTTOptions:
     )
 
 
-def _of_url(url: str) -> MQTTOptions:
-    parts = urlsplit(url)
-    if parts.scheme not in _SCHEMES or not parts.hostname:
-        raise ValueError(
-            f"An MQTT URL looks like mqtt://user:password@host:1883, or mqtts:// for TLS; not {_bare(url)!r}"
-        )
-    if parts.path not in ("", "/") or parts.fragment:
-        raise ValueError(f"{_bare(url)!r} has a path; options follow after a question mark: mqtt://host/?qos=0")
-    known: dict[str, Any] = {"host": parts.hostname, "tls": _SCHEMES[parts.scheme]}
-    if parts.port:
-        known["port"] = parts.port
-    if parts.username is not None:
-        known["username"] = unquote(parts.username)
-    if parts.password is not None:
-        known["password"] = unquote(parts.password)
-    types = {field.name: str(field.type) for field in fields(MQTTOptions)}
-    for name in ("host", "port", "tls", "will", "username", "password"):
-        del types[name]
+def _from_url(url: str) -> MQTTOptions:
+    parts = read_url(url)
+    if parts.scheme not in _SCHEMES or parts.kinds or len(parts.hosts) > 1 or not parts.hosts[0]:
+        example = "mqtt://user:password@host:1883, or mqtts:// for TLS"
+        raise ValueError(f"An MQTT URL looks like {example}; not {without_secrets(url)!r}")
+    if parts.path:
+        example = "mqtt://host/?qos=0"
+        raise ValueError(f"{without_secrets(url)!r} has a path; options follow after a question mark: {example}")
+    host, port = host_and_port(parts.hosts[0], 0)
+    types = {each.name: str(each.type) for each in fields(MQTTOptions) if each.name not in _NOT_IN_THE_QUERY}
+    options: dict[str, Any] = {}
     for name, text in parse_qsl(parts.query, keep_blank_values=True):
         if name not in types:
-            near = difflib.get_close_matches(name, types, n=1)
-            hint = f"did you mean {near[0]}?" if near else f"known are {', '.join(types)}"
-            raise ValueError(f"The MQTT URL has the unknown option {name!r}; {hint}")
-        known[name] = _read(name, types[name], text)
-    return MQTTOptions(**known)
+            hint = did_you_mean(name, types, otherwise=f"Known are {', '.join(types)}")
+            raise ValueError(f"The MQTT URL has the unknown option {name!r}. {hint}")
+        options[name] = _read(name, types[name], text)
+    return MQTTOptions(host, port, parts.username, parts.password, _SCHEMES[parts.scheme], **options)
 
 
 def _read(name: str, kind: str, text: str) -> Any:
@@ -111,16 +125,6 @@ def _read(name: str, kind: str, text: str) -> Any:
             return _VERSIONS[text]
         if kind == "bool":
             return {"true": True, "1": True, "false": False, "0": False}[text.lower()]
-        if kind == "int":
-            return int(text)
-        if kind == "float":
-            return float(text)
+        return {"int": int, "float": float}.get(kind, str)(text)
     except (KeyError, ValueError):
         raise ValueError(f"The option {name} of the MQTT URL cannot be {text!r}") from None
-    return text
-
-
-def _bare(url: str) -> str:
-    """A URL fit for messages: without what may be a password."""
-    scheme, separator, rest = url.partition("://")
-    return f"{scheme}{separator}{rest.rpartition('@')[2]}"

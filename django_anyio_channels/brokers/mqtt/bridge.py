@@ -1,8 +1,8 @@
-"""Groups that are plain topics, so that devices, which know nothing of Channels, can talk with their members.
+"""Groups that are plain topics, for devices that know nothing of Channels.
 
 What a device publishes reaches every member as one fixed message, ``{"type": "mqtt.message", "topic": ...,
-"payload": ...}``: a device can choose the payload, never the type, so never the method of a consumer. What is no
-payload of the agreed kind is dropped and logged. In the other direction ``group_send`` of such a message publishes its
+"payload": ...}``: a device can choose the payload, never the type, so never the method of a consumer. A payload that is
+not of the agreed kind is dropped and logged. In the other direction ``group_send`` of such a message publishes its
 payload.
 """
 
@@ -17,6 +17,7 @@ from typing import Any
 
 import msgspec
 
+from ...core.hints import did_you_mean
 from ...core.serializers import Serializer, encode_limited
 from ...core.stats import RateLimitedLogger
 from .packets import Publish
@@ -36,7 +37,7 @@ _from_json = msgspec.json.Decoder().decode
 
 @dataclass(frozen=True)
 class Rule:
-    """Which groups are which topics."""
+    """Maps groups to topics."""
 
     group: re.Pattern[str]
     topic: str
@@ -47,16 +48,16 @@ class Rule:
 
 
 @dataclass(frozen=True)
-class Junction:
-    """One group that is a topic."""
+class BridgedGroup:
+    """One group that is a topic of devices."""
 
     group: str
     topic_filter: bytes
     rule: Rule
     bridge: Bridge
 
-    def frame(self, message: Publish) -> bytes | None:
-        """What the members of the group get for a message of a device; None, and a line in the log, for garbage."""
+    def from_device(self, message: Publish) -> bytes | None:
+        """Return the payload for the members of the group. An invalid message is logged, and None returned."""
         try:
             payload = _from_json(message.payload) if self.rule.payload == "json" else message.payload
             return self.bridge.encode({"type": MESSAGE_TYPE, "topic": message.topic.decode(), "payload": payload})
@@ -72,27 +73,23 @@ class Junction:
             )
             return None
 
-    def message(self, frame: bytes) -> tuple[bytes, bytes]:
-        """Topic and payload for a message to the group. Raises `TypeError` for what is no message to a device."""
-        message = self.bridge.serializer.decode(frame)
+    def to_device(self, encoded: bytes) -> tuple[bytes, bytes]:
+        """Return topic and payload for an encoded message to the group. Raises `TypeError` if it is for no device."""
+        topic, message = self.topic_filter.decode(), self.bridge.serializer.decode(encoded)
         if message.get("type") != MESSAGE_TYPE or "payload" not in message or set(message) - _MESSAGE_KEYS:
             raise TypeError(
-                f"Group {self.group} is the MQTT topic {self._topic}, so its messages must be "
+                f"Group {self.group} is the MQTT topic {topic}, so its messages must be "
                 f'{{"type": "{MESSAGE_TYPE}", "payload": ...}} (and "topic", if that has wildcards); '
                 f"not one with the keys {sorted(map(str, message))} and the type {message.get('type')!r}"
             )
-        return self._topic_of(message.get("topic", self._topic)), self._payload_of(message["payload"])
-
-    @property
-    def _topic(self) -> str:
-        return self.topic_filter.decode()
+        return self._topic_of(message.get("topic", topic)), self._payload_of(message["payload"])
 
     def _topic_of(self, topic: Any) -> bytes:
         if isinstance(topic, str) and not {"+", "#", "\0"} & set(topic) and matches(self.topic_filter, topic.encode()):
             return topic.encode()
         raise TypeError(
-            f"A message to group {self.group} must name a topic without wildcards that matches {self._topic}: "
-            f'"topic" is {topic!r}'
+            f"A message to group {self.group} must name a topic without wildcards that matches "
+            f'{self.topic_filter.decode()}: "topic" is {topic!r}'
         )
 
     def _payload_of(self, payload: Any) -> bytes:
@@ -114,7 +111,7 @@ class Bridge:
     have MQTT's wildcards. Instead of the topic a dict may stand: ``topic``; ``payload``, which is ``"json"`` (the
     default) or ``"bytes"``; ``qos`` and ``retain`` of what the group publishes. Of several rules the first counts.
 
-    ``group_prefix`` is what the layer's names of groups begin with, ``serializer`` makes the members' frames, and
+    ``group_prefix`` is what the layer's names of groups begin with, ``serializer`` encodes the messages of members, and
     ``limit`` is their size in bytes. Raises `TypeError` and `ValueError` for rules that cannot be used.
     """
 
@@ -128,11 +125,11 @@ class Bridge:
         self._rules = [_read_rule(group, rule, group_prefix) for group, rule in rules.items()]
 
     def encode(self, message: dict[str, Any]) -> bytes:
-        """The members' frame of a message. Raises `TypeError` and `PayloadTooLarge`."""
+        """Encode a message for the members of a group. Raises `TypeError` and `PayloadTooLarge`."""
         return encode_limited(self._limit, self.serializer, message)
 
-    def find(self, name: str) -> Junction | None:
-        """The topic that a name of the layer is; None if it is no device's."""
+    def find(self, name: str) -> BridgedGroup | None:
+        """Return the topic for a group's name in the layer; None if no rule is for it."""
         if not name.startswith(self._group_prefix):
             return None
         group = name[len(self._group_prefix) :]
@@ -142,21 +139,22 @@ class Bridge:
                 topic = rule.topic
                 for variable, value in found.groupdict().items():
                     topic = topic.replace(f"{{{variable}}}", value)
-                return Junction(group, topic.encode(), rule, self)
+                return BridgedGroup(group, topic.encode(), rule, self)
         return None
 
 
 def _read_rule(group: object, rule: Any, group_prefix: str) -> Rule:
     if not isinstance(group, str) or not _GROUP.fullmatch(_VARIABLE.sub("x", group)):
         raise ValueError(
-            f"{group!r} is no name of a group: letters, digits, '-', '_' and '.', and variables such as {{name}}"
+            f"{group!r} is not the name of a group: letters, digits, '-', '_' and '.', and variables such as {{name}}"
         )
     given = {"topic": rule} if isinstance(rule, str) else rule
     if not isinstance(given, Mapping) or not isinstance(given.get("topic"), str):
         raise TypeError(f"group {group!r} needs a topic, or a dict with 'topic' in it, not {rule!r}")
     unknown = sorted(set(given) - set(_RULE_KEYS), key=repr)
     if unknown:
-        raise ValueError(f"group {group!r} has the unknown key {unknown[0]!r}; the keys are {', '.join(_RULE_KEYS)}")
+        hint = did_you_mean(unknown[0], _RULE_KEYS, otherwise=f"The keys are {', '.join(_RULE_KEYS)}.")
+        raise ValueError(f"group {group!r} has the unknown key {unknown[0]!r}. {hint}")
     made = Rule(_pattern(group), **given)
     if made.payload not in _PAYLOADS:
         raise ValueError(f"the payload of group {group!r} must be 'json' or 'bytes', not {made.payload!r}")

@@ -1,72 +1,24 @@
-"""MQTT 5 (and 3.1.1): for those who have devices."""
+"""The channel layer over MQTT 5 (and 3.1.1): PUBLISH, SUBSCRIBE, and shared subscriptions for queues."""
 
 from __future__ import annotations
 
-import asyncio
-import logging
 import ssl
 from collections.abc import Callable
-from dataclasses import dataclass
-from zlib import crc32
 
-import anyio
-
-from ...core.events import Event
-from ...core.exceptions import (
-    ChannelLayerError,
-    ListenerClosed,
-    NotSupported,
-    PayloadTooLarge,
-    PublishRefused,
-    SubscriptionRefused,
-)
+from ...core.events import Event, PublishResult
+from ...core.exceptions import ListenerClosed, NotSupported
 from ...core.layer import BaseChannelLayer, subscribing
-from ..common.event_stream import EventStream
-from . import packets
 from .address import MQTTOptions, make_options
-from .bridge import Bridge, Junction
-from .connection import MQTTConnection, Receipt
-from .packets import ConnAck, Packet, Properties, Publish, Will, reason_name
+from .bridge import Bridge
+from .packets import NO_MATCHING_SUBSCRIBERS, NO_PROPERTIES, Properties, Will
 from .queues.client import MQTTQueues
-from .topics import matches, to_filter, to_group, to_topic
+from .session import Session
+from .subscriptions import Subscription
+from .topics import to_filter, to_topic
 
 __all__ = ["MQTTChannelLayer", "Properties", "Will"]
 
-logger = logging.getLogger("django_anyio_channels")
-
-_HOLD_SECONDS = 10.0
-"""How long a persistent session's messages wait for their subscriber after the session was resumed."""
-
-_UNSUPPORTED_VERSION = (0x01, 0x84)
-_REFUSALS_311 = {
-    1: "unacceptable protocol version",
-    2: "client identifier rejected",
-    3: "server unavailable",
-    4: "bad user name or password",
-    5: "not authorized",
-}
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class _Route:
-    """Where the messages of one subscription go."""
-
-    topic_filter: bytes
-    name: str
-    """What errors call the subscription."""
-    group: str | None = None
-    """None for a pattern: the topic says it."""
-    subscription: str | None = None
-    handle: Callable[[Publish], None] | None = None
-    """Takes the messages that are no events."""
-    frame: Callable[[Publish], bytes | None] | None = None
-    """Makes the events' messages; without it they are the payloads."""
-
-    def event(self, message: Publish, receipt: Receipt | None) -> Event[bytes] | None:
-        """None if the message means nothing here."""
-        group = to_group(message.topic) if self.group is None else self.group
-        frame = message.payload if self.frame is None else self.frame(message)
-        return None if frame is None else Event(group, frame, self.subscription, receipt)
+_ACCEPTED, _NO_RECEIVERS = PublishResult(), PublishResult(0)
 
 
 class MQTTChannelLayer(BaseChannelLayer):
@@ -93,7 +45,7 @@ class MQTTChannelLayer(BaseChannelLayer):
     * ``bridge``: which groups are topics of devices, a `Bridge`. In Django's settings it is the key ``bridge``.
 
     A pattern of `subscribe_pattern` is MQTT's topic filter (``+`` one level, ``#`` all below). How names become topics
-    says `mqtt_names`.
+    says the module `topics`.
     """
 
     def __init__(
@@ -142,161 +94,52 @@ class MQTTChannelLayer(BaseChannelLayer):
             will=will,
             version=version,
         )
-        self._connection: MQTTConnection | None = None
-        self._connecting: anyio.CancelScope | None = None
-        self._routes: dict[int, _Route] = {}
-        self._identifiers: dict[bytes, int] = {}
-        self._in_effect: set[bytes] = set()
-        """Filters that the broker has confirmed."""
-        self._arrivals: EventStream
-        self._holds = False
-        """Whether what nobody has subscribed to yet is held for a while: the broker resumes our session at once."""
-        self._held: list[tuple[Publish, Receipt | None]] = []
-        self._stop_later: asyncio.TimerHandle | None = None
-        self._queues = MQTTQueues(self)
+        self._scope = ""
+        self._session: Session | None = None
 
     @property
     def address(self) -> str:
         return self._options.address
 
-    # ---- life ---------------------------------------------------------------------------------------------------
+    def set_scope(self, prefix: str) -> None:
+        self._scope = prefix
 
     async def connect(self) -> None:
-        await self.disconnect()
-        with anyio.move_on_after(self._options.connect_timeout) as scope:
-            self._connecting = scope
-            try:
-                await self._open()
-                if self._can_queue(self._live()):
-                    await self._queues.begin()
-            except OSError as error:
-                raise ListenerClosed(f"{self.address}: {error}") from error
-            self._connecting = None
-        if scope.cancelled_caught:
-            raise ListenerClosed(f"{self.address} did not answer within {self._options.connect_timeout:g} s")
+        former, self._session = self._session, Session(self._options, self._bridge, self._scope)
+        session = self._session
+        if former is not None:
+            await former.close()
+        await session.open()
 
     async def disconnect(self) -> None:
-        connecting, self._connecting = self._connecting, None
-        if connecting is not None:
-            connecting.cancel()
-        elif self._connection is not None and self._connection.error is None and self._can_queue(self._connection):
-            await self._leave_queues()
-        connection, self._connection = self._connection, None
-        if self._stop_later is not None:
-            self._stop_later.cancel()
-        self._routes.clear()
-        self._identifiers.clear()
-        self._in_effect.clear()
-        self._held.clear()
-        self._stop_later = None
-        self._queues.end()
-        if connection is not None:
-            await connection.goodbye()
-        await self._queues.finished()
+        session, self._session = self._session, None
+        if session is not None:
+            await session.close()
 
-    async def _leave_queues(self) -> None:
-        try:
-            await self._queues.leave()
-        except ChannelLayerError as error:
-            level = logging.DEBUG if isinstance(error, ListenerClosed) else logging.WARNING
-            logger.log(level, "The queues of %s could not be handed over: %s", self.address, error)
-
-    async def _open(self) -> None:
-        connection, answer = await self._greet(self._options.version or 5)
-        if answer.reason in _UNSUPPORTED_VERSION and self._options.version is None:
-            await connection.goodbye()
-            connection, answer = await self._greet(4)
-        if answer.reason != 0:
-            await connection.goodbye()
-            raise ListenerClosed(self._refusal(answer.reason))
-        offered = getattr(answer.properties, "MaximumQoS", 2)
-        if offered < self._options.qos:
-            await connection.goodbye()
-            raise ListenerClosed(f"{self.address} offers no QoS {self._options.qos}; use qos={offered}")
-        connection.begin(answer)
-        self._holds = answer.session_present
-        self._stop_later = asyncio.get_running_loop().call_later(_HOLD_SECONDS, self._stop_holding)
-
-    async def _greet(self, version: int) -> tuple[MQTTConnection, ConnAck]:
-        options = self._options
-        connection: MQTTConnection | None = None
-        loop = asyncio.get_running_loop()
-        self._holds = options.session_expiry > 0
-        self._arrivals = EventStream()
-
-        def new() -> MQTTConnection:
-            nonlocal connection
-            connection = MQTTConnection(
-                self.address,
-                version=version,
-                probe_interval=options.probe_interval,
-                on_message=self._receive,
-                on_end=self._life_ended,
-            )
-            return connection
-
-        try:
-            await loop.create_connection(new, options.host, options.port, ssl=options.ssl_context())
-            assert connection is not None
-            connection.open(
-                packets.connect(
-                    version=version,
-                    client_id=options.client_id,
-                    username=options.username,
-                    password=options.password,
-                    clean_start=not options.session_expiry,
-                    keepalive=options.keepalive,
-                    session_expiry=options.session_expiry,
-                    receive_maximum=options.receive_maximum,
-                    will=options.will,
-                )
-            )
-            self._connection = connection
-            answer = await connection.accepted
-            connection.check()
-        except BaseException:
-            self._connection = None
-            if connection is not None:
-                with anyio.CancelScope(shield=True):
-                    await connection.goodbye()
-            raise
-        assert answer is not None, "only a connection that is over has no answer"
-        return connection, answer
-
-    def _refusal(self, reason: int) -> str:
-        name = _REFUSALS_311.get(reason) or reason_name(Packet.CONNACK, reason)
-        return f"{self.address} refused the connection: {name}. Check username, password and client_id"
-
-    def _live(self) -> MQTTConnection:
-        connection = self._connection
-        if connection is None:
-            raise self._not_connected()
-        if connection.error is not None:
-            connection.check()
-        return connection
-
-    def _not_connected(self) -> ListenerClosed:
-        return ListenerClosed(f"{self.address}: this layer is not connected")
+    def _connected(self) -> Session:
+        if self._session is None:
+            raise ListenerClosed(f"{self.address}: this layer is not connected")
+        return self._session
 
     # ---- groups and patterns ------------------------------------------------------------------------------------
 
     async def subscribe(self, groups: str) -> None:
-        owner = subscribing.get(groups)
-        subscription = None if owner == groups else owner
-        junction = self._junction(groups)
-        frame = None if junction is None else junction.frame
-        route = _Route(self.filter_of(groups), groups, groups, subscription, frame=frame)
-        await self._subscribe(route, self._options.no_local)
+        session = self._connected()
+        name = subscribing.get(groups)
+        subscription = session.group_subscription(groups, subscription=None if name == groups else name)
+        await session.subscribe(subscription, self._options.qos, no_local=self._options.no_local)
 
     async def unsubscribe(self, groups: str) -> None:
-        await self._unsubscribe(self.filter_of(groups))
+        session = self._connected()
+        await session.unsubscribe(session.group_subscription(groups).topic_filter)
 
     async def subscribe_pattern(self, pattern: str) -> None:
-        """Events of every topic that matches MQTT's topic filter; raises `ValueError` for what is none."""
-        await self._subscribe(_Route(to_filter(pattern), pattern, None, pattern), self._options.no_local)
+        """Events of every topic that matches MQTT's topic filter. Raises `ValueError` for an invalid one."""
+        subscription = Subscription(to_filter(pattern), pattern, None, pattern)
+        await self._connected().subscribe(subscription, self._options.qos, no_local=self._options.no_local)
 
     async def unsubscribe_pattern(self, pattern: str) -> None:
-        await self._unsubscribe(to_filter(pattern))
+        await self._connected().unsubscribe(to_filter(pattern))
 
     async def publish(
         self,
@@ -306,224 +149,62 @@ class MQTTChannelLayer(BaseChannelLayer):
         qos: int | None = None,
         retain: bool = False,
         properties: Properties | None = None,
-    ) -> int | None:
+    ) -> PublishResult:
         """Publish; ``qos`` overrides the layer's, ``retain`` has the broker keep the message for later subscribers.
 
-        ``properties`` are paho-mqtt's (``Properties(PacketTypes.PUBLISH)``), for MQTT 5. Raises `PublishRefused` when
-        the broker says at QoS 1 or 2 that we may not, and `PayloadTooLarge` for more than its Maximum Packet Size.
-        Returns 0 when the broker says that nobody subscribes, else None.
+        ``properties`` are for MQTT 5. Raises `PublishRefused` when the broker says at QoS 1 or 2 that we may not, and
+        `PayloadTooLarge` for more than its Maximum Packet Size. ``receivers`` of the result is 0 when the broker says
+        that nobody subscribes, else None.
         """
-        connection = self._live()
-        packed = b"\0" if properties is None else packets.pack_properties(properties)
-        topic = None
-        junction = self._junction(group)
-        if junction is not None:
-            topic, message = junction.message(message)
-            qos = junction.rule.qos if qos is None else qos
-            retain = retain or junction.rule.retain
-        reason = await connection.publish(
+        session = self._connected()
+        topic, bridged = None, session.bridged(group)
+        if bridged is not None:
+            topic, message = bridged.to_device(message)
+            qos = bridged.rule.qos if qos is None else qos
+            retain = retain or bridged.rule.retain
+        reason = await session.live().publish(
             topic or to_topic(group),
             message,
             qos=self._options.qos if qos is None else qos,
             retain=retain,
-            properties=packed if connection.version == 5 else b"",
+            properties=NO_PROPERTIES if properties is None else properties.pack(),
         )
-        self._check_reason(reason, group, len(message))
-        return 0 if reason == packets.NO_MATCHING_SUBSCRIBERS else None
+        session.check_reason(reason, group, len(message))
+        return _NO_RECEIVERS if reason == NO_MATCHING_SUBSCRIBERS else _ACCEPTED
 
     async def count_subscribers(self, group: str) -> int | None:
         """At QoS 1 and 2 `publish` says it; at QoS 0 the broker is asked with an empty message at QoS 1."""
-        return None if self._options.qos else await self.publish(group, b"", qos=1)
-
-    def _junction(self, group: str) -> Junction | None:
-        return None if self._bridge is None else self._bridge.find(group)
-
-    def _check_reason(self, reason: int, to: str, size: int) -> None:
-        if reason < 0x80:
-            return
-        name = reason_name(Packet.PUBACK, reason)
-        if reason == packets.PACKET_TOO_LARGE:
-            raise PayloadTooLarge(
-                f"{self.address} refused {size} bytes to {to}: {name}. Send less, or raise the broker's "
-                f"limit (mosquitto: message_size_limit)"
-            )
-        raise PublishRefused(
-            f"{self.address} refused a message to {to}: {name}. Check what the broker's access control allows "
-            f"user {self._options.username!r} to write"
-        )
+        return None if self._options.qos else (await self.publish(group, b"", qos=1)).receivers
 
     async def next_published(self) -> Event[bytes]:
-        if self._connection is None:
-            raise self._not_connected()
-        return await self._arrivals.next()
+        return await self._connected().events.next()
 
-    def set_event_handler(self, deliver: Callable[[Event[bytes]], None]) -> None:
-        self._arrivals.set_event_handler(deliver)
-
-    async def _subscribe(self, route: _Route, no_local: bool, qos: int | None = None) -> None:
-        connection = self._live()
-        topic_filter = route.topic_filter
-        known = self._routes.get(self._identifiers.get(topic_filter, 0))
-        if known is not None and known.name != route.name:
-            raise SubscriptionRefused(
-                f"{route.name} and {known.name} are the same MQTT topic, {topic_filter.decode()}; one event loop can "
-                f"subscribe to it by one of these names only"
-            )
-        if topic_filter in self._in_effect:
-            return
-        identifier = self._identifiers.get(topic_filter) or self._new_identifier(topic_filter)
-        self._routes[identifier] = route
-        self._deliver_held()
-        # What nodes say to each other is never retained: Retain Handling 2 keeps away what somebody else left there.
-        options = (self._options.qos if qos is None else qos) | 0x04 * no_local | 0x20 * (route.handle is not None)
-        reason = await connection.subscribe(topic_filter, options, identifier)
-        if reason >= 0x80:
-            self._forget(topic_filter)
-            raise SubscriptionRefused(
-                f"{self.address} refused the subscription to {route.name}: "
-                f"{reason_name(Packet.SUBACK, reason)}. Check what the broker's access control allows user "
-                f"{self._options.username!r} to read"
-            )
-        if topic_filter in self._identifiers:
-            self._in_effect.add(topic_filter)
-
-    async def _unsubscribe(self, topic_filter: bytes) -> None:
-        connection = self._live()
-        if self._forget(topic_filter):
-            await connection.unsubscribe(topic_filter)
-
-    def _new_identifier(self, topic_filter: bytes) -> int:
-        """The number by which the broker says which subscription a message is for.
-
-        Made of the filter: a session that outlived its process still sends the former process's numbers.
-        """
-        identifier = crc32(topic_filter) & 0x0FFF_FFFF or 1
-        while identifier in self._routes:
-            identifier = identifier % 0x0FFF_FFFF + 1
-        self._identifiers[topic_filter] = identifier
-        return identifier
-
-    def _forget(self, topic_filter: bytes) -> bool:
-        self._in_effect.discard(topic_filter)
-        identifier = self._identifiers.pop(topic_filter, None)
-        if identifier is None:
-            return False
-        del self._routes[identifier]
-        return True
+    def set_event_handler(self, handler: Callable[[Event[bytes]], None]) -> None:
+        self._connected().events.set_event_handler(handler)
 
     # ---- queues -------------------------------------------------------------------------------------------------
 
     async def put(self, queue: str, message: bytes, *, capacity: int, expiry: float) -> None:
-        await self._with_queues().put(queue, message, capacity, expiry)
+        await self._queues().put(queue, message, capacity, expiry)
 
     async def take(self, queue: str) -> bytes:
-        return await self._with_queues().take(queue)
+        return await self._queues().take(queue)
 
     async def bind(self, group: str, queue: str, *, capacity: int, expiry: float, lifetime: float) -> None:
-        await self._with_queues().bind(group, queue, capacity, expiry, lifetime)
+        await self._queues().bind(group, queue, capacity, expiry, lifetime)
 
     async def unbind(self, group: str, queue: str) -> None:
-        await self._with_queues().unbind(group, queue)
+        await self._queues().unbind(group, queue)
 
     async def purge(self, prefix: str) -> None:
-        await self._with_queues().purge(prefix)
+        await self._queues().purge(prefix)
 
-    def _with_queues(self) -> MQTTQueues:
-        connection = self._live()
-        if not self._can_queue(connection):
+    def _queues(self) -> MQTTQueues:
+        session = self._connected()
+        session.live()
+        if not session.has_queues:
             raise NotSupported(
                 f"{self.address}: queues (normal channels) need MQTT 5, shared subscriptions, and a node without "
                 f"session_expiry; use another client_id for them, or Redis or PostgreSQL"
             )
-        return self._queues
-
-    def _can_queue(self, connection: MQTTConnection) -> bool:
-        # The broker would keep requests for a persistent session's node that has died, and nobody would answer them.
-        return connection.version == 5 and connection.shares and not self._options.session_expiry
-
-    # What `MQTTQueues` needs of us.
-
-    @property
-    def node(self) -> str:
-        return self._options.client_id
-
-    @property
-    def largest_packet(self) -> int:
-        return self._live().largest_packet
-
-    def filter_of(self, group: str) -> bytes:
-        junction = self._junction(group)
-        return to_topic(group) if junction is None else junction.topic_filter
-
-    def frame_of(self, group: str, message: Publish) -> bytes | None:
-        junction = self._junction(group)
-        return message.payload if junction is None else junction.frame(message)
-
-    async def listen(self, topic_filter: bytes, handle: Callable[[Publish], None]) -> None:
-        await self._subscribe(_Route(topic_filter, repr(topic_filter), handle=handle), no_local=False, qos=1)
-
-    async def stop_listening(self, topic_filter: bytes) -> None:
-        await self._unsubscribe(topic_filter)
-
-    async def send(self, topic: bytes, payload: bytes) -> int:
-        reason = await self._live().publish(topic, payload, qos=1, retain=False, properties=b"\0")
-        self._check_reason(reason, repr(topic), len(payload))
-        return reason
-
-    # ---- in -----------------------------------------------------------------------------------------------------
-
-    def _receive(self, message: Publish, receipt: Receipt | None) -> None:
-        routes = self._routes_of(message)
-        if not routes and self._holds:
-            self._held.append((message, receipt))
-            return
-        self._deliver(message, receipt, routes)
-
-    def _routes_of(self, message: Publish) -> list[_Route]:
-        if message.subscriptions:
-            wanted = [self._routes[each] for each in message.subscriptions if each in self._routes]
-        else:
-            wanted = list(self._routes.values())
-        return [route for route in wanted if matches(route.topic_filter, message.topic)]
-
-    def _deliver(self, message: Publish, receipt: Receipt | None, routes: list[_Route]) -> None:
-        # A session that ends with its connection brings nothing twice, so nobody need hold what it brought: a reader
-        # that takes its time would only use up the broker's patience for all others.
-        lasting = receipt if self._options.session_expiry else None
-        for route in routes:
-            if route.handle is not None:
-                route.handle(message)
-                continue
-            event = route.event(message, lasting)
-            if event is None:
-                continue
-            if lasting is not None:
-                lasting.retain()
-            self._arrivals.add(event)
-        if receipt is not None:
-            receipt.release()
-
-    def _deliver_held(self) -> None:
-        """Deliver what a resumed session brought before its subscriber was there."""
-        held, self._held = self._held, []
-        for message, receipt in held:
-            self._receive(message, receipt)
-
-    def _stop_holding(self) -> None:
-        self._holds = False
-        held, self._held = self._held, []
-        if held:
-            logger.warning(
-                "%s delivered %d messages of the former session to topics that nobody subscribed to within %g s "
-                "(the first: %s); they were dropped",
-                self.address,
-                len(held),
-                _HOLD_SECONDS,
-                to_group(held[0][0].topic),
-            )
-        for message, receipt in held:
-            self._deliver(message, receipt, [])
-
-    def _life_ended(self, error: ListenerClosed) -> None:
-        self._queues.end()
-        self._arrivals.end(error)
+        return session.queues

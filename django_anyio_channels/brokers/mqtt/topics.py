@@ -4,7 +4,7 @@ A group name is its topic, letter for letter, so that groups and devices can mee
 topic: ``+``, ``#``, control characters, surrogates and code points that are no characters. They are written as in a
 URL (``%2B``), and so is ``%`` itself, and ``$`` at the beginning, where brokers keep their own topics (read those with
 a pattern: ``$SYS/broker/uptime`` is one). The empty name is ``%``. No other group's topic holds a ``%`` that two
-hexadecimal digits do not follow; what the layer needs for itself begins so.
+hexadecimal digits do not follow; the layer's own topics begin so.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _LONGEST = 65_535
 
 @lru_cache(maxsize=4096)
 def to_topic(group: str) -> bytes:
-    """The topic of a group. Raises `ValueError` if it has more than 65,535 bytes."""
+    """Return the topic of a group. Raises `ValueError` if it has more than 65,535 bytes."""
     if not group:
         return b"%"
     topic = _in_a_name.sub(_escape, group)
@@ -33,19 +33,19 @@ def to_topic(group: str) -> bytes:
 
 
 def to_group(topic: bytes) -> str:
-    """The group of a topic."""
+    """Return the group of a topic."""
     if topic == b"%":
         return ""
     if b"%" in topic:
         try:
             return unquote_to_bytes(topic).decode(errors="surrogatepass")
         except UnicodeDecodeError:
-            pass  # not written by `to_topic`: a stranger's topic, which stays as it is
+            pass  # `to_topic` did not encode it; it stays as it is
     return topic.decode(errors="surrogateescape")
 
 
 def to_filter(pattern: str) -> bytes:
-    """The topic filter of a pattern, which is MQTT's own language: ``+`` for one level, ``#`` for all below.
+    """Return the topic filter of a pattern, which is MQTT's own language: ``+`` for one level, ``#`` for all below.
 
     Raises `ValueError` for what no broker understands.
     """
@@ -61,7 +61,7 @@ def to_filter(pattern: str) -> bytes:
 
 
 def matches(topic_filter: bytes, topic: bytes) -> bool:
-    """Whether a broker hands what is published to the topic to a subscription with the filter."""
+    """Return whether a subscription with the filter gets what is published to the topic."""
     if topic_filter == topic:
         return True
     wanted, levels = topic_filter.split(b"/"), topic.split(b"/")

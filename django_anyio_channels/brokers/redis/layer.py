@@ -1,10 +1,10 @@
-"""Redis and Valkey: topics by publish/subscribe, queues as lists."""
+"""The layer on Redis and Valkey: groups by ``PUBLISH`` and ``SUBSCRIBE``, queues as lists."""
 
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 try:
@@ -20,16 +20,19 @@ from ...core.exceptions import DeliveryUnknown, ListenerClosed, PayloadTooLarge,
 from ...core.layer import BaseChannelLayer
 from ...core.stats import RateLimitedLogger
 from .address import Address
-from .cluster.discovery import ClusterAddress, is_cluster
-from .cluster.session import ClusterLife, Presences
-from .peers import Presence
-from .queues import Queues
-from .scripts import BIND, PUT, bindings, bound_groups, is_terms, queue_of_bound_groups, root, waiting
-from .session import Life, ServerLife, checked
-from .subscriptions import Subscriptions
+from .cluster.discovery import ClusterSeeds, is_cluster
+from .keys import base_key, bindings_key, bound_groups_key, inflight_key, queue_of_bound_groups
+from .peers import Peers
+from .queues import Queues, publishing_arguments, queue_keys
+from .scripts import BIND, PUT
+from .session import Session
+from .subscriptions import SubscriptionObserver, Subscriptions
 
 LARGEST_MESSAGE = 512 * 1024 * 1024 - 1024
 """Bytes; Redis' own limit for a string."""
+
+_BINDING = re.compile(rb"[0-9]{1,15} [0-9]{1,15} [0-9]{1,15}")
+"""Capacity, expiry in ms, and when the binding ends in ms; see bind.lua."""
 
 
 class RedisPubSubChannelLayer(BaseChannelLayer):
@@ -37,7 +40,7 @@ class RedisPubSubChannelLayer(BaseChannelLayer):
 
     In a Redis Cluster (Redis 7 or newer, or Valkey) by ``SSUBSCRIBE`` and ``SPUBLISH``: groups and queues are spread
     over the masters, two connections to each, and there are no patterns. Slots may move: a subscriber that had to
-    follow one gets a `Gap`. A master that fails is a loss of the link for all, until its replica has taken over.
+    follow one gets a `Gap`. A master that fails ends the session of all, until its replica has taken over.
 
     ``url`` is ``redis://[[user]:password@]host[:port][/database]``, ``rediss://`` for TLS, ``unix:///path/to.sock``,
     ``redis+sentinel://host:26379,host:26379/mastername/database`` or ``redis+cluster://host:7000,host:7001``. Options
@@ -46,46 +49,51 @@ class RedisPubSubChannelLayer(BaseChannelLayer):
     ``RedisPubSubChannelLayer(host="localhost", port=6379)``. Those about decoding, retries and pools are accepted and
     have nothing to do here. ``sentinel_kwargs`` are for the connections to the Sentinels.
 
-    A link that is silent for ``probe_interval`` seconds is given up. Patterns are Redis' globs.
+    A connection that is silent for ``probe_interval`` seconds is given up. Patterns are Redis' globs.
 
-    After an outage, `publish` waits until as many nodes listen again as before it, three seconds at most, so that
-    nothing is said to an empty room.
+    After an outage, `publish` waits until as many nodes of its scope are subscribed again as before it, three seconds
+    at most, so that no message is published to nobody.
     """
 
     def __init__(self, url: str | None = None, *, probe_interval: float = 10.0, **options: Any) -> None:
         own = frozenset({"url", "probe_interval"})
+        cluster = url is not None and is_cluster(url)
+        self._server = ClusterSeeds(str(url), options, own) if cluster else Address(url, options, own)
+        self._probe_interval = probe_interval
         self._queues = Queues()
-        self._new_life: Callable[[list[Event[bytes]]], Life]
-        if url is not None and is_cluster(url):
-            cluster = ClusterAddress(url, options, own)
-            self._address = str(cluster)
-            self._new_life = partial(ClusterLife, cluster, probe_interval, self._queues, Presences())
-        else:
-            server = Address(url, options, own)
-            self._address = str(server)
-            self._new_life = partial(ServerLife, server, probe_interval, self._queues, Presence())
-        self._left_over: list[Event[bytes]] = []
+        self._peers = Peers()
+        self._observer: SubscriptionObserver | None = None
+        self._unconsumed: list[Event[bytes]] = []
         self._log = RateLimitedLogger()
-        self._life: Life | None = None
+        self._session: Session | None = None
 
     @property
     def address(self) -> str:
-        return self._address
+        return str(self._server)
 
     @property
     def _pubsub(self) -> Subscriptions:
         """What a subclass subscribes with: ``subscribe unsubscribe psubscribe punsubscribe``, any number of names."""
-        return self.alive().subscriptions
+        return self.require_session().subscriptions
+
+    def set_scope(self, prefix: str) -> None:
+        self._peers.scope = prefix.encode()
+
+    def set_observer(self, observer: SubscriptionObserver) -> None:
+        """Have each session report messages, gaps and its end to ``observer``. Call before `connect`."""
+        self._observer = observer
 
     async def connect(self) -> None:
         await self.disconnect()
-        self._life = self._new_life(self._left_over)
-        await self._life.open()
+        self._session = Session(
+            self._server, self._probe_interval, self._queues, self._peers, self._unconsumed, self._observer
+        )
+        await self._session.open()
 
     async def disconnect(self) -> None:
-        life, self._life = self._life, None
-        if life is not None:
-            self._left_over = await life.close(ListenerClosed(f"{self.address} was disconnected"))
+        session, self._session = self._session, None
+        if session is not None:
+            self._unconsumed = await session.close(ListenerClosed(f"{self.address} was disconnected"))
 
     # ---- topics -------------------------------------------------------------------------------------------------
 
@@ -106,110 +114,115 @@ class RedisPubSubChannelLayer(BaseChannelLayer):
         return True
 
     async def publish(self, group: str, message: bytes) -> PublishResult:
-        life = self.alive()
-        if len(message) > LARGEST_MESSAGE:
-            raise PayloadTooLarge(f"Redis carries up to {LARGEST_MESSAGE} bytes; this message has {len(message)}")
-        if life.presence.missing:
-            await life.presence.everybody()
+        session = self.require_session()
+        check_size(message)
+        if session.peers.waiting:
+            await session.peers.wait()
         name = group.encode()
         try:
-            bound, reached = await life.publish(name, message)
+            bindings, receivers = await session.publish(name, message)
         except ListenerClosed as error:
-            raise unknown(error) from error
-        checked(life, reached)
-        return PublishResult(int(reached), None, await self.bound_queues(life, name, bound))
+            raise delivery_unknown(error) from error
+        session.raise_for_error(receivers)
+        return PublishResult(int(receivers), None, await self.bound_queues(session, name, bindings))
 
     async def next_published(self) -> Event[bytes]:
-        # Not `alive`: what came before the end of a life is still to be handed out.
-        life = self._life or self.alive()
-        return await life.subscriptions.next_event()
+        # Not `require_session`: what came before the end of a session is still to be handed out.
+        session = self._session or self.require_session()
+        return await session.subscriptions.next_event()
 
-    def set_event_handler(self, deliver: Callable[[Event[bytes]], None]) -> None:
+    def set_event_handler(self, handler: Callable[[Event[bytes]], None]) -> None:
         # A subclass with a `next_published` of its own wants to see every event.
-        if self._life is not None and type(self).next_published is RedisPubSubChannelLayer.next_published:
-            self._life.subscriptions.arrivals.set_event_handler(deliver)
+        if self._session is not None and type(self).next_published is RedisPubSubChannelLayer.next_published:
+            self._session.subscriptions.events.set_event_handler(handler)
 
     # ---- queues -------------------------------------------------------------------------------------------------
 
     async def put(self, queue: str, message: bytes, *, capacity: int, expiry: float) -> None:
-        if not await self._put(self.alive(), queue.encode(), message, capacity, round(expiry * 1000)):
+        session, name = self.require_session(), queue.encode()
+        check_size(message)
+        args = message, capacity, round(expiry * 1000), *publishing_arguments(session, name)
+        try:
+            reply = await PUT.run(session.executor(name), queue_keys(name), *args)
+        except ListenerClosed as error:
+            raise delivery_unknown(error) from error
+        if not session.raise_for_error(reply):
             raise QueueFull(f"Queue {queue} is full: its capacity of {capacity} messages is used up")
 
     async def take(self, queue: str) -> bytes:
-        self.alive()
+        self.require_session()
         return await self._queues.take(queue)
 
     async def bind(self, group: str, queue: str, *, capacity: int, expiry: float, lifetime: float) -> None:
-        life, topic, name = self.alive(), group.encode(), queue.encode()
+        session, topic, name = self.require_session(), group.encode(), queue.encode()
         milliseconds = round(lifetime * 1000)
-        await life.ask(name, "SADD", bound_groups(name), topic)
-        await life.ask(name, "PEXPIRE", bound_groups(name), milliseconds)
-        reply = await BIND.run(
-            life.commands(topic), [bindings(topic)], name, capacity, round(expiry * 1000), milliseconds
-        )
-        checked(life, reply)
+        await session.execute(name, "SADD", bound_groups_key(name), topic)
+        await session.execute(name, "PEXPIRE", bound_groups_key(name), milliseconds)
+        args = name, capacity, round(expiry * 1000), milliseconds
+        session.raise_for_error(await BIND.run(session.executor(topic), [bindings_key(topic)], *args))
+        await session.peers.announce_binding(session, milliseconds)
 
     async def unbind(self, group: str, queue: str) -> None:
-        life, topic, name = self.alive(), group.encode(), queue.encode()
-        await life.ask(topic, "HDEL", bindings(topic), name)
-        await life.ask(name, "SREM", bound_groups(name), topic)
+        session, topic, name = self.require_session(), group.encode(), queue.encode()
+        await session.execute(topic, "HDEL", bindings_key(topic), name)
+        await session.execute(name, "SREM", bound_groups_key(name), topic)
 
     async def purge(self, prefix: str) -> None:
-        life = self.alive()
-        start = prefix.encode()
-        for key in await life.keys(start, "list", "set"):
+        session = self.require_session()
+        await session.peers.purge(session, prefix.encode())
+        for key in await session.keys(prefix.encode(), "list", "set"):
             queue = queue_of_bound_groups(key)
             if queue is not None:
-                for group in await life.ask(key, "SMEMBERS", key):
-                    await life.ask(group, "HDEL", bindings(group), queue)
-            await life.ask(key, "DEL", key)
+                for group in await session.execute(key, "SMEMBERS", key):
+                    await session.execute(group, "HDEL", bindings_key(group), queue)
+            await session.execute(key, "DEL", key)
+        for key in await session.keys(prefix.encode(), "hash"):
+            if key == inflight_key(base_key(key)):
+                await session.execute(key, "DEL", key)
 
-    async def _put(self, life: Life, queue: bytes, message: bytes, capacity: int, milliseconds: int) -> bool:
-        if len(message) > LARGEST_MESSAGE:
-            raise PayloadTooLarge(f"Redis carries up to {LARGEST_MESSAGE} bytes; this message has {len(message)}")
-        arguments = message, capacity, milliseconds, 0, life.publish_verb, root(queue)
-        try:
-            reply = await PUT.run(life.commands(queue), [queue, waiting(queue)], *arguments)
-        except ListenerClosed as error:
-            raise unknown(error) from error
-        checked(life, reply)
-        return bool(reply)
-
-    async def bound_queues(self, life: Life, group: bytes, bound: list[bytes] | hiredis.ReplyError) -> list[BoundQueue]:
+    async def bound_queues(
+        self, session: Session, group: bytes, bindings: list[bytes] | hiredis.ReplyError
+    ) -> list[BoundQueue]:
         """Read the bindings of a group, as ``HGETALL`` returned them; those that have ended are left out."""
-        if not bound:
+        if not bindings:
             return []
-        if isinstance(bound, hiredis.ReplyError):
+        if isinstance(bindings, hiredis.ReplyError):
             text = "Which queues are bound to %s cannot be found out, so they miss what is published: %s"
-            self._log.write(logging.ERROR, text, group.decode(errors="replace"), life.refusal(bound))
+            self._log.write(logging.ERROR, text, group.decode(errors="replace"), session.translate_error(bindings))
             return []
-        seconds, microseconds = await life.ask(group, "TIME")
+        seconds, microseconds = await session.execute(group, "TIME")
         now = int(seconds) * 1000 + int(microseconds) // 1000
         found = []
-        for queue, terms in zip(bound[::2], bound[1::2], strict=True):
-            if not is_terms(terms):
-                self._log.write(logging.ERROR, "Somebody else wrote %r into our binding to queue %r", terms, queue)
+        for queue, binding in zip(bindings[::2], bindings[1::2], strict=True):
+            if not _BINDING.fullmatch(binding):
+                self._log.write(logging.ERROR, "Ignored a binding to %r that is not ours: %r", queue, binding)
                 continue
-            capacity, milliseconds, ends = map(int, terms.split())
+            capacity, milliseconds, ends = map(int, binding.split())
             if ends > now:
                 found.append(BoundQueue(queue.decode(), capacity, milliseconds / 1000))
         return found
 
     @property
-    def is_alive(self) -> bool:
-        """Whether there is a life that has not ended."""
-        return self._life is not None and self._life.error is None
+    def is_connected(self) -> bool:
+        """Whether there is a session that has not ended."""
+        return self._session is not None and self._session.error is None
 
-    def alive(self) -> Life:
-        """The life that has not ended. Raises `ListenerClosed` if there is none."""
-        life = self._life
-        if life is None:
+    def require_session(self) -> Session:
+        """Return the session that has not ended. Raises `ListenerClosed` if there is none."""
+        session = self._session
+        if session is None:
             raise ListenerClosed(f"{self.address} is not connected; use the layer through a Channel, or connect() it")
-        if life.error is not None:
-            raise life.error
-        return life
+        if session.error is not None:
+            raise session.error
+        return session
 
 
-def unknown(error: ListenerClosed) -> ListenerClosed:
-    """What to raise for an error that came after a message was sent."""
+def check_size(message: bytes) -> None:
+    """Raise `PayloadTooLarge` for what Redis cannot carry."""
+    if len(message) > LARGEST_MESSAGE:
+        raise PayloadTooLarge(f"Redis carries up to {LARGEST_MESSAGE} bytes; this message has {len(message)}")
+
+
+def delivery_unknown(error: ListenerClosed) -> ListenerClosed:
+    """Return what to raise for an error that came after a message was sent."""
     return DeliveryUnknown(f"{error}; the message was on its way, it may or may not have been accepted")

@@ -1,107 +1,219 @@
-"""How many nodes listen on a server, so that after an outage the first one back does not talk to an empty room."""
+"""What the nodes of one scope say to each other on their channel: that they are here, and that queues are bound.
+
+A node subscribes to the nodes' channel once the subscriptions of its last session are restored, and then publishes an
+empty message there, on which all count how many they are (``PUBSUB NUMSUB``). So does one that leaves.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import re
+from contextlib import suppress
+from functools import partial
+from time import monotonic
 from typing import Any
+from uuid import uuid4
 
-from .connection import Speaker, pack
-from .subscriptions import Subscriptions
+import anyio
+import hiredis
 
-NODES = b"anyio-channels:nodes"
-"""Every node listens to this channel once its subscriptions of the life before are restored, and then says so on it."""
+from ...core.exceptions import ListenerClosed
+from ..common.peers import PeerBarrier
+from .keys import bindings_marker, nodes_channel
+from .packets import encode_command
+from .scripts import MARK
+from .subscriptions import SubscribedSession
 
-_RESTORED_AT_LATEST = 1.0
-_EVERYBODY_AT_LATEST = 3.0
+_RESTORED_SECONDS = 1.0
+"""After which a session does not wait for its subscriptions any more."""
+_RETURN_SECONDS = 3.0
+"""For which `Peers.wait` waits: some nodes may be gone for good."""
+_CONFIRM_SECONDS = 2.0
+_LEAVE_SECONDS = 0.1
+
+_SLACK_SECONDS = 60.0
+"""For which a node looks for bindings longer than it has to: the mark is renewed before its announcement is."""
+
+_BOUND = b"bound"
+_ANNOUNCED = b"announced"
+_ANNOUNCEMENT = re.compile(rb"bound ([0-9]{1,15}) (.+)", re.DOTALL)
 
 
-class Presence:
-    """The nodes of one server, remembered over all lives of a layer.
+class Peers:
+    """The other nodes of a scope, remembered over the sessions of a layer; at each master of a cluster."""
 
-    In a new life `everybody` waits until as many nodes are back as there were at the end of the last one, for three
-    seconds at most: some may be gone for good.
-    """
+    def __init__(self) -> None:
+        self.scope = b""
+        self._barriers: dict[bytes, PeerBarrier] = {}
+        """One for each nodes' channel."""
+        self._missing: set[tuple[bool, bytes]] = set()
+        """What was subscribed to in the last session and has not been restored."""
+        self._joined = False
+        self._timer: asyncio.TimerHandle | None = None
+        self._bound_until = 0.0
+        """Up to when groups of the scope may have bindings, as far as this node has learned in this session."""
+        self._read_marker = False
+        self._session: SubscribedSession | None = None
+        self._sharded = ""
 
-    def __init__(self, channel: bytes = NODES, sharded: bool = False) -> None:
-        """``channel`` is where the nodes meet; ``sharded`` if it is one of a cluster's."""
-        self._channel = channel
-        self._count = pack("PUBSUB", "SHARDNUMSUB" if sharded else "NUMSUB", channel)
-        self._hello = pack("SPUBLISH" if sharded else "PUBLISH", channel, b"")
-        self.missing = False
-        """Whether nodes may still be on their way back."""
-        self._nodes = 0
-        self._names: set[tuple[bool, bytes]] = set()
-        """What was subscribed to in the life before and has not been restored."""
-        self._entered = False
-        self._alive = False
-        self._back: asyncio.Future[None]
-        self._timers: list[asyncio.TimerHandle] = []
-        self._commands: Speaker
-        self._subscriptions: Subscriptions
+    # ---- sessions -----------------------------------------------------------------------------------------------
 
-    def begin(self, commands: Speaker, subscriptions: Subscriptions) -> None:
-        """A life begins."""
-        loop = asyncio.get_running_loop()
-        self._commands, self._subscriptions = commands, subscriptions
-        self._entered = False
-        self._alive = True
-        self._back = loop.create_future()
-        self.missing = self._nodes > 1
-        self._timers = [
-            loop.call_later(_RESTORED_AT_LATEST, self._enter),
-            loop.call_later(_EVERYBODY_AT_LATEST, self._all_back),
-        ]
-        if not self._names:
-            self._enter()
+    def start(self, session: SubscribedSession, hash_tags: list[bytes | None]) -> None:
+        """Begin a session; ``hash_tags`` are one of each master's."""
+        self._session = session
+        self._joined = False
+        self._bound_until = 0.0
+        self._read_marker = False
+        self._sharded = "SHARD" if session.publish_command == "SPUBLISH" else ""
+        channels = [nodes_channel(self.scope, tag) for tag in hash_tags]
+        self._barriers = {name: self._barriers.get(name) or PeerBarrier(_RETURN_SECONDS) for name in channels}
+        for barrier in self._barriers.values():
+            barrier.start()
+        if self._missing:
+            self._timer = asyncio.get_running_loop().call_later(_RESTORED_SECONDS, self._join)
+        else:
+            self._join()
 
     def end(self) -> None:
-        """The life is over."""
-        for timer in self._timers:
-            timer.cancel()
-        self._names = self._subscriptions.names() | (set() if self._entered else self._names)
-        self._alive = False
-        self._all_back()
-
-    def subscribed(self, pattern: bool, name: bytes) -> None:
-        """The server has confirmed a subscription: perhaps the last one that the life before had."""
-        if not self._entered:
-            self._names.discard((pattern, name))
-            if not self._names:
-                self._enter()
-
-    def count(self) -> None:
-        """Ask how many nodes there are."""
-        if self._entered and self._alive:
-            self._commands.ask(self._count).add_done_callback(self._counted)
-
-    async def everybody(self) -> None:
-        """Wait until those who were there before are back."""
-        await asyncio.shield(self._back)
-
-    def _enter(self) -> None:
-        if self._entered:
+        """The session has ended."""
+        if self._session is None:
             return
-        self._entered = True
-        self._subscriptions.signal(self._channel, self._heard).add_done_callback(self._say_hello)
+        self._missing = self._session.subscriptions.names() | (set() if self._joined else self._missing)
+        self._session = None
+        if self._timer is not None:
+            self._timer.cancel()
+        for barrier in self._barriers.values():
+            barrier.end()
 
-    def _heard(self, message: bytes) -> None:
-        self.count()
+    async def leave(self) -> None:
+        """End the session gracefully: have the others count how many are left."""
+        session = self._session
+        self.end()
+        if session is not None and self._joined:
+            with suppress(ListenerClosed):
+                left = [session.subscriptions.unwatch(channel) for channel in self._barriers]
+                await asyncio.wait(left, timeout=_LEAVE_SECONDS)
+                self._announce(session)
 
-    def _say_hello(self, answer: asyncio.Future[Any]) -> None:
-        # If an ACL refuses the channel, the count stays below two, and nobody is waited for.
-        if self._alive and answer.exception() is None:
-            self._commands.tell(self._hello)
+    def confirmed(self, pattern: bool, name: bytes) -> None:
+        """The server has answered for a subscription: perhaps the last one that is to be restored."""
+        if not self._joined:
+            self._missing.discard((pattern, name))
+            if not self._missing:
+                self._join()
 
-    def _counted(self, answer: asyncio.Future[Any]) -> None:
-        if not self._alive or answer.exception() is not None:
+    def _join(self) -> None:
+        session = self._session
+        if session is None or self._joined:
             return
-        reply = answer.result()
-        nodes = int(reply[1]) if isinstance(reply, list) else 0
-        if not self.missing or nodes >= self._nodes:
-            self._nodes = nodes
-            self._all_back()
+        self._joined = True
+        watching = [
+            session.subscriptions.watch(channel, partial(self._on_message, session, channel))
+            for channel in self._barriers
+        ]
+        asyncio.gather(*watching).add_done_callback(partial(self._watching, session))
 
-    def _all_back(self) -> None:
-        self.missing = False
-        if not self._back.done():
-            self._back.set_result(None)
+    def _watching(self, session: SubscribedSession, replies: asyncio.Future[list[Any]]) -> None:
+        # If an ACL refuses the channel, no more than one node is ever counted, and `publish` waits for none.
+        if session is self._session and replies.exception() is None:
+            self._announce(session)
+            if all(isinstance(reply, list) for reply in replies.result()):
+                marker = bindings_marker(self.scope)
+                reply = session.executor(marker).execute(encode_command("PTTL", marker))
+                reply.add_done_callback(partial(self._received_marker, session))
+
+    def _announce(self, session: SubscribedSession) -> None:
+        for channel in self._barriers:
+            self._publish(session, channel, b"")
+
+    def _publish(self, session: SubscribedSession, channel: bytes, message: bytes) -> None:
+        name = session.subscriptions.wire_name(channel)
+        session.executor(channel).send(encode_command(session.publish_command, name, message))
+
+    def _on_message(self, session: SubscribedSession, channel: bytes, message: bytes) -> None:
+        if session is not self._session:
+            return
+        announcement = _ANNOUNCEMENT.fullmatch(message)
+        if not message:
+            self._count(session, channel).add_done_callback(partial(self._counted, session, channel))
+        elif announcement and announcement[2].startswith(channel):
+            self._extend(int(announcement[1]))
+            self._publish(session, announcement[2], b"")
+
+    # ---- how many there are -------------------------------------------------------------------------------------
+
+    @property
+    def waiting(self) -> bool:
+        """Whether other nodes may still be on their way back."""
+        return any(barrier.waiting for barrier in self._barriers.values())
+
+    async def wait(self) -> None:
+        """Wait until the nodes that were there before an outage are back."""
+        for barrier in self._barriers.values():
+            await barrier.wait()
+
+    def _count(self, session: SubscribedSession, channel: bytes) -> asyncio.Future[Any]:
+        # Not what PUBLISH returns: that counts subscribers of patterns, such as a monitor.
+        name = session.subscriptions.wire_name(channel)
+        return session.executor(channel).execute(encode_command("PUBSUB", f"{self._sharded}NUMSUB", name))
+
+    def _counted(self, session: SubscribedSession, channel: bytes, reply: asyncio.Future[Any]) -> None:
+        if session is self._session and reply.exception() is None:
+            self._barriers[channel].update(_number_of(reply.result()))
+
+    # ---- bound queues -------------------------------------------------------------------------------------------
+
+    @property
+    def may_be_bound(self) -> bool:
+        """Whether a group of the scope may have bindings."""
+        return not self._read_marker or self._bound_until > monotonic()
+
+    async def announce_binding(self, session: SubscribedSession, lifetime: int) -> None:
+        """Return when every node of the scope looks for bindings, for so many milliseconds at least.
+
+        Call after binding. Raises what the server refuses. A node that cannot hear of it is waited for two seconds: it
+        is silent, and so about to end its session.
+        """
+        marker = bindings_marker(self.scope)
+        executor = session.executor(marker)
+        state = await executor.execute(encode_command("GET", marker))
+        if state == _ANNOUNCED and await executor.execute(encode_command("PTTL", marker)) >= lifetime:
+            return
+        # Twice as long, so that this happens seldom. First the mark, for nodes that only now begin a session.
+        for value in (_BOUND, _ANNOUNCED):
+            reply = await MARK.run(executor, [marker], value, 2 * lifetime)
+            if isinstance(reply, hiredis.ReplyError):
+                raise session.translate_error(reply)
+            if value == _BOUND:
+                await asyncio.gather(*(self._announce_bound(session, name, 2 * lifetime) for name in self._barriers))
+
+    async def purge(self, session: SubscribedSession, prefix: bytes) -> None:
+        """Remove the mark, if all names of the scope begin with ``prefix``. Call before the bindings are removed."""
+        if self.scope.startswith(prefix):
+            marker = bindings_marker(self.scope)
+            await session.executor(marker).execute(encode_command("DEL", marker))
+
+    async def _announce_bound(self, session: SubscribedSession, channel: bytes, lifetime: int) -> None:
+        reply_channel = b"%b:%b" % (channel, uuid4().hex.encode())
+        confirmations = asyncio.Semaphore(0)
+        await session.subscriptions.watch(reply_channel, lambda message: confirmations.release())
+        self._publish(session, channel, b"%b %d %b" % (_BOUND, lifetime, reply_channel))
+        # Those who subscribe between these two have seen the mark.
+        nodes = _number_of(await self._count(session, channel))
+        with anyio.move_on_after(_CONFIRM_SECONDS):
+            for _ in range(nodes):
+                await confirmations.acquire()
+        session.subscriptions.unwatch(reply_channel)
+
+    def _received_marker(self, session: SubscribedSession, reply: asyncio.Future[Any]) -> None:
+        if session is self._session and reply.exception() is None and isinstance(reply.result(), int):
+            self._extend(reply.result())
+            self._read_marker = True
+
+    def _extend(self, milliseconds: int) -> None:
+        if milliseconds > 0:
+            self._bound_until = max(self._bound_until, monotonic() + milliseconds / 1000 + _SLACK_SECONDS)
+
+
+def _number_of(reply: Any) -> int:
+    return int(reply[1]) if isinstance(reply, list) else 0

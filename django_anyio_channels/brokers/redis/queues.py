@@ -1,13 +1,14 @@
-"""Queues: which tasks of this node wait for messages, and how they get them without anybody polling."""
+"""Readers of normal channels: Redis lists, from which a waiting node is pushed the next message by ``PUBLISH``."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
 from collections import deque
+from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import count
-from typing import Any, Protocol
+from typing import Any
 from uuid import uuid4
 
 import hiredis
@@ -15,34 +16,29 @@ import hiredis
 from ...core.exceptions import ListenerClosed
 from ...core.stats import RateLimitedLogger
 from ..common.waiters import WaiterQueue
-from .connection import Speaker
-from .scripts import GIVE_BACK, STAMP, TAKE, given_back, in_flight, is_unknown, pushes, root, waiting, wake_ups
-from .subscriptions import Subscriptions
+from .keys import delivery_channel, inflight_key, notify_channel, released_key, waiting_key
+from .scripts import EXPIRY_PREFIX, RELEASE, TAKE, Script, is_noscript
+from .subscriptions import SubscribedSession
 
-_MOST_AT_ONCE = 100
-_HELD = 0.02
-"""Seconds for which a message that nobody here waits for is kept for a reader that comes back."""
+_MAX_MESSAGES = 100
+REQUEUE_DELAY = 0.02
+"""Seconds for which a message without a reader here is kept for a reader that comes back."""
 
-_PATIENCE = 1.0
-_KEPT = 300_000
-_CALL_AGAIN = 100.0
-"""Seconds after which a call that waits is repeated, before the server forgets it after `_KEPT` milliseconds."""
+_CLOSE_SECONDS = 1.0
+INFLIGHT_TTL_MS = 300_000
+_REPEAT_SECONDS = 100.0
+"""After which a waiting call is repeated, before the server forgets it after `INFLIGHT_TTL_MS`."""
 
 
-class Link(Protocol):
-    """What the queues need of one life."""
+def queue_keys(queue: bytes) -> list[bytes]:
+    """Return the keys of a queue that each of its scripts begins with."""
+    return [queue, waiting_key(queue), inflight_key(queue)]
 
-    subscriptions: Subscriptions
-    publish_verb: str
 
-    def commands(self, key: bytes) -> Speaker:
-        """The wire for the commands about a key."""
-
-    def refusal(self, reply: hiredis.ReplyError) -> Exception:
-        """What to raise for a refused command."""
-
-    def outwaits(self, reply: hiredis.ReplyError, queue: str) -> bool:
-        """Whether the reason of a refusal passes by itself: readers ask again at once, and the log says so."""
+def publishing_arguments(session: SubscribedSession, queue: bytes) -> tuple[str, bytes, bytes]:
+    """Return how and where the scripts of a queue notify nodes and hand over messages."""
+    name = session.subscriptions.wire_name
+    return session.publish_command, name(notify_channel(queue)), name(delivery_channel(queue))
 
 
 class Queue:
@@ -50,39 +46,42 @@ class Queue:
 
     def __init__(self, name: bytes) -> None:
         self.name = name
-        self.ready: deque[bytes] = deque()
+        self.prefetched: deque[bytes] = deque()
         """Messages that are here and not yet with a reader."""
-        self.waiters = WaiterQueue(self.ready)
+        self.waiters = WaiterQueue(self.prefetched)
         self.number = 0
         self.answered = True
-        """Call `number` has brought its messages, or none and does not wait; else it is repeated in the next life."""
-        self.under_way = False
+        """Call `number` has brought its messages, or none and does not wait; else the next session repeats it."""
+        self.calling = False
         """The server has not yet replied to that call. If it has, and not answered, the call waits there."""
         self.called = 0.0
-        self.returning: list[bytes] = []
-        """What is being given back, under `return_number`, repeated in the next life until the server confirms it."""
-        self.return_number = 0
-        self.hears = False
-        """What the server pushes is subscribed to in this life."""
-        self.listening = False
-        """That is being done."""
-        self.woken = False
-        """A wake-up came after the last call was sent."""
+        self.requeueing: list[bytes] = []
+        """Messages that are being returned, under `requeue_number`, in each session until the server confirms it."""
+        self.requeue_number = 0
+        self.subscribed = False
+        """The channels of the queue are subscribed to in this session."""
+        self.subscribing = False
+        self.notified = False
+        """A notification came after the last call was sent."""
         self.used = 0.0
         """When a reader came last."""
-        self.look: asyncio.TimerHandle | None = None
+        self.idle_timer: asyncio.TimerHandle | None = None
         self.idle = False
-        """Nobody has used it since the last `Queues.tidy`."""
+        """It has not been used since the last `Queues.prune`."""
+
+    @property
+    def unused(self) -> bool:
+        return self.answered and not (self.waiters or self.prefetched or self.requeueing or self.subscribing)
 
 
 class Queues:
-    """The readers of a layer, over all its lives.
+    """The readers of a layer, over all its sessions.
 
     A reader asks at once. If there is nothing, its call waits on the server, which pushes it the next message. No
     more is taken than there are readers. What came for a reader that has gone waits a moment for the next one, which
-    may be the same that polls, and then goes back to the head of the queue.
+    may be the same that polls, and then returns to the head of the queue.
 
-    Calls are numbered. An answer that was lost with its connection is asked for again in the next life.
+    Calls have sequence numbers. One whose reply was lost with its connection is repeated in the next session.
     """
 
     def __init__(self) -> None:
@@ -90,229 +89,243 @@ class Queues:
         self._queues: dict[bytes, Queue] = {}
         # One for all: the server still knows the last numbers of a queue that was forgotten here.
         self._numbers = count(1)
-        self._link: Link | None = None
-        self._answers: set[asyncio.Future[Any]] = set()
-        """The calls that are on their way."""
+        self._session: SubscribedSession | None = None
+        self._calls: set[asyncio.Future[Any]] = set()
+        """Those that the server has not replied to."""
         self._log = RateLimitedLogger()
 
     async def take(self, name: str) -> bytes:
         """Wait for a message."""
-        loop = asyncio.get_running_loop()
         key = name.encode()
         queue = self._queues.get(key)
         if queue is None:
             queue = self._queues[key] = Queue(key)
-        queue.used = loop.time()
+        queue.used = asyncio.get_running_loop().time()
         queue.idle = False
-        if queue.ready:
-            return queue.ready.popleft()[STAMP:]
-        place = queue.waiters.join()
-        self._ask(queue)
+        if queue.prefetched:
+            return queue.prefetched.popleft()[EXPIRY_PREFIX:]
+        waiter = queue.waiters.join()
+        self._take(queue)
         try:
-            message = await queue.waiters.wait(place)
+            message = await queue.waiters.wait(waiter)
         except BaseException:
-            self._look_later(queue)
+            self._requeue_later(queue)
             raise
-        return message[STAMP:]
+        return message[EXPIRY_PREFIX:]
 
-    def begin(self, link: Link) -> None:
-        """A life begins; what the last one left unanswered is asked for again."""
-        self._link = link
+    # ---- sessions -----------------------------------------------------------------------------------------------
+
+    def start(self, session: SubscribedSession) -> None:
+        """Begin a session; the calls that the last one left unanswered are repeated."""
+        self._session = session
         for queue in self._queues.values():
-            queue.hears = queue.listening = queue.woken = False
-            if queue.returning:
-                self._give_back(queue, link)
+            queue.subscribed = queue.subscribing = queue.notified = False
+            if queue.requeueing:
+                self._release(queue, session)
             if not queue.answered:
-                self._call(queue, link)
-            self._look_later(queue)
+                self._call(queue, session)
+            self._requeue_later(queue)
 
     def end(self, error: ListenerClosed) -> None:
-        """The life is over."""
-        self._link = None
+        """The session has ended."""
+        self._session = None
         for queue in self._queues.values():
             queue.waiters.fail_all(error)
 
-    async def leave(self, error: ListenerClosed) -> None:
-        """End the life in peace: what is on its way to readers returns to its queue, if it can within a second."""
-        link = self._link
+    async def close_gracefully(self, error: ListenerClosed) -> None:
+        """End the session; what is under way to readers returns to its queue, if it can within a second."""
+        session = self._session
         for queue in self._queues.values():
             queue.waiters.fail_all(error)
-        # Let readers that were cancelled with a message in their hands put it down.
+        # Let readers that were cancelled with a message put it back.
         await asyncio.sleep(0)
         for queue in self._queues.values():
-            if not queue.answered and link is self._link and link is not None:
-                self._call(queue, link)
-        await self._all_answered()
+            if not queue.answered and session is self._session and session is not None:
+                self._call(queue, session)
+        await self._all_replied()
         for queue in self._queues.values():
-            if queue.ready and not queue.returning and link is self._link and link is not None:
-                self._return(queue, link)
-        await self._all_answered()
-        if self._link is link:
+            if queue.prefetched and not queue.requeueing and session is self._session and session is not None:
+                self._requeue(queue, session)
+        await self._all_replied()
+        if self._session is session:
             self.end(error)
 
-    async def _all_answered(self) -> None:
-        if self._answers:
-            await asyncio.wait(self._answers, timeout=_PATIENCE)
+    async def _all_replied(self) -> None:
+        if self._calls:
+            await asyncio.wait(self._calls, timeout=_CLOSE_SECONDS)
 
-    def tidy(self) -> None:
-        """Forget queues that nobody has used since the last call, and call again where a call waits for long."""
-        now = asyncio.get_running_loop().time()
+    def prune(self) -> None:
+        """Forget queues that were not used since the last call, and repeat calls that have waited for long."""
+        session, now = self._session, asyncio.get_running_loop().time()
         for queue in list(self._queues.values()):
-            link = self._link
-            if link is not None and not queue.answered and not queue.under_way and now - queue.called > _CALL_AGAIN:
-                self._call(queue, link)
-            unused = queue.answered and not (queue.waiters or queue.ready or queue.returning or queue.listening)
-            if unused and queue.idle:
+            if session is None or queue.answered or queue.calling:
+                pass
+            elif now - queue.called > _REPEAT_SECONDS:
+                self._call(queue, session)
+            if queue.unused and queue.idle:
                 del self._queues[queue.name]
-                if queue.hears and link is not None:
-                    link.subscriptions.silence(wake_ups(queue.name))
-                    link.subscriptions.silence(pushes(queue.name, self._node))
-            queue.idle = unused
+                if queue.subscribed and session is not None:
+                    session.subscriptions.unwatch(notify_channel(queue.name))
+                    session.subscriptions.unwatch(delivery_channel(queue.name, self._node))
+            queue.idle = queue.unused
 
-    # ---- asking -------------------------------------------------------------------------------------------------
+    def _run(
+        self,
+        queue: Queue,
+        session: SubscribedSession,
+        script: Script,
+        keys: list[bytes],
+        args: Sequence[bytes | str | int],
+        replied: Callable[[Any], None],
+    ) -> None:
+        def execute(command: bytes) -> None:
+            reply = session.executor(queue.name).execute(command)
+            self._calls.add(reply)
+            reply.add_done_callback(received)
 
-    def _ask(self, queue: Queue) -> None:
-        link = self._link
-        # What is being given back comes first: the server may not have it yet, if it has to be told the script again.
-        if link is None or not queue.answered or queue.listening or queue.returning:
+        def received(reply: asyncio.Future[Any]) -> None:
+            self._calls.discard(reply)
+            if session is not self._session or reply.exception() is not None:
+                return  # the session has ended: `end` has failed the waiters
+            if is_noscript(reply.result()):
+                execute(script.eval(keys, *args))
+            else:
+                replied(reply.result())
+
+        execute(script.evalsha(keys, *args))
+
+    # ---- taking -------------------------------------------------------------------------------------------------
+
+    def _take(self, queue: Queue) -> None:
+        session = self._session
+        # What is being returned comes first: the server may not have it yet, if it has to be sent the script again.
+        if session is None or not queue.answered or queue.subscribing or queue.requeueing:
             return
         if queue.waiters:
             queue.number = next(self._numbers)
             queue.answered = False
-            self._call(queue, link)
+            self._call(queue, session)
 
-    def _call(self, queue: Queue, link: Link, by_hash: bool = True) -> None:
-        queue.under_way = True
-        queue.woken = False
+    def _call(self, queue: Queue, session: SubscribedSession) -> None:
+        queue.calling = True
+        queue.notified = False
         queue.called = asyncio.get_running_loop().time()
-        most = min(len(queue.waiters), _MOST_AT_ONCE)
-        waits = bool(most and queue.hears)
-        call = TAKE.call if by_hash else TAKE.call_with_text
-        keys = [queue.name, waiting(queue.name), in_flight(queue.name, self._node)]
-        answer = link.commands(queue.name).ask(call(keys, self._node, most, queue.number, _KEPT, int(waits)))
-        self._answers.add(answer)
-        answer.add_done_callback(partial(self._replied, queue, link, queue.number, waits))
+        wanted = min(len(queue.waiters), _MAX_MESSAGES)
+        waits = bool(wanted and queue.subscribed)
+        args = self._node, queue.number, wanted, INFLIGHT_TTL_MS, int(waits)
+        self._run(
+            queue,
+            session,
+            TAKE,
+            queue_keys(queue.name),
+            args,
+            partial(self._taken, queue, session, queue.number, waits),
+        )
 
-    def _replied(self, queue: Queue, link: Link, number: int, waits: bool, answer: asyncio.Future[Any]) -> None:
-        self._answers.discard(answer)
-        if link is not self._link or answer.exception() is not None:
-            return  # the life is over: `end` has told the waiters
+    def _taken(self, queue: Queue, session: SubscribedSession, number: int, waits: bool, reply: Any) -> None:
         if number != queue.number or queue.answered:
             return  # a push was quicker
-        reply = answer.result()
-        if is_unknown(reply):
-            self._call(queue, link, by_hash=False)
-            return
-        queue.under_way = False
+        queue.calling = False
         if isinstance(reply, hiredis.ReplyError):
-            if link.outwaits(reply, queue.name.decode()):
-                self._call(queue, link)
+            if session.is_transient(reply, queue.name.decode()):
+                self._call(queue, session)
                 return
             queue.answered = True
-            queue.waiters.fail_all(link.refusal(reply))
+            queue.waiters.fail_all(session.translate_error(reply))
         elif reply:
-            self._arrived(queue, reply)
-        elif queue.woken and queue.waiters:
-            self._call(queue, link)
+            self._deliver(queue, reply)
+        elif queue.notified and queue.waiters:
+            self._call(queue, session)
         elif waits:
-            self._look_later(queue)
+            self._requeue_later(queue)
         else:
             queue.answered = True
-            if queue.waiters and not queue.hears:
-                self._listen(queue, link)
-            self._ask(queue)
+            if queue.waiters and not queue.subscribed:
+                self._subscribe(queue, session)
+            self._take(queue)
 
-    def _arrived(self, queue: Queue, messages: list[bytes]) -> None:
+    def _deliver(self, queue: Queue, messages: list[bytes]) -> None:
         queue.answered = True
-        queue.under_way = False
-        queue.ready.extend(messages)
+        queue.calling = False
+        queue.prefetched.extend(messages)
         queue.waiters.dispatch()
-        self._ask(queue)
-        self._look_later(queue)
+        self._take(queue)
+        self._requeue_later(queue)
 
-    # ---- being told ---------------------------------------------------------------------------------------------
+    # ---- pushes -------------------------------------------------------------------------------------------------
 
-    def _listen(self, queue: Queue, link: Link) -> None:
-        queue.listening = True
-        answers = asyncio.gather(
-            link.subscriptions.signal(wake_ups(queue.name), partial(self._wake, queue)),
-            link.subscriptions.signal(pushes(queue.name, self._node), partial(self._pushed, queue)),
+    def _subscribe(self, queue: Queue, session: SubscribedSession) -> None:
+        queue.subscribing = True
+        watch = session.subscriptions.watch
+        replies = asyncio.gather(
+            watch(notify_channel(queue.name), partial(self._on_notification, queue)),
+            watch(delivery_channel(queue.name, self._node), partial(self._on_delivery, queue)),
         )
-        answers.add_done_callback(partial(self._listens, queue, link))
+        replies.add_done_callback(partial(self._subscribed, queue, session))
 
-    def _listens(self, queue: Queue, link: Link, answers: asyncio.Future[list[Any]]) -> None:
-        if answers.exception() is not None or link is not self._link:
+    def _subscribed(self, queue: Queue, session: SubscribedSession, replies: asyncio.Future[list[Any]]) -> None:
+        if replies.exception() is not None or session is not self._session:
             return
-        queue.listening = False
-        for reply in answers.result():
+        queue.subscribing = False
+        for reply in replies.result():
             if isinstance(reply, hiredis.ReplyError):
-                if link.outwaits(reply, queue.name.decode()):
-                    self._listen(queue, link)
+                if session.is_transient(reply, queue.name.decode()):
+                    self._subscribe(queue, session)
                 else:
-                    queue.waiters.fail_all(link.refusal(reply))
+                    queue.waiters.fail_all(session.translate_error(reply))
                 return
-        queue.hears = True
-        # Something may have come between the empty answer and the subscription.
-        self._ask(queue)
+        queue.subscribed = True
+        # Something may have come between the empty reply and the subscription.
+        self._take(queue)
 
-    def _wake(self, queue: Queue, message: bytes) -> None:
-        queue.woken = True
-        link = self._link
-        if link is not None and queue.waiters and not queue.answered and not queue.under_way:
-            self._call(queue, link)
+    def _on_notification(self, queue: Queue, message: bytes) -> None:
+        queue.notified = True
+        if self._session is not None and queue.waiters and not queue.answered and not queue.calling:
+            self._call(queue, self._session)
 
-    def _pushed(self, queue: Queue, push: bytes) -> None:
+    def _on_delivery(self, queue: Queue, push: bytes) -> None:
         number, _, message = push.partition(b" ")
-        if not queue.answered and number == b"%d" % queue.number and len(message) >= STAMP:
-            self._arrived(queue, [message])
+        if not queue.answered and number == b"%d" % queue.number and len(message) >= EXPIRY_PREFIX:
+            self._deliver(queue, [message])
 
-    # ---- giving back --------------------------------------------------------------------------------------------
+    # ---- requeueing ---------------------------------------------------------------------------------------------
 
-    def _look_later(self, queue: Queue) -> None:
-        if queue.look is None and not queue.waiters and (queue.ready or not queue.answered):
-            queue.look = asyncio.get_running_loop().call_later(_HELD, self._look, queue)
+    def _requeue_later(self, queue: Queue) -> None:
+        if queue.idle_timer is None and not queue.waiters and (queue.prefetched or not queue.answered):
+            queue.idle_timer = asyncio.get_running_loop().call_later(REQUEUE_DELAY, self._requeue_if_idle, queue)
 
-    def _look(self, queue: Queue) -> None:
-        """If no reader came back: give back what is here, and end the call that waits."""
-        queue.look = None
-        link = self._link
-        if link is None or queue.waiters or (queue.answered and not queue.ready):
+    def _requeue_if_idle(self, queue: Queue) -> None:
+        """If no reader came back: return what was prefetched, and end the call that waits."""
+        queue.idle_timer = None
+        session = self._session
+        if session is None or queue.waiters or (queue.answered and not queue.prefetched):
             return
-        recently = asyncio.get_running_loop().time() - queue.used < _HELD
-        if recently or queue.under_way or queue.returning:
-            self._look_later(queue)
+        recently = asyncio.get_running_loop().time() - queue.used < REQUEUE_DELAY
+        if recently or queue.calling or queue.requeueing:
+            self._requeue_later(queue)
         elif not queue.answered:
-            self._call(queue, link)
+            self._call(queue, session)
         else:
-            self._return(queue, link)
+            self._requeue(queue, session)
 
-    def _return(self, queue: Queue, link: Link) -> None:
-        queue.returning = list(queue.ready)
-        queue.ready.clear()
-        queue.return_number = next(self._numbers)
-        self._give_back(queue, link)
+    def _requeue(self, queue: Queue, session: SubscribedSession) -> None:
+        queue.requeueing = list(queue.prefetched)
+        queue.prefetched.clear()
+        queue.requeue_number = next(self._numbers)
+        self._release(queue, session)
 
-    def _give_back(self, queue: Queue, link: Link, by_hash: bool = True) -> None:
-        call = GIVE_BACK.call if by_hash else GIVE_BACK.call_with_text
-        keys = [queue.name, waiting(queue.name), given_back(queue.name, self._node)]
-        terms = queue.return_number, _KEPT, link.publish_verb, root(queue.name)
-        answer = link.commands(queue.name).ask(call(keys, *terms, *queue.returning))
-        self._answers.add(answer)
-        answer.add_done_callback(partial(self._returned, queue, link))
+    def _release(self, queue: Queue, session: SubscribedSession) -> None:
+        keys = [*queue_keys(queue.name), released_key(queue.name, self._node)]
+        publishing = publishing_arguments(session, queue.name)
+        args: list[bytes | str | int] = [queue.requeue_number, INFLIGHT_TTL_MS, *publishing, *queue.requeueing]
+        self._run(queue, session, RELEASE, keys, args, partial(self._released, queue, session))
 
-    def _returned(self, queue: Queue, link: Link, answer: asyncio.Future[Any]) -> None:
-        self._answers.discard(answer)
-        if link is not self._link or answer.exception() is not None:
-            return
-        reply = answer.result()
-        if is_unknown(reply):
-            self._give_back(queue, link, by_hash=False)
-            return
+    def _released(self, queue: Queue, session: SubscribedSession, reply: Any) -> None:
         if isinstance(reply, hiredis.ReplyError):
-            refusal = link.refusal(reply)
-            self._log.write(logging.ERROR, "%d messages cannot be given back yet: %s", len(queue.returning), refusal)
-            queue.ready.extendleft(reversed(queue.returning))
+            error = session.translate_error(reply)
+            self._log.write(logging.ERROR, "%d messages cannot be given back yet: %s", len(queue.requeueing), error)
+            queue.prefetched.extendleft(reversed(queue.requeueing))
             queue.waiters.dispatch()
-        queue.returning = []
-        self._ask(queue)
-        self._look_later(queue)
+        queue.requeueing = []
+        self._take(queue)
+        self._requeue_later(queue)

@@ -1,186 +1,207 @@
-"""One Redis server in one life: a connection that only reads and one for commands, both watched."""
+"""The two connections to one Redis server: one for commands, and one that is subscribed (``SUBSCRIBE``)."""
 
 from __future__ import annotations
 
 import asyncio
-import re
-from collections.abc import Callable
-from typing import Any
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any, Protocol
 
 import hiredis
 
-from ...core.exceptions import ChannelLayerError, ListenerClosed
+from ...core.exceptions import ListenerClosed
 from .address import Address
-from .connection import Wire, pack
+from .connection import Connection, open_connection
+from .keys import probe_channel
+from .packets import encode_command
 
-_LIFE_IS_OVER = ("READONLY", "MASTERDOWN", "LOADING", "CLUSTERDOWN", "NOAUTH", "UNBLOCKED")
-
-_CURES = {
-    "MOVED": "It is one of several masters: write redis+cluster:// for it",
-    "OOM": "The server's memory is used up: raise its maxmemory, or let it evict",
-    "NOPERM": "Allow the command with `ACL SETUSER`, or connect as another user",
-    "MISCONF": "The server cannot save its data and so refuses to change it; see its log",
-}
-
-_IN_A_SCRIPT = re.compile(r"@user_script: \d+: -([A-Z]+ .*)")
-_PLACE_IN_A_SCRIPT = re.compile(r"( script: (\w+, )?on @user_script:\d+)?\.?$")
-_NOT_ALLOWED_IN_A_SCRIPT = ("ERR ACL failure in script", "ERR The user executing the script can't run")
-_CURE_IN_A_SCRIPT = "Allow the command, which `ACL LOG` names, with `ACL SETUSER`, or connect as another user"
-
-_LAST_WORDS = 0.1
-_LOOKS = 4
-_SILENT_LOOKS = 3
-_PING = pack("PING")
-_ROLE = pack("ROLE")
-
-OnEnd = Callable[[ListenerClosed], None]
+_DRAIN_SECONDS = 0.1
+_ROLE_CHECKS = 4
+"""Checks of the role in a probe interval in which commands are executed."""
+_IDLE_ROLE_CHECKS = 16
+"""After so many of these in which none were, the role is checked all the same."""
+_ROLE = encode_command("ROLE")
 
 
-class Server:
-    """Both connections to one server."""
+class ServerObserver(Protocol):
+    """What the connections to a server report to."""
 
-    def __init__(self, address: Address, probe_interval: float, on_push: Callable[[list[bytes], Wire], None]) -> None:
-        self.on_probe: Callable[[], None] = _nothing_to_do
-        """Called every quarter of the probe interval as long as the server answers."""
-        self.address = address
-        self.commands: Wire
-        self.listener: Wire
-        self._probe_interval = probe_interval
-        self._on_push = on_push
-        self._next_probe: asyncio.TimerHandle | None = None
-        self._loop = asyncio.get_running_loop()
-        self._error: ListenerClosed | None = None
+    def received_push(self, push: list[bytes], connection: Connection) -> None:
+        """Called with each message that the server pushes."""
 
-    async def open(self, on_end: OnEnd, on_deaf: OnEnd) -> None:
-        """Connect. Raises `ListenerClosed`.
+    def server_ended(self, error: ListenerClosed) -> None:
+        """Called once, when the first of the connections has ended.
 
-        ``on_end`` is called when the first of the connections has ended. The other one may still say what is on its
-        way, for a moment; ``on_deaf`` is called when nothing more will be heard.
+        The other one may still bring what is under way, for a moment.
         """
-        wires: list[Wire] = []
+
+    def listener_lost(self, error: ListenerClosed) -> None:
+        """Called when no more messages will come, unless the connections were closed."""
+
+
+class ServerConnections:
+    """Both connections to one server, and the probes that notice when it is silent or no master any more.
+
+    While a node is idle, it publishes every now and then to a channel of its own: the reply shows that one connection
+    works, the message that comes back shows it of the other.
+    """
+
+    def __init__(
+        self,
+        address: Address,
+        probe_interval: float,
+        observer: ServerObserver,
+        node: str,
+        tag: bytes | None = None,
+    ) -> None:
+        """``tag`` is the hash tag of a slot that a master of a cluster has."""
+        self.address = address
+        self.commands: Connection
+        self.listener: Connection
+        self.error: ListenerClosed | None = None
+        """Why the first of the connections ended, or that they were closed."""
+        self._probe_interval = probe_interval
+        self._observer = observer
+        self._opened = False
+        self._loop = asyncio.get_running_loop()
+        channel, sharded = probe_channel(node, tag), "S" if tag is not None else ""
+        self._subscribe_to_probes = encode_command(f"{sharded}SUBSCRIBE", channel)
+        self._probe = encode_command(f"{sharded}PUBLISH", channel, b"")
+        self._hears_probes = False
+        self._probing: asyncio.Future[Any] | None = None
+        self._role_timer: asyncio.TimerHandle | None = None
+        self._executed = 0
+        """Of the connection for commands, at the last check of the role; probes count as executed before."""
+        self._idle_checks = 0
+
+    async def open(self) -> None:
+        """Connect. Raises `ListenerClosed`."""
+        self.received_push = self._observer.received_push
+        async with self._connecting() as opened:
+            self.commands, (role,) = await open_connection(self.address, _ROLE, observer=self)
+            opened.append(self.commands)
+            self._check_role(role)
+            self.listener, (subscribed,) = await open_connection(self.address, self._subscribe_to_probes, observer=self)
+            opened.append(self.listener)
+            self._hears_probes = not isinstance(subscribed, hiredis.ReplyError)
+            self.commands.require_open()
+            for connection in opened:
+                connection.watch(self._probe_interval, self._send_probe)
+            self._check_role_later()
+            self._opened = True
+
+    @asynccontextmanager
+    async def _connecting(self) -> AsyncIterator[list[Connection]]:
+        opened: list[Connection] = []
         try:
-            for on_push, prelude in ((_nothing_pushed, (_ROLE,)), (self._receive, ())):
-                wire, replies = await self.address.open(on_push, *prelude)
-                wires.append(wire)
-                self._check_role(replies)
-            self.commands, self.listener = wires
-            self._watch()
+            yield opened
         except BaseException:
-            self._stop_watching()
-            for wire in wires:
-                wire.abort()
+            for connection in opened:
+                connection.abort()
             raise
 
-        def commands_ended(reason: str) -> None:
-            self._lost(reason, on_end)
-            self._loop.call_later(_LAST_WORDS, self.listener.abort)
-
-        def listener_ended(reason: str) -> None:
-            on_deaf(self._lost(reason, on_end))
-            self._loop.call_later(_LAST_WORDS, self.commands.abort)
-
-        self.commands.on_end = commands_ended
-        self.listener.on_end = listener_ended
-
-    def _lost(self, reason: str, on_end: OnEnd) -> ListenerClosed:
-        """Returns why the first of the connections ended."""
-        if self._error is None:
-            self._error = ListenerClosed(reason)
-            self._stop_watching()
-            on_end(self._error)
-        return self._error
-
-    async def last_words(self) -> None:
-        """After ``on_end``: wait until nothing more comes over either connection."""
-        await asyncio.wait([self.commands.lost, self.listener.lost], timeout=2 * _LAST_WORDS)
-        self.commands.abort()
-        self.listener.abort()
+    def connection_ended(self, connection: Connection, reason: str) -> None:
+        if not self._opened:
+            return
+        if self.error is None:
+            self.error = ListenerClosed(reason)
+            self._stop_probing()
+            self._observer.server_ended(self.error)
+            other = self.listener if connection is self.commands else self.commands
+            self._loop.call_later(_DRAIN_SECONDS, other.abort)
+        if connection is self.listener:
+            self._observer.listener_lost(self.error)
 
     async def close(self) -> None:
-        """Close both connections in peace."""
-        self._stop_watching()
-        self.commands.on_end = self.listener.on_end = _expected
-        await asyncio.gather(self.commands.close(), self.listener.close())
-
-    def refusal(self, reply: hiredis.ReplyError) -> ChannelLayerError:
-        """What to raise for a refused command; `ListenerClosed` if this server can serve nothing more."""
-        error = explain(str(self.address), reply)
-        if isinstance(error, ListenerClosed):
-            self.commands.end(said(reply))
-        return error
+        """Close both connections gracefully, or, after `ServerObserver.server_ended`, when nothing more comes."""
+        self._stop_probing()
+        if self.error is None:
+            self._opened = False
+            await asyncio.gather(self.commands.close(), self.listener.close())
+        else:
+            await asyncio.wait([self.commands.lost, self.listener.lost], timeout=2 * _DRAIN_SECONDS)
+            self.abort()
 
     def abort(self) -> None:
         """Drop both connections."""
-        self._stop_watching()
-        self.commands.on_end = self.listener.on_end = _expected
+        self._stop_probing()
+        self._opened = False
         self.commands.abort()
         self.listener.abort()
 
-    def _check_role(self, replies: list[object]) -> None:
-        for role in replies:
-            if isinstance(role, list) and role[0] != b"master":
-                raise ListenerClosed(
-                    f"{self.address} is a read-only replica: what is published there does not reach the others. "
-                    f"Name its master, the Sentinels (redis+sentinel://host:26379/name) or the cluster (redis+cluster://)"
-                )
+    # ---- probes -------------------------------------------------------------------------------------------------
 
-    def _receive(self, push: list[bytes]) -> None:
-        self._on_push(push, self.listener)
+    def _send_probe(self) -> None:
+        if self._probing is None or self._probing.done():
+            self._executed += 1
+            self._probing = self.commands.execute(self._probe)
+            self._probing.add_done_callback(self._probed)
 
-    # Four looks in an interval. The third in a row that finds silence ends it: between three quarters and the whole.
+    def _probed(self, reply: asyncio.Future[Any]) -> None:
+        refused = reply.exception() is None and isinstance(reply.result(), hiredis.ReplyError)
+        if refused or not self._hears_probes:
+            # Not allowed, or the slot has moved: no message comes back.
+            self.listener.ping()
 
-    def _watch(self) -> None:
-        for wire in (self.commands, self.listener):
-            # While our side does not read, silence says nothing about the server.
-            wire.silence = 0 if wire.heard or wire.paused else wire.silence + 1
-            wire.heard = False
-        if max(self.commands.silence, self.listener.silence) >= _SILENT_LOOKS:
-            for wire in (self.commands, self.listener):
-                wire.end(f"no answer for {self._probe_interval:g} s (probe_interval)")
-            return
-        self.commands.ask(_ROLE).add_done_callback(self._look_at_role)
-        if not self.listener.paused:
-            self.listener.tell(_PING)
-        self._next_probe = self._loop.call_later(self._probe_interval / _LOOKS, self._watch)
-        self.on_probe()
+    def _check_role_later(self) -> None:
+        self._executed = self.commands.executed
+        self._role_timer = self._loop.call_later(self._probe_interval / _ROLE_CHECKS, self._role_check)
 
-    def _look_at_role(self, answer: asyncio.Future[Any]) -> None:
-        # A master that was demoted still accepts publishes, and tells them to nobody else's subscribers.
-        if answer.exception() is None:
+    def _role_check(self) -> None:
+        # A master that was demoted still accepts publishes, and delivers them to nobody else's subscribers. An idle
+        # node receives through it what is published at the new master.
+        self._idle_checks += 1
+        if self.commands.executed > self._executed or self._idle_checks >= _IDLE_ROLE_CHECKS:
+            self._idle_checks = 0
+            self.commands.execute(_ROLE).add_done_callback(self._received_role)
+        self._check_role_later()
+
+    def _received_role(self, reply: asyncio.Future[Any]) -> None:
+        if reply.exception() is None:
             try:
-                self._check_role([answer.result()])
+                self._check_role(reply.result())
             except ListenerClosed as error:
                 self.commands.end(str(error).removeprefix(f"{self.address} "))
 
-    def _stop_watching(self) -> None:
-        if self._next_probe is not None:
-            self._next_probe.cancel()
+    def _check_role(self, role: Any) -> None:
+        if isinstance(role, list) and role[0] != b"master":
+            raise ListenerClosed(
+                f"{self.address} is a read-only replica: what is published there does not reach the others. "
+                f"Name its master, the Sentinels (redis+sentinel://host:26379/name) or the cluster (redis+cluster://)"
+            )
+
+    def _stop_probing(self) -> None:
+        if self._role_timer is not None:
+            self._role_timer.cancel()
+        for connection in (self.commands, self.listener):
+            connection.unwatch()
 
 
-def said(reply: hiredis.ReplyError) -> str:
-    """The server's words, without where in which of our scripts that was."""
-    text = _PLACE_IN_A_SCRIPT.sub("", str(reply))
-    wrapped = _IN_A_SCRIPT.search(text)
-    return wrapped.group(1) if wrapped else text
+class SingleServer:
+    """The topology of a single server: everything is there."""
 
+    publish_command = "PUBLISH"
+    sharded = False
 
-def explain(address: str, reply: hiredis.ReplyError) -> ChannelLayerError:
-    """What a refused command means; `ListenerClosed` if nothing more can be had from who refused it."""
-    text = said(reply)
-    word = text.partition(" ")[0]
-    if word in _LIFE_IS_OVER:
-        return ListenerClosed(f"{address}: {text}")
-    cure = _CURE_IN_A_SCRIPT if text.startswith(_NOT_ALLOWED_IN_A_SCRIPT) else _CURES.get(word)
-    return ChannelLayerError(f"{address} refuses: {text}" + (f". {cure}" if cure else ""))
+    def __init__(self, address: Address, probe_interval: float, observer: ServerObserver, node: str) -> None:
+        self.address = str(address)
+        self.database = address.database
+        self._connections = ServerConnections(address, probe_interval, observer, node)
 
+    async def open(self) -> None:
+        await self._connections.open()
 
-def _nothing_pushed(push: list[bytes]) -> None:
-    """Nothing is subscribed to on this connection."""
+    def executor(self, key: bytes) -> Connection:
+        return self._connections.commands
 
+    def pubsub(self, name: bytes) -> Connection:
+        return self._connections.listener
 
-def _nothing_to_do() -> None:
-    """Until there is something."""
+    def hash_tags(self) -> list[bytes | None]:
+        return [None]
 
+    async def all_executors(self) -> list[Connection]:
+        return [self._connections.commands]
 
-def _expected(reason: str) -> None:
-    """The end of a connection that we close ourselves is no news."""
+    async def close(self) -> None:
+        await self._connections.close()

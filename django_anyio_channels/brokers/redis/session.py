@@ -1,200 +1,234 @@
-"""One life of the layer, from connect to disconnect, and that of one with a single server."""
+"""One session with a Redis server or a cluster, from connect to disconnect."""
 
 from __future__ import annotations
 
+import asyncio
+import logging
+import re
+from collections.abc import Sequence
 from typing import Any, Protocol
+from uuid import uuid4
 
 import anyio
 import hiredis
 
 from ...core.events import Event
-from ...core.exceptions import ListenerClosed
+from ...core.exceptions import ChannelLayerError, ListenerClosed
+from ...core.stats import RateLimitedLogger
 from .address import Address
-from .connection import Speaker, Wire, pack
-from .peers import Presence
+from .cluster.discovery import ClusterSeeds
+from .cluster.routing import ClusterConnections
+from .connection import PubSubConnection
+from .keys import base_key, bindings_key
+from .packets import CommandExecutor, encode_command, is_redirection, translate_error
+from .peers import Peers
 from .queues import Queues
-from .scripts import is_about, look_up_bindings
-from .server import Server
-from .subscriptions import Subscriptions
+from .server import SingleServer
+from .subscriptions import SubscriptionObserver, Subscriptions
 
 _KEYS_AT_ONCE = 1000
+_SPECIAL = re.compile(rb"[*?\[\]\\^-]")
+"""What a glob gives a meaning."""
+_PRUNINGS = 4
+"""Of unused queues in a probe interval."""
 
 
-class Room(Protocol):
-    """What `RedisPubSubChannelLayer` needs of `Presence`."""
+class Topology(Protocol):
+    """The servers of a session, and which of them a name belongs to."""
 
-    @property
-    def missing(self) -> bool:
-        """Whether nodes may still be on their way back."""
-
-    async def everybody(self) -> None:
-        """Wait until those who were there before are back."""
-
-
-class Life(Protocol):
-    """One life of the layer, whatever serves it."""
-
-    error: ListenerClosed | None
-    """Why it has not begun, or is over."""
-
-    subscriptions: Subscriptions
-    publish_verb: str
-
-    @property
-    def presence(self) -> Room:
-        """Who else is there."""
+    address: str
+    publish_command: str
+    sharded: bool
+    database: int
 
     async def open(self) -> None:
-        """Connect. Raises `ListenerClosed`, also if `close` is called meanwhile."""
+        """Connect. Raises `ListenerClosed`, and leaves nothing open then."""
 
-    async def close(self, error: ListenerClosed) -> list[Event[bytes]]:
-        """End it, in peace if it was alive. Returns what came before it broke and was not fetched."""
+    def executor(self, key: bytes) -> CommandExecutor:
+        """Return what executes the commands about a key."""
 
-    def give_up(self, error: ListenerClosed) -> None:
-        """End it at once; nothing more is to be had."""
+    def pubsub(self, name: bytes) -> PubSubConnection:
+        """Return the connection on which a name is subscribed to."""
 
-    def commands(self, key: bytes) -> Speaker:
-        """The wire for the commands about a key."""
+    def hash_tags(self) -> list[bytes | None]:
+        """Return for each server a hash tag that leads to it, or None."""
 
-    async def ask(self, about: bytes, *command: bytes | str | int) -> Any:
-        """Send one command about a key and return its reply. Raises what the server refuses."""
+    async def all_executors(self) -> Sequence[CommandExecutor]:
+        """Return what executes commands at each server. Raises `ListenerClosed`."""
 
-    async def publish(self, name: bytes, message: bytes) -> tuple[Any, Any]:
-        """Publish; returns the `bindings` of the group, and how many nodes heard it. Both may be refusals."""
-
-    def refusal(self, reply: hiredis.ReplyError) -> Exception:
-        """What to raise for a refused command."""
-
-    def outwaits(self, reply: hiredis.ReplyError, queue: str) -> bool:
-        """Whether the reason of a refusal passes by itself: readers ask again at once, and the log says so."""
-
-    async def keys(self, start: bytes, *kinds: str) -> list[bytes]:
-        """The keys that begin with ``start``, or belong to something that does, and hold one of these types."""
+    async def close(self) -> None:
+        """Close all connections, gracefully where they work."""
 
 
-class ServerLife:
-    """One server, what is subscribed there, and the readers of queues as long as it lasts."""
+class Session:
+    """What a layer is connected to, what is subscribed there, and the readers of queues while it lasts.
 
-    publish_verb = "PUBLISH"
+    It ends when a connection does. A new session finds the servers that have taken over.
+    """
 
     def __init__(
         self,
-        address: Address,
+        server: Address | ClusterSeeds,
         probe_interval: float,
         queues: Queues,
-        presence: Presence,
+        peers: Peers,
         unconsumed: list[Event[bytes]],
+        observer: SubscriptionObserver | None = None,
     ) -> None:
-        """``unconsumed`` are events of the life before."""
-        self.error: ListenerClosed | None = ListenerClosed(f"{address} is not connected yet")
-        self.presence = presence
-        self.subscriptions = Subscriptions(lambda name: self._server.listener, unconsumed)
-        self._server = Server(address, probe_interval, self.subscriptions.receive)
-        self._address = address
+        """``queues`` and ``peers`` outlast sessions; ``unconsumed`` are the events that the last one left."""
+        self.error: ListenerClosed | None = ListenerClosed(f"{server} is not connected yet")
+        """Why it has not begun, or has ended."""
+        node = uuid4().hex
+        self._topology: Topology
+        if isinstance(server, Address):
+            self._topology = SingleServer(server, probe_interval, self, node)
+        else:
+            self._topology = ClusterConnections(server, probe_interval, self, node)
+        self.publish_command = self._topology.publish_command
+        self.executor = self._topology.executor
+        self.peers = peers
+        self.subscriptions = Subscriptions(
+            self._topology.pubsub,
+            peers.confirmed,
+            observer,
+            unconsumed,
+            sharded=self._topology.sharded,
+            database=self._topology.database,
+        )
+        self.received_push = self.subscriptions.receive
+        self._probe_interval = probe_interval
         self._queues = queues
+        self._log = RateLimitedLogger()
         self._opening = anyio.CancelScope()
-        self._open = False
+        self._opened = False
+        self._pruning: asyncio.TimerHandle | None = None
+
+    # ---- from connect to disconnect -----------------------------------------------------------------------------
 
     async def open(self) -> None:
         """Connect. Raises `ListenerClosed`, also if `close` is called meanwhile."""
         try:
             with self._opening:
-                await self._server.open(self._end, self.subscriptions.end)
-                self._begin()
-            if not self._open:
-                raise ListenerClosed(f"{self._address} was disconnected while it connected")
+                await self._topology.open()
+                self.error = None
+                self._opened = True
+                self._queues.start(self)
+                self.peers.start(self, self._topology.hash_tags())
+                self._prune_later()
+            if not self._opened:
+                raise ListenerClosed(f"{self._topology.address} was disconnected while it connected")
         except ListenerClosed as error:
             self.subscriptions.end(error)
             raise
 
-    def _begin(self) -> None:
-        self.error = None
-        self._open = True
-        self._queues.begin(self)
-        self.presence.begin(self._server.commands, self.subscriptions)
-        self.subscriptions.on_confirmed = self.presence.subscribed
-        self._server.on_probe = self._tidy
-
     async def close(self, error: ListenerClosed) -> list[Event[bytes]]:
-        """End it, in peace if it was alive. Returns what came before it broke and was not fetched."""
-        if not self._open:
+        """Close the session, gracefully if it is still up. Returns events that were received but not consumed."""
+        if not self._opened:
             self._opening.cancel()
             self.subscriptions.end(error)
-            return self.subscriptions.arrivals.unconsumed()
-        if self.error is None:
+            return self.subscriptions.events.unconsumed()
+        graceful = self.error is None
+        if graceful:
             self.error = error
-            self.presence.end()
+            self._stop_pruning()
             self.subscriptions.end(error)
-            await self._queues.leave(error)
-            await self._server.close()
-            return []
-        await self._server.last_words()
-        return self.subscriptions.arrivals.unconsumed()
+            await self.peers.leave()
+            await self._queues.close_gracefully(error)
+        await self._topology.close()
+        self.subscriptions.end(error)
+        return [] if graceful else self.subscriptions.events.unconsumed()
 
-    def _end(self, error: ListenerClosed) -> None:
-        self.error = error
-        self.presence.end()
-        self._queues.end(error)
+    def abort(self, error: ListenerClosed) -> None:
+        """End the session at once: nothing more can be had."""
+        self.server_ended(error)
+        self.listener_lost(error)
 
-    def _tidy(self) -> None:
-        self.presence.count()
-        self._queues.tidy()
+    def server_ended(self, error: ListenerClosed) -> None:
+        if self.error is None:
+            self.error = self._named(error)
+            self._stop_pruning()
+            self.peers.end()
+            self._queues.end(self.error)
 
-    def give_up(self, error: ListenerClosed) -> None:
-        """End it at once; nothing more is to be had."""
-        self._server.commands.end(str(error))
+    def listener_lost(self, error: ListenerClosed) -> None:
+        # Other masters of a cluster may go on; what they still send is left over for the next session.
+        self.subscriptions.end(self._named(error))
 
-    def commands(self, key: bytes) -> Wire:
-        """The wire for the commands about a key."""
-        return self._server.commands
+    def resubscribed(self, name: bytes, seconds: float) -> None:
+        self.subscriptions.report_gap(name, seconds)
 
-    async def ask(self, about: bytes, *command: bytes | str | int) -> Any:
-        """Send one command about a key and return its reply. Raises what the server refuses."""
-        return checked(self, await self.commands(about).ask(pack(*command)))
+    def _named(self, error: ListenerClosed) -> ListenerClosed:
+        address, text = self._topology.address, str(error)
+        return error if text.startswith(address) else ListenerClosed(f"{address}: {text}")
+
+    def _prune_later(self) -> None:
+        self._pruning = asyncio.get_running_loop().call_later(self._probe_interval / _PRUNINGS, self._prune)
+
+    def _prune(self) -> None:
+        self._queues.prune()
+        self._prune_later()
+
+    def _stop_pruning(self) -> None:
+        if self._pruning is not None:
+            self._pruning.cancel()
+
+    # ---- commands -----------------------------------------------------------------------------------------------
+
+    async def execute(self, key: bytes, *command: bytes | str | int) -> Any:
+        """Execute one command about a key and return its reply. Raises what the server refuses."""
+        return self.raise_for_error(await self.executor(key).execute(encode_command(*command)))
 
     async def publish(self, name: bytes, message: bytes) -> tuple[Any, Any]:
-        """As `Life.publish`."""
-        look_up_and_publish = look_up_bindings(name) + pack("PUBLISH", name, message)
-        bound, reached = await self._server.commands.ask(look_up_and_publish, replies=2)
-        return bound, reached
+        """Publish; return the bindings of the group, and how many nodes received it. Both may be error replies."""
+        executor = self.executor(name)
+        # A replica takes SPUBLISH, and delivers it to nobody else's subscribers; what is about a key it refuses.
+        asks = self.peers.may_be_bound or self._topology.sharded
+        bindings = executor.execute(encode_command("HGETALL", bindings_key(name))) if asks else None
+        channel = self.subscriptions.wire_name(name)
+        receivers = await executor.execute(encode_command(self.publish_command, channel, message))
+        return ([] if bindings is None else await bindings), receivers
 
-    def refusal(self, reply: hiredis.ReplyError) -> Exception:
-        """What to raise for a refused command."""
-        return self._server.refusal(reply)
+    def translate_error(self, reply: hiredis.ReplyError) -> Exception:
+        """Return the exception for an error reply. The session ends if the server can serve nothing more."""
+        if self._topology.sharded and is_redirection(reply):
+            return ChannelLayerError(
+                f"{self._topology.address} refuses: {reply}. The slot has been half way between two masters for "
+                f"seconds: finish its migration, or repair the cluster with `redis-cli --cluster fix`"
+            )
+        error = translate_error(self._topology.address, reply)
+        if isinstance(error, ListenerClosed):
+            self.abort(error)
+        return error
 
-    def outwaits(self, reply: hiredis.ReplyError, queue: str) -> bool:
-        """As `Life.outwaits`."""
-        return False
+    def raise_for_error(self, reply: Any) -> Any:
+        """Return a reply that is no error; otherwise raise it."""
+        if isinstance(reply, hiredis.ReplyError):
+            raise self.translate_error(reply)
+        return reply
 
-    async def keys(self, start: bytes, *kinds: str) -> list[bytes]:
-        """As `Life.keys`."""
-        return await scan(self, self._server.commands, start, *kinds)
+    def is_transient(self, reply: hiredis.ReplyError, queue: str) -> bool:
+        """Return True for a transient error (such as a slot migration), which is logged; the caller retries."""
+        transient = self._topology.sharded and is_redirection(reply)
+        if transient:
+            self._log.write(logging.WARNING, "Readers of %s have to wait: %s", queue, self.translate_error(reply))
+        return transient
 
+    async def keys(self, prefix: bytes, *types: str) -> list[bytes]:
+        """Return the keys that begin with ``prefix``, and companions of such names, and hold one of these types."""
+        try:
+            executors = await self._topology.all_executors()
+        except ListenerClosed as error:
+            self.abort(error)
+            raise
+        return [key for each in executors for type_ in types for key in await self._scan(each, prefix, type_)]
 
-def checked(life: Life, reply: Any) -> Any:
-    """The reply, if it is no refusal; else that is raised."""
-    if isinstance(reply, hiredis.ReplyError):
-        raise life.refusal(reply)
-    return reply
-
-
-async def scan(life: Life, wire: Wire, start: bytes, *kinds: str) -> list[bytes]:
-    """`Life.keys` of one server."""
-    literal = b"".join(b"\\" + letter if letter in _SPECIAL else letter for letter in _letters(start))
-    found: list[bytes] = []
-    for kind in kinds:
+    async def _scan(self, executor: CommandExecutor, prefix: bytes, type_: str) -> list[bytes]:
+        pattern = b"*%b*" % _SPECIAL.sub(rb"\\\g<0>", prefix)
+        found: list[bytes] = []
         cursor = b"0"
         while True:
-            command = pack("SCAN", cursor, "MATCH", b"*%b*" % literal, "COUNT", _KEYS_AT_ONCE, "TYPE", kind)
-            cursor, keys = checked(life, await wire.ask(command))
-            found.extend(key for key in keys if is_about(key, start))
+            command = encode_command("SCAN", cursor, "MATCH", pattern, "COUNT", _KEYS_AT_ONCE, "TYPE", type_)
+            cursor, keys = self.raise_for_error(await executor.execute(command))
+            found.extend(key for key in keys if base_key(key).startswith(prefix))
             if cursor == b"0":
-                break
-    return found
-
-
-_SPECIAL = frozenset(_letter.to_bytes(1, "big") for _letter in b"*?[]\\^-")
-
-
-def _letters(text: bytes) -> list[bytes]:
-    return [text[index : index + 1] for index in range(len(text))]
+                return found

@@ -1,10 +1,11 @@
-"""Who wants which name of the wire, and the events made of what comes in."""
+"""What one session is subscribed to (``SUBSCRIBE``, ``PSUBSCRIBE``, ``SSUBSCRIBE``), and the events that come of it."""
 
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Awaitable, Callable, Iterable
-from typing import Any
+from typing import Any, Protocol
 
 import hiredis
 
@@ -12,12 +13,48 @@ from ...core.events import Event, Gap
 from ...core.exceptions import ListenerClosed, NotSupported, SubscriptionRefused
 from ...core.layer import subscribing
 from ..common.event_stream import EventStream
-from .connection import Listener, Wire, pack
+from .connection import Connection, PubSubConnection
+from .packets import CommandExecutor, encode_command
 
-_BEHIND = 10_000
+_PAUSE_AT = 10_000
 """Events that wait for the hub before no more are read: the server keeps the rest, up to its own limit."""
 
+_TAGGED = re.compile(rb"@[0-9]+@")
+
 Names = dict[bytes, "Name"]
+
+
+class SubscriptionObserver(Protocol):
+    """What a layer does with messages itself."""
+
+    def on_message(self, channel: str, pattern: str | None, message: bytes) -> None:
+        """Make events of a message of a channel, and of the pattern by which it was found."""
+
+    def on_gap(self, channel: str, seconds: float) -> bool:
+        """Called when something may have been missed. Return False to have the subscribers get a `Gap`."""
+
+    def on_end(self, error: ListenerClosed) -> None:
+        """Called when no more messages will come."""
+
+
+class SubscribedSession(Protocol):
+    """What queues and peers need of a session."""
+
+    @property
+    def subscriptions(self) -> Subscriptions: ...
+
+    @property
+    def publish_command(self) -> str:
+        """``PUBLISH`` or ``SPUBLISH``."""
+
+    def executor(self, key: bytes) -> CommandExecutor:
+        """Return what executes the commands about a key."""
+
+    def translate_error(self, reply: hiredis.ReplyError) -> Exception:
+        """Return the exception for an error reply."""
+
+    def is_transient(self, reply: hiredis.ReplyError, queue: str) -> bool:
+        """Return True for a transient error (such as a slot migration); the caller retries."""
 
 
 class Name:
@@ -33,49 +70,52 @@ class Name:
 
 
 class Subscriptions:
-    """The books of one life, and its events.
+    """The channels and patterns of one session, and its events.
 
     A custom layer's ``subscribe`` may take one name of the hub apart and subscribe to several here: their events are
-    marked with the hub's name, and a name of the wire is given up when its last owner is gone.
+    marked with the hub's name, and a name of the wire is unsubscribed when its last owner is gone.
+
+    Redis' channels know no databases. The names of other databases than 0 are tagged on the wire.
     """
 
     def __init__(
-        self, listener: Callable[[bytes], Listener], unconsumed: list[Event[bytes]], sharded: bool = False
+        self,
+        pubsub: Callable[[bytes], PubSubConnection],
+        confirmed: Callable[[bool, bytes], None],
+        observer: SubscriptionObserver | None = None,
+        unconsumed: Iterable[Event[bytes]] = (),
+        *,
+        sharded: bool = False,
+        database: int = 0,
     ) -> None:
-        """``listener`` gives the wire on which a name is heard; ``unconsumed`` are the events to begin with."""
-        self.on_confirmed: Callable[[bool, bytes], None] = _nothing_to_do
-        """Called with each name that the server has answered for; True for a pattern."""
-        self.on_end: Callable[[ListenerClosed], None] = _nobody_asks_why
-        """Called when no more events will come."""
-        self.on_message: Callable[[str, str | None, bytes], None] | None = None
-        """Called with the channel, the pattern that it was found by, and the message, and delivers what there is to it.
-
-        Without it every message is an event.
+        """``pubsub`` returns the connection for a name of the wire, and ``confirmed`` is called with each name that the
+        server has answered for, True for a pattern. ``unconsumed`` are the events to begin with.
         """
-        self.on_missed: Callable[[str, float], bool] = _nothing_makes_up_for_it
-        """Called as `missed` is, with a channel. Unless it makes up for what is missed, the owners get a `Gap`."""
-        self._listener = listener
+        self._pubsub = pubsub
+        self._report_confirmed = confirmed
+        self._observer = observer
         self._sharded = sharded
+        self._tag = b"@%d@" % database if database else b""
         letter = "S" if sharded else ""
-        self._verbs = (f"{letter}SUBSCRIBE", f"{letter}UNSUBSCRIBE"), ("PSUBSCRIBE", "PUNSUBSCRIBE")
+        self._commands = (f"{letter}SUBSCRIBE", f"{letter}UNSUBSCRIBE"), ("PSUBSCRIBE", "PUNSUBSCRIBE")
         self._names: tuple[Names, Names] = {}, {}
         self._channels, self._patterns = self._names
-        self._signals: dict[bytes, Callable[[bytes], None]] = {}
-        self.arrivals = EventStream(unconsumed)
-        self._paused: list[Wire] = []
+        self._watched: dict[bytes, Callable[[bytes], None]] = {}
+        self.events = EventStream(unconsumed)
+        self._paused: list[Connection] = []
 
     # ---- what a layer's subscribe may call ----------------------------------------------------------------------
 
     async def subscribe(self, *names: str) -> None:
-        """Listen to channels; returns when the server has confirmed them all. Raises `SubscriptionRefused`."""
+        """Subscribe to channels; returns when the server has confirmed them all. Raises `SubscriptionRefused`."""
         await self._add(False, names)
 
     async def unsubscribe(self, *names: str) -> None:
-        """Undo `subscribe`; what nobody subscribed to is no error."""
+        """Undo `subscribe`; what is not subscribed to is no error."""
         await self._remove(False, names)
 
     async def psubscribe(self, *patterns: str) -> None:
-        """Listen to every channel that matches a glob (``*``, ``?``, ``[...]``)."""
+        """Subscribe to every channel that matches a glob (``*``, ``?``, ``[...]``)."""
         self._require_patterns()
         await self._add(True, patterns)
 
@@ -90,75 +130,84 @@ class Subscriptions:
                 "Redis Cluster has no patterns for what is spread over its masters; subscribe to each group by its name"
             )
 
-    # ---- what the layer does ------------------------------------------------------------------------------------
+    # ---- the session --------------------------------------------------------------------------------------------
+
+    def wire_name(self, name: bytes) -> bytes:
+        """Return what a channel is called on the wire."""
+        return self._tag + name
 
     async def next_event(self) -> Event[bytes]:
         """Wait for the next event. Raises `ListenerClosed` once those that came before the end are handed out."""
-        event = await self.arrivals.next()
-        if self._paused and len(self.arrivals) < _BEHIND // 2:
-            for wire in self._paused:
-                wire.resume()
+        event = await self.events.next()
+        if self._paused and len(self.events.queued) < _PAUSE_AT // 2:
+            for connection in self._paused:
+                connection.resume()
             self._paused.clear()
         return event
 
-    def receive(self, push: list[bytes], wire: Wire) -> None:
-        """Make events of a message from the wire."""
+    def receive(self, push: list[bytes], connection: Connection) -> None:
+        """Make events of a pushed message."""
+        pattern = None
         if push[0] == b"pmessage":
-            found, channel = self._patterns.get(push[1]), push[2].decode(errors="replace")
+            found = self._patterns.get(push[1])
+            name = push[2].removeprefix(self._tag)
+            if found is None or (not self._tag and _TAGGED.match(name)):
+                return  # the pattern was unsubscribed meanwhile, or matches the channels of another database
+            channel, pattern = name.decode(errors="replace"), found.text
         else:
             found = self._channels.get(push[1])
             if found is None:
-                signal = self._signals.get(push[1])
-                if signal is not None:
-                    signal(push[-1])
+                watcher = self._watched.get(push[1])
+                if watcher is not None:
+                    watcher(push[-1])
                 return
             channel = found.text
-        if found is None:
-            return  # what was on its way when the name was given up
-        message = push[-1]
-        if self.on_message is not None:
-            self.on_message(channel, found.text if push[0] == b"pmessage" else None, message)
+        if self._observer is not None:
+            self._observer.on_message(channel, pattern, push[-1])
         else:
             for owner in found.owners:
-                self.arrivals.add(Event(channel, message, owner))
-        if len(self.arrivals) > _BEHIND and wire not in self._paused:
-            wire.pause()
-            self._paused.append(wire)
+                self.events.add(Event(channel, push[-1], owner))
+        if len(self.events.queued) > _PAUSE_AT and connection not in self._paused:
+            connection.pause()
+            self._paused.append(connection)
 
     def names(self) -> set[tuple[bool, bytes]]:
-        """What the server has confirmed or is about to: patterns (True) and channels (False)."""
+        """Return what the server has confirmed or is about to: patterns (True) and channels (False)."""
         return {(bool(pattern), name) for pattern in (0, 1) for name in self._names[pattern]}
 
     def end(self, error: ListenerClosed) -> None:
-        """No more events will come."""
-        self.on_end(error)
-        self.arrivals.end(error)
+        """No more messages will come."""
+        if self._observer is not None:
+            self._observer.on_end(error)
+        self.events.end(error)
 
-    def signal(self, name: bytes, callback: Callable[[bytes], None]) -> asyncio.Future[Any]:
-        """Have ``callback`` called with what is published to ``name``; the future tells when that is in effect."""
-        self._signals[name] = callback
-        return self._listener(name).ask(pack(self._verbs[0][0], name))
+    def watch(self, channel: bytes, callback: Callable[[bytes], None]) -> asyncio.Future[Any]:
+        """Have ``callback`` called with what is published to a channel; the future gives the server's reply."""
+        name = self.wire_name(channel)
+        self._watched[name] = callback
+        return self._pubsub(name).execute(encode_command(self._commands[0][0], name))
 
-    def silence(self, name: bytes) -> None:
-        """Undo `signal`."""
-        del self._signals[name]
-        self._leave(False, name)
+    def unwatch(self, channel: bytes) -> asyncio.Future[Any]:
+        """Undo `watch`."""
+        name = self.wire_name(channel)
+        del self._watched[name]
+        return self._leave(False, name)
 
-    def missed(self, name: bytes, seconds: float) -> None:
-        """Something may have been published to a channel in the last seconds that did not come."""
-        signal, found = self._signals.get(name), self._channels.get(name)
-        if signal is not None:
-            signal(b"")
-        if found is not None and not self.on_missed(found.text, seconds):
+    def report_gap(self, name: bytes, seconds: float) -> None:
+        """Report that messages of a name of the wire may have been missed, over so many seconds."""
+        watcher, found = self._watched.get(name), self._channels.get(name)
+        if watcher is not None:
+            watcher(b"")
+        if found is not None and not (self._observer and self._observer.on_gap(found.text, seconds)):
             for owner in found.owners:
-                self.arrivals.add(Gap(owner or found.text, b"", seconds=seconds))
+                self.events.add(Gap(owner or found.text, b"", seconds=seconds))
 
-    # ---- the books ----------------------------------------------------------------------------------------------
+    # ---- names --------------------------------------------------------------------------------------------------
 
     async def _add(self, pattern: bool, names: Iterable[str]) -> None:
         waiting: list[Awaitable[None]] = []
         for text in names:
-            key = text.encode()
+            key = self._tag + text.encode()
             name = self._names[pattern].get(key)
             if name is None:
                 name = self._names[pattern][key] = Name(text)
@@ -168,29 +217,30 @@ class Subscriptions:
             await each
 
     def _leave(self, pattern: bool, key: bytes) -> asyncio.Future[Any]:
-        command = pack(self._verbs[pattern][1], key)
-        return self._listener(key).leave(command) if self._sharded else self._listener(key).ask(command)
+        command = encode_command(self._commands[pattern][1], key)
+        pubsub = self._pubsub(key)
+        return pubsub.sunsubscribe(command) if self._sharded else pubsub.execute(command)
 
     def _confirm(self, pattern: bool, key: bytes, name: Name) -> Awaitable[None]:
         if name.confirmed is None:
-            name.confirmed = self._listener(key).ask(pack(self._verbs[pattern][0], key))
+            name.confirmed = self._pubsub(key).execute(encode_command(self._commands[pattern][0], key))
         return self._confirmed(pattern, key, name, name.confirmed)
 
     async def _confirmed(self, pattern: bool, key: bytes, name: Name, answer: asyncio.Future[Any]) -> None:
         # Several may wait for one answer; the cancellation of one must not reach the others.
         reply = await asyncio.shield(answer)
-        self.on_confirmed(pattern, key)
+        self._report_confirmed(pattern, key)
         if isinstance(reply, hiredis.ReplyError):
             if self._names[pattern].get(key) is name:
                 del self._names[pattern][key]
             forbidden = str(reply).startswith("NOPERM ")
-            cure = f". Allow it with `ACL SETUSER ... &{name.text}`, or choose another prefix" if forbidden else ""
+            cure = f". Allow it with `ACL SETUSER ... &{key.decode()}`, or choose another prefix" if forbidden else ""
             raise SubscriptionRefused(f"The server refuses the subscription to {name.text!r}: {reply}{cure}")
 
     async def _remove(self, pattern: bool, names: Iterable[str]) -> None:
         waiting: list[Awaitable[Any]] = []
         for text in names:
-            key = text.encode()
+            key = self._tag + text.encode()
             name = self._names[pattern].get(key)
             if name is None:
                 continue
@@ -202,20 +252,7 @@ class Subscriptions:
             await each
 
 
-def _nothing_to_do(pattern: bool, name: bytes) -> None:
-    """Until there is something."""
-
-
-def _nothing_makes_up_for_it(channel: str, seconds: float) -> bool:
-    """Until something does."""
-    return False
-
-
-def _nobody_asks_why(error: ListenerClosed) -> None:
-    """Until somebody does."""
-
-
 def _owner(text: str, pattern: bool) -> str | None:
-    """What the hub calls the name that it is having subscribed: None if it is the group's own."""
+    """Return what the hub calls the name that it is having subscribed: None if it is the group's own."""
     name = subscribing.get(text)
     return name if pattern or name != text else None

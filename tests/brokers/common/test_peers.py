@@ -45,14 +45,14 @@ def after(*counts: int, timeout: float = TIME_LIMIT) -> PeerBarrier:
     return barrier
 
 
-async def test_in_its_first_session_a_node_expects_nobody() -> None:
+async def test_in_its_first_session_a_node_expects_no_others() -> None:
     barrier = PeerBarrier(TIME_LIMIT)
     barrier.start()
     assert not barrier.waiting
     await barrier.wait()
 
 
-async def test_a_node_that_was_alone_expects_nobody() -> None:
+async def test_a_node_that_was_alone_expects_no_others() -> None:
     assert not after(1).waiting
     assert not after(3, 1).waiting, "the last count is what was there"
 

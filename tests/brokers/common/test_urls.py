@@ -92,7 +92,7 @@ PASSWORDS = st.text(
 
 
 def is_like_a_port(password: str) -> bool:
-    """Return whether the password begins like the port of a URL with options, which nobody can tell from one."""
+    """Return whether the password begins like the port of a URL with options, which cannot be told from one."""
     return re.match(r"[0-9]+(/[^?]*)?\?", password) is not None
 
 

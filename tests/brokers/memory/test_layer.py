@@ -61,7 +61,7 @@ def test_a_reader_whose_loop_was_closed_takes_nothing_from_others() -> None:
 
     abandoned: list[asyncio.Future[bytes]] = []
     loop = asyncio.new_event_loop()
-    loop.set_exception_handler(lambda loop, context: None)  # asyncio tells of the task that is left
+    loop.set_exception_handler(lambda loop, context: None)  # asyncio reports the task that is left
     loop.run_until_complete(wait_in_vain())
     loop.close()
 
@@ -78,8 +78,8 @@ def test_a_reader_whose_loop_was_closed_takes_nothing_from_others() -> None:
     assert asyncio.run(main()) == b"job"
 
 
-def test_a_reader_that_falls_hopelessly_behind_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(memory, "_MAX_UNREAD_EVENTS", 3)
+def test_a_reader_that_falls_too_far_behind_is_disconnected(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("django_anyio_channels.brokers.memory.inbox._MAX_UNREAD_EVENTS", 3)
 
     async def main() -> None:
         layer = InMemoryChannelLayer()

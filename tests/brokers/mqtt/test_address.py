@@ -10,10 +10,11 @@ import pytest
 
 from django_anyio_channels import MQTTChannelLayer
 from django_anyio_channels.brokers.mqtt.address import make_options
+from django_anyio_channels.brokers.mqtt.packets import Will
 from tests.support.brokers.redis import make_certificates
 
 
-def test_a_url_says_everything() -> None:
+def test_a_url_with_every_option() -> None:
     options = make_options(
         "mqtts://us%40er:pa%3Ass@broker.example:1234/?client_id=me&session_expiry=60&qos=2&no_local=true"
         "&keepalive=7&probe_interval=0.5&connect_timeout=3&receive_maximum=50&version=3.1.1&ca_file=/ca.pem"
@@ -35,7 +36,7 @@ def test_the_usual_ports(tls: bool, port: int) -> None:
     assert make_options(None, host="h", tls=tls).port == port
 
 
-def test_every_layer_has_a_client_id_of_its_own() -> None:
+def test_every_layer_has_its_own_client_id() -> None:
     assert make_options(None).client_id != make_options(None).client_id
 
 
@@ -44,12 +45,12 @@ def test_the_address_holds_no_secret() -> None:
     assert layer.address == "mqtts://anna@[::1]:8883"
 
 
-def test_a_context_of_ones_own_is_used_as_it_is() -> None:
+def test_an_ssl_context_is_used_as_it_is() -> None:
     context = ssl.create_default_context()
     assert make_options(None, tls=context).ssl_context() is context
 
 
-def test_a_certificate_of_our_own_is_shown(tmp_path: Path) -> None:
+def test_a_client_certificate(tmp_path: Path) -> None:
     make_certificates(tmp_path)
     options = make_options(
         "mqtts://host",
@@ -67,15 +68,18 @@ def test_a_certificate_of_our_own_is_shown(tmp_path: Path) -> None:
     [
         ("http://host", "looks like mqtt://user:password@host:1883"),
         ("mqtt://", "looks like mqtt://"),
+        ("mqtt+streams://host", "looks like mqtt://"),
+        ("mqtt://one,two", r"looks like mqtt://.* not 'mqtt://one,two'"),
+        ("mqtt://host:none", "cannot be read: .*a port is a number"),
         ("mqtt://host/topic", "has a path; options follow after a question mark"),
-        ("mqtt://host/?cleint_id=x", "unknown option 'cleint_id'; did you mean client_id"),
-        ("mqtt://host/?zzz=x", "unknown option 'zzz'; known are ca_file"),
+        ("mqtt://host/?cleint_id=x", "unknown option 'cleint_id'. Did you mean 'client_id'"),
+        ("mqtt://host/?zzz=x", "unknown option 'zzz'. Known are ca_file"),
         ("mqtt://host/?qos=high", "The option qos of the MQTT URL cannot be 'high'"),
         ("mqtt://host/?version=2", "The option version of the MQTT URL cannot be '2'"),
         ("mqtt://host/?no_local=perhaps", "The option no_local of the MQTT URL cannot be 'perhaps'"),
     ],
 )
-def test_a_url_that_cannot_be_meant_is_refused(url: str, message: str) -> None:
+def test_an_invalid_url_is_refused(url: str, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         MQTTChannelLayer(url)
 
@@ -97,7 +101,7 @@ def test_a_refused_url_does_not_show_its_password() -> None:
         ({"receive_maximum": 70_000}, "keepalive and receive_maximum must be between 1 and 65535"),
     ],
 )
-def test_options_that_cannot_be_meant_are_refused(options: dict[str, Any], message: str) -> None:
+def test_invalid_options_are_refused(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         MQTTChannelLayer(**options)
 
@@ -106,3 +110,19 @@ def test_unknown_options_are_refused() -> None:
     options: dict[str, Any] = {"clientid": "x"}
     with pytest.raises(TypeError, match="clientid"):
         MQTTChannelLayer(**options)
+
+
+def test_a_client_id_too_long_for_the_protocol_is_refused() -> None:
+    with pytest.raises(ValueError, match="at most 65535 bytes in UTF-8, not 65536"):
+        make_options(None, client_id="x" * 65_536).connect_packet(5)
+
+
+def test_the_delay_of_a_will_is_sent() -> None:
+    delay = b"\x18\x00\x00\x00\x05"
+    assert delay in make_options(None, will=Will("t", b"gone", delay=5)).connect_packet(5)
+    assert delay not in make_options(None, will=Will("t", b"gone")).connect_packet(5)
+    assert delay not in make_options(None, will=Will("t", b"gone", delay=5)).connect_packet(4)
+
+
+def test_the_repr_does_not_show_the_password() -> None:
+    assert "geheim" not in repr(make_options("mqtt://anna:geheim@host"))

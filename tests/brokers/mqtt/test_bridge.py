@@ -42,23 +42,25 @@ class Device:
     """A client of Eclipse's library, with a thread of its own as it is used on devices."""
 
     def __init__(self, port: int) -> None:
-        self.heard: queue.Queue[tuple[str, bytes, bool]] = queue.Queue()
-        self.listening: queue.Queue[int] = queue.Queue()
+        self.received: queue.Queue[tuple[str, bytes, bool]] = queue.Queue()
+        self.subscribed: queue.Queue[int] = queue.Queue()
         self._client = paho.Client(CallbackAPIVersion.VERSION2)
-        self._client.on_message = lambda client, _, each: self.heard.put((each.topic, bytes(each.payload), each.retain))
-        self._client.on_subscribe = lambda client, _, number, *rest: self.listening.put(number)
+        self._client.on_message = lambda client, _, each: self.received.put(
+            (each.topic, bytes(each.payload), each.retain)
+        )
+        self._client.on_subscribe = lambda client, _, number, *rest: self.subscribed.put(number)
         self._client.connect("127.0.0.1", port)
         self._client.loop_start()
 
-    def say(self, topic: str, payload: bytes | str, **options: Any) -> None:
+    def publish(self, topic: str, payload: bytes | str, **options: Any) -> None:
         self._client.publish(topic, payload, qos=1, **options).wait_for_publish(TIME_LIMIT)
 
-    def listen(self, topic: str) -> None:
+    def subscribe(self, topic: str) -> None:
         self._client.subscribe(topic, qos=1)
-        self.listening.get(timeout=TIME_LIMIT)
+        self.subscribed.get(timeout=TIME_LIMIT)
 
-    def hear(self) -> tuple[str, bytes]:
-        return self.heard.get(timeout=TIME_LIMIT)[:2]
+    def receive(self) -> tuple[str, bytes]:
+        return self.received.get(timeout=TIME_LIMIT)[:2]
 
     def close(self) -> None:
         self._client.disconnect()
@@ -98,17 +100,17 @@ def message(topic: str, payload: Any) -> dict[str, Any]:
 # ---- both directions ---------------------------------------------------------------------------------------------
 
 
-async def test_a_device_and_a_group_talk_with_each_other(layer: AnyioChannelLayer, device: Device) -> None:
+async def test_a_device_and_a_group_send_to_each_other(layer: AnyioChannelLayer, device: Device) -> None:
     topic = "home/kitchen/temperature"
     members = [await member(layer, "kitchen") for _ in range(2)]
     reading = {"celsius": 21.5, "room": "Küche", "history": [21, None, True]}
-    device.say(topic, json.dumps(reading))
+    device.publish(topic, json.dumps(reading))
     for name in members:
         assert await layer.receive(name) == message(topic, reading)
-    device.listen(topic)
+    device.subscribe(topic)
     await layer.group_send("kitchen", {"type": "mqtt.message", "payload": {"set": 23, "note": "wärmer"}})
-    heard, payload = device.hear()
-    assert (heard, payload.decode()) == (topic, '{"set":23,"note":"wärmer"}')
+    received, payload = device.receive()
+    assert (received, payload.decode()) == (topic, '{"set":23,"note":"wärmer"}')
     for name in members:
         assert await layer.receive(name) == message(topic, {"set": 23, "note": "wärmer"})
 
@@ -117,19 +119,19 @@ async def test_two_processes_share_a_bridge(broker: Mosquitto, layer: AnyioChann
     name = await member(layer, "lamp.hall")
     await asyncio.to_thread(layer.group_send_sync, "lamp.hall", {"type": "mqtt.message", "payload": "on"})
     assert await layer.receive(name) == message("home/hall/lamp", "on")
-    device.say("home/attic/lamp", '"on"')
-    device.say("home/hall/lamp", '"off"')
+    device.publish("home/attic/lamp", '"on"')
+    device.publish("home/hall/lamp", '"off"')
     assert await layer.receive(name) == message("home/hall/lamp", "off")
 
 
-async def test_one_group_hears_many_devices(layer: AnyioChannelLayer, device: Device) -> None:
+async def test_one_group_receives_from_many_devices(layer: AnyioChannelLayer, device: Device) -> None:
     name = await member(layer, "sensors")
     for number in range(3):
-        device.say(f"sensors/{number}/value", f"{number}")
+        device.publish(f"sensors/{number}/value", f"{number}")
     assert [await layer.receive(name) for _ in range(3)] == [message(f"sensors/{n}/value", n) for n in range(3)]
-    device.listen("sensors/#")
+    device.subscribe("sensors/#")
     await layer.group_send("sensors", message("sensors/7/value", {"reset": True}))
-    assert device.hear() == ("sensors/7/value", b'{"reset":true}')
+    assert device.receive() == ("sensors/7/value", b'{"reset":true}')
 
 
 async def test_raw_bytes_which_the_broker_keeps(layer: AnyioChannelLayer, device: Device) -> None:
@@ -137,16 +139,16 @@ async def test_raw_bytes_which_the_broker_keeps(layer: AnyioChannelLayer, device
     picture = bytes(range(256))
     await layer.group_send("camera", {"type": "mqtt.message", "payload": picture})
     assert await layer.receive(name) == message("home/camera", picture)
-    device.listen("home/camera")
-    assert device.heard.get(timeout=TIME_LIMIT) == ("home/camera", picture, True)
-    device.say("home/camera", b"", retain=True)
+    device.subscribe("home/camera")
+    assert device.received.get(timeout=TIME_LIMIT) == ("home/camera", picture, True)
+    device.publish("home/camera", b"", retain=True)
     assert await layer.receive(name) == message("home/camera", b"")
 
 
 async def test_a_normal_channel_in_the_group_of_a_device(layer: AnyioChannelLayer, device: Device) -> None:
     await layer.group_add("kitchen", "thermostat")
-    device.say("home/kitchen/temperature", "no JSON")
-    device.say("home/kitchen/temperature", "[18]")
+    device.publish("home/kitchen/temperature", "no JSON")
+    device.publish("home/kitchen/temperature", "[18]")
     assert await layer.receive("thermostat") == message("home/kitchen/temperature", [18])
     await layer.group_discard("kitchen", "thermostat")
 
@@ -167,7 +169,7 @@ async def test_mosquittos_own_clients(broker: Mosquitto, layer: AnyioChannelLaye
     environment = {**os.environ, **pub.environment}
     await anyio.run_process([pub.program, *at, "-m", '{"on": true}'], env=environment)
     assert await layer.receive(name) == message(topic, {"on": True})
-    # Waits for nothing: what the broker keeps for the topic comes at once, as a sign that it listens.
+    # Waits for nothing: what the broker keeps for the topic comes at once, as a sign that it has subscribed.
     await anyio.run_process([pub.program, *at, "-r", "-m", '"kept"'], env=environment)
     assert await layer.receive(name) == message(topic, "kept")
     async with await anyio.open_process(
@@ -181,7 +183,7 @@ async def test_mosquittos_own_clients(broker: Mosquitto, layer: AnyioChannelLaye
     await anyio.run_process([pub.program, *at, "-r", "-n"], env=environment)
 
 
-# ---- what strangers send -----------------------------------------------------------------------------------------
+# ---- what devices must not send ----------------------------------------------------------------------------------
 
 GARBAGE = [
     b"",
@@ -198,7 +200,7 @@ GARBAGE = [
 
 
 class Dashboard(AsyncJsonWebsocketConsumer):
-    """Shows what the kitchen says."""
+    """Shows what the kitchen publishes."""
 
     groups = ["kitchen"]
 
@@ -211,8 +213,8 @@ async def test_garbage_reaches_no_member(
 ) -> None:
     name = await member(layer, "kitchen")
     for payload in GARBAGE:
-        device.say("home/kitchen/temperature", payload)
-    device.say("home/kitchen/temperature", b"20")
+        device.publish("home/kitchen/temperature", payload)
+    device.publish("home/kitchen/temperature", b"20")
     assert await layer.receive(name) == message("home/kitchen/temperature", 20)
     lines = [record.getMessage() for record in caplog.records if record.name == "django_anyio_channels"]
     assert len(lines) == len(GARBAGE), lines
@@ -229,10 +231,10 @@ async def test_a_device_cannot_choose_the_method_of_a_consumer(broker: Mosquitto
         assert (await communicator.connect(TIME_LIMIT))[0]
         hostile = [{"type": "websocket.close"}, {"type": "websocket.disconnect", "code": 1}, "websocket.close"]
         for payload in hostile:
-            device.say("home/kitchen/temperature", json.dumps(payload))
+            device.publish("home/kitchen/temperature", json.dumps(payload))
         for payload in GARBAGE:
-            device.say("home/kitchen/temperature", payload)
-        device.say("home/kitchen/temperature", b"22")
+            device.publish("home/kitchen/temperature", payload)
+        device.publish("home/kitchen/temperature", b"22")
         for expected in [*hostile, "x" * 20_000, 22]:
             shown = await communicator.receive_json_from(TIME_LIMIT)
             assert shown == {"topic": "home/kitchen/temperature", "payload": expected}
@@ -245,7 +247,7 @@ async def test_a_device_cannot_choose_the_method_of_a_consumer(broker: Mosquitto
 
 
 @pytest.mark.parametrize(
-    ("group", "sent", "told"),
+    ("group", "sent", "error"),
     [
         ("kitchen", {"type": "chat.message", "payload": 1}, "must be .*mqtt.message.* and the type 'chat.message'"),
         ("kitchen", {"type": "mqtt.message"}, r"with the keys \['type'\]"),
@@ -263,10 +265,10 @@ async def test_a_device_cannot_choose_the_method_of_a_consumer(broker: Mosquitto
         ("camera", {"type": "mqtt.message", "payload": "text"}, "to group camera must be bytes, not 'text'"),
     ],
 )
-async def test_what_is_no_message_to_a_device(broker: Mosquitto, group: str, sent: dict[str, Any], told: str) -> None:
+async def test_what_is_no_message_to_a_device(broker: Mosquitto, group: str, sent: dict[str, Any], error: str) -> None:
     layer = new_layer(broker)
     with anyio.fail_after(TIME_LIMIT):
-        with pytest.raises(TypeError, match=told):
+        with pytest.raises(TypeError, match=error):
             await layer.group_send(group, sent)
         await layer.close()
 
@@ -281,16 +283,16 @@ async def test_two_groups_cannot_be_one_topic(broker: Mosquitto) -> None:
 
 
 @pytest.mark.parametrize(
-    ("rules", "told"),
+    ("rules", "error"),
     [
         (["kitchen"], r"it must be a dict from groups to MQTT topics, not \['kitchen'\]"),
-        ({"a b": "x"}, "'a b' is no name of a group"),
-        ({7: "x"}, "7 is no name of a group"),
+        ({"a b": "x"}, "'a b' is not the name of a group"),
+        ({7: "x"}, "7 is not the name of a group"),
         ({"a": 7}, "group 'a' needs a topic, or a dict with 'topic' in it, not 7"),
         ({"a": {"payload": "json"}}, "group 'a' needs a topic"),
         (
             {"a": {"topic": "x", "paylod": "json"}},
-            "group 'a' has the unknown key 'paylod'; the keys are topic, payload",
+            "group 'a' has the unknown key 'paylod'. Did you mean 'payload'",
         ),
         ({"a": {"topic": "x", "payload": "xml"}}, "payload of group 'a' must be 'json' or 'bytes', not 'xml'"),
         ({"a": {"topic": "x", "qos": 3}}, "qos of group 'a' must be 0, 1 or 2"),
@@ -307,8 +309,8 @@ async def test_two_groups_cannot_be_one_topic(broker: Mosquitto) -> None:
         ({"a": "asgi:g:other"}, "topics of their own"),
     ],
 )
-def test_a_bridge_that_cannot_be(rules: Any, told: str) -> None:
-    with pytest.raises(ConfigError, match=rf"CONFIG\['bridge'\] cannot be used: .*{told}") as caught:
+def test_a_bridge_that_cannot_be(rules: Any, error: str) -> None:
+    with pytest.raises(ConfigError, match=rf"CONFIG\['bridge'\] cannot be used: .*{error}") as caught:
         read_config({"url": "mqtt://127.0.0.1", "bridge": rules})
     assert caught.value.code == "E005"
     assert "{'kitchen': 'home/kitchen/temperature'}" in caught.value.hint

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,6 @@ from django_anyio_channels import (
     PayloadTooLarge,
     PublishRefused,
 )
-from django_anyio_channels.brokers.mqtt.queues import client as mqtt_queues
 from tests.support.brokers import mosquitto
 from tests.support.brokers.mosquitto import USERNAME, Mosquitto
 from tests.support.layers import TIME_LIMIT
@@ -42,16 +41,16 @@ async def read(layer: MQTTChannelLayer, count: int) -> list[bytes]:
 
 
 async def until(condition: Callable[[], bool]) -> None:
-    """Wait for what only looking tells."""
+    """Poll a condition."""
     with anyio.fail_after(TIME_LIMIT):
         while not condition():
             await anyio.sleep(0.01)
 
 
-def pull_the_plug(layer: MQTTChannelLayer) -> None:
-    """Break the connection as the death of a process would: no goodbye, nothing acknowledged any more."""
-    assert layer._connection is not None
-    layer._connection.end("the plug was pulled")
+def cut(layer: MQTTChannelLayer) -> None:
+    """Break the connection as the death of a process would: no DISCONNECT, nothing acknowledged any more."""
+    assert layer._session is not None
+    layer._session.live().fail("the connection was cut")
 
 
 @asynccontextmanager
@@ -86,7 +85,7 @@ class Flow:
                 await self.writer.publish("flow", number)
                 self.accepted.append(number)
             except ListenerClosed:
-                pass  # said so: the test looks at what was accepted
+                pass  # the test looks at what was accepted
             await anyio.sleep(0.001)
 
     async def read(self) -> None:
@@ -185,7 +184,7 @@ async def test_of_two_attempts_at_once_the_later_wins(broker: Mosquitto) -> None
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(first)
             tasks.start_soon(layer.connect)
-    assert await layer.publish("nobody/is/here", b"x") == 0
+    assert (await layer.publish("nobody/is/here", b"x")).receivers == 0
     await layer.disconnect()
 
 
@@ -235,7 +234,7 @@ async def test_what_is_too_large_for_the_broker_ends_nothing() -> None:
             assert (numbers.writer.outages, numbers.reader.outages) == (0, 0)
 
 
-async def test_a_django_caller_is_told_what_is_too_large_for_the_broker() -> None:
+async def test_a_django_caller_gets_an_error_for_what_is_too_large_for_the_broker() -> None:
     broker = mosquitto.mosquitto("max_packet_size 1000")
     with mosquitto.running(broker):
         layer = AnyioChannelLayer(url=broker.url)
@@ -252,7 +251,7 @@ async def test_a_django_caller_is_told_what_is_too_large_for_the_broker() -> Non
             await layer.close()
 
 
-async def test_a_wrong_password_is_told_to_whoever_publishes(protected_broker: Mosquitto) -> None:
+async def test_a_wrong_password_fails_a_publish(protected_broker: Mosquitto) -> None:
     layer = MQTTChannelLayer(f"mqtt://{USERNAME}:geheim@127.0.0.1:{protected_broker.port}")
     async with Channel(layer, publish_timeout=5.0) as channel:
         with pytest.raises(ListenerClosed, match=r"(?i)not authori[sz]ed.*Check username, password") as caught:
@@ -271,7 +270,7 @@ async def test_the_same_client_id_takes_the_session_over(broker: Mosquitto, conn
     assert await read(later, 1) == [b"x"]
 
 
-async def test_who_was_taken_over_comes_back(connect: Connect) -> None:
+async def test_a_node_that_was_taken_over_reconnects(connect: Connect) -> None:
     broker = mosquitto.mosquitto()
     with mosquitto.running(broker):
         async with flow(broker, client_id="twice") as numbers:
@@ -339,7 +338,7 @@ async def test_a_session_ends_when_it_has_expired(broker: Mosquitto, connect: Co
     await node.subscribe("expired")
     await node.disconnect()
     with anyio.fail_after(TIME_LIMIT):
-        while await writer.publish("expired", b"too early") is None:  # it has somebody to be kept for
+        while (await writer.publish("expired", b"too early")).receivers is None:  # it has somebody to be kept for
             await anyio.sleep(0.05)
         again = await connect(broker.url, **session)
         await again.subscribe("expired")
@@ -357,7 +356,7 @@ async def test_what_a_killed_subscriber_had_not_taken_comes_again(
     for number in range(10):
         await writer.publish("again", b"%d" % number)
     assert await read(node, 5) == [b"%d" % number for number in range(5)]
-    pull_the_plug(node)  # all were handed over, and none is dealt with
+    cut(node)  # all were handed over, and none is dealt with
     again = await connect(broker.url, **session)
     await again.subscribe("again")
     assert await read(again, 10) == [b"%d" % number for number in range(10)]
@@ -372,15 +371,15 @@ async def test_what_a_program_did_not_acknowledge_comes_again(broker: Mosquitto)
         for event in events[:2]:
             await event.ack()
         await channel.publish("elsewhere", "the broker has read what was sent before this")
-        pull_the_plug(layer)
+        cut(layer)
         with anyio.fail_after(TIME_LIMIT):
             assert [(await jobs.receive()).message for _ in range(2)] == [2, 3]
-            with pytest.raises(ListenerClosed, match="the plug was pulled"):
+            with pytest.raises(ListenerClosed, match="the connection was cut"):
                 await events[2].ack()
 
 
 async def test_what_waited_for_a_killed_subscriber_comes_again(broker: Mosquitto) -> None:
-    """Without a word of the program, a message is acknowledged when it is taken out of the mailbox."""
+    """Unless the program acknowledges, a message is acknowledged when it is taken out of the mailbox."""
 
     def layer() -> MQTTChannelLayer:
         return MQTTChannelLayer(broker.url, client_id="hasty", session_expiry=60)
@@ -391,7 +390,7 @@ async def test_what_waited_for_a_killed_subscriber_comes_again(broker: Mosquitto
             await channel.publish("tasks", number)
         assert [(await tasks.receive()).message for _ in range(2)] == [0, 1]
         await channel.publish("elsewhere", "the broker has read what was sent before this")
-        pull_the_plug(killed)
+        cut(killed)
     async with Channel(layer()) as channel, channel.subscribe("tasks") as tasks:
         with anyio.fail_after(TIME_LIMIT):
             assert [(await tasks.receive()).message for _ in range(2)] == [2, 3]
@@ -400,7 +399,7 @@ async def test_what_waited_for_a_killed_subscriber_comes_again(broker: Mosquitto
 async def test_a_resumed_session_does_not_wait_for_ever_for_subscribers(
     broker: Mosquitto, connect: Connect, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("django_anyio_channels.brokers.mqtt.layer._HOLD_SECONDS", 0.2)
+    monkeypatch.setattr("django_anyio_channels.brokers.mqtt.subscriptions.SESSION_BACKLOG_SECONDS", 0.2)
     session = {"client_id": "forgetful", "session_expiry": 60}
     node, writer = await connect(broker.url, **session), await connect(broker.url)
     await node.subscribe("unwanted")
@@ -421,103 +420,108 @@ async def test_a_resumed_session_does_not_wait_for_ever_for_subscribers(
 async def test_queues_survive_the_death_of_the_broker(connect: Connect) -> None:
     broker = mosquitto.mosquitto()
     with mosquitto.running(broker):
-        keeper, reader = await connect(broker.url), await connect(broker.url)
+        owner, reader = await connect(broker.url), await connect(broker.url)
         for number in range(10):
-            await keeper.put("jobs", b"%d" % number, capacity=100, expiry=60)
+            await owner.put("jobs", b"%d" % number, capacity=100, expiry=60)
         assert await reader.take("jobs") == b"0"
         await anyio.to_thread.run_sync(broker.server.restart)
         await reader.disconnect()
         await reader.connect()
-        await keeper.disconnect()
-        await keeper.connect()
+        await owner.disconnect()
+        await owner.connect()
         with anyio.fail_after(TIME_LIMIT):
             assert [await reader.take("jobs") for _ in range(9)] == [b"%d" % number for number in range(1, 10)]
 
 
-async def test_a_long_queue_outlives_its_keeper_at_a_broker_of_small_packets(connect: Connect) -> None:
+async def test_a_long_queue_outlives_its_owner_at_a_broker_of_small_packets(connect: Connect) -> None:
     broker = mosquitto.mosquitto("max_packet_size 2000")
     with mosquitto.running(broker):
-        keeper, heir = await connect(broker.url), await connect(broker.url)
+        owner, successor = await connect(broker.url), await connect(broker.url)
         sent = [b"%03d" % number * 100 for number in range(100)]
         for message in sent:
-            await keeper.put("long", message, capacity=100, expiry=60)
+            await owner.put("long", message, capacity=100, expiry=60)
         with pytest.raises(PayloadTooLarge, match="takes at most 2000"):
-            await keeper.put("long", b"x" * 1900, capacity=1000, expiry=60)
-        await keeper.disconnect()
-        assert b"long" in heir._queues._keepers
-        await heir.disconnect()  # the last one keeps it, and offers it in its next life
-        await heir.connect()
+            await owner.put("long", b"x" * 1900, capacity=1000, expiry=60)
+        await owner.disconnect()
+        assert b"long" in successor._session.queues.owned.owners
+        await successor.disconnect()  # the last one keeps it, and offers it in its next session
+        await successor.connect()
         with anyio.fail_after(TIME_LIMIT):
-            assert [await heir.take("long") for _ in sent] == sent
+            assert [await successor.take("long") for _ in sent] == sent
 
 
-async def test_who_may_not_hand_its_queues_over_leaves_in_peace(
+async def test_a_node_that_may_not_hand_off_its_queues_disconnects_without_an_error(
     connect: Connect, caplog: pytest.LogCaptureFixture
 ) -> None:
-    rules = [f"topic readwrite %{each}/#" for each in ("queue", "claim", "node")]
-    broker = mosquitto.protected(*rules, "topic read %heirs")
+    rules = [f"topic readwrite %nodes//{each}/#" for each in ("queue", "claim", "node")]
+    broker = mosquitto.protected(*rules, "topic read %nodes//successors")
     with mosquitto.running(broker):
         layer = await connect(broker.url)
         await layer.put("queue", b"kept", capacity=10, expiry=60)
         await layer.disconnect()
-        assert "could not be handed over" in caplog.text
-        assert "%heirs" in caplog.text
+        assert "could not be handed off" in caplog.text
+        assert "%nodes//successors" in caplog.text
         await layer.connect()
         with anyio.fail_after(TIME_LIMIT):
             assert await layer.take("queue") == b"kept"
 
 
-async def test_garbage_where_nodes_speak_breaks_no_link(connect: Connect, caplog: pytest.LogCaptureFixture) -> None:
-    """The broker keeps the last, and tells each who comes."""
+async def test_garbage_on_the_topics_of_nodes_ends_no_session(
+    connect: Connect, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The broker retains the last message for each new subscriber."""
     broker = mosquitto.mosquitto()
     with mosquitto.running(broker), anyio.fail_after(TIME_LIMIT):
-        keeper, stranger = await connect(broker.url), await connect(broker.url)
-        await keeper.put("jobs", b"1", capacity=10, expiry=60)
-        for topic in ("%queue/jobs", f"%node/{keeper.node}", "%heirs", "%purge", "%claim/later"):
+        owner, other = await connect(broker.url), await connect(broker.url)
+        await owner.put("jobs", b"1", capacity=10, expiry=60)
+        for topic in (f"node/{owner._session.node}", "queue/jobs", "successors", "purge", "claim/later"):
             for payload in (b"", b"\xff" * 100, b"\x93\x01", b"lamp on"):
-                await stranger._live().publish(topic.encode(), payload, qos=1, retain=True, properties=b"\0")
-        await keeper.put("jobs", b"2", capacity=10, expiry=60)
+                connection = other._session.live()
+                await connection.publish(b"%nodes//" + topic.encode(), payload, qos=1, retain=True, properties=b"\0")
+        await owner.put("jobs", b"2", capacity=10, expiry=60)
         late = await connect(broker.url)
         assert [await late.take("jobs"), await late.take("jobs")] == [b"1", b"2"]
         await late.put("later", b"3", capacity=10, expiry=60)
-        assert await keeper.take("later") == b"3"
-        assert "Dropped what somebody else published to %queue/jobs, where only nodes speak" in caplog.text
+        assert await owner.take("later") == b"3"
+        assert "Dropped a message on %nodes//queue/jobs that was not published by this package" in caplog.text
 
 
-async def test_a_queue_without_a_keeper_while_somebody_subscribes_to_everything(
+async def test_a_queue_without_an_owner_while_a_client_subscribes_to_everything(
     connect: Connect, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(mqtt_queues, "_PATIENCE_SECONDS", 0.5)
-    told = "Somebody subscribes to every topic .* none of them with %"
+    monkeypatch.setattr("django_anyio_channels.brokers.mqtt.queues.requests._REPLY_SECONDS", 0.5)
+    reason = "A client subscribes to every topic .* none of them with %"
     broker = mosquitto.mosquitto()
     with mosquitto.running(broker), anyio.fail_after(TIME_LIMIT):
-        keeper, logger = await connect(broker.url), await connect(broker.url)
-        await keeper.put("kept", b"1", capacity=10, expiry=60)
+        owner, logger = await connect(broker.url), await connect(broker.url)
+        await owner.put("kept", b"1", capacity=10, expiry=60)
         await logger.subscribe_pattern("#")
         late = await connect(broker.url)
         await late.put("kept", b"2", capacity=10, expiry=60)
-        assert re.search(told, caplog.text)
-        with pytest.raises(ChannelLayerError, match=f"queue new was asked to put.* may or may not .*{told}") as caught:
+        assert re.search(reason, caplog.text)
+        with pytest.raises(
+            ChannelLayerError, match=f"request to put .* the queue new.* may or may not .*{reason}"
+        ) as caught:
             await late.put("new", b"1", capacity=10, expiry=60)
         assert not isinstance(caught.value, ListenerClosed)
         await late.disconnect()
-        await keeper.disconnect()
+        await owner.disconnect()
         caplog.clear()
-        await keeper.connect()
-        assert re.search(f"are offered in its next life. {told}", caplog.text)
-        await keeper.subscribe("room")
-        await keeper.publish("room", b"groups go on")
-        assert await read(keeper, 1) == [b"groups go on"]
+        await owner.connect()
+        assert re.search(f"are offered in its next session. {reason}", caplog.text)
+        await owner.subscribe("room")
+        await owner.publish("room", b"groups go on")
+        assert await read(owner, 1) == [b"groups go on"]
         await logger.disconnect()
-        await keeper.disconnect()
-        await keeper.connect()
-        assert [await keeper.take("kept"), await keeper.take("kept")] == [b"1", b"2"]
-        await keeper.put("new", b"1", capacity=10, expiry=60)
+        await owner.disconnect()
+        await owner.connect()
+        assert [await owner.take("kept"), await owner.take("kept")] == [b"1", b"2"]
+        await owner.put("new", b"1", capacity=10, expiry=60)
 
 
-async def test_a_reader_outlives_the_node_that_keeps_its_queue(broker: Mosquitto, connect: Connect) -> None:
-    keeper, reader, writer = [await connect(broker.url) for _ in range(3)]
-    await keeper.put("orphan", b"first", capacity=100, expiry=60)
+async def test_a_reader_outlives_the_owner_of_its_queue(broker: Mosquitto, connect: Connect) -> None:
+    owner, reader, writer = [await connect(broker.url) for _ in range(3)]
+    await owner.put("orphan", b"first", capacity=100, expiry=60)
     taken: list[bytes] = []
 
     async def take() -> None:
@@ -531,14 +535,14 @@ async def test_a_reader_outlives_the_node_that_keeps_its_queue(broker: Mosquitto
             tasks.start_soon(take)
             await first.wait()
             await anyio.wait_all_tasks_blocked()
-            pull_the_plug(keeper)
+            cut(owner)
             await writer.put("orphan", b"second", capacity=100, expiry=60)
     assert taken == [b"first", b"second"]
 
 
 async def test_what_was_handed_to_a_dead_reader_goes_to_another(broker: Mosquitto, connect: Connect) -> None:
-    keeper, dead, reader = [await connect(broker.url) for _ in range(3)]
-    await keeper.put("grave", b"hello", capacity=100, expiry=60)
+    owner, dead, reader = [await connect(broker.url) for _ in range(3)]
+    await owner.put("grave", b"hello", capacity=100, expiry=60)
     assert await dead.take("grave") == b"hello"
 
     async def wait_for_death() -> None:
@@ -549,12 +553,12 @@ async def test_what_was_handed_to_a_dead_reader_goes_to_another(broker: Mosquitt
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(wait_for_death)
             await anyio.wait_all_tasks_blocked()
-            pull_the_plug(dead)
-        await keeper.put("grave", b"kept", capacity=100, expiry=60)
+            cut(dead)
+        await owner.put("grave", b"kept", capacity=100, expiry=60)
         assert await reader.take("grave") == b"kept"
 
 
-async def test_many_nodes_that_find_a_queue_at_once_agree_on_its_keeper(broker: Mosquitto, connect: Connect) -> None:
+async def test_many_nodes_that_find_a_queue_at_once_agree_on_its_owner(broker: Mosquitto, connect: Connect) -> None:
     layers = [await connect(broker.url) for _ in range(6)]
     with anyio.fail_after(TIME_LIMIT):
         for round_ in range(10):
@@ -562,9 +566,38 @@ async def test_many_nodes_that_find_a_queue_at_once_agree_on_its_keeper(broker: 
             async with anyio.create_task_group() as tasks:
                 for number, layer in enumerate(layers):
                     tasks.start_soon(partial(layer.put, queue, b"%d" % number, capacity=6, expiry=60))
-            keepers = [layer for layer in layers if queue.encode() in layer._queues._keepers]
-            assert len(keepers) == 1
+            owners = [layer for layer in layers if queue.encode() in layer._session.queues.owned.owners]
+            assert len(owners) == 1
             assert sorted([await layers[0].take(queue) for _ in layers]) == [b"%d" % n for n in range(6)]
+
+
+async def test_queues_are_handed_off_within_their_scope(connect: Connect) -> None:
+    """Two projects at one broker, with queues of the same name."""
+    broker = mosquitto.mosquitto()
+    async with AsyncExitStack() as stack:
+        stack.enter_context(mosquitto.running(broker))
+        stack.enter_context(anyio.fail_after(TIME_LIMIT))
+
+        async def node(prefix: str) -> Any:
+            layer = MQTTChannelLayer(broker.url)
+            layer.set_scope(prefix)
+            await layer.connect()
+            stack.push_async_callback(layer.disconnect)
+            return layer
+
+        first, other = await node("a"), await node("b/+")
+        await first.put("jobs", b"of a", capacity=10, expiry=60)
+        await other.put("jobs", b"of b", capacity=10, expiry=60)
+        await first.disconnect()  # no node of its scope is left
+        assert [len(owner.store) for owner in other._session.queues.owned.owners.values()] == [1]
+        second, third = await node("a"), await node("a")
+        assert await third.take("jobs") == b"of a"
+        await second.put("jobs", b"of a, too", capacity=10, expiry=60)
+        await third.purge("")  # not of the queues of b
+        await second.put("jobs", b"of a, later", capacity=10, expiry=60)
+        await second.disconnect()
+        assert await third.take("jobs") == b"of a, later"
+        assert await other.take("jobs") == b"of b"
 
 
 async def test_the_last_node_that_leaves_keeps_its_queues_until_it_is_back(connect: Connect) -> None:

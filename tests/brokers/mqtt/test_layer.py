@@ -14,7 +14,6 @@ import anyio.to_thread
 import paho.mqtt.client as paho
 import pytest
 from paho.mqtt.enums import CallbackAPIVersion
-from paho.mqtt.packettypes import PacketTypes
 
 from django_anyio_channels import (
     Event,
@@ -95,17 +94,17 @@ async def test_unsubscribing_while_subscribing_leaves_no_subscription(broker: Mo
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(layer.subscribe, "short")
         tasks.start_soon(layer.unsubscribe, "short")
-    assert await layer.publish("short", b"x") == 0
+    assert (await layer.publish("short", b"x")).receivers == 0
     await layer.subscribe("short")
     await layer.publish("short", b"again")
     assert await read(layer, 1) == [Event("short", b"again")]
 
 
-async def test_groups_whose_checksums_are_the_same_are_told_apart(
+async def test_groups_whose_checksums_are_the_same_are_distinguished(
     broker: Mosquitto, connect: Connect, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     layer = await connect(broker.url)
-    monkeypatch.setattr("django_anyio_channels.brokers.mqtt.layer.crc32", lambda data: 7)
+    monkeypatch.setattr("django_anyio_channels.brokers.mqtt.subscriptions.crc32", lambda data: 7)
     for name in ("same/1", "same/2"):
         await layer.subscribe(name)
     for name in ("same/2", "same/1"):
@@ -145,15 +144,14 @@ async def test_a_burst_respects_the_brokers_receive_maximum(connect: Connect) ->
 
 
 async def test_a_burst_comes_no_faster_than_we_acknowledge(broker: Mosquitto, connect: Connect) -> None:
-    node = await connect(broker.url, client_id="patient", session_expiry=60, receive_maximum=10)
+    node = await connect(broker.url, client_id="slow", session_expiry=60, receive_maximum=10)
     writer = await connect(broker.url)
     await node.subscribe("patience")
     async with anyio.create_task_group() as tasks:
         for message in BURST:
             tasks.start_soon(writer.publish, "patience", message)
     await node.subscribe("the broker has sent us all that it may")
-    assert node._connection is not None
-    assert len(node._connection._receipts) == 10
+    assert len(node._session.live()._incoming) == 10
     for message in BURST:
         (event,) = await read(node, 1)
         assert event.message == message
@@ -179,9 +177,9 @@ async def test_publishers_cancelled_in_a_burst_take_no_place_with_them(connect: 
 
 async def test_publish_says_when_nobody_listens(broker: Mosquitto, connect: Connect) -> None:
     layer = await connect(broker.url)
-    assert await layer.publish("nobody/at/all", b"x") == 0
+    assert (await layer.publish("nobody/at/all", b"x")).receivers == 0
     await layer.subscribe("nobody/at/all")
-    assert await layer.publish("nobody/at/all", b"x") is None
+    assert (await layer.publish("nobody/at/all", b"x")).receivers is None
 
 
 async def test_patterns_are_topic_filters(broker: Mosquitto, connect: Connect) -> None:
@@ -234,44 +232,39 @@ async def test_no_local_spares_a_layer_its_own_messages(broker: Mosquitto, conne
 
 
 async def test_properties_are_published(broker: Mosquitto, connect: Connect) -> None:
-    heard: queue.Queue[Any] = queue.Queue()
+    received: queue.Queue[Any] = queue.Queue()
     client = paho.Client(CallbackAPIVersion.VERSION2, protocol=paho.MQTTv5)
-    client.on_message = lambda _, __, message: heard.put((message.payload, message.properties))
-    client.on_subscribe = lambda *rest: heard.put("listening")
+    client.on_message = lambda _, __, message: received.put((message.payload, message.properties))
+    client.on_subscribe = lambda *rest: received.put("subscribed")
     client.connect("127.0.0.1", broker.port)
     client.loop_start()
     client.subscribe("properties", 1)
     layer = await connect(broker.url)
-    properties = Properties(PacketTypes.PUBLISH)  # type: ignore[no-untyped-call]
-    properties.MessageExpiryInterval = 60
-    properties.ContentType = "text/plain"
-    properties.UserProperty = ("key", "value")
-    assert await anyio.to_thread.run_sync(partial(heard.get, timeout=TIME_LIMIT)) == "listening"
+    properties = Properties(message_expiry_interval=60, content_type="text/plain", user_properties=[("key", "value")])
+    assert await anyio.to_thread.run_sync(partial(received.get, timeout=TIME_LIMIT)) == "subscribed"
     await layer.publish("properties", b"x", properties=properties)
-    payload, came = await anyio.to_thread.run_sync(partial(heard.get, timeout=TIME_LIMIT))
+    payload, came = await anyio.to_thread.run_sync(partial(received.get, timeout=TIME_LIMIT))
     client.disconnect()
     client.loop_stop()
     assert (payload, came.ContentType, came.UserProperty) == (b"x", "text/plain", [("key", "value")])
     assert came.MessageExpiryInterval <= 60
 
 
-async def test_what_strangers_publish_with_properties_arrives(broker: Mosquitto, connect: Connect) -> None:
+async def test_what_other_clients_publish_with_properties_arrives(broker: Mosquitto, connect: Connect) -> None:
     layer = await connect(broker.url)
-    properties = Properties(PacketTypes.PUBLISH)  # type: ignore[no-untyped-call]
-    properties.UserProperty = ("key", "value")
+    properties = Properties(user_properties=[("key", "value")])
     await layer.subscribe("strange")
     await layer.publish("strange", b"x", properties=properties)
     assert await read(layer, 1) == [Event("strange", b"x")]
 
 
-async def test_the_will_is_published_for_the_dead_and_not_for_the_polite(broker: Mosquitto, connect: Connect) -> None:
+async def test_the_will_is_published_unless_the_node_disconnects(broker: Mosquitto, connect: Connect) -> None:
     reader = await connect(broker.url)
     await reader.subscribe_pattern("will/+")
-    polite = await connect(broker.url, will=Will("will/polite", b"gone"))
+    graceful = await connect(broker.url, will=Will("will/graceful", b"gone"))
     dead = await connect(broker.url, will=Will("will/dead", b"gone", qos=2))
-    await polite.disconnect()
-    assert dead._connection is not None
-    dead._connection.end("the plug was pulled")
+    await graceful.disconnect()
+    dead._session.live().fail("the connection was cut")
     assert await read(reader, 1) == [Event("will/dead", b"gone", "will/+")]
 
 
@@ -342,7 +335,7 @@ async def test_a_broker_that_wants_our_certificate(connect: Connect) -> None:
     folder = Path(broker.ca_file).parent
     with mosquitto.running(broker):
         layer = await connect(broker.url, cert_file=f"{folder}/server.crt", key_file=f"{folder}/server.key")
-        assert await layer.publish("nobody/is/here", b"x") == 0
+        assert (await layer.publish("nobody/is/here", b"x")).receivers == 0
         with anyio.fail_after(TIME_LIMIT), pytest.raises(ListenerClosed) as caught:
             await MQTTChannelLayer(broker.url).connect()
         assert layer.address in str(caught.value)
@@ -384,4 +377,5 @@ async def test_a_broker_without_the_wanted_quality_of_service_says_so(connect: C
         layer = MQTTChannelLayer(broker.url)
         with pytest.raises(ListenerClosed, match="offers no QoS 1; use qos=0"):
             await layer.connect()
-        assert await (await connect(broker.url, qos=0)).publish("x", b"x") is None
+        layer = await connect(broker.url, qos=0)
+        assert (await layer.publish("x", b"x")).receivers is None

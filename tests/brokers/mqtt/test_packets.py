@@ -1,87 +1,59 @@
-"""Packets to bytes and bytes to packets, where no broker at hand writes them so."""
+"""What packets are made of: properties and the names of reason codes."""
 
 from __future__ import annotations
 
-import sys
-from importlib import import_module
+from typing import Any
 
 import pytest
+from paho.mqtt.packettypes import PacketTypes
+from paho.mqtt.properties import Properties as PahoProperties
+from paho.mqtt.reasoncodes import ReasonCode
 
-from django_anyio_channels import MissingDriver
-from django_anyio_channels.brokers.mqtt import packets
-from django_anyio_channels.brokers.mqtt.packets import Decoder, Disconnect, MalformedPacket, Publish, Will
-
-PUBLISH = b"\x32\x08\x00\x01t\x00\x07\x00hi"
-"""A PUBLISH at QoS 1 with an empty list of properties."""
+from django_anyio_channels.brokers.mqtt.packets import NO_PROPERTIES, Properties, reason_name
 
 
-def connect(client_id: str = "me", will: Will | None = None) -> bytes:
-    return packets.connect(
-        version=5,
-        client_id=client_id,
-        username=None,
-        password=None,
-        clean_start=True,
-        keepalive=60,
-        session_expiry=0,
-        receive_maximum=10,
-        will=will,
+@pytest.mark.parametrize("code", range(0x80, 0xA3))
+def test_reason_codes_have_the_names_of_the_specification(code: int) -> None:
+    """paho-mqtt has them, too, some in the singular."""
+    names: Any = ReasonCode(PacketTypes.CONNACK).names
+    (name,) = names[code]
+    assert reason_name(code).lower().replace("s ", " ") == f"{name} (0x{code:02x})".lower().replace("s ", " ")
+
+
+def test_return_codes_of_mqtt_311_have_names() -> None:
+    assert [reason_name(code) for code in (0, 1, 5, 6)] == [
+        "Success (0x00)",
+        "Unacceptable protocol version (0x01)",
+        "Not authorized (0x05)",
+        "reason (0x06)",
+    ]
+
+
+def test_a_reason_code_that_nobody_defined() -> None:
+    assert reason_name(0xFF) == "reason (0xff)"
+
+
+def test_properties_are_what_paho_reads() -> None:
+    properties = Properties(
+        payload_format_indicator=1,
+        message_expiry_interval=60,
+        content_type="text/plain",
+        response_topic="\ufeffanswers",
+        correlation_data=b"\xff\0",
+        user_properties=[("key", "value"), ("key", "")],
     )
+    read: Any = PahoProperties(PacketTypes.PUBLISH)  # type: ignore[no-untyped-call]
+    packed = properties.pack().replace(b"\x0a\xef\xbb\xbf", b"\x07")  # it refuses U+FEFF
+    read.unpack(bytes([packed[0] - 3]) + packed[1:])
+    assert (read.PayloadFormatIndicator, read.MessageExpiryInterval, read.ContentType) == (1, 60, "text/plain")
+    assert (read.ResponseTopic, read.CorrelationData) == ("answers", b"\xff\0")
+    assert read.UserProperty == [("key", "value"), ("key", "")]
 
 
-def test_pieces_of_any_size_make_the_same_packets() -> None:
-    data = PUBLISH + b"\xe0\x00" + PUBLISH
-    wanted = [Publish(b"t", b"hi", 1, 7, ()), Disconnect(0), Publish(b"t", b"hi", 1, 7, ())]
-    for size in range(1, len(data) + 1):
-        decoder = Decoder(5)
-        pieces = [data[start : start + size] for start in range(0, len(data), size)]
-        assert [packet for piece in pieces for packet in decoder.feed(piece)] == wanted
+def test_no_properties() -> None:
+    assert Properties().pack() == NO_PROPERTIES
 
 
-def test_properties_before_the_identifier_of_the_subscription_are_read_too() -> None:
-    properties = b"\x08" + b"\x02\x00\x00\x00\x3c" + b"\x0b\x83\x01"  # seconds until it expires; subscription 131
-    data = b"\x30" + bytes([3 + len(properties) + 2]) + b"\x00\x01t" + properties + b"hi"
-    assert list(Decoder(5).feed(data)) == [Publish(b"t", b"hi", 0, 0, [131])]
-
-
-def test_several_identifiers_of_subscriptions_are_read() -> None:
-    properties = b"\x04" + b"\x0b\x05" + b"\x0b\x06"
-    data = b"\x30" + bytes([3 + len(properties) + 2]) + b"\x00\x01t" + properties + b"hi"
-    assert list(Decoder(5).feed(data)) == [Publish(b"t", b"hi", 0, 0, [5, 6])]
-
-
-@pytest.mark.parametrize(
-    ("data", "message"),
-    [
-        (b"\x00\x00", "begins with 0x00: a client does not expect this packet"),
-        (b"\xc0\x00", "begins with 0xc0: a client does not expect this packet"),
-        (b"\x30\xff\xff\xff\xff\x01", "the length of a packet has more than four digits"),
-        (b"\x30\x08\x00\x01t\xff\xff\xff\xff\x01", "begins with 0x30: an integer has more than four digits"),
-        (b"\x30\x03\x00\x09t", "begins with 0x30: "),
-        (b"\x30\x05\x00\x01t\x09xmore of the next", "begins with 0x30: "),
-        (b"\x30\x04\x00\x03t\x00\x00\x00", "begins with 0x30: it ends too early"),
-        (b"\x40\x01\x00", "begins with 0x40: "),
-    ],
-)
-def test_what_is_no_mqtt_is_named(data: bytes, message: str) -> None:
-    with pytest.raises(MalformedPacket, match=message):
-        list(Decoder(5).feed(data))
-
-
-def test_a_text_too_long_for_the_protocol_is_refused() -> None:
+def test_a_property_too_long_for_the_protocol_is_refused() -> None:
     with pytest.raises(ValueError, match="at most 65535 bytes in UTF-8, not 65536"):
-        connect(client_id="x" * 65_536)
-
-
-def test_the_delay_of_a_will_is_sent() -> None:
-    delay = b"\x18\x00\x00\x00\x05"
-    assert delay in connect(will=Will("t", b"gone", delay=5))
-    assert delay not in connect(will=Will("t", b"gone"))
-
-
-def test_without_paho_the_layer_names_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "paho.mqtt.packettypes", None)
-    monkeypatch.delitem(sys.modules, packets.__name__)
-    sentence = r"^MQTT needs the paho-mqtt package: pip install django-anyio-channels\[mqtt\]$"
-    with pytest.raises(MissingDriver, match=sentence):
-        import_module(packets.__name__)
+        Properties(content_type="x" * 65_536).pack()

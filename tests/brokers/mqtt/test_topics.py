@@ -26,7 +26,7 @@ def test_different_names_are_different_topics(one: str, other: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["room", "asgi:g:chat.room", "home/kitchen/temperature", "Ωμέγα", "a b"])
-def test_what_mqtt_allows_stays_as_it_is(name: str) -> None:
+def test_what_mqtt_allows_is_not_encoded(name: str) -> None:
     assert to_topic(name) == name.encode()
 
 
@@ -34,12 +34,12 @@ def test_what_mqtt_allows_stays_as_it_is(name: str) -> None:
     ("name", "topic"),
     [("", b"%"), ("a+b", b"a%2Bb"), ("#", b"%23"), ("50%", b"50%25"), ("$share/x", b"%24share/x"), ("a\0b", b"a%00b")],
 )
-def test_what_mqtt_forbids_is_written_as_in_a_url(name: str, topic: bytes) -> None:
+def test_what_mqtt_forbids_is_percent_encoded(name: str, topic: bytes) -> None:
     assert to_topic(name) == topic
 
 
 @pytest.mark.parametrize("topic", [b"50%", b"100%zz", b"%FF", b"\xff"])
-def test_a_strangers_topic_has_a_name_too(topic: bytes) -> None:
+def test_a_foreign_topic_has_a_name_too(topic: bytes) -> None:
     assert isinstance(to_group(topic), str)
 
 
@@ -49,7 +49,7 @@ def test_a_name_that_no_topic_can_hold_is_refused() -> None:
 
 
 @pytest.mark.parametrize("pattern", ["a/b+", "a/#/b", "#a", "a/+b/c", "x#"])
-def test_a_pattern_that_brokers_do_not_understand_is_refused(pattern: str) -> None:
+def test_a_pattern_that_is_no_topic_filter_is_refused(pattern: str) -> None:
     with pytest.raises(ValueError, match=r"In the pattern '.*' .* must be"):
         to_filter(pattern)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from anyio.to_thread import run_sync
 
-from django_anyio_channels.brokers.redis.keys import slot_of
+from django_anyio_channels.brokers.redis.keys import key_slot
 from tests.support.brokers import redis as brokers
 
 from .conftest import becomes_true
@@ -26,7 +26,7 @@ def other_master(cluster: brokers.Cluster, slot: int) -> brokers.Redis:
 
 async def move(cluster: brokers.Cluster, name: str) -> brokers.Redis:
     """Give the slot of a name to another master, which is returned."""
-    slot = slot_of(name.encode())
+    slot = key_slot(name.encode())
     target = other_master(cluster, slot)
     await run_sync(cluster.move, slot, target)
     return target
@@ -49,7 +49,7 @@ async def successor_of(cluster: brokers.Cluster, master: brokers.Redis) -> broke
 
 async def hand_over(cluster: brokers.Cluster, group: str) -> brokers.Redis:
     """Have a group's master and its replica change their roles; the subscriptions have followed. Returns who was it."""
-    master = cluster.owner(slot_of(group.encode()))
+    master = cluster.owner(key_slot(group.encode()))
     successor = await successor_of(cluster, master)
     successor.ask("CLUSTER", "FAILOVER")
     await becomes_true(lambda: shard_channels(successor, group) == {group})

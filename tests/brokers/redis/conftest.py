@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import suppress
 
 import anyio
 import pytest
 
 from django_anyio_channels.brokers.redis.layer import RedisPubSubChannelLayer
+from django_anyio_channels.core.exceptions import QueueFull
 from tests.support.brokers import redis as brokers
 from tests.support.layers import anyio_backend, connecting
 
@@ -21,6 +23,13 @@ async def becomes_true(condition: Callable[[], object], seconds: float = 30.0) -
     with anyio.fail_after(seconds):
         while not condition():
             await anyio.sleep(0.01)
+
+
+async def publish(layer: RedisPubSubChannelLayer, group: str, message: bytes) -> None:
+    """Publish, and put into bound queues, as the hub does."""
+    for queue, capacity, expiry in (await layer.publish(group, message)).bound_queues:
+        with suppress(QueueFull):
+            await layer.put(queue, message, capacity=capacity, expiry=expiry)
 
 
 @pytest.fixture(scope="session", params=brokers.FLAVOURS)

@@ -132,9 +132,9 @@ async def test_a_database_that_the_server_lacks() -> None:
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
-        ({"pasword": "x"}, "know no option 'pasword'; did you mean 'password'?"),
-        ({"probe_intervall": 1}, "know no option 'probe_intervall'; did you mean 'probe_interval'?"),
-        ({"qqqqqqqqqqqqqqqq": 1}, "know no option 'qqqqqqqqqqqqqqqq'$"),
+        ({"pasword": "x"}, "know no option 'pasword'. Did you mean 'password'?"),
+        ({"probe_intervall": 1}, "know no option 'probe_intervall'. Did you mean 'probe_interval'?"),
+        ({"qqqqqqqqqqqqqqqq": 1}, "know no option 'qqqqqqqqqqqqqqqq'.$"),
         ({"path": "/tmp/socket", "ssl_ca_certs": "x"}, "know no option 'ssl_ca_certs'"),
     ],
 )

@@ -15,7 +15,7 @@ from django_anyio_channels import (
     ListenerClosed,
     RedisPubSubChannelLayer,
 )
-from django_anyio_channels.brokers.redis.server import said
+from django_anyio_channels.brokers.redis.packets import error_text
 from tests.support.brokers import redis as brokers
 from tests.support.brokers.server import free_port, wait_until
 
@@ -265,7 +265,7 @@ async def test_out_of_memory(own_server: brokers.Redis) -> None:
     ],
 )
 def test_what_redis_6_2_says_of_scripts_is_understood(reply: str, meant: str) -> None:
-    assert said(hiredis.ReplyError(reply)).startswith(meant)
+    assert error_text(hiredis.ReplyError(reply)).startswith(meant)
 
 
 async def test_an_address_where_nobody_listens_is_named() -> None:

@@ -1,206 +1,175 @@
-"""One queue in the memory of the node that keeps it: answers the requests of all nodes."""
+"""One queue in the memory of the node that owns it: handles the requests of all nodes."""
 
 from __future__ import annotations
 
 import logging
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass
 from functools import partial
 from time import monotonic
-from typing import Any, Protocol
+from typing import Any
 from zlib import crc32
 
 from ....core.stats import RateLimitedLogger
-from ..packets import Publish
+from ..subscriptions import Subscription
 from ..topics import to_group
+from .messaging import Messaging
 from .protocol import PackedBinding, Request
-from .store import Reader, Store, Stored, unpack
+from .store import QueuedMessage, Store, unpack
 
 logger = logging.getLogger("django_anyio_channels")
 
-_REMEMBERED = 1000
+_REMEMBERED_REQUESTS = 1000
 """Requests whose repetition is recognised."""
 
-
-class Wire(Protocol):
-    """What queues need of the layer. Every call raises `ListenerClosed` when the life is over."""
-
-    @property
-    def address(self) -> str:
-        """The broker's."""
-
-    @property
-    def node(self) -> str:
-        """Our name among the nodes."""
-
-    @property
-    def largest_packet(self) -> int:
-        """How many bytes the broker takes at once."""
-
-    async def listen(self, topic_filter: bytes, handle: Callable[[Publish], None]) -> None:
-        """Have messages handed to ``handle``; in effect when it returns."""
-
-    async def stop_listening(self, topic_filter: bytes) -> None:
-        """Undo `listen`."""
-
-    async def send(self, topic: bytes, payload: bytes) -> int:
-        """Publish at QoS 1, and return the broker's reason code."""
-
-    def filter_of(self, group: str) -> bytes:
-        """The topic filter of what is published to a group."""
-
-    def frame_of(self, group: str, message: Publish) -> bytes | None:
-        """What a member of the group gets of it; None for nothing."""
-
-
-Answer = Callable[[str, int, list[Any]], Awaitable[bool]]
-"""Answers a node's request of that number; False if there is no such node any more."""
-
-Spawn = Callable[[Coroutine[Any, Any, None]], None]
-"""Does something beside; the end of the life ends it."""
+Requester = tuple[str, int]
+"""A node, and its number for a request or for a reader."""
 
 
 @dataclass(slots=True)
 class Binding:
-    """What is published to a group comes into the queue."""
+    """Puts what is published to a group into the queue."""
 
     capacity: int
     expiry: float
-    ends: float
+    expires_at: float
 
 
 def pack_bindings(bindings: dict[str, Binding]) -> list[PackedBinding]:
-    """Bindings on their way between nodes."""
+    """Encode bindings for another node."""
     now = monotonic()
-    return [(group, each.capacity, each.expiry, each.ends - now) for group, each in bindings.items()]
+    return [(group, each.capacity, each.expiry, each.expires_at - now) for group, each in bindings.items()]
 
 
-class Keeper:
-    """Keeps the queue of one topic.
+class QueueOwner:
+    """Owns the queue of one topic.
 
-    A request may come twice (its asker was impatient); it is done once. ``take`` and ``stop`` are about readers, which
-    have numbers too.
+    A request may come twice, because requests are repeated until they are replied to; it is handled once. The numbers
+    in ``take`` and ``stop`` are those of readers, and repeating these changes nothing.
     """
 
-    def __init__(self, topic: bytes, wire: Wire, answer: Answer, spawn: Spawn) -> None:
+    def __init__(self, topic: bytes, messaging: Messaging) -> None:
         self.store = Store()
         self.bindings: dict[str, Binding] = {}
+        self.readers: dict[Requester, None] = {}
+        """The waiting readers, longest first. No messages wait as long as there are any."""
         self._topic = topic
-        self._wire = wire
-        self._answer = answer
-        self._spawn = spawn
-        self._done: OrderedDict[Reader, str] = OrderedDict()
-        """What was answered to recent requests; empty while they are being done."""
+        self._messaging = messaging
+        self._replies: OrderedDict[Requester, str] = OrderedDict()
+        """The replies to recent requests; empty while they are being handled."""
         self._log = RateLimitedLogger()
 
     def handle(self, request: Request) -> None:
-        """Do what a node asks for."""
+        """Handle the request of a node."""
         verb, node, number, arguments = request
-        asker = (node, number)
-        if verb == "hello":
-            return  # somebody asked whether there is a keeper; the broker has answered
+        requester = (node, number)
+        if verb == "probe":
+            return  # the broker has told the requester that there is an owner
         if verb == "take":
             for reader in arguments[0]:
-                self.store.wait((node, reader))
-            self.hand_out()
+                self.readers.setdefault((node, reader))
+            self.dispatch()
         elif verb == "stop":
             for reader in arguments[0]:
-                self.store.stop((node, reader))
-            self._spawn(self._reply(asker, "ok"))
-        elif asker in self._done:
-            answer = self._done[asker]
-            if answer:
-                self._spawn(self._reply(asker, answer))
+                self.readers.pop((node, reader), None)
+            self._send_reply(requester, "ok")
+        elif requester in self._replies:
+            if reply := self._replies[requester]:
+                self._send_reply(requester, reply)
         else:
-            self._done[asker] = ""
-            if len(self._done) > _REMEMBERED:
-                self._done.popitem(last=False)
-            self._do(verb, asker, arguments)
+            self._replies[requester] = ""
+            if len(self._replies) > _REMEMBERED_REQUESTS:
+                self._replies.popitem(last=False)
+            self._handle_once(verb, requester, arguments)
 
-    def _do(self, verb: str, asker: Reader, arguments: Any) -> None:
+    def _handle_once(self, verb: str, requester: Requester, arguments: Any) -> None:
         if verb == "put":
             accepted = self.store.put(*arguments)
-            self._conclude(asker, "ok" if accepted else "full")
-            self.hand_out()
-        elif verb == "back":
+            self._conclude(requester, "ok" if accepted else "full")
+            self.dispatch()
+        elif verb == "requeue":
             self.store.insert(map(unpack, arguments[0]))
-            self._conclude(asker, "ok")
-            self.hand_out()
+            self._conclude(requester, "ok")
+            self.dispatch()
         elif verb == "bind":
-            self._spawn(self._bind(asker, arguments[0]))
+            self._messaging.start_soon(self._bind(requester, arguments[0]))
         elif verb == "unbind":
-            self._spawn(self._unbind(asker, arguments[0]))
+            self._messaging.start_soon(self._unbind(requester, arguments[0]))
         else:
-            logger.warning("A node asked the queue %s for %r, which it does not know", to_group(self._topic), verb)
+            logger.warning("Ignored the unknown request %r for queue %s", verb, to_group(self._topic))
 
-    def hand_out(self) -> None:
+    def dispatch(self) -> None:
         """Send messages to readers while there are both."""
-        while (pair := self.store.match()) is not None:
-            self._spawn(self._hand(*pair))
+        while self.readers and self.store:
+            reader = next(iter(self.readers))
+            del self.readers[reader]
+            self._messaging.start_soon(self._deliver(reader, self.store.popleft()))
 
-    async def _hand(self, reader: Reader, stored: Stored) -> None:
+    async def _deliver(self, reader: Requester, message: QueuedMessage) -> None:
         node, number = reader
-        if not await self._answer(node, number, ["message", self._topic, stored.pack()]):
-            self.store.stop_node(node)
-            self.store.insert([stored])
-            self.hand_out()
+        if not await self._messaging.reply(node, number, "message", self._topic, message.pack()):
+            self.readers = {each: None for each in self.readers if each[0] != node}
+            self.store.insert([message])
+            self.dispatch()
 
-    def _conclude(self, asker: Reader, answer: str) -> None:
-        self._done[asker] = answer
-        self._spawn(self._reply(asker, answer))
+    def _conclude(self, requester: Requester, reply: str) -> None:
+        self._replies[requester] = reply
+        self._send_reply(requester, reply)
 
-    async def _reply(self, asker: Reader, answer: str) -> None:
-        await self._answer(*asker, [answer])
+    def _send_reply(self, requester: Requester, reply: str) -> None:
+        self._messaging.start_soon(self._messaging.reply(*requester, reply))
 
     # ---- bindings -----------------------------------------------------------------------------------------------
 
-    async def _bind(self, asker: Reader, packed: list[PackedBinding]) -> None:
-        for group, capacity, expiry, left in packed:
+    async def _bind(self, requester: Requester, packed: list[PackedBinding]) -> None:
+        for group, capacity, expiry, seconds_left in packed:
             known = group in self.bindings
-            self.bindings[group] = Binding(capacity, expiry, monotonic() + left)
+            self.bindings[group] = Binding(capacity, expiry, monotonic() + seconds_left)
             if not known:
-                await self._wire.listen(self._filter(group), partial(self._bound, group))
-        self._conclude(asker, "ok")
+                await self._messaging.transport.subscribe(self._subscription(group), qos=1)
+        self._conclude(requester, "ok")
 
-    async def _unbind(self, asker: Reader, group: str) -> None:
+    async def _unbind(self, requester: Requester, group: str) -> None:
         if self.bindings.pop(group, None) is not None:
-            await self._wire.stop_listening(self._filter(group))
-        self._conclude(asker, "ok")
+            await self._stop_listening(group)
+        self._conclude(requester, "ok")
 
-    async def stop_bindings(self) -> None:
-        """Take in nothing more from groups."""
+    async def close_bindings(self) -> None:
+        """Put nothing more that is published to groups into the queue."""
         for group in self.bindings:
-            await self._wire.stop_listening(self._filter(group))
+            await self._stop_listening(group)
 
     def purge(self) -> None:
-        """No messages, no bindings."""
+        """Drop all messages, and end all bindings."""
         self.store.clear()
         for group in list(self.bindings):
-            del self.bindings[group]
-            self._spawn(self._wire.stop_listening(self._filter(group)))
+            self._end_binding(group)
 
-    def _bound(self, group: str, message: Publish) -> None:
+    def _end_binding(self, group: str) -> None:
+        del self.bindings[group]
+        self._messaging.start_soon(self._stop_listening(group))
+
+    async def _stop_listening(self, group: str) -> None:
+        await self._messaging.transport.unsubscribe(self._subscription(group).topic_filter)
+
+    def _subscription(self, group: str) -> Subscription:
+        # Not the node's name alone: its own subscribers to the group, and its other queues, have other subscriptions.
+        share = b"%b-%08x" % (self._messaging.node.encode(), crc32(self._topic))
+        return self._messaging.transport.group_subscription(group, share, partial(self._put_published, group))
+
+    def _put_published(self, group: str, payload: bytes) -> None:
         binding = self.bindings.get(group)
         if binding is None:
             return
-        if binding.ends <= monotonic():
-            del self.bindings[group]
-            self._spawn(self._wire.stop_listening(self._filter(group)))
-        elif (frame := self._wire.frame_of(group, message)) is None:
-            return
-        elif self.store.put(frame, binding.capacity, binding.expiry):
-            self.hand_out()
+        if binding.expires_at <= monotonic():
+            self._end_binding(group)
+        elif self.store.put(payload, binding.capacity, binding.expiry):
+            self.dispatch()
         else:
             self._log.write(
                 logging.WARNING,
-                "Queue %s is full (capacity %d); a message of group %s was dropped",
+                "Queue %s is full: its capacity of %d messages is used up; a message to group %s was dropped",
                 to_group(self._topic),
                 binding.capacity,
                 group,
             )
-
-    def _filter(self, group: str) -> bytes:
-        # A shared subscription of our own, so that it is another one than that of this node's subscribers to the group.
-        share = b"$share/%b-%08x/" % (self._wire.node.encode(), crc32(self._topic))
-        return share + self._wire.filter_of(group)

@@ -1,4 +1,4 @@
-"""What nodes say to each other about queues, as MessagePack. What no node can have said is refused when it is read."""
+"""The messages between nodes about queues, in MessagePack. Other payloads are refused when they are read."""
 
 from __future__ import annotations
 
@@ -6,88 +6,76 @@ from typing import Any
 
 import msgspec
 
-from .store import Packed
+from .store import PackedMessage
 
 PackedBinding = tuple[str, int, float, float]
-"""Group, capacity, expiry, and the seconds that it has left."""
+"""Group, capacity, expiry in seconds, and the seconds that are left of its lifetime."""
 
 Request = tuple[str, str, int, Any]
-"""Verb, asking node, its number for the request, and what the verb needs."""
+"""Verb, requesting node, its number for the request, and the arguments of the verb."""
 
-Answer = tuple[int, str, Any]
-"""The request's number, the kind of answer, and what that brings."""
+Reply = tuple[int, str, Any]
+"""The number of the request, the kind of reply, and its values."""
 
-Legacy = tuple[str, int, bytes, list[Packed], list[PackedBinding]]
-"""Leaving node, its number for the answer, the queue's topic, messages and bindings."""
+HandOff = tuple[str, int, bytes, str, Any]
+"""Leaving node, its number for the reply, the queue's topic, and the verb and argument of a request to its owner."""
 
 _REQUESTS: dict[str, Any] = {
-    "hello": tuple[()],
+    "probe": tuple[()],
     "take": tuple[list[int]],
     "stop": tuple[list[int]],
     "put": tuple[bytes, int, float],
-    "back": tuple[list[Packed]],
+    "requeue": tuple[list[PackedMessage]],
     "bind": tuple[list[PackedBinding]],
     "unbind": tuple[str],
 }
-_ANSWERS: dict[str, Any] = {
+_REPLIES: dict[str, Any] = {
     "ok": tuple[()],
     "full": tuple[()],
-    "again": tuple[()],
-    "message": tuple[bytes, Packed],
+    "retry": tuple[()],
+    "message": tuple[bytes, PackedMessage],
 }
 
 encode = msgspec.msgpack.Encoder().encode
 _lists = msgspec.msgpack.Decoder(list[Any])
-_legacies: msgspec.msgpack.Decoder[Legacy] = msgspec.msgpack.Decoder(Legacy)
+_hand_offs: msgspec.msgpack.Decoder[HandOff] = msgspec.msgpack.Decoder(HandOff)
 _prefixes = msgspec.msgpack.Decoder(tuple[str])
 
 
-class Foreign(ValueError):
-    """No node has written this."""
+INVALID = (msgspec.DecodeError, ValueError, KeyError)
+"""What the functions below raise for a payload that no node has written."""
 
 
 def read_request(payload: bytes) -> Request:
-    """Raises `Foreign`. A verb of another version has whatever it has."""
-    try:
-        verb, node, number, *arguments = _lists.decode(payload)
-        verb, node, number = msgspec.convert((verb, node, number), tuple[str, str, int])
-        wanted = _REQUESTS.get(verb)
-        return verb, _name(node), number, arguments if wanted is None else msgspec.convert(arguments, wanted)
-    except (msgspec.DecodeError, ValueError) as error:
-        raise Foreign(str(error)) from None
+    """Read a request. The arguments of a verb that this version does not know are not checked."""
+    verb, node, number, *arguments = _lists.decode(payload)
+    verb, node, number = msgspec.convert((verb, node, number), tuple[str, str, int])
+    expected = _REQUESTS.get(verb)
+    return verb, _checked(node), number, arguments if expected is None else msgspec.convert(arguments, expected)
 
 
-def read_answer(payload: bytes) -> Answer:
-    """Raises `Foreign`."""
-    try:
-        number, kind, *found = _lists.decode(payload)
-        number, kind = msgspec.convert((number, kind), tuple[int, str])
-        return number, kind, msgspec.convert(found, _ANSWERS[kind])
-    except (msgspec.DecodeError, ValueError, KeyError) as error:
-        raise Foreign(str(error)) from None
+def read_reply(payload: bytes) -> Reply:
+    """Read a reply."""
+    number, kind, *values = _lists.decode(payload)
+    number, kind = msgspec.convert((number, kind), tuple[int, str])
+    return number, kind, msgspec.convert(values, _REPLIES[kind])
 
 
-def read_legacy(payload: bytes) -> Legacy:
-    """Raises `Foreign`."""
-    try:
-        legacy = _legacies.decode(payload)
-        _name(legacy[0])
-        _name(legacy[2].decode())
-    except (msgspec.DecodeError, ValueError) as error:
-        raise Foreign(str(error)) from None
-    return legacy
+def read_hand_off(payload: bytes) -> HandOff:
+    """Read a hand-off."""
+    node, number, topic, verb, argument = _hand_offs.decode(payload)
+    _checked(topic.decode())
+    (argument,) = msgspec.convert([argument], _REQUESTS[verb])
+    return _checked(node), number, topic, verb, argument
 
 
 def read_prefix(payload: bytes) -> str:
-    """Raises `Foreign`."""
-    try:
-        return _prefixes.decode(payload)[0]
-    except (msgspec.DecodeError, ValueError) as error:
-        raise Foreign(str(error)) from None
+    """Read what a purge is for."""
+    return _prefixes.decode(payload)[0]
 
 
-def _name(text: str) -> str:
-    """What is part of a topic must not be a filter."""
+def _checked(text: str) -> str:
+    """Refuse a part of a topic that would make it a filter."""
     if any(each in text for each in "+#\0"):
-        raise ValueError(f"{text!r} is no part of a topic")
+        raise ValueError(f"{text!r} is not part of a topic")
     return text

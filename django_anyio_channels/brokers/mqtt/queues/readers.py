@@ -1,235 +1,190 @@
-"""The tasks of one node that wait for messages of queues, and what the queues' keepers know of them."""
+"""The tasks of this node that wait for messages of queues, and the readers that the queues' owners know."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections import defaultdict
 from itertools import count
 from math import inf
 from time import monotonic
-from typing import Protocol
 
 from ....core.exceptions import ChannelLayerError, ListenerClosed
+from ...common.waiters import WaiterQueue
 from ..topics import to_group
-from .owner import Spawn
-from .store import Store, Stored
+from .handoff import HandOffs, OrphanedQueue
+from .messaging import Messaging
+from .requests import Requests
+from .store import QueuedMessage, Store
 
 _LINGER_SECONDS = 0.1
-"""How long a keeper is left in the belief that a reader waits who has gone, and a message for it stays here."""
-_RARELY_SECONDS = 1.0
-"""A reader that never waits finds what came since it was last here, if that is not longer ago than this."""
+"""How long an owner still knows a reader without a task, and a message for it stays at this node."""
+_POLLING_SECONDS = 1.0
+"""A reader that never waits finds what came since its last call, if that is not longer ago than this."""
 
 
-class Desk(Protocol):
-    """What readers need of the node's queues. Every call raises `ListenerClosed` when the life is over."""
-
-    async def announce(self, topic: bytes, numbers: list[int]) -> None:
-        """Tell a queue's keeper, or become it, that readers of those numbers wait."""
-
-    async def withdraw(self, topic: bytes, numbers: list[int]) -> None:
-        """Tell a queue's keeper, if there is one, that they wait no longer. Afterwards it sends them nothing."""
-
-    async def give_back(self, topic: bytes, messages: list[Stored]) -> None:
-        """Return messages to a queue's keeper; if that fails, they are offered again in the next life."""
-
-
-class _Line:
-    """Who waits for one queue."""
-
-    __slots__ = ("asked", "left", "linger", "patience", "returning", "stranded", "waiting")
+class _ReaderQueue:
+    """The waiting tasks of one queue, and the messages that came for them; a `Ready` of its `WaiterQueue`."""
 
     def __init__(self) -> None:
-        self.waiting: dict[asyncio.Future[Stored | Exception | None], None] = {}
-        """Tasks, longest first; None is the end of the life."""
-        self.asked: dict[int, None] = {}
-        """The readers that the keeper knows, by their numbers. Whose task is whose does not matter."""
-        self.stranded = Store()
-        """Messages that came when nobody waited any more."""
+        self.waiters: WaiterQueue[QueuedMessage] = WaiterQueue(self)
+        self.known: dict[int, None] = {}
+        """The readers that the owner knows, by their numbers. Which task belongs to which does not matter."""
+        self.undelivered = Store()
+        """Messages that came when no task waited any more."""
         self.returning = False
-        """Stranded messages are on their way to the keeper; younger ones must follow, or they would overtake them."""
-        self.linger: asyncio.TimerHandle | None = None
-        self.left = -inf
-        """When a task last went away without a message."""
-        self.patience = _LINGER_SECONDS
-        """How long the next one is expected: who comes regularly must find what it asked for when it was last here."""
+        """Undelivered messages are on their way to the owner. Newer ones must follow, or they would overtake them."""
+        self.timer: asyncio.TimerHandle | None = None
+        self.gone_at = -inf
+        """When a task was last cancelled."""
+        self.linger_seconds = _LINGER_SECONDS
+        """How long the next task is expected: one that polls must find what came since its last call."""
 
-    def come(self) -> None:
-        """A task begins to wait."""
-        since = monotonic() - self.left
-        self.patience = _LINGER_SECONDS if since > _RARELY_SECONDS else max(_LINGER_SECONDS, 2 * since)
+    def __len__(self) -> int:
+        return 0 if self.returning else len(self.undelivered)
 
-    def pop(self) -> Stored | None:
-        """The oldest message that is here already."""
-        return None if self.returning else self.stranded.pop()
+    def popleft(self) -> QueuedMessage:
+        return self.undelivered.popleft()
 
-    def serve(self) -> None:
-        """Give what is here to those who wait."""
-        while (stored := self.pop()) is not None:
-            if not self.resolve(stored):
-                self.stranded.insert([stored])
-                return
+    def appendleft(self, message: QueuedMessage) -> None:
+        self.undelivered.insert([message])
 
-    def resolve(self, result: Stored | Exception | None) -> bool:
-        """End the waiting of the task that has waited longest; False if none waits."""
-        while self.waiting:
-            waiter = next(iter(self.waiting))
-            del self.waiting[waiter]
-            if not waiter.done():
-                waiter.set_result(result)
-                return True
-        return False
+    def join(self) -> asyncio.Future[QueuedMessage]:
+        """Add a waiting task."""
+        since = monotonic() - self.gone_at
+        self.linger_seconds = _LINGER_SECONDS if since > _POLLING_SECONDS else max(_LINGER_SECONDS, 2 * since)
+        return self.waiters.join()
 
 
 class Readers:
     """Takes messages out of queues.
 
-    A reader that is cancelled stays known to the keeper for a moment, and the next one takes its place. So polling
-    costs no packets; what comes meanwhile waits here, and then goes back to the keeper.
+    The owner still knows the reader of a cancelled task for a moment, and the next task takes its place. So polling
+    costs no packets. A message that comes meanwhile waits here, and then goes back to the owner.
     """
 
-    def __init__(self, desk: Desk, spawn: Spawn) -> None:
-        self._desk = desk
-        self._spawn = spawn
+    def __init__(self, messaging: Messaging, requests: Requests, hand_offs: HandOffs) -> None:
+        self._start_soon = messaging.start_soon
+        self._requests = requests
+        self._hand_offs = hand_offs
         self._numbers = count(1)
-        self._lines: dict[bytes, _Line] = {}
+        self._queues: defaultdict[bytes, _ReaderQueue] = defaultdict(_ReaderQueue)
+        self._error: ListenerClosed | None = None
 
     async def take(self, topic: bytes) -> bytes:
         """Wait for the oldest message of a queue."""
-        line = self._line(topic)
-        given = line.pop() or await self._wait(topic, line)
-        if given is None:
-            raise ListenerClosed(f"The link broke while a message of queue {to_group(topic)} was awaited")
-        if isinstance(given, Exception):
-            raise given
-        return given.message
-
-    async def _wait(self, topic: bytes, line: _Line) -> Stored | Exception | None:
-        waiter: asyncio.Future[Stored | Exception | None] = asyncio.get_running_loop().create_future()
-        line.waiting[waiter] = None
-        line.come()
-        self._ask_for_missing(topic, line)
+        queue = self._queues[topic]
+        if queue:
+            return queue.popleft().payload
+        waiter = queue.join()
+        self._add_missing_readers(topic, queue)
         try:
-            return await waiter
-        except BaseException:
-            given = waiter.result() if waiter.done() and not waiter.cancelled() else None
-            if isinstance(given, Stored):
-                self._keep(topic, given)
-            line.left = monotonic()
+            return (await queue.waiters.wait(waiter)).payload
+        except asyncio.CancelledError:
+            queue.gone_at = monotonic()
             raise
         finally:
-            line.waiting.pop(waiter, None)
-            self._begin_linger(topic, line)
+            self._linger(topic, queue)
 
-    def _line(self, topic: bytes) -> _Line:
-        line = self._lines.get(topic)
-        if line is None:
-            line = self._lines[topic] = _Line()
-        return line
-
-    def _ask_for_missing(self, topic: bytes, line: _Line) -> None:
-        while len(line.asked) < len(line.waiting):
+    def _add_missing_readers(self, topic: bytes, queue: _ReaderQueue) -> None:
+        while len(queue.known) < len(queue.waiters):
             number = next(self._numbers)
-            line.asked[number] = None
-            self._spawn(self._ask(topic, line, number))
+            queue.known[number] = None
+            self._start_soon(self._add_reader(topic, queue, number))
 
-    async def _ask(self, topic: bytes, line: _Line, number: int) -> None:
+    async def _add_reader(self, topic: bytes, queue: _ReaderQueue, number: int) -> None:
         try:
-            await self._desk.announce(topic, [number])
+            await self._requests.add_readers(topic, [number])
         except ChannelLayerError as error:
-            line.asked.pop(number, None)
-            # The end of a life is told to all who wait, a refusal to one.
-            if isinstance(error, ListenerClosed) or not line.resolve(error):
+            queue.known.pop(number, None)
+            # The end of a session fails all tasks, a refusal one.
+            if isinstance(error, ListenerClosed) or not queue.waiters.fail_one(error):
                 raise
 
-    def _keep(self, topic: bytes, stored: Stored) -> None:
-        line = self._line(topic)
-        line.stranded.insert([stored])
-        line.serve()
-        self._begin_linger(topic, line)
+    # ---- what owners send ---------------------------------------------------------------------------------------
 
-    # ---- what keepers answer ------------------------------------------------------------------------------------
+    def receive(self, topic: bytes, message: QueuedMessage, number: int) -> None:
+        """Take a message for a reader. Without a task it waits for the next one, or goes back soon."""
+        queue = self._queues[topic]
+        queue.known.pop(number, None)
+        queue.appendleft(message)
+        queue.waiters.dispatch()
+        self._linger(topic, queue)
 
-    def arrive(self, topic: bytes, stored: Stored, number: int) -> None:
-        """A message came for a reader. If none is here any more, it waits for the next, or goes back soon."""
-        self._line(topic).asked.pop(number, None)
-        self._keep(topic, stored)
+    def retry(self, number: int) -> None:
+        """Tell the next owner of a reader whose owner has left."""
+        for topic, queue in self._queues.items():
+            if number in queue.known:
+                self._start_soon(self._requests.add_readers(topic, [number]))
 
-    def ask_again(self, number: int) -> None:
-        """The keeper that knew this reader has left; tell the next one."""
-        for topic, line in self._lines.items():
-            if number in line.asked:
-                self._spawn(self._desk.announce(topic, [number]))
-
-    def remind(self) -> None:
-        """Tell all keepers again who waits: one may have died."""
-        for topic, line in self._lines.items():
-            if line.asked:
-                self._spawn(self._desk.announce(topic, list(line.asked)))
+    def repeat(self) -> None:
+        """Tell all owners again which readers wait: an owner may have died."""
+        for topic, queue in self._queues.items():
+            if queue.known:
+                self._start_soon(self._requests.add_readers(topic, list(queue.known)))
 
     def purge(self, prefix: str) -> None:
-        """Throw away the messages of queues whose names begin so."""
-        for topic, line in self._lines.items():
+        """Drop the undelivered messages of queues whose names begin with ``prefix``."""
+        for topic, queue in self._queues.items():
             if to_group(topic).startswith(prefix):
-                line.stranded.clear()
+                queue.undelivered.clear()
 
-    # ---- lingering ----------------------------------------------------------------------------------------------
+    # ---- readers without a task ---------------------------------------------------------------------------------
 
-    def _begin_linger(self, topic: bytes, line: _Line) -> None:
-        if line.linger is None and len(line.asked) >= len(line.waiting) and self._lines.get(topic) is line:
+    def _linger(self, topic: bytes, queue: _ReaderQueue) -> None:
+        if self._error is not None:
+            self._hand_offs.save(OrphanedQueue(topic, queue.undelivered.clear()))
+        elif queue.timer is None and len(queue.known) >= len(queue.waiters) and self._queues.get(topic) is queue:
             loop = asyncio.get_running_loop()
-            line.linger = loop.call_later(line.patience, self._end_linger, topic, line)
+            queue.timer = loop.call_later(queue.linger_seconds, self._end_linger, topic, queue)
 
-    def _end_linger(self, topic: bytes, line: _Line) -> None:
-        line.linger = None
-        surplus = list(line.asked)[len(line.waiting) :]
+    def _end_linger(self, topic: bytes, queue: _ReaderQueue) -> None:
+        queue.timer = None
+        surplus = list(queue.known)[len(queue.waiters) :]
         for number in surplus:
-            del line.asked[number]
+            del queue.known[number]
         if surplus:
-            self._spawn(self._desk.withdraw(topic, surplus))
-        if not line.returning:
-            if line.stranded:
-                self._spawn(self._return(topic, line))
-            elif not line.asked:
-                self._forget(topic, line)
+            self._start_soon(self._requests.remove_readers(topic, surplus))
+        if queue.returning:
+            return
+        if queue.undelivered:
+            self._start_soon(self._return_undelivered(topic, queue))
+        elif not queue.known:
+            # It only says when its last task was cancelled, which matters while it may be polled.
+            if monotonic() - queue.gone_at >= _POLLING_SECONDS:
+                del self._queues[topic]
+            else:
+                queue.linger_seconds = _POLLING_SECONDS
+                self._linger(topic, queue)
 
-    def _forget(self, topic: bytes, line: _Line) -> None:
-        """Nothing is here; only when somebody was here last is worth remembering for a while."""
-        if monotonic() - line.left < _RARELY_SECONDS:
-            line.patience = _RARELY_SECONDS
-            self._begin_linger(topic, line)
-        else:
-            del self._lines[topic]
-
-    async def _return(self, topic: bytes, line: _Line) -> None:
-        line.returning = True
+    async def _return_undelivered(self, topic: bytes, queue: _ReaderQueue) -> None:
+        queue.returning = True
         try:
-            while messages := line.stranded.clear():
-                await self._desk.give_back(topic, messages)
+            while messages := queue.undelivered.clear():
+                await self._hand_offs.give_back(topic, messages)
         finally:
-            line.returning = False
-            line.serve()
-            self._ask_for_missing(topic, line)
-            self._begin_linger(topic, line)
+            queue.returning = False
+            queue.waiters.dispatch()
+            self._add_missing_readers(topic, queue)
+            self._linger(topic, queue)
 
-    # ---- the end of a life --------------------------------------------------------------------------------------
+    # ---- the end of the session ---------------------------------------------------------------------------------
 
-    async def leave(self) -> None:
-        """Tell all keepers that nobody waits here any more."""
-        for topic, line in list(self._lines.items()):
-            if line.asked:
-                await self._desk.withdraw(topic, list(line.asked))
+    async def remove_all(self) -> None:
+        """Tell all owners that no readers wait here any more."""
+        for topic, queue in list(self._queues.items()):
+            if queue.known:
+                await self._requests.remove_readers(topic, list(queue.known))
 
-    async def give_all_back(self) -> None:
-        """Return all messages that are here to their keepers."""
-        for topic, line in list(self._lines.items()):
-            await self._return(topic, line)
+    async def return_all(self) -> None:
+        """Return all undelivered messages to their owners."""
+        for topic, queue in list(self._queues.items()):
+            await self._return_undelivered(topic, queue)
 
-    def end(self, save: Callable[[bytes, list[Stored]], None]) -> None:
-        """The life is over: nobody waits any more; ``save`` gets what is still here."""
-        lines, self._lines = self._lines, {}
-        for topic, line in lines.items():
-            if line.linger is not None:
-                line.linger.cancel()
-            while line.resolve(None):
-                pass
-            save(topic, line.stranded.clear())
+    def end(self, error: ListenerClosed) -> None:
+        """Fail all waiting tasks, and keep undelivered messages for the next session."""
+        self._error = error
+        for topic, queue in self._queues.items():
+            if queue.timer is not None:
+                queue.timer.cancel()
+            queue.waiters.fail_all(error)
+            self._linger(topic, queue)

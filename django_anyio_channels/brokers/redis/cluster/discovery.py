@@ -1,4 +1,4 @@
-"""The nodes of a Redis Cluster: which there are, how to get into any of them, and what they say of the slots."""
+"""The nodes of a Redis Cluster: which are known, how to log in, and which master serves which slots (CLUSTER SLOTS)."""
 
 from __future__ import annotations
 
@@ -8,67 +8,72 @@ from typing import Any
 
 import anyio
 import hiredis
-from redis.asyncio.connection import parse_url
 
 from ....core.exceptions import ListenerClosed
-from ..address import Address, host_and_port, take_apart, without_secrets
-from ..connection import pack
+from ...common.urls import host_and_port, read_url, without_secrets
+from ..address import Address, parse_options
+from ..connection import open_connection
+from ..packets import encode_command
 
 _DEFAULT_PORT = 6379
 
-_PATIENCE = 0.5
-"""Seconds after which another node is asked, too."""
+_ANSWER_SECONDS = 0.5
+"""After which another node is asked, too."""
 
 _UNKNOWN = ("", "?")
 """What a node calls a host if it knows no other name than the one that it was reached by."""
 
+_SLOTS = encode_command("CLUSTER", "SLOTS")
+_INFO = encode_command("CLUSTER", "INFO")
+
 Node = tuple[str, int]
+"""Host and port."""
 Range = tuple[int, int, Node]
-"""The first slot, the last slot, and the master that has them."""
+"""The first slot, the last slot, and the master that serves them."""
 
 
 def is_cluster(url: str) -> bool:
-    """Whether a URL is that of a cluster."""
-    return take_apart(url).kind == "cluster"
+    """Return whether a URL is that of a cluster."""
+    return "cluster" in read_url(url).kinds
 
 
-class ClusterAddress:
+class ClusterSeeds:
     """The nodes that are known by now, at first those of the URL."""
 
     def __init__(self, url: str, options: Mapping[str, Any], own: frozenset[str]) -> None:
         """``own`` as for `Address`."""
-        parts = take_apart(url)
+        parts = read_url(url)
         self._text = f"{parts.scheme}+cluster://{','.join(parts.hosts)}"
         self._seeds = [host_and_port(host, _DEFAULT_PORT) for host in parts.hosts]
-        plain = f"{parts.scheme}://{parts.credentials}cluster/{parts.path}{parts.query}"
-        self._options = {**options, **parse_url(plain)}
+        given = parse_options(parts.scheme, parts.path, parts.query, parts.username, parts.password)
+        self._options = {**options, **given}
         self._own = own
         if self._options.pop("db", 0):
             raise ValueError(f"{without_secrets(url)!r} names a database; a cluster has only the first one")
         self._addresses: dict[Node, Address] = {}
         self._nodes = list(self._seeds)
-        """Whom to ask, the best first."""
-        self.of_node(self._seeds[0])
+        """Which to ask, the best first."""
+        self.address_of(self._seeds[0])
 
     def __str__(self) -> str:
         """A URL without secrets."""
         return self._text
 
-    def of_node(self, node: Node) -> Address:
-        """The address of one node."""
+    def address_of(self, node: Node) -> Address:
+        """Return the address of one node."""
         if node not in self._addresses:
             self._addresses[node] = Address(None, {**self._options, "host": node[0], "port": node[1]}, self._own)
         return self._addresses[node]
 
     def read_node(self, text: str) -> Node:
-        """The node that a redirection names."""
+        """Return the node that a redirection names."""
         host, _, port = text.rpartition(":")
         return self._nodes[0][0] if host in _UNKNOWN else host, int(port)
 
-    async def ask_for_masters(self) -> list[Range]:
-        """Who has which slots.
+    async def discover_masters(self) -> list[Range]:
+        """Return which master serves which slots, as the first node says that knows the cluster to be healthy.
 
-        The first node that knows a cluster in good health is believed. Raises `ListenerClosed` if none does.
+        Raises `ListenerClosed` if none does.
         """
         error: BaseException | None = None
         to_ask, asked = list(self._nodes), set[asyncio.Task[list[Range]]]()
@@ -76,21 +81,21 @@ class ClusterAddress:
             while to_ask or asked:
                 if to_ask:
                     asked.add(asyncio.create_task(self._ask(to_ask.pop(0))))
-                patience = _PATIENCE if to_ask else None
-                done, asked = await asyncio.wait(asked, timeout=patience, return_when=asyncio.FIRST_COMPLETED)
+                timeout = _ANSWER_SECONDS if to_ask else None
+                done, asked = await asyncio.wait(asked, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
                 for task in done:
                     error = task.exception()
                     if error is None:
                         return task.result()
         finally:
-            await _cancelled(asked)
+            await _cancel(asked)
         raise ListenerClosed(f"{self}: no node leads to the masters; the last one: {error}") from error
 
     async def _ask(self, node: Node) -> list[Range]:
-        address = self.of_node(node)
+        address = self.address_of(node)
         try:
-            wire, (slots, info) = await address.open(_ignore, pack("CLUSTER", "SLOTS"), pack("CLUSTER", "INFO"))
-            wire.abort()
+            connection, (slots, info) = await open_connection(address, _SLOTS, _INFO)
+            connection.abort()
             for reply in (slots, info):
                 if isinstance(reply, hiredis.ReplyError):
                     raise ListenerClosed(f"{address}: {reply}. If it is no cluster, write {address} for it")
@@ -115,7 +120,7 @@ class ClusterAddress:
         return masters
 
 
-async def _cancelled(tasks: set[asyncio.Task[list[Range]]]) -> None:
+async def _cancel(tasks: set[asyncio.Task[list[Range]]]) -> None:
     """Cancel them, and wait until they have closed what they opened."""
     for task in tasks:
         task.cancel()
@@ -127,7 +132,3 @@ async def _cancelled(tasks: set[asyncio.Task[list[Range]]]) -> None:
 def _read(node: list[Any], asked: Node) -> Node:
     host = (node[0] or b"").decode()
     return asked[0] if host in _UNKNOWN else host, int(node[1])
-
-
-def _ignore(push: list[bytes]) -> None:
-    """Nothing is subscribed to on this connection."""

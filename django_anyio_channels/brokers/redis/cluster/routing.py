@@ -1,232 +1,277 @@
-"""The masters of a Redis Cluster: which has which slot, and how commands and subscriptions follow a slot that moves."""
+"""The masters of a Redis Cluster: which has which slot, and how commands and ``SSUBSCRIBE`` follow one that moves."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 from functools import partial
-from itertools import count
-from typing import Any
+from time import monotonic
+from typing import Any, Protocol
 
 import hiredis
 
 from ....core.exceptions import ListenerClosed
-from ..connection import Wire, pack
-from ..keys import SLOTS, slot_of
-from ..server import Server
-from .discovery import ClusterAddress, Node
+from ..connection import Connection
+from ..keys import SLOTS, hash_tag_for_slot, key_slot
+from ..packets import encode_command, is_redirection
+from ..server import ServerConnections, ServerObserver
+from .discovery import ClusterSeeds, Node
 
 _ATTEMPTS = 100
 _PAUSE = 0.05
-"""Seconds between two attempts: not all masters hear of a move at the same time."""
+"""Seconds between two attempts: not all masters learn of a move at the same time."""
 
-_GRACE = 0.05
-"""Seconds for which the first message waits that finds its slot moved: whoever listens has to move there, too."""
+_RESUBSCRIBE_SECONDS = 0.05
+"""For which the first message waits that finds its slot moved: subscribers have to move there, too."""
 
-_ASKING = pack("ASKING")
-_ROLE = pack("ROLE")
+_ASKING = encode_command("ASKING")
+_ROLE = encode_command("ROLE")
 
 
-class Masters:
-    """Two connections to each master."""
+class ClusterObserver(ServerObserver, Protocol):
+    """What a cluster's connections report to."""
 
-    def __init__(
-        self,
-        address: ClusterAddress,
-        probe_interval: float,
-        on_push: Callable[[list[bytes], Wire], None],
-        on_end: Callable[[Server, ListenerClosed], None],
-        on_deaf: Callable[[ListenerClosed], None],
-    ) -> None:
-        """``on_end`` and ``on_deaf`` as in `Server.open`, for each master."""
-        self.servers: dict[Node, Server] = {}
-        self.on_probe: Callable[[], None] = _nothing_to_do
-        """Called by `Server.on_probe` of one of them."""
-        self._address = address
+    def resubscribed(self, name: bytes, seconds: float) -> None:
+        """Called when a subscription has followed its slot; for so many seconds it was not in effect."""
+
+    def abort(self, error: ListenerClosed) -> None:
+        """End the session."""
+
+
+class ClusterConnections:
+    """The topology of a cluster: two connections to each master."""
+
+    publish_command = "SPUBLISH"
+    sharded = True
+    database = 0
+
+    def __init__(self, seeds: ClusterSeeds, probe_interval: float, observer: ClusterObserver, node: str) -> None:
+        self.address = str(seeds)
+        self._seeds = seeds
         self._probe_interval = probe_interval
-        self._on_push = on_push
-        self._on_end = on_end
-        self._on_deaf = on_deaf
-        self._commanding: list[Server] = []
-        self._listening: list[Server] = []
-        """For each slot who has it. Subscriptions and commands find out by themselves."""
-        self._subscribed: dict[bytes, tuple[Wire, asyncio.Future[Any]]] = {}
-        """Over which connection each name was subscribed to last, and the server's answer."""
+        self._observer = observer
+        self._node = node
+        self._servers: dict[Node, ServerConnections] = {}
+        self._command_owners: list[ServerConnections] = []
+        self._pubsub_owners: list[ServerConnections] = []
+        """For each slot which server has it. Subscriptions and commands find out by themselves."""
+        self._subscribed: dict[bytes, tuple[Connection, asyncio.Future[Any]]] = {}
+        """Over which connection each name was subscribed to last, and the server's reply."""
         self._connecting = asyncio.Lock()
         self._following: set[asyncio.Task[Any]] = set()
         self._closed = False
+        self._broken = False
 
     # ---- from connect to disconnect -----------------------------------------------------------------------------
 
     async def open(self) -> None:
-        """Connect to all of them. Raises `ListenerClosed`."""
-        ranges = await self._address.ask_for_masters()
-        nodes = list(dict.fromkeys(node for _, _, node in ranges))
-        for opened in await asyncio.gather(*map(self._open_server, nodes), return_exceptions=True):
+        """Connect to all masters. Raises `ListenerClosed`."""
+        try:
+            await self._open()
+        except BaseException:
+            for server in self._servers.values():
+                server.abort()
+            raise
+
+    async def _open(self) -> None:
+        ranges = await self._seeds.discover_masters()
+        nodes = {node: first for first, _, node in ranges}
+        opening = [self._open_server(node, slot) for node, slot in nodes.items()]
+        for opened in await asyncio.gather(*opening, return_exceptions=True):
             if isinstance(opened, BaseException):
                 raise opened
         unserved = SLOTS - sum(last - first + 1 for first, last, _ in ranges)
         if unserved:
             raise ListenerClosed(
-                f"{self._address}: {unserved} slots of the cluster are served by nobody. "
+                f"{self.address}: {unserved} slots of the cluster are served by nobody. "
                 f"Give them to a master with `CLUSTER ADDSLOTS`, or wait for a failover"
             )
+        for server in self._servers.values():
+            if server.error is not None:
+                raise ListenerClosed(f"{server.address} went away while the other masters were connected")
         for first, last, node in sorted(ranges):
-            self._commanding += [self.servers[node]] * (last - first + 1)
-        self._listening = list(self._commanding)
-        self._commanding[0].on_probe = lambda: self.on_probe()
+            self._command_owners += [self._servers[node]] * (last - first + 1)
+        self._pubsub_owners = list(self._command_owners)
 
-    def abort(self) -> None:
-        """Drop all connections."""
-        for server in self.servers.values():
-            server.abort()
-
-    async def close(self, dead: set[Server]) -> None:
-        """Close all connections in peace, but those to servers that are ``dead``."""
+    async def close(self) -> None:
         self._closed = True
         for task in self._following:
             task.cancel()
-        servers = self.servers.values()
-        await asyncio.gather(*(each.last_words() if each in dead else each.close() for each in servers))
+        await asyncio.gather(*(server.close() for server in self._servers.values()))
 
-    async def _open_server(self, node: Node) -> None:
-        server = Server(self._address.of_node(node), self._probe_interval, self._on_push)
-        await server.open(partial(self._on_end, server), self._on_deaf)
+    async def _open_server(self, node: Node, slot: int) -> None:
+        server = ServerConnections(
+            self._seeds.address_of(node), self._probe_interval, self, self._node, hash_tag_for_slot(slot)
+        )
+        await server.open()
         if self._closed:
             server.abort()
-            raise ListenerClosed(f"{self._address} was disconnected")
-        self.servers[node] = server
+            raise ListenerClosed(f"{self.address} was disconnected")
+        self._servers[node] = server
 
-    async def _server_at(self, node: Node) -> Server:
+    async def _server_at(self, node: Node, slot: int) -> ServerConnections:
         async with self._connecting:
-            if node not in self.servers:
-                await self._open_server(node)
-            return self.servers[node]
+            if node not in self._servers:
+                await self._open_server(node, slot)
+            return self._servers[node]
+
+    # ---- what its servers report --------------------------------------------------------------------------------
+
+    def received_push(self, push: list[bytes], connection: Connection) -> None:
+        if push[0] == b"sunsubscribe":
+            self._resubscribe(push[1], connection)
+        else:
+            self._observer.received_push(push, connection)
+
+    def server_ended(self, error: ListenerClosed) -> None:
+        self._broken = True
+        self._observer.server_ended(error)
+
+    def listener_lost(self, error: ListenerClosed) -> None:
+        self._observer.listener_lost(error)
 
     # ---- slots --------------------------------------------------------------------------------------------------
 
-    def tags(self) -> list[bytes]:
-        """For each master what in braces leads to it, in every program that knows the same owners of the slots."""
-        masters, found = set(self._commanding), dict[Server, bytes]()
-        numbers = count()
+    def executor(self, key: bytes) -> SlotRoute:
+        return SlotRoute(self, False, key)
+
+    def pubsub(self, name: bytes) -> SlotRoute:
+        return SlotRoute(self, True, name)
+
+    def hash_tags(self) -> list[bytes | None]:
+        """Return for each master a hash tag, the same in every process that knows the same owners of the slots."""
+        masters, found = set(self._command_owners), dict[ServerConnections, bytes | None]()
+        number = 0
         while len(found) < len(masters):
-            tag = b"%d" % next(numbers)
-            found.setdefault(self._commanding[slot_of(tag)], tag)
+            tag = b"%d" % number
+            found.setdefault(self._command_owners[key_slot(tag)], tag)
+            number += 1
         return list(found.values())
 
-    async def all(self) -> list[Wire]:
-        """A connection to each master that has slots by now. Raises `ListenerClosed`."""
-        nodes = dict.fromkeys(node for _, _, node in await self._address.ask_for_masters())
-        return [(await self._server_at(node)).commands for node in nodes]
+    async def all_executors(self) -> list[Connection]:
+        """Return a connection to each master that has slots by now. Raises `ListenerClosed`."""
+        nodes = {node: first for first, _, node in await self._seeds.discover_masters()}
+        return [(await self._server_at(node, slot)).commands for node, slot in nodes.items()]
 
-    def wire(self, slot: int, listening: bool) -> Wire:
-        """The connection to the master that has a slot, as far as it is known."""
-        return self._listening[slot].listener if listening else self._commanding[slot].commands
+    def connection(self, slot: int, listening: bool) -> Connection:
+        """Return the connection to the master that has a slot, as far as it is known."""
+        return self._pubsub_owners[slot].listener if listening else self._command_owners[slot].commands
 
-    def subscribe(self, name: bytes, wire: Wire, command: bytes) -> asyncio.Future[Any]:
-        """Send a packed ``SSUBSCRIBE``."""
-        answer = wire.ask(command)
-        self._subscribed[name] = wire, answer
-        return answer
+    def subscribe(self, name: bytes, connection: Connection, command: bytes) -> asyncio.Future[Any]:
+        """Send an encoded ``SSUBSCRIBE``."""
+        reply = connection.execute(command)
+        self._subscribed[name] = connection, reply
+        return reply
 
     def unsubscribe(self, name: bytes, command: bytes) -> asyncio.Future[Any]:
-        """Send a packed ``SUNSUBSCRIBE``; where the slot has moved away, there is nothing to leave."""
-        wire, _ = self._subscribed.pop(name)
-        return wire.leave(command)
-
-    def has_lost(self, name: bytes, wire: Wire) -> bool:
-        """Whether a ``sunsubscribe`` that was pushed takes away what is subscribed to, and is no answer of ours."""
-        subscribed, answer = self._subscribed.get(name, (None, None))
-        return subscribed is wire and answer is not None and answer.done()
+        """Send an encoded ``SUNSUBSCRIBE``; where the slot has moved away, there is nothing to unsubscribe from."""
+        connection, _ = self._subscribed.pop(name)
+        return connection.sunsubscribe(command)
 
     # ---- slots that move ----------------------------------------------------------------------------------------
 
-    async def follow(self, name: bytes, listening: bool, command: bytes, reply: Any) -> Any:
-        """Send a command again, to where its slot is now; returns the last reply. Raises `ListenerClosed`."""
-        slot = slot_of(name)
+    async def follow_redirect(self, name: bytes, listening: bool, command: bytes, reply: Any) -> Any:
+        """Send a command again, to where its slot is now; return the last reply. Raises `ListenerClosed`."""
+        slot = key_slot(name)
         for _ in range(_ATTEMPTS):
             word, _, where = str(reply).partition(" ")
-            server = (self._listening if listening else self._commanding)[slot]
+            server = (self._pubsub_owners if listening else self._command_owners)[slot]
             if word != "TRYAGAIN":
-                server = await self._server_at(self._address.read_node(where.partition(" ")[2]))
+                server = await self._server_at(self._seeds.read_node(where.partition(" ")[2]), slot)
             if word == "MOVED":
-                await self._hand_over(slot, listening, server)
+                await self._reassign_slot(slot, listening, server)
             if listening:
                 if name not in self._subscribed:
-                    return None  # given up meanwhile
+                    return None  # unsubscribed meanwhile
                 reply = await self.subscribe(name, server.listener, command)
             elif word == "ASK":
-                _, reply = await server.commands.ask(_ASKING + command, replies=2)
+                _, reply = await server.commands.execute(_ASKING + command, replies=2)
             else:
-                reply = await server.commands.ask(command)
+                reply = await server.commands.execute(command)
             if not is_redirection(reply):
                 break
             await asyncio.sleep(_PAUSE)
         return reply
 
-    def follow_soon(self, name: bytes, listening: bool, command: bytes, reply: Any) -> asyncio.Task[Any]:
-        """`follow`, as a task that `close` cancels."""
-        task = asyncio.create_task(self.follow(name, listening, command, reply))
-        self._following.add(task)
-        task.add_done_callback(self._following.discard)
-        return task
+    def schedule_redirect(
+        self, name: bytes, listening: bool, command: bytes, reply: Any, outcome: asyncio.Future[Any]
+    ) -> None:
+        """`follow_redirect` in a task that `close` cancels. If it fails, so does the session."""
 
-    async def _hand_over(self, slot: int, listening: bool, server: Server) -> None:
-        owners = self._listening if listening else self._commanding
+        def followed(task: asyncio.Task[Any]) -> None:
+            self._following.discard(task)
+            error = ListenerClosed("The cluster was disconnected") if task.cancelled() else task.exception()
+            if isinstance(error, ListenerClosed):
+                self._observer.abort(error)
+            _settle(outcome, task, error)
+
+        task = asyncio.create_task(self.follow_redirect(name, listening, command, reply))
+        self._following.add(task)
+        task.add_done_callback(followed)
+
+    async def _reassign_slot(self, slot: int, listening: bool, server: ServerConnections) -> None:
+        owners = self._pubsub_owners if listening else self._command_owners
         former = owners[slot]
         if former is server:
             return
-        role = await former.commands.ask(_ROLE)
+        role = await former.commands.execute(_ROLE)
         if isinstance(role, list) and role[0] != b"master":
-            # A replica has taken over. All who listen must be there before anything is said: that takes a new life.
+            # A replica has taken over. All subscribers must be there before anything is published: in a new session.
             raise ListenerClosed(f"{former.address} is no master any more")
         if not listening:
-            await asyncio.sleep(_GRACE)
+            await asyncio.sleep(_RESUBSCRIBE_SECONDS)
         owners[slot] = server
 
+    def _resubscribe(self, name: bytes, connection: Connection) -> None:
+        """A server has ended a subscription: unless that is the answer to our own command, its slot has moved."""
+        subscribed, reply = self._subscribed.get(name, (None, None))
+        if subscribed is connection and reply and reply.done() and not self._broken:
+            resubscribed = self.pubsub(name).execute(encode_command("SSUBSCRIBE", name))
+            resubscribed.add_done_callback(partial(self._resubscribed, name, monotonic()))
 
-class Route:
-    """The way to the master that has a name, whichever it is by now; speaks as a `Wire` does."""
+    def _resubscribed(self, name: bytes, since: float, reply: asyncio.Future[Any]) -> None:
+        if reply.exception() is not None:
+            return  # the session has ended
+        if isinstance(reply.result(), hiredis.ReplyError):
+            text = f"{self.address}: {reply.result()}, in reply to the subscription to {name!r}"
+            self._observer.abort(ListenerClosed(text))
+        else:
+            self._observer.resubscribed(name, monotonic() - since)
 
-    __slots__ = ("_listening", "_masters", "_name", "_on_failure")
 
-    def __init__(
-        self, masters: Masters, on_failure: Callable[[ListenerClosed], None], listening: bool, name: bytes
-    ) -> None:
-        """``on_failure`` is told if the master that has the name by now cannot be reached."""
-        self._masters = masters
-        self._on_failure = on_failure
+class SlotRoute:
+    """The route to the master that has a name, whichever it is by now; used as a `Connection` is."""
+
+    __slots__ = ("_cluster", "_listening", "_name")
+
+    def __init__(self, cluster: ClusterConnections, listening: bool, name: bytes) -> None:
+        self._cluster = cluster
         self._listening = listening
         self._name = name
 
-    def ask(self, command: bytes) -> asyncio.Future[Any]:
-        """Send a packed command. The future gives the reply of the master that has the slot."""
-        wire = self._masters.wire(slot_of(self._name), self._listening)
-        answer = self._masters.subscribe(self._name, wire, command) if self._listening else wire.ask(command)
-        outcome: asyncio.Future[Any] = answer.get_loop().create_future()
-        answer.add_done_callback(partial(self._answered, command, outcome))
+    def execute(self, command: bytes) -> asyncio.Future[Any]:
+        """Send an encoded command. The future gives the reply of the master that has the slot."""
+        connection = self._cluster.connection(key_slot(self._name), self._listening)
+        if self._listening:
+            reply = self._cluster.subscribe(self._name, connection, command)
+        else:
+            reply = connection.execute(command)
+        outcome: asyncio.Future[Any] = reply.get_loop().create_future()
+        reply.add_done_callback(partial(self._replied, command, outcome))
         return outcome
 
-    def tell(self, command: bytes) -> None:
-        """Send a packed command whose reply is of no interest."""
-        self.ask(command)
+    def send(self, command: bytes) -> None:
+        """Send an encoded command whose reply is ignored."""
+        self.execute(command)
 
-    def leave(self, command: bytes) -> asyncio.Future[Any]:
-        """Send a packed ``SUNSUBSCRIBE``."""
-        return self._masters.unsubscribe(self._name, command)
+    def sunsubscribe(self, command: bytes) -> asyncio.Future[Any]:
+        """Send an encoded ``SUNSUBSCRIBE``."""
+        return self._cluster.unsubscribe(self._name, command)
 
-    def _answered(self, command: bytes, outcome: asyncio.Future[Any], answer: asyncio.Future[Any]) -> None:
-        if answer.exception() is None and is_redirection(answer.result()):
-            task = self._masters.follow_soon(self._name, self._listening, command, answer.result())
-            task.add_done_callback(partial(self._followed, outcome))
+    def _replied(self, command: bytes, outcome: asyncio.Future[Any], reply: asyncio.Future[Any]) -> None:
+        if reply.exception() is None and is_redirection(reply.result()):
+            self._cluster.schedule_redirect(self._name, self._listening, command, reply.result(), outcome)
         else:
-            _settle(outcome, answer, answer.exception())
-
-    def _followed(self, outcome: asyncio.Future[Any], task: asyncio.Task[Any]) -> None:
-        error = ListenerClosed("The cluster was disconnected") if task.cancelled() else task.exception()
-        if isinstance(error, ListenerClosed):
-            self._on_failure(error)
-        _settle(outcome, task, error)
+            _settle(outcome, reply, reply.exception())
 
 
 def _settle(outcome: asyncio.Future[Any], done: asyncio.Future[Any], error: BaseException | None) -> None:
@@ -236,14 +281,5 @@ def _settle(outcome: asyncio.Future[Any], done: asyncio.Future[Any], error: Base
         outcome.set_result(done.result())
     else:
         outcome.set_exception(error)
-        # Whoever was cancelled meanwhile will not fetch it.
+        # A caller that was cancelled will not retrieve it.
         outcome.exception()
-
-
-def is_redirection(reply: Any) -> bool:
-    """Whether a node says that another one has the slot, or that it has it only in part at the moment."""
-    return isinstance(reply, hiredis.ReplyError) and str(reply).startswith(("MOVED ", "ASK ", "TRYAGAIN "))
-
-
-def _nothing_to_do() -> None:
-    """Until there is something."""

@@ -1,4 +1,4 @@
-"""Acknowledged work: who waits for jobs at this node, what is in whose hands, and what has come too often."""
+"""Client side of acknowledged delivery: local consumers, pending deliveries, acknowledgements."""
 
 from __future__ import annotations
 
@@ -16,53 +16,53 @@ from ....core.events import Event, Gap
 from ....core.exceptions import ListenerClosed
 from ....core.stats import RateLimitedLogger
 from ...common.waiters import WaiterQueue
-from ..scripts import is_unknown
-from ..session import Life, checked
-from .consumer_groups import Place
+from ..queues import REQUEUE_DELAY
+from ..scripts import is_noscript
+from ..session import Session
+from .consumer_groups import WorkSource
 
-_MOST_AT_ONCE = 100
-_HELD = 0.02
-"""Seconds for which a job that nobody here waits for is kept for a reader that comes back."""
-_IDLE = 60.0
-"""Seconds without a reader after which a place of work is left."""
-_PATIENCE = 1.0
-_KEPT = 300_000
+_MAX_DELIVERIES = 100
+"""In one call."""
+_IDLE_SECONDS = 60.0
+"""Without a waiting task, after which a consumer is closed."""
+_CLOSE_SECONDS = 1.0
 
 
-class Job(NamedTuple):
-    """What the server has handed out."""
+class Delivery(NamedTuple):
+    """A message that the server has delivered to this node."""
 
-    identity: bytes
+    work_id: bytes
     deliveries: int
     message: bytes
 
 
-class Desk:
-    """One place of work, and the tasks of this node that work there."""
+class Consumer:
+    """The tasks of this node that wait for work of one source."""
 
-    def __init__(self, place: Place, group: str) -> None:
-        self.place = place
+    def __init__(self, source: WorkSource, group: str) -> None:
+        self.source = source
         self.group = group
-        self.ready: deque[Job] = deque()
-        """Jobs that are here and with no reader."""
-        self.waiters = WaiterQueue(self.ready)
+        self.prefetched: deque[Delivery] = deque()
+        """Deliveries that are here and not yet with a task."""
+        self.waiters = WaiterQueue(self.prefetched)
         self.number = 0
         self.answered = True
-        """Call `number` has brought its jobs; else it is repeated in the next life."""
-        self.bell = asyncio.Event()
-        """There may be something to do."""
+        """Call `number` has brought its deliveries; else it is repeated in the next session."""
+        self.changed = asyncio.Event()
+        """Set when there may be something to do."""
         self.used = 0.0
-        """When a reader was here last."""
+        """When a task waited last."""
         self.serving: asyncio.Task[None] | None = None
 
-    def take_ready(self) -> list[Job]:
-        ready = list(self.ready)
-        self.ready.clear()
-        return ready
+    def clear(self) -> list[bytes]:
+        """Remove and return the ids of `prefetched`."""
+        ids = [delivery.work_id for delivery in self.prefetched]
+        self.prefetched.clear()
+        return ids
 
 
-class Receipt:
-    """Acknowledges one job when all who hold its event are done with it."""
+class _AckHandle:
+    """Acknowledges one delivery when all holders of its event have released it."""
 
     def __init__(self, acknowledge: Callable[[], Awaitable[None]]) -> None:
         self._holders = 1
@@ -76,227 +76,227 @@ class Receipt:
         return _done() if self._holders else self._acknowledge()
 
 
-class Work:
-    """The desks of a layer, over all its lives.
+class DeliveryManager:
+    """The consumers of a layer, over all its sessions.
 
-    As long as tasks wait at a desk, it asks for as many jobs as there are tasks: when one begins to wait, when
-    somebody says that there may be more, and when a job is due that somebody else has not acknowledged. A call whose
-    answer was lost with its connection is repeated in the next life, and so is what could not be acknowledged.
+    While tasks wait, a consumer asks for as many deliveries as there are tasks: when a task begins to wait, when it is
+    notified that there may be more, and when a delivery to another node becomes visible again. A call whose reply was
+    lost with its connection is repeated in the next session, and so is an acknowledgement.
     """
 
     def __init__(self, redeliver_after: float) -> None:
         self._node = uuid4().hex
-        self._milliseconds = max(1, round(redeliver_after * 1000))
-        self._desks: dict[bytes, Desk] = {}
-        self._life: Life | None = None
-        self._leaving = False
+        self._timeout = max(1, round(redeliver_after * 1000))
+        self._consumers: dict[bytes, Consumer] = {}
+        self._session: Session | None = None
+        self._closing = False
         self._calls = 0
-        self._in_hands: dict[tuple[Place, bytes], float] = {}
-        """What readers have and nobody has acknowledged, and until when it is theirs."""
-        self._acknowledging: dict[tuple[Place, bytes], asyncio.Future[None]] = {}
+        self._pending: dict[tuple[WorkSource, bytes], float] = {}
+        """Deliveries that were not acknowledged, and until when they are invisible to other nodes."""
+        self._acks: dict[tuple[WorkSource, bytes], asyncio.Future[None]] = {}
+        """Acknowledgements that the server has not confirmed."""
         self._log = RateLimitedLogger()
 
-    async def take(self, place: Place, group: str) -> Event[bytes]:
-        """Wait for a job of a life that has begun."""
+    async def receive(self, source: WorkSource, group: str) -> Event[bytes]:
+        """Wait for a delivery in a session that has begun."""
         loop = asyncio.get_running_loop()
-        desk = self._desks.get(place.in_hands)
-        if desk is None:
-            desk = self._desks[place.in_hands] = Desk(place, group)
-        place_in_line = desk.waiters.join()
-        desk.waiters.dispatch()
-        if not place_in_line.done():
-            self._serve(desk)
+        consumer = self._consumers.get(source.pending)
+        if consumer is None:
+            consumer = self._consumers[source.pending] = Consumer(source, group)
+        waiter = consumer.waiters.join()
+        consumer.waiters.dispatch()
+        if not waiter.done():
+            self._serve(consumer)
         try:
-            job = await desk.waiters.wait(place_in_line)
+            delivery = await consumer.waiters.wait(waiter)
         except BaseException:
-            if desk.ready:
-                self._serve(desk)
-            desk.used = loop.time()
+            if consumer.prefetched:
+                self._serve(consumer)
+            consumer.used = loop.time()
             raise
-        self._remember(place, job, loop.time())
-        receipt = Receipt(partial(self._acknowledge, place, job.identity))
-        return Event(group, job.message, None, receipt, place.position(job.identity), job.deliveries)
+        self._add_pending(source, delivery, loop.time())
+        ack_handle = _AckHandle(partial(self._acknowledge, source, delivery.work_id))
+        position = source.position(delivery.work_id)
+        return Event(group, delivery.message, None, ack_handle, position, delivery.deliveries)
 
-    def look(self, group: str) -> None:
-        """There may be something at the desks of a group."""
-        for desk in self._desks.values():
-            if desk.group == group:
-                desk.bell.set()
+    def notify_published(self, group: str) -> None:
+        """There may be something for the consumers of a group."""
+        for consumer in self._consumers.values():
+            if consumer.group == group:
+                consumer.changed.set()
 
-    # ---- lives --------------------------------------------------------------------------------------------------
+    # ---- sessions -----------------------------------------------------------------------------------------------
 
-    def begin(self, life: Life) -> None:
-        """A life begins; what the last one left unanswered is asked for, and said, again."""
-        self._life = life
-        self._leaving = False
-        life.subscriptions.on_end = partial(self._lost, life)
-        for key in self._acknowledging:
-            self._tell(life, key)
-        for desk in self._desks.values():
-            if not desk.answered or desk.ready:
-                self._serve(desk)
+    def start(self, session: Session) -> None:
+        """Begin a session; what the last one left unanswered is repeated."""
+        self._session = session
+        self._closing = False
+        for key in self._acks:
+            self._send_ack(session, key)
+        for consumer in self._consumers.values():
+            if not consumer.answered or consumer.prefetched:
+                self._serve(consumer)
 
     def end(self, error: ListenerClosed) -> None:
-        """The life is over."""
-        self._life = None
-        for desk in self._desks.values():
-            desk.waiters.fail_all(error)
-            desk.bell.set()
-        for told in self._acknowledging.values():
-            _fail(told, error)
+        """The session has ended."""
+        self._session = None
+        self._fail_waiters(error)
+        for ack in self._acks.values():
+            _fail(ack, error)
 
-    async def leave(self, life: Life, error: ListenerClosed) -> None:
-        """End the life in peace: what is in the hands of this node goes to others, if it can within a second."""
-        self._leaving = True
-        for desk in self._desks.values():
-            desk.waiters.fail_all(error)
-            desk.bell.set()
-        # Let readers that were cancelled with a job in their hands put it down.
+    def on_end(self, error: ListenerClosed) -> None:
+        """As `SubscriptionObserver.on_end`. A session that ended before this one may report it late."""
+        if self._session is not None and self._session.error is not None:
+            self.end(error)
+
+    async def close_gracefully(self, session: Session, error: ListenerClosed) -> None:
+        """End the session; what is pending at this node goes to others, if it can within a second."""
+        self._closing = True
+        self._fail_waiters(error)
+        # Let tasks that were cancelled with a delivery put it back.
         await asyncio.sleep(0)
-        tasks = [desk.serving for desk in self._desks.values() if desk.serving is not None]
-        tasks.append(asyncio.get_running_loop().create_task(self._give_back_all(life)))
-        await asyncio.wait([*tasks, *self._acknowledging.values()], timeout=_PATIENCE)
+        tasks = [consumer.serving for consumer in self._consumers.values() if consumer.serving is not None]
+        tasks.append(asyncio.get_running_loop().create_task(self._release_pending(session)))
+        await asyncio.wait([*tasks, *self._acks.values()], timeout=_CLOSE_SECONDS)
         for task in tasks:
             task.cancel()
         self.end(error)
 
-    async def _give_back_all(self, life: Life) -> None:
-        held: dict[Place, list[bytes]] = {}
-        for place, identity in self._in_hands:
-            held.setdefault(place, []).append(identity)
-        self._in_hands.clear()
-        for place, identities in held.items():
-            await self._give_back(place, life, identities, unread=False)
+    def _fail_waiters(self, error: ListenerClosed) -> None:
+        for consumer in self._consumers.values():
+            consumer.waiters.fail_all(error)
+            consumer.changed.set()
 
-    def _lost(self, life: Life, error: ListenerClosed) -> None:
-        if self._life is life:
-            self.end(error)
+    async def _release_pending(self, session: Session) -> None:
+        pending: dict[WorkSource, list[bytes]] = {}
+        for source, work_id in self._pending:
+            pending.setdefault(source, []).append(work_id)
+        self._pending.clear()
+        for source, ids in pending.items():
+            await self._release(source, session, ids, undelivered=False)
 
     # ---- serving ------------------------------------------------------------------------------------------------
 
-    def _serve(self, desk: Desk) -> None:
-        desk.used = asyncio.get_running_loop().time()
-        desk.bell.set()
-        if desk.serving is None and self._life is not None:
-            desk.serving = asyncio.get_running_loop().create_task(self._serve_in(desk, self._life))
+    def _serve(self, consumer: Consumer) -> None:
+        loop = asyncio.get_running_loop()
+        consumer.used = loop.time()
+        consumer.changed.set()
+        if consumer.serving is None and self._session is not None:
+            consumer.serving = loop.create_task(self._serve_in(consumer, self._session))
 
-    async def _serve_in(self, desk: Desk, life: Life) -> None:
+    async def _serve_in(self, consumer: Consumer, session: Session) -> None:
         try:
-            await self._listen(desk, life)
-            while self._life is life and await self._turn(desk, life):
+            await self._watch(consumer, session)
+            while self._session is session and await self._step(consumer, session):
                 pass
         except Exception as error:
-            desk.waiters.fail_all(error)
+            consumer.waiters.fail_all(error)
         finally:
-            desk.serving = None
+            consumer.serving = None
 
-    async def _listen(self, desk: Desk, life: Life) -> None:
-        """Be woken before asking for the first time, so that nothing comes in between."""
+    async def _watch(self, consumer: Consumer, session: Session) -> None:
+        """Have the consumer notified before it asks for the first time, so that nothing is missed in between."""
         while True:
-            reply = await life.subscriptions.signal(desk.place.wake_ups, lambda message: desk.bell.set())
-            if not _has_to_wait(desk, life, reply):
+            notified = lambda message: consumer.changed.set()  # noqa: E731
+            reply = await session.subscriptions.watch(consumer.source.notify_channel, notified)
+            if not _must_retry(consumer, session, reply):
                 break
-        checked(life, reply)
+        session.raise_for_error(reply)
 
-    async def _turn(self, desk: Desk, life: Life) -> bool:
-        """Ask if somebody waits, and wait until there may be more to do. Returns whether to go on."""
+    async def _step(self, consumer: Consumer, session: Session) -> bool:
+        """Ask if a task waits, and wait until there may be more to do. Returns whether to go on."""
         loop = asyncio.get_running_loop()
-        desk.bell.clear()
+        consumer.changed.clear()
         seconds = 0.0
-        if desk.waiters or not desk.answered:
-            seconds = await self._ask(desk, life)
-        unused = loop.time() - desk.used
-        if desk.ready and (self._leaving or unused >= _HELD):
-            await self._give_back(desk.place, life, [job.identity for job in desk.take_ready()], unread=True)
+        if consumer.waiters or not consumer.answered:
+            seconds = await self._fetch(consumer, session)
+        unused = loop.time() - consumer.used
+        if consumer.prefetched and (self._closing or unused >= REQUEUE_DELAY):
+            await self._release(consumer.source, session, consumer.clear(), undelivered=True)
             return True
-        if not desk.waiters and (self._leaving or unused >= _IDLE):
-            self._forget(desk, life)
-            return False
-        if not desk.waiters:
-            seconds = _HELD if desk.ready else _IDLE
-        timer = loop.call_later(seconds, desk.bell.set)
-        await desk.bell.wait()
+        if not consumer.waiters:
+            if self._closing or unused >= _IDLE_SECONDS:
+                del self._consumers[consumer.source.pending]
+                session.subscriptions.unwatch(consumer.source.notify_channel)
+                return False
+            seconds = REQUEUE_DELAY if consumer.prefetched else _IDLE_SECONDS
+        timer = loop.call_later(seconds, consumer.changed.set)
+        await consumer.changed.wait()
         timer.cancel()
         return True
 
-    async def _ask(self, desk: Desk, life: Life) -> float:
-        """Have as many jobs as there are waiters. Returns after how many seconds there may be more."""
-        count = min(len(desk.waiters), _MOST_AT_ONCE)
-        if desk.answered:
+    async def _fetch(self, consumer: Consumer, session: Session) -> float:
+        """Have as much delivered as there are waiting tasks. Returns after how many seconds there may be more."""
+        count = min(len(consumer.waiters), _MAX_DELIVERIES)
+        if consumer.answered:
             self._calls += 1
-            desk.number = self._calls
-            desk.answered = False
-        reply = await desk.place.take(life, self._node, desk.number, count, self._milliseconds, _KEPT)
-        if _has_to_wait(desk, life, reply):
+            consumer.number = self._calls
+            consumer.answered = False
+        reply = await consumer.source.deliver(session, self._node, consumer.number, count, self._timeout)
+        if _must_retry(consumer, session, reply):
             return 0.0
-        desk.answered = True
-        desk.used = asyncio.get_running_loop().time()
-        checked(life, reply)
-        missed, milliseconds, *taken = reply
-        if missed:
-            life.subscriptions.arrivals.add(Gap(desk.group, b""))
-        jobs = [Job(identity, int(deliveries), message) for identity, deliveries, message in taken]
-        desk.ready.extend(jobs)
-        desk.waiters.dispatch()
-        return 0.0 if len(jobs) >= count else milliseconds / 1000
+        consumer.answered = True
+        consumer.used = asyncio.get_running_loop().time()
+        lost, milliseconds, *delivered = session.raise_for_error(reply)
+        if lost:
+            session.subscriptions.events.add(Gap(consumer.group, b""))
+        consumer.prefetched.extend(Delivery(work_id, int(number), message) for work_id, number, message in delivered)
+        consumer.waiters.dispatch()
+        return 0.0 if len(delivered) >= count else milliseconds / 1000
 
-    async def _give_back(self, place: Place, life: Life, identities: list[bytes], *, unread: bool) -> None:
-        reply = await place.give_back(life, unread, identities)
+    async def _release(self, source: WorkSource, session: Session, ids: list[bytes], *, undelivered: bool) -> None:
+        reply = await source.release(session, undelivered, ids)
         if isinstance(reply, hiredis.ReplyError):
-            text = "%d messages of %s cannot be given back, and come again later: %s"
-            self._log.write(logging.ERROR, text, len(identities), place.name.decode(), life.refusal(reply))
-
-    def _forget(self, desk: Desk, life: Life) -> None:
-        del self._desks[desk.place.in_hands]
-        life.subscriptions.silence(desk.place.wake_ups)
+            text = "%d messages of %s cannot be released, and are delivered again later: %s"
+            self._log.write(logging.ERROR, text, len(ids), source.name.decode(), session.translate_error(reply))
 
     # ---- acknowledging ------------------------------------------------------------------------------------------
 
-    def _remember(self, place: Place, job: Job, now: float) -> None:
-        # What is no longer theirs comes first, since all are theirs for the same time.
-        while self._in_hands and next(iter(self._in_hands.values())) < now:
-            del self._in_hands[next(iter(self._in_hands))]
-        self._in_hands.pop((place, job.identity), None)
-        self._in_hands[place, job.identity] = now + self._milliseconds / 1000
+    def _add_pending(self, source: WorkSource, delivery: Delivery, now: float) -> None:
+        # What is visible to others comes first, since all are invisible for the same time.
+        while self._pending and next(iter(self._pending.values())) < now:
+            del self._pending[next(iter(self._pending))]
+        self._pending.pop((source, delivery.work_id), None)
+        self._pending[source, delivery.work_id] = now + self._timeout / 1000
 
-    def _acknowledge(self, place: Place, identity: bytes) -> Awaitable[None]:
-        key = place, identity
-        self._in_hands.pop(key, None)
-        told = self._acknowledging.get(key)
-        if told is None:
-            told = self._acknowledging[key] = asyncio.get_running_loop().create_future()
-            if self._life is None:
-                _fail(told, ListenerClosed("The link is down; the acknowledgement is repeated when it is back"))
+    def _acknowledge(self, source: WorkSource, work_id: bytes) -> Awaitable[None]:
+        key = source, work_id
+        self._pending.pop(key, None)
+        ack = self._acks.get(key)
+        if ack is None:
+            ack = self._acks[key] = asyncio.get_running_loop().create_future()
+            if self._session is None:
+                _fail(ack, ListenerClosed("Not connected; the acknowledgement is repeated in the next session"))
             else:
-                self._tell(self._life, key)
-        return told
+                self._send_ack(self._session, key)
+        return ack
 
-    def _tell(self, life: Life, key: tuple[Place, bytes], by_hash: bool = True) -> None:
-        place, identity = key
+    def _send_ack(self, session: Session, key: tuple[WorkSource, bytes], by_hash: bool = True) -> None:
+        source, work_id = key
         try:
-            answer = place.acknowledge(life, identity, by_hash)
+            reply = source.acknowledge(session, work_id, by_hash)
         except ListenerClosed as error:
-            _fail(self._acknowledging[key], error)
+            _fail(self._acks[key], error)
         else:
-            answer.add_done_callback(partial(self._answered, life, key))
+            reply.add_done_callback(partial(self._confirm_ack, session, key))
 
-    def _answered(self, life: Life, key: tuple[Place, bytes], answer: asyncio.Future[Any]) -> None:
-        error = answer.exception()
+    def _confirm_ack(self, session: Session, key: tuple[WorkSource, bytes], reply: asyncio.Future[Any]) -> None:
+        error = reply.exception()
         if error is not None:
-            _fail(self._acknowledging[key], error)
+            _fail(self._acks[key], error)
             return
-        if is_unknown(answer.result()):
-            self._tell(life, key, by_hash=False)
+        if is_noscript(reply.result()):
+            self._send_ack(session, key, by_hash=False)
             return
-        told = self._acknowledging.pop(key)
-        if isinstance(answer.result(), hiredis.ReplyError):
-            _fail(told, life.refusal(answer.result()))
-        elif not told.done():
-            told.set_result(None)
+        ack = self._acks.pop(key)
+        if isinstance(reply.result(), hiredis.ReplyError):
+            _fail(ack, session.translate_error(reply.result()))
+        elif not ack.done():
+            ack.set_result(None)
 
 
-def _has_to_wait(desk: Desk, life: Life, reply: Any) -> bool:
-    return isinstance(reply, hiredis.ReplyError) and life.outwaits(reply, desk.group)
+def _must_retry(consumer: Consumer, session: Session, reply: Any) -> bool:
+    return isinstance(reply, hiredis.ReplyError) and session.is_transient(reply, consumer.group)
 
 
 def _done() -> asyncio.Future[None]:
@@ -308,5 +308,5 @@ def _done() -> asyncio.Future[None]:
 def _fail(future: asyncio.Future[None], error: BaseException) -> None:
     if not future.done():
         future.set_exception(error)
-        # Nobody needs to wait for it.
+        # Its task need not wait for it.
         future.exception()

@@ -1,4 +1,4 @@
-"""How a message with a place in a history goes over the wire and lies in the stream."""
+"""The entries of a group's history: their positions, and how they are published (``PUBLISH``) and kept (``XADD``)."""
 
 from __future__ import annotations
 
@@ -6,41 +6,36 @@ import re
 from typing import NamedTuple
 
 BEGINNING = b"0-0"
-"""What stands in the place of "the one before" in the first frame of an epoch."""
+"""The `HistoryEntry.previous_id` of the first entry of an epoch."""
 
-_IDENTITY = rb"[0-9]{1,20}-[0-9]{1,20}"
-_POSITION = rb"[0-9a-f]{8}-%b" % _IDENTITY
-_FRAME = re.compile(rb"(%b) (%b)\n" % (_POSITION, _IDENTITY))
+_ID = rb"[0-9]{1,20}-[0-9]{1,20}"
+_POSITION = rb"[0-9a-f]{8}-%b" % _ID
 _WHOLE_POSITION = re.compile(_POSITION)
 _EPOCH = 8
+EPOCH_PREFIX = _EPOCH + 1
+"""Bytes of a position before the id of its entry."""
 
 
-class Frame(NamedTuple):
-    """One message and its place.
+class HistoryEntry(NamedTuple):
+    """One message and its position.
 
-    A position is ``epoch-milliseconds-number``. An epoch ends when the server loses a group's position. What follows it
-    is the identity within the epoch: the id of the stream's entry, which the server makes of its clock and, within one
+    A position is ``epoch-milliseconds-number``. An epoch ends when the server loses a group's position. The rest is
+    unique within the epoch: the id of the stream's entry, which the server makes of its clock and, within one
     millisecond, of a number.
     """
 
     position: bytes
-    before: bytes
-    """The identity of the one before it."""
+    previous_id: bytes
+    """The id of the entry before."""
     message: bytes
 
-    def follows(self, position: bytes) -> bool:
-        """Whether this is the next one after ``position``; in another epoch an identity may come once more."""
-        return self.position[: _EPOCH + 1] + self.before == position
 
-
-def read_frame(data: bytes) -> Frame | None:
-    """The frame that was published; None if it is none."""
-    head = _FRAME.match(data)
-    return None if head is None else Frame(head[1], head[2], data[head.end() :])
+match_entry = re.compile(rb"(%b) (%b)\n(.*)" % (_POSITION, _ID), re.DOTALL).fullmatch
+"""Match an entry as it is published; the groups are the fields of `HistoryEntry`."""
 
 
 def is_position(text: object) -> bool:
-    """Whether this may be a position. It may come from a browser, so it may be anything."""
+    """Return whether this may be a position. It may come from a browser, so it may be anything."""
     return isinstance(text, str) and text.isascii() and _WHOLE_POSITION.fullmatch(text.encode()) is not None
 
 
@@ -48,12 +43,12 @@ def epoch_of(position: bytes) -> bytes:
     return position[:_EPOCH]
 
 
-def identity_of(position: bytes) -> bytes:
-    """What is unique within an epoch: the id of the stream's entry."""
-    return position[_EPOCH + 1 :]
+def entry_id(position: bytes) -> bytes:
+    """Return the id of the stream's entry, which is unique within an epoch."""
+    return position[EPOCH_PREFIX:]
 
 
-def order_of(position: bytes) -> tuple[int, int]:
-    """What grows with each message of an epoch."""
-    milliseconds, _, number = identity_of(position).partition(b"-")
+def sort_key(position: bytes) -> tuple[int, int]:
+    """Return what grows with each message of an epoch."""
+    milliseconds, _, number = entry_id(position).partition(b"-")
     return int(milliseconds), int(number)

@@ -1,40 +1,46 @@
-"""Redis and Valkey with a history of each group: nothing is missed over a loss of the link, or it is told."""
+"""The layer on Redis and Valkey with a history of each group in a stream: nothing is missed over an outage."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from functools import partial
+from typing import Any, NamedTuple
 
 from ....core.events import Event, PublishResult
-from ....core.exceptions import InvalidPosition, ListenerClosed, PayloadTooLarge
-from ....core.layer import BaseChannelLayer
-from ..layer import LARGEST_MESSAGE, RedisPubSubChannelLayer, unknown
-from .consumer_groups import ConsumerGroups, jobs_beside, queue_place
-from .deliveries import Work
-from .entries import epoch_of, is_position, order_of
-from .history import Histories, History
-from .publisher import Publisher
+from ....core.exceptions import InvalidPosition, ListenerClosed
+from ...common.batching import Batcher
+from ..layer import LARGEST_MESSAGE, RedisPubSubChannelLayer, check_size, delivery_unknown
+from . import consumer_groups
+from .deliveries import DeliveryManager
+from .entries import epoch_of, is_position, sort_key
+from .history import History, Published
+from .sync import HistorySync
+
+_MAX_MESSAGES = 100
+"""In one call: the server does nothing else meanwhile."""
+_MAX_BYTES = 64 * 1024
+"""In one call, unless it is one message."""
 
 
-class RedisStreamsChannelLayer(BaseChannelLayer):
-    """`RedisPubSubChannelLayer` whose groups have a history: what was published while a link was down comes after it.
+class RedisStreamsChannelLayer(RedisPubSubChannelLayer):
+    """`RedisPubSubChannelLayer` whose groups have a history: what was published during an outage comes after it.
 
     ``url`` is ``redis+streams://host:port/database``, ``rediss+streams://`` for TLS, ``unix+streams:///path``,
     ``redis+streams+sentinel://host:26379,host:26379/mastername/database`` or
     ``redis+streams+cluster://host:7000,host:7001``; everything else is as there. Of each group the last
     ``history_length`` messages are kept, none longer than ``history_age`` seconds. A node that was away for more than
-    that, or whose server has lost its memory, gets a `Gap` instead, and so does a pattern after every loss of the link.
+    that, or whose server has lost its memory, gets a `Gap` instead, and so does a pattern after every outage.
 
     In a cluster, a group's history moves with its slot, and a subscriber that had to follow gets what was published
-    meanwhile. While the slot is half way between two masters, whatever concerns its groups waits; after five seconds
-    it is refused, but who waits for work waits on. What a replica that takes over had not got of its master's groups is
-    a `Gap` for those alone.
+    meanwhile. While the slot is half way between two masters, commands about its groups wait; after five seconds they
+    are refused, but consumers wait on. Messages of its master's groups that a replica had not received when it took
+    over are a `Gap` for those groups alone.
 
     `publish` returns the position of the message. The order of a group is the same for all.
 
-    Subscriptions of a ``consumer_group`` share the events of a group: each goes to one of them, and what is not
-    acknowledged within ``redeliver_after`` seconds goes to another. What was handed out ``deliver_at_most`` times is
-    published to a group of dead letters instead. The same holds for `receive_job`.
+    Subscriptions of a ``consumer_group`` share the events of a group: each goes to one of them, and one that is not
+    acknowledged within ``redeliver_after`` seconds goes to another. After ``deliver_at_most`` deliveries it is a dead
+    letter. The same holds for `receive_job`.
     """
 
     def __init__(
@@ -58,159 +64,131 @@ class RedisStreamsChannelLayer(BaseChannelLayer):
                 f"redeliver_after is {redeliver_after} s and deliver_at_most {deliver_at_most} times; "
                 f"both must be above 0"
             )
-        self._redis = RedisPubSubChannelLayer(
-            None if url is None else _without_streams(url), probe_interval=probe_interval, **options
-        )
-        self._history = History(history_length, history_age)
-        self._publisher: Publisher
-        self._histories = Histories(self._history)
+        super().__init__(None if url is None else _without_streams(url), probe_interval=probe_interval, **options)
+        self.consumer_group = consumer_group
+        self.redeliver_after = redeliver_after
+        self.deliver_at_most = deliver_at_most
         self._without_history: set[str] = set()
-        self._consumer_group = consumer_group
-        self._redeliver_after = redeliver_after
-        self._deliver_at_most = deliver_at_most
-        self._consumer_groups = ConsumerGroups(self._history)
-        self._work = Work(redeliver_after)
-
-    @property
-    def address(self) -> str:
-        return self._redis.address
-
-    @property
-    def consumer_group(self) -> str | None:
-        return self._consumer_group
-
-    @property
-    def redeliver_after(self) -> float:
-        return self._redeliver_after
-
-    @property
-    def deliver_at_most(self) -> int:
-        return self._deliver_at_most
-
-    @property
-    def returns_bound_queues(self) -> bool:
-        return True
+        self._history = History(history_length, history_age)
+        self._sync = HistorySync(self._history)
+        self._deliveries = DeliveryManager(redeliver_after)
+        self._publisher: Batcher[tuple[bytes, bytes], Published]
+        self.set_observer(_Observer(self._sync.on_message, self._sync.on_gap, self._deliveries.on_end))
 
     async def connect(self) -> None:
-        await self.disconnect()
-        await self._redis.connect()
-        self._publisher = Publisher(self._history, self._redis.alive())
-        self._histories.begin(self._redis.alive())
-        self._work.begin(self._redis.alive())
+        await super().connect()
+        session = self.require_session()
+        flush = partial(self._history.publish, session, session.subscriptions.wire_name(b""))
+        self._publisher = Batcher(flush, max_items=_MAX_MESSAGES, max_bytes=_MAX_BYTES, pipelined=True)
+        self._sync.start(session)
+        self._deliveries.start(session)
 
     async def disconnect(self) -> None:
         error = ListenerClosed(f"{self.address} was disconnected")
-        if self._redis.is_alive:
-            self._histories.forget_all()
-            await self._work.leave(self._redis.alive(), error)
+        if self.is_connected:
+            self._sync.reset()
+            await self._deliveries.close_gracefully(self.require_session(), error)
         else:
-            self._work.end(error)
-        await self._redis.disconnect()
+            self._deliveries.end(error)
+        await super().disconnect()
+
+    # ---- topics -------------------------------------------------------------------------------------------------
+
+    async def subscribe(self, groups: str) -> None:
+        session = self.require_session()
+        if groups in self._without_history:
+            await session.subscriptions.subscribe(groups)
+            return
+        self._sync.add(groups)
+        await session.subscriptions.subscribe(groups)
+        await self._sync.catch_up(groups)
+
+    async def unsubscribe(self, groups: str) -> None:
+        self._sync.discard(groups)
+        await super().unsubscribe(groups)
+
+    async def subscribe_pattern(self, pattern: str) -> None:
+        await super().subscribe_pattern(pattern)
+        self._sync.add_pattern(pattern)
+
+    async def unsubscribe_pattern(self, pattern: str) -> None:
+        self._sync.discard_pattern(pattern)
+        await super().unsubscribe_pattern(pattern)
+
+    async def publish(self, group: str, message: bytes) -> PublishResult:
+        if group in self._without_history:
+            return await super().publish(group, message)
+        session, name = self._session, group.encode()
+        if session is None or session.error is not None:
+            session = self.require_session()
+        if len(message) > LARGEST_MESSAGE:
+            check_size(message)
+        try:
+            receivers, position, bindings = await self._publisher.call((name, message), name, len(message))
+        except ListenerClosed as error:
+            raise delivery_unknown(error) from error
+        queues = await self.bound_queues(session, name, bindings) if bindings else ()
+        return PublishResult(receivers, position.decode(), queues)
+
+    async def purge(self, prefix: str) -> None:
+        await super().purge(prefix)
+        session, start = self.require_session(), prefix.encode()
+        for key in await session.keys(start, "stream"):
+            await session.execute(key, "DEL", key)
+        for key in await session.keys(start, "zset"):
+            await session.execute(key, "DEL", key, consumer_groups.contents_key(key))
+
+    # ---- history ------------------------------------------------------------------------------------------------
 
     def subscriptions_restored(self) -> bool:
-        self._histories.restored()
+        self._sync.subscriptions_restored()
         return True
 
     def disable_history(self, group: str) -> None:
         self._without_history.add(group)
 
-    # ---- topics -------------------------------------------------------------------------------------------------
-
-    async def subscribe(self, groups: str) -> None:
-        if groups in self._without_history:
-            await self._redis.subscribe(groups)
-            return
-        self._redis.alive()
-        self._histories.expect(groups)
-        await self._redis.subscribe(groups)
-        await self._histories.catch_up(groups)
-
-    async def unsubscribe(self, groups: str) -> None:
-        self._histories.forget(groups)
-        await self._redis.unsubscribe(groups)
-
-    async def subscribe_pattern(self, pattern: str) -> None:
-        await self._redis.subscribe_pattern(pattern)
-        self._histories.expect_pattern(pattern)
-
-    async def unsubscribe_pattern(self, pattern: str) -> None:
-        self._histories.forget_pattern(pattern)
-        await self._redis.unsubscribe_pattern(pattern)
-
-    async def publish(self, group: str, message: bytes) -> PublishResult:
-        if group in self._without_history:
-            return await self._redis.publish(group, message)
-        life = self._redis.alive()
-        if len(message) > LARGEST_MESSAGE:
-            raise PayloadTooLarge(f"Redis carries up to {LARGEST_MESSAGE} bytes; this message has {len(message)}")
-        try:
-            reached, position, bound = await self._publisher.publish(group.encode(), message)
-        except ListenerClosed as error:
-            raise unknown(error) from error
-        queues = await self._redis.bound_queues(life, group.encode(), bound)
-        return PublishResult(reached, position.decode(), queues)
-
     async def history(self, group: str, *, since: str | None, limit: int | None) -> list[Event[bytes]]:
-        life, name = self._redis.alive(), group.encode()
+        session, name = self.require_session(), group.encode()
         if since is None:
-            frames = await self._history.latest(life, name, limit)
+            entries = await self._history.latest(session, name, limit)
         elif not is_position(since):
             raise InvalidPosition(f"{since!r} is no position; take Event.position, or what publish returned")
         else:
-            frames = await self._history.after(life, name, since.encode(), limit)
-        return [Event(group, frame.message, None, None, frame.position.decode()) for frame in frames]
+            entries = await self._history.after(session, name, since.encode(), limit)
+        return [Event(group, entry.message, None, None, entry.position.decode()) for entry in entries]
 
     async def position(self, group: str) -> str:
-        last, _ = await self._history.page(self._redis.alive(), group.encode(), b"")
+        last, _ = await self._history.page(self.require_session(), group.encode(), b"")
         return last.decode()
 
     def is_after(self, position: str, other: str) -> bool:
         one, two = position.encode(), other.encode()
-        return epoch_of(one) != epoch_of(two) or order_of(one) > order_of(two)
+        return epoch_of(one) != epoch_of(two) or sort_key(one) > sort_key(two)
 
-    def set_event_handler(self, deliver: Callable[[Event[bytes]], None]) -> None:
-        self._redis.set_event_handler(deliver)
-
-    async def next_published(self) -> Event[bytes]:
-        return await self._redis.next_published()
-
-    # ---- acknowledged work --------------------------------------------------------------------------------------
+    # ---- acknowledged delivery ----------------------------------------------------------------------------------
 
     async def join(self, group: str, consumer_group: str) -> None:
-        await self._consumer_groups.join(self._redis.alive(), group.encode(), consumer_group)
+        await consumer_groups.join(self.require_session(), self._history, group.encode(), consumer_group)
 
     async def receive_event(self, group: str, consumer_group: str) -> Event[bytes]:
-        self._redis.alive()
-        return await self._work.take(self._consumer_groups.place(group.encode(), consumer_group), group)
+        self.require_session()
+        source = consumer_groups.group_source(self._history, group.encode(), consumer_group)
+        return await self._deliveries.receive(source, group)
 
     def notify_published(self, group: str) -> None:
-        self._work.look(group)
+        self._deliveries.notify_published(group)
 
     async def receive_job(self, queue: str) -> Event[bytes]:
-        self._redis.alive()
-        return await self._work.take(queue_place(queue.encode()), queue)
+        self.require_session()
+        return await self._deliveries.receive(consumer_groups.queue_source(queue.encode()), queue)
 
-    # ---- queues -------------------------------------------------------------------------------------------------
 
-    async def put(self, queue: str, message: bytes, *, capacity: int, expiry: float) -> None:
-        await self._redis.put(queue, message, capacity=capacity, expiry=expiry)
+class _Observer(NamedTuple):
+    """What a session reports to, see `SubscriptionObserver`; without a call in between."""
 
-    async def take(self, queue: str) -> bytes:
-        return await self._redis.take(queue)
-
-    async def bind(self, group: str, queue: str, *, capacity: int, expiry: float, lifetime: float) -> None:
-        await self._redis.bind(group, queue, capacity=capacity, expiry=expiry, lifetime=lifetime)
-
-    async def unbind(self, group: str, queue: str) -> None:
-        await self._redis.unbind(group, queue)
-
-    async def purge(self, prefix: str) -> None:
-        await self._redis.purge(prefix)
-        life, start = self._redis.alive(), prefix.encode()
-        for key in await life.keys(start, "stream"):
-            await life.ask(key, "DEL", key)
-        for key in await life.keys(start, "zset"):
-            await life.ask(key, "DEL", key, jobs_beside(key))
+    on_message: Callable[[str, str | None, bytes], None]
+    on_gap: Callable[[str, float], bool]
+    on_end: Callable[[ListenerClosed], None]
 
 
 def _without_streams(url: str) -> str:

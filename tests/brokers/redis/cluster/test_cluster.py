@@ -21,13 +21,18 @@ from django_anyio_channels import (
     NotSupported,
     RedisPubSubChannelLayer,
 )
-from django_anyio_channels.brokers.redis.cluster import routing as redis_masters
-from django_anyio_channels.brokers.redis.cluster.discovery import ClusterAddress
-from django_anyio_channels.brokers.redis.keys import slot_of, tag_in
-from django_anyio_channels.brokers.redis.scripts import beside, bound_groups, queue_of_bound_groups
+from django_anyio_channels.brokers.redis.cluster import routing
+from django_anyio_channels.brokers.redis.cluster.discovery import ClusterSeeds
+from django_anyio_channels.brokers.redis.keys import (
+    bound_groups_key,
+    companion_key,
+    hash_tag_for_slot,
+    key_slot,
+    queue_of_bound_groups,
+)
 from django_anyio_channels.core.exceptions import SubscriptionRefused
 from tests.brokers.redis.clusters import calls, hand_over, killed, move, other_master, shard_channels, successor_of
-from tests.brokers.redis.conftest import Connect, becomes_true
+from tests.brokers.redis.conftest import Connect, becomes_true, publish
 from tests.brokers.redis.flow import GROUP, flow
 from tests.brokers.redis.test_workers import each_was_done_once, working
 from tests.support.brokers import redis as brokers
@@ -57,7 +62,7 @@ def connections(cluster: brokers.Cluster) -> list[int]:
 
 async def halfway(cluster: brokers.Cluster, queue: str) -> brokers.Redis:
     """Begin to move a queue to another master, which is returned: its list is there, what belongs to it nowhere yet."""
-    slot = slot_of(queue.encode())
+    slot = key_slot(queue.encode())
     target = other_master(cluster, slot)
     source = await run_sync(cluster.begin_move, slot, target)
     source.ask("MIGRATE", "127.0.0.1", target.server.port, queue, 0, 5000)
@@ -89,24 +94,24 @@ NAMES = ["asgi:g:room", "{a}b", "a{b}c", "{}x", "a}b", "a}b{c", "{{b}}", "{a}", 
 @pytest.mark.parametrize("name", NAMES)
 def test_slots_are_those_of_the_server(cluster: brokers.Cluster, name: str) -> None:
     slot = cluster.masters[0].ask("CLUSTER", "KEYSLOT", name)
-    assert slot_of(name.encode()) == slot
-    assert slot_of(beside(name.encode(), "messages")) == slot
+    assert key_slot(name.encode()) == slot
+    assert key_slot(companion_key(name.encode(), "messages")) == slot
 
 
 def test_what_is_beside_one_name_is_beside_no_other() -> None:
     names = [name.encode() for name in NAMES]
-    names += [beside(name, what)[: -len(what) - 1] for name in names for what in ("groups", "")]
+    names += [companion_key(name, what)[: -len(what) - 1] for name in names for what in ("groups", "")]
     names += [name + b"|~" for name in names]
-    assert len({beside(name, "groups") for name in names}) == len(set(names))
+    assert len({companion_key(name, "groups") for name in names}) == len(set(names))
     for name in names:
-        assert queue_of_bound_groups(bound_groups(name)) == name
+        assert queue_of_bound_groups(bound_groups_key(name)) == name
         assert queue_of_bound_groups(name) is None
-        assert queue_of_bound_groups(beside(name, "waiting")) is None
+        assert queue_of_bound_groups(companion_key(name, "waiting")) is None
 
 
 def test_tags_lead_to_their_slots() -> None:
     for slot in (0, 1, 5461, 16383):
-        assert slot_of(b"anything{%b}" % tag_in(slot)) == slot
+        assert key_slot(b"anything{%b}" % hash_tag_for_slot(slot)) == slot
 
 
 @pytest.mark.parametrize("name", NAMES[:-1])
@@ -116,9 +121,9 @@ async def test_queues_of_any_name(cluster: brokers.Cluster, connect: Connect, na
     await sender.bind("room", queue, lifetime=60, **PLENTY)
     with anyio.fail_after(30):
         taking = asyncio.ensure_future(reader.take(queue))
-        owner = cluster.owner(slot_of(queue.encode()))
-        await becomes_true(lambda: owner.ask("LLEN", beside(queue.encode(), "waiting").decode()))
-        await sender.publish("room", b"1")
+        owner = cluster.owner(key_slot(queue.encode()))
+        await becomes_true(lambda: owner.ask("LLEN", companion_key(queue.encode(), "waiting").decode()))
+        await publish(sender, "room", b"1")
         assert await taking == b"1"
     await sender.put(queue, b"2", **PLENTY)
     await sender.purge(name)
@@ -132,9 +137,9 @@ async def test_queues_of_any_name(cluster: brokers.Cluster, connect: Connect, na
 
 
 def test_addresses() -> None:
-    address = ClusterAddress("rediss+cluster://user:secret@a:7000,[::1]:7001,b?ssl_cert_reqs=none", {}, frozenset())
+    address = ClusterSeeds("rediss+cluster://user:secret@a:7000,[::1]:7001,b?ssl_cert_reqs=none", {}, frozenset())
     assert str(address) == "rediss+cluster://a:7000,[::1]:7001,b"
-    node = address.of_node(("c", 7002))
+    node = address.address_of(("c", 7002))
     assert str(node) == "rediss://c:7002/0"
     assert node.options["username"] == "user"
     assert node.options["password"] == "secret"
@@ -196,7 +201,7 @@ async def test_slots_that_nobody_serves() -> None:
         await becomes_true(lambda: lonely.ask("CLUSTER INFO")["cluster_state"] == "ok")
         layer = RedisPubSubChannelLayer(f"redis+cluster://127.0.0.1:{lonely.server.port}")
         await layer.connect()
-        slots = [slot_of(name) for name in (b"jobs", b"work")]
+        slots = [key_slot(name) for name in (b"jobs", b"work")]
         lonely.ask("CLUSTER", "DELSLOTS", *slots)
         with pytest.raises(ListenerClosed, match="CLUSTERDOWN"):
             await layer.put("jobs", b"x", **PLENTY)
@@ -231,7 +236,7 @@ async def test_a_master_that_goes_while_another_one_is_slow_to_come(cluster: bro
 
 async def test_one_of_several_masters_is_no_server_alone(cluster: brokers.Cluster, connect: Connect) -> None:
     layer = await connect(cluster.masters[0].url)
-    elsewhere = next(name for name in GROUPS if cluster.owner(slot_of(name.encode())) is not cluster.masters[0])
+    elsewhere = next(name for name in GROUPS if cluster.owner(key_slot(name.encode())) is not cluster.masters[0])
     with pytest.raises(ChannelLayerError, match=r"refuses: MOVED.*write redis\+cluster:// for it"):
         await layer.put(elsewhere, b"x", **PLENTY)
 
@@ -255,7 +260,7 @@ async def test_masters_that_do_not_tell_their_address(cluster: brokers.Cluster) 
 async def test_tls_with_its_own_authority_and_a_password(protected: brokers.Cluster) -> None:
     async with flow(lambda: layer_of(protected)) as going:
         await works(going.publisher)
-        slot = slot_of(GROUP.encode())
+        slot = key_slot(GROUP.encode())
         target = other_master(protected, slot)
         await run_sync(protected.begin_move, slot, target)
         await run_sync(protected.end_move, slot, target)
@@ -336,7 +341,7 @@ async def test_each_route_of_a_django_layer(cluster: brokers.Cluster) -> None:
 
 async def test_out_of_memory(cluster: brokers.Cluster, connect: Connect) -> None:
     layer = await connect(cluster.url)
-    owner = cluster.owner(slot_of(b"much"))
+    owner = cluster.owner(key_slot(b"much"))
     owner.ask("CONFIG", "SET", "maxmemory", "1")
     with pytest.raises(ChannelLayerError, match=r"^redis\+cluster://.* refuses: OOM.*raise its maxmemory"):
         await layer.put("much", b"x", **PLENTY)
@@ -407,7 +412,7 @@ async def test_bindings_that_have_ended_in_a_slot_that_is_on_its_way(
     cluster: brokers.Cluster, connect: Connect
 ) -> None:
     layer = await connect(cluster.url)
-    slot = slot_of(b"room")
+    slot = key_slot(b"room")
     source = cluster.owner(slot)
     source.ask("HSET", "{room}|queues", "ended", "1 1 1")
     target = other_master(cluster, slot)
@@ -444,7 +449,7 @@ async def test_a_slot_that_is_on_its_way(cluster: brokers.Cluster) -> None:
         await channel.publish("parcels", "heard by nobody, refused by nobody")
         taking = asyncio.ensure_future(channel.queues.take("parcels"))
         with anyio.fail_after(30):
-            cluster.end_move(slot_of(b"parcels"), target)
+            cluster.end_move(key_slot(b"parcels"), target)
             await putting
             assert [await taking, await channel.queues.take("parcels")] == [b"1", b"2"]
 
@@ -452,14 +457,14 @@ async def test_a_slot_that_is_on_its_way(cluster: brokers.Cluster) -> None:
 async def test_readers_outwait_a_slot_that_is_on_its_way_for_long(
     cluster: brokers.Cluster, connect: Connect, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(redis_masters, "_ATTEMPTS", 2)
+    monkeypatch.setattr(routing, "_ATTEMPTS", 2)
     layer = await connect(cluster.url)
     await layer.put("parcels", b"1", **PLENTY)
     target = await halfway(cluster, "parcels")
     taking = asyncio.ensure_future(layer.take("parcels"))
     await becomes_true(lambda: caplog.text.count("Readers of parcels have to wait") > 1)
     assert not taking.done()
-    cluster.end_move(slot_of(b"parcels"), target)
+    cluster.end_move(key_slot(b"parcels"), target)
     with anyio.fail_after(30):
         assert await taking == b"1"
     assert "finish its migration" in caplog.text
@@ -467,7 +472,7 @@ async def test_readers_outwait_a_slot_that_is_on_its_way_for_long(
 
 async def test_who_may_not_take_is_told(cluster: brokers.Cluster, connect: Connect) -> None:
     layer = await connect(cluster.url)
-    owner = cluster.owner(slot_of(b"jobs"))
+    owner = cluster.owner(key_slot(b"jobs"))
     owner.ask("ACL", "SETUSER", "default", "-evalsha")
     try:
         with pytest.raises(ChannelLayerError, match=r"refuses: NOPERM .*evalsha"):
@@ -527,12 +532,12 @@ async def test_a_migration_that_never_ends(
     await layer.disconnect()
     with pytest.raises(DeliveryUnknown, match="The cluster was disconnected"):
         await putting
-    monkeypatch.setattr(redis_masters, "_ATTEMPTS", 3)
+    monkeypatch.setattr(routing, "_ATTEMPTS", 3)
     await layer.connect()
     with pytest.raises(ChannelLayerError, match=r"refuses: TRYAGAIN.*finish its migration") as caught:
         await layer.put("parcels", b"2", **PLENTY)
     assert not isinstance(caught.value, ListenerClosed)
-    cluster.end_move(slot_of(b"parcels"), target)
+    cluster.end_move(key_slot(b"parcels"), target)
 
 
 async def test_a_group_that_is_given_up_while_masters_disagree(
@@ -541,7 +546,7 @@ async def test_a_group_that_is_given_up_while_masters_disagree(
     """Each of two masters says that the other one has the slot."""
     layer = await connect(cluster.url)
     await layer.subscribe("lost")
-    slot = slot_of(b"lost")
+    slot = key_slot(b"lost")
     source, target = cluster.owner(slot), other_master(cluster, slot)
     target.ask("CONFIG", "RESETSTAT")
     tasks = len(asyncio.all_tasks())
@@ -549,7 +554,7 @@ async def test_a_group_that_is_given_up_while_masters_disagree(
     await becomes_true(lambda: calls(target, "ssubscribe"))
     await layer.unsubscribe("lost")
     await becomes_true(lambda: len(asyncio.all_tasks()) == tasks)
-    monkeypatch.setattr(redis_masters, "_ATTEMPTS", 3)
+    monkeypatch.setattr(routing, "_ATTEMPTS", 3)
     with pytest.raises(SubscriptionRefused, match=r"refuses the subscription to 'lost': MOVED [\d .:]*$"):
         await layer.subscribe("lost")
     cluster.end_move(slot, target)
@@ -560,10 +565,10 @@ async def test_a_new_master_takes_slots_over(growing: brokers.Cluster) -> None:
     new = growing.masters[2]
     async with flow(lambda: layer_of(growing)) as going:
         assert connections(growing)[2] == 0
-        await run_sync(growing.move, slot_of(GROUP.encode()), new)
+        await run_sync(growing.move, key_slot(GROUP.encode()), new)
         await going.go_on()
         assert connections(growing)[2] == 6
-        await run_sync(growing.move, slot_of(b"jobs"), new)
+        await run_sync(growing.move, key_slot(b"jobs"), new)
         other = layer_of(growing)
         await other.connect()
         await other.put("jobs", b"x", **PLENTY)
@@ -582,7 +587,7 @@ async def test_a_new_master_that_cannot_be_reached(growing: brokers.Cluster, con
     identity = new.ask("CLUSTER", "MYID")
     await run_sync(new.server.kill)
     for name in (b"room", b"jobs"):
-        growing.owner(slot_of(name)).ask("CLUSTER", "SETSLOT", slot_of(name), "NODE", identity)
+        growing.owner(key_slot(name)).ask("CLUSTER", "SETSLOT", key_slot(name), "NODE", identity)
     reason = rf"127\.0\.0\.1:{new.server.port}/0: .*Check that the server runs"
     with pytest.raises(DeliveryUnknown, match=reason):
         await publisher.publish("room", b"x")
@@ -596,7 +601,7 @@ async def test_a_new_master_that_cannot_be_reached(growing: brokers.Cluster, con
 async def test_a_link_that_ends_before_a_new_master_has_answered(growing: brokers.Cluster, connect: Connect) -> None:
     layer = await connect(growing.url)
     new = growing.masters[2]
-    await run_sync(growing.move, slot_of(b"room"), new)
+    await run_sync(growing.move, key_slot(b"room"), new)
     before = open_files()
     with new.server.frozen():
         publishing = asyncio.ensure_future(layer.publish("room", b"x"))
@@ -611,7 +616,7 @@ async def test_a_new_master_that_refuses_the_subscription(growing: brokers.Clust
     new = growing.masters[2]
     async with Channel(layer_of(growing)) as channel, channel.subscribe("room") as subscriber:
         new.ask("ACL", "SETUSER", "default", "resetchannels")
-        await run_sync(growing.move, slot_of(b"room"), new)
+        await run_sync(growing.move, key_slot(b"room"), new)
         await becomes_true(lambda: channel.outages)
         new.ask("ACL", "SETUSER", "default", "allchannels")
         with growing.masters[0].client() as admin:
@@ -642,9 +647,9 @@ async def test_what_a_living_master_says_after_the_death_of_another_is_heard(
 ) -> None:
     layer = await connect(cluster.url)
     await layer.subscribe("room")
-    owner = cluster.owner(slot_of(b"room"))
+    owner = cluster.owner(key_slot(b"room"))
     next_event = asyncio.ensure_future(layer.next_published())
-    other_master(cluster, slot_of(b"room")).ask("CLIENT", "KILL", "TYPE", "pubsub")
+    other_master(cluster, key_slot(b"room")).ask("CLIENT", "KILL", "TYPE", "pubsub")
     with pytest.raises(ListenerClosed):
         await asyncio.wait_for(next_event, 30)
     assert owner.ask("SPUBLISH", "room", "x") == 1
@@ -678,7 +683,7 @@ async def frozen(server: brokers.Redis) -> None:
 async def test_a_master_dies_and_its_replica_takes_over(
     replicated: brokers.Cluster, happening: Callable[[brokers.Redis], Awaitable[None]]
 ) -> None:
-    master = replicated.owner(slot_of(GROUP.encode()))
+    master = replicated.owner(key_slot(GROUP.encode()))
     async with flow(lambda: layer_of(replicated), publish_timeout=20.0) as going:
         await happening(master)
         await going.go_on(seconds=30)
@@ -697,7 +702,7 @@ async def test_a_planned_failover_is_noticed_by_whoever_publishes(
 ) -> None:
     """The former master would go on to take messages, and hand them to those who are still there."""
     layer = await connect(replicated.url, probe_interval=60.0)
-    master = replicated.owner(slot_of(b"room"))
+    master = replicated.owner(key_slot(b"room"))
     successor = await successor_of(replicated, master)
     successor.ask("CLUSTER", "FAILOVER")
     await becomes_true(lambda: successor.ask("ROLE")[0] == "master" and master.ask("ROLE")[0] == "slave")

@@ -21,13 +21,14 @@ from django_anyio_channels import (
     ListenerClosed,
     NotSupported,
     RedisStreamsChannelLayer,
-    ShardedChannelLayer,
     Subscriber,
 )
 from django_anyio_channels.brokers.common.waiters import WaiterQueue
-from django_anyio_channels.brokers.redis.streams import deliveries as redis_work
-from django_anyio_channels.brokers.redis.streams.deliveries import Desk
-from django_anyio_channels.hub.consumer_group import dead_letters
+from django_anyio_channels.brokers.redis.streams import deliveries
+from django_anyio_channels.brokers.redis.streams.consumer_groups import group_source
+from django_anyio_channels.brokers.redis.streams.deliveries import Consumer
+from django_anyio_channels.hub.consumer_group import dead_letter_group
+from django_anyio_channels.hub.sharding import shard_index
 from tests.brokers.redis.conftest import becomes_true
 from tests.support.brokers import redis as brokers
 
@@ -79,17 +80,17 @@ async def messages(reader: Subscriber, count: int) -> list[Any]:
     return found
 
 
-def in_hands(server: brokers.Redis, name: str = "workers") -> int:
-    count = server.ask("ZCARD", key := f"{{jobs}}|in hands of {name}")
-    assert server.ask("HLEN", f"{key}, jobs") == 2 * count, (
-        "each job has its message and its count, and nothing is left"
+def pending(server: brokers.Redis, name: str = "workers") -> int:
+    count = server.ask("ZCARD", key := f"{{jobs}}|pending of {name}")
+    assert server.ask("HLEN", f"{key}, contents") == 2 * count, (
+        "each delivery has its message and its count, and nothing is left"
     )
     return int(count)
 
 
-def given_back(server: brokers.Redis) -> bool:
-    """Whether the only job that was handed out is due for anybody."""
-    key = "{jobs}|in hands of workers"
+def released(server: brokers.Redis) -> bool:
+    """Whether the only pending delivery is visible to every node."""
+    key = "{jobs}|pending of workers"
     return bool(server.ask("ZCOUNT", key, 0, 0) == server.ask("ZCARD", key) == 1)
 
 
@@ -118,18 +119,18 @@ async def test_each_event_goes_to_one_consumer_of_each_group(server: brokers.Red
         tasks.cancel_scope.cancel()
     assert {name: sorted(numbers) for name, numbers in got.items()} == {name: list(range(count)) for name in got}
     assert len(all_of_them) == 0, "closed"
-    assert in_hands(server) == in_hands(server, "auditors") == 0
+    assert pending(server) == pending(server, "auditors") == 0
 
 
 async def test_one_consumer_gets_all_in_order_with_their_positions(server: brokers.Redis, open_channel: Open) -> None:
     channel = await open_channel(server, consumer_group="workers")
     async with channel.subscribe("jobs") as reader:
-        positions = [(await channel.publish("jobs", number)).position for number in range(5)]  # type: ignore[union-attr]
+        positions = [(await channel.publish("jobs", number)).position for number in range(5)]
         events = [await next_of(reader) for _ in range(5)]
     assert [(event.group, event.message, event.position, event.deliveries) for event in events] == [
         ("jobs", number, position, 1) for number, position in enumerate(positions)
     ]
-    assert in_hands(server) == 0, "acknowledged as they were taken"
+    assert pending(server) == 0, "acknowledged as they were taken"
 
 
 async def test_a_consumer_group_begins_with_the_first_and_outlives_the_last(
@@ -196,7 +197,7 @@ async def test_leaving_a_subscription_ends_its_readers(server: brokers.Redis, op
                     await reader.receive()
 
             tasks.start_soon(read)
-            await becomes_true(lambda: server.ask("PUBSUB", "NUMSUB", "{jobs}|in hands of workers")[1])
+            await becomes_true(lambda: server.ask("PUBSUB", "NUMSUB", "{jobs}|pending of workers")[1])
     async with workers_of(channel) as reader:
         await channel.publish("jobs", 1)
         assert await messages(reader, 1) == [1]
@@ -212,65 +213,65 @@ async def test_a_closed_channel_ends_its_readers(server: brokers.Redis, open_cha
                 assert [event async for event in reader] == []
 
         tasks.start_soon(read)
-        await becomes_true(lambda: server.ask("PUBSUB", "NUMSUB", "{jobs}|in hands of workers")[1])
+        await becomes_true(lambda: server.ask("PUBSUB", "NUMSUB", "{jobs}|pending of workers")[1])
         await stack.aclose()
 
 
-async def cancelled_with_a_job(desk: Desk, reading: asyncio.Task[Any], publishing: Awaitable[object]) -> None:
+async def cancelled_with_a_delivery(
+    consumer: Consumer, reading: asyncio.Task[Any], publishing: Awaitable[object]
+) -> None:
     """Cancel a reader between the moment when it is given what is published, and its next step."""
 
-    def hand_out_and_cancel() -> None:
-        WaiterQueue.hand_out(desk.waiters)
+    def dispatch_and_cancel() -> None:
+        WaiterQueue.dispatch(consumer.waiters)
         reading.cancel()
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(desk.waiters, "hand_out", hand_out_and_cancel)
+        patch.setattr(consumer.waiters, "dispatch", dispatch_and_cancel)
         await publishing
         await asyncio.wait([reading])
     assert reading.cancelled()
 
 
-async def test_a_reader_cancelled_with_a_job_in_its_hands_puts_it_down(
-    server: brokers.Redis, open_channel: Open
-) -> None:
+async def test_a_reader_cancelled_with_a_delivery_returns_it(server: brokers.Redis, open_channel: Open) -> None:
     channel = await open_channel(server)
     layer = layer_of(channel)
     async with workers_of(channel) as reader:
-        for how in ("and another takes it", "and it goes back"):
+        for how in ("and another takes it", "and it is released"):
             reading = asyncio.create_task(reader.receive())
-            await becomes_true(lambda: any(desk.waiters for desk in layer._work._desks.values()))
-            [desk] = layer._work._desks.values()
-            await cancelled_with_a_job(desk, reading, channel.publish("jobs", how))
-            if how == "and it goes back":
-                await becomes_true(lambda: given_back(server))
+            await becomes_true(lambda: any(consumer.waiters for consumer in layer._deliveries._consumers.values()))
+            [consumer] = layer._deliveries._consumers.values()
+            await cancelled_with_a_delivery(consumer, reading, channel.publish("jobs", how))
+            if how == "and it is released":
+                await becomes_true(lambda: released(server))
             event = await next_of(reader)
             assert (event.message, event.deliveries) == (how, 1)
             await event.ack()
 
 
-async def test_a_desk_is_not_left_while_a_reader_has_a_job_in_its_hands(
+async def test_a_consumer_is_not_closed_while_a_reader_has_a_delivery(
     server: brokers.Redis, open_channel: Open, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(redis_work, "_IDLE", 0.05)
+    monkeypatch.setattr(deliveries, "_IDLE_SECONDS", 0.05)
     channel = await open_channel(server)
     layer = layer_of(channel)
     async with workers_of(channel) as reader:
         reading = asyncio.create_task(reader.receive())
-        await becomes_true(lambda: any(desk.waiters for desk in layer._work._desks.values()))
-        [desk] = layer._work._desks.values()
-        waiting_since = desk.used
+        await becomes_true(lambda: any(consumer.waiters for consumer in layer._deliveries._consumers.values()))
+        [consumer] = layer._deliveries._consumers.values()
+        waiting_since = consumer.used
         await becomes_true(lambda: asyncio.get_running_loop().time() - waiting_since > 0.05)
-        await cancelled_with_a_job(desk, reading, channel.publish("jobs", 1))
-        assert list(layer._work._desks.values()) == [desk]
+        await cancelled_with_a_delivery(consumer, reading, channel.publish("jobs", 1))
+        assert list(layer._deliveries._consumers.values()) == [consumer]
         assert await messages(reader, 1) == [1]
 
 
-async def test_the_end_of_a_life_finds_a_reader_just_cancelled(server: brokers.Redis, open_channel: Open) -> None:
+async def test_the_end_of_a_session_finds_a_reader_just_cancelled(server: brokers.Redis, open_channel: Open) -> None:
     channel = await open_channel(server)
     layer = layer_of(channel)
     async with workers_of(channel) as reader:
         reading = asyncio.create_task(reader.receive())
-        await becomes_true(lambda: any(desk.waiters for desk in layer._work._desks.values()))
+        await becomes_true(lambda: any(consumer.waiters for consumer in layer._deliveries._consumers.values()))
         reading.cancel()
         await layer.disconnect()
         await asyncio.wait([reading])
@@ -289,10 +290,10 @@ async def test_what_nobody_acknowledged_goes_to_another(server: brokers.Redis, o
         await done.ack()
         again = await next_of(two)
         assert (again.message, again.position, again.deliveries) == ("left lying", left.position, 2)
-        assert in_hands(server) == 1
+        assert pending(server) == 1
         await again.ack()
         await left.ack()
-        assert in_hands(server) == 0
+        assert pending(server) == 0
 
 
 async def test_a_late_acknowledgement_counts_too(server: brokers.Redis, open_channel: Open) -> None:
@@ -307,8 +308,8 @@ async def test_a_late_acknowledgement_counts_too(server: brokers.Redis, open_cha
             await told
         await channel.publish("jobs", "next")
         assert (await next_of(reader)).message == "next"
-        assert in_hands(server) == 1
-        assert len(layer_of(channel)._work._in_hands) == 1
+        assert pending(server) == 1
+        assert len(layer_of(channel)._deliveries._pending) == 1
 
 
 async def test_what_is_forgotten_unacknowledged_costs_no_memory(server: brokers.Redis, open_channel: Open) -> None:
@@ -318,11 +319,11 @@ async def test_what_is_forgotten_unacknowledged_costs_no_memory(server: brokers.
             await negligent.publish("jobs", number)
             await next_of(one)
         await messages(two, 10)
-        in_hands = layer_of(negligent)._work._in_hands
-        await becomes_true(lambda: max(in_hands.values()) < asyncio.get_running_loop().time())
+        pending_here = layer_of(negligent)._deliveries._pending
+        await becomes_true(lambda: max(pending_here.values()) < asyncio.get_running_loop().time())
         await negligent.publish("jobs", 10)
         await next_of(one)
-        assert len(in_hands) == 1
+        assert len(pending_here) == 1
 
 
 async def test_who_leaves_in_peace_gives_back_at_once(server: brokers.Redis, open_channel: Open) -> None:
@@ -337,24 +338,24 @@ async def test_who_leaves_in_peace_gives_back_at_once(server: brokers.Redis, ope
         again = await next_of(waiting)
         assert (again.message, again.deliveries) == ("begun", 2)
         await again.ack()
-        assert in_hands(server) == 0
+        assert pending(server) == 0
 
 
 async def test_poison_becomes_a_dead_letter(
     server: brokers.Redis, open_channel: Open, caplog: pytest.LogCaptureFixture
 ) -> None:
     channel = await open_channel(server, redeliver_after=0.05, deliver_at_most=3)
-    async with workers_of(channel) as reader, channel.subscribe(dead_letters("jobs", "workers")) as mourner:
+    async with workers_of(channel) as reader, channel.subscribe(dead_letter_group("jobs", "workers")) as mourner:
         await channel.publish("jobs", "poison")
         assert [(await next_of(reader)).deliveries for _ in range(3)] == [1, 2, 3]
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(messages, reader, 1)
             assert (await next_of(mourner)).message == "poison"
-            await becomes_true(lambda: in_hands(server) == 0)
+            await becomes_true(lambda: pending(server) == 0)
             await channel.publish("jobs", "the next")
         [letter] = await channel.history("jobs.workers.dead")
     assert letter.message == "poison"
-    assert "jobs was handed out 3 times and never acknowledged; it is a dead letter in jobs.workers.dead" in caplog.text
+    assert "jobs was delivered 3 times and never acknowledged; it is a dead letter in jobs.workers.dead" in caplog.text
 
 
 async def test_poison_that_cannot_be_put_aside_comes_again(
@@ -369,7 +370,7 @@ async def test_poison_that_cannot_be_put_aside_comes_again(
             tasks.start_soon(messages, reader, 1)
             await becomes_true(lambda: "cannot become a dead letter" in caplog.text)
             own_server.ask("ACL", "SETUSER", "default", "+xadd")
-            await becomes_true(lambda: in_hands(own_server) == 0)
+            await becomes_true(lambda: pending(own_server) == 0)
             await channel.publish("jobs", "the next")
         assert [event.message for event in await channel.history("jobs.workers.dead")] == ["poison"]
 
@@ -377,18 +378,18 @@ async def test_poison_that_cannot_be_put_aside_comes_again(
 # ---- what is kept, and what is told ------------------------------------------------------------------------------
 
 
-async def test_what_is_in_hands_outlives_the_history(server: brokers.Redis, open_channel: Open) -> None:
+async def test_what_is_pending_outlives_the_history(server: brokers.Redis, open_channel: Open) -> None:
     channel = await open_channel(server, redeliver_after=SHORT, history_length=1)
     async with workers_of(channel) as reader:
-        await channel.publish("jobs", "in hands")
+        await channel.publish("jobs", "pending")
         await next_of(reader)
         server.ask("DEL", "{jobs}|history")
         assert await channel.history("jobs") == []
         again = await next_of(reader)
-        assert (again.message, again.deliveries) == ("in hands", 2)
+        assert (again.message, again.deliveries) == ("pending", 2)
 
 
-async def test_unread_work_that_the_history_lost_is_told(server: brokers.Redis, open_channel: Open) -> None:
+async def test_unread_work_that_the_history_lost_is_reported(server: brokers.Redis, open_channel: Open) -> None:
     missed: list[str] = []
     channel = await open_channel(server, history_length=10, on_missed=lambda group, seconds: missed.append(group))
     async with workers_of(channel) as reader:
@@ -423,13 +424,13 @@ async def test_a_server_that_has_lost_its_memory(own_server: brokers.Redis, open
         await taken.ack()
 
 
-async def test_purge_forgets_what_is_in_hands(server: brokers.Redis, open_channel: Open) -> None:
+async def test_purge_forgets_what_is_pending(server: brokers.Redis, open_channel: Open) -> None:
     channel = await open_channel(server, redeliver_after=SHORT)
     async with workers_of(channel) as reader:
         await channel.publish("jobs", "forgotten")
         taken = await next_of(reader)
         await channel.queues.purge("jobs")
-        assert in_hands(server) == 0
+        assert pending(server) == 0
         await channel.publish("jobs", "new")
         assert await messages(reader, 1) == ["new"]
         await taken.ack()
@@ -441,14 +442,14 @@ async def test_purge_knows_the_keys_of_any_name(server: brokers.Redis, open_chan
         async with channel.subscribe(group, consumer_group="a|b~ {c}", ack="manual") as reader:
             await channel.publish(group, "forgotten")
             await next_of(reader)
-    assert len(held := [key for key in server.ask("KEYS", "*") if "in hands" in key and "last by" not in key]) == 6, (
+    assert len(held := [key for key in server.ask("KEYS", "*") if "pending" in key and "in flight" not in key]) == 6, (
         held
     )
     await channel.queues.purge("jobs")
-    held = [key for key in server.ask("KEYS", "*") if "in hands" in key and "last by" not in key]
+    held = [key for key in server.ask("KEYS", "*") if "pending" in key and "in flight" not in key]
     assert len(held) == 2, held
     await channel.queues.purge("{jobs")
-    assert not [key for key in server.ask("KEYS", "*") if "in hands" in key and "last by" not in key]
+    assert not [key for key in server.ask("KEYS", "*") if "pending" in key and "in flight" not in key]
 
 
 async def test_a_message_that_somebody_removed_is_left_out(server: brokers.Redis, open_channel: Open) -> None:
@@ -457,15 +458,15 @@ async def test_a_message_that_somebody_removed_is_left_out(server: brokers.Redis
         for message in ("removed", "kept"):
             await channel.publish("jobs", message)
         removed, kept = await next_of(reader), await next_of(reader)
-        server.ask("HDEL", "{jobs}|in hands of workers, jobs", removed.position or "")
+        server.ask("HDEL", "{jobs}|pending of workers, contents", removed.position or "")
         again = await next_of(reader)
         assert (again.message, again.position) == ("kept", kept.position)
 
 
-# ---- lives -------------------------------------------------------------------------------------------------------
+# ---- sessions ----------------------------------------------------------------------------------------------------
 
 
-async def test_readers_outlive_their_links(own_server: brokers.Redis, open_channel: Open) -> None:
+async def test_readers_outlive_their_connections(own_server: brokers.Redis, open_channel: Open) -> None:
     channel, other = await open_channel(own_server), await open_channel(own_server)
     async with workers_of(channel) as reader, anyio.create_task_group() as tasks:
         got: list[int] = []
@@ -482,10 +483,12 @@ async def test_readers_outlive_their_links(own_server: brokers.Redis, open_chann
             await becomes_true(lambda number=number: min(channel.outages, other.outages) > number)  # type: ignore[misc]
             await other.publish("jobs", number)
             await becomes_true(lambda number=number: len(got) == number + 1)  # type: ignore[misc]
-    assert in_hands(own_server) == 0
+    assert pending(own_server) == 0
 
 
-async def test_an_acknowledgement_that_finds_no_link_is_repeated(own_server: brokers.Redis, open_channel: Open) -> None:
+async def test_an_acknowledgement_that_finds_no_connection_is_repeated(
+    own_server: brokers.Redis, open_channel: Open
+) -> None:
     channel = await open_channel(own_server)
     async with workers_of(channel) as reader:
         for number in range(3):
@@ -493,8 +496,8 @@ async def test_an_acknowledgement_that_finds_no_link_is_repeated(own_server: bro
         events = [await next_of(reader) for _ in range(3)]
         own_server.server.freeze()
         on_its_way = events[0].ack()
-        broken = ListenerClosed("as if the link had broken")
-        channel.layer._redis.alive().give_up(broken)  # type: ignore[attr-defined]
+        broken = ListenerClosed("as if the connection had broken")
+        layer_of(channel).require_session().abort(broken)
         at_once = events[1].ack()
         await becomes_true(lambda: channel.outages)
         when_it_is_down = events[2].ack()
@@ -502,22 +505,21 @@ async def test_an_acknowledgement_that_finds_no_link_is_repeated(own_server: bro
             with pytest.raises(ListenerClosed):
                 await told
         own_server.server.thaw()
-        await becomes_true(lambda: in_hands(own_server) == 0)
+        await becomes_true(lambda: pending(own_server) == 0)
 
 
-async def test_an_answer_that_was_lost_is_asked_for_again(server: brokers.Redis, open_channel: Open) -> None:
+async def test_a_call_whose_reply_was_lost_is_repeated(server: brokers.Redis, open_channel: Open) -> None:
     channel = await open_channel(server)
     layer = layer_of(channel)
     async with workers_of(channel) as reader:
         await channel.publish("jobs", 1)
-        place = layer._consumer_groups.place(b"jobs", "workers")
-        life, work = layer._redis.alive(), layer._work
-        await place.take(life, work._node, 1, 1, 60_000, 60_000)
+        source = group_source(layer._history, b"jobs", "workers")
+        await source.deliver(layer.require_session(), layer._deliveries._node, 1, 1, 60_000)
         event = await next_of(reader)
         assert (event.message, event.deliveries) == (1, 1), "nobody had it before"
 
 
-async def test_an_answer_that_came_for_nobody_is_given_back_by_the_next_life(
+async def test_an_answer_that_came_for_nobody_is_released_by_the_next_session(
     own_server: brokers.Redis, open_channel: Open
 ) -> None:
     channel = await open_channel(own_server)
@@ -526,29 +528,29 @@ async def test_an_answer_that_came_for_nobody_is_given_back_by_the_next_life(
         await channel.publish("jobs", 0)
         await messages(reader, 1)
         await channel.publish("jobs", 1)
-        [desk] = layer._work._desks.values()
-        # As if the link had broken after the server got the call, and the reader had gone meanwhile.
-        life, work = layer._redis.alive(), layer._work
-        work._calls += 1
-        await desk.place.take(life, work._node, work._calls, 1, 60_000, 60_000)
-        desk.number, desk.answered = work._calls, False
-        life.give_up(ListenerClosed("as if the link had broken"))
+        [consumer] = layer._deliveries._consumers.values()
+        # As if the connection had broken after the server got the call, and the reader had gone meanwhile.
+        session, manager = layer.require_session(), layer._deliveries
+        manager._calls += 1
+        await consumer.source.deliver(session, manager._node, manager._calls, 1, 60_000)
+        consumer.number, consumer.answered = manager._calls, False
+        session.abort(ListenerClosed("as if the connection had broken"))
         await becomes_true(lambda: channel.outages)
-        await becomes_true(lambda: given_back(own_server))
+        await becomes_true(lambda: released(own_server))
         event = await next_of(reader)
         assert (event.message, event.deliveries) == (1, 1)
 
 
-async def test_a_desk_without_readers_is_left(
+async def test_a_consumer_without_readers_is_closed(
     server: brokers.Redis, open_channel: Open, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(redis_work, "_IDLE", 0.05)
+    monkeypatch.setattr(deliveries, "_IDLE_SECONDS", 0.05)
     channel = await open_channel(server)
     async with workers_of(channel) as reader:
         await channel.publish("jobs", 1)
         await messages(reader, 1)
-        await becomes_true(lambda: not server.ask("PUBSUB", "NUMSUB", "{jobs}|in hands of workers")[1])
-        assert layer_of(channel)._work._desks == {}
+        await becomes_true(lambda: not server.ask("PUBSUB", "NUMSUB", "{jobs}|pending of workers")[1])
+        assert layer_of(channel)._deliveries._consumers == {}
         await channel.publish("jobs", 2)
         assert await messages(reader, 1) == [2]
 
@@ -578,7 +580,7 @@ async def test_who_may_not_join_is_told(own_server: brokers.Redis, open_channel:
                 raise AssertionError("it was accepted")
 
 
-async def test_who_may_not_acknowledge_or_give_back_is_told(
+async def test_who_may_not_acknowledge_or_release_is_told(
     own_server: brokers.Redis, open_channel: Open, caplog: pytest.LogCaptureFixture
 ) -> None:
     channel = await open_channel(own_server)
@@ -592,7 +594,7 @@ async def test_who_may_not_acknowledge_or_give_back_is_told(
         await next_of(reader)
         own_server.ask("ACL", "SETUSER", "default", "-zadd")
         await channel.layer.disconnect()
-    assert "1 messages of jobs cannot be given back, and come again later" in caplog.text
+    assert "1 messages of jobs cannot be released, and are delivered again later" in caplog.text
 
 
 @pytest.mark.parametrize("what", [{"pattern": "j*"}, {"since": "00000000-0-0"}, {}])
@@ -606,10 +608,12 @@ async def test_consumers_share_one_group(server: brokers.Redis, open_channel: Op
             raise AssertionError("it was accepted")
 
 
-async def test_a_layer_that_hands_nothing_out_again_says_which_does() -> None:
+async def test_a_layer_that_redelivers_nothing_says_which_does() -> None:
     async with Channel(InMemoryChannelLayer()) as channel:
         for attempt in (workers_of(channel).__aenter__, lambda: channel.queues.receive_job("jobs", "dead")):
-            with pytest.raises(NotSupported, match=r"InMemoryChannelLayer hands nothing out again.*redis\+streams://"):
+            with pytest.raises(
+                NotSupported, match=r"InMemoryChannelLayer delivers each message once.*redis\+streams://"
+            ):
                 await attempt()
 
 
@@ -617,7 +621,7 @@ async def test_over_several_servers_the_groups_own_one_does_it(server: brokers.R
     url = brokers.with_streams(server.url)
     layers = [RedisStreamsChannelLayer(url, consumer_group="workers") for _ in range(2)]
     async with (
-        Channel(ShardedChannelLayer(layers)) as channel,
+        Channel(layers) as channel,
         channel.subscribe("jobs") as one,
         channel.subscribe("more jobs") as two,
     ):
@@ -631,19 +635,18 @@ async def test_a_dead_letter_goes_to_the_server_that_has_its_group(server: broke
     layers = [
         RedisStreamsChannelLayer(f"{url}/{database}", redeliver_after=0.05, deliver_at_most=1) for database in range(2)
     ]
-    spread = ShardedChannelLayer(layers)
     group = next(
         name
         for name in map(str, range(100))
-        if spread.part_of(name) is not spread.part_of(dead_letters(name, "workers"))
+        if shard_index(name, 2) != shard_index(dead_letter_group(name, "workers"), 2)
     )
-    async with Channel(spread) as channel, channel.subscribe(group, consumer_group="workers", ack="manual") as reader:
+    async with Channel(layers) as channel, channel.subscribe(group, consumer_group="workers", ack="manual") as reader:
         await channel.publish(group, "poison")
         await next_of(reader)
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(reader.receive)
             with anyio.fail_after(TIME_LIMIT):
-                while not (letters := await channel.history(dead_letters(group, "workers"))):
+                while not (letters := await channel.history(dead_letter_group(group, "workers"))):
                     await anyio.sleep(0.01)
             tasks.cancel_scope.cancel()
     assert [letter.message for letter in letters] == ["poison"]

@@ -14,7 +14,7 @@ from tests.support.brokers import redis as brokers
 
 pytestmark = pytest.mark.anyio
 
-POSITION, HISTORY, REACHED = "{g}|position", "{g}|history", "{g}|reached by w"
+POSITION, HISTORY, CURSOR = "{g}|position", "{g}|history", "{g}|cursor of w"
 LATE = "0123abcd-1700000000000"
 Commands = list[tuple[Any, ...]]
 
@@ -130,19 +130,20 @@ async def test_who_comes_back_while_memory_is_used_up_hears_what_comes(own_serve
 # ---- acknowledged work -----------------------------------------------------------------------------------------------
 
 
-def books(in_hands: str) -> list[Any]:
-    """Forgeries of what is in hands."""
+def books(pending: str) -> list[Any]:
+    """Forgeries of what is pending."""
     return [
-        pytest.param([("DEL", in_hands), ("SET", in_hands, "a string")], id="times of another type"),
+        pytest.param([("DEL", pending), ("SET", pending, "a string")], id="times of another type"),
         pytest.param(
-            [("DEL", f"{in_hands}, jobs"), ("SET", f"{in_hands}, jobs", "a string")], id="jobs of another type"
+            [("DEL", f"{pending}, contents"), ("SET", f"{pending}, contents", "a string")],
+            id="contents of another type",
         ),
-        pytest.param([("ZADD", in_hands, 0, "unknown", "inf", "never")], id="times of nothing"),
-        pytest.param([("DEL", f"{in_hands}, jobs")], id="no jobs"),
+        pytest.param([("ZADD", pending, 0, "unknown", "inf", "never")], id="times of nothing"),
+        pytest.param([("DEL", f"{pending}, contents")], id="no contents"),
         pytest.param(
             [
-                ("ZADD", in_hands, 0, "forged"),
-                ("HSET", f"{in_hands}, jobs", "#forged", "how often?", "forged", "\x01"),
+                ("ZADD", pending, 0, "forged"),
+                ("HSET", f"{pending}, contents", "#forged", "how often?", "forged", "\x01"),
             ],
             id="a count that is none",
         ),
@@ -152,11 +153,13 @@ def books(in_hands: str) -> list[Any]:
 def answer_boxes(server: brokers.Redis) -> Commands:
     """Write something else over what nodes were answered last."""
     return [
-        command for key in server.ask("KEYS", "*in hands*, last by *") for command in (("DEL", key), ("SET", key, "x"))
+        command
+        for key in server.ask("KEYS", "*pending*, in flight to *")
+        for command in (("DEL", key), ("SET", key, "x"))
     ]
 
 
-@pytest.mark.parametrize("commands", [*books("{q}|in hands"), pytest.param([("SET", "q", "x")], id="another type")])
+@pytest.mark.parametrize("commands", [*books("{q}|pending"), pytest.param([("SET", "q", "x")], id="another type")])
 async def test_jobs_go_on_after_a_forgery(server: brokers.Redis, commands: Commands) -> None:
     async with open_channel(server) as channel:
         got: list[bytes] = []
@@ -165,7 +168,7 @@ async def test_jobs_go_on_after_a_forgery(server: brokers.Redis, commands: Comma
             if number < 2:
                 event = await channel.queues.receive_job("q", "dead")
                 got.append(event.message)
-                if number == 1:  # with one in hands
+                if number == 1:  # with one pending
                     forge(server, [*commands, *answer_boxes(server)])
                 await event.ack()
         with anyio.fail_after(30):
@@ -174,17 +177,17 @@ async def test_jobs_go_on_after_a_forgery(server: brokers.Redis, commands: Comma
                 got.append(event.message)
                 await event.ack()
         assert [message for message in got if message != b"\x01"] == [b"0", b"1", b"2"]
-        await becomes_true(lambda: server.ask("ZCOUNT", "{q}|in hands", "-inf", "(inf") == 0)
+        await becomes_true(lambda: server.ask("ZCOUNT", "{q}|pending", "-inf", "(inf") == 0)
 
 
 @pytest.mark.parametrize(
     "commands",
     [
-        *books("{g}|in hands of w"),
+        *books("{g}|pending of w"),
         pytest.param([("XADD", HISTORY, "*", "several", "fields", "of", "others")], id="an entry of others"),
         pytest.param([("XADD", HISTORY, "*", "", "x y\nz")], id="an entry with another's position"),
-        pytest.param([("DEL", REACHED), ("RPUSH", REACHED, "x")], id="another type"),
-        pytest.param([("APPEND", REACHED, "?")], id="no position"),
+        pytest.param([("DEL", CURSOR), ("RPUSH", CURSOR, "x")], id="another type"),
+        pytest.param([("APPEND", CURSOR, "?")], id="no position"),
     ],
 )
 async def test_a_consumer_group_goes_on_after_a_forgery(server: brokers.Redis, commands: Commands) -> None:

@@ -14,9 +14,7 @@ from django_anyio_channels import (
     InMemoryChannelLayer,
     NotSupported,
     PositionLost,
-    PublishResult,
     RedisStreamsChannelLayer,
-    ShardedChannelLayer,
 )
 from tests.support.brokers import redis as brokers
 
@@ -35,7 +33,7 @@ async def publish(channel: Channel, first: int, end: int) -> list[str]:
     positions = []
     for number in range(first, end):
         accepted = await channel.publish("room", number)
-        assert isinstance(accepted, PublishResult)
+        assert accepted.position is not None
         positions.append(accepted.position)
     return positions
 
@@ -136,26 +134,23 @@ async def test_the_channel_ends_what_has_begun_in_the_past(server: brokers.Redis
 
 
 async def test_brokers_without_history_say_so() -> None:
-    for layer in (InMemoryChannelLayer(), ShardedChannelLayer([InMemoryChannelLayer(), InMemoryChannelLayer()])):
-        async with Channel(layer) as channel:
+    layers = [InMemoryChannelLayer(), InMemoryChannelLayer()]
+    for count in (1, 2):
+        async with Channel(layers[:count]) as channel:
             with pytest.raises(NotSupported, match=r"InMemoryChannelLayer keeps no history.*redis\+streams://"):
                 await channel.history("room")
-            with pytest.raises(NotSupported, match="keeps no history"):
-                layer.is_after("01234567-1-1", "01234567-1-1")
+    with pytest.raises(NotSupported, match="keeps no history"):
+        layers[0].is_after("01234567-1-1", "01234567-1-1")
 
 
 async def test_histories_on_several_brokers(server: brokers.Redis) -> None:
     url = brokers.with_streams(server.url)
-    layer = ShardedChannelLayer([RedisStreamsChannelLayer(f"{url}/{database}") for database in (0, 1)])
-    async with Channel(layer) as channel:
+    async with Channel([RedisStreamsChannelLayer(f"{url}/{database}") for database in (0, 1)]) as channel:
         [since, end] = await publish(channel, 0, 2)
         assert await channel.position("room") == end
         assert await numbers(channel) == [0, 1]
         async with channel.subscribe("room", since=since) as subscriber:
             assert (await anext(subscriber)).message == 1
-    await layer.connect()
-    assert [event.message for event in await layer.history("room", since=since, limit=1)] == [b"\x01"]
-    await layer.disconnect()
 
 
 async def test_group_history(server: brokers.Redis) -> None:

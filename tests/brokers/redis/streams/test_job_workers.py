@@ -58,8 +58,8 @@ def waiting(server: brokers.Redis) -> int:
     return int(server.ask("PUBSUB", "NUMSUB", "{asgi:q:jobs}|messages")[1])
 
 
-def in_hands(server: brokers.Redis) -> int:
-    return int(server.ask("ZCARD", "{asgi:q:jobs}|in hands"))
+def pending(server: brokers.Redis) -> int:
+    return int(server.ask("ZCARD", "{asgi:q:jobs}|pending"))
 
 
 async def test_killed_workers_lose_no_job(server: brokers.Redis, layer: AnyioChannelLayer, tmp_path: Path) -> None:
@@ -73,12 +73,12 @@ async def test_killed_workers_lose_no_job(server: brokers.Redis, layer: AnyioCha
                 await becomes_true(lambda victim=victim: len(workers.done()[victim]) > 50, 30)  # type: ignore[misc]
                 workers.processes[victim].kill()
         await becomes_true(lambda: len(set(workers.jobs())) == count, 60)
-        await becomes_true(lambda: in_hands(server) == 0)
+        await becomes_true(lambda: pending(server) == 0)
         done, everything = workers.done(), workers.jobs()
     twice = {number for number in everything if everything.count(number) > 1}
     assert sorted(set(everything)) == list(range(count))
     assert len(everything) == count + len(twice)
-    assert twice <= {done[0][-1], done[1][-1]}, "only what a dead worker had in its hands"
+    assert twice <= {done[0][-1], done[1][-1]}, "only what a dead worker had pending"
 
 
 async def test_a_killed_server_with_its_log_loses_no_job_that_it_accepted(tmp_path: Path) -> None:
@@ -104,7 +104,7 @@ async def test_a_killed_server_with_its_log_loses_no_job_that_it_accepted(tmp_pa
                     await becomes_true(lambda goal=goal: len(accepted) > goal, 30)  # type: ignore[misc]
                     await run_sync(server.server.restart)
             await becomes_true(lambda: set(accepted) <= set(workers.jobs()), 60)
-            await becomes_true(lambda: in_hands(server) == 0)
+            await becomes_true(lambda: pending(server) == 0)
         await layer.close()
     assert len(accepted) > 900, "those on their way when the server died are few"
 
@@ -122,7 +122,7 @@ async def test_the_job_of_a_stopped_worker_is_done_by_another(
         os.kill(workers.processes[stopped].pid, signal.SIGCONT)
         for number in range(2, 30):
             await layer.send(CHANNEL, {"type": "job.do", "number": number})
-        await becomes_true(lambda: in_hands(server) == 0 and len(workers.jobs()) == 29)
+        await becomes_true(lambda: pending(server) == 0 and len(workers.jobs()) == 29)
 
 
 async def test_a_poisonous_job_ends_as_a_dead_letter(

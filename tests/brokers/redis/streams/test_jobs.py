@@ -63,8 +63,8 @@ async def next_of(layer: AnyioChannelLayer, channel: str = "jobs") -> Any:
     return await asyncio.wait_for(asyncio.ensure_future(layer.receive(channel)), TIME_LIMIT)
 
 
-def in_hands(server: brokers.Redis) -> int:
-    return int(server.ask("ZCARD", "{asgi:q:jobs}|in hands"))
+def pending(server: brokers.Redis) -> int:
+    return int(server.ask("ZCARD", "{asgi:q:jobs}|pending"))
 
 
 # ---- readers -----------------------------------------------------------------------------------------------------
@@ -82,7 +82,7 @@ async def test_what_is_acknowledged_does_not_come_again(server: brokers.Redis, n
     again = await next_of(reader)
     assert (again, again.deliveries) == (job(1), 2)
     await reader.ack(again)
-    assert in_hands(server) == 0
+    assert pending(server) == 0
 
 
 async def test_a_task_gets_the_next_when_it_has_acknowledged(server: brokers.Redis, new_layer: NewLayer) -> None:
@@ -102,7 +102,7 @@ async def test_a_task_gets_the_next_when_it_has_acknowledged(server: brokers.Red
         tasks.start_soon(receive_two)
         await becomes_true(lambda: received)
         last = await next_of(new_layer())
-        assert (last, received, in_hands(server)) == (job(2), [1], 3), "others need not wait for these tasks"
+        assert (last, received, pending(server)) == (job(2), [1], 3), "others need not wait for these tasks"
         tasks.cancel_scope.cancel()
     await layer.ack(held)
     await layer.send("jobs", job(3))
@@ -168,12 +168,12 @@ async def test_capacity_expiry_groups_and_flush(server: brokers.Redis, new_layer
     again = await next_of(layer)
     assert (again, again.deliveries) == (job(0), 2), "what was read does not expire; what was not, did"
     await layer.flush()
-    assert in_hands(server) == 0
+    assert pending(server) == 0
     await layer.send("jobs", job(4))
     assert await next_of(layer) == job(4)
 
 
-async def test_what_a_layer_has_in_hands_goes_to_others_when_it_closes(new_layer: NewLayer) -> None:
+async def test_what_a_layer_has_pending_goes_to_others_when_it_closes(new_layer: NewLayer) -> None:
     leaving, other = new_layer(), new_layer()
     await leaving.send("jobs", job(1))
     assert await next_of(leaving) == job(1)
@@ -191,8 +191,8 @@ async def test_what_nobody_can_decode_is_no_job(
     message = await next_of(layer)
     assert message == job(1)
     await layer.ack(message)
-    assert in_hands(server) == 0
-    assert "Dropped a frame for jobs" in caplog.text
+    assert pending(server) == 0
+    assert "Dropped a message for jobs" in caplog.text
 
 
 # ---- other threads and loops -------------------------------------------------------------------------------------
@@ -202,13 +202,13 @@ def test_from_synchronous_code(server: brokers.Redis) -> None:
     layer = AnyioChannelLayer(url=brokers.with_streams(server.url), acknowledged=["jobs"])
     layer.send_sync("jobs", job(1))
     message = async_to_sync(layer.receive)("jobs")
-    assert in_hands(server) == 1
+    assert pending(server) == 1
     async_to_sync(layer.ack)(message)
-    assert in_hands(server) == 0
+    assert pending(server) == 0
     async_to_sync(layer.close)()
 
 
-def test_a_loop_that_has_ended_has_given_back(server: brokers.Redis) -> None:
+def test_a_loop_that_has_ended_has_released_them(server: brokers.Redis) -> None:
     layer = AnyioChannelLayer(url=brokers.with_streams(server.url), acknowledged=["jobs"])
 
     async def take() -> Any:
@@ -223,7 +223,7 @@ def test_a_loop_that_has_ended_has_given_back(server: brokers.Redis) -> None:
         await layer.ack(again)
 
     asyncio.run(acknowledge(asyncio.run(take())))
-    assert in_hands(server) == 0
+    assert pending(server) == 0
 
 
 async def test_a_job_for_a_caller_who_has_gone_is_put_again(server: brokers.Redis, new_layer: NewLayer) -> None:
@@ -235,7 +235,7 @@ async def test_a_job_for_a_caller_who_has_gone_is_put_again(server: brokers.Redi
     again = await next_of(layer)
     assert (again, again.deliveries) == (job(1), 1)
     assert await next_of(layer, "mail") == job(2)
-    await becomes_true(lambda: in_hands(server) == 1)
+    await becomes_true(lambda: pending(server) == 1)
 
 
 # ---- consumers ---------------------------------------------------------------------------------------------------
@@ -317,7 +317,7 @@ async def test_a_job_is_acknowledged_when_its_consumer_has_handled_it(
     for number in range(5):
         await layer.send("jobs", job(number))
     await becomes_true(lambda: len(record.done) == 5)
-    await becomes_true(lambda: in_hands(server) == 0)
+    await becomes_true(lambda: pending(server) == 0)
     assert record.done == list(range(5))
 
 
@@ -326,14 +326,14 @@ async def test_a_worker_takes_one_job_at_a_time(
 ) -> None:
     work(Async)
     await layer.send("jobs", {"type": "job.wait"})
-    await becomes_true(lambda: in_hands(server) == 1)
+    await becomes_true(lambda: pending(server) == 1)
     await layer.send("jobs", job(1))
     other = new_layer()
     message = await next_of(other)
     assert message == job(1), "for a worker that is free"
     await other.ack(message)
     record.may_go_on.set()
-    await becomes_true(lambda: in_hands(server) == 0)
+    await becomes_true(lambda: pending(server) == 0)
 
 
 async def test_a_failed_job_comes_again_and_holds_up_nobody(
@@ -344,7 +344,7 @@ async def test_a_failed_job_comes_again_and_holds_up_nobody(
     await layer.send("jobs", job(2))
     await becomes_true(lambda: len(record.done) == 3)
     assert record.done == [1, 2, 1]
-    await becomes_true(lambda: in_hands(server) == 0)
+    await becomes_true(lambda: pending(server) == 0)
 
 
 async def test_a_consumer_that_stops_has_done_its_job(
@@ -354,7 +354,7 @@ async def test_a_consumer_that_stops_has_done_its_job(
     await layer.send("jobs", {"type": "job.last", "number": 1})
     await layer.send("jobs", job(2))
     await becomes_true(lambda: record.done == [1, 2])
-    await becomes_true(lambda: in_hands(server) == 0)
+    await becomes_true(lambda: pending(server) == 0)
 
 
 async def test_what_is_sent_to_the_consumers_own_name_is_no_job(

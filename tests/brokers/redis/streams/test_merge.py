@@ -9,13 +9,13 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from django_anyio_channels.brokers.redis.streams.entries import (
     BEGINNING,
-    Frame,
+    HistoryEntry,
+    entry_id,
     epoch_of,
-    identity_of,
-    order_of,
-    read_frame,
+    match_entry,
+    sort_key,
 )
-from django_anyio_channels.brokers.redis.streams.merge import Merge
+from django_anyio_channels.brokers.redis.streams.merge import StreamMerger
 
 PAGE = 2
 GAP = "gap"
@@ -33,27 +33,27 @@ class ModelServer:
         self.time = 0
         self.number = 0
         self.clock = 0
-        self.stream: list[Frame] = []
+        self.stream: list[HistoryEntry] = []
 
     @property
     def last(self) -> bytes:
         return place(self.epoch, self.time, self.number)
 
-    def publish(self, number: int, time: int) -> Frame:
-        before, now = identity_of(self.last), max(self.clock, time)
+    def publish(self, number: int, time: int) -> HistoryEntry:
+        previous_id, now = entry_id(self.last), max(self.clock, time)
         self.time, self.number = (now, 0) if now > self.time else (self.time, self.number + 1)
-        frame = Frame(self.last, before, b"%d" % number)
-        self.stream.append(frame)
-        return frame
+        entry = HistoryEntry(self.last, previous_id, b"%d" % number)
+        self.stream.append(entry)
+        return entry
 
     def forget(self, epoch: int) -> None:
         self.epoch, self.time, self.number, self.stream = epoch, 0, 0, []
 
-    def page(self, reached: bytes) -> tuple[bytes, list[Frame]]:
+    def page(self, reached: bytes) -> tuple[bytes, list[HistoryEntry]]:
         if reached in (b"", self.last) or epoch_of(reached) != epoch_of(self.last):
             return self.last, []
 
-        return self.last, [frame for frame in self.stream if order_of(frame.position) > order_of(reached)][:PAGE]
+        return self.last, [entry for entry in self.stream if sort_key(entry.position) > sort_key(reached)][:PAGE]
 
 
 class MergeMachine(RuleBasedStateMachine):
@@ -62,17 +62,17 @@ class MergeMachine(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.server = ModelServer()
-        self.merge = Merge()
-        self.linked = True
-        self.wire: list[Frame] = []
-        self.passed: list[Frame] = []
-        self.answer: tuple[bytes, list[Frame]] | None = None
+        self.merger = StreamMerger()
+        self.connected = True
+        self.wire: list[HistoryEntry] = []
+        self.passed: list[HistoryEntry] = []
+        self.answer: tuple[bytes, list[HistoryEntry]] | None = None
         self.published = 0
         self.seen: list[int | str] = []
         self.lost_by_server: set[int] = set()
         self.epochs = 1
         self.history_was_cut = False
-        self.frames_were_lost = False
+        self.entries_were_lost = False
         self.come_to_rest()
 
     # ---- the world ----------------------------------------------------------------------------------------------
@@ -81,9 +81,9 @@ class MergeMachine(RuleBasedStateMachine):
     def publish(self, count: int, pause: int) -> None:
         for _ in range(count):
             self.published += 1
-            frame = self.server.publish(self.published, self.published // 3 + pause)
-            if self.linked:
-                self.wire.append(frame)
+            entry = self.server.publish(self.published, self.published // 3 + pause)
+            if self.connected:
+                self.wire.append(entry)
 
     @rule(left=st.integers(0, 3))
     def trim(self, left: int) -> None:
@@ -91,50 +91,50 @@ class MergeMachine(RuleBasedStateMachine):
         del self.server.stream[: max(0, len(self.server.stream) - left)]
 
     @rule(missed=st.integers(0, 4), left=st.none() | st.integers(0, 2))
-    def the_link_breaks(self, missed: int, left: int | None) -> None:
+    def the_connection_breaks(self, missed: int, left: int | None) -> None:
         """``missed`` are published meanwhile, and ``left`` is how long the history is afterwards."""
-        self.break_link()
+        self.disconnect()
         self.publish(missed, 0)
         if left is not None:
             self.trim(left)
-        self.link()
+        self.connect()
 
     @rule(missed=st.integers(0, 2))
     def the_server_loses_its_memory(self, missed: int) -> None:
-        self.break_link()
+        self.disconnect()
         self.forget()
         self.publish(missed, 0)
-        self.link()
+        self.connect()
 
     @rule(count=st.integers(1, 3), missed=st.integers(0, 4))
     def the_server_loses_its_tail(self, count: int, missed: int) -> None:
-        self.break_link()
+        self.disconnect()
         self.history_was_cut = True
-        self.lost_by_server.update(int(frame.message) for frame in self.server.stream[-count:])
+        self.lost_by_server.update(int(entry.message) for entry in self.server.stream[-count:])
         del self.server.stream[-count:]
         self.server.clock = self.server.time + 1  # whoever takes over needs longer than a millisecond
         if self.server.stream:
-            self.server.time, self.server.number = order_of(self.server.stream[-1].position)
+            self.server.time, self.server.number = sort_key(self.server.stream[-1].position)
         else:
             self.forget()
         self.publish(missed, 0)
-        self.link()
+        self.connect()
 
     @precondition(lambda self: self.in_step())
     @rule()
     def somebody_deletes_the_keys(self) -> None:
-        """The link holds, and everything has arrived: nothing is missed."""
+        """The connection holds, and everything has arrived: nothing is missed."""
         self.forget()
 
-    def break_link(self) -> None:
-        self.linked = False
+    def disconnect(self) -> None:
+        self.connected = False
         self.wire.clear()
         self.passed.clear()
         self.answer = None
 
-    def link(self) -> None:
-        self.linked = True
-        self.merge.begin()
+    def connect(self) -> None:
+        self.connected = True
+        self.merger.restart()
 
     def forget(self) -> None:
         self.history_was_cut = True
@@ -142,12 +142,12 @@ class MergeMachine(RuleBasedStateMachine):
         self.server.forget(self.epochs)
 
     def in_step(self) -> bool:
-        return not self.wire and not self.merge.reading and self.merge.last == self.server.last
+        return not self.wire and not self.merger.catching_up and self.merger.last == self.server.last
 
     def come_to_rest(self) -> None:
-        while self.wire or self.merge.reading:
-            self.live_frames_come(9)
-            if self.merge.reading:
+        while self.wire or self.merger.catching_up:
+            self.live_entries_come(9)
+            if self.merger.catching_up:
                 self.the_server_answers()
                 self.the_answer_comes()
 
@@ -155,46 +155,46 @@ class MergeMachine(RuleBasedStateMachine):
 
     @precondition(lambda self: self.wire)
     @rule(count=st.integers(1, 9))
-    def live_frames_come(self, count: int) -> None:
-        for frame in self.wire[:count]:
-            self.passed.append(frame)
-            if self.merge.arrive(frame):
-                self.seen.append(int(frame.message))
+    def live_entries_come(self, count: int) -> None:
+        for entry in self.wire[:count]:
+            self.passed.append(entry)
+            if self.merger.add_live(entry):
+                self.seen.append(int(entry.message))
         del self.wire[:count]
 
-    @precondition(lambda self: len({frame.position[:8] for frame in self.wire}) == 1)
+    @precondition(lambda self: len({entry.position[:8] for entry in self.wire}) == 1)
     @rule(index=st.integers(0, 3))
-    def a_live_frame_is_late_or_lost(self, index: int) -> None:
-        frame = self.wire.pop(index % len(self.wire))
+    def a_live_entry_is_late_or_lost(self, index: int) -> None:
+        entry = self.wire.pop(index % len(self.wire))
         if index > 1:
-            self.wire.append(frame)
+            self.wire.append(entry)
         else:
-            self.frames_were_lost = True
+            self.entries_were_lost = True
 
     @precondition(lambda self: self.passed_in_this_epoch())
     @rule(index=st.integers(0, 3))
-    def a_live_frame_comes_again(self, index: int) -> None:
+    def a_live_entry_comes_again(self, index: int) -> None:
         passed = self.passed_in_this_epoch()
         self.wire.insert(index, passed[-1 - index % len(passed)])
 
-    def passed_in_this_epoch(self) -> list[Frame]:
-        return [frame for frame in self.passed if epoch_of(frame.position) == epoch_of(self.server.last)]
+    def passed_in_this_epoch(self) -> list[HistoryEntry]:
+        return [entry for entry in self.passed if epoch_of(entry.position) == epoch_of(self.server.last)]
 
-    @precondition(lambda self: self.merge.reading)
+    @precondition(lambda self: self.merger.catching_up)
     @rule()
     def the_server_answers(self) -> None:
-        self.answer = self.answer or self.server.page(self.merge.reached)
+        self.answer = self.answer or self.server.page(self.merger.reached)
 
     @precondition(lambda self: self.answer is not None)
     @rule()
     def the_answer_comes(self) -> None:
         assert self.answer is not None
-        last, frames = self.answer
+        last, entries = self.answer
         self.answer = None
-        missed, found = self.merge.history(last, frames)
+        missed, found = self.merger.add_history(last, entries)
         if missed:
             self.seen.append(GAP)
-        self.seen.extend(int(frame.message) for frame in found)
+        self.seen.extend(int(entry.message) for entry in found)
 
     # ---- what must hold -----------------------------------------------------------------------------------------
 
@@ -216,15 +216,13 @@ class MergeMachine(RuleBasedStateMachine):
     def teardown(self) -> None:
         """When all is quiet and one more message has been published, the node is where the server is."""
         self.come_to_rest()
-        assert (
-            self.frames_were_lost or identity_of(self.server.last) == BEGINNING or self.merge.last == self.server.last
-        )
+        assert self.entries_were_lost or entry_id(self.server.last) == BEGINNING or self.merger.last == self.server.last
         # A gap may take the first one with it.
         for _ in range(3):
             self.come_to_rest()
             self.publish(1, 0)
         self.come_to_rest()
-        assert self.merge.last == self.server.last
+        assert self.merger.last == self.server.last
         assert self.seen[-1] == self.published
         self.each_once_and_in_order()
         self.no_hole_without_a_report()
@@ -240,7 +238,7 @@ TestMerge.settings = settings(max_examples=200, stateful_step_count=25)
     [
         b"",
         b"\n",
-        b"no frame",
+        b"no entry",
         b"0123456-1-1 0-0\nepoch too short",
         b"01234567-1 0-0\n",
         b"01234567-1-1 0-0",
@@ -249,32 +247,34 @@ TestMerge.settings = settings(max_examples=200, stateful_step_count=25)
         b"01234567-%d-1 0-0\nnumber too long" % 10**20,
     ],
 )
-def test_what_is_no_frame(data: bytes) -> None:
-    assert read_frame(data) is None
+def test_what_is_no_entry(data: bytes) -> None:
+    assert match_entry(data) is None
 
 
-def test_a_frame() -> None:
-    frame = read_frame(b"01234567-1700000000000-42 1600000000000-41\nmessage\nwith lines\0")
-    assert frame == Frame(b"01234567-1700000000000-42", b"1600000000000-41", b"message\nwith lines\0")
-    assert epoch_of(frame.position) == b"01234567"
-    assert identity_of(frame.position) == b"1700000000000-42"
+def test_an_entry() -> None:
+    match = match_entry(b"01234567-1700000000000-42 1600000000000-41\nmessage\nwith lines\0")
+    assert match is not None
+    entry = HistoryEntry(*match.groups())
+    assert entry == HistoryEntry(b"01234567-1700000000000-42", b"1600000000000-41", b"message\nwith lines\0")
+    assert epoch_of(entry.position) == b"01234567"
+    assert entry_id(entry.position) == b"1700000000000-42"
 
 
-def test_the_first_frame_of_a_fresh_group() -> None:
-    merge = Merge()
-    assert merge.history(place(1, 0, 0), []) == (False, [])
-    assert merge.arrive(Frame(place(1, 9, 0), BEGINNING, b"first"))
-    assert not merge.reading
+def test_the_first_entry_of_a_fresh_group() -> None:
+    merger = StreamMerger()
+    assert merger.add_history(place(1, 0, 0), []) == (False, [])
+    assert merger.add_live(HistoryEntry(place(1, 9, 0), BEGINNING, b"first"))
+    assert not merger.catching_up
 
 
-def test_a_frame_that_nobody_published_has_the_history_read_twice_and_no_more() -> None:
-    merge = Merge()
-    merge.history(place(1, 7, 0), [])
-    forged = Frame(place(1, 9_000, 5), b"9000-4", b"forged")
-    assert not merge.arrive(forged)
-    assert merge.history(place(1, 7, 0), []) == (False, [])
-    assert merge.reading
-    assert merge.history(place(1, 7, 0), []) == (False, [])
-    assert not merge.reading
-    following = Frame(place(1, 8, 0), identity_of(place(1, 7, 0)), b"real")
-    assert merge.arrive(following)
+def test_an_entry_that_nobody_published_has_the_history_read_twice_and_no_more() -> None:
+    merger = StreamMerger()
+    merger.add_history(place(1, 7, 0), [])
+    forged = HistoryEntry(place(1, 9_000, 5), b"9000-4", b"forged")
+    assert not merger.add_live(forged)
+    assert merger.add_history(place(1, 7, 0), []) == (False, [])
+    assert merger.catching_up
+    assert merger.add_history(place(1, 7, 0), []) == (False, [])
+    assert not merger.catching_up
+    following = HistoryEntry(place(1, 8, 0), entry_id(place(1, 7, 0)), b"real")
+    assert merger.add_live(following)

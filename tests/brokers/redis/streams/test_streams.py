@@ -19,9 +19,10 @@ from django_anyio_channels import (
     PublishResult,
     RedisStreamsChannelLayer,
 )
-from django_anyio_channels.brokers.redis.streams import layer as redis_streams
-from django_anyio_channels.brokers.redis.streams.entries import epoch_of, identity_of, order_of
-from django_anyio_channels.brokers.redis.streams.history import last_position, stream
+from django_anyio_channels.brokers.redis import layer as redis_layer
+from django_anyio_channels.brokers.redis.streams import layer as streams_layer
+from django_anyio_channels.brokers.redis.streams.entries import entry_id, epoch_of, sort_key
+from django_anyio_channels.brokers.redis.streams.history import Published
 from tests.brokers.redis.conftest import becomes_true
 from tests.support.brokers import redis as brokers
 
@@ -45,11 +46,11 @@ async def open_layer() -> AsyncIterator[Open]:
 
 
 async def lose_a_live_message(layer: RedisStreamsChannelLayer, group: str, message: bytes) -> None:
-    """Keep a message in the history as `publish` does, but tell another channel."""
-    keys = [last_position(group.encode()), stream(group.encode()), b"{%b}|queues" % group.encode()]
-    life = layer._redis.alive()
-    reply = await layer._history._publish.run(life.commands(b""), keys, "PUBLISH", b"elsewhere", message)
-    assert reply[1][0] == 0
+    """Keep a message in the history as `publish` does, but publish it to another channel."""
+    session = layer.require_session()
+    [published] = await layer._history.publish(session, b"elsewhere", [(group.encode(), message)])
+    assert isinstance(published, Published)
+    assert published.receivers == 0
 
 
 async def next_of(layer: RedisStreamsChannelLayer, count: int) -> list[Event[bytes]]:
@@ -64,14 +65,14 @@ async def test_publish_and_event_tell_the_position(server: brokers.Redis, open_l
     layer = await open_layer(server)
     await layer.subscribe("room")
     first, second = await layer.publish("room", b"1"), await layer.publish("room", b"2")
-    assert isinstance(first, PublishResult)
-    assert isinstance(second, PublishResult)
-    assert first == second == 1, "nodes reached"
+    assert first.receivers == second.receivers == 1
+    assert first.position is not None
+    assert second.position is not None
     assert [event.position for event in await next_of(layer, 2)] == [first.position, second.position]
     assert epoch_of(first.position.encode()) == epoch_of(second.position.encode())
-    assert order_of(first.position.encode()) < order_of(second.position.encode())
-    identities = [entry[0] for entry in server.ask("XRANGE", "{room}|history", "-", "+")]
-    assert identities == [identity_of(each.position.encode()).decode() for each in (first, second)]
+    assert sort_key(first.position.encode()) < sort_key(second.position.encode())
+    ids = [entry[0] for entry in server.ask("XRANGE", "{room}|history", "-", "+")]
+    assert ids == [entry_id(each.encode()).decode() for each in (first.position, second.position)]
 
 
 async def test_an_epoch_ends_with_the_servers_memory(server: brokers.Redis, open_layer: Open) -> None:
@@ -179,7 +180,7 @@ async def test_a_history_that_was_asked_for_too_early_is_asked_for_again(
     layer = await open_layer(server)
     await layer.subscribe("room")
     await layer.publish("room", b"1")
-    subscriptions = layer._redis.alive().subscriptions
+    subscriptions = layer.require_session().subscriptions
     answered, read_on = anyio.Event(), anyio.Event()
     page = layer._history.page
 
@@ -190,11 +191,11 @@ async def test_a_history_that_was_asked_for_too_early_is_asked_for_again(
         return answer
 
     monkeypatch.setattr(layer._history, "page", slow_page)
-    subscriptions.missed(b"room", 0.1)
+    subscriptions.report_gap(b"room", 0.1)
     with anyio.fail_after(30):
         await answered.wait()
     await lose_a_live_message(layer, "room", b"2")
-    subscriptions.missed(b"room", 0.1)
+    subscriptions.report_gap(b"room", 0.1)
     read_on.set()
     assert [event.message for event in await next_of(layer, 2)] == [b"1", b"2"]
 
@@ -204,14 +205,14 @@ async def test_a_hole_in_a_group_that_is_given_up(server: brokers.Redis, open_la
     await layer.subscribe("room")
     await layer.publish("room", b"1")
     await next_of(layer, 1)
-    layer._histories._hear("room", None, b"ffffffff-1-5 1-4\nafter a hole")
+    layer._sync.on_message("room", None, b"ffffffff-1-5 1-4\nafter a hole")
     await layer.unsubscribe("room")
     await layer.subscribe("room")
     await layer.publish("room", b"2")
     assert [event.message for event in await next_of(layer, 1)] == [b"2"]
 
 
-async def test_a_hole_that_may_not_be_read_ends_the_life(own_server: brokers.Redis, open_layer: Open) -> None:
+async def test_a_hole_that_may_not_be_read_ends_the_session(own_server: brokers.Redis, open_layer: Open) -> None:
     layer = await open_layer(own_server)
     await layer.subscribe("room")
     own_server.ask("ACL", "SETUSER", "default", "-xrange")
@@ -240,7 +241,7 @@ async def test_what_others_publish_to_a_group_with_history(
     server.ask("PUBLISH", "room", "from somewhere")
     await layer.publish("room", b"1")
     assert (await next_of(layer, 1))[0].message == b"1"
-    assert "Somebody else published b'from somewhere' to room" in caplog.text
+    assert "Ignored a message on room that was not published by this package: b'from somewhere'" in caplog.text
 
 
 async def test_what_comes_over_the_wire_twice_is_handed_out_once(server: brokers.Redis, open_layer: Open) -> None:
@@ -265,10 +266,10 @@ async def test_a_pattern_gets_messages_with_and_without_history(server: brokers.
     assert [event.position for event in events] == [accepted.position, None]
 
 
-# ---- lives -------------------------------------------------------------------------------------------------------
+# ---- sessions --------------------------------------------------------------------------------------------------------
 
 
-async def kill_life(server: brokers.Redis, layer: RedisStreamsChannelLayer) -> None:
+async def kill_connections(server: brokers.Redis, layer: RedisStreamsChannelLayer) -> None:
     for kind in ("pubsub", "normal"):
         server.ask("CLIENT", "KILL", "TYPE", kind)
     with pytest.raises(ListenerClosed):
@@ -277,20 +278,20 @@ async def kill_life(server: brokers.Redis, layer: RedisStreamsChannelLayer) -> N
     await layer.disconnect()
 
 
-async def test_a_broken_life_goes_on_where_it_ended(own_server: brokers.Redis, open_layer: Open) -> None:
+async def test_a_broken_session_goes_on_where_it_ended(own_server: brokers.Redis, open_layer: Open) -> None:
     layer, other = await open_layer(own_server), await open_layer(own_server)
     for group in ("room", "given up"):
         await layer.subscribe(group)
         await other.publish(group, b"1")
     await next_of(layer, 2)
-    await kill_life(own_server, layer)
-    await kill_life(own_server, other)
+    await kill_connections(own_server, layer)
+    await kill_connections(own_server, other)
     await other.connect()
     for number in range(2, 700):
         await other.publish("room", b"%d" % number)
         await other.publish("given up", b"x")
     await layer.connect()
-    await kill_life(own_server, layer)
+    await kill_connections(own_server, layer)
     await layer.connect()
     await layer.subscribe("room")
     assert layer.subscriptions_restored()
@@ -305,7 +306,7 @@ async def test_a_pattern_is_told_of_every_outage(own_server: brokers.Redis, open
     for pattern in ("a*", "b*", "c*"):
         await layer.subscribe_pattern(pattern)
     await layer.unsubscribe_pattern("b*")
-    await kill_life(own_server, layer)
+    await kill_connections(own_server, layer)
     await layer.connect()
     await layer.subscribe_pattern("a*")
     await layer.subscribe_pattern("b*")
@@ -317,7 +318,7 @@ async def test_a_pattern_is_told_of_every_outage(own_server: brokers.Redis, open
     assert events[0].group == "a*"
 
 
-async def test_a_life_that_was_ended_is_not_continued(server: brokers.Redis, open_layer: Open) -> None:
+async def test_a_session_that_was_ended_is_not_continued(server: brokers.Redis, open_layer: Open) -> None:
     layer = await open_layer(server)
     await layer.subscribe("room")
     await layer.subscribe_pattern("r*")
@@ -359,7 +360,8 @@ async def test_a_link_that_breaks_while_publishing(own_server: brokers.Redis, op
 async def test_a_message_that_is_too_large(
     server: brokers.Redis, open_layer: Open, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(redis_streams, "LARGEST_MESSAGE", 10)
+    for module in (redis_layer, streams_layer):
+        monkeypatch.setattr(module, "LARGEST_MESSAGE", 10)
     layer = await open_layer(server)
     with pytest.raises(PayloadTooLarge, match="up to 10 bytes; this message has 11"):
         await layer.publish("room", b"x" * 11)

@@ -28,7 +28,7 @@ from django_anyio_channels import (
     position_of,
 )
 from django_anyio_channels.brokers.redis.cluster import routing as redis_masters
-from django_anyio_channels.brokers.redis.keys import slot_of
+from django_anyio_channels.brokers.redis.keys import key_slot
 from tests.brokers.redis.clusters import calls, hand_over, killed, move, other_master, shard_channels, successor_of
 from tests.brokers.redis.conftest import becomes_true
 from tests.brokers.redis.flow import GROUP, Flow, all_go_on, flow, flows, nothing_missed
@@ -55,12 +55,12 @@ async def channel(cluster: brokers.Cluster) -> AsyncIterator[Channel]:
 
 def one_at_each(cluster: brokers.Cluster, name: str = GROUP) -> list[str]:
     """Names of which each has another master; the first is ``name``."""
-    found = {cluster.owner(slot_of(name.encode())).server.port: name}
+    found = {cluster.owner(key_slot(name.encode())).server.port: name}
     number = 0
     while len(found) < 3:
         number += 1
         other = f"{name}-{number}"
-        found.setdefault(cluster.owner(slot_of(other.encode())).server.port, other)
+        found.setdefault(cluster.owner(key_slot(other.encode())).server.port, other)
     return list(found.values())
 
 
@@ -87,7 +87,7 @@ async def test_histories_at_every_master(cluster: brokers.Cluster, channel: Chan
         assert await numbers(channel, group) == list(range(300))
         assert await numbers(channel, group, limit=2) == [298, 299]
         assert await numbers(channel, group, since=positions[9]) == list(range(10, 300))
-        assert shard_channels(cluster.owner(slot_of(group.encode())), group) == set()
+        assert shard_channels(cluster.owner(key_slot(group.encode())), group) == set()
         async with channel.subscribe(group, since=positions[-3]) as subscriber:
             assert (await channel.publish(group, 300)).receivers == 1
             assert await received(subscriber, 3) == [298, 299, 300]
@@ -107,7 +107,7 @@ async def test_histories_go_along_with_their_slots(cluster: brokers.Cluster, cha
         await move(cluster, "room")
         await channel.publish("room", 3)
         assert await received(subscriber, 3) == [1, 2, 3]
-    cluster.owner(slot_of(b"room")).ask("DEL", "{room}|history")
+    cluster.owner(key_slot(b"room")).ask("DEL", "{room}|history")
     with pytest.raises(PositionLost, match="history of room does not reach back"):
         await channel.history("room", since=accepted.position)
 
@@ -131,7 +131,7 @@ async def test_purge(cluster: brokers.Cluster, channel: Channel) -> None:
     for group in others:
         assert await numbers(channel, group) == [1]
     left = [key for server in cluster.masters for key in server.ask("KEYS", "*mine:*")]
-    assert not [key for key in left if "history" in key or "hands" in key]
+    assert not [key for key in left if "history" in key or "pending" in key]
     assert sorted(key for server in cluster.masters for key in server.ask("KEYS", "*others:*")) == before
 
 
@@ -173,7 +173,7 @@ async def test_tls_with_a_password(protected: brokers.Cluster) -> None:
 
 async def move_by_hand(cluster: brokers.Cluster, name: str) -> None:
     """Where servers want TLS, ``MIGRATE`` between them needs an authentication that `brokers.Cluster.move` has not."""
-    slot = slot_of(name.encode())
+    slot = key_slot(name.encode())
     target = other_master(cluster, slot)
     source = await run_sync(cluster.begin_move, slot, target)
     password = ("AUTH", brokers.PASSWORD)
@@ -223,7 +223,7 @@ async def test_what_is_said_at_the_new_master_before_anybody_listens_there(
         await channel.queues.bind("room", "queue", lifetime=60, **PLENTY)
         await channel.publish("room", 1)
         assert await received(subscriber, 1) == [1]
-        slot = slot_of(b"room")
+        slot = key_slot(b"room")
         target = other_master(cluster, slot)
         source = await run_sync(cluster.begin_move, slot, target)
         keys = source.ask("CLUSTER", "GETKEYSINSLOT", slot, 100)
@@ -245,7 +245,7 @@ async def test_a_slot_that_is_on_its_way(
     """As long as neither master has all that belongs to a group, it waits, and is refused at last."""
     async with channel.subscribe("parcels", "else") as subscriber:
         await channel.publish("parcels", 1)
-        slot = slot_of(b"parcels")
+        slot = key_slot(b"parcels")
         target = other_master(cluster, slot)
         source = await run_sync(cluster.begin_move, slot, target)
         source.ask("MIGRATE", "127.0.0.1", target.server.port, "{parcels}|position", 0, 5000)
@@ -274,7 +274,7 @@ async def test_a_group_that_moves_without_its_history_is_told(cluster: brokers.C
         reader.subscribe("room", "other") as subscriber,
     ):
         await channel.publish("room", 1)
-        slot = slot_of(b"room")
+        slot = key_slot(b"room")
         target = other_master(cluster, slot)
         source = await run_sync(cluster.begin_move, slot, target)
         source.ask("DEL", "{room}|history", "{room}|position")
@@ -361,7 +361,7 @@ async def test_work_goes_on_at_a_master_that_still_has_all_of_it(cluster: broker
             await channel.queues.put("work", b"%d" % number, **PLENTY)
         with anyio.fail_after(30):
             events = [await layer.receive_job("work") for _ in range(2)]
-            slot = slot_of(b"work")
+            slot = key_slot(b"work")
             target = other_master(cluster, slot)
             source = await run_sync(cluster.begin_move, slot, target)
             waiting = [asyncio.ensure_future(layer.receive_job("work")) for _ in range(2)]
@@ -376,14 +376,14 @@ async def test_work_goes_on_at_a_master_that_still_has_all_of_it(cluster: broker
             for event in events:
                 assert event.ack_handle is not None
                 await event.ack_handle.release()
-        assert target.ask("ZCARD", "{work}|in hands") == 0
+        assert target.ask("ZCARD", "{work}|pending") == 0
 
 
 async def test_readers_outwait_a_slot_that_nobody_serves_for_long(
     cluster: brokers.Cluster, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(redis_masters, "_ATTEMPTS", 2)
-    slot = slot_of(b"patience")
+    slot = key_slot(b"patience")
     source, target = cluster.owner(slot), other_master(cluster, slot)
     layer = layer_of(cluster, redeliver_after=0.5)
 
@@ -407,14 +407,14 @@ async def test_readers_outwait_a_slot_that_nobody_serves_for_long(
         assert (await take_later(agree)).message == b"1"
         # It is half way: of a job that is due again a part is here and a part there.
         await run_sync(cluster.begin_move, slot, target)
-        source.ask("MIGRATE", "127.0.0.1", target.server.port, "{patience}|in hands", 0, 5000)
+        source.ask("MIGRATE", "127.0.0.1", target.server.port, "{patience}|pending", 0, 5000)
         event = await take_later(lambda: cluster.move(slot, target))
         assert (event.message, event.deliveries) == (b"1", 2)
         assert event.ack_handle is not None
         await event.ack_handle.release()
 
 
-async def test_what_is_in_hands_while_its_slot_moves_comes_again(cluster: brokers.Cluster) -> None:
+async def test_what_is_pending_while_its_slot_moves_comes_again(cluster: brokers.Cluster) -> None:
     async with (
         Channel(layer_of(cluster, redeliver_after=1.5)) as one,
         Channel(layer_of(cluster, redeliver_after=1.5)) as two,
@@ -430,8 +430,8 @@ async def test_what_is_in_hands_while_its_slot_moves_comes_again(cluster: broker
             again = await anext(second)
         await again.ack()
         assert (again.message, again.deliveries) == ("never", 2)
-        owner = cluster.owner(slot_of(b"tasks"))
-        assert owner.ask("ZCARD", "{tasks}|in hands of slow") == 0
+        owner = cluster.owner(key_slot(b"tasks"))
+        assert owner.ask("ZCARD", "{tasks}|pending of slow") == 0
 
 
 async def test_jobs_of_a_killed_worker_while_their_queue_moves(cluster: brokers.Cluster, tmp_path: Path) -> None:
@@ -439,7 +439,7 @@ async def test_jobs_of_a_killed_worker_while_their_queue_moves(cluster: brokers.
     queue, count = f"asgi:q:{CHANNEL}", 400
 
     def at_owner(*command: str) -> Any:
-        return cluster.owner(slot_of(queue.encode())).ask(*command)
+        return cluster.owner(key_slot(queue.encode())).ask(*command)
 
     layer = AnyioChannelLayer(**config(url))
     with running(
@@ -454,12 +454,12 @@ async def test_jobs_of_a_killed_worker_while_their_queue_moves(cluster: brokers.
             workers.processes[0].kill()
             await move(cluster, queue)
         await becomes_true(lambda: len(set(workers.jobs())) == count, 30)
-        await becomes_true(lambda: at_owner("ZCARD", f"{{{queue}}}|in hands") == 0)
+        await becomes_true(lambda: at_owner("ZCARD", f"{{{queue}}}|pending") == 0)
         done, everything = workers.done(), workers.jobs()
     await layer.close()
     twice = {number for number in everything if everything.count(number) > 1}
     assert sorted(set(everything)) == list(range(count))
-    assert twice <= {done[0][-1]}, "only what a dead worker had in its hands"
+    assert twice <= {done[0][-1]}, "only what a dead worker had pending"
 
 
 # ---- connections that break ------------------------------------------------------------------------------------------
@@ -498,7 +498,7 @@ async def returns(master: brokers.Redis) -> None:
 
 async def test_a_master_dies_and_its_replica_takes_over(replicated: brokers.Cluster) -> None:
     groups = one_at_each(replicated)
-    master = replicated.owner(slot_of(GROUP.encode()))
+    master = replicated.owner(key_slot(GROUP.encode()))
     await successor_of(replicated, master)
     async with flows(lambda: layer_of(replicated), groups, publish_timeout=20.0) as all_going:
         await killed(master)
@@ -512,7 +512,7 @@ async def test_a_master_dies_and_its_replica_takes_over(replicated: brokers.Clus
 async def test_a_replica_that_was_behind_takes_over(replicated: brokers.Cluster) -> None:
     """What it has not got is told to the members of the groups of that master, and to nobody else."""
     groups = one_at_each(replicated)
-    master = replicated.owner(slot_of(GROUP.encode()))
+    master = replicated.owner(key_slot(GROUP.encode()))
     replica = await successor_of(replicated, master)
     async with flows(lambda: layer_of(replicated), groups, publish_timeout=20.0) as all_going:
         replica.server.freeze()

@@ -253,13 +253,13 @@ async def test_an_event_loop_that_ends_while_a_history_is_read(server: brokers.R
         if somebody_waits:
             tasks.append(asyncio.ensure_future(layer.subscribe("hall")))
             with anyio.fail_after(30):
-                while not (topic := layer._histories._topics.get("hall")) or topic.reading is None:
+                while not (synced := layer._sync._groups.get("hall")) or synced.reading is None:
                     await asyncio.sleep(0)
         else:
             a_hole_before = b"%b-9999999999999-9 9999999999999-8\nx" % (await layer.position("room"))[:8].encode()
-            layer._histories._hear("room", None, a_hole_before)
+            layer._sync.on_message("room", None, a_hole_before)
             await asyncio.sleep(0)
-            assert layer._histories._topics["room"].reading is not None
+            assert layer._sync._groups["room"].reading is not None
 
     async def leave(layer: RedisStreamsChannelLayer) -> None:
         try:

@@ -1,0 +1,156 @@
+"""What the nodes of one scope send to each other through the broker, at QoS 1."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Coroutine
+from typing import Any, Protocol, TypeVar
+from urllib.parse import quote
+from uuid import uuid4
+
+from ....core.exceptions import ChannelLayerError, ListenerClosed
+from ....core.stats import RateLimitedLogger
+from ..packets import NO_MATCHING_SUBSCRIBERS
+from ..subscriptions import Subscription
+from .protocol import INVALID, Reply, encode
+
+logger = logging.getLogger("django_anyio_channels")
+
+Message = TypeVar("Message")
+
+REPLIES = b"node/"
+ENVELOPE_BYTES = 64
+"""What a message needs at most on its way between nodes, besides itself and the names of topics and nodes."""
+ALL_TOPICS_SUBSCRIBED = (
+    "A client subscribes to every topic (#), so the broker can't tell whether a normal channel has an owner: one whose "
+    "owner is gone gets no new one. Have that client subscribe to the topics that it needs, none of them with %"
+)
+
+
+class Transport(Protocol):
+    """What queues need of a session. Every coroutine raises `ListenerClosed` when the session is over."""
+
+    @property
+    def address(self) -> str:
+        """The broker's URL without secrets."""
+
+    @property
+    def scope(self) -> str:
+        """The prefix of the nodes that this node speaks with."""
+
+    @property
+    def node(self) -> str:
+        """The name of this node."""
+
+    @property
+    def largest_packet(self) -> int:
+        """Bytes that the broker takes at most in one packet."""
+
+    def group_subscription(self, group: str, share: bytes, handler: Callable[[bytes], None]) -> Subscription:
+        """Return a subscription of this node alone to a group. Different ``share`` names do not replace each other."""
+
+    async def subscribe(self, subscription: Subscription, qos: int) -> None:
+        """Subscribe; in effect when it returns."""
+
+    async def unsubscribe(self, topic_filter: bytes) -> None:
+        """Undo `subscribe`."""
+
+    async def send(self, topic: bytes, payload: bytes) -> int:
+        """Publish at QoS 1, and return the broker's reason code."""
+
+
+class Messaging:
+    """Sends and receives the messages of this node, whose names are topics, and runs its background tasks."""
+
+    def __init__(self, transport: Transport, receive_reply: Callable[[Reply], None]) -> None:
+        """``receive_reply`` is called with the replies of this node to itself."""
+        self.transport = transport
+        self.node = transport.node
+        self._topics = b"%%nodes/%b/" % quote(transport.scope, safe="", errors="surrogatepass").encode()
+        self._receive_reply = receive_reply
+        self._tasks: set[asyncio.Task[object]] = set()
+        self._log = RateLimitedLogger()
+
+    async def listen(
+        self, name: bytes, read: Callable[[bytes], Message], handler: Callable[[Message], None], *, shared: bool = False
+    ) -> None:
+        """Pass what is published to a name, as `handle` does; in effect when it returns.
+
+        Of all nodes with a shared subscription one gets each message.
+        """
+        topic_filter = self._filter(name, shared)
+        subscription = Subscription(
+            topic_filter, topic_filter.decode(), handler=lambda payload: self.handle(name, read, handler, payload)
+        )
+        await self.transport.subscribe(subscription, qos=1)
+
+    async def stop_listening(self, name: bytes, *, shared: bool = False) -> None:
+        """Undo `listen`."""
+        await self.transport.unsubscribe(self._filter(name, shared))
+
+    def _filter(self, name: bytes, shared: bool) -> bytes:
+        return (b"$share/anyio/" if shared else b"") + self._topics + name
+
+    def handle(
+        self, name: bytes, read: Callable[[bytes], Message], handler: Callable[[Message], None], payload: bytes
+    ) -> None:
+        """Pass what ``read`` makes of a payload to ``handler``. A payload that no node has written is logged."""
+        try:
+            message = read(payload)
+        except INVALID as error:
+            text = "Dropped a message on %s that was not published by this package: %s"
+            self._log.write(logging.ERROR, text, (self._topics + name).decode(errors="replace"), error)
+        else:
+            handler(message)
+
+    async def send(self, name: bytes, payload: bytes) -> bool:
+        """Publish. Returns whether a node listens."""
+        return await self.transport.send(self._topics + name, payload) != NO_MATCHING_SUBSCRIBERS
+
+    async def reply(self, node: str, number: int, kind: str, *values: Any) -> bool:
+        """Reply to a request. Returns whether the requesting node still exists."""
+        if node == self.node:
+            self._receive_reply((number, kind, values))
+            return True
+        return await self.send(REPLIES + node.encode(), encode([number, kind, *values]))
+
+    async def all_topics_subscribed(self) -> bool:
+        """Return whether a client subscribes to a topic that no client can know."""
+        try:
+            return await self.send(REPLIES + uuid4().hex.encode(), b"")
+        except ListenerClosed:
+            return False
+
+    def envelope_size(self, topic: bytes) -> int:
+        """Return how many bytes a message of a queue needs at most on its way between nodes, besides its own."""
+        return ENVELOPE_BYTES + len(self._topics) + 2 * (len(topic) + len(self.node))
+
+    def start_soon(self, work: Coroutine[Any, Any, object]) -> None:
+        """Run a background task. The end of the session ends it; other errors are logged."""
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._task_done)
+
+    def _task_done(self, task: asyncio.Task[object]) -> None:
+        self._tasks.discard(task)
+        error = None if task.cancelled() else task.exception()
+        if isinstance(error, ListenerClosed):
+            logger.debug("Background task cancelled: %s", error)
+        elif error is not None:
+            logger.warning("%s", error, exc_info=None if isinstance(error, ChannelLayerError) else error)
+
+    async def finished(self) -> None:
+        """Wait for the background tasks of a session that is over."""
+        if self._tasks:
+            await asyncio.wait(self._tasks)
+
+
+def consume_error(task: asyncio.Task[Any]) -> None:
+    """Have asyncio not log the error of a task whose waiting callers are all gone."""
+    _ = task.cancelled() or task.exception()
+
+
+def resolve(future: asyncio.Future[Any], result: Any) -> None:
+    if not future.done():
+        future.set_result(result)

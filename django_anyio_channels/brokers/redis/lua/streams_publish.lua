@@ -1,0 +1,39 @@
+-- Keep messages in a group's history and publish them, each at once, in their order.
+-- Expects streams_load_position.lua, and
+-- KEYS: 3 the queues that are bound to the group, a hash.
+-- ARGV: ms to keep the position, messages to keep, ms to keep them, ms to keep the history with an allowance, how many
+--       digits of an id are the same during that allowance, publishing command, channel, messages.
+-- Returns the bindings as HGETALL does, and of each message: {receivers, position}, or the error that refused it.
+local first_id = last_id
+local reply = {redis.pcall('HGETALL', KEYS[3])}
+for index = 8, #ARGV do
+  local entry = last_id .. '\n' .. ARGV[index]
+  local id = redis.pcall('XADD', KEYS[2], 'MAXLEN', '~', ARGV[2], '*', '', entry)
+  -- Another program may have written there: another type, or an entry of the end of time.
+  if id.err and (string.find(id.err, 'WRONGTYPE', 1, true) or string.find(id.err, ' ID', 1, true)) then
+    redis.call('DEL', KEYS[2])
+    id = redis.pcall('XADD', KEYS[2], '*', '', entry)
+  end
+  local outcome = id
+  if not id.err then
+    local position = epoch .. id
+    outcome = redis.pcall(ARGV[6], ARGV[7], position .. ' ' .. entry)
+    if type(outcome) == 'table' then
+      redis.call('XDEL', KEYS[2], id)
+    else
+      last_id = id
+      outcome = {outcome, position}
+    end
+  end
+  reply[#reply + 1] = outcome
+end
+-- What outlives the last message is prolonged once in an allowance: a call for each message would cost more.
+if string.sub(first_id, 1, ARGV[5]) == string.sub(last_id, 1, ARGV[5]) then
+  redis.call('SET', KEYS[1], epoch .. last_id, 'KEEPTTL')
+else
+  local time = redis.call('TIME')
+  redis.call('SET', KEYS[1], epoch .. last_id, 'PX', ARGV[1])
+  redis.call('PEXPIRE', KEYS[2], ARGV[4])
+  redis.call('XTRIM', KEYS[2], 'MINID', string.format('%.0f-0', time[1] * 1000 + math.floor(time[2] / 1000) - ARGV[3]))
+end
+return reply

@@ -1,0 +1,124 @@
+"""Every Lua script declares every key that it touches, as Redis asks for and Dragonfly insists on."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+from collections.abc import Iterator
+from hashlib import sha1
+from typing import Any
+
+import anyio
+import hiredis
+import pytest
+
+from django_anyio_channels import AnyioChannelLayer
+from django_anyio_channels.brokers.redis.scripts import Script
+from tests.support.brokers import redis as brokers
+
+from .conftest import Connect, becomes_true
+
+pytestmark = pytest.mark.anyio
+
+SHIM = """
+local redis = (function(redis, KEYS)
+  local declared, result = {}, {}
+  for _, key in ipairs(KEYS) do declared[key] = true end
+  local without_keys = {TIME = true, PUBLISH = true, SPUBLISH = true}
+  local function check(verb, ...)
+    if without_keys[verb] then return end
+    local keys = redis.call('COMMAND', 'GETKEYS', verb, ...)
+    for _, key in ipairs(keys) do
+      if not declared[key] then error('undeclared key ' .. key) end
+    end
+  end
+  for name, value in pairs(redis) do result[name] = value end
+  function result.call(...) check(...) return redis.call(...) end
+  function result.pcall(...) check(...) return redis.pcall(...) end
+  return result
+end)(redis, KEYS)
+"""
+
+
+@pytest.fixture
+def shimmed(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Script]]:
+    """Every script refuses keys that it does not declare."""
+    scripts = [each for each in gc.get_objects() if isinstance(each, Script)]
+    for script in scripts:
+        text = SHIM + script.text
+        monkeypatch.setattr(script, "text", text)
+        monkeypatch.setattr(script, "_sha", sha1(text.encode(), usedforsecurity=False).hexdigest())
+    yield scripts
+
+
+async def test_the_shim_refuses_an_undeclared_key(server: brokers.Redis, connect: Connect, shimmed: object) -> None:
+    session = (await connect(server.url)).require_session()
+    for verb in ("call", "pcall"):
+        script = Script("now")
+        script.text = SHIM + f"return redis.{verb}('GET', KEYS[1] .. ARGV[1])"
+        assert await session.executor(b"a").execute(script.eval([b"a"], "")) is None
+        reply = await session.executor(b"a").execute(script.eval([b"a"], "b"))
+        assert isinstance(reply, hiredis.ReplyError)
+        assert "undeclared key ab" in str(reply)
+
+
+async def test_queues_and_bindings_touch_no_undeclared_key(
+    server: brokers.Redis, connect: Connect, shimmed: list[Script]
+) -> None:
+    sender, reader, other = [await connect(server.url) for _ in range(3)]
+    plenty: Any = {"capacity": 2, "expiry": 60.0}
+    with anyio.fail_after(30):
+        await sender.bind("room", "jobs", lifetime=60, **plenty)
+        await sender.bind("room", "work", lifetime=60, **plenty)
+        for number in range(2):
+            await sender.put("jobs", b"%d" % number, **plenty)
+        assert [await reader.take("jobs") for _ in range(2)] == [b"0", b"1"]
+        # Handed to a node that waits, then to one that has gone, which returns it.
+        for layer in (reader, other, reader):
+            waiting = asyncio.ensure_future(layer.take("jobs"))
+            await becomes_true(lambda: server.ask("LLEN", "{jobs}|waiting") == 1)
+            await sender.put("jobs", b"x", **plenty)
+            assert await waiting == b"x"
+        leaving = asyncio.ensure_future(reader.take("jobs"))
+        await becomes_true(lambda: server.ask("LLEN", "{jobs}|waiting") == 1)
+        leaving.cancel()
+        await sender.put("jobs", b"y", **plenty)
+        assert await other.take("jobs") == b"y"
+        with server.client() as raw:
+            for key in ("jobs", "{jobs}|waiting", "{jobs}|in flight", "{room}|queues"):
+                raw.set(key, "of another type")
+        await sender.put("jobs", b"z", **plenty)
+        assert await other.take("jobs") == b"z"
+        await sender.bind("room", "jobs", lifetime=60, **plenty)
+        await sender.purge("")
+    run = [script for script in shimmed if server.ask("SCRIPT", "EXISTS", script._sha) == [True]]
+    assert len(run) >= 4, "the scripts that were run are those with the shim"
+
+
+@pytest.mark.parametrize("streams", [False, True])
+async def test_a_django_layer_touches_no_undeclared_key(server: brokers.Redis, shimmed: object, streams: bool) -> None:
+    layer, other = (
+        AnyioChannelLayer(
+            url=brokers.with_streams(server.url) if streams else server.url, acknowledged=["work"] if streams else []
+        )
+        for _ in range(2)
+    )
+    with anyio.fail_after(30):
+        name = await layer.new_channel()
+        for member in (name, "jobs"):
+            await other.group_add("room", member)
+        await other.group_send("room", {"type": "x"})
+        assert await layer.receive(name) == await layer.receive("jobs") == {"type": "x"}
+        for channel in ("jobs", "work", name):
+            waiting = asyncio.ensure_future(layer.receive(channel))
+            await asyncio.sleep(0)
+            await other.send(channel, {"type": "y"})
+            message = await waiting
+            assert message == {"type": "y"}
+            await layer.ack(message)
+        if streams:
+            assert len(await layer.group_history("room")) == 1
+            await layer.group_resume("room", await layer.new_channel(), last=1)
+        await layer.flush()
+        await layer.close()
+        await other.close()
