@@ -134,7 +134,7 @@ class Session:
         if self._listening.is_behind_pooler:
             # In transaction mode it hands what comes now to nobody, but soon.
             await asyncio.sleep(_POOLER_DELAY)
-        # The answer comes after the notification, if that comes.
+        # The answer comes after the notification, if that comes. A pooler may hand it to the other connection.
         await self._listening.execute(unlisten(self._test_channel))
         if not self._notifications_arrive:
             raise ListenerClosed(
