@@ -1,4 +1,4 @@
-"""The layer that keeps a history: what it stores, what it returns, and whom it tells what."""
+"""The layer that keeps a history: what it stores, what it returns, and what it reports."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ async def test_an_epoch_ends_with_the_servers_memory(server: brokers.Redis, open
     server.ask("FLUSHALL")
     await layer.publish("room", b"2")
     events = await next_of(layer, 2)
-    assert [event.message for event in events] == [b"1", b"2"], "over a link that holds, nothing is missed"
+    assert [event.message for event in events] == [b"1", b"2"], "over a connection that holds, nothing is missed"
     assert len({epoch_of((event.position or "").encode()) for event in events}) == 2
 
 
@@ -301,7 +301,7 @@ async def test_a_broken_session_goes_on_where_it_ended(own_server: brokers.Redis
     assert [event.message for event in await next_of(layer, 1)] == [b"new"]
 
 
-async def test_a_pattern_is_told_of_every_outage(own_server: brokers.Redis, open_layer: Open) -> None:
+async def test_a_pattern_gets_a_gap_after_every_outage(own_server: brokers.Redis, open_layer: Open) -> None:
     layer = await open_layer(own_server)
     for pattern in ("a*", "b*", "c*"):
         await layer.subscribe_pattern(pattern)
