@@ -20,7 +20,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from django.conf import settings
@@ -32,7 +32,7 @@ from ..core.hints import did_you_mean
 from .config import KEYS
 from .factory import is_in_memory
 from .layer import AnyioChannelLayer
-from .settings import ConfigError
+from .settings import ConfigError, Settings
 
 _PACKAGE = "django_anyio_channels"
 _BACKEND = f"{_PACKAGE}.{AnyioChannelLayer.__name__}"
@@ -44,19 +44,22 @@ def check_channel_layers(app_configs: object = None, **kwargs: object) -> list[c
     """Check ``CHANNEL_LAYERS`` without connecting to a broker."""
     layers: Any = getattr(settings, "CHANNEL_LAYERS", None) or {}
     if not isinstance(layers, Mapping):
-        return [checks.Error(f"CHANNEL_LAYERS is {layers!r}.", hint="It must be a dict.", id=_id("E005"))]
+        return [_error("E005", f"CHANNEL_LAYERS is {layers!r}.", "It must be a dict.")]
     ours = {alias: entry for alias, entry in layers.items() if _is_of_this_package(entry)}
     messages = [message for alias, entry in ours.items() for message in _check_entry(alias, entry)]
     messages.extend(_check_shared(ours))
     if ours and "default" not in layers:
-        messages.append(
-            checks.Warning(
-                "CHANNEL_LAYERS has no layer called 'default'.",
-                hint="Call one 'default', or set channel_layer_alias in every consumer.",
-                id=_id("W005"),
-            )
-        )
+        hint = "Call one 'default', or set channel_layer_alias in every consumer."
+        messages.append(_warning("W005", "CHANNEL_LAYERS has no layer called 'default'.", hint))
     return messages
+
+
+def _error(code: str, message: str, hint: str) -> checks.CheckMessage:
+    return checks.Error(message, hint=hint, id=f"anyio_channels.{code}")
+
+
+def _warning(code: str, message: str, hint: str) -> checks.CheckMessage:
+    return checks.Warning(message, hint=hint, id=f"anyio_channels.{code}")
 
 
 def _is_of_this_package(entry: Any) -> bool:
@@ -80,52 +83,49 @@ def _check_entry(alias: str, entry: Mapping[str, Any]) -> Iterator[checks.CheckM
     where = f"CHANNEL_LAYERS[{alias!r}]"
     reason = _backend_error(entry["BACKEND"])
     if reason is not None:
-        yield checks.Error(
-            f"{where}: {entry['BACKEND']!r} {reason}.",
-            hint=f"Write {_BACKEND!r}. The broker is chosen by 'url' under CONFIG.",
-            id=_id("E006"),
-        )
+        hint = f"Write {_BACKEND!r}. The broker is chosen by 'url' under CONFIG."
+        yield _error("E006", f"{where}: {entry['BACKEND']!r} {reason}.", hint)
         return
     for key in entry:
         if key not in _ENTRY_KEYS:
             suggestion = "" if key in KEYS else did_you_mean(str(key).lower(), KEYS)
-            yield checks.Error(
-                f"{where} has the key {key!r}, which Channels ignores.",
-                hint=f"Move it into {where}['CONFIG']. {suggestion}".rstrip(),
-                id=_id("E007"),
-            )
+            hint = f"Move it into {where}['CONFIG']. {suggestion}".rstrip()
+            yield _error("E007", f"{where} has the key {key!r}, which Channels ignores.", hint)
     config = entry.get("CONFIG", {})
     if not isinstance(config, Mapping):
-        yield checks.Error(f"{where}['CONFIG'] is {config!r}.", hint="It must be a dict.", id=_id("E005"))
+        yield _error("E005", f"{where}['CONFIG'] is {config!r}.", "It must be a dict.")
         return
     try:
         read = import_string(entry["BACKEND"]).read_config(config)
     except ConfigError as error:
-        yield checks.Error(f"{where}: {error.message}", hint=error.hint, id=_id(error.code))
-        return
+        yield _error(error.code, f"{where}: {error.message}", error.hint)
     except MissingDriver as error:
-        yield checks.Error(f"{where}: a package is missing.", hint=f"{error}", id=_id("E004"))
-        return
+        yield _error("E004", f"{where}: a package is missing.", str(error))
+    else:
+        yield from _check_settings(where, read, config.get("symmetric_encryption_keys") or ())
+
+
+def _check_settings(where: str, read: Settings, keys: Iterable[str | bytes]) -> Iterator[checks.CheckMessage]:
     if is_in_memory(read.layer_factories[0]()) and not settings.DEBUG:
-        yield checks.Warning(
+        yield _warning(
+            "W001",
             f"{where} is the in-memory layer, and DEBUG is False.",
-            hint="Its messages stay in one process. With several server processes or workers, set 'url' to a broker.",
-            id=_id("W001"),
+            "Its messages stay in one process. With several server processes or workers, set 'url' to a broker.",
         )
-    if any(len(key) < _SHORTEST_SAFE_KEY for key in config.get("symmetric_encryption_keys") or ()):
-        yield checks.Warning(
+    if any(len(key) < _SHORTEST_SAFE_KEY for key in keys):
+        yield _warning(
+            "W002",
             f"{where}: a key of 'symmetric_encryption_keys' has fewer than {_SHORTEST_SAFE_KEY} characters.",
-            hint='Make one with: python -c "import secrets; print(secrets.token_urlsafe(32))"',
-            id=_id("W002"),
+            'Make one with: python -c "import secrets; print(secrets.token_urlsafe(32))"',
         )
     if read.group_expiry < read.expiry:
-        yield checks.Warning(
+        yield _warning(
+            "W003",
             f"{where}: 'group_expiry' ({read.group_expiry} s) is shorter than 'expiry' ({read.expiry} s).",
-            hint="A consumer falls out of its groups while its messages are still kept. Raise 'group_expiry'.",
-            id=_id("W003"),
+            "A consumer falls out of its groups while its messages are still kept. Raise 'group_expiry'.",
         )
     for warning in read.warnings:
-        yield checks.Warning(f"{where}: {warning.message}", hint=warning.hint, id=_id("W006"))
+        yield _warning("W006", f"{where}: {warning.message}", warning.hint)
 
 
 def _check_shared(entries: Mapping[str, Mapping[str, Any]]) -> Iterator[checks.CheckMessage]:
@@ -136,16 +136,12 @@ def _check_shared(entries: Mapping[str, Mapping[str, Any]]) -> Iterator[checks.C
             continue
         brokers = config.get("url", config.get("hosts", config.get("database"))) or ()
         urls = brokers if isinstance(brokers, (list, tuple)) else [brokers]
-        shared = [repr((url, config.get("prefix", "asgi"))) for url in urls if url != "memory://"]
+        shared = [repr((url, config.get("prefix", Settings.prefix))) for url in urls if url != "memory://"]
         first = next((seen[broker] for broker in shared if broker in seen), alias)
         seen.update(dict.fromkeys(shared, first))
         if first != alias:
-            yield checks.Warning(
+            yield _warning(
+                "W004",
                 f"CHANNEL_LAYERS[{first!r}] and CHANNEL_LAYERS[{alias!r}] share a broker and a prefix.",
-                hint="Groups of the same name are one group. Give each its own 'prefix' to keep them apart.",
-                id=_id("W004"),
+                "Groups of the same name are one group. Give each its own 'prefix' to keep them apart.",
             )
-
-
-def _id(code: str) -> str:
-    return f"anyio_channels.{code}"

@@ -14,6 +14,9 @@ from ..core.serializers import EncryptedSerializer, MessagePackSerializer, Seria
 from .factory import layer_factories
 from .settings import LARGEST_COUNT, ConfigError, ConfigWarning, LayerFactory, Settings, invalid_value
 
+Check = Callable[[str, Any], Any]
+"""Returns the setting for the value of a key. Raises `ConfigError`."""
+
 _LONGEST = 10**9
 """Seconds that every broker and every clock can count."""
 
@@ -29,7 +32,7 @@ def read_config(
     """
     known = f"The keys are {', '.join(sorted(KEYS))}; a layer's own keyword arguments belong under 'options'."
     refuse_unknown_keys(config, KEYS, known)
-    values = {key: check(config[key]) for key, check in _VALUES.items() if key in config}
+    values = {key: check(key, config[key]) for key, check in _VALUES.items() if key in config}
     serializer = _serializer(config.get("symmetric_encryption_keys"))
     settings = Settings(
         layer_factories=tuple(factories)
@@ -59,17 +62,14 @@ def refuse_unknown_keys(config: Mapping[str, Any], keys: Iterable[str], known: s
         )
 
 
-def _seconds(key: str) -> Callable[[Any], float]:
-    def check(value: Any) -> float:
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value <= _LONGEST:
-            raise invalid_value(key, value, f"a number of seconds above 0 and up to {_LONGEST}, which is thirty years")
-        return value
-
-    return check
+def _seconds(key: str, value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value <= _LONGEST:
+        raise invalid_value(key, value, f"a number of seconds above 0 and up to {_LONGEST}, which is thirty years")
+    return value
 
 
-def _count(key: str, unit: str) -> Callable[[Any], int]:
-    def check(value: Any) -> int:
+def _count(unit: str) -> Check:
+    def check(key: str, value: Any) -> int:
         if not _is_count(value):
             raise invalid_value(key, value, f"a whole number of {unit}, 1 or more and up to {LARGEST_COUNT}")
         return value
@@ -81,27 +81,27 @@ def _is_count(value: Any) -> TypeGuard[int]:
     return type(value) is int and 1 <= value <= LARGEST_COUNT
 
 
-def _prefix(value: Any) -> str:
+def _prefix(key: str, value: Any) -> str:
     if not isinstance(value, str) or not re.fullmatch(r"[!-~]+", value):
-        raise invalid_value("prefix", value, "a non-empty str of printable ASCII characters without spaces")
+        raise invalid_value(key, value, "a non-empty str of printable ASCII characters without spaces")
     return value
 
 
-def _channel_capacity(value: Any) -> tuple[tuple[re.Pattern[str], int], ...]:
+def _channel_capacity(key: str, value: Any) -> tuple[tuple[re.Pattern[str], int], ...]:
     compiled = [(_pattern(name), count) for name, count in value.items()] if isinstance(value, Mapping) else [(None, 0)]
     checked = tuple((pattern, count) for pattern, count in compiled if pattern is not None and _is_count(count))
     if len(checked) < len(compiled):
         wanted = "a dict from channel name, glob or compiled regular expression to a capacity from 1 to"
-        raise invalid_value("channel_capacity", value, f"{wanted} {LARGEST_COUNT}")
+        raise invalid_value(key, value, f"{wanted} {LARGEST_COUNT}")
     return checked
 
 
-def _acknowledged(value: Any) -> tuple[re.Pattern[str], ...]:
+def _acknowledged(key: str, value: Any) -> tuple[re.Pattern[str], ...]:
     compiled = [_pattern(name) for name in value] if isinstance(value, (list, tuple)) else [None]
     checked = tuple(pattern for pattern in compiled if pattern is not None)
     if len(checked) < len(compiled):
         wanted = "a list of channel names, globs or compiled regular expressions, such as ['thumbnails', 'mail.*']"
-        raise invalid_value("acknowledged", value, wanted)
+        raise invalid_value(key, value, wanted)
     return checked
 
 
@@ -112,22 +112,22 @@ def _pattern(name: Any) -> re.Pattern[str] | None:
     return name if isinstance(name, re.Pattern) and isinstance(name.pattern, str) else None
 
 
-def _outage_message(value: Any) -> str | None:
+def _outage_message(key: str, value: Any) -> str | None:
     # Channels turns dots into underscores, and refuses to call a method whose name begins with one.
     if value is not None and (not isinstance(value, str) or not value or value.startswith(("_", "."))):
-        raise invalid_value("outage_message", value, "None or the type of the message, such as 'chat.outage'")
+        raise invalid_value(key, value, "None or the type of the message, such as 'chat.outage'")
     return value
 
 
-_VALUES: dict[str, Callable[[Any], Any]] = {
+_VALUES: dict[str, Check] = {
     "prefix": _prefix,
-    "expiry": _seconds("expiry"),
-    "group_expiry": _seconds("group_expiry"),
-    "capacity": _count("capacity", "messages"),
+    "expiry": _seconds,
+    "group_expiry": _seconds,
+    "capacity": _count("messages"),
     "channel_capacity": _channel_capacity,
     "acknowledged": _acknowledged,
-    "publish_timeout": _seconds("publish_timeout"),
-    "max_message_size": _count("max_message_size", "bytes"),
+    "publish_timeout": _seconds,
+    "max_message_size": _count("bytes"),
     "outage_message": _outage_message,
 }
 

@@ -70,7 +70,8 @@ class Control:
         self._local_channels = local_channels
         self._start_soon = start_soon
         self._timeout = timeout
-        self._pending: dict[str, _PendingReply] = {}
+        self._pending: dict[str, asyncio.Queue[str | None]] = {}
+        """The replies to each request that waits, as errors or None."""
 
     async def request(self, topic: str, command: str, group: str = "", channel: str = "") -> None:
         """Send a command to every node that subscribes to ``topic``, and wait until all have carried it out.
@@ -79,15 +80,25 @@ class Control:
         `ListenerClosed` if a node does not reply in time, or replies with an error.
         """
         request_id = secrets.token_hex(8)
-        pending = self._pending[request_id] = _PendingReply()
+        replies = self._pending[request_id] = asyncio.Queue()
+        errors: list[str | None] = []
         try:
             subscribers = await self._channel.count_subscribers(topic)
             receivers = await self._publish(topic, Command(command, request_id, self._node, group, channel))
             if receivers is None:
                 receivers = 1 if subscribers is None else subscribers
-            await pending.wait(receivers, self._timeout)
+            async with asyncio.timeout(self._timeout):
+                while len(errors) < receivers:
+                    errors.append(await replies.get())
+        except TimeoutError:
+            raise ListenerClosed(
+                f"{len(errors)} of {receivers} nodes replied within {self._timeout:g} s; "
+                f"the others are gone, or something blocks their event loops"
+            ) from None
         finally:
             del self._pending[request_id]
+        for error in filter(None, errors):
+            raise ListenerClosed(error)
 
     def receive(self, payload: bytes) -> None:
         """Handle a control message that was published to this node or to all. Whoever reaches the broker can forge one.
@@ -100,7 +111,7 @@ class Control:
                 raise DecodeError(f"its channel {message.channel!r} is not a channel of this node")
             self._start_soon(self._handle(message))
         elif message.request_id in self._pending:
-            self._pending[message.request_id].add(message.error)
+            self._pending[message.request_id].put_nowait(message.error)
         else:
             raise DecodeError("it is a reply to no request of this node")
 
@@ -122,33 +133,3 @@ class Control:
     async def _publish(self, topic: str, message: Command | Reply) -> int | None:
         payload = self._channel.encode(msgspec.to_builtins(message))
         return (await self._channel.publish_payload(topic, seal(CONTROL, payload))).receivers
-
-
-class _PendingReply:
-    """The replies to one request, of one node or several."""
-
-    def __init__(self) -> None:
-        self._replies = 0
-        self._error: str | None = None
-        self._wanted: int | None = None
-        self._complete = asyncio.Event()
-
-    def add(self, error: str | None) -> None:
-        self._replies += 1
-        self._error = self._error or error
-        if self._wanted is not None and self._replies >= self._wanted:
-            self._complete.set()
-
-    async def wait(self, nodes: int, timeout: float) -> None:
-        """Wait for the replies of so many nodes."""
-        self._wanted = nodes
-        if self._replies < nodes:
-            try:
-                await asyncio.wait_for(self._complete.wait(), timeout)
-            except TimeoutError:
-                raise ListenerClosed(
-                    f"{self._replies} of {nodes} nodes replied within {timeout:g} s; "
-                    f"the others are gone, or something blocks their event loops"
-                ) from None
-        if self._error:
-            raise ListenerClosed(self._error)

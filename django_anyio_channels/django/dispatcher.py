@@ -34,8 +34,8 @@ class Dispatcher:
         self._settings = settings
         self._names = names
         self._nodes = event_loops.LoopLocal(lambda: open_node(settings, names))
-        self.current_node: Callable[[], Node | None] = self._nodes.current
-        """Returns the node of the running loop, if it is open."""
+        self.node_of_loop = self._nodes.resources
+        """The open node of each event loop. Read by the layer itself, which saves a call for each message."""
         layer = settings.make_layers()[0]
         self._blocking_publisher = layer if isinstance(layer, SupportsBlockingPublish) else None
         self.transactional_publisher = layer if isinstance(layer, SupportsTransactions) else None
@@ -51,40 +51,39 @@ class Dispatcher:
 
     async def publish(self, topic: str, payload: bytes) -> None:
         """Publish from an event loop without a node."""
-        if self._blocking_publisher is not None:
-            self._publish_blocking(self._blocking_publisher, topic, payload)
-        else:
+        if not self._publish_blocking(topic, payload):
             await self._call_any_node(lambda node: node.channel.publish_payload(topic, payload))
 
     async def put(self, channel: str, payload: bytes) -> None:
         """Put into the queue of a normal channel from an event loop without a node."""
-        if self._blocking_publisher is not None:
-            self._put_blocking(self._blocking_publisher, channel, payload)
-        else:
+        if not self._put_blocking(channel, payload):
             await self._call_any_node(lambda node: node.put(channel, payload))
 
     def publish_sync(self, topic: str, payload: bytes) -> None:
         """`publish` for a caller that cannot await."""
-        if self._blocking_publisher is not None:
-            self._publish_blocking(self._blocking_publisher, topic, payload)
-        else:
+        if not self._publish_blocking(topic, payload):
             self._call_sync(lambda node: node.channel.publish_payload(topic, payload), ChannelClosed)
 
     def put_sync(self, channel: str, payload: bytes) -> None:
         """`put` for a caller that cannot await."""
-        if self._blocking_publisher is not None:
-            self._put_blocking(self._blocking_publisher, channel, payload)
-        else:
+        if not self._put_blocking(channel, payload):
             self._call_sync(lambda node: node.put(channel, payload), ChannelClosed)
 
-    def _publish_blocking(self, publisher: SupportsBlockingPublish, topic: str, payload: bytes) -> None:
-        for queue, capacity, expiry in publisher.publish_blocking(topic, payload).bound_queues:
-            with suppress(QueueFull):
-                publisher.put_blocking(queue, payload, capacity=capacity, expiry=expiry)
+    def _publish_blocking(self, topic: str, payload: bytes) -> bool:
+        """Publish if the broker accepts messages from any thread; return whether it does."""
+        publisher = self._blocking_publisher
+        if publisher is not None:
+            for queue, capacity, expiry in publisher.publish_blocking(topic, payload).bound_queues:
+                with suppress(QueueFull):
+                    publisher.put_blocking(queue, payload, capacity=capacity, expiry=expiry)
+        return publisher is not None
 
-    def _put_blocking(self, publisher: SupportsBlockingPublish, channel: str, payload: bytes) -> None:
-        queue, capacity = self._names.queue(channel), self._settings.capacity_of(channel)
-        publisher.put_blocking(queue, payload, capacity=capacity, expiry=self._settings.expiry)
+    def _put_blocking(self, channel: str, payload: bytes) -> bool:
+        publisher, settings = self._blocking_publisher, self._settings
+        if publisher is not None:
+            queue, capacity = self._names.queue(channel), settings.capacity_of(channel)
+            publisher.put_blocking(queue, payload, capacity=capacity, expiry=settings.expiry)
+        return publisher is not None
 
     async def _call_any_node(self, call: Call[T]) -> T:
         if not event_loops.is_async_to_sync_loop() and self._nodes.call_count() > CALLS_BEFORE_OWN_NODE:
@@ -98,10 +97,7 @@ class Dispatcher:
 
     async def call(self, call: Call[T]) -> T:
         """Call with the running loop's own node, opened if need be; for a short-lived loop, the background loop's."""
-        node = self._nodes.current()
-        if node is None and event_loops.is_async_to_sync_loop():
-            return await self._call_in(event_loops.background.loop(), call)
-        return await call(node or await self._nodes.get_or_open())
+        return await self._call_in(self._own_loop(), call)
 
     async def call_in(self, loop: Loop, call: Callable[[], Awaitable[T]]) -> T:
         """Await something in one certain event loop of this process."""
@@ -117,9 +113,6 @@ class Dispatcher:
 
     async def call_owner(self, channel: str, call: Call[T]) -> T:
         """Call with the node that made the name of a channel."""
-        node = self._nodes.current()
-        if node is not None and node.id == node_of(channel):
-            return await call(node)
         return await self._call_in(self._owning_loop(channel), call)
 
     def call_sync(self, call: Call[T]) -> T:
@@ -138,26 +131,12 @@ class Dispatcher:
 
     async def receive(self, channel: str) -> Any:
         """Wait for the next message of a channel, whichever event loop of this process it belongs to."""
-        owner = node_of(channel)
-        node = self._nodes.current()
-        if owner is None:
-            if node is None and event_loops.is_async_to_sync_loop():
-                return await self._receive_in(event_loops.background.loop(), channel)
-            return await (node or await self._nodes.get_or_open()).receive(channel)
-        if node is not None and node.id == owner:
+        node, owner = self._nodes.current(), node_of(channel)
+        if node is not None and owner in (None, node.id):
             return await node.receive(channel)
-        return await self._receive_in(self._owning_loop(channel), channel)
-
-    def _owning_loop(self, channel: str) -> Loop:
-        loop = self._nodes.loop_of(lambda node: node.id == node_of(channel))
-        if loop is None:
-            raise ValueError(
-                f"Cannot receive on {channel!r} here: the process or event loop that made the name with "
-                f"new_channel() is another one, or has ended"
-            )
-        return loop
-
-    async def _receive_in(self, loop: Loop, channel: str) -> Any:
+        loop = self._own_loop() if owner is None else self._owning_loop(channel)
+        if loop is asyncio.get_running_loop():
+            return await self._call_here(lambda node: node.receive(channel))
         received_by: list[Node] = []
 
         async def receive(node: Node) -> Any:
@@ -168,10 +147,25 @@ class Dispatcher:
             with suppress(ChannelClosed):  # the node has closed meanwhile, and its channels are gone with it
                 received_by[0].put_back(channel, message)
 
-        future = submit(loop, lambda: self._call_here(receive), put_back)
-        return await wait_async(future, loop, None, put_back)
+        return await wait_async(submit(loop, lambda: self._call_here(receive), put_back), loop, None, put_back)
+
+    def _own_loop(self) -> Loop:
+        if self._nodes.current() is None and event_loops.is_async_to_sync_loop():
+            return event_loops.background.loop()
+        return asyncio.get_running_loop()
+
+    def _owning_loop(self, channel: str) -> Loop:
+        loop = self._nodes.loop_of(lambda node: node.id == node_of(channel))
+        if loop is None:
+            raise ValueError(
+                f"Cannot receive on {channel!r} here: the process or event loop that made the name with "
+                f"new_channel() is another one, or has ended"
+            )
+        return loop
 
     async def _call_in(self, loop: Loop, call: Call[T]) -> T:
+        if loop is asyncio.get_running_loop():
+            return await self._call_here(call)
         return await wait_async(submit(loop, lambda: self._call_here(call)), loop, self._timeout)
 
     async def _call_here(self, call: Call[T]) -> T:

@@ -30,13 +30,7 @@ class _LoopEntry(Generic[T]):
         self.loop = loop
         self.thread = threading.get_ident()
         self.opened: asyncio.Future[T] = loop.create_future()
-        self.resource: T | None = None
         self.task: asyncio.Task[None]
-
-    @property
-    def is_reachable(self) -> bool:
-        """Whether this thread may submit calls to the loop."""
-        return self.resource is not None and self.loop.is_running() and self.thread != threading.get_ident()
 
 
 class LoopLocal(Generic[T]):
@@ -47,6 +41,8 @@ class LoopLocal(Generic[T]):
 
     def __init__(self, opener: Callable[[], AbstractAsyncContextManager[T]]) -> None:
         self._opener = opener
+        self.resources: dict[Loop, T] = {}
+        """The open resource of each loop; the same dict until the process ends."""
         self._reset()
         _all_loop_locals.add(self)
 
@@ -55,12 +51,12 @@ class LoopLocal(Generic[T]):
         # holds the lock. So the lock is reentrant, and loops go over copies.
         self._lock = threading.RLock()
         self._entries: dict[Loop, _LoopEntry[T]] = {}
+        self.resources.clear()
         self._call_counts: weakref.WeakKeyDictionary[Loop, int] = weakref.WeakKeyDictionary()
 
     def current(self) -> T | None:
         """Return the resource of the running loop, if it is open."""
-        entry = self._entries.get(asyncio.get_running_loop())
-        return None if entry is None else entry.resource
+        return self.resources.get(asyncio.get_running_loop())
 
     async def get_or_open(self) -> T:
         """Return the resource of the running loop, opened if need be. Raises what opening raises."""
@@ -68,6 +64,7 @@ class LoopLocal(Generic[T]):
         with self._lock:
             for closed in [other for other in list(self._entries) if other.is_closed()]:
                 self._entries.pop(closed, None)
+                self.resources.pop(closed, None)
             entry = self._entries.get(loop)
             if entry is None:
                 entry = self._entries[loop] = _LoopEntry(loop)
@@ -78,16 +75,15 @@ class LoopLocal(Generic[T]):
     def any_other(self) -> Loop:
         """Return another running loop with an open resource, or else the background loop."""
         with self._lock:
-            loop = next((entry.loop for entry in list(self._entries.values()) if entry.is_reachable), None)
-        return loop or background.loop()
+            for entry in list(self._entries.values()):
+                loop = entry.loop
+                if loop in self.resources and loop.is_running() and entry.thread != threading.get_ident():
+                    return loop
+        return background.loop()
 
     def loop_of(self, is_wanted: Callable[[T], bool]) -> Loop | None:
         """Return the loop whose resource is wanted."""
-        with self._lock:
-            for entry in list(self._entries.values()):
-                if entry.resource is not None and is_wanted(entry.resource):
-                    return entry.loop
-        return None
+        return next((loop for loop, resource in self.resources.copy().items() if is_wanted(resource)), None)
 
     def call_count(self) -> int:
         """Count a call from the running loop, and return how many it has made."""
@@ -98,9 +94,7 @@ class LoopLocal(Generic[T]):
 
     def all_open(self) -> list[T]:
         """Return the open resources of all loops."""
-        with self._lock:
-            entries = [entry for entry in list(self._entries.values()) if not entry.loop.is_closed()]
-        return [entry.resource for entry in entries if entry.resource is not None]
+        return [resource for loop, resource in self.resources.copy().items() if not loop.is_closed()]
 
     async def close_current(self) -> None:
         """Close the resource of the running loop."""
@@ -120,7 +114,7 @@ class LoopLocal(Generic[T]):
     async def _run(self, entry: _LoopEntry[T]) -> None:
         try:
             async with self._opener() as resource:
-                entry.resource = resource
+                self.resources[entry.loop] = resource
                 entry.opened.set_result(resource)
                 await entry.loop.create_future()
         except asyncio.CancelledError:
@@ -135,6 +129,7 @@ class LoopLocal(Generic[T]):
             with self._lock:
                 if self._entries.get(entry.loop) is entry:
                     del self._entries[entry.loop]
+                    self.resources.pop(entry.loop, None)
 
     def _close_idle_loops(self) -> None:
         """Close the resources of loops that were stopped but never closed."""

@@ -61,12 +61,12 @@ class Jobs:
         self._last: WeakKeyDictionary[asyncio.Task[Any], Job] = WeakKeyDictionary()
 
     async def receive(self, channel: str) -> Job:
-        """Wait for the next job of a channel."""
+        """Wait for the next job of a channel; jobs that were delivered too often go to the group ``<channel>.dead``."""
         task = asyncio.current_task()
         assert task is not None
         if task in self._last:
             await self._wait_finished(self._last[task])
-        queue, dead_letters = self._names.queue(channel), self._names.group(dead_letter_group(channel))
+        queue, dead_letters = self._names.queue(channel), self._names.group(f"{channel}.dead")
         while True:
             event = await self._channel.queues.receive_job(queue, dead_letters)
             try:
@@ -81,7 +81,8 @@ class Jobs:
     async def _wait_finished(self, job: Job) -> None:
         redeliver_after = require_acknowledgement(self._channel.layer).redeliver_after
         try:
-            await asyncio.wait_for(job.finished.wait(), job.received + redeliver_after - job.loop.time())
+            async with asyncio.timeout_at(job.received + redeliver_after):
+                await job.finished.wait()
         except TimeoutError:
             logger.warning(
                 "A message of %s was not acknowledged within %g s (redeliver_after), and goes to another reader",
@@ -89,8 +90,3 @@ class Jobs:
                 redeliver_after,
             )
             job.finished.set()
-
-
-def dead_letter_group(channel: str) -> str:
-    """Return the group that gets the messages of a channel that were delivered too often."""
-    return f"{channel}.dead"

@@ -58,7 +58,9 @@ class AnyioChannelLayer(BaseChannelLayer):
         self._settings = settings
         self._names = BrokerNames(settings.prefix)
         self._dispatcher = Dispatcher(settings, self._names)
+        self._nodes = self._dispatcher.node_of_loop
         self._in_transaction: dict[str | None, TransactionDispatcher] = {}
+        # Kept: signals refer to their receivers weakly.
         self._teardown_listener = settings.database and DatabaseTeardownListener(self._dispatcher.close_all)
 
     @classmethod
@@ -70,21 +72,19 @@ class AnyioChannelLayer(BaseChannelLayer):
 
     async def send(self, channel: str, message: dict[str, Any]) -> None:
         """Send to one channel. Raises ``ChannelFull`` when a normal channel is at its capacity."""
-        payload = self._encode(message)
-        self.require_valid_channel_name(channel)
-        owner = node_of(channel)
-        if owner is not None:
-            await self._publish(self._names.inbox(owner), seal(channel, payload))
+        inbox, payload = self._address(channel, message)
+        if inbox is not None:
+            await self._publish(inbox, payload)
             return
         with _translate_errors:
-            await (self._dispatcher.current_node() or self._dispatcher).put(channel, payload)
+            await (self._nodes.get(asyncio.get_running_loop()) or self._dispatcher).put(channel, payload)
 
     async def receive(self, channel: str) -> dict[str, Any]:
         """Wait for the next message of a channel. Cancelling loses nothing, and an outage of the broker only delays it.
 
         Raises `ValueError` for a channel that `new_channel` made in another process.
         """
-        node = self._dispatcher.current_node()
+        node = self._nodes.get(asyncio.get_running_loop())
         if node is not None and channel in node.local_channels:
             message = await node.local_channels.receive(channel)
         else:
@@ -101,7 +101,7 @@ class AnyioChannelLayer(BaseChannelLayer):
         consumer = calling_consumer(task)
         if consumer is not None:
             acknowledge_when_handled(consumer)
-        node = self._dispatcher.current_node()
+        node = self._nodes.get(asyncio.get_running_loop())
         if node is None:
             node = await self._dispatcher.call(_same)
         name = node.local_channels.new(prefix, consumer, task)
@@ -224,7 +224,7 @@ class AnyioChannelLayer(BaseChannelLayer):
     # ---- publishing -----------------------------------------------------------------------------------------------
 
     async def _publish(self, topic: str, payload: bytes) -> None:
-        node = self._dispatcher.current_node()
+        node = self._nodes.get(asyncio.get_running_loop())
         with _translate_errors:
             if node is not None:
                 await node.channel.publish_payload(topic, payload)
@@ -232,14 +232,12 @@ class AnyioChannelLayer(BaseChannelLayer):
                 await self._dispatcher.publish(topic, payload)
 
     def _send_by(self, dispatcher: Dispatcher | TransactionDispatcher, channel: str, message: dict[str, Any]) -> None:
-        payload = self._encode(message)
-        self.require_valid_channel_name(channel)
-        owner = node_of(channel)
+        inbox, payload = self._address(channel, message)
         with _translate_errors:
-            if owner is None:
+            if inbox is None:
                 dispatcher.put_sync(channel, payload)
             else:
-                dispatcher.publish_sync(self._names.inbox(owner), seal(channel, payload))
+                dispatcher.publish_sync(inbox, payload)
 
     def _group_send_by(
         self, dispatcher: Dispatcher | TransactionDispatcher, group: str, message: dict[str, Any]
@@ -266,6 +264,13 @@ class AnyioChannelLayer(BaseChannelLayer):
     def _check_names(self, group: str, channel: str) -> None:
         self.require_valid_group_name(group)
         self.require_valid_channel_name(channel)
+
+    def _address(self, channel: str, message: dict[str, Any]) -> tuple[str | None, bytes]:
+        """Return the inbox of a channel's node with a sealed payload; for a normal channel, None with the payload."""
+        payload = self._encode(message)
+        self.require_valid_channel_name(channel)
+        owner = node_of(channel)
+        return (None, payload) if owner is None else (self._names.inbox(owner), seal(channel, payload))
 
     def _encode(self, message: dict[str, Any]) -> bytes:
         if not isinstance(message, dict):

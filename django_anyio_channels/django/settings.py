@@ -22,6 +22,7 @@ class ConfigError(ImproperlyConfigured):
     """A setting that cannot be used. `hint` says what to write instead, `code` which system check reports it."""
 
     def __init__(self, message: str, *, hint: str, code: str) -> None:
+        message = message.replace("?.", "?")  # the error of a layer may end with "Did you mean ...?"
         super().__init__(f"{message} {hint}")
         self.message = message
         self.hint = hint

@@ -60,7 +60,7 @@ class ChatConsumer(AsyncResumingMixin, AsyncWebsocketConsumer):
             await self.channel_layer.group_discard(self.people, self.channel_name)
             await self._to_people("room.left")
         except ChannelLayerError:
-            logger.warning("%s left room %s, which nobody there was told.", self.id, self.room, exc_info=True)
+            logger.warning("%s left room %s, but the room was not notified.", self.id, self.room, exc_info=True)
 
     async def _act(self, said: Said) -> None:
         if bool(self.room) == isinstance(said, Join):
@@ -111,8 +111,8 @@ class ChatConsumer(AsyncResumingMixin, AsyncWebsocketConsumer):
         try:
             await self.send(text)
         except Exception:
-            # A window may go while it is told something. Raised on, this would end the consumer before `disconnect`,
-            # and the room would never hear that it left. ASGI 2.4 wants an OSError here; Daphne has one of its own.
+            # The window may close meanwhile. Raised on, this would end the consumer before `disconnect`
+            # notifies the room. ASGI 2.4 wants an OSError here; Daphne has one of its own.
             logger.debug("The window of %s has gone.", self.id, exc_info=True)
 
     async def room_who(self, message: dict[str, Any]) -> None:
@@ -152,7 +152,7 @@ def _now() -> int:
 
 
 class Nowhere(WebsocketConsumer):
-    """Refuses a connection to a path that nobody serves."""
+    """Refuses a connection to an unknown path."""
 
     def connect(self) -> None:
         self.close()

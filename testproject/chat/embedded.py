@@ -16,7 +16,7 @@ class EmbeddedWorker:
     """An ASGI application that does what ``runworker`` does beside the one it wraps, in the same event loop.
 
     It works while at least one WebSocket is open. Tying it to them is what ends it in time when the server stops,
-    because Daphne ends the connections but tells an application neither when it starts nor when it stops.
+    because Daphne ends the connections but does not tell an application when it starts or stops.
     """
 
     def __init__(self, application: Any, channels: list[str]) -> None:
@@ -52,4 +52,4 @@ class EmbeddedWorker:
 
 
 async def _send(message: Any) -> None:
-    raise ValueError(f"There is nobody to send this to: {message!r}")
+    raise ValueError(f"There is no client to send this to: {message!r}")

@@ -1,4 +1,4 @@
-"""What a page may send: JSON frames, checked here before anybody acts on them."""
+"""What a page may send: JSON frames, checked before the consumer acts on them."""
 
 from __future__ import annotations
 
@@ -39,14 +39,14 @@ class Join:
 
 @dataclass(frozen=True)
 class Say:
-    """Say something to everybody in the room."""
+    """Say something to all in the room."""
 
     text: str
 
 
 @dataclass(frozen=True)
 class Ask:
-    """Have the background worker do a task and tell everybody in the room."""
+    """Have the background worker do a task and answer to all in the room."""
 
     text: str
     task: str
@@ -55,19 +55,19 @@ class Ask:
 
 @dataclass(frozen=True)
 class Who:
-    """Have everybody in the room, and the worker, say that they are here."""
+    """Ask all in the room, and the worker, who is here."""
 
 
 @dataclass(frozen=True)
 class Help:
-    """Be told which commands there are."""
+    """Ask which commands there are."""
 
 
 Said = Join | Say | Ask | Who | Help
 
 
 class Refused(Exception):
-    """A frame that isn't acted on; its text tells the person at the keyboard why."""
+    """A frame that cannot be acted on; its text is shown to the user."""
 
 
 def read(frame: str | None) -> Said:

@@ -19,7 +19,7 @@ class Reckoner(SyncConsumer):
     """
 
     def task_hello(self, message: dict[str, Any]) -> None:
-        """Tell one consumer that a worker runs."""
+        """Reply to one consumer that a worker runs."""
         async_to_sync(self.channel_layer.send)(message["reply"], {"type": "worker.here"})
 
     def task_roll(self, message: dict[str, Any]) -> None:

@@ -1,12 +1,12 @@
 """Settings of the demo chat. What differs between machines comes from environment variables.
 
 ``CHANNEL_LAYER_URL``
-    Where messages travel, ``memory://`` unless told otherwise. See the table of URLs in the README.
+    Where messages travel, ``memory://`` by default. See the table of URLs in the README.
 ``DATABASE``
     The name of a PostgreSQL database. Messages then travel through Django's own ``DATABASES``, whatever the URL says.
     Where it is and who logs in say ``PGHOST``, ``PGPORT``, ``PGUSER`` and ``PGPASSWORD``, as for ``psql``.
 ``ALLOWED_HOSTS``
-    Comma-separated names under which the chat may be opened, this machine only unless told otherwise.
+    Comma-separated names under which the chat may be opened, this machine only by default.
 ``DEBUG``
     ``0`` turns Django's debug pages off.
 

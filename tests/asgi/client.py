@@ -23,24 +23,24 @@ class Client:
 
     socket: ClientConnection
 
-    def say(self, **content: Any) -> None:
+    def send(self, **content: Any) -> None:
         self.socket.send(json.dumps(content))
 
-    def hear(self) -> Any:
-        """The next message; a test that waits too long fails with TimeoutError."""
+    def receive(self) -> Any:
+        """Return the next message; a test that waits too long fails with TimeoutError."""
         return json.loads(self.socket.recv(PATIENCE))
 
-    def hear_until(self, **expected: Any) -> Any:
-        """The next message that has these contents, whatever comes before it."""
+    def receive_until(self, **expected: Any) -> Any:
+        """Return the next message that has these contents, whatever comes before it."""
         while True:
-            heard = self.hear()
-            if expected.items() <= heard.items():
-                return heard
+            received = self.receive()
+            if expected.items() <= received.items():
+                return received
 
 
 @contextmanager
 def client(server: Server, path: str, origin: str | None = None) -> Iterator[Client]:
-    """A connection to ``path`` of a server, from its own pages unless told otherwise."""
+    """Open a connection to ``path`` of a server, from its own pages by default."""
     here = f"127.0.0.1:{server.port}"
     with connect(
         f"ws://{here}/{path}", origin=Origin(origin or f"http://{here}"), open_timeout=PATIENCE, proxy=None

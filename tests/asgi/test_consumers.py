@@ -20,12 +20,12 @@ def test_a_group_of_the_class_reaches_consumers_of_every_kind(site: Server) -> N
         clients = {kind: stack.enter_context(client(site, kind)) for kind in KINDS}
         for each in clients.values():
             # The answer shows that the consumer has joined its groups.
-            each.say(do="name")
-            assert "!" in each.hear()["name"]
+            each.send(do="name")
+            assert "!" in each.receive()["name"]
         for number, (kind, speaker) in enumerate(clients.items()):
-            speaker.say(do="say", text=f"{number} \N{SNOWMAN} \U0001f600")
+            speaker.send(do="say", text=f"{number} \N{SNOWMAN} \U0001f600")
             for each in clients.values():
-                assert each.hear() == {"said": f"{number} \N{SNOWMAN} \U0001f600", "by": kind}
+                assert each.receive() == {"said": f"{number} \N{SNOWMAN} \U0001f600", "by": kind}
     assert noise(site) == ""
 
 
@@ -34,38 +34,38 @@ def test_a_message_to_one_channel_reaches_its_consumer_only(site: Server) -> Non
         clients = {kind: stack.enter_context(client(site, kind)) for kind in KINDS}
         names = {}
         for kind, each in clients.items():
-            each.say(do="name")
-            names[kind] = each.hear()["name"]
+            each.send(do="name")
+            names[kind] = each.receive()["name"]
         for sender, receiver in product(clients, clients):
-            clients[sender].say(do="tell", to=names[receiver], text=f"{sender} to {receiver}")
-            assert clients[receiver].hear() == {"told": f"{sender} to {receiver}", "by": sender}
-        clients["sync"].say(do="say", text="over")
+            clients[sender].send(do="direct", to=names[receiver], text=f"{sender} to {receiver}")
+            assert clients[receiver].receive() == {"direct": f"{sender} to {receiver}", "by": sender}
+        clients["sync"].send(do="say", text="over")
         for each in clients.values():
-            assert each.hear() == {"said": "over", "by": "sync"}
+            assert each.receive() == {"said": "over", "by": "sync"}
 
 
 def test_messages_of_one_consumer_arrive_in_order(site: Server) -> None:
     with client(site, "async") as sender, client(site, "sync-json") as receiver:
-        receiver.say(do="name")
-        receiver.hear()
+        receiver.send(do="name")
+        receiver.receive()
         for number in range(50):
-            sender.say(do="say", text=number)
+            sender.send(do="say", text=number)
         for each in (sender, receiver):
-            assert [each.hear()["said"] for _ in range(50)] == list(range(50))
+            assert [each.receive()["said"] for _ in range(50)] == list(range(50))
 
 
 def test_a_consumer_that_left_is_out_of_its_groups(site: Server) -> None:
     with client(site, "async") as staying:
         for kind in KINDS:
             with client(site, kind) as leaving:
-                leaving.say(do="say", text=f"{kind} is here")
-                assert leaving.hear() == staying.hear() == {"said": f"{kind} is here", "by": kind}
+                leaving.send(do="say", text=f"{kind} is here")
+                assert leaving.receive() == staying.receive() == {"said": f"{kind} is here", "by": kind}
             with client(site, kind) as ending:
-                ending.say(do="end")
+                ending.send(do="end")
                 with pytest.raises(ConnectionClosed):
-                    ending.hear()
-        staying.say(do="say", text="alone")
-        assert staying.hear() == {"said": "alone", "by": "async"}
+                    ending.receive()
+        staying.send(do="say", text="alone")
+        assert staying.receive() == {"said": "alone", "by": "async"}
     assert noise(site) == ""
 
 
@@ -76,8 +76,8 @@ def test_a_background_worker_answers_each_consumer(site: Server, layer: str) -> 
         stack.enter_context(running(*([] if embedded else [worker])))
         for number, kind in enumerate(KINDS):
             with client(site, kind) as asking:
-                asking.say(do="square", number=number)
-                answer = asking.hear()
+                asking.send(do="square", number=number)
+                answer = asking.receive()
                 assert answer["squared"] == number**2
                 process = site.process if embedded else worker.process
                 assert process
@@ -89,21 +89,21 @@ def test_a_server_stops_cleanly_with_connections_open(own_site: Server, kind: st
     process = own_site.process
     assert process
     with client(own_site, "async") as first, client(own_site, "sync-json") as second:
-        first.say(do="say", text="before")
-        assert second.hear() == first.hear() == {"said": "before", "by": "async"}
-        second.say(do="square", number=12)
-        assert second.hear()["squared"] == 144
+        first.send(do="say", text="before")
+        assert second.receive() == first.receive() == {"said": "before", "by": "async"}
+        second.send(do="square", number=12)
+        assert second.receive()["squared"] == 144
         wait_until(lambda: _settled(first), "the server can stop")
         process.send_signal(stop)
         for each in (first, second):
             with pytest.raises(ConnectionClosed):
-                each.hear()
+                each.receive()
         # Uvicorn ends by the signal that it was sent, once it has cleaned up.
         assert process.wait(20) in ({0, -stop} if kind == "uvicorn" else {0})
     assert noise(own_site) == ""
 
 
 def _settled(someone: Client) -> bool:
-    someone.say(do="settled")
-    settled: bool = someone.hear()["settled"]
+    someone.send(do="settled")
+    settled: bool = someone.receive()["settled"]
     return settled

@@ -37,8 +37,8 @@ REFUSED: list[tuple[str | bytes, str]] = [
 
 
 def _join(someone: Client, name: str = "Ana", room: str = "lobby") -> Any:
-    someone.say(type="join", room=room, name=name)
-    return someone.hear_until(type="joined")
+    someone.send(type="join", room=room, name=name)
+    return someone.receive_until(type="joined")
 
 
 def test_whoever_is_in_the_room_hears_it(demo: Server) -> None:
@@ -46,13 +46,13 @@ def test_whoever_is_in_the_room_hears_it(demo: Server) -> None:
         _join(ana, "Ana")
         _join(bob, "  B\u202eo\x00b  ")
         _join(eve, "Eve", "kitchen")
-        assert bob.hear_until(type="here")["name"] in {"Ana", "Bob"}
-        ana.say(type="say", text="Hello <b>Bob</b> \U0001f600")
+        assert bob.receive_until(type="here")["name"] in {"Ana", "Bob"}
+        ana.send(type="say", text="Hello <b>Bob</b> \U0001f600")
         for each in (ana, bob):
-            heard = each.hear_until(type="said")
-            assert (heard["name"], heard["text"]) == ("Ana", "Hello <b>Bob</b> \U0001f600")
-        eve.say(type="say", text="the first that the kitchen hears")
-        assert eve.hear_until(type="said")["text"] == "the first that the kitchen hears"
+            received = each.receive_until(type="said")
+            assert (received["name"], received["text"]) == ("Ana", "Hello <b>Bob</b> \U0001f600")
+        eve.send(type="say", text="the first for the kitchen")
+        assert eve.receive_until(type="said")["text"] == "the first for the kitchen"
     assert noise(demo) == ""
 
 
@@ -61,8 +61,8 @@ def test_who_leaves_is_missed(demo: Server) -> None:
         _join(ana)
         with client(demo, "ws/") as bob:
             number = _join(bob, "Bob")["id"]
-            assert ana.hear_until(type="came", id=number)["name"] == "Bob"
-        assert ana.hear_until(type="left", id=number)["name"] == "Bob"
+            assert ana.receive_until(type="came", id=number)["name"] == "Bob"
+        assert ana.receive_until(type="left", id=number)["name"] == "Bob"
 
 
 def test_who_leaves_while_being_told_something_is_missed_too(demo: Server) -> None:
@@ -72,31 +72,31 @@ def test_who_leaves_while_being_told_something_is_missed_too(demo: Server) -> No
             with client(demo, "ws/") as bob:
                 number = _join(bob, "Bob")["id"]
                 for _ in range(20):
-                    bob.say(type="who")
-            assert ana.hear_until(type="left", id=number)["name"] == "Bob"
+                    bob.send(type="who")
+            assert ana.receive_until(type="left", id=number)["name"] == "Bob"
     assert noise(demo) == ""
 
 
 def test_nothing_that_a_page_sends_ends_its_connection(demo: Server) -> None:
     with client(demo, "ws/") as ana:
-        ana.say(type="say", text="too early")
-        assert ana.hear() == {"type": "problem", "text": "Come into a room first."}
+        ana.send(type="say", text="too early")
+        assert ana.receive() == {"type": "problem", "text": "Come into a room first."}
         for name in ["", "x" * 33, "\x07", None, 7]:
-            ana.say(type="join", room="lobby", name=name)
-            assert "name" in ana.hear()["text"]
-        ana.say(type="join", room="lobby", name="Ana", since=7)
-        assert ana.hear()["text"].startswith("The position of the last message is a string")
+            ana.send(type="join", room="lobby", name=name)
+            assert "name" in ana.receive()["text"]
+        ana.send(type="join", room="lobby", name="Ana", since=7)
+        assert ana.receive()["text"].startswith("The position of the last message is a string")
         for room in ["", "x" * 33, "Lobby", "a/b", "lobby\n", "-", None]:
-            ana.say(type="join", room=room, name="Ana")
-            assert ana.hear()["text"].startswith("A room's name is 1 to 32 lower-case letters")
+            ana.send(type="join", room=room, name="Ana")
+            assert ana.receive()["text"].startswith("A room's name is 1 to 32 lower-case letters")
         _join(ana)
         for frame, problem in REFUSED:
             ana.socket.send(frame)
-            assert ana.hear_until(type="problem")["text"].startswith(problem)
-        ana.say(type="say", text="/help")
-        assert "/roll 2d6" in ana.hear_until(type="help")["text"]
-        ana.say(type="say", text="still here")
-        assert ana.hear_until(type="said")["text"] == "still here"
+            assert ana.receive_until(type="problem")["text"].startswith(problem)
+        ana.send(type="say", text="/help")
+        assert "/roll 2d6" in ana.receive_until(type="help")["text"]
+        ana.send(type="say", text="still here")
+        assert ana.receive_until(type="said")["text"] == "still here"
     assert noise(demo) == ""
 
 

@@ -19,18 +19,18 @@ def processes(layer: str, **environment: str) -> tuple[Server, Server, Server]:
 
 def check_that_messages_and_tasks_cross(broker: Server, daphne: Server, uvicorn: Server, worker: Server) -> None:
     with running(broker, daphne, uvicorn, worker), client(daphne, "ws/") as ana, client(uvicorn, "ws/") as bob:
-        ana.say(type="join", room="lobby", name="Ana")
-        ana.hear_until(type="joined")
-        bob.say(type="join", room="lobby", name="Bob")
-        number = bob.hear_until(type="joined")["id"]
-        assert ana.hear_until(type="came", id=number)["name"] == "Bob"
-        assert bob.hear_until(type="here", name="Ana")  # a message to one channel
+        ana.send(type="join", room="lobby", name="Ana")
+        ana.receive_until(type="joined")
+        bob.send(type="join", room="lobby", name="Bob")
+        number = bob.receive_until(type="joined")["id"]
+        assert ana.receive_until(type="came", id=number)["name"] == "Bob"
+        assert bob.receive_until(type="here", name="Ana")  # a message to one channel
         for speaker, name in ((ana, "Ana"), (bob, "Bob")):
-            speaker.say(type="say", text=f"I am {name}")
+            speaker.send(type="say", text=f"I am {name}")
             for each in (ana, bob):
-                assert each.hear_until(type="said", name=name)["text"] == f"I am {name}"
-        ana.say(type="say", text="/factor 91")
-        assert "7" in bob.hear_until(type="answered")["answer"]
+                assert each.receive_until(type="said", name=name)["text"] == f"I am {name}"
+        ana.send(type="say", text="/factor 91")
+        assert "7" in bob.receive_until(type="answered")["answer"]
         assert [noise(each) for each in (daphne, uvicorn, worker)] == ["", "", ""]
 
 

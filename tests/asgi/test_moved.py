@@ -44,21 +44,22 @@ def test_real_consumers_talk_over_both_hosts(hosts: tuple[redis.Redis, ...], pro
         }
         names = {}
         for key, each in clients.items():
-            each.say(do="name")
-            names[key] = each.hear()["name"]
+            each.send(do="name")
+            names[key] = each.receive()["name"]
         for number, ((_, kind), speaker) in enumerate(clients.items()):
-            speaker.say(do="say", text=f"{number}")
+            speaker.send(do="say", text=f"{number}")
             for each in clients.values():
-                assert each.hear() == {"said": f"{number}", "by": kind}
+                assert each.receive() == {"said": f"{number}", "by": kind}
         for sender, receiver in product(clients, clients):
-            clients[sender].say(do="tell", to=names[receiver], text=f"{sender} to {receiver}")
-            assert clients[receiver].hear() == {"told": f"{sender} to {receiver}", "by": sender[1]}
+            clients[sender].send(do="direct", to=names[receiver], text=f"{sender} to {receiver}")
+            assert clients[receiver].receive() == {"direct": f"{sender} to {receiver}", "by": sender[1]}
         assert worker.process
         for number, each in enumerate(clients.values()):
-            each.say(do="square", number=number)
-            answer = each.hear()
+            each.send(do="square", number=number)
+            answer = each.receive()
             assert (answer["squared"], answer["process"]) == (number**2, worker.process.pid)
-        subscribed = [host.ask("PUBSUB CHANNELS", "shop:*") for host in hosts]
-        assert sum(name.startswith("shop:i:") for found in subscribed for name in found) == 3
-        assert not any(host.ask("PUBSUB CHANNELS", "asgi:*") for host in hosts)
+        # The second host's database is number 1.
+        inboxes = [host.ask("PUBSUB CHANNELS", f"{tag}shop:i:*") for host, tag in zip(hosts, ("", "@1@"), strict=True)]
+        assert sum(map(len, inboxes)) == 3
+        assert not any(host.ask("PUBSUB CHANNELS", "*asgi:*") for host in hosts)
     assert [noise(process) for process in processes] == ["", "", ""]

@@ -69,7 +69,7 @@ def test_hosts_in_every_form(hosts: Any, address: str) -> None:
         (["redis://a", 7], "CONFIG['hosts'][1] cannot be used: int is not a host", "Each host is a URL"),
         ([{"sentinels": []}], "CONFIG['hosts'][0] cannot be used: it lacks 'master_name'", "'sentinels' and"),
         ([{"master_name": "m"}], "CONFIG['hosts'][0] cannot be used: it lacks 'sentinels'", "'sentinels' and"),
-        ([{"host": "a", "pasword": "x"}], "know no option 'pasword'; did you mean 'password'?", "Each host"),
+        ([{"host": "a", "pasword": "x"}], "know no option 'pasword'. Did you mean 'password'?", "Each host"),
     ],
     ids=lambda value: None,
 )

@@ -104,10 +104,10 @@ def test_a_forged_message_is_dropped_and_disturbs_no_channel(
     """A channel of another node would end the sweep, and with it expiry, as soon as a prefix is read."""
 
     async def main() -> None:
-        owner, stranger = layers(2, group_expiry=0.1, expiry=0.1)
+        owner, other = layers(2, group_expiry=0.1, expiry=0.1)
         channel = await owner.new_channel()
         reading = asyncio.ensure_future(owner.receive(channel[: channel.index("!") + 1]))
-        await publish(stranger, owner, message)
+        await publish(other, owner, message)
         await owner.send(channel, {"type": "after"})
         assert await soon(reading) == {"type": "after"}
         assert owner.statistics()["undecodable"] == 1
@@ -121,15 +121,15 @@ def test_a_forged_message_is_dropped_and_disturbs_no_channel(
 
 def test_a_command_that_cannot_be_replied_to_is_logged(caplog: pytest.LogCaptureFixture) -> None:
     async def main() -> None:
-        owner, stranger = layers(2)
+        owner, other = layers(2)
         channel = await owner.new_channel()
 
         async def no_connection(group: str, payload: bytes) -> PublishResult:
             raise ListenerClosed("the cable is out")
 
         node_in(owner).channel.publish_payload = no_connection  # type: ignore[method-assign]
-        await publish(stranger, owner, {"kind": "command", "command": "dance", **NEEDED})
-        await stranger.send(channel, {"type": "after"})
+        await publish(other, owner, {"kind": "command", "command": "dance", **NEEDED})
+        await other.send(channel, {"type": "after"})
         assert (await soon(owner.receive(channel)))["type"] == "after"
         await asyncio.sleep(0)
 
@@ -139,7 +139,7 @@ def test_a_command_that_cannot_be_replied_to_is_logged(caplog: pytest.LogCapture
 
 def test_a_node_that_closes_cancels_commands() -> None:
     async def main() -> None:
-        owner, stranger = layers(2)
+        owner, other = layers(2)
         await owner.new_channel()
         node = node_in(owner)
         begun, cancelled = asyncio.Event(), asyncio.Event()
@@ -152,7 +152,7 @@ def test_a_node_that_closes_cancels_commands() -> None:
                 cancelled.set()
 
         node.control._handle = take_long  # type: ignore[method-assign]
-        await publish(stranger, owner, {"kind": "command", "command": "wait", **NEEDED})
+        await publish(other, owner, {"kind": "command", "command": "wait", **NEEDED})
         await soon(begun.wait())
         await owner.close()
         await soon(cancelled.wait())

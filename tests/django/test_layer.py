@@ -26,10 +26,10 @@ def test_the_brokers_limit_raises_channels_exception() -> None:
 def test_receiving_on_a_channel_of_another_process_is_an_error() -> None:
     async def main() -> None:
         layer = AnyioChannelLayer()
-        stranger = await AnyioChannelLayer().new_channel()
+        other = await AnyioChannelLayer().new_channel()
         await layer.new_channel()
         with pytest.raises(ValueError, match=r"Cannot receive on 'specific\..*has ended"):
-            await layer.receive(stranger)
+            await layer.receive(other)
 
     asyncio.run(main())
 

@@ -55,9 +55,9 @@ def test_programs_print_what_the_next_block_says(block: docutils.nodes.literal_b
     assert (done.returncode, done.stdout.strip()) == (0, after.astext().strip()), done.stderr
 
 
-def test_the_options_are_told_with_their_defaults() -> None:
+def test_the_options_are_documented_with_their_defaults() -> None:
     [table] = [table for table in PAGE.findall(docutils.nodes.table) if "options" in table["classes"]]
     parameters = inspect.signature(RedisStreamsChannelLayer).parameters
-    told = {name: ast.literal_eval(default) for name, (default, _) in cells_of(table).items()}
-    assert told == {name: parameters[name].default for name in told}
-    assert {"redeliver_after", "deliver_at_most", "consumer_group"} == set(told)
+    documented = {name: ast.literal_eval(default) for name, (default, _) in cells_of(table).items()}
+    assert documented == {name: parameters[name].default for name in documented}
+    assert {"redeliver_after", "deliver_at_most", "consumer_group"} == set(documented)

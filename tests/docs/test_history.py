@@ -44,7 +44,7 @@ def code(name: str) -> str:
     return block.astext()
 
 
-def test_the_options_are_told_with_their_defaults() -> None:
+def test_the_options_are_documented_with_their_defaults() -> None:
     [table] = [table for table in PAGE.findall(docutils.nodes.table) if "options" in table["classes"]]
     [body] = table.findall(docutils.nodes.tbody)
     rows = [[cell.astext() for cell in row.findall(docutils.nodes.entry)] for row in body.findall(docutils.nodes.row)]
@@ -54,9 +54,9 @@ def test_the_options_are_told_with_their_defaults() -> None:
     ]
 
 
-def test_the_fields_of_a_resumption_are_told() -> None:
-    told = [term.astext() for term in PAGE.findall(docutils.nodes.term)]
-    assert sorted(told) == sorted(Resumption.__dataclass_fields__)
+def test_the_fields_of_a_resumption_are_documented() -> None:
+    documented = [term.astext() for term in PAGE.findall(docutils.nodes.term)]
+    assert sorted(documented) == sorted(Resumption.__dataclass_fields__)
 
 
 async def test_the_consumer_serves_a_browser_that_comes_back(config: dict[str, Any]) -> None:
@@ -74,9 +74,9 @@ async def test_the_consumer_serves_a_browser_that_comes_back(config: dict[str, A
         position = hello["position"]
         if expected == ["one"]:
             await browser.send_json_to({"type": "say", "text": "one"})
-        said = [await browser.receive_json_from(timeout=20) for _ in expected]
-        assert [frame["text"] for frame in said] == expected
-        position = said[-1]["position"]
+        received = [await browser.receive_json_from(timeout=20) for _ in expected]
+        assert [frame["text"] for frame in received] == expected
+        position = received[-1]["position"]
         await browser.disconnect(timeout=20)
         for text in ("two", "three"):
             await layer.group_send("room", {"type": "room.said", "text": text})

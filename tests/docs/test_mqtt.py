@@ -45,7 +45,7 @@ def test_python_compiles(block: docutils.nodes.literal_block) -> None:
     assert ast.parse(block.astext()).body
 
 
-def test_every_option_is_told_with_its_default() -> None:
+def test_every_optionis_documented_with_its_default() -> None:
     parameters = inspect.signature(MQTTChannelLayer).parameters.values()
     options = {each.name for each in parameters if each.kind is inspect.Parameter.KEYWORD_ONLY} - {"bridge"}
     assert rows().keys() == options

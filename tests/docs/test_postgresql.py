@@ -35,12 +35,12 @@ def test_python_compiles(block: docutils.nodes.literal_block) -> None:
     assert ast.parse(block.astext()).body
 
 
-def test_every_option_that_takes_effect_is_told() -> None:
+def test_every_option_that_takes_effectis_documented() -> None:
     assert names("options") == database._IN_THE_URL | database._SETTINGS | HANDLED
     assert names("taken") == {"HOST", "PORT", "USER", "PASSWORD", "NAME"}
 
 
-def test_the_layers_own_options_are_told_with_their_defaults() -> None:
+def test_the_layers_own_options_are_documented_with_their_defaults() -> None:
     own = {
         name: parameter.default
         for name, parameter in inspect.signature(PostgreSQLChannelLayer).parameters.items()

@@ -91,16 +91,16 @@ def test_settings_table_lists_every_key_and_no_other() -> None:
     assert sorted(rows("settings")) == sorted(config.KEYS)
 
 
-def test_settings_table_tells_the_defaults() -> None:
-    told = {key: ast.literal_eval(default) for key, (default, _) in rows("settings").items() if default}
-    fields = {name: field.default for name, field in settings.Settings.__dataclass_fields__.items() if name in told}
+def test_settings_table_documents_the_defaults() -> None:
+    listed = {key: ast.literal_eval(default) for key, (default, _) in rows("settings").items() if default}
+    fields = {name: field.default for name, field in settings.Settings.__dataclass_fields__.items() if name in listed}
     assert len(fields) >= 7
-    assert {name: told[name] for name in fields} == {**fields, "channel_capacity": {}, "acknowledged": []}
+    assert {name: listed[name] for name in fields} == {**fields, "channel_capacity": {}, "acknowledged": []}
 
 
 def test_broker_table_lists_every_scheme() -> None:
-    told = {scheme for first in rows("urls") for scheme in re.findall(r"([a-z+]+)://", first)}
-    assert told == set(factory.LAYERS)
+    listed = {scheme for first in rows("urls") for scheme in re.findall(r"([a-z+]+)://", first)}
+    assert listed == set(factory.LAYERS)
 
 
 def test_table_of_checks_is_the_one_that_the_checks_have() -> None:

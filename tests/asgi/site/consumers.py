@@ -1,9 +1,9 @@
 """One consumer of each kind. They speak the same JSON, so that a test can mix them.
 
 What a client sends                 what happens
-``{"do": "say", "text": ...}``      everybody gets ``{"said": ..., "by": kind}``
+``{"do": "say", "text": ...}``      everyone gets ``{"said": ..., "by": kind}``
 ``{"do": "name"}``                  it gets ``{"name": ...}``, the name of its own channel
-``{"do": "tell", "to": ..., "text": ...}``      the channel's owner gets ``{"told": ..., "by": kind}``
+``{"do": "direct", "to": ..., "text": ...}``      the channel's owner gets ``{"direct": ..., "by": kind}``
 ``{"do": "square", "number": ...}`` a background worker squares it: ``{"squared": ..., "process": ...}``
 ``{"do": "end"}``                   the consumer stops itself
 ``{"do": "settled"}``               it gets ``{"settled": ...}``, whether the server can stop by now, see `settled`
@@ -26,8 +26,8 @@ from channels.generic.websocket import (
     WebsocketConsumer,
 )
 
-EVERYBODY = "everybody"
-GROUPS = [EVERYBODY]
+EVERYONE = "everyone"
+GROUPS = [EVERYONE]
 JOBS = "jobs"
 
 
@@ -35,9 +35,9 @@ def _send(layer: Any, channel: str, kind: str, wish: dict[str, Any]) -> list[tup
     """The calls of the channel layer that fulfil a wish: a verb and its arguments."""
     match wish["do"]:
         case "say":
-            return [(layer.group_send, EVERYBODY, {"type": "everybody.said", "said": wish["text"], "by": kind})]
-        case "tell":
-            return [(layer.send, wish["to"], {"type": "channel.told", "told": wish["text"], "by": kind})]
+            return [(layer.group_send, EVERYONE, {"type": "everyone.said", "said": wish["text"], "by": kind})]
+        case "direct":
+            return [(layer.send, wish["to"], {"type": "channel.direct", "direct": wish["text"], "by": kind})]
         case "square":
             return [(layer.send, JOBS, {"type": "square", "number": wish["number"], "reply": channel})]
     return []
@@ -72,10 +72,10 @@ class Async(AsyncWebsocketConsumer):
         for verb, *arguments in _send(self.channel_layer, self.channel_name, "async", wish):
             await verb(*arguments)
 
-    async def everybody_said(self, message: dict[str, Any]) -> None:
+    async def everyone_said(self, message: dict[str, Any]) -> None:
         await self.send(json.dumps(_content(message)))
 
-    channel_told = squared = everybody_said
+    channel_direct = squared = everyone_said
 
 
 class Sync(WebsocketConsumer):
@@ -91,10 +91,10 @@ class Sync(WebsocketConsumer):
         for verb, *arguments in _send(self.channel_layer, self.channel_name, "sync", wish):
             async_to_sync(verb)(*arguments)
 
-    def everybody_said(self, message: dict[str, Any]) -> None:
+    def everyone_said(self, message: dict[str, Any]) -> None:
         self.send(json.dumps(_content(message)))
 
-    channel_told = squared = everybody_said
+    channel_direct = squared = everyone_said
 
 
 class AsyncJson(AsyncJsonWebsocketConsumer):
@@ -108,10 +108,10 @@ class AsyncJson(AsyncJsonWebsocketConsumer):
         for verb, *arguments in _send(self.channel_layer, self.channel_name, "async-json", content):
             await verb(*arguments)
 
-    async def everybody_said(self, message: dict[str, Any]) -> None:
+    async def everyone_said(self, message: dict[str, Any]) -> None:
         await self.send_json(_content(message))
 
-    channel_told = squared = everybody_said
+    channel_direct = squared = everyone_said
 
 
 class SyncJson(JsonWebsocketConsumer):
@@ -125,10 +125,10 @@ class SyncJson(JsonWebsocketConsumer):
         for verb, *arguments in _send(self.channel_layer, self.channel_name, "sync-json", content):
             async_to_sync(verb)(*arguments)
 
-    def everybody_said(self, message: dict[str, Any]) -> None:
+    def everyone_said(self, message: dict[str, Any]) -> None:
         self.send_json(_content(message))
 
-    channel_told = squared = everybody_said
+    channel_direct = squared = everyone_said
 
 
 class Worker(SyncConsumer):
