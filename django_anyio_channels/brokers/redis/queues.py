@@ -147,8 +147,7 @@ class Queues:
             if queue.prefetched and not queue.requeueing and session is self._session and session is not None:
                 self._requeue(queue, session)
         await self._all_replied()
-        if self._session is session:
-            self.end(error)
+        self.end(error)
 
     async def _all_replied(self) -> None:
         if self._calls:
@@ -158,9 +157,8 @@ class Queues:
         """Forget queues that were not used since the last call, and repeat calls that have waited for long."""
         session, now = self._session, asyncio.get_running_loop().time()
         for queue in list(self._queues.values()):
-            if session is None or queue.answered or queue.calling:
-                pass
-            elif now - queue.called > _REPEAT_SECONDS:
+            waits = not queue.answered and not queue.calling
+            if session is not None and waits and now - queue.called > _REPEAT_SECONDS:
                 self._call(queue, session)
             if queue.unused and queue.idle:
                 del self._queues[queue.name]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any, Protocol
 
 import hiredis
@@ -20,6 +20,7 @@ _ROLE_CHECKS = 4
 """Checks of the role in a probe interval in which commands are executed."""
 _IDLE_ROLE_CHECKS = 16
 """After so many of these in which none were, the role is checked all the same."""
+_PING = encode_command("PING")
 _ROLE = encode_command("ROLE")
 
 
@@ -69,7 +70,7 @@ class ServerConnections:
         self._probe = encode_command(f"{sharded}PUBLISH", channel, b"")
         self._hears_probes = False
         self._probing: asyncio.Future[Any] | None = None
-        self._role_timer: asyncio.TimerHandle | None = None
+        self._role_timer: asyncio.TimerHandle
         self._executed = 0
         """Of the connection for commands, at the last check of the role; probes count as executed before."""
         self._idle_checks = 0
@@ -141,7 +142,8 @@ class ServerConnections:
         refused = reply.exception() is None and isinstance(reply.result(), hiredis.ReplyError)
         if refused or not self._hears_probes:
             # Not allowed, or the slot has moved: no message comes back.
-            self.listener.ping()
+            with suppress(ListenerClosed):
+                self.listener.send(_PING)
 
     def _check_role_later(self) -> None:
         self._executed = self.commands.executed
@@ -171,8 +173,7 @@ class ServerConnections:
             )
 
     def _stop_probing(self) -> None:
-        if self._role_timer is not None:
-            self._role_timer.cancel()
+        self._role_timer.cancel()
         for connection in (self.commands, self.listener):
             connection.unwatch()
 
