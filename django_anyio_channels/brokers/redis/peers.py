@@ -172,7 +172,7 @@ class Peers:
     async def announce_binding(self, session: SubscribedSession, lifetime: int) -> None:
         """Return when every node of the scope looks for bindings, for so many milliseconds at least.
 
-        Call after binding. Raises what the server refuses. A node that cannot hear of it is waited for two seconds: it
+        Call after binding. Raises what the server refuses. A node that cannot be reached is waited for two seconds: it
         is silent, and so about to end its session.
         """
         marker = bindings_marker(self.scope)

@@ -211,14 +211,8 @@ class Queues:
         wanted = min(len(queue.waiters), _MAX_MESSAGES)
         waits = bool(wanted and queue.subscribed)
         args = self._node, queue.number, wanted, INFLIGHT_TTL_MS, int(waits)
-        self._run(
-            queue,
-            session,
-            TAKE,
-            queue_keys(queue.name),
-            args,
-            partial(self._taken, queue, session, queue.number, waits),
-        )
+        replied = partial(self._taken, queue, session, queue.number, waits)
+        self._run(queue, session, TAKE, queue_keys(queue.name), args, replied)
 
     def _taken(self, queue: Queue, session: SubscribedSession, number: int, waits: bool, reply: Any) -> None:
         if number != queue.number or queue.answered:
@@ -321,7 +315,7 @@ class Queues:
     def _released(self, queue: Queue, session: SubscribedSession, reply: Any) -> None:
         if isinstance(reply, hiredis.ReplyError):
             error = session.translate_error(reply)
-            self._log.write(logging.ERROR, "%d messages cannot be given back yet: %s", len(queue.requeueing), error)
+            self._log.write(logging.ERROR, "%d messages cannot be requeued yet: %s", len(queue.requeueing), error)
             queue.prefetched.extendleft(reversed(queue.requeueing))
             queue.waiters.dispatch()
         queue.requeueing = []

@@ -67,7 +67,7 @@ class ServerConnections:
         channel, sharded = probe_channel(node, tag), "S" if tag is not None else ""
         self._subscribe_to_probes = encode_command(f"{sharded}SUBSCRIBE", channel)
         self._probe = encode_command(f"{sharded}PUBLISH", channel, b"")
-        self._hears_probes = False
+        self._receives_probes = False
         self._probing: asyncio.Future[Any] | None = None
         self._role_timer: asyncio.TimerHandle
         self._executed = 0
@@ -89,7 +89,7 @@ class ServerConnections:
             for connection in opened:
                 connection.abort()
             raise
-        self._hears_probes = not isinstance(subscribed, hiredis.ReplyError)
+        self._receives_probes = not isinstance(subscribed, hiredis.ReplyError)
         for connection in opened:
             connection.watch(self._probe_interval, self._send_probe)
         self._check_role_later()
@@ -134,7 +134,7 @@ class ServerConnections:
 
     def _probed(self, reply: asyncio.Future[Any]) -> None:
         refused = reply.exception() is None and isinstance(reply.result(), hiredis.ReplyError)
-        if refused or not self._hears_probes:
+        if refused or not self._receives_probes:
             # Not allowed, or the slot has moved: no message comes back.
             with suppress(ListenerClosed):
                 self.listener.send(_PING)

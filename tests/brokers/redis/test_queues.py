@@ -328,7 +328,7 @@ async def test_what_a_script_may_not_do_is_told_with_its_cure(server: brokers.Re
     layer = await connect(server.url, username="limited", password="secret")
     with pytest.raises(ChannelLayerError, match=r"run .*command\. Allow the command, which `ACL LOG` names"):
         await layer.put("jobs", b"x", **PLENTY)
-    assert server.ask("ACL", "LOG", 1)[0]["object"] == "rpush"
+    assert server.ask("ACL LOG", 1)[0]["object"] == "rpush"
 
 
 @pytest.mark.parametrize("forgery", [["SET", "{room}|queues", "x"], ["ACL", "SETUSER", "limited", "-hgetall"]])
