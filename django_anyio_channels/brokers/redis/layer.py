@@ -113,8 +113,6 @@ class RedisPubSubChannelLayer(BaseChannelLayer):
     async def publish(self, group: str, message: bytes) -> PublishResult:
         session = self.require_session()
         check_size(message)
-        if session.peers.waiting:
-            await session.peers.wait()
         name = group.encode()
         try:
             bindings, receivers = await session.publish(name, message)
