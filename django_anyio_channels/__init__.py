@@ -8,7 +8,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-from .core.events import Event, Gap, GroupMessage, PublishResult, position_of
+from .core.events import Event, Gap, PublishResult
 from .core.exceptions import (
     ChannelClosed,
     ChannelLayerError,
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from .brokers.redis.layer import RedisPubSubChannelLayer
     from .brokers.redis.streams.layer import RedisStreamsChannelLayer
     from .django.layer import AnyioChannelLayer
+    from .django.positions import GroupMessage, position_of
     from .django.resume import AsyncResumingMixin, ResumingMixin, Resumption
     from .hub.channel import Channel
     from .hub.session import Backoff
@@ -43,6 +44,7 @@ _LAZY = {
     "AnyioChannelLayer": "django.layer",
     "Backoff": "hub.session",
     "Channel": "hub.channel",
+    "GroupMessage": "django.positions",
     "InMemoryBroker": "brokers.memory.broker",
     "InMemoryChannelLayer": "brokers.memory.layer",
     "PostgreSQLChannelLayer": "brokers.postgres.layer",
@@ -53,6 +55,7 @@ _LAZY = {
     "AsyncResumingMixin": "django.resume",
     "ResumingMixin": "django.resume",
     "Resumption": "django.resume",
+    "position_of": "django.positions",
 }
 
 __all__ = [

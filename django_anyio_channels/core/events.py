@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Generator, Mapping, Sequence
+from collections.abc import Awaitable, Generator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
@@ -13,7 +13,7 @@ class AckHandle(Protocol):
     """A reference count that a layer attaches to an event whose broker expects an acknowledgement.
 
     It starts at one, for the hub, which releases it after the fan-out; each mailbox that keeps the event retains it.
-    At zero the broker is told. Both methods are called in the event loop's thread, and neither waits nor raises.
+    At zero the event is acknowledged. Both methods are called in the event loop's thread, and neither waits nor raises.
     """
 
     def retain(self) -> None:
@@ -96,27 +96,6 @@ class PublishResult(NamedTuple):
 
     bound_queues: Sequence[BoundQueue] = ()
     """The queues that are bound to the group and that the layer has not put the message into; `Channel` does."""
-
-
-class GroupMessage(dict[str, Any]):
-    """A message that a consumer received through a group with a history: a dict with a position.
-
-    It equals the plain dict with the same content and is encoded as one. `position_of` reads any message's position.
-    """
-
-    __slots__ = ("group", "position")
-
-    def __init__(self, message: Mapping[str, Any], group: str, position: str) -> None:
-        super().__init__(message)
-        self.group = group
-        """The group that the message was sent to."""
-        self.position = position
-        """The message's position in the group's history, as in `Event.position`."""
-
-
-def position_of(message: Mapping[str, Any]) -> str | None:
-    """Return the position of a consumer's message in its group's history, or None if it has none."""
-    return message.position if isinstance(message, GroupMessage) else None
 
 
 class _Done:

@@ -81,7 +81,7 @@ class BaseChannelLayer(ABC):
         """
 
     async def count_subscribers(self, group: str) -> int | None:
-        """Return how many nodes subscribe to ``group``, where `publish` does not say it; None where nobody knows.
+        """Return how many nodes subscribe to ``group``, where `publish` does not return it; None if that is unknown.
 
         It is asked only of the topics that a node subscribes to first. Subscribers of these topics ignore empty
         messages, so a layer may publish one as a probe.
@@ -105,7 +105,7 @@ class BaseChannelLayer(ABC):
     def set_scope(self, prefix: str) -> None:  # noqa: B027 - optional
         """Set the prefix of the names that this node uses. Call before `connect`.
 
-        What nodes say to each other through the broker is for the nodes of the same scope.
+        Messages of this package's own between nodes are for the nodes of the same scope.
         """
 
     # ---- history ------------------------------------------------------------------------------------------------

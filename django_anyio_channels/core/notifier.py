@@ -13,9 +13,7 @@ class Waiter(Protocol):
     """An object that one task awaits once; an `asyncio.Future` is one."""
 
     def __await__(self) -> Generator[Any, Any, Any]: ...
-
     def done(self) -> bool: ...
-
     def set_result(self, result: None, /) -> None: ...
 
 

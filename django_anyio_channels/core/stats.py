@@ -56,8 +56,8 @@ class DeliveryStats:
         )
 
     def log_recovered(self, name: str, dropped: int) -> None:
-        """Log that a mailbox has room again, if `log_overflow` wrote a record for it."""
-        logger.warning("%s has room again; %d messages were dropped", name, dropped)
+        """Log that a mailbox takes messages again, if `log_overflow` wrote a record for it."""
+        logger.warning("%s takes messages again; %d were dropped", name, dropped)
 
     def count_undecodable(self, name: str, error: Exception) -> None:
         """Count and log a dropped payload."""

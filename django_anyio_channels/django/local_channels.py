@@ -9,13 +9,14 @@ from collections.abc import Callable
 from time import monotonic
 from typing import Any
 
-from ..core.events import Event, GroupMessage
+from ..core.events import Event
 from ..core.notifier import Notifier, waiter_type
 from ..hub.channel import Channel
 from ..hub.replay import ReplaySink
 from ..hub.subscriber import Subscriber
 from .consumers import ConsumerLifetime
 from .names import UNOWNED, BrokerNames, new_channel_name, owner_of
+from .positions import GroupMessage
 from .settings import Settings
 
 _LONGEST_SWEEP = 60.0

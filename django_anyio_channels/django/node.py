@@ -8,7 +8,7 @@ from collections.abc import AsyncGenerator, Coroutine
 from contextlib import asynccontextmanager
 from typing import Any
 
-from ..core.events import Event, GroupMessage, position_of
+from ..core.events import Event
 from ..core.exceptions import DecodeError
 from ..hub.channel import Channel
 from ..hub.replay import ReplaySink
@@ -18,6 +18,7 @@ from .jobs import Job, Jobs
 from .local_channels import LocalChannels
 from .messages import open_envelope
 from .names import BrokerNames, is_channel_of, new_node_id, node_of
+from .positions import GroupMessage, position_of
 from .settings import LARGEST_COUNT, Settings
 
 logger = logging.getLogger("django_anyio_channels")

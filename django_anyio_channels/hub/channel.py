@@ -71,8 +71,8 @@ class Channel:
         self._max_message_size = max_message_size
         self._new_supervisor = partial(
             Supervisor,
-            on_gap=on_gap or _no_report,
-            on_missed=on_missed or _no_report,
+            on_gap=on_gap,
+            on_missed=on_missed,
             timeout=publish_timeout,
             backoff=backoff or Backoff(),
         )
@@ -111,9 +111,8 @@ class Channel:
     async def publish(self, group: str, message: Any) -> PublishResult:
         """Publish a message to every subscriber of ``group``; returns when the broker has accepted it.
 
-        Raises `TypeError` and `PayloadTooLarge` as `encode` does, `ListenerClosed` if there was no connection for
-        ``publish_timeout`` seconds (nothing was sent), and `DeliveryUnknown` if the connection broke before the broker
-        answered.
+        Raises what `encode` raises, `ListenerClosed` if there was no connection for ``publish_timeout`` seconds
+        (nothing was sent), and `DeliveryUnknown` if the connection broke before the broker answered.
         """
         return await self.publish_payload(group, self.encode(message))
 
@@ -206,9 +205,8 @@ class Channel:
                 f"The consumers of {consumer_group!r} share one group; subscribe to each group by itself, without "
                 f"pattern and since, or without a consumer group through another Channel"
             )
-        subscriber = self.mailbox(
-            ", ".join(name for name, _ in names), capacity=capacity, expiry=expiry, manual_ack=ack == "manual"
-        )
+        title = ", ".join(name for name, _ in names)
+        subscriber = self.mailbox(title, capacity=capacity, expiry=expiry, manual_ack=ack == "manual")
         sink: Subscriber | ReplaySink | ConsumerGroupSink = subscriber
         if since is not None:
             sink = ReplaySink(subscriber, self.layer.is_after)
@@ -217,8 +215,7 @@ class Channel:
             sink = ConsumerGroupSink(subscriber, supervisor, groups[0], consumer_group, self._dead_letters)
         try:
             for name, is_pattern in names:
-                for supervisor in self._shards.of_subscription(name, pattern=is_pattern):
-                    await supervisor.subscriptions.add_sink(name, sink, pattern=is_pattern)
+                await self.add_sink(name, sink, pattern=is_pattern)
             if since is not None and isinstance(sink, ReplaySink):
                 sink.start(since, await self.history_payloads(groups[0], since=since, limit=None))
             if isinstance(sink, ConsumerGroupSink):
@@ -226,7 +223,7 @@ class Channel:
             yield subscriber
         finally:
             for name, is_pattern in names:
-                self._remove_sink(name, sink, is_pattern)
+                self.remove_sink(name, sink, pattern=is_pattern)
             sink.close()
             subscriber.clear()
 
@@ -247,22 +244,20 @@ class Channel:
             manual_ack=manual_ack,
         )
 
-    async def add_sink(self, group: str, sink: Sink) -> None:
-        """Add a sink to a group. In effect when it returns; if it raises, the sink is not added."""
-        await self._shards.of(group).subscriptions.add_sink(group, sink)
+    async def add_sink(self, name: str, sink: Sink, *, pattern: bool = False) -> None:
+        """Add a sink to a group or pattern. In effect when it returns; a group for which it raises does not have it."""
+        for supervisor in self._shards.of_subscription(name, pattern=pattern):
+            await supervisor.subscriptions.add_sink(name, sink, pattern=pattern)
 
     def has_sink(self, group: str, sink: Sink) -> bool:
         """Return whether `add_sink` was called, has not failed, and has not been undone."""
         return bool(self._shards.supervisors) and self._shards.of(group).subscriptions.has_sink(group, sink)
 
-    def remove_sink(self, group: str, sink: Sink) -> None:
+    def remove_sink(self, name: str, sink: Sink, *, pattern: bool = False) -> None:
         """Undo `add_sink`, at once; does nothing once the Channel is closed."""
-        self._remove_sink(group, sink, False)
-
-    def _remove_sink(self, name: str, sink: Sink, is_pattern: bool) -> None:
         if self._shards.supervisors:
-            for supervisor in self._shards.of_subscription(name, pattern=is_pattern):
-                supervisor.subscriptions.remove_sink(name, sink, pattern=is_pattern)
+            for supervisor in self._shards.of_subscription(name, pattern=pattern):
+                supervisor.subscriptions.remove_sink(name, sink, pattern=pattern)
 
     # ---- state --------------------------------------------------------------------------------------------------
 
@@ -280,7 +275,3 @@ class Channel:
     def subscriptions(self) -> int:
         """How many groups and patterns this node subscribes to; a pattern counts once for each broker."""
         return sum(len(supervisor.subscriptions) for supervisor in self._shards.all())
-
-
-def _no_report(*what: object) -> None:
-    """The default of ``on_gap`` and ``on_missed``."""

@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
 from time import monotonic
 
 import anyio
 from anyio.abc import TaskGroup
 
-from ..core.capabilities import require_acknowledgement
+from ..core.capabilities import SupportsAcknowledgement, require_acknowledgement
 from ..core.events import Event
 from ..core.exceptions import ChannelLayerError
 from ..core.stats import RateLimitedLogger
 from .subscriber import Subscriber, Timestamped, release
 from .supervisor import Supervisor
-
-Publish = Callable[[str, bytes], Awaitable[object]]
 
 
 def dead_letter_group(group: str, consumer_group: str) -> str:
@@ -27,7 +26,7 @@ def dead_letter_group(group: str, consumer_group: str) -> str:
 class DeadLetters:
     """Publishes what was delivered too often, instead of delivering it once more."""
 
-    def __init__(self, publish: Publish) -> None:
+    def __init__(self, publish: Callable[[str, bytes], Awaitable[object]]) -> None:
         self.tasks: TaskGroup
         """Runs the publishing; to be set first."""
         self._publish = publish
@@ -38,7 +37,7 @@ class DeadLetters:
     ) -> Event[bytes]:
         """Fetch, over any number of outages, until an event may be delivered; publish those before it to ``group``."""
         limit = require_acknowledgement(supervisor.layer).deliver_at_most
-        while (event := await supervisor.retry_forever(fetch)).deliveries > limit:
+        while (event := await supervisor.retry(fetch, forever=True)).deliveries > limit:
             # In a task of its own: a reader that polls with a time limit must not interrupt it each time.
             done = anyio.Event()
             self.tasks.start_soon(self._publish_and_release, event, group, done)
@@ -59,41 +58,36 @@ class DeadLetters:
             done.set()
 
 
+@dataclass(slots=True, eq=False)
 class ConsumerGroupSink:
-    """The sink of a subscriber in a consumer group.
+    """The sink of a subscriber in a consumer group; to create one raises `NotSupported` if the layer has none.
 
     A publish wakes it. It fetches an event only when a reader waits, so a slow reader keeps none from the others.
     """
 
-    def __init__(
-        self,
-        subscriber: Subscriber,
-        supervisor: Supervisor,
-        group: str,
-        consumer_group: str,
-        dead_letters: DeadLetters,
-    ) -> None:
-        """Raises `NotSupported`."""
-        self._subscriber = subscriber
-        self._supervisor = supervisor
-        self._layer = require_acknowledgement(supervisor.layer)
-        self._group = group
-        self._consumer_group = consumer_group
-        self._dead_letters = dead_letters
-        self._fetching: set[anyio.CancelScope] = set()
-        subscriber.fetch_next = self._fetch_next
+    subscriber: Subscriber
+    supervisor: Supervisor
+    group: str
+    consumer_group: str
+    dead_letters: DeadLetters
+    _layer: SupportsAcknowledgement = field(init=False)
+    _fetching: set[anyio.CancelScope] = field(default_factory=set, init=False)
+
+    def __post_init__(self) -> None:
+        self._layer = require_acknowledgement(self.supervisor.layer)
+        self.subscriber.fetch_next = self._fetch_next
 
     async def join(self) -> None:
         """Keep what is published from now on for the consumer group."""
-        await self._supervisor.retry(lambda: self._layer.join(self._group, self._consumer_group))
+        await self.supervisor.retry(lambda: self._layer.join(self.group, self.consumer_group))
 
     def put(self, entry: Timestamped) -> None:
         """Take the news that something was published."""
-        self._layer.notify_published(self._group)
+        self._layer.notify_published(self.group)
 
     def close(self) -> None:
         """Called when no more events will come."""
-        self._subscriber.close()
+        self.subscriber.close()
         for scope in self._fetching:
             scope.cancel()
 
@@ -101,12 +95,12 @@ class ConsumerGroupSink:
         with anyio.CancelScope() as scope:
             self._fetching.add(scope)
             try:
-                event = await self._dead_letters.first_deliverable(
-                    self._supervisor,
-                    lambda: self._layer.receive_event(self._group, self._consumer_group),
-                    dead_letter_group(self._group, self._consumer_group),
+                event = await self.dead_letters.first_deliverable(
+                    self.supervisor,
+                    lambda: self._layer.receive_event(self.group, self.consumer_group),
+                    dead_letter_group(self.group, self.consumer_group),
                 )
             finally:
                 self._fetching.discard(scope)
-            self._subscriber.put((monotonic(), event))
+            self.subscriber.put((monotonic(), event))
             release(event)

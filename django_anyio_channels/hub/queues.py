@@ -48,16 +48,15 @@ class Queues:
                 self._log.write(logging.WARNING, text, queue, capacity)
             except ChannelLayerError as error:
                 failed[queue] = error
-        for queue, reason in failed.items():
+        for queue, cause in failed.items():
             raise ChannelLayerError(
-                f"A message was published, but perhaps not put into queue {queue}, which is bound to its group: "
-                f"{reason}"
-            ) from reason
+                f"A message was published, but perhaps not put into queue {queue}, which is bound to its group: {cause}"
+            ) from cause
 
     async def take(self, queue: str) -> bytes:
         """`BaseChannelLayer.take`."""
         supervisor = self._shards.of(queue)
-        return await supervisor.retry_forever(lambda: supervisor.layer.take(queue))
+        return await supervisor.retry(lambda: supervisor.layer.take(queue), forever=True)
 
     async def receive_job(self, queue: str, dead_letter_group: str) -> Event[bytes]:
         """`SupportsAcknowledgement.receive_job`; what was delivered too often goes to ``dead_letter_group``."""

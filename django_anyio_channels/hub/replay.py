@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from time import monotonic
 
 from ..core.events import Event
 from .subscriber import Subscriber, Timestamped
 
 
+@dataclass(slots=True, eq=False)
 class ReplaySink:
     """The sink in front of a mailbox that holds live events back until `start` has put the history before them.
 
@@ -16,19 +18,14 @@ class ReplaySink:
     whatever its capacity, and by `mark_gap`.
     """
 
-    def __init__(
-        self,
-        subscriber: Subscriber,
-        is_after: Callable[[str, str], bool],
-        gap_event: Event[bytes] | None = None,
-    ) -> None:
-        self._subscriber = subscriber
-        self._is_after = is_after
-        self._gap_event = gap_event
-        self._in_gap = False
-        self._held: list[Timestamped] | None = []
-        self._history_end: str | None = None
-        """The last position of the history, until a live event is after it: the two ways may overlap."""
+    subscriber: Subscriber
+    is_after: Callable[[str, str], bool]
+    """`BaseChannelLayer.is_after`."""
+    gap_event: Event[bytes] | None = None
+    _in_gap: bool = field(default=False, init=False)
+    _held: list[Timestamped] | None = field(default_factory=list, init=False)
+    _history_end: str | None = field(default=None, init=False)
+    """The last position of the history, until a live event is after it: the two ways may overlap."""
 
     def put(self, entry: Timestamped) -> None:
         """Take a live event."""
@@ -36,12 +33,12 @@ class ReplaySink:
             self._held.append(entry)
             return
         if self._history_end is not None and entry[1].position is not None:
-            if not self._is_after(entry[1].position, self._history_end):
+            if not self.is_after(entry[1].position, self._history_end):
                 return
             self._history_end = None
-        dropped = self._subscriber.dropped
-        self._subscriber.put(entry)
-        if self._subscriber.dropped == dropped:
+        dropped = self.subscriber.dropped
+        self.subscriber.put(entry)
+        if self.subscriber.dropped == dropped:
             self._in_gap = False
         elif not self._in_gap:
             self._in_gap = True
@@ -49,23 +46,23 @@ class ReplaySink:
 
     def mark_gap(self) -> None:
         """Put the gap event: here events are missing for good."""
-        if self._gap_event is not None:
-            entry = (monotonic(), self._gap_event)
+        if self.gap_event is not None:
+            entry = (monotonic(), self.gap_event)
             if self._held is not None:
                 self._held.append(entry)
             else:
-                self._subscriber.put(entry, force=True)
+                self.subscriber.put(entry, force=True)
 
     def close(self) -> None:
         """Called when no more events will come."""
-        self._subscriber.close()
+        self.subscriber.close()
 
     def start(self, since: str, history: list[Event[bytes]]) -> None:
         """Put the history, then the live events after it; the mailbox's capacity grows by the history."""
         now = monotonic()
-        self._subscriber.capacity += len(history)
+        self.subscriber.capacity += len(history)
         for event in reversed(history):
-            self._subscriber.put_back((now, event))
+            self.subscriber.put_back((now, event))
         self._history_end = (history[-1].position if history else None) or since
         held, self._held = self._held or [], None
         for entry in held:

@@ -10,10 +10,8 @@ from ..core.exceptions import ChannelClosed
 from ..core.layer import BaseChannelLayer
 from .supervisor import Supervisor
 
-_CACHED_NAMES = 10_000
 
-
-@lru_cache(maxsize=_CACHED_NAMES)
+@lru_cache(maxsize=10_000)
 def shard_index(name: str, count: int) -> int:
     """Return which of ``count`` brokers has a group or a queue; equal in every process.
 
@@ -42,10 +40,6 @@ class Shards:
         self.only: Supervisor | None = None
         """The supervisor where there is one broker, to save a call of `of`."""
 
-    def __str__(self) -> str:
-        """The brokers' URLs without secrets."""
-        return ", ".join(layer.address for layer in self.layers)
-
     def set_supervisors(self, supervisors: tuple[Supervisor, ...]) -> None:
         """Set one for each layer, or none when the Channel is closed."""
         self.supervisors = supervisors
@@ -54,7 +48,8 @@ class Shards:
     def all(self) -> tuple[Supervisor, ...]:
         """Return all supervisors. Raises `ChannelClosed` while there are none."""
         if not self.supervisors:
-            raise ChannelClosed(f"The Channel to {self} is not open; use it inside `async with`")
+            addresses = ", ".join(layer.address for layer in self.layers)
+            raise ChannelClosed(f"The Channel to {addresses} is not open; use it inside `async with`")
         return self.supervisors
 
     def of(self, name: str) -> Supervisor:

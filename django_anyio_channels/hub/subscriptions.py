@@ -76,8 +76,7 @@ class SubscriptionRegistry:
     ) -> None:
         """``on_missed`` is called with the group or pattern and the seconds of each `Gap`.
 
-        ``on_resubscribed`` is called with a group or pattern that the broker refused for a time in this session, and
-        with the length of that time in seconds.
+        ``on_resubscribed`` is called with one that the broker refused for a time, and the seconds of that time.
         """
         self._layer = layer
         self._on_missed = on_missed

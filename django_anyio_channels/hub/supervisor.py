@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Awaitable, Callable
 from time import monotonic
 from typing import TypeVar
@@ -22,15 +23,15 @@ T = TypeVar("T")
 class Supervisor:
     """One broker's layer, its current session and its subscriptions.
 
-    `wait_connected` waits up to ``timeout`` seconds. ``on_gap`` and ``on_missed`` are those of `Channel`.
+    `wait_connected` waits up to ``timeout`` seconds, or ``forever``; ``on_gap`` and ``on_missed`` are `Channel`'s.
     """
 
     def __init__(
         self,
         layer: BaseChannelLayer,
         *,
-        on_gap: Callable[[float], None],
-        on_missed: Callable[[str, float], None],
+        on_gap: Callable[[float], None] | None,
+        on_missed: Callable[[str, float], None] | None,
         timeout: float,
         backoff: Backoff,
     ) -> None:
@@ -69,11 +70,11 @@ class Supervisor:
 
     # ---- for calls that need the broker ---------------------------------------------------------------------------
 
-    async def wait_connected(self) -> Session:
+    async def wait_connected(self, *, forever: bool = False) -> Session:
         """Return the session that is up. Raises `ListenerClosed` after the timeout, and once closed."""
         if self.session is not None:
             return self.session
-        with anyio.move_on_after(self._timeout):
+        with anyio.move_on_after(math.inf if forever else self._timeout):
             while self.session is None and not self._closed:
                 await self._connected.wait()
         if self._closed:
@@ -86,24 +87,14 @@ class Supervisor:
             ) from self._last_error
         return self.session
 
-    async def retry(self, call: Callable[[], Awaitable[T]]) -> T:
-        """Repeat an idempotent call over lost connections; `wait_connected` limits each wait."""
+    async def retry(self, call: Callable[[], Awaitable[T]], *, forever: bool = False) -> T:
+        """Repeat an idempotent call over lost connections; each wait for a connection is one of `wait_connected`."""
         while True:
-            session = await self.wait_connected()
+            session = await self.wait_connected(forever=forever)
             try:
                 return await call()
             except ListenerClosed as error:
                 session.fail(error)
-
-    async def retry_forever(self, call: Callable[[], Awaitable[T]]) -> T:
-        """`retry` over any number of outages, until the supervisor is closed."""
-        while True:
-            try:
-                return await self.retry(call)
-            except ChannelClosed:
-                raise
-            except ListenerClosed:
-                continue
 
     def delivery_unknown(self, session: Session, destination: str, error: ListenerClosed) -> DeliveryUnknown:
         """End a session that broke during a call, and return the error for the sender of the message."""
@@ -162,10 +153,7 @@ class Supervisor:
     def _report_missed(self, group: str, seconds: float | None) -> None:
         if seconds is None:
             seconds = self._outage
-            text = (
-                "The history of %s does not reach back to where the connection to %s was lost, %.2f s ago; "
-                "what was published meanwhile is lost"
-            )
+            text = "The history of %s does not reach back over the outage of %s (%.2f s); what it missed is lost"
         else:
             text = "%s has moved within %s, which took %.2f s; what was published meanwhile may be lost"
         self._warn_missed(text, group, seconds)
@@ -178,8 +166,9 @@ class Supervisor:
         logger.warning(text, group, self.layer.address, seconds)
         self._report("on_missed", self._on_missed, group, seconds)
 
-    def _report(self, name: str, callback: Callable[..., None], *arguments: object) -> None:
+    def _report(self, name: str, callback: Callable[..., None] | None, *arguments: object) -> None:
         try:
-            callback(*arguments)
+            if callback is not None:
+                callback(*arguments)
         except Exception:
             logger.exception("%s failed", name)

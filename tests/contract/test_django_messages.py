@@ -413,7 +413,7 @@ async def test_a_full_mailbox_drops_for_that_member_only(
     lines = [record.getMessage() for record in caplog.records if record.name == "django_anyio_channels"]
     assert [line.split(": ")[0] for line in lines] == [
         f"{slow} is full",
-        f"{slow} has room again; 7 messages were dropped",
+        f"{slow} takes messages again; 7 were dropped",
     ]
 
 

@@ -8,7 +8,15 @@ import anyio
 import pytest
 from anyio.lowlevel import checkpoint
 
-from django_anyio_channels import Channel, DeliveryUnknown, Event, InMemoryChannelLayer, ListenerClosed, PayloadTooLarge
+from django_anyio_channels import (
+    Channel,
+    DeliveryUnknown,
+    Event,
+    InMemoryChannelLayer,
+    ListenerClosed,
+    PayloadTooLarge,
+    PublishResult,
+)
 from django_anyio_channels.core.layer import subscribing
 from tests.support.scripted import (
     TIME_LIMIT,
@@ -134,6 +142,18 @@ async def test_publish_returns_what_the_broker_says() -> None:
         assert (await channel.publish("g", 1)).receivers == 0
         async with channel.subscribe("g"), channel.subscribe("g"):
             assert (await channel.publish("g", 1)).receivers == 1
+
+
+@pytest.mark.parametrize("answer", [None, 3, PublishResult(), PublishResult(3, "1-1")])
+async def test_a_custom_layer_may_return_a_result_or_a_number_or_nothing(answer: PublishResult | int | None) -> None:
+    class Custom(ScriptedLayer):
+        async def publish(self, group: str, message: bytes) -> PublishResult | int | None:  # type: ignore[override]
+            return answer
+
+    async with hub(Custom()) as channel:
+        result = await channel.publish("g", 1)
+    assert isinstance(result, PublishResult)
+    assert result == (answer if isinstance(answer, PublishResult) else PublishResult(answer))
 
 
 async def test_a_slow_subscriber_costs_its_own_mailbox_only() -> None:

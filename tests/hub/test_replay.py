@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from time import monotonic
 
+import anyio
 import pytest
 
-from django_anyio_channels import Event
+from django_anyio_channels import Channel, Event
 from django_anyio_channels.core.notifier import waiter_type
 from django_anyio_channels.core.serializers import MessagePackSerializer
 from django_anyio_channels.core.stats import DeliveryStats
 from django_anyio_channels.hub.replay import ReplaySink
 from django_anyio_channels.hub.subscriber import Subscriber
+from tests.support.scripted import TIME_LIMIT, ScriptedLayer
 
 pytestmark = pytest.mark.anyio
 
@@ -82,3 +84,52 @@ async def test_without_a_gap_event_gaps_are_silent() -> None:
     for number in (1, 2, 3):
         sink.put((monotonic(), event(number)))
     assert read(subscriber) == [1, 2]
+
+
+# ---- a Channel over a layer with a history -------------------------------------------------------------------------
+
+
+class RecordingLayer(ScriptedLayer):
+    """A layer with a history that holds what it is given."""
+
+    def __init__(self, *messages: bytes) -> None:
+        super().__init__()
+        self.entries = [Event("room", message, position=str(number)) for number, message in enumerate(messages, 1)]
+
+    async def history(self, group: str, *, since: str | None, limit: int | None) -> list[Event[bytes]]:
+        await self._enter("history", group)
+        found = [entry for entry in self.entries if since is None or is_after(str(entry.position), since)]
+        return found if limit is None else found[:limit]
+
+    async def position(self, group: str) -> str:
+        await self._enter("position", group)
+        return str(self.entries[-1].position)
+
+    def is_after(self, position: str, other: str) -> bool:
+        return is_after(position, other)
+
+
+async def test_a_history_is_decoded_and_an_undecodable_entry_is_counted(caplog: pytest.LogCaptureFixture) -> None:
+    layer = RecordingLayer(SERIALIZER.encode(1), b"\xc1", SERIALIZER.encode(3))
+    async with Channel(layer) as channel:
+        assert await channel.history("room") == [Event("room", 1), Event("room", 3)]
+        assert [event.position for event in await channel.history("room", since="1", limit=2)] == ["3"]
+        assert await channel.position("room") == "3"
+        assert channel.stats.undecodable == 2
+    assert "Dropped a message for room" in caplog.text
+
+
+async def test_a_subscription_since_a_position_begins_with_the_history_after_it() -> None:
+    layer = RecordingLayer(*(SERIALIZER.encode(number) for number in range(1, 4)))
+    async with Channel(layer, capacity=1) as channel, channel.subscribe("room", since="1") as subscriber:
+        layer.play(event(3), event(4))
+        with anyio.fail_after(TIME_LIMIT):
+            assert [(await subscriber.receive()).message for _ in range(3)] == [2, 3, 4]
+
+
+async def test_a_position_belongs_to_one_group() -> None:
+    async with Channel(RecordingLayer()) as channel:
+        for groups, pattern in ((("a", "b"), None), (("a",), "b*"), ((), "b*")):
+            with pytest.raises(TypeError, match="a position belongs to the history of one"):
+                async with channel.subscribe(*groups, pattern=pattern, since="1"):
+                    pass

@@ -226,7 +226,7 @@ async def test_one_line_when_it_is_full_and_one_when_there_is_room(caplog: pytes
     put(subscriber, *range(5))
     assert caplog.records == [], "room for a moment is no news"
     await received(subscriber, 4)
-    assert [record.getMessage() for record in caplog.records] == ["room has room again; 1000 messages were dropped"]
+    assert [record.getMessage() for record in caplog.records] == ["room takes messages again; 1000 were dropped"]
     caplog.clear()
     put(subscriber, *range(5))
     assert len(caplog.records) == 1, "full once more is logged once more"

@@ -82,3 +82,70 @@ async def test_a_refused_subscription_that_is_no_longer_wanted_is_not_retried() 
 
 def _ignore(group: str, seconds: float | None) -> None:
     """Nothing is missed here."""
+
+
+# ---- one sink that is added several times --------------------------------------------------------------------------
+
+
+async def test_two_calls_that_add_one_sink_and_one_is_cancelled() -> None:
+    layer = ScriptedLayer()
+    sessions, subscriber = Sessions(layer), make_subscriber()
+    await sessions.begin()
+    release = layer.hold("subscribe")
+    with anyio.fail_after(TIME_LIMIT):
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(sessions.registry.add_sink, "room", subscriber)
+            await until(lambda: layer.count("subscribe") == 1)
+            with anyio.CancelScope() as scope:
+                scope.cancel()
+                await sessions.registry.add_sink("room", subscriber)
+            assert sessions.registry.has_sink("room", subscriber), "the other call still waits"
+            release()
+    assert sessions.registry.has_sink("room", subscriber)
+    assert layer.names == {"room"}
+
+
+async def test_the_last_call_that_fails_to_add_a_sink_removes_it() -> None:
+    layer = ScriptedLayer()
+    sessions, subscriber = Sessions(layer), make_subscriber()
+    await sessions.begin()
+    layer.hold("subscribe")
+    with anyio.fail_after(TIME_LIMIT):
+        async with anyio.create_task_group() as tasks:
+            for _ in range(2):
+                tasks.start_soon(sessions.registry.add_sink, "room", subscriber)
+            await until(lambda: layer.count("subscribe") == 1)
+            await anyio.wait_all_tasks_blocked()
+            assert sessions.registry.has_sink("room", subscriber)
+            tasks.cancel_scope.cancel()
+    assert not sessions.registry.has_sink("room", subscriber)
+
+
+async def test_a_sink_that_is_removed_while_it_is_added_stays_removed() -> None:
+    layer = ScriptedLayer()
+    sessions, subscriber = Sessions(layer), make_subscriber()
+    await sessions.begin()
+    release = layer.hold("subscribe")
+    with anyio.fail_after(TIME_LIMIT):
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(sessions.registry.add_sink, "room", subscriber)
+            await until(lambda: layer.count("subscribe") == 1)
+            sessions.registry.remove_sink("room", subscriber)
+            release()
+    assert not sessions.registry.has_sink("room", subscriber)
+
+
+async def test_adding_a_known_sink_in_a_new_session_waits_for_the_subscription() -> None:
+    layer = ScriptedLayer()
+    sessions, subscriber = Sessions(layer), make_subscriber()
+    await sessions.begin()
+    await sessions.registry.add_sink("room", subscriber)
+    layer.fail("subscribe", SubscriptionRefused("not now"), SubscriptionRefused("nor now"))
+    await layer.disconnect()
+    await sessions.begin()
+    assert layer.names == set()
+    with pytest.raises(SubscriptionRefused, match="nor now"):
+        await sessions.registry.add_sink("room", subscriber)
+    assert sessions.registry.has_sink("room", subscriber), "the earlier call succeeded"
+    await sessions.registry.add_sink("room", subscriber)
+    assert layer.names == {"room"}

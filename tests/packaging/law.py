@@ -51,8 +51,6 @@ DRIVERS = {
     "redis": "brokers.redis",
     "hiredis": "brokers.redis",
     "asyncpg": "brokers.postgres",
-    "paho": "brokers.mqtt",
-    "mqtt5": "brokers.mqtt",
 }
 """A client library is imported only by its broker, so that nobody needs the others installed."""
 
@@ -72,6 +70,7 @@ ROOMS = [
     {"peers"},
     {"cluster"},
     {"session"},
+    {"inbox"},
     {"broker"},  # the embedded one
     {"layer"},
     {"streams"},
@@ -206,7 +205,8 @@ def violations(package: Path) -> list[str]:
                 graph.setdefault(module.name, set()).add(target)
         found += [f"{module.shown}{breach}" for breach in lengths(module)]
         found += [f"{module.shown}:{line}: {breach}" for line, breach in embedded(module)]
-    found += [f"{file.relative_to(package.parent)}: {breach}" for file, breach in server_code(package)]
+    strings = {text for module in modules.values() for _, text in module.strings()}
+    found += [f"{file.relative_to(package.parent)}: {breach}" for file, breach in server_code(package, strings)]
     try:
         TopologicalSorter(graph).prepare()
     except CycleError as error:
@@ -288,9 +288,11 @@ def embedded(module: Module) -> Iterator[tuple[int, str]]:
             yield line, f"names {text}; only {FACTORY} knows the brokers"
 
 
-def server_code(package: Path) -> Iterator[tuple[Path, str]]:
-    """What is wrong with the files of Lua and SQL."""
+def server_code(package: Path, strings: set[str]) -> Iterator[tuple[Path, str]]:
+    """What is wrong with the files of Lua and SQL, which are loaded by a name that is among these strings."""
     for file in sorted(each for each in package.rglob("*") if each.suffix in CODE_OF_SERVERS):
+        if file.stem not in strings:
+            yield file, "is loaded by no file of Python"
         lines = file.read_text().splitlines()
         folder = file.parent.relative_to(package).as_posix()
         if folder != CODE_OF_SERVERS[file.suffix]:

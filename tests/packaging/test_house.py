@@ -115,6 +115,7 @@ SQL_IN_PYTHON = f'QUERY = "SELECT {"a, " * 50} b"'
         # What servers run.
         ("brokers/redis/scripts.py", LUA_IN_PYTHON, "holds Lua; it stands in a file in brokers/redis/lua"),
         ("brokers/postgres/statements.py", SQL_IN_PYTHON, "holds SQL; it stands in a file in brokers/postgres/sql"),
+        ("brokers/redis/lua/unused.lua", "-- Unused.", "is loaded by no file of Python"),
         ("brokers/redis/put.lua", "-- Put.", "only brokers/redis/lua holds .lua"),
         ("brokers/redis/sql/put.sql", "-- Put.", "only brokers/postgres/sql holds .sql"),
         ("brokers/redis/lua/put.lua", "return 1", "begins with no comment"),
@@ -204,6 +205,7 @@ def house(folder: Path) -> Path:
         *("django/checks", "django/factory", "django/layer", "django/node", "django/management/commands/listen"),
     ):
         write(package / f"{name}.py", "")
+    write(package / "brokers/redis/server.py", 'PUT = "put"')
     for parent in {file.parent for file in package.rglob("*.py")} | {package, package / "brokers"}:
         write(parent / "__init__.py", "")
     for folder_of_code in CODE_OF_SERVERS.values():

@@ -25,7 +25,6 @@ Script = Callable[[str], Any]
 NEEDS = {
     "AnyioChannelLayer": "django",
     "AsyncResumingMixin": "django",
-    "MQTTChannelLayer": "mqtt",
     "PostgreSQLChannelLayer": "postgres",
     "RedisPubSubChannelLayer": "redis",
     "RedisStreamsChannelLayer": "redis",

@@ -9,9 +9,9 @@ from collections.abc import Callable
 class Watchdog:
     """Watches one connection from `start` to `stop`.
 
-    A connection from which nothing came for a quarter to a half of ``probe_interval`` is probed; one from which nothing
-    came for three quarters to the whole of it has failed. It counts ticks, not time: while the event loop was blocked,
-    an answer may wait unread.
+    A timer ticks ``ticks`` times in ``probe_interval`` seconds. After ``probe_after`` ticks between which nothing came
+    the connection is probed; at the last tick within ``probe_interval`` since something came it has failed. It counts
+    ticks, not time: while the event loop was blocked, an answer may wait unread.
     """
 
     def __init__(
@@ -26,9 +26,8 @@ class Watchdog:
     ) -> None:
         """``probe`` sends something that is answered; ``fail`` is called once, with the reason.
 
-        With ``always_probe`` it probes twice in ``probe_interval`` on a busy connection, too: the peer wants to
-        receive something. ``ticks`` are those of an interval; after ``probe_after`` of them without data the connection
-        is probed.
+        With ``always_probe`` a busy connection is probed at every other tick, too: the peer wants to receive
+        something.
         """
         self._ticks_per_interval = ticks
         self._probe_after = probe_after

@@ -11,11 +11,16 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from time import monotonic
+from typing import Any
+
+from anyio.lowlevel import current_token
 
 from ...core.events import BoundQueue, Event, PublishResult
 from ...core.exceptions import QueueFull
-from .inbox import Inbox, Reader
+from ...core.notifier import Notifier, waiter_type
 
+_MAX_UNREAD_EVENTS = 100_000
+"""A layer that leaves so many events unread is cut off, as network brokers do."""
 _SWEEP_SECONDS = 60.0
 
 
@@ -203,6 +208,70 @@ def _reset_brokers() -> None:
 
 # A child owns neither the parent's event loops nor its messages, and a lock may have been held while forking.
 os.register_at_fork(after_in_child=_reset_brokers)
+
+
+class _ThreadSafeNotifier:
+    """A `Notifier` for any thread; `notify` returns False once its event loop is closed."""
+
+    def __init__(self) -> None:
+        self._thread = threading.get_ident()
+        loop: Any = current_token().native_token
+        self._call_soon = getattr(loop, "call_soon_threadsafe", None) or loop.run_sync_soon
+        self._scheduled = False
+        self._notifier = Notifier(waiter_type())
+        self.wait = self._notifier.wait
+
+    def notify(self) -> bool:
+        try:
+            if threading.get_ident() == self._thread:
+                self._notifier.notify()
+            elif not self._scheduled:
+                self._scheduled = True
+                self._call_soon(self._notify_here)
+        except RuntimeError:  # what asyncio and trio raise for a closed loop
+            return False
+        return True
+
+    def _notify_here(self) -> None:
+        self._scheduled = False
+        self._notifier.notify()
+
+
+class Inbox:
+    """The events that one layer has not read yet."""
+
+    def __init__(self) -> None:
+        self.events: deque[Event[bytes]] = deque()
+        self.notifier = _ThreadSafeNotifier()
+        self.open = True
+        self.thread = threading.get_ident()
+        self.handler: Callable[[Event[bytes]], None] | None = None
+        # trio cannot be asked.
+        self._loop_is_running: Callable[[], bool] = getattr(current_token().native_token, "is_running", bool)
+
+    def usable_handler(self) -> Callable[[Event[bytes]], None] | None:
+        """Return the handler for an event that is published in this event loop, unless earlier ones wait."""
+        return self.handler if not self.events and self.open and self._loop_is_running() else None
+
+    def deliver(self, event: Event[bytes]) -> bool:
+        """Add an event. Returns False if the event loop is closed, or too many events are unread."""
+        self.events.append(event)
+        if len(self.events) > _MAX_UNREAD_EVENTS:
+            self.close()
+        return self.notifier.notify() and self.open
+
+    def close(self) -> None:
+        self.open = False
+        self.events.clear()
+        self.notifier.notify()
+
+
+class Reader:
+    """A task that waits in `InMemoryChannelLayer.take`."""
+
+    def __init__(self) -> None:
+        self.notifier = _ThreadSafeNotifier()
+        self.wake = self.notifier.notify
 
 
 @dataclass(slots=True)

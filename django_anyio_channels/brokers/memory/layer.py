@@ -9,8 +9,7 @@ from anyio.lowlevel import checkpoint
 from ...core.events import Event, PublishResult
 from ...core.exceptions import ListenerClosed
 from ...core.layer import BaseChannelLayer
-from .broker import InMemoryBroker
-from .inbox import Inbox, Reader
+from .broker import Inbox, InMemoryBroker, Reader
 
 _PUBLISHES_PER_TURN = 16
 

@@ -60,17 +60,12 @@ class BridgedGroup:
         """Return the payload for the members of the group. An invalid message is logged, and None returned."""
         try:
             payload = _from_json(message.payload) if self.rule.payload == "json" else message.payload
-            return self.bridge.encode({"type": MESSAGE_TYPE, "topic": message.topic.decode(), "payload": payload})
+            event = {"type": MESSAGE_TYPE, "topic": message.topic.decode(), "payload": payload}
+            return encode_limited(self.bridge.limit, self.bridge.serializer, event)
         except (msgspec.MsgspecError, ValueError, TypeError, RecursionError) as error:
-            self.bridge.log.write(
-                logging.WARNING,
-                "Dropped %d bytes that came to the topic %r for group %s, whose payload is %s: %s",
-                len(message.payload),
-                message.topic.decode(errors="replace"),
-                self.group,
-                self.rule.payload,
-                error,
-            )
+            text = "Dropped %d bytes that came to the topic %r for group %s, whose payload is %s: %s"
+            args = (len(message.payload), message.topic.decode(errors="replace"), self.group, self.rule.payload, error)
+            self.bridge.log.write(logging.WARNING, text, *args)
             return None
 
     def to_device(self, encoded: bytes) -> tuple[bytes, bytes]:
@@ -121,12 +116,8 @@ class Bridge:
         self.serializer = serializer
         self.log = RateLimitedLogger()
         self._group_prefix = group_prefix
-        self._limit = limit
+        self.limit = limit
         self._rules = [_read_rule(group, rule, group_prefix) for group, rule in rules.items()]
-
-    def encode(self, message: dict[str, Any]) -> bytes:
-        """Encode a message for the members of a group. Raises `TypeError` and `PayloadTooLarge`."""
-        return encode_limited(self._limit, self.serializer, message)
 
     def find(self, name: str) -> BridgedGroup | None:
         """Return the topic for a group's name in the layer; None if no rule is for it."""

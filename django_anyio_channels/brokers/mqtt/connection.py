@@ -185,10 +185,10 @@ class MQTTConnection(asyncio.Protocol):
             if not self._write(packet):
                 await self._drain()
             return 0
-        packet_id, reply = await self._outgoing.reserve_message()
+        packet_id, reply = await self._outgoing.reserve(self._outgoing.messages)
         self._write(packets.publish(topic, payload, qos=qos, retain=retain, packet_id=packet_id, properties=properties))
         try:
-            return await reply
+            return int(await reply)
         except ListenerClosed as error:
             raise DeliveryUnknown(
                 f"{error}; a message was not acknowledged yet, it may or may not have arrived"
@@ -197,14 +197,14 @@ class MQTTConnection(asyncio.Protocol):
     async def subscribe(self, topic_filter: bytes, options: int, identifier: int | None) -> int:
         """Subscribe, and return the broker's reason code."""
         self.check()
-        packet_id, reply = await self._outgoing.reserve_subscribe()
+        packet_id, reply = await self._outgoing.reserve(self._outgoing.subscribes)
         self._write(packets.subscribe(packet_id, topic_filter, options, version=self.version, identifier=identifier))
-        return (await reply)[0]
+        return int((await reply)[0])
 
     async def unsubscribe(self, topic_filter: bytes) -> None:
         """Unsubscribe; returns when the broker has done it."""
         self.check()
-        packet_id, reply = await self._outgoing.reserve_subscribe()
+        packet_id, reply = await self._outgoing.reserve(self._outgoing.subscribes)
         self._write(packets.unsubscribe(packet_id, topic_filter, version=self.version))
         await reply
 
@@ -270,20 +270,17 @@ class MQTTConnection(asyncio.Protocol):
 
     def _receive(self, packet: IncomingPacket) -> None:
         if isinstance(packet, Publish):
-            self._receive_publish(packet)
+            ack_handle = self._incoming.add(packet) if packet.qos else None
+            if ack_handle is not None or not packet.qos:
+                self._observer.message_received(packet, ack_handle)
         elif isinstance(packet, Ack):
             if packet.kind == packets.PUBREL:
                 self._incoming.receive_release(packet.packet_id)
             else:
                 self._outgoing.receive_ack(packet)
         elif isinstance(packet, SubAck):
-            self._outgoing.receive_suback(packet)
+            self._outgoing.resolve(packet.packet_id, packet.reasons, self._outgoing.subscribes)
         elif isinstance(packet, ConnAck):
             self._receive_connack(packet)
         else:
             self.fail(f"the broker ended the connection: {reason_name(packet.reason)}")
-
-    def _receive_publish(self, message: Publish) -> None:
-        ack_handle = self._incoming.add(message) if message.qos else None
-        if ack_handle is not None or not message.qos:
-            self._observer.message_received(message, ack_handle)

@@ -80,7 +80,10 @@ class Decoder:
         if packets.PUBACK <= kind <= packets.PUBCOMP:
             return Ack(kind, _two_bytes.unpack_from(body)[0], body[2] if len(body) > 2 else 0)
         if kind in (packets.SUBACK, packets.UNSUBACK):
-            return self._decode_suback(body, reasons=kind == packets.SUBACK)
+            after = _read_properties(body, 2)[1] if self._version == 5 else 2
+            if kind == packets.SUBACK and after == len(body):
+                raise ValueError("it has no reason code")
+            return SubAck(_two_bytes.unpack_from(body)[0], body[after:])
         if kind == packets.PINGRESP:
             return None
         if kind == packets.CONNACK:
@@ -113,47 +116,40 @@ class Decoder:
             raise ValueError("it ends too early")
         return Publish(topic, data[position:end], qos, packet_id, identifiers)
 
-    def _decode_suback(self, body: bytes, *, reasons: bool) -> SubAck:
-        position = _read_properties(body, 2, len(body))[1] if self._version == 5 else 2
-        if reasons and position == len(body):
-            raise ValueError("it has no reason code")
-        return SubAck(_two_bytes.unpack_from(body)[0], body[position:])
-
     def _decode_connack(self, body: bytes) -> ConnAck:
         # A broker that does not speak MQTT 5 answers in MQTT 3.1.1, without properties.
-        found = _read_properties(body, 2, len(body))[0] if self._version == 5 and len(body) > 2 else []
-        limits = dict(found)
-        receive_maximum = limits.get(0x21, 0xFFFF)
-        maximum_packet_size = limits.get(0x27, packets.LARGEST_PACKET)
-        if not receive_maximum or not maximum_packet_size:
-            raise ValueError("a limit of 0")
-        return ConnAck(
-            session_present=bool(body[0] & 1),
-            reason=body[1],
-            receive_maximum=receive_maximum,
-            maximum_packet_size=maximum_packet_size,
+        limits = dict(_read_properties(body, 2)[0]) if self._version == 5 and len(body) > 2 else {}
+        answer = ConnAck(
+            bool(body[0] & 1),
+            body[1],
+            receive_maximum=limits.get(0x21, 0xFFFF),
+            maximum_packet_size=limits.get(0x27, packets.LARGEST_PACKET),
             maximum_qos=limits.get(0x24, 2),
             shared_subscriptions=bool(limits.get(0x2A, 1)),
             server_keep_alive=limits.get(0x13),
         )
+        if not answer.receive_maximum or not answer.maximum_packet_size:
+            raise ValueError("a limit of 0")
+        return answer
 
 
 def _subscription_identifiers(packed: bytes) -> tuple[int, ...]:
-    found, _ = _read_properties(packed, 0, len(packed))
-    return tuple(value for identifier, value in found if identifier == _SUBSCRIPTION_IDENTIFIER)
+    return tuple(
+        value for identifier, value in _read_properties(packed, 0)[0] if identifier == _SUBSCRIPTION_IDENTIFIER
+    )
 
 
 _cached_identifiers = lru_cache(maxsize=4096)(_subscription_identifiers)
 
 
-def _read_properties(data: bytes, position: int, end: int) -> tuple[list[tuple[int, int]], int]:
+def _read_properties(data: bytes, position: int) -> tuple[list[tuple[int, int]], int]:
     """Return the properties that are integers, and where the properties end.
 
     One pass. Text and binary data are skipped: nothing here needs them.
     """
     length, position = _read_integer(data, position)
     after = position + length
-    if after > end:
+    if after > len(data):
         raise ValueError("its properties are longer than the packet")
     found = []
     while position < after:

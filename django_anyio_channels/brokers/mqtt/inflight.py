@@ -10,7 +10,7 @@ from typing import Any
 
 from ...core.exceptions import ListenerClosed
 from . import packets
-from .packets import Ack, Publish, SubAck
+from .packets import Ack, Publish
 
 _PACKET_IDS = 0xFFFF
 _SUBSCRIBES = 1024
@@ -22,36 +22,29 @@ Write = Callable[[bytes], object]
 class OutgoingPackets:
     """Our packets that the broker answers, by packet identifier.
 
-    No more messages are in flight than the broker's Receive Maximum; more callers wait, in the order of their calls. An
-    identifier stays in use until the broker has answered, also when the caller was cancelled.
+    A packet identifier and its slot stay in use until the broker has answered, also when the caller was cancelled.
     """
 
     def __init__(self, write: Write) -> None:
         self._write = write
+        self.messages = asyncio.Semaphore(_PACKET_IDS - _SUBSCRIBES)
+        """A slot for each PUBLISH at QoS 1 or 2 that may be in flight."""
+        self.subscribes = asyncio.Semaphore(_SUBSCRIBES)
         self._error: ListenerClosed | None = None
         self._last_id = random.randrange(_PACKET_IDS)
         self._replies: dict[int, tuple[asyncio.Future[Any], asyncio.Semaphore]] = {}
-        self._subscribes = asyncio.Semaphore(_SUBSCRIBES)
-        self.set_receive_maximum(_PACKET_IDS)
         self._released: dict[int, int] = {}
         """The reason codes of our QoS 2 messages between PUBREC and PUBCOMP."""
 
     def set_receive_maximum(self, receive_maximum: int) -> None:
         """Set how many messages may be in flight. Call it before the first one is."""
-        self._messages = asyncio.Semaphore(min(receive_maximum, _PACKET_IDS - _SUBSCRIBES))
+        self.messages = asyncio.Semaphore(min(receive_maximum, _PACKET_IDS - _SUBSCRIBES))
 
-    async def reserve_message(self) -> tuple[int, asyncio.Future[int]]:
-        """Wait until a message may be sent. Returns its packet identifier, and the broker's reason code to come.
+    async def reserve(self, slots: asyncio.Semaphore) -> tuple[int, asyncio.Future[Any]]:
+        """Wait for a slot, in the order of the calls. Returns a packet identifier, and the answer to come.
 
-        Both raise `ListenerClosed` when the connection ends; the message must be sent in the same step.
+        Both raise `ListenerClosed` when the connection ends. The packet must be sent in the same step.
         """
-        return await self._reserve(self._messages)
-
-    async def reserve_subscribe(self) -> tuple[int, asyncio.Future[bytes]]:
-        """Like `reserve_message`, for a SUBSCRIBE or UNSUBSCRIBE and its reason codes."""
-        return await self._reserve(self._subscribes)
-
-    async def _reserve(self, slots: asyncio.Semaphore) -> tuple[int, asyncio.Future[Any]]:
         await slots.acquire()
         if self._error is not None:
             slots.release()  # wakes the next waiter, which fails as well
@@ -64,20 +57,8 @@ class OutgoingPackets:
         self._replies[self._last_id] = reply, slots
         return self._last_id, reply
 
-    def receive_ack(self, packet: Ack) -> None:
-        """Handle a PUBACK, PUBREC or PUBCOMP."""
-        if packet.kind == packets.PUBREC and packet.reason < packets.ERRORS:
-            if packet.packet_id in self._replies:
-                self._released[packet.packet_id] = packet.reason
-            self._write(packets.ack(packets.PUBREL, packet.packet_id))
-        else:
-            self._resolve(packet.packet_id, self._released.pop(packet.packet_id, packet.reason), self._messages)
-
-    def receive_suback(self, packet: SubAck) -> None:
-        """Handle a SUBACK or UNSUBACK."""
-        self._resolve(packet.packet_id, packet.reasons, self._subscribes)
-
-    def _resolve(self, packet_id: int, answer: object, slots: asyncio.Semaphore) -> None:
+    def resolve(self, packet_id: int, answer: object, slots: asyncio.Semaphore) -> None:
+        """Answer the packet of ``slots`` with this identifier; ignore the answer to any other packet."""
         reply, its_slots = self._replies.get(packet_id, (None, None))
         if reply is not None and its_slots is slots:
             del self._replies[packet_id]
@@ -85,14 +66,24 @@ class OutgoingPackets:
             if not reply.done():
                 reply.set_result(answer)
 
+    def receive_ack(self, packet: Ack) -> None:
+        """Handle a PUBACK, PUBREC or PUBCOMP."""
+        packet_id, reason = packet.packet_id, packet.reason
+        if packet.kind == packets.PUBREC and reason < packets.ERRORS:
+            if packet_id in self._replies:
+                self._released[packet_id] = reason
+            self._write(packets.ack(packets.PUBREL, packet_id))
+        else:
+            self.resolve(packet_id, self._released.pop(packet_id, reason), self.messages)
+
     def fail(self, error: ListenerClosed) -> None:
         """Fail all callers."""
         self._error = error
         for reply, _ in self._replies.values():
             if not reply.done():
                 reply.set_exception(ListenerClosed(str(error)))
-        self._messages.release()
-        self._subscribes.release()
+        self.messages.release()
+        self.subscribes.release()
 
 
 class PublishAck:
@@ -102,11 +93,10 @@ class PublishAck:
     the connection, and awaiting it waits for them too.
     """
 
-    __slots__ = ("_messages", "_waiter", "holders", "packet_id", "qos", "sent")
+    __slots__ = ("_messages", "_waiter", "holders", "packet", "sent")
 
-    def __init__(self, messages: IncomingMessages, qos: int, packet_id: int) -> None:
-        self.qos = qos
-        self.packet_id = packet_id
+    def __init__(self, messages: IncomingMessages, packet: bytes) -> None:
+        self.packet = packet
         self.holders = 1
         self.sent = False
         self._messages = messages
@@ -156,7 +146,7 @@ class IncomingMessages:
             if message.packet_id in self._unreleased:
                 return None
             self._unreleased.add(message.packet_id)
-        ack = PublishAck(self, message.qos, message.packet_id)
+        ack = PublishAck(self, packets.ack(packets.PUBREC if message.qos == 2 else packets.PUBACK, message.packet_id))
         self._unacknowledged.append(ack)
         return ack
 
@@ -170,7 +160,7 @@ class IncomingMessages:
         waiting = self._unacknowledged
         while waiting and not waiting[0].holders:
             ack = waiting.popleft()
-            self._write(packets.ack(packets.PUBREC if ack.qos == 2 else packets.PUBACK, ack.packet_id))
+            self._write(ack.packet)
             ack.sent = True
             ack.wake()
 

@@ -72,28 +72,9 @@ class MQTTChannelLayer(BaseChannelLayer):
         version: int | None = None,
         bridge: Bridge | None = None,
     ) -> None:
+        given = {name: value for name, value in locals().items() if name not in ("self", "url", "bridge")}
+        self._options: MQTTOptions = make_options(url, **given)
         self._bridge = bridge
-        self._options: MQTTOptions = make_options(
-            url,
-            host=host,
-            port=port,
-            username=username,
-            password=password,
-            tls=tls,
-            ca_file=ca_file,
-            cert_file=cert_file,
-            key_file=key_file,
-            client_id=client_id,
-            session_expiry=session_expiry,
-            keepalive=keepalive,
-            probe_interval=probe_interval,
-            connect_timeout=connect_timeout,
-            qos=qos,
-            no_local=no_local,
-            receive_maximum=receive_maximum,
-            will=will,
-            version=version,
-        )
         self._scope = ""
         self._session: Session | None = None
 

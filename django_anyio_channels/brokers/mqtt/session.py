@@ -7,13 +7,7 @@ from collections.abc import Callable
 
 import anyio
 
-from ...core.exceptions import (
-    ChannelLayerError,
-    ListenerClosed,
-    PayloadTooLarge,
-    PublishRefused,
-    SubscriptionRefused,
-)
+from ...core.exceptions import ChannelLayerError, ListenerClosed, PayloadTooLarge, PublishRefused, SubscriptionRefused
 from ..common.event_stream import EventStream
 from . import packets
 from .address import MQTTOptions
@@ -54,7 +48,7 @@ class Session:
             with anyio.move_on_after(self._options.connect_timeout) as self._opening:
                 await self._connect()
                 if self.has_queues:
-                    await self.queues.begin()
+                    await self.queues.hand_offs.begin()
                 self._opening = None
                 return
             raise ListenerClosed(f"{self.address} did not answer within {self._options.connect_timeout:g} s")
@@ -102,7 +96,7 @@ class Session:
         if self.connection is not None:
             await self.connection.close()
         self._fail_calls(self._not_connected())
-        await self.queues.finished()
+        await self.queues.messaging.finished()
 
     def live(self) -> MQTTConnection:
         """Return the connection. Raises `ListenerClosed` if it is over."""
@@ -189,17 +183,15 @@ class Session:
     def group_subscription(
         self,
         group: str,
-        share: bytes | None = None,
+        share: bytes = b"",
         handler: Callable[[bytes], None] | None = None,
         subscription: str | None = None,
     ) -> Subscription:
-        """Return a subscription to a group, for `subscribe`. With ``share`` it is the shared subscription of a name."""
+        """Return a subscription to a group, for `subscribe`; a shared one has ``$share/<name>/`` as ``share``."""
         bridged = self.bridged(group)
-        prefix = b"" if share is None else b"$share/%b/" % share
         if bridged is None:
-            return Subscription(prefix + to_topic(group), group, group, subscription, None, handler)
-        topic_filter = prefix + bridged.topic_filter
-        return Subscription(topic_filter, group, group, subscription, bridged.from_device, handler)
+            return Subscription(share + to_topic(group), group, group, subscription, None, handler)
+        return Subscription(share + bridged.topic_filter, group, group, subscription, bridged.from_device, handler)
 
     async def send(self, topic: bytes, payload: bytes) -> int:
         """Publish to a topic of the nodes, and return the broker's reason code."""

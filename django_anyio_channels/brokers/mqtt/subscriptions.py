@@ -125,9 +125,7 @@ class Subscriptions:
                 continue
             if retained is not None:
                 retained.retain()
-            group = subscription.group
-            if group is None:
-                group = to_group(message.topic)
+            group = to_group(message.topic) if subscription.group is None else subscription.group
             self._events.add(Event(group, payload, subscription.subscription, retained))
         if ack_handle is not None:
             ack_handle.release()
@@ -143,16 +141,11 @@ class Subscriptions:
             self._timer.cancel()
 
     def _stop_buffering(self) -> None:
+        """Drop the messages that have no subscriber."""
         self._buffering = False
         backlog, self._session_backlog = self._session_backlog, []
         if backlog:
-            logger.warning(
-                "%s delivered %d messages of the former session to topics that nobody subscribed to within %g s "
-                "(the first: %s); they were dropped",
-                self._address,
-                len(backlog),
-                SESSION_BACKLOG_SECONDS,
-                to_group(backlog[0][0].topic),
-            )
+            text = "%s sent %d messages of the former session that nobody subscribed to within %g s (the first: %s)"
+            logger.warning(text, self._address, len(backlog), SESSION_BACKLOG_SECONDS, to_group(backlog[0][0].topic))
         for message, ack_handle in backlog:
             self.receive(message, ack_handle)

@@ -52,11 +52,10 @@ OnNotification = Callable[[str, str], None]
 class NotificationConnection(asyncpg.Connection):
     """A connection that hands over each notification while it is read."""
 
-    on_notification: OnNotification | None = None
+    on_notification: OnNotification
 
     def _process_notification(self, pid: int, channel: str, payload: str) -> None:
-        if self.on_notification is not None:
-            self.on_notification(channel, payload)
+        self.on_notification(channel, payload)
 
 
 class Address:

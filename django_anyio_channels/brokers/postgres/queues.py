@@ -98,6 +98,7 @@ class Queues:
         self._requeueing: set[asyncio.Future[None]] = set()
         self._log = RateLimitedLogger()
         self.puts: Batcher[Message, None] = Batcher(self._put, max_bytes=_MAX_BATCH_BYTES)
+        """The session runs and closes it."""
 
     # ---- put ----------------------------------------------------------------------------------------------------
 
@@ -301,9 +302,8 @@ class Queues:
         self._schema_exists = True
 
     def close(self, error: ListenerClosed) -> None:
-        """Fail every call that waits."""
+        """Fail every reader that waits."""
         self._closed = error
-        self.puts.close(error)
         for reader in self._readers.values():
             reader.waiters.fail_all(error)
         self._wake.set()

@@ -68,6 +68,8 @@ class Session:
         self.events = EventStream()
         self.subscriptions = Subscriptions(self._listening, self.events)
         self.queues = Queues(self._publishing, self.subscriptions.scripts, leased)
+        self._batchers: Sequence[Batcher[Any, Any]]
+        self._batchers = self.subscriptions.scripts, self._publishes, self.queues.puts
         self._peers = Peers(scope, barrier, self._publishing, self.subscriptions.scripts)
 
     @property
@@ -120,16 +122,8 @@ class Session:
         await self._listening.execute(listen(self._peers.channel))
         self._barrier.start()
         self._taking = self._create_task(self.queues.run())
-        self._tasks = [
-            self._create_task(work)
-            for work in (
-                self.subscriptions.scripts.run(),
-                self._publishes.run(),
-                self.queues.puts.run(),
-                self.queues.maintain(),
-                self._peers.run(),
-            )
-        ]
+        works = *(batcher.run() for batcher in self._batchers), self.queues.maintain(), self._peers.run()
+        self._tasks = list(map(self._create_task, works))
         for connection in self._open_connections:
             connection.watchdog.start()
 
@@ -140,7 +134,7 @@ class Session:
         if self._listening.is_behind_pooler:
             # In transaction mode it hands what comes now to nobody, but soon.
             await asyncio.sleep(_POOLER_DELAY)
-        # The answer comes after the notification, if that comes.
+        # The answer comes after the notification, if that comes. A pooler may hand it to the other connection.
         await self._listening.execute(unlisten(self._test_channel))
         if not self._notifications_arrive:
             raise ListenerClosed(
@@ -188,8 +182,8 @@ class Session:
     def _fail(self, error: ListenerClosed) -> None:
         if self._error is None:
             self._error = error
-            self.subscriptions.scripts.close(error)
-            self._publishes.close(error)
+            for batcher in self._batchers:
+                batcher.close(error)
             self.queues.close(error)
             self.events.end(error)
 

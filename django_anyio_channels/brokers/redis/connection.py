@@ -221,7 +221,10 @@ class Connection(asyncio.Protocol):
 
     def connection_lost(self, error: Exception | None) -> None:
         self.lost.set_result(None)
-        self.end(f"the connection was lost ({error})" if error else "the server closed the connection")
+        reason = f"the connection was lost ({error})" if error else "the server closed the connection"
+        # A server that wants no more clients replies to the first command only.
+        refusals = (str(reply) for reply in self._collected if isinstance(reply, hiredis.ReplyError))
+        self.end(next(refusals, reason))
 
     def _received_reply(self, reply: Any) -> None:
         if not self._waiting:
@@ -246,15 +249,15 @@ async def open_connection(
 ) -> tuple[Connection, list[Any]]:
     """Connect, log in and execute encoded commands, once; return the connection and the replies to the commands.
 
-    Raises `ListenerClosed` naming the address and the cure, and leaves nothing open.
+    There is one command at least. Raises `ListenerClosed` naming the address and the cure, and leaves nothing open.
     """
     connection = None
     try:
         with anyio.fail_after(address.timeout):
             connection = await _connect(address, observer)
             login = await address.login_commands()
-            futures = [connection.execute(command) for command in (*login, *commands)]
-            replies = [await future for future in futures]
+            # In one write: a server that wants no more clients says so and closes; a second write would only fail.
+            replies = await connection.execute(b"".join((*login, *commands)), len(login) + len(commands))
             for reply in replies[: len(login)]:
                 if isinstance(reply, hiredis.ReplyError) and not str(reply).startswith("NOPERM"):
                     raise ListenerClosed(str(reply))

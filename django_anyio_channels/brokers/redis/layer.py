@@ -63,6 +63,7 @@ class RedisPubSubChannelLayer(BaseChannelLayer):
         self._queues = Queues()
         self._peers = Peers()
         self._observer: SubscriptionObserver | None = None
+        """What each session reports messages, gaps and its end to."""
         self._unconsumed: list[Event[bytes]] = []
         self._log = RateLimitedLogger()
         self._session: Session | None = None
@@ -78,10 +79,6 @@ class RedisPubSubChannelLayer(BaseChannelLayer):
 
     def set_scope(self, prefix: str) -> None:
         self._peers.scope = prefix.encode()
-
-    def set_observer(self, observer: SubscriptionObserver) -> None:
-        """Have each session report messages, gaps and its end to ``observer``. Call before `connect`."""
-        self._observer = observer
 
     async def connect(self) -> None:
         await self.disconnect()

@@ -115,7 +115,7 @@ class Peers:
 
     def _watching(self, session: SubscribedSession, replies: asyncio.Future[list[Any]]) -> None:
         # If an ACL refuses the channel, no more than one node is ever counted, and `publish` waits for none.
-        if session is self._session and replies.exception() is None:
+        if replies.exception() is None and session is self._session:
             self._announce(session)
             if all(isinstance(reply, list) for reply in replies.result()):
                 marker = bindings_marker(self.scope)

@@ -108,7 +108,7 @@ class ServerConnections:
             self._stop_probing()
             self._observer.server_ended(self.error)
             other = self.listener if connection is self.commands else self.commands
-            self._loop.call_later(_DRAIN_SECONDS, other.abort)
+            self._loop.call_later(_DRAIN_SECONDS, other.end, reason)
         if connection is self.listener:
             self._observer.listener_lost(self.error)
 

@@ -144,8 +144,8 @@ class Session:
         self.listener_lost(error)
 
     def server_ended(self, error: ListenerClosed) -> None:
-        if self.error is None:
-            self.error = self._named(error)
+        if self._opened:
+            self.error = self.error or self._named(error)
             self._stop_pruning()
             self.peers.end()
             self._queues.end(self.error)

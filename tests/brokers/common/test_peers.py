@@ -82,6 +82,23 @@ async def test_a_session_that_ends_too_early_does_not_lower_what_is_expected() -
     assert not barrier.waiting
 
 
+async def test_the_end_of_a_session_lets_all_pass_and_expects_as_many_in_the_next() -> None:
+    barrier = after(3)
+    async with waiting(barrier, 2):
+        barrier.update(1)
+        barrier.end()
+    assert not barrier.waiting
+    barrier.start()
+    barrier.update(2)
+    assert barrier.waiting
+    barrier.update(3)
+    barrier.update(2)
+    barrier.end()
+    barrier.start()
+    barrier.update(2)
+    assert not barrier.waiting, "the third one had left before"
+
+
 async def test_released_it_waits_no_more_in_this_session() -> None:
     barrier = after(3)
     async with waiting(barrier):

@@ -61,14 +61,13 @@ def test_a_silent_connection_is_probed_once_and_fails_within_the_interval(loop: 
 
 def test_a_connection_that_answers_is_probed_again_and_again(loop: Loop) -> None:
     probes = 0
-    watched = Watchdog(1.0, lambda: None, pytest.fail)
 
     def probe() -> None:
         nonlocal probes
         probes += 1
-        watched.received_data()
+        watched.received = True
 
-    watched._probe = probe
+    watched = Watchdog(1.0, probe, pytest.fail)
     watched.start()
     for _ in range(20):
         loop.tick()
@@ -91,6 +90,20 @@ def test_a_busy_connection_is_probed_where_the_peer_wants_to_receive(loop: Loop)
         watched.received_data()
         loop.tick()
     assert len(probes) == 4
+
+
+def test_ticks_and_the_first_probe_can_be_chosen(loop: Loop) -> None:
+    calls: list[str] = []
+    watched = Watchdog(9.0, lambda: calls.append("probe"), calls.append, ticks=6, probe_after=4)
+    watched.start()
+    for _ in range(4):
+        loop.tick()
+    assert calls == []
+    loop.tick()
+    assert calls == ["probe"]
+    loop.tick()
+    assert calls == ["probe", "no answer for 9 s (probe_interval)"]
+    assert loop.delays == [1.5] * 6
 
 
 def test_a_stopped_watchdog_does_nothing(loop: Loop) -> None:

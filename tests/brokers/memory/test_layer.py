@@ -79,7 +79,7 @@ def test_a_reader_whose_loop_was_closed_takes_nothing_from_others() -> None:
 
 
 def test_a_reader_that_falls_too_far_behind_is_disconnected(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("django_anyio_channels.brokers.memory.inbox._MAX_UNREAD_EVENTS", 3)
+    monkeypatch.setattr(memory, "_MAX_UNREAD_EVENTS", 3)
 
     async def main() -> None:
         layer = InMemoryChannelLayer()
@@ -140,3 +140,26 @@ def test_a_pattern_of_two_layers_outlives_one_of_them() -> None:
         assert (await other.next_published()).message == b"after"
 
     asyncio.run(main())
+
+
+def test_events_from_another_thread_while_the_loop_is_blocked_are_all_read() -> None:
+    async def main() -> list[bytes]:
+        layer = InMemoryChannelLayer()
+        await layer.connect()
+        await layer.subscribe("g")
+        reading = asyncio.ensure_future(layer.next_published())
+        await asyncio.sleep(0)
+        thread = threading.Thread(target=lambda: [layer.publish_blocking("g", b"%d" % number) for number in range(3)])
+        thread.start()
+        thread.join(30)
+        return [(await reading).message, *[(await layer.next_published()).message for _ in range(2)]]
+
+    assert asyncio.run(main()) == [b"0", b"1", b"2"]
+
+
+def test_a_forked_child_begins_with_an_empty_broker() -> None:
+    broker = InMemoryBroker()
+    broker.put("q", b"", 10, 60.0)
+    broker._lock.acquire()  # as another thread may have while it forked
+    memory._reset_brokers()
+    broker.put("q", b"", 1, 60.0)

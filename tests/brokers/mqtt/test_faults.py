@@ -163,6 +163,8 @@ async def test_connecting_anew_ends_an_attempt_that_still_waits() -> None:
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(first)
                 await anyio.wait_all_tasks_blocked()
+                with pytest.raises(ListenerClosed, match="this layer is not connected"):
+                    await layer.publish("too early", b"x")
                 tasks.start_soon(layer.connect)
                 with anyio.fail_after(TIME_LIMIT):
                     await ended.wait()
@@ -173,8 +175,11 @@ async def test_connecting_anew_ends_an_attempt_that_still_waits() -> None:
         await layer.disconnect()
 
 
-async def test_of_two_attempts_at_once_the_later_wins(broker: Mosquitto) -> None:
+@pytest.mark.parametrize("connected", [False, True])
+async def test_of_two_attempts_at_once_the_later_wins(broker: Mosquitto, connected: bool) -> None:
     layer = MQTTChannelLayer(broker.url)
+    if connected:
+        await layer.connect()
 
     async def first() -> None:
         with pytest.raises(ListenerClosed):
@@ -411,7 +416,7 @@ async def test_a_resumed_session_does_not_wait_for_ever_for_subscribers(
     again = await connect(broker.url, **session)
     await again.subscribe("wanted")
     assert await read(again, 1) == [b"at last"]
-    await until(lambda: "nobody subscribed to within 0.2 s (the first: unwanted)" in caplog.text)
+    await until(lambda: "that nobody subscribed to within 0.2 s (the first: unwanted)" in caplog.text)
 
 
 # ---- queues ------------------------------------------------------------------------------------------------------
@@ -585,12 +590,12 @@ async def test_queues_are_handed_off_within_their_scope(connect: Connect) -> Non
             stack.push_async_callback(layer.disconnect)
             return layer
 
-        first, other = await node("a"), await node("b/+")
+        first, other = await node("a:"), await node("b/+")
         await first.put("jobs", b"of a", capacity=10, expiry=60)
         await other.put("jobs", b"of b", capacity=10, expiry=60)
         await first.disconnect()  # no node of its scope is left
         assert [len(owner.store) for owner in other._session.queues.owned.owners.values()] == [1]
-        second, third = await node("a"), await node("a")
+        second, third = await node("a:"), await node("a:")
         assert await third.take("jobs") == b"of a"
         await second.put("jobs", b"of a, too", capacity=10, expiry=60)
         await third.purge("")  # not of the queues of b

@@ -80,7 +80,7 @@ class Node:
         return 1_000_000
 
     def group_subscription(self, group: str, share: bytes, handler: Callable[[bytes], None]) -> Subscription:
-        return Subscription(b"$share/%b/%b" % (share, to_topic(group)), group, handler=handler)
+        return Subscription(share + to_topic(group), group, handler=handler)
 
     async def _round_trip(self) -> None:
         self._check()
@@ -110,13 +110,13 @@ class Node:
     async def cut(self) -> None:
         """End the session as the death of the connection does."""
         self.lose_connection()
-        await self.queues.finished()
+        await self.queues.messaging.finished()
 
     async def reconnect(self, *ignored: bytes) -> None:
         self.dead = False
         self.ignored = set(ignored)
         self.queues = MQTTQueues(self)
-        await self.queues.begin()
+        await self.queues.hand_offs.begin()
 
 
 @pytest.fixture
@@ -126,7 +126,7 @@ async def nodes() -> AsyncIterator[list[Node]]:
     made = [Node(name, table) for name in "abc"]
     with anyio.fail_after(TIME_LIMIT):
         for node in made:
-            await node.queues.begin()
+            await node.queues.hand_offs.begin()
         yield made
         for node in made:
             await node.cut()
@@ -223,7 +223,7 @@ def test_what_had_not_begun_when_the_event_loop_ends_is_left_in_silence(caplog: 
 
     async def main() -> None:
         node = Node("one", [])
-        node.queues._messaging.start_soon(work())
+        node.queues.messaging.start_soon(work())
         for task in asyncio.all_tasks() - {asyncio.current_task()}:
             task.cancel()  # as the end of the event loop does
 
@@ -236,7 +236,7 @@ async def test_a_mistake_is_logged_with_its_traceback(caplog: pytest.LogCaptureF
     async def work() -> None:
         raise ZeroDivisionError("a mistake")
 
-    Node("one", []).queues._messaging.start_soon(work())
+    Node("one", []).queues.messaging.start_soon(work())
     await until(lambda: "a mistake" in caplog.text)
     assert caplog.records[-1].exc_info
 
@@ -281,9 +281,9 @@ async def test_nothing_goes_on_when_a_session_is_finished(nodes: list[Node]) -> 
     await acquaint(owner, reader)
     await poll(reader)
     reader.queues._readers._end_linger(b"jobs", reader_queue(reader))
-    assert reader.queues._messaging._tasks, "the owner is sent a request"
+    assert reader.queues.messaging._tasks, "the owner is sent a request"
     await reader.cut()
-    assert not reader.queues._messaging._tasks
+    assert not reader.queues.messaging._tasks
 
 
 # ---- readers that come and go ------------------------------------------------------------------------------------
@@ -406,7 +406,7 @@ async def test_the_next_node_of_the_process_gets_what_nobody_took(nodes: list[No
     await owner.disconnect()
     next_node = Node("d", owner.table)
     next_node.address = owner.address
-    await next_node.queues.begin()
+    await next_node.queues.hand_offs.begin()
     assert await next_node.take() == b"kept"
 
 
@@ -416,7 +416,7 @@ async def test_what_could_not_be_offered_is_offered_by_the_session_after(nodes: 
     await owner.cut()
     reader.forbidden.add(JOBS)
     with pytest.raises(PublishRefused):
-        await reader.queues.begin()
+        await reader.queues.hand_offs.begin()
     await owner.reconnect()
     assert await other.take() == b"kept"
 
@@ -491,7 +491,7 @@ async def test_garbage_for_a_candidate_is_dropped(nodes: list[Node], caplog: pyt
 async def test_whether_all_topics_are_subscribed_to_is_not_known_without_a_connection(nodes: list[Node]) -> None:
     [first, *_] = nodes
     await first.cut()
-    assert not await first.queues._messaging.all_topics_subscribed()
+    assert not await first.queues.messaging.all_topics_subscribed()
 
 
 async def test_what_is_undelivered_is_returned_once_by_a_node_that_leaves(nodes: list[Node]) -> None:

@@ -32,13 +32,13 @@ def channel(url: str, on_gap: Callable[[float], None] | None = None, backoff: Ba
 
 @dataclass
 class Traffic:
-    """One node counts aloud, another one listens."""
+    """One node publishes numbers, another one receives them."""
 
     writer: Channel
     reader: Channel
     gaps: list[float]
     accepted: list[int] = field(default_factory=list)
-    """What was published, as the writer was told."""
+    """The numbers whose `publish` returned."""
     received: list[int] = field(default_factory=list)
     published: int = 0
 
@@ -49,7 +49,7 @@ class Traffic:
                 await self.writer.publish(GROUP, number)
             except ListenerClosed:
                 await anyio.lowlevel.checkpoint()
-                continue  # it said so
+                continue  # not accepted
             self.accepted.append(number)
 
     async def read(self, subscriber: Subscriber) -> None:
@@ -63,7 +63,7 @@ class Traffic:
 
     @property
     def missed(self) -> list[int]:
-        """PublishResult before the last that was received, but not received."""
+        """The numbers accepted before the last received one, and not received."""
         return sorted({number for number in self.accepted if number < self.received[-1]} - set(self.received))
 
     def check(self) -> None:
@@ -115,7 +115,7 @@ async def test_kill_and_restart(own_server: brokers.Postgres) -> None:
             await traffic.flow()
 
 
-async def test_after_a_restart_nobody_publishes_before_the_others_listen(own_server: brokers.Postgres) -> None:
+async def test_after_a_restart_a_publish_waits_until_the_others_listen(own_server: brokers.Postgres) -> None:
     late = Backoff(first=0.5, longest=0.5)
     async with channel(own_server.url) as writer, channel(own_server.url, backoff=late) as reader:
         with anyio.fail_after(TIME_LIMIT):
@@ -130,7 +130,7 @@ async def test_after_a_restart_nobody_publishes_before_the_others_listen(own_ser
                 assert (await anext(subscriber)).message == "after"
 
 
-async def test_a_node_that_does_not_come_back_is_waited_for_only_a_moment(own_server: brokers.Postgres) -> None:
+async def test_a_publish_waits_only_a_moment_for_a_node_that_does_not_come_back(own_server: brokers.Postgres) -> None:
     async with channel(own_server.url) as writer, writer.subscribe(GROUP) as subscriber:
         async with channel(own_server.url) as other, other.subscribe(GROUP):
             await writer.publish(GROUP, "before")
@@ -172,8 +172,8 @@ async def test_a_frozen_server(own_server: brokers.Postgres) -> None:
         await until(lambda: len(traffic.gaps) == 1)
 
 
-async def test_a_link_that_falls_silent_without_being_closed(own_server: brokers.Postgres) -> None:
-    """Only the server's processes of the reader stop, so that its connections stay open but nobody answers."""
+async def test_a_connection_that_falls_silent_without_being_closed(own_server: brokers.Postgres) -> None:
+    """Only the server's processes of the reader stop, so that its connections stay open and silent."""
     async with flowing(own_server.url) as traffic:
         pids = [process_of(traffic.reader, verb) for verb in ("LISTEN", "pg_notify")]
         for pid in pids:

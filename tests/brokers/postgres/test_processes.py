@@ -59,7 +59,7 @@ async def put(layer: PostgreSQLChannelLayer, number: int) -> None:
 async def test_each_of_many_jobs_is_done_once_though_a_worker_is_killed(
     own_server: brokers.Postgres, connect: Connect
 ) -> None:
-    """The one that is killed was doing at most one job; nobody else does that, and nobody misses another one."""
+    """Only the job of the killed worker may be missing."""
     layer = await connect(own_server.url)
     done: list[list[int]] = [[], [], []]
     with ExitStack() as stack:

@@ -241,7 +241,7 @@ async def test_sweeping_goes_on_after_an_error_and_ends_with_the_session(
     assert "The queues cannot be swept: postgresql://test/: no space left" in caplog.text
 
 
-async def test_a_queue_that_nobody_reads_any_more_is_not_listened_to(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_queue_without_readers_is_unlistened(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(postgres_queues, "_POLL_INTERVAL", 0.001)
     connection, scripts = ScriptedConnection(), Scripts()
     queues = make(connection, scripts=scripts)
@@ -334,7 +334,7 @@ async def test_a_part_of_what_queues_need_that_vanishes_is_made_again(
     assert await layer.take("q") == b"z"
 
 
-async def test_a_function_of_another_version_disturbs_nobody(database: brokers.Postgres, connect: Connect) -> None:
+async def test_a_function_of_another_version_is_left_alone(database: brokers.Postgres, connect: Connect) -> None:
     former = (
         "django_anyio_channels_put(queues bytea[], messages bytea[], expiries float8[], capacities int[], wakes text[])"
     )
@@ -389,7 +389,7 @@ async def test_the_isolation_that_the_database_prefers_makes_no_difference(
             full, taken = 0, []
 
 
-async def test_nobodys_backlog_is_swept_by_a_new_layer(database: brokers.Postgres, connect: Connect) -> None:
+async def test_a_new_layer_does_not_sweep_the_backlog_of_others(database: brokers.Postgres, connect: Connect) -> None:
     layer = await connect(database.url)
     await layer.put("q", b"x", capacity=1, expiry=60)
     other = await connect(database.url)

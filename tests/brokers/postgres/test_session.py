@@ -52,7 +52,7 @@ async def test_a_layer_has_two_connections_whatever_it_does(database: brokers.Po
     assert count_connections(database) == 2
 
 
-async def test_it_tells_who_holds_the_connections(database: brokers.Postgres, connect: Connect) -> None:
+async def test_connections_have_an_application_name(database: brokers.Postgres, connect: Connect) -> None:
     await connect(database.url)
     assert count_connections(database) == 2
 
@@ -150,7 +150,7 @@ async def test_a_layer_that_could_not_connect_may_be_disconnected() -> None:
         await layer.publish("room", b"x")
 
 
-async def test_a_notification_for_a_channel_that_nobody_wants_any_more_is_dropped(database: brokers.Postgres) -> None:
+async def test_a_notification_for_an_unsubscribed_channel_is_dropped(database: brokers.Postgres) -> None:
     async with session_of(database) as session:
         await session.subscriptions.scripts.call("LISTEN given_up")
         await session.subscribe("g")

@@ -11,7 +11,7 @@ from .conftest import Connect
 pytestmark = pytest.mark.anyio
 
 
-async def test_a_strangers_notification_disturbs_nobody(
+async def test_a_notification_of_another_program_is_dropped(
     database: brokers.Postgres, connect: Connect, caplog: pytest.LogCaptureFixture
 ) -> None:
     layer = await connect(database.url)

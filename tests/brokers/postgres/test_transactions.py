@@ -119,7 +119,7 @@ async def test_commit_delivers_and_not_before(layer: AnyioChannelLayer, member: 
 
 
 async def test_a_row_and_the_news_of_it(layer: AnyioChannelLayer, member: str) -> None:
-    """Whoever hears of a row can read it."""
+    """A consumer that is told of a row by a message can read the row."""
 
     def post() -> None:
         with transaction.atomic(), connections["default"].cursor() as cursor:
@@ -264,7 +264,7 @@ async def test_nobody_waits_for_a_transaction_that_lasts(layer: AnyioChannelLaye
     assert await rest(layer, "a-queue") == []
 
 
-async def test_a_queue_in_a_group_hears_it_too(django: Postgres, caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_queue_in_a_group_receives_it_too(django: Postgres, caplog: pytest.LogCaptureFixture) -> None:
     layer = AnyioChannelLayer(database="default", capacity=2)
     await soon(layer.group_add("room", "a-queue"))
 
@@ -278,7 +278,7 @@ async def test_a_queue_in_a_group_hears_it_too(django: Postgres, caplog: pytest.
     await in_thread(send)
     assert await numbers(layer, "a-queue", 2) == [0, 1]
     assert await rest(layer, "a-queue") == []
-    assert "Dropped a message to asgi:g:room for 1 full queues" in caplog.text
+    assert "Dropped a message to asgi:g:room for the full queue asgi:q:a-queue" in caplog.text
     await layer.close()
 
 

@@ -7,7 +7,7 @@ import docutils.nodes
 import pytest
 
 from django_anyio_channels import AnyioChannelLayer
-from django_anyio_channels.brokers.redis.peers import NODES
+from django_anyio_channels.brokers.redis.keys import nodes_channel
 from tests.docs.test_readme import parsed
 from tests.support.brokers import redis as brokers
 from tests.support.paths import ROOT
@@ -48,7 +48,7 @@ async def test_a_user_with_these_rights_may_do_everything(server: brokers.Redis,
         await other.group_send("room", {"type": "x"})
         assert await layer.receive(name) == await layer.receive("jobs") == {"type": "x"}
         # Who may not be counted is not waited for after an outage.
-        await becomes_true(lambda: server.ask("PUBSUB", "NUMSUB", NODES.decode())[1] == 2)
+        await becomes_true(lambda: server.ask("PUBSUB", "NUMSUB", nodes_channel(b"asgi:").decode())[1] == 2)
         for channel in ("jobs", "work", name):
             await other.send(channel, {"type": "y"})
             message = await layer.receive(channel)

@@ -333,6 +333,7 @@ async def test_bound_queues_that_cannot_be_found_out_are_told_of(
     server: brokers.Redis, connect: Connect, forgery: list[str], caplog: pytest.LogCaptureFixture
 ) -> None:
     server.ask(*LIMITED, "~*", "&*", "+@all")
+    server.ask("SET", MARKER, "announced", "PX", 60_000)
     server.ask(*forgery)
     for url in (server.url, brokers.with_streams(server.url)):
         caplog.clear()

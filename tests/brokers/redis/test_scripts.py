@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import gc
-from collections.abc import Iterator
 from hashlib import sha1
 from typing import Any
 
@@ -41,14 +40,14 @@ end)(redis, KEYS)
 
 
 @pytest.fixture
-def shimmed(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Script]]:
+def shimmed(monkeypatch: pytest.MonkeyPatch) -> list[Script]:
     """Every script refuses keys that it does not declare."""
     scripts = [each for each in gc.get_objects() if isinstance(each, Script)]
     for script in scripts:
         text = SHIM + script.text
         monkeypatch.setattr(script, "text", text)
         monkeypatch.setattr(script, "_sha", sha1(text.encode(), usedforsecurity=False).hexdigest())
-    yield scripts
+    return scripts
 
 
 async def test_the_shim_refuses_an_undeclared_key(server: brokers.Redis, connect: Connect, shimmed: object) -> None:

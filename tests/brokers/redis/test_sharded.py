@@ -18,8 +18,8 @@ from django_anyio_channels import (
     DeliveryUnknown,
     ListenerClosed,
     RedisPubSubChannelLayer,
-    ShardedChannelLayer,
 )
+from django_anyio_channels.hub.sharding import shard_index
 from tests.support.brokers import redis as brokers
 
 from .conftest import becomes_true
@@ -45,14 +45,14 @@ def servers(request: pytest.FixtureRequest, three: tuple[brokers.Redis, ...]) ->
     return three[: request.param]
 
 
-def layer_of(servers: tuple[brokers.Redis, ...]) -> ShardedChannelLayer:
-    return ShardedChannelLayer([RedisPubSubChannelLayer(each.url, probe_interval=1.0) for each in servers])
+def layers_of(servers: tuple[brokers.Redis, ...]) -> list[RedisPubSubChannelLayer]:
+    return [RedisPubSubChannelLayer(each.url, probe_interval=1.0) for each in servers]
 
 
-def name_at(layer: ShardedChannelLayer, index: int, beginning: str) -> str:
+def name_at(servers: tuple[brokers.Redis, ...], index: int, beginning: str) -> str:
     """A name that the server at this place has."""
     names = (f"{beginning}{number}" for number in range(1000))
-    return next(name for name in names if layer.part_of(name) is layer.parts[index])
+    return next(name for name in names if shard_index(name, len(servers)) == index)
 
 
 @asynccontextmanager
@@ -172,8 +172,8 @@ async def test_flush_empties_every_server_and_every_process(servers: tuple[broke
 
 async def test_a_pattern_hears_every_server_once(servers: tuple[brokers.Redis, ...]) -> None:
     async with (
-        Channel(layer_of(servers)) as channel,
-        Channel(layer_of(servers)) as other,
+        Channel(layers_of(servers)) as channel,
+        Channel(layers_of(servers)) as other,
         channel.subscribe(pattern="room-*") as subscriber,
     ):
         with anyio.fail_after(30):
@@ -190,11 +190,11 @@ async def test_a_pattern_hears_every_server_once(servers: tuple[brokers.Redis, .
 
 async def test_the_death_of_one_server_is_no_matter_of_the_others(servers: tuple[brokers.Redis, ...]) -> None:
     gaps: list[float] = []
-    layer = layer_of(servers)
-    dead, living = name_at(layer, 0, "room-"), name_at(layer, 1, "room-")
+    layers = layers_of(servers)
+    dead, living = name_at(servers, 0, "room-"), name_at(servers, 1, "room-")
     async with (
-        Channel(layer, on_gap=gaps.append) as channel,
-        Channel(layer_of(servers)) as other,
+        Channel(layers, on_gap=gaps.append) as channel,
+        Channel(layers_of(servers)) as other,
         channel.subscribe(dead, living) as subscriber,
     ):
         await run_sync(servers[0].server.kill)
@@ -216,8 +216,8 @@ async def test_killed_in_turn_they_lose_nothing_that_publish_returned_for(server
     sent: list[tuple[str, int]] = []
     got: list[tuple[str, int]] = []
     async with (
-        Channel(layer_of(servers), capacity=100_000) as channel,
-        Channel(layer_of(servers)) as other,
+        Channel(layers_of(servers), capacity=100_000) as channel,
+        Channel(layers_of(servers)) as other,
         channel.subscribe(*GROUPS[:6]) as subscriber,
         anyio.create_task_group() as tasks,
     ):
@@ -255,16 +255,16 @@ async def test_killed_in_turn_they_lose_nothing_that_publish_returned_for(server
 
 
 async def test_a_bound_queue_whose_server_is_gone_is_told_and_ends_nothing(servers: tuple[brokers.Redis, ...]) -> None:
-    layer = layer_of(servers)
-    group, queue = name_at(layer, 1, "room-"), name_at(layer, 0, "jobs-")
-    async with Channel(layer, publish_timeout=3.0) as channel, channel.subscribe(group) as subscriber:
+    layers = layers_of(servers)
+    group, queue = name_at(servers, 1, "room-"), name_at(servers, 0, "jobs-")
+    async with Channel(layers, publish_timeout=3.0) as channel, channel.subscribe(group) as subscriber:
         await channel.queues.bind(group, queue, lifetime=60, **PLENTY)
         await channel.publish(group, 1)
         assert channel.serializer.decode(await channel.queues.take(queue)) == 1
         await run_sync(servers[0].server.kill)
         try:
             await becomes_true(lambda: channel.outages == 1)
-            with pytest.raises(ChannelLayerError, match=f"perhaps not put into queue {queue}.*No link") as caught:
+            with pytest.raises(ChannelLayerError, match=f"perhaps not put into queue {queue}.*No connection") as caught:
                 await channel.publish(group, 2)
             assert not isinstance(caught.value, ListenerClosed)
             assert channel.outages == 1
@@ -274,9 +274,9 @@ async def test_a_bound_queue_whose_server_is_gone_is_told_and_ends_nothing(serve
 
 
 async def test_terms_of_a_binding_to_another_server(servers: tuple[brokers.Redis, ...]) -> None:
-    layer = layer_of(servers)
-    group, queue = name_at(layer, 1, "room-"), name_at(layer, 0, "jobs-")
-    async with Channel(layer) as channel:
+    layers = layers_of(servers)
+    group, queue = name_at(servers, 1, "room-"), name_at(servers, 0, "jobs-")
+    async with Channel(layers) as channel:
         await channel.queues.bind(group, queue, lifetime=60, capacity=2, expiry=60)
         for number in range(3):
             await channel.publish(group, number)

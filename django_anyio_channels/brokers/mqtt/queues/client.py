@@ -50,11 +50,11 @@ class MQTTQueues:
 
     def __init__(self, transport: Transport) -> None:
         self._transport = transport
-        self._messaging = Messaging(transport, self._receive_reply)
-        self.owned = OwnedQueues(self._messaging)
-        self._requests = Requests(self._messaging, self.owned, self._prepare)
-        self._hand_offs = HandOffs(self._messaging, self.owned, self._requests)
-        self._readers = Readers(self._messaging, self._requests, self._hand_offs)
+        self.messaging = Messaging(transport, self._receive_reply)
+        self.owned = OwnedQueues(self.messaging)
+        self._requests = Requests(self.messaging, self.owned, self._prepare)
+        self.hand_offs = HandOffs(self.messaging, self.owned, self._requests)
+        self._readers = Readers(self.messaging, self._requests, self.hand_offs)
         self._preparation: asyncio.Task[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._error: ListenerClosed | None = None
@@ -65,7 +65,7 @@ class MQTTQueues:
         """`BaseChannelLayer.put`."""
         topic = to_topic(queue)
         await self._prepare()
-        size, limit = len(message) + self._messaging.envelope_size(topic), self._transport.largest_packet
+        size, limit = len(message) + self.messaging.envelope_size(topic), self._transport.largest_packet
         if size > limit:
             raise PayloadTooLarge(
                 f"A message for queue {queue} needs {size} bytes on its way; {self._transport.address} takes at most "
@@ -90,51 +90,41 @@ class MQTTQueues:
     async def purge(self, prefix: str) -> None:
         """`BaseChannelLayer.purge`."""
         await self._prepare()
-        await self._messaging.send(_PURGE, encode([prefix]))
+        await self.messaging.send(_PURGE, encode(prefix))
 
     # ---- the session --------------------------------------------------------------------------------------------
 
-    async def begin(self) -> None:
-        """Begin a session: adopt the queues of departing nodes, and offer those left over from former sessions."""
-        await self._hand_offs.begin()
-
     async def _prepare(self) -> None:
         """Once a session: subscribe to replies. Raises `ListenerClosed`."""
-        self._check()
         if self._preparation is None:
             self._preparation = asyncio.get_running_loop().create_task(self._listen())
             self._preparation.add_done_callback(consume_error)
-            self._schedule_repeat()
         await asyncio.shield(self._preparation)
-        self._check()
-
-    def _check(self) -> None:
         if self._error is not None:
             raise ListenerClosed(*self._error.args)
 
     async def _listen(self) -> None:
-        await self._messaging.listen(REPLIES + self._messaging.node.encode(), read_reply, self._receive_reply)
-        await self._messaging.listen(_PURGE, read_prefix, self._on_purge)
-        if await self._messaging.all_topics_subscribed():
+        self._repeat()
+        await self.messaging.listen(REPLIES + self.messaging.node.encode(), read_reply, self._receive_reply)
+        await self.messaging.listen(_PURGE, read_prefix, self._on_purge)
+        if await self.messaging.all_topics_subscribed():
             logger.warning("%s: %s", self._transport.address, ALL_TOPICS_SUBSCRIBED)
 
-    def _schedule_repeat(self) -> None:
-        self._timer = asyncio.get_running_loop().call_later(_REPEAT_SECONDS, self._repeat)
-
     def _repeat(self) -> None:
-        self._schedule_repeat()
-        self._readers.repeat()
-        self._requests.repeat()
+        if self._error is None:
+            self._timer = asyncio.get_running_loop().call_later(_REPEAT_SECONDS, self._repeat)
+            self._readers.repeat()
+            self._requests.repeat()
 
     async def close(self) -> None:
         """Hand off the queues of this node, and return its undelivered messages."""
         with anyio.move_on_after(_CLOSE_SECONDS):
             with anyio.move_on_after(_CLOSE_SECONDS / 2):
                 await self._readers.remove_all()
-            await self._hand_offs.close()
+            await self.hand_offs.close()
             await self._readers.return_all()
             # Not before: returned messages are replied to. Nothing else comes, as no owner knows a reader of this node.
-            await self._messaging.stop_listening(REPLIES + self._messaging.node.encode())
+            await self.messaging.stop_listening(REPLIES + self.messaging.node.encode())
 
     def end(self, error: ListenerClosed) -> None:
         """The session is over: fail all calls with ``error``. What is left is kept for the next session."""
@@ -143,12 +133,8 @@ class MQTTQueues:
             self._timer.cancel()
         self._requests.end()
         self.owned.end()
-        self._hand_offs.end()
+        self.hand_offs.end()
         self._readers.end(error)
-
-    async def finished(self) -> None:
-        """Wait for the background tasks of a session that is over."""
-        await self._messaging.finished()
 
     # ---- replies ------------------------------------------------------------------------------------------------
 

@@ -20,7 +20,7 @@ class _Election:
 
     first_claim: asyncio.Future[bytes | None]
     """The node that claimed the queue first; None at the end of the session."""
-    task: asyncio.Task[None] | None = None
+    task: asyncio.Task[None] = field(init=False)
     undecided: bool = True
     buffered: list[bytes] = field(default_factory=list)
     """Requests that came while it was undecided."""
@@ -48,7 +48,6 @@ class OwnedQueues:
             election.task = loop.create_task(self._run_election(topic, election))
             election.task.add_done_callback(lambda _: self._elections.pop(topic, None))
             election.task.add_done_callback(consume_error)
-        assert election.task is not None
         await asyncio.shield(election.task)
 
     async def _run_election(self, topic: bytes, election: _Election) -> None:

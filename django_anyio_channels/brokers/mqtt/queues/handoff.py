@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from .election import REQUESTS, OwnedQueues
-from .messaging import ALL_TOPICS_SUBSCRIBED, ENVELOPE_BYTES, Messaging, consume_error
+from .messaging import ALL_TOPICS_SUBSCRIBED, ENVELOPE_BYTES, Messaging
 from .owner import Binding, pack_bindings
 from .protocol import HandOff, encode, read_hand_off
 from .requests import Requests
@@ -75,14 +75,13 @@ class HandOffs:
             return
         orphans = _orphaned_queues.pop(self._key, [])
         # Concurrently: each takes several round trips, and connecting has a time limit.
-        offers = [asyncio.get_running_loop().create_task(self._give(orphan, self._requests.send)) for orphan in orphans]
+        offers = [self._give(orphan, self._requests.send) for orphan in orphans]
         try:
-            for offer in offers:
-                await offer
+            for error in await asyncio.gather(*offers, return_exceptions=True):
+                if error is not None:
+                    raise error
         finally:
-            for orphan, offer in zip(orphans, offers, strict=True):
-                offer.cancel()
-                offer.add_done_callback(consume_error)
+            for orphan in orphans:
                 self.save(orphan)
 
     async def close(self) -> None:
@@ -102,7 +101,7 @@ class HandOffs:
         if orphan.messages or orphan.bindings:
             _orphaned_queues.setdefault(self._key, []).append(orphan)
 
-    async def give_back(self, topic: bytes, messages: list[QueuedMessage]) -> None:
+    async def requeue(self, topic: bytes, messages: list[QueuedMessage]) -> None:
         """Return messages to their queue's owner. If that fails, the next session offers them again."""
         orphan = OrphanedQueue(topic, messages)
         try:
@@ -117,7 +116,7 @@ class HandOffs:
         del self._owned_queues.owners[topic]
         orphan = OrphanedQueue(topic, owner.store.clear(), owner.bindings)
         try:
-            for node, number in owner.readers:
+            for node, number in list(owner.readers):
                 await self._messaging.reply(node, number, "retry")
             await self._give(orphan, self._send_to_successor)
         finally:

@@ -31,24 +31,18 @@ ALL_TOPICS_SUBSCRIBED = (
 class Transport(Protocol):
     """What queues need of a session. Every coroutine raises `ListenerClosed` when the session is over."""
 
-    @property
-    def address(self) -> str:
-        """The broker's URL without secrets."""
-
-    @property
-    def scope(self) -> str:
-        """The prefix of the nodes that this node speaks with."""
-
-    @property
-    def node(self) -> str:
-        """The name of this node."""
+    address: str
+    scope: str
+    """The prefix of the nodes that this node speaks with."""
+    node: str
+    """The name of this node."""
 
     @property
     def largest_packet(self) -> int:
         """Bytes that the broker takes at most in one packet."""
 
     def group_subscription(self, group: str, share: bytes, handler: Callable[[bytes], None]) -> Subscription:
-        """Return a subscription of this node alone to a group. Different ``share`` names do not replace each other."""
+        """Return a subscription to a group; ``share`` is ``$share/<name>/``, with a name of this subscription alone."""
 
     async def subscribe(self, subscription: Subscription, qos: int) -> None:
         """Subscribe; in effect when it returns."""
@@ -67,7 +61,7 @@ class Messaging:
         """``receive_reply`` is called with the replies of this node to itself."""
         self.transport = transport
         self.node = transport.node
-        self._topics = b"%%nodes/%b/" % quote(transport.scope, safe="", errors="surrogatepass").encode()
+        self._topics = b"%%nodes/%b/" % quote(transport.scope, safe=":", errors="surrogatepass").encode()
         self._receive_reply = receive_reply
         self._tasks: set[asyncio.Task[object]] = set()
         self._log = RateLimitedLogger()

@@ -64,7 +64,7 @@ class QueueOwner:
         verb, node, number, arguments = request
         requester = (node, number)
         if verb == "probe":
-            return  # the broker has told the requester that there is an owner
+            return  # the broker has replied that there is an owner
         if verb == "take":
             for reader in arguments[0]:
                 self.readers.setdefault((node, reader))
@@ -154,7 +154,7 @@ class QueueOwner:
 
     def _subscription(self, group: str) -> Subscription:
         # Not the node's name alone: its own subscribers to the group, and its other queues, have other subscriptions.
-        share = b"%b-%08x" % (self._messaging.node.encode(), crc32(self._topic))
+        share = b"$share/%b-%08x/" % (self._messaging.node.encode(), crc32(self._topic))
         return self._messaging.transport.group_subscription(group, share, partial(self._put_published, group))
 
     def _put_published(self, group: str, payload: bytes) -> None:
@@ -166,10 +166,5 @@ class QueueOwner:
         elif self.store.put(payload, binding.capacity, binding.expiry):
             self.dispatch()
         else:
-            self._log.write(
-                logging.WARNING,
-                "Queue %s is full: its capacity of %d messages is used up; a message to group %s was dropped",
-                to_group(self._topic),
-                binding.capacity,
-                group,
-            )
+            text = "Queue %s is full: its capacity of %d messages is used up; a message to group %s was dropped"
+            self._log.write(logging.WARNING, text, to_group(self._topic), binding.capacity, group)

@@ -39,11 +39,10 @@ _REPLIES: dict[str, Any] = {
 encode = msgspec.msgpack.Encoder().encode
 _lists = msgspec.msgpack.Decoder(list[Any])
 _hand_offs: msgspec.msgpack.Decoder[HandOff] = msgspec.msgpack.Decoder(HandOff)
-_prefixes = msgspec.msgpack.Decoder(tuple[str])
-
+read_prefix = msgspec.msgpack.Decoder(str).decode
 
 INVALID = (msgspec.DecodeError, ValueError, KeyError)
-"""What the functions below raise for a payload that no node has written."""
+"""What reading raises for a payload that no node has written."""
 
 
 def read_request(payload: bytes) -> Request:
@@ -67,11 +66,6 @@ def read_hand_off(payload: bytes) -> HandOff:
     _checked(topic.decode())
     (argument,) = msgspec.convert([argument], _REQUESTS[verb])
     return _checked(node), number, topic, verb, argument
-
-
-def read_prefix(payload: bytes) -> str:
-    """Read what a purge is for."""
-    return _prefixes.decode(payload)[0]
 
 
 def _checked(text: str) -> str:

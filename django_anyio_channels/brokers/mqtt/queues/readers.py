@@ -160,7 +160,7 @@ class Readers:
         queue.returning = True
         try:
             while messages := queue.undelivered.clear():
-                await self._hand_offs.give_back(topic, messages)
+                await self._hand_offs.requeue(topic, messages)
         finally:
             queue.returning = False
             queue.waiters.dispatch()

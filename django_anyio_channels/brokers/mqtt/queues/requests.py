@@ -19,7 +19,6 @@ from .protocol import encode
 _REPLY_SECONDS = 10.0
 """How long a reply is waited for. Without one nobody knows whether the request was handled."""
 
-
 PendingReply = asyncio.Future[str | None]
 """The kind of a reply; None at the end of the session."""
 
@@ -53,15 +52,13 @@ class Requests:
         number, reply = self.expect_reply()
         request = encode([verb, self._messaging.node, number, *arguments])
         self._repeated[number] = topic, request
-        kind = None
         try:
             await self._owned_queues.deliver(topic, request)
             with anyio.move_on_after(_REPLY_SECONDS):
-                kind = await reply
+                if (kind := await reply) is not None:
+                    return kind
         finally:
             del self._pending[number], self._repeated[number]
-        if kind is not None:
-            return kind
         outcome = (
             f"The request to {verb} was sent to the queue {to_group(topic)}, and the connection broke or the queue's "
             f"owner did not reply within {_REPLY_SECONDS:g} s; it may or may not have been handled"

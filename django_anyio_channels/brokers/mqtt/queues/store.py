@@ -31,14 +31,16 @@ def unpack(packed: PackedMessage) -> QueuedMessage:
 
 
 class Store:
-    """Messages without a reader, those that have expired left out."""
+    """Messages without a reader. Its length leaves out those that have expired."""
 
     def __init__(self) -> None:
         self._messages: list[QueuedMessage] = []
         self._last_stamp = 0.0
 
     def __len__(self) -> int:
-        self._drop_expired()
+        now = monotonic()
+        if any(each.expires_at <= now for each in self._messages):
+            self._messages = [each for each in self._messages if each.expires_at > now]
         return len(self._messages)
 
     def put(self, payload: bytes, capacity: int, expiry: float) -> bool:
@@ -62,11 +64,5 @@ class Store:
 
     def clear(self) -> list[QueuedMessage]:
         """Remove and return all messages."""
-        self._drop_expired()
         messages, self._messages = self._messages, []
         return messages
-
-    def _drop_expired(self) -> None:
-        now = monotonic()
-        if any(each.expires_at <= now for each in self._messages):
-            self._messages = [each for each in self._messages if each.expires_at > now]

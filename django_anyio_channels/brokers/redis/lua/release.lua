@@ -5,6 +5,8 @@
 -- Returns 1, or 0 if this number was done before: nothing was changed then.
 local released = KEYS[4]
 if redis.pcall('GET', released) == ARGV[1] then return 0 end
+-- First what takes no memory: a server that has none left lets a script go on that has begun to write.
+redis.call('PEXPIRE', released, ARGV[2])
 redis.call('SET', released, ARGV[1], 'PX', ARGV[2])
 length(queue)
 local next = 6

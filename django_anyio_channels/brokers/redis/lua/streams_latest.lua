@@ -1,4 +1,5 @@
--- Read the last entries of a group's history. Expects streams_load_position.lua, drop_foreign_type.lua.
+-- Read the last entries of a group's history. Expects drop_foreign_type.lua, streams_load_position.lua.
+-- KEYS: as there.
 -- ARGV: how many at most.
 -- Returns the entries as they were published, the oldest first.
 drop_foreign_type('XLEN', KEYS[2])

@@ -1,4 +1,5 @@
--- Read a page of a group's history. Expects streams_load_position.lua, drop_foreign_type.lua.
+-- Read a page of a group's history. Expects drop_foreign_type.lua, streams_load_position.lua.
+-- KEYS: as there.
 -- ARGV: ms to keep the position (see streams_touch_position.lua), the position after which to read or nothing, how many
 --       entries at most.
 -- Returns the position of the last message, and the entries as they were published, the oldest first.

@@ -5,6 +5,8 @@
 -- Returns the messages, each after its expiry. The same number again, after a reply was lost, returns the same messages.
 local node, number, wanted, ttl = ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4])
 local entry = node .. ' ' .. number
+-- First what takes no memory: a server that has none left lets a script go on that has begun to write.
+redis.call('PEXPIRE', inflight, ttl)
 local last, count = load_call(node)
 if last == number then
   if count > 0 then

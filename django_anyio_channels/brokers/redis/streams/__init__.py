@@ -1,1 +1,1 @@
-"""A history of each group in a Redis stream, and acknowledged work."""
+"""A history of each group in a Redis stream, and acknowledged delivery."""

@@ -197,8 +197,9 @@ class DeliveryManager:
     async def _watch(self, consumer: Consumer, session: Session) -> None:
         """Have the consumer notified before it asks for the first time, so that nothing is missed in between."""
         while True:
-            notified = lambda message: consumer.changed.set()  # noqa: E731
-            reply = await session.subscriptions.watch(consumer.source.notify_channel, notified)
+            reply = await session.subscriptions.watch(
+                consumer.source.notify_channel, lambda message: consumer.changed.set()
+            )
             if not _must_retry(consumer, session, reply):
                 break
         session.raise_for_error(reply)

@@ -73,7 +73,7 @@ class RedisStreamsChannelLayer(RedisPubSubChannelLayer):
         self._sync = HistorySync(self._history)
         self._deliveries = DeliveryManager(redeliver_after)
         self._publisher: Batcher[tuple[bytes, bytes], Published]
-        self.set_observer(_Observer(self._sync.on_message, self._sync.on_gap, self._deliveries.on_end))
+        self._observer = _Observer(self._sync.on_message, self._sync.on_gap, self._deliveries.on_end)
 
     async def connect(self) -> None:
         await super().connect()

@@ -41,7 +41,7 @@ def elsewhere(work: Callable[[], object]) -> None:
     assert not failed, failed
 
 
-def heard(channel: str) -> list[dict[str, Any]]:
+def received(channel: str) -> list[dict[str, Any]]:
     """What has arrived before something that is sent at once, now."""
     elsewhere(lambda: layer.send_sync(channel, END))
 
@@ -76,7 +76,7 @@ class ToKnow(TransactionTestCase):
             layer.in_transaction().group_send_sync(room, N)
             layer.group_discard_sync(room, leaves)
             layer.group_add_sync(room, joins)
-        assert (heard(leaves), heard(joins)) == ([], [N])
+        assert (received(leaves), received(joins)) == ([], [N])
 
     def test_expiry_begins_when_it_is_sent(self) -> None:
         short: Any = AnyioChannelLayer(database="default", expiry=0.1)
@@ -85,7 +85,7 @@ class ToKnow(TransactionTestCase):
             short.in_transaction().send_sync(jobs, N)
             with connection.cursor() as cursor:
                 cursor.execute("SELECT pg_sleep(0.2)")  # the time itself is what is tested
-        assert heard(jobs) == []
+        assert received(jobs) == []
         async_to_sync(short.close)()
 
     def test_transactions_that_are_open_at_once_may_exceed_a_capacity_together(self) -> None:
@@ -99,12 +99,12 @@ class ToKnow(TransactionTestCase):
         with transaction.atomic():
             small.in_transaction().send_sync(jobs, N)
             elsewhere(send)
-        assert heard(jobs) == [N, N]
+        assert received(jobs) == [N, N]
         async_to_sync(small.close)()
 
     def test_the_methods_are_queries(self) -> None:
         with transaction.atomic(), CaptureQueriesContext(connection) as queries:
-            layer.in_transaction().group_send_sync("nobody", N)
+            layer.in_transaction().group_send_sync("empty", N)
         assert "pg_notify" in queries[0]["sql"]
 
     def test_an_error_of_the_database_spoils_the_transaction(self) -> None:
@@ -117,7 +117,7 @@ class ToKnow(TransactionTestCase):
             with self.assertRaisesMessage(InternalError, "current transaction is aborted"):
                 layer.in_transaction().group_send_sync(room, N)
             transaction.set_rollback(True)
-        assert heard(me) == []
+        assert received(me) == []
 
     def test_normal_channels_need_their_tables_in_the_search_path(self) -> None:
         room, jobs = new("room"), new("jobs")
@@ -128,12 +128,12 @@ class ToKnow(TransactionTestCase):
             layer.in_transaction().group_send_sync(room, N)
             with self.assertRaisesMessage(ProgrammingError, "django_anyio_channels_queue"), transaction.atomic():
                 layer.in_transaction().send_sync(jobs, N)
-        assert (heard(me), heard(jobs)) == ([N], [])
+        assert (received(me), received(jobs)) == ([N], [])
 
     def test_no_two_phase_commit(self) -> None:
         with self.assertRaisesMessage(NotSupportedError, "cannot PREPARE a transaction that has executed"):
             with transaction.atomic(), connection.cursor() as cursor:
-                layer.in_transaction().group_send_sync("nobody", N)
+                layer.in_transaction().group_send_sync("empty", N)
                 cursor.execute("PREPARE TRANSACTION 'first phase'")
 
 
@@ -142,4 +142,4 @@ class InATestCase(TestCase):
         room = new("room")
         me = member(room)
         layer.in_transaction().group_send_sync(room, N)
-        assert heard(me) == []
+        assert received(me) == []

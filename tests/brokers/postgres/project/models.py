@@ -8,7 +8,7 @@ from django.db import models
 
 
 class Note(models.Model):
-    """A line that somebody wrote."""
+    """A line of a chat."""
 
     text: models.TextField[str, str] = models.TextField()
     written: models.DateTimeField[datetime, datetime] = models.DateTimeField(auto_now_add=True)

@@ -24,6 +24,7 @@ from django_anyio_channels import (
     Subscriber,
 )
 from django_anyio_channels.brokers.common.waiters import WaiterQueue
+from django_anyio_channels.brokers.redis.connection import Connection
 from django_anyio_channels.brokers.redis.streams import deliveries
 from django_anyio_channels.brokers.redis.streams.consumer_groups import group_source
 from django_anyio_channels.brokers.redis.streams.deliveries import Consumer
@@ -361,7 +362,7 @@ async def test_poison_becomes_a_dead_letter(
 async def test_poison_that_cannot_be_put_aside_comes_again(
     own_server: brokers.Redis, open_channel: Open, caplog: pytest.LogCaptureFixture
 ) -> None:
-    channel = await open_channel(own_server, redeliver_after=0.05, deliver_at_most=1)
+    channel = await open_channel(own_server, redeliver_after=SHORT, deliver_at_most=1)
     async with workers_of(channel) as reader:
         await channel.publish("jobs", "poison")
         await next_of(reader)
@@ -496,8 +497,9 @@ async def test_an_acknowledgement_that_finds_no_connection_is_repeated(
         events = [await next_of(reader) for _ in range(3)]
         own_server.server.freeze()
         on_its_way = events[0].ack()
-        broken = ListenerClosed("as if the connection had broken")
-        layer_of(channel).require_session().abort(broken)
+        commands = layer_of(channel).require_session().executor(b"jobs")
+        assert isinstance(commands, Connection)
+        commands.end("as if it had broken")
         at_once = events[1].ack()
         await becomes_true(lambda: channel.outages)
         when_it_is_down = events[2].ack()
