@@ -87,24 +87,22 @@ class Control:
             receivers = await self._publish(topic, Command(command, request_id, self._node, group, channel))
             if receivers is None:
                 receivers = 1 if subscribers is None else subscribers
-            async with asyncio.timeout(self._timeout):
-                while len(errors) < receivers:
-                    errors.append(await replies.get())
-        except TimeoutError:
-            raise ListenerClosed(
-                f"{len(errors)} of {receivers} nodes replied within {self._timeout:g} s; "
-                f"the others are gone, or something blocks their event loops"
-            ) from None
+            try:
+                async with asyncio.timeout(self._timeout):
+                    while len(errors) < receivers:
+                        errors.append(await replies.get())
+            except TimeoutError:
+                raise ListenerClosed(
+                    f"{len(errors)} of {receivers} nodes replied within {self._timeout:g} s; "
+                    f"the others are gone, or something blocks their event loops"
+                ) from None
         finally:
             del self._pending[request_id]
         for error in filter(None, errors):
             raise ListenerClosed(error)
 
     def receive(self, payload: bytes) -> None:
-        """Handle a control message that was published to this node or to all. Whoever reaches the broker can forge one.
-
-        Raises `DecodeError`.
-        """
+        """Handle a control message that was published to this node or to all. Raises `DecodeError` for a forged one."""
         message = parse(self._channel.serializer.decode(payload))
         if isinstance(message, Command):
             if message.command in _CHANNEL_COMMANDS and not is_channel_of(self._node, message.channel):
