@@ -28,7 +28,7 @@ class DeadLetters:
 
     def __init__(self, publish: Callable[[str, bytes], Awaitable[object]]) -> None:
         self.tasks: TaskGroup
-        """Runs the publishing; to be set first."""
+        """Runs the publishing. Set it before the first call."""
         self._publish = publish
         self._log = RateLimitedLogger()
 
@@ -47,9 +47,10 @@ class DeadLetters:
     async def _publish_and_release(self, event: Event[bytes], group: str, done: anyio.Event) -> None:
         try:
             await self._publish(group, event.message)
-        except ChannelLayerError as error:
+        except Exception as error:
+            trace = None if isinstance(error, ChannelLayerError) else error
             text = "A message of %s cannot become a dead letter, and is delivered again: %s"
-            self._log.write(logging.ERROR, text, event.group, error)
+            self._log.write(logging.ERROR, text, event.group, error, exc_info=trace)
         else:
             text = "A message of %s was delivered %d times and never acknowledged; it is a dead letter in %s now"
             self._log.write(logging.ERROR, text, event.group, event.deliveries - 1, group)

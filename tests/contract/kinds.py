@@ -279,7 +279,7 @@ KINDS: list[Kind] = [
         name="streams-cluster",
         run=lambda: run_cluster(streams=True),
         one_way=False,
-        # Its masters die in tests of their own.
+        # Its masters are killed in tests of their own.
         mortal=False,
         variant=True,
     ),

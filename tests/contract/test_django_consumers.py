@@ -22,7 +22,7 @@ from django_anyio_channels import AnyioChannelLayer
 from .kinds import Kind
 from .processes import Processes, n, soon, until
 
-# It is about who carries the frames, not about what is in them.
+# It is about the way of the payloads, not about what is in them.
 pytestmark = [pytest.mark.anyio, pytest.mark.encrypted_only, pytest.mark.measured_in_memory]
 
 
@@ -159,17 +159,17 @@ async def test_a_worker_reads_a_normal_channel(layer: AnyioChannelLayer, base: t
 
 
 class Visitor(AsyncConsumer):
-    """Joins a group, hears one message, and ends."""
+    """Joins a group, handles one message, and ends."""
 
-    heard = 0
+    handled = 0
 
     async def connect(self, message: dict[str, Any]) -> None:
         await self.channel_layer.group_add(message["group"], self.channel_name)
-        await self.channel_layer.send(self.channel_name, {"type": "hear"})
+        await self.channel_layer.send(self.channel_name, {"type": "handle.it"})
 
-    async def hear(self, message: dict[str, Any]) -> None:
-        type(self).heard += 1
-        await self.send({"type": "heard"})
+    async def handle_it(self, message: dict[str, Any]) -> None:
+        type(self).handled += 1
+        await self.send({"type": "handled"})
 
     async def leave(self, message: dict[str, Any]) -> None:
         if message["discard"]:
@@ -180,15 +180,15 @@ class Visitor(AsyncConsumer):
 async def visit(number: int, *, discard: bool, stop: bool) -> None:
     """One consumer, as a server runs it."""
     inbox: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
-    heard = asyncio.Event()
+    handled = asyncio.Event()
     group = f"g{number % 10}"
 
     async def send(message: dict[str, Any]) -> None:
-        heard.set()
+        handled.set()
 
     inbox.put_nowait({"type": "connect", "group": group})
     consumer = asyncio.ensure_future(serve(Visitor(), inbox.get, send))
-    await heard.wait()
+    await handled.wait()
     if stop:
         inbox.put_nowait({"type": "leave", "group": group, "discard": discard})
         await consumer
@@ -256,14 +256,14 @@ async def test_a_consumer_object_is_free_when_it_has_ended(layer: AnyioChannelLa
         consumer = Remembered()
         seen.append(weakref.ref(consumer))
         inbox: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
-        heard = asyncio.Event()
+        handled = asyncio.Event()
 
         async def send(message: dict[str, Any]) -> None:
-            heard.set()
+            handled.set()
 
         inbox.put_nowait({"type": "connect", "group": "g"})
         task = asyncio.ensure_future(serve(consumer, inbox.get, send))
-        await heard.wait()
+        await handled.wait()
         inbox.put_nowait({"type": "leave", "group": "g", "discard": False})
         await task
 
@@ -275,8 +275,8 @@ async def test_a_consumer_object_is_free_when_it_has_ended(layer: AnyioChannelLa
 
 
 async def test_a_consumer_that_ended_with_unread_messages_leaves_nothing(layer: AnyioChannelLayer) -> None:
-    class Deaf(Visitor):
-        async def hear(self, message: dict[str, Any]) -> None:
+    class Busy(Visitor):
+        async def handle_it(self, message: dict[str, Any]) -> None:
             for number in range(50):
                 await self.channel_layer.send(self.channel_name, n(number))
                 await self.channel_layer.group_send("g", n(number))
@@ -284,5 +284,5 @@ async def test_a_consumer_that_ended_with_unread_messages_leaves_nothing(layer: 
 
     inbox: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
     inbox.put_nowait({"type": "connect", "group": "g"})
-    await soon(serve(Deaf(), inbox.get, inbox.put))
+    await soon(serve(Busy(), inbox.get, inbox.put))
     await until(lambda: layer.statistics()["channels"] == 0)

@@ -13,7 +13,7 @@ from django_anyio_channels import AnyioChannelLayer
 from .kinds import Broker
 from .processes import Processes, n, numbers, receive, rest, soon, until
 
-# It is about who carries the frames, not about what is in them.
+# It is about the way of the payloads, not about what is in them.
 pytestmark = [pytest.mark.anyio, pytest.mark.encrypted_only]
 
 

@@ -12,7 +12,7 @@ from django_anyio_channels import AnyioChannelLayer
 from .kinds import Kind
 from .processes import Message, Processes, n, numbers, receive, rest, soon, until
 
-# It is about who carries the frames, not about what is in them.
+# It is about the way of the payloads, not about what is in them.
 pytestmark = [pytest.mark.anyio, pytest.mark.encrypted_only]
 
 NORMAL_OR_SPECIFIC = pytest.mark.parametrize("normal", [True, False], ids=["normal", "specific"])
