@@ -15,8 +15,8 @@ from ..hub.channel import Channel
 from ..hub.replay import ReplaySink
 from ..hub.subscriber import Subscriber
 from .consumers import ConsumerLifetime
+from .messages import GroupMessage
 from .names import UNOWNED, BrokerNames, new_channel_name, owner_of
-from .positions import GroupMessage
 from .settings import Settings
 
 _LONGEST_SWEEP = 60.0

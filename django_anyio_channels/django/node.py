@@ -16,9 +16,8 @@ from ..hub.subscriber import Timestamped
 from .control import Control
 from .jobs import Job, Jobs
 from .local_channels import LocalChannels
-from .messages import open_envelope
+from .messages import GroupMessage, open_envelope, position_of
 from .names import BrokerNames, is_channel_of, new_node_id, node_of
-from .positions import GroupMessage, position_of
 from .settings import LARGEST_COUNT, Settings
 
 logger = logging.getLogger("django_anyio_channels")
