@@ -101,7 +101,7 @@ class Session:
         self._log = RateLimitedLogger()
         self._opening = anyio.CancelScope()
         self._opened = False
-        self._pruning: asyncio.TimerHandle | None = None
+        self._pruning: asyncio.TimerHandle
 
     # ---- from connect to disconnect -----------------------------------------------------------------------------
 
@@ -112,9 +112,9 @@ class Session:
                 await self._topology.open()
                 self.error = None
                 self._opened = True
+                self._prune_later()
                 self._queues.start(self)
                 self.peers.start(self, self._topology.hash_tags())
-                self._prune_later()
             if not self._opened:
                 raise ListenerClosed(f"{self._topology.address} was disconnected while it connected")
         except ListenerClosed as error:
@@ -130,7 +130,7 @@ class Session:
         graceful = self.error is None
         if graceful:
             self.error = error
-            self._stop_pruning()
+            self._pruning.cancel()
             self.subscriptions.end(error)
             await self.peers.leave()
             await self._queues.close_gracefully(error)
@@ -146,7 +146,7 @@ class Session:
     def server_ended(self, error: ListenerClosed) -> None:
         if self._opened:
             self.error = self.error or self._named(error)
-            self._stop_pruning()
+            self._pruning.cancel()
             self.peers.end()
             self._queues.end(self.error)
 
@@ -167,10 +167,6 @@ class Session:
     def _prune(self) -> None:
         self._queues.prune()
         self._prune_later()
-
-    def _stop_pruning(self) -> None:
-        if self._pruning is not None:
-            self._pruning.cancel()
 
     # ---- commands -----------------------------------------------------------------------------------------------
 
@@ -215,11 +211,7 @@ class Session:
 
     async def keys(self, prefix: bytes, *types: str) -> list[bytes]:
         """Return the keys that begin with ``prefix``, and companions of such names, and hold one of these types."""
-        try:
-            executors = await self._topology.all_executors()
-        except ListenerClosed as error:
-            self.abort(error)
-            raise
+        executors = await self._topology.all_executors()
         return [key for each in executors for type_ in types for key in await self._scan(each, prefix, type_)]
 
     async def _scan(self, executor: CommandExecutor, prefix: bytes, type_: str) -> list[bytes]:

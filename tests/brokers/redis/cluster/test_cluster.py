@@ -598,17 +598,21 @@ async def test_a_new_master_that_cannot_be_reached(growing: brokers.Cluster, con
             await layer.next_published()
 
 
-async def test_a_link_that_ends_before_a_new_master_has_answered(growing: brokers.Cluster, connect: Connect) -> None:
-    layer = await connect(growing.url)
+async def test_a_session_that_ends_before_a_new_master_has_answered(growing: brokers.Cluster, connect: Connect) -> None:
+    publisher, purger = await connect(growing.url), await connect(growing.url)
     new = growing.masters[2]
     await run_sync(growing.move, key_slot(b"room"), new)
     before = open_files()
     with new.server.frozen():
-        publishing = asyncio.ensure_future(layer.publish("room", b"x"))
-        await becomes_true(lambda: open_files() > before)
-        await layer.disconnect()
+        publishing = asyncio.ensure_future(publisher.publish("room", b"x"))
+        purging = asyncio.ensure_future(purger.purge("room"))
+        await becomes_true(lambda: open_files() > before + 1)
+        await publisher.disconnect()
+        await purger.disconnect()
     with pytest.raises(DeliveryUnknown, match="was disconnected"):
         await publishing
+    with pytest.raises(ListenerClosed, match="was disconnected"):
+        await purging
     await becomes_true(lambda: connections(growing)[2] == 0)
 
 
