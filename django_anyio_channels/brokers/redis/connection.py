@@ -192,8 +192,7 @@ class Connection(asyncio.Protocol):
         self._transport.set_write_buffer_limits(high=2**30)
 
     def data_received(self, data: bytes) -> None:
-        if self._watchdog is not None:
-            self._watchdog.received = True
+        self._watchdog.received = True
         self._feed(data)
         next_reply, observer = self._next_reply, self._observer
         try:
