@@ -49,9 +49,9 @@ async def published(kind: Kind, channel: Channel) -> None:
 
 
 async def test_publish_returns_the_bindings_that_have_not_ended(
-    kind: Kind, queue_broker: Broker, unique: Unique
+    kind: Kind, binding_broker: Broker, unique: Unique
 ) -> None:
-    async with connected(queue_broker, 2) as (layer, other):
+    async with connected(binding_broker, 2) as (layer, other):
         group, queue, short, unbound = (unique(name) for name in ("g", "q", "short", "unbound"))
         for name, lifetime in ((queue, FOR_LONG), (short, SHORT), (unbound, FOR_LONG)):
             await layer.bind(group, name, capacity=7, expiry=3.5, lifetime=lifetime)
@@ -64,8 +64,8 @@ async def test_publish_returns_the_bindings_that_have_not_ended(
         await accepted(kind, layer)
 
 
-async def test_a_layer_puts_nothing_into_the_queues_that_it_returns(queue_broker: Broker, unique: Unique) -> None:
-    async with connected(queue_broker) as (layer,):
+async def test_a_layer_puts_nothing_into_the_queues_that_it_returns(binding_broker: Broker, unique: Unique) -> None:
+    async with connected(binding_broker) as (layer,):
         group, queue = unique("g"), unique("q")
         await layer.bind(group, queue, capacity=1000, expiry=FOR_LONG, lifetime=FOR_LONG)
         await layer.publish(group, b"published")
@@ -168,7 +168,15 @@ async def test_a_full_bound_queue_drops_and_costs_the_publisher_nothing(channel_
         assert await taken(channel, roomy) == sent
 
 
-async def test_a_message_put_through_a_binding_expires(channel_broker: Broker, unique: Unique) -> None:
+async def test_what_ends_with_time(channel_broker: Broker, unique: Unique) -> None:
+    """Each of these waits until something has ended; they wait together."""
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(a_message_put_through_a_binding_expires, channel_broker, unique)
+        tasks.start_soon(a_binding_ends_after_its_lifetime, channel_broker, unique)
+        tasks.start_soon(binding_again_begins_a_new_lifetime_with_new_terms, channel_broker, unique)
+
+
+async def a_message_put_through_a_binding_expires(channel_broker: Broker, unique: Unique) -> None:
     async with opened(channel_broker) as (channel,):
         group, queue = unique("g"), unique("q")
         await bind(channel, group, queue, expiry=SHORT)
@@ -177,7 +185,7 @@ async def test_a_message_put_through_a_binding_expires(channel_broker: Broker, u
         assert await taken(channel, queue) == []
 
 
-async def test_a_binding_ends_after_its_lifetime(channel_broker: Broker, unique: Unique) -> None:
+async def a_binding_ends_after_its_lifetime(channel_broker: Broker, unique: Unique) -> None:
     async with opened(channel_broker) as (channel,):
         group, queue = unique("g"), unique("q")
         await bind(channel, group, queue, lifetime=SHORT)
@@ -187,7 +195,7 @@ async def test_a_binding_ends_after_its_lifetime(channel_broker: Broker, unique:
         assert await taken(channel, queue) == [b"in time"]
 
 
-async def test_binding_again_begins_a_new_lifetime_with_new_terms(channel_broker: Broker, unique: Unique) -> None:
+async def binding_again_begins_a_new_lifetime_with_new_terms(channel_broker: Broker, unique: Unique) -> None:
     async with opened(channel_broker) as (channel,):
         group, queue = unique("g"), unique("q")
         await bind(channel, group, queue, capacity=1, lifetime=SHORT)
