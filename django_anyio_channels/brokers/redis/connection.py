@@ -130,7 +130,7 @@ class Connection(asyncio.Protocol):
         """Undo `pause`."""
         if self._ended is None:
             self._transport.resume_reading()
-            self._watchdog.received_data()
+            self._watchdog.received = True
             self._watchdog.start()
 
     def end(self, reason: str) -> None:
