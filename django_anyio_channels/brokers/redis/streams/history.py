@@ -9,7 +9,7 @@ import hiredis
 
 from ....core.exceptions import PositionLost
 from ..keys import bindings_key, companion_key
-from ..scripts import Script, is_noscript
+from ..scripts import Script
 from ..session import Session
 from .entries import HistoryEntry, entry_id, match_entry
 
@@ -29,11 +29,6 @@ _LATEST = Script("streams_load_position", "drop_foreign_type", "streams_latest")
 def history_keys(group: bytes) -> list[bytes]:
     """Return the keys of a group that each of its scripts begins with, see streams_load_position.lua."""
     return [companion_key(group, "position"), companion_key(group, "history")]
-
-
-@lru_cache(maxsize=1024)
-def _publish_keys(group: bytes) -> list[bytes]:
-    return [*history_keys(group), bindings_key(group)]
 
 
 class Published(NamedTuple):
@@ -65,13 +60,11 @@ class History:
         args: list[bytes | str | int] = [*self._limits, session.publish_command, channel_prefix + group]
         for _, message in messages:
             args.append(message)
-        executor, keys = session.executor(group), _publish_keys(group)
-        reply = await executor.execute(_PUBLISH.evalsha(keys, *args))
-        if isinstance(reply, hiredis.ReplyError) and is_noscript(reply):
-            reply = await executor.execute(_PUBLISH.eval(keys, *args))
-        if isinstance(reply, hiredis.ReplyError):
-            raise session.translate_error(reply)
-        bindings, *outcomes = reply
+        keys = history_keys(group)
+        if session.peers.may_be_bound:
+            keys = [*keys, bindings_key(group)]
+        reply = await _PUBLISH.run(session.executor(group), keys, *args)
+        bindings, *outcomes = session.raise_for_error(reply)
         results: list[Published | Exception] = []
         for each in outcomes:
             refused = isinstance(each, hiredis.ReplyError)
