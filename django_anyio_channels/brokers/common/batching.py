@@ -57,14 +57,10 @@ class Batcher(Generic[Item, Result]):
         if self._error is not None:
             raise ListenerClosed(*self._error.args) from self._error
         lane = self._lanes.get(key)
-        if lane is not None:
-            result = await self._enqueue(lane, item, size)
-        else:
+        alone = lane is None and self._pipelined and not self._crowded
+        if lane is None:
             lane = self._lanes[key] = _Lane(key)
-            if self._pipelined and not self._crowded:
-                result = await self._send_alone(lane, item)
-            else:
-                result = await self._enqueue(lane, item, size)
+        result = await (self._send_alone(lane, item) if alone else self._enqueue(lane, item, size))
         if isinstance(result, Exception):
             raise result
         return result
@@ -73,12 +69,14 @@ class Batcher(Generic[Item, Result]):
         """Wait until `close` is called and what is in flight is answered. Close, and end that, when cancelled."""
         try:
             await self._closed.wait()
-            await self._wait_for_tasks()
+            while self._tasks:
+                await asyncio.wait(self._tasks)
         finally:
             self.close(ListenerClosed("The connection is closed"))
             for task in self._tasks:
                 task.cancel()
-            await self._wait_for_tasks()
+            if self._tasks:
+                await asyncio.wait(self._tasks)
 
     def close(self, error: ListenerClosed) -> None:
         """Fail every waiting call, and refuse new ones."""
@@ -92,10 +90,6 @@ class Batcher(Generic[Item, Result]):
                 batch.fail(ListenerClosed(reason))
             lane.queued.clear()
         self._closed.set()
-
-    async def _wait_for_tasks(self) -> None:
-        if self._tasks:
-            await asyncio.wait(self._tasks)
 
     def _enqueue(self, lane: _Lane[Item, Result], item: Item, size: int) -> asyncio.Future[Result | Exception]:
         batch = lane.queued[-1] if lane.queued else None

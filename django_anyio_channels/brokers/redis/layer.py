@@ -92,8 +92,6 @@ class RedisPubSubChannelLayer(BaseChannelLayer):
         if session is not None:
             self._unconsumed = await session.close(ListenerClosed(f"{self.address} was disconnected"))
 
-    # ---- topics -------------------------------------------------------------------------------------------------
-
     async def subscribe(self, groups: str) -> None:
         await self._pubsub.subscribe(groups)
 
@@ -131,8 +129,6 @@ class RedisPubSubChannelLayer(BaseChannelLayer):
         # A subclass with a `next_published` of its own wants to see every event.
         if self._session is not None and type(self).next_published is RedisPubSubChannelLayer.next_published:
             self._session.subscriptions.events.set_event_handler(handler)
-
-    # ---- queues -------------------------------------------------------------------------------------------------
 
     async def put(self, queue: str, message: bytes, *, capacity: int, expiry: float) -> None:
         session, name = self.require_session(), queue.encode()

@@ -9,7 +9,7 @@ import hiredis
 
 from ....core.exceptions import PositionLost
 from ..keys import bindings_key, companion_key
-from ..scripts import Script
+from ..scripts import Script, is_noscript
 from ..session import Session
 from .entries import HistoryEntry, entry_id, match_entry
 
@@ -63,8 +63,13 @@ class History:
         keys = history_keys(group)
         if session.peers.may_be_bound:
             keys = [*keys, bindings_key(group)]
-        reply = await _PUBLISH.run(session.executor(group), keys, *args)
-        bindings, *outcomes = session.raise_for_error(reply)
+        executor = session.executor(group)
+        reply = await executor.execute(_PUBLISH.evalsha(keys, *args))
+        if isinstance(reply, hiredis.ReplyError) and is_noscript(reply):
+            reply = await executor.execute(_PUBLISH.eval(keys, *args))
+        if isinstance(reply, hiredis.ReplyError):
+            raise session.translate_error(reply)
+        bindings, *outcomes = reply
         results: list[Published | Exception] = []
         for each in outcomes:
             refused = isinstance(each, hiredis.ReplyError)
