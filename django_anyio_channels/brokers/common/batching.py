@@ -118,8 +118,6 @@ class Batcher(Generic[Item, Result]):
                     await self._send(batch)
                 finally:
                     self._in_flight.discard(batch)
-                # A caller that was answered may call again, which is cheaper than a task for each call.
-                await asyncio.sleep(0)
         finally:
             self._finished(lane)
             self._tasks.discard(cast("asyncio.Task[None]", asyncio.current_task()))
@@ -140,6 +138,8 @@ class Batcher(Generic[Item, Result]):
             for future, result in zip(calls, results, strict=True):
                 if not future.done():
                     future.set_result(result)
+        # A caller that was answered may call again: one task for several batches is cheaper than one for each.
+        await asyncio.sleep(0)
 
     async def _send_alone(self, lane: _Lane[Item, Result], item: Item) -> Result | Exception:
         lane.senders += 1

@@ -21,7 +21,7 @@ from ...core.layer import BaseChannelLayer
 from ...core.stats import RateLimitedLogger
 from .address import Address
 from .cluster.discovery import ClusterSeeds, is_cluster
-from .keys import base_key, bindings_key, bound_groups_key, inflight_key, queue_of_bound_groups
+from .keys import base_key, bindings_key, bound_groups_key, inflight_key
 from .peers import Peers
 from .queues import Queues, publishing_arguments, queue_keys
 from .scripts import BIND, PUT
@@ -163,8 +163,8 @@ class RedisPubSubChannelLayer(BaseChannelLayer):
         session = self.require_session()
         await session.peers.purge(session, prefix.encode())
         for key in await session.keys(prefix.encode(), "list", "set"):
-            queue = queue_of_bound_groups(key)
-            if queue is not None:
+            queue = base_key(key)
+            if key == bound_groups_key(queue):
                 for group in await session.execute(key, "SMEMBERS", key):
                     await session.execute(group, "HDEL", bindings_key(group), queue)
             await session.execute(key, "DEL", key)
