@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from time import monotonic
 
@@ -12,7 +13,7 @@ from anyio.abc import TaskGroup
 
 from ..core.capabilities import SupportsAcknowledgement, require_acknowledgement
 from ..core.events import Event
-from ..core.exceptions import ChannelLayerError
+from ..core.exceptions import ChannelLayerError, ListenerClosed
 from ..core.stats import RateLimitedLogger
 from .subscriber import Subscriber, Timestamped, release
 from .supervisor import Supervisor
@@ -54,7 +55,8 @@ class DeadLetters:
         else:
             text = "A message of %s was delivered %d times and never acknowledged; it is a dead letter in %s now"
             self._log.write(logging.ERROR, text, event.group, event.deliveries - 1, group)
-            release(event)
+            with suppress(ListenerClosed):  # it is delivered again, and published again
+                await event.ack()
         finally:
             done.set()
 

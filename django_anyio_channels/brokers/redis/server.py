@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import suppress
 from typing import Any, Protocol
 
 import hiredis
@@ -78,28 +77,23 @@ class ServerConnections:
     async def open(self) -> None:
         """Connect. Raises `ListenerClosed`."""
         self.received_push = self._observer.received_push
-        async with self._connecting() as opened:
+        opened: list[Connection] = []
+        try:
             self.commands, (role,) = await open_connection(self.address, _ROLE, observer=self)
             opened.append(self.commands)
             self._check_role(role)
             self.listener, (subscribed,) = await open_connection(self.address, self._subscribe_to_probes, observer=self)
             opened.append(self.listener)
-            self._receives_probes = not isinstance(subscribed, hiredis.ReplyError)
             self.commands.require_open()
-            for connection in opened:
-                connection.watch(self._probe_interval, self._send_probe)
-            self._check_role_later()
-            self._opened = True
-
-    @asynccontextmanager
-    async def _connecting(self) -> AsyncIterator[list[Connection]]:
-        opened: list[Connection] = []
-        try:
-            yield opened
         except BaseException:
             for connection in opened:
                 connection.abort()
             raise
+        self._receives_probes = not isinstance(subscribed, hiredis.ReplyError)
+        for connection in opened:
+            connection.watch(self._probe_interval, self._send_probe)
+        self._check_role_later()
+        self._opened = True
 
     def connection_ended(self, connection: Connection, reason: str) -> None:
         if not self._opened:

@@ -175,13 +175,17 @@ class Session:
         return self.raise_for_error(await self.executor(key).execute(encode_command(*command)))
 
     async def publish(self, name: bytes, message: bytes) -> tuple[Any, Any]:
-        """Publish; return the bindings of the group, and how many nodes received it. Both may be error replies."""
-        executor = self.executor(name)
+        """Publish; return the bindings of the group, and how many nodes received it. Both may be error replies.
+
+        After an outage it waits until the other nodes are back.
+        """
+        if self.peers.waiting:
+            await self.peers.wait()
         # A replica takes SPUBLISH, and delivers it to nobody else's subscribers; what is about a key it refuses.
         asks = self.peers.may_be_bound or self._topology.sharded
+        executor = self.executor(name)
         bindings = executor.execute(encode_command("HGETALL", bindings_key(name))) if asks else None
-        channel = self.subscriptions.wire_name(name)
-        receivers = await executor.execute(encode_command(self.publish_command, channel, message))
+        receivers = await executor.execute(encode_command(self.publish_command, self.subscriptions.tag + name, message))
         return ([] if bindings is None else await bindings), receivers
 
     def translate_error(self, reply: hiredis.ReplyError) -> Exception:

@@ -96,7 +96,7 @@ async def test_it_keeps_its_place_when_its_reader_has_gone(layer: AnyioChannelLa
     await layer.group_add("one", channel)
     await publish(layer, 0, 1, "one")
     message = await layer.receive(channel)
-    [node] = layer._dispatcher.nodes
+    node = layer._dispatcher.node_of_loop[asyncio.get_running_loop()]
     node.put_back(channel, message)
     again = await layer.receive(channel)
     assert isinstance(again, GroupMessage)
@@ -359,8 +359,8 @@ async def test_a_browser_is_sent_away_to_come_back_for_what_is_missing(
     await projects_layer.group_history("room")  # This event loop has a node from here on, which sees a consumer end.
     opened = await window(consumer)
     await read(opened, 2)
-    for node in projects_layer._dispatcher.nodes:
-        node.report_missed("asgi:g:room", 1.0)
+    node = projects_layer._dispatcher.node_of_loop[asyncio.get_running_loop()]
+    node.report_missed("asgi:g:room", 1.0)
     assert await opened.receive_output(timeout=25) == {"type": "websocket.close", "code": 1013}
     await opened.wait(timeout=25)
     await becomes_true(lambda: projects_layer.statistics()["channels"] == 0)
