@@ -170,40 +170,37 @@ async def test_a_full_bound_queue_drops_and_costs_the_publisher_nothing(channel_
 
 async def test_what_ends_with_time(channel_broker: Broker, unique: Unique) -> None:
     """Each of these waits until something has ended; they wait together."""
-    async with anyio.create_task_group() as tasks:
-        tasks.start_soon(a_message_put_through_a_binding_expires, channel_broker, unique)
-        tasks.start_soon(a_binding_ends_after_its_lifetime, channel_broker, unique)
-        tasks.start_soon(binding_again_begins_a_new_lifetime_with_new_terms, channel_broker, unique)
+    async with opened(channel_broker) as (channel,), anyio.create_task_group() as tasks:
+        tasks.start_soon(a_message_put_through_a_binding_expires, channel, unique)
+        tasks.start_soon(a_binding_ends_after_its_lifetime, channel, unique)
+        tasks.start_soon(binding_again_begins_a_new_lifetime_with_new_terms, channel, unique)
 
 
-async def a_message_put_through_a_binding_expires(channel_broker: Broker, unique: Unique) -> None:
-    async with opened(channel_broker) as (channel,):
-        group, queue = unique("g"), unique("q")
-        await bind(channel, group, queue, expiry=SHORT)
-        await channel.publish_payload(group, b"gone")
-        await anyio.sleep(1.5 * SHORT)
-        assert await taken(channel, queue) == []
+async def a_message_put_through_a_binding_expires(channel: Channel, unique: Unique) -> None:
+    group, queue = unique("g"), unique("q")
+    await bind(channel, group, queue, expiry=SHORT)
+    await channel.publish_payload(group, b"gone")
+    await anyio.sleep(1.5 * SHORT)
+    assert await taken(channel, queue) == []
 
 
-async def a_binding_ends_after_its_lifetime(channel_broker: Broker, unique: Unique) -> None:
-    async with opened(channel_broker) as (channel,):
-        group, queue = unique("g"), unique("q")
-        await bind(channel, group, queue, lifetime=SHORT)
-        await channel.publish_payload(group, b"in time")
-        await anyio.sleep(1.5 * SHORT)
-        await channel.publish_payload(group, b"too late")
-        assert await taken(channel, queue) == [b"in time"]
+async def a_binding_ends_after_its_lifetime(channel: Channel, unique: Unique) -> None:
+    group, queue = unique("g"), unique("q")
+    await bind(channel, group, queue, lifetime=SHORT)
+    await channel.publish_payload(group, b"in time")
+    await anyio.sleep(1.5 * SHORT)
+    await channel.publish_payload(group, b"too late")
+    assert await taken(channel, queue) == [b"in time"]
 
 
-async def binding_again_begins_a_new_lifetime_with_new_terms(channel_broker: Broker, unique: Unique) -> None:
-    async with opened(channel_broker) as (channel,):
-        group, queue = unique("g"), unique("q")
-        await bind(channel, group, queue, capacity=1, lifetime=SHORT)
-        await bind(channel, group, queue, capacity=2)
-        await anyio.sleep(1.5 * SHORT)
-        for message in (b"1", b"2", b"3"):
-            await channel.publish_payload(group, message)
-        assert await taken(channel, queue) == [b"1", b"2"]
+async def binding_again_begins_a_new_lifetime_with_new_terms(channel: Channel, unique: Unique) -> None:
+    group, queue = unique("g"), unique("q")
+    await bind(channel, group, queue, capacity=1, lifetime=SHORT)
+    await bind(channel, group, queue, capacity=2)
+    await anyio.sleep(1.5 * SHORT)
+    for message in (b"1", b"2", b"3"):
+        await channel.publish_payload(group, message)
+    assert await taken(channel, queue) == [b"1", b"2"]
 
 
 async def test_a_binding_outlives_the_node_that_made_it(channel_broker: Broker, unique: Unique) -> None:

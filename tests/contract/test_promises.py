@@ -409,7 +409,7 @@ async def test_6_big_messages_of_several_tasks_do_not_mix(broker: Broker, unique
 async def test_6_publish_does_not_wait_for_readers(broker: Broker, unique: Unique) -> None:
     async with connected(broker, 2) as (reader, writer):
         await reader.subscribe(group := unique("g"))
-        sent = [b"%06d" % number + b"." * 200 for number in range(3000)]
+        sent = [b"%06d" % number + b"." * 400 for number in range(1500)]
         for message in sent:
             await writer.publish(group, message)
         assert await messages(reader, len(sent)) == sent
