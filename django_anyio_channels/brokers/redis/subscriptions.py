@@ -62,11 +62,12 @@ class Name:
 
     __slots__ = ("confirmed", "owners", "text")
 
-    def __init__(self, text: str) -> None:
+    def __init__(self, text: str, confirmed: asyncio.Future[Any]) -> None:
+        """``confirmed`` gives the server's reply."""
         self.text = text
         self.owners: dict[str | None, None] = {}
         """The names that the hub knows it by; None stands for its own."""
-        self.confirmed: asyncio.Future[Any] | None = None
+        self.confirmed = confirmed
 
 
 class Subscriptions:
@@ -211,9 +212,10 @@ class Subscriptions:
             key = self.tag + text.encode()
             name = self._names[pattern].get(key)
             if name is None:
-                name = self._names[pattern][key] = Name(text)
+                confirmed = self._pubsub(key).execute(encode_command(self._commands[pattern][0], key))
+                name = self._names[pattern][key] = Name(text, confirmed)
             name.owners[_owner(text, pattern)] = None
-            waiting.append(self._confirm(pattern, key, name))
+            waiting.append(self._confirmed(pattern, key, name))
         for each in waiting:
             await each
 
@@ -222,14 +224,9 @@ class Subscriptions:
         pubsub = self._pubsub(key)
         return pubsub.sunsubscribe(command) if self._sharded else pubsub.execute(command)
 
-    def _confirm(self, pattern: bool, key: bytes, name: Name) -> Awaitable[None]:
-        if name.confirmed is None:
-            name.confirmed = self._pubsub(key).execute(encode_command(self._commands[pattern][0], key))
-        return self._confirmed(pattern, key, name, name.confirmed)
-
-    async def _confirmed(self, pattern: bool, key: bytes, name: Name, answer: asyncio.Future[Any]) -> None:
+    async def _confirmed(self, pattern: bool, key: bytes, name: Name) -> None:
         # Several may wait for one answer; the cancellation of one must not reach the others.
-        reply = await asyncio.shield(answer)
+        reply = await asyncio.shield(name.confirmed)
         self._report_confirmed(pattern, key)
         if isinstance(reply, hiredis.ReplyError):
             if self._names[pattern].get(key) is name:

@@ -49,6 +49,7 @@ class ClusterConnections:
         self._seeds = seeds
         self._probe_interval = probe_interval
         self._observer = observer
+        self.listener_lost = observer.listener_lost
         self._node = node
         self._servers: dict[Node, ServerConnections] = {}
         self._command_owners: list[ServerConnections] = []
@@ -125,9 +126,6 @@ class ClusterConnections:
     def server_ended(self, error: ListenerClosed) -> None:
         self._broken = True
         self._observer.server_ended(error)
-
-    def listener_lost(self, error: ListenerClosed) -> None:
-        self._observer.listener_lost(error)
 
     # ---- slots --------------------------------------------------------------------------------------------------
 
