@@ -44,7 +44,8 @@ _WITHOUT_EFFECT = {
 }
 """Features that asyncpg lacks, with the values that do without them."""
 
-_ADDRESS = frozenset({"url", "host", "port", "user", "password", "database"})
+_ADDRESS = {"host": "host", "port": "port", "dbname": "database", "user": "user", "password": "password"}
+"""Parameters that are arguments of the layer. With several hosts, ``host`` and ``port`` are lists."""
 
 
 def _unusable(message: str, hint: str) -> ConfigError:
@@ -56,20 +57,16 @@ def layer_arguments(alias: str, options: Mapping[str, Any]) -> dict[str, Any]:
 
     During tests that is the test database. Raises `ConfigError`.
     """
-    for name in sorted(_ADDRESS & set(options)):
+    for name in sorted({"url", *_ADDRESS.values()} & set(options)):
         raise _unusable(
             f"CONFIG has 'database' and 'options' with {name!r}, which contradict each other.",
             f"Give {name!r} in DATABASES[{alias!r}], or 'url' instead of 'database'.",
         )
     found = _connection_parameters(alias)
-    arguments: dict[str, Any] = {}
-    if "host" in found:
-        arguments["host"] = _split_list(found.pop("host"))
-    if "port" in found:
-        arguments["port"] = _split_list(found.pop("port"))
-    for name, argument in (("dbname", "database"), ("user", "user"), ("password", "password")):
-        if name in found:
-            arguments[argument] = found.pop(name)
+    arguments: dict[str, Any] = {argument: found.pop(name) for name, argument in _ADDRESS.items() if name in found}
+    for name in ("host", "port"):
+        if "," in arguments.get(name, ""):
+            arguments[name] = arguments[name].split(",")
     seconds = float(found.pop("connect_timeout", 0))
     if seconds > 0:
         arguments["timeout"] = seconds
@@ -113,13 +110,8 @@ def _connection_parameters(alias: str) -> dict[str, str]:
             f"{connection.settings_dict['ENGINE']!r}, which is not PostgreSQL.",
             "Name an alias whose ENGINE is 'django.db.backends.postgresql', or choose another broker by 'url'.",
         )
-    role = connection.settings_dict["OPTIONS"].get("assume_role")
-    parameters = {**parameters, "assume_role": role}
+    parameters = {**parameters, "assume_role": connection.settings_dict["OPTIONS"].get("assume_role")}
     return {name: value if name in _IGNORED else str(value) for name, value in parameters.items() if value is not None}
-
-
-def _split_list(value: str) -> str | list[str]:
-    return value.split(",") if "," in value else value
 
 
 class DatabaseTeardownListener:

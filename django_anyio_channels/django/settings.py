@@ -5,12 +5,14 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import NamedTuple
 
 from django.core.exceptions import ImproperlyConfigured
 
 from ..core.layer import BaseChannelLayer
 from ..core.serializers import Serializer
+from .names import BrokerNames
 
 LayerFactory = Callable[[], BaseChannelLayer]
 
@@ -43,12 +45,12 @@ class ConfigWarning(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """The settings of an `AnyioChannelLayer`. Times are in seconds."""
-
-    layer_factories: tuple[LayerFactory, ...]
-    """One for each broker."""
+    """The settings of an `AnyioChannelLayer`, with CONFIG's defaults. Times are in seconds."""
 
     serializer: Serializer
+    layer_factories: tuple[LayerFactory, ...] = ()
+    """One for each broker."""
+
     prefix: str = "asgi"
     expiry: float = 60.0
     group_expiry: float = 86400.0
@@ -61,6 +63,11 @@ class Settings:
     warnings: tuple[ConfigWarning, ...] = ()
     database: str | None = None
     """The alias of DATABASES whose server is the broker."""
+
+    @cached_property
+    def names(self) -> BrokerNames:
+        """The topics and queues of ``prefix``."""
+        return BrokerNames(self.prefix)
 
     def make_layers(self) -> list[BaseChannelLayer]:
         """Make a new driver for each broker; every event loop has its own."""
