@@ -61,9 +61,7 @@ def _message(code: str, message: str, hint: str) -> checks.CheckMessage:
 
 def _is_of_this_package(entry: Any) -> bool:
     backend = entry.get("BACKEND") if isinstance(entry, Mapping) else None
-    if not isinstance(backend, str):
-        return False
-    return backend.partition(".")[0] == _PACKAGE or _backend_error(backend) is None
+    return isinstance(backend, str) and (backend.partition(".")[0] == _PACKAGE or _backend_error(backend) is None)
 
 
 def _backend_error(backend: str) -> str | None:

@@ -114,14 +114,16 @@ def _connection_parameters(alias: str) -> dict[str, str]:
     return {name: value if name in _IGNORED else str(value) for name, value in parameters.items() if value is not None}
 
 
-class DatabaseTeardownListener:
-    """Calls back before Django creates, clones or drops a database, which fails while a connection to it is open."""
+def call_before_teardown(call: Callable[[], None]) -> Callable[..., None]:
+    """Call back before Django creates, clones or drops a database, which fails while a connection to it is open.
 
-    def __init__(self, call: Callable[[], None]) -> None:
-        self._call = call
-        connection_created.connect(self._on_connection_created)
+    That ends when nothing refers to the returned receiver any more.
+    """
 
-    def _on_connection_created(self, sender: object, connection: Any, **kwargs: object) -> None:
+    def receiver(sender: object, connection: Any, **kwargs: object) -> None:
         # These are all that Django opens a connection without a database for.
         if connection.alias == NO_DB_ALIAS and connection.vendor == "postgresql":
-            self._call()
+            call()
+
+    connection_created.connect(receiver)
+    return receiver
