@@ -82,10 +82,10 @@ class Dispatcher:
         return publisher is not None
 
     def _put_blocking(self, channel: str, payload: bytes) -> bool:
-        publisher, settings = self._blocking_publisher, self._settings
+        publisher = self._blocking_publisher
         if publisher is not None:
-            queue, capacity = settings.names.queue(channel), settings.capacity_of(channel)
-            publisher.put_blocking(queue, payload, capacity=capacity, expiry=settings.expiry)
+            queue, capacity, expiry = self._settings.queue_of(channel)
+            publisher.put_blocking(queue, payload, capacity=capacity, expiry=expiry)
         return publisher is not None
 
     async def _call_any_node(self, call: Call[T]) -> T:
@@ -120,11 +120,9 @@ class Dispatcher:
 
     async def call_in(self, loop: Loop, call: Callable[[], Awaitable[T]]) -> T:
         """Await something in one certain event loop of this process."""
-        if loop is asyncio.get_running_loop():
-            return await call()
         if loop.is_closed():
             raise EventLoopClosed("The event loop that received this has ended, and returned it to the other readers")
-        return await wait_async(submit(loop, call), loop, self._timeout)
+        return await self._run_in(loop, call)
 
     async def receive(self, channel: str) -> Any:
         """Wait for the next message of a channel, whichever event loop of this process it belongs to."""
@@ -158,9 +156,12 @@ class Dispatcher:
         return loop
 
     async def _call_in(self, loop: Loop, call: Call[T]) -> T:
+        return await self._run_in(loop, lambda: self._call_here(call))
+
+    async def _run_in(self, loop: Loop, call: Callable[[], Awaitable[T]]) -> T:
         if loop is asyncio.get_running_loop():
-            return await self._call_here(call)
-        return await wait_async(submit(loop, lambda: self._call_here(call)), loop, self._timeout)
+            return await call()
+        return await wait_async(submit(loop, call), loop, self._timeout)
 
     async def _call_here(self, call: Call[T]) -> T:
         return await call(self._nodes.current() or await self._nodes.get_or_open())
@@ -170,7 +171,7 @@ class Dispatcher:
         await self._nodes.close_current()
         loop = event_loops.background.loop_if_running
         if loop is not None:
-            await wait_async(submit(loop, self._nodes.close_current), loop, self._timeout)
+            await self._run_in(loop, self._nodes.close_current)
 
     def close_all(self) -> None:
         """Close the nodes of every loop, from a thread that runs none. The next call opens another one."""

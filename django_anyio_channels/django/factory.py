@@ -76,11 +76,8 @@ def layer_factories(config: Mapping[str, Any], settings: Settings) -> list[Layer
         return [_database_layer_factory(config["database"], options)]
     if "layer" in config:
         return [_layer_factory(_custom_layer(config["layer"]), options)]
-    if isinstance(url, (list, tuple)):
-        _check_broker_list(url)
-        urls = url
-    else:
-        urls = [url]
+    urls = url if isinstance(url, (list, tuple)) else [url]
+    _check_broker_list(urls)
     return [_layer_factory(_layer_of_url(each), {"url": each, **options}) for each in urls]
 
 

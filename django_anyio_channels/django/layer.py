@@ -32,6 +32,8 @@ from .node import Node
 from .settings import Settings
 from .transactions import TransactionalLayer, TransactionDispatcher
 
+_AnyDispatcher = Dispatcher | TransactionDispatcher
+
 
 class AnyioChannelLayer(BaseChannelLayer):
     """A channel layer by Channels' specification (https://channels.readthedocs.io/en/stable/channel_layer_spec.html).
@@ -59,7 +61,7 @@ class AnyioChannelLayer(BaseChannelLayer):
         self._names = settings.names
         self._dispatcher = Dispatcher(settings)
         self._node_of_loop = self._dispatcher.node_of_loop
-        self._in_transaction: dict[str | None, TransactionDispatcher] = {}
+        self._in_transaction: dict[str | None, TransactionalLayer] = {}
         self._teardown_receiver = settings.database and call_before_teardown(self._dispatcher.close_all)
 
     @classmethod
@@ -176,11 +178,12 @@ class AnyioChannelLayer(BaseChannelLayer):
         ``using`` is the alias of DATABASES, by default the layer's own. Raises `NotSupported` unless the layer is on
         PostgreSQL, and listens in that database.
         """
-        dispatcher = self._in_transaction.get(using)
-        if dispatcher is None:
+        if using not in self._in_transaction:
             dispatcher = TransactionDispatcher(self._dispatcher, self._settings, using)
-            self._in_transaction[using] = dispatcher
-        return TransactionalLayer(partial(self._send_by, dispatcher), partial(self._group_send_by, dispatcher))
+            self._in_transaction[using] = TransactionalLayer(
+                partial(self._send_by, dispatcher), partial(self._group_send_by, dispatcher)
+            )
+        return self._in_transaction[using]
 
     def group_add_sync(self, group: str, channel: str) -> None:
         """`group_add` for synchronous code."""
@@ -218,7 +221,7 @@ class AnyioChannelLayer(BaseChannelLayer):
     def _own_node(self) -> Node | None:
         return self._node_of_loop.get(asyncio.get_running_loop())
 
-    def _send_by(self, dispatcher: Dispatcher | TransactionDispatcher, channel: str, message: dict[str, Any]) -> None:
+    def _send_by(self, dispatcher: _AnyDispatcher, channel: str, message: dict[str, Any]) -> None:
         inbox, payload = self._address(channel, message)
         with _translate_errors:
             if inbox is None:
@@ -226,9 +229,7 @@ class AnyioChannelLayer(BaseChannelLayer):
             else:
                 dispatcher.publish_sync(inbox, payload)
 
-    def _group_send_by(
-        self, dispatcher: Dispatcher | TransactionDispatcher, group: str, message: dict[str, Any]
-    ) -> None:
+    def _group_send_by(self, dispatcher: _AnyDispatcher, group: str, message: dict[str, Any]) -> None:
         topic, payload = self._address_group(group, message)
         with _translate_errors:
             dispatcher.publish_sync(topic, payload)
@@ -240,7 +241,7 @@ class AnyioChannelLayer(BaseChannelLayer):
         raise TypeError(self.invalid_name_error.format("Channel"))
 
     def require_valid_group_name(self, name: object) -> bool:
-        """Do what Channels does, but refuse a trailing newline and digits of other scripts, too."""
+        """Like `require_valid_channel_name`."""
         if isinstance(name, str) and len(name) < self.MAX_NAME_LENGTH and GROUP_NAME.fullmatch(name):
             return True
         raise TypeError(self.invalid_name_error.format("Group"))
@@ -264,10 +265,8 @@ class AnyioChannelLayer(BaseChannelLayer):
     def _encode(self, message: dict[str, Any]) -> bytes:
         if not isinstance(message, dict):
             raise TypeError(f"A message must be a dict, not {type(message).__name__}")
-        try:
+        with _translate_errors:
             return encode_limited(self._settings.max_message_size, self._settings.serializer, message)
-        except PayloadTooLarge as error:
-            raise MessageTooLarge(str(error)) from None
 
 
 class _TranslateErrors:

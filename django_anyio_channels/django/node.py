@@ -38,14 +38,10 @@ class Node:
         self._jobs = Jobs(channel, settings.names)
         self._background_tasks: set[asyncio.Task[None]] = set()
 
-    async def put(self, channel: str, payload: bytes, *, capacity: int | None = None) -> None:
+    async def put(self, channel: str, payload: bytes) -> None:
         """Put into the queue of a normal channel. Raises `QueueFull`."""
-        await self.channel.queues.put(
-            self._names.queue(channel),
-            payload,
-            capacity=capacity or self._settings.capacity_of(channel),
-            expiry=self._settings.expiry,
-        )
+        queue, capacity, expiry = self._settings.queue_of(channel)
+        await self.channel.queues.put(queue, payload, capacity=capacity, expiry=expiry)
 
     async def receive(self, channel: str) -> Any:
         """Wait for the next message of a channel of this node, of a prefix of this node, or of a normal channel."""
@@ -71,8 +67,9 @@ class Node:
             self._start_soon(self._requeue(channel, payload, message))
 
     async def _requeue(self, channel: str, payload: bytes, message: Any) -> None:
+        queue, _, expiry = self._settings.queue_of(channel)
         # The message had its place in the queue, which may be full again.
-        await self.put(channel, payload, capacity=LARGEST_COUNT)
+        await self.channel.queues.put(queue, payload, capacity=LARGEST_COUNT, expiry=expiry)
         if isinstance(message, Job):
             await message.ack()
 
@@ -84,13 +81,9 @@ class Node:
         elif owner is not None:
             await self.control.request(self._names.inbox(owner), "group_add", group, channel)
         else:
-            await self.channel.queues.bind(
-                topic,
-                self._names.queue(channel),
-                capacity=self._settings.capacity_of(channel),
-                expiry=self._settings.expiry,
-                lifetime=self._settings.group_expiry,
-            )
+            queue, capacity, expiry = self._settings.queue_of(channel)
+            lifetime = self._settings.group_expiry
+            await self.channel.queues.bind(topic, queue, capacity=capacity, expiry=expiry, lifetime=lifetime)
 
     async def group_discard(self, group: str, channel: str) -> None:
         """Undo `group_add`."""

@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 from django.core.exceptions import ImproperlyConfigured
 
+from ..core.events import BoundQueue
 from ..core.layer import BaseChannelLayer
 from ..core.serializers import Serializer
 from .names import BrokerNames
@@ -79,6 +80,10 @@ class Settings:
             if pattern.match(channel):
                 return capacity
         return self.capacity
+
+    def queue_of(self, channel: str) -> BoundQueue:
+        """Return the queue of a normal channel, its capacity and expiry."""
+        return BoundQueue(self.names.queue(channel), self.capacity_of(channel), self.expiry)
 
     def is_acknowledged(self, channel: str) -> bool:
         """Return whether messages of this normal channel are delivered again until they are acknowledged."""

@@ -75,8 +75,8 @@ class TransactionDispatcher:
                 self._log.write(logging.WARNING, "Dropped a message to %s for the full queue %s", topic, queue)
 
     def put_sync(self, channel: str, payload: bytes) -> None:
-        connection, queue = self._connection(), self._settings.names.queue(channel)
-        capacity, expiry = self._settings.capacity_of(channel), self._settings.expiry
+        connection = self._connection()
+        queue, capacity, expiry = self._settings.queue_of(channel)
         if not self._run(connection, self._publisher.queues_in_transaction()):
             # On the layer's own connection: created here, they would block other senders until this transaction ends.
             # A purge creates them all; this one finds nothing.
