@@ -23,8 +23,8 @@ _IN_THE_URL = frozenset(
 )
 """Parameters that asyncpg reads as libpq does."""
 
-_SETTINGS = frozenset({"application_name", "options"})
-"""Parameters that the server reads itself."""
+_SERVER_SETTINGS = {"application_name": "application_name", "options": "options", "assume_role": "role"}
+"""Parameters that are settings of the server."""
 
 _IGNORED = frozenset(
     {
@@ -62,20 +62,22 @@ def layer_arguments(alias: str, options: Mapping[str, Any]) -> dict[str, Any]:
             f"CONFIG has 'database' and 'options' with {name!r}, which contradict each other.",
             f"Give {name!r} in DATABASES[{alias!r}], or 'url' instead of 'database'.",
         )
-    found = _connection_parameters(alias)
-    arguments: dict[str, Any] = {argument: found.pop(name) for name, argument in _ADDRESS.items() if name in found}
-    for name in ("host", "port"):
-        if "," in arguments.get(name, ""):
-            arguments[name] = arguments[name].split(",")
-    seconds = float(found.pop("connect_timeout", 0))
-    if seconds > 0:
-        arguments["timeout"] = seconds
-    settings = {name: found.pop(name) for name in sorted(_SETTINGS & set(found))}
-    if "assume_role" in found:
-        settings["role"] = found.pop("assume_role")
-    query = {name: found.pop(name) for name in sorted(_IN_THE_URL & set(found))}
-    for name, value in found.items():
-        if name not in _IGNORED and value not in _WITHOUT_EFFECT.get(name, ()):
+    arguments: dict[str, Any] = {}
+    settings: dict[str, str] = {}
+    query: dict[str, str] = {}
+    for name, value in sorted(_connection_parameters(alias).items()):
+        if name in ("host", "port") and "," in value:
+            arguments[name] = value.split(",")
+        elif name in _ADDRESS:
+            arguments[_ADDRESS[name]] = value
+        elif name in _SERVER_SETTINGS:
+            settings[_SERVER_SETTINGS[name]] = value
+        elif name in _IN_THE_URL:
+            query[name] = value
+        elif name == "connect_timeout":
+            if float(value) > 0:
+                arguments["timeout"] = float(value)
+        elif name not in _IGNORED and value not in _WITHOUT_EFFECT.get(name, ()):
             raise _unusable(
                 f"DATABASES[{alias!r}]['OPTIONS'] has {name!r}: {value!r}, which asyncpg does not know.",
                 "Remove it if Django does without, or give the layer a 'url' of its own instead of 'database'.",
