@@ -6,7 +6,7 @@ import asyncio
 import sys
 from collections.abc import Callable
 from time import monotonic
-from typing import Any, ClassVar
+from typing import Any
 
 from ..core.events import Event
 from ..core.notifier import Notifier, waiter_type
@@ -21,21 +21,21 @@ from .settings import Settings
 _LONGEST_SWEEP = 60.0
 _SHORTEST_SWEEP = 0.05
 
+_NO_REPLAYS: dict[str, ReplaySink] = {}
+"""What the channels share that have resumed no group; replaced, never changed."""
+
 
 class LocalChannel:
     """One channel that is in use."""
 
     __slots__ = ("mailbox", "name", "replays", "topics")
 
-    # Most channels resume no group, and share this dict. It is replaced, never changed.
-    _NO_REPLAYS: ClassVar[dict[str, ReplaySink]] = {}
-
     def __init__(self, name: str, mailbox: Subscriber) -> None:
         self.name = name
         self.mailbox = mailbox
         self.topics: tuple[str, ...] = ()
         """The topics of its groups."""
-        self.replays = self._NO_REPLAYS
+        self.replays = _NO_REPLAYS
         """The sinks of the topics that it resumed."""
 
     @property
