@@ -59,7 +59,6 @@ class Connection(asyncio.Protocol):
 
     def __init__(self, address: str, observer: ConnectionObserver | None = None) -> None:
         """Errors begin with ``address``. Without an observer nothing may be subscribed to."""
-        self.paused = False
         self.executed = 0
         """How many commands were sent."""
         self._address = address
@@ -124,13 +123,11 @@ class Connection(asyncio.Protocol):
 
     def pause(self) -> None:
         """Read no more until `resume`. Meanwhile silence says nothing about the server."""
-        self.paused = True
         self._transport.pause_reading()
         self._watchdog.stop()
 
     def resume(self) -> None:
         """Undo `pause`."""
-        self.paused = False
         if self._ended is None:
             self._transport.resume_reading()
             self._watchdog.received_data()
@@ -195,8 +192,7 @@ class Connection(asyncio.Protocol):
         self._transport.set_write_buffer_limits(high=2**30)
 
     def data_received(self, data: bytes) -> None:
-        if self._watchdog is not None:
-            self._watchdog.received = True
+        self._watchdog.received = True
         self._feed(data)
         next_reply, observer = self._next_reply, self._observer
         try:
