@@ -147,13 +147,14 @@ class Dispatcher:
         return asyncio.get_running_loop()
 
     def _owning_loop(self, channel: str) -> Loop:
-        loop = self._nodes.loop_of(lambda node: node.id == node_of(channel))
-        if loop is None:
-            raise ValueError(
-                f"Cannot receive on {channel!r} here: the process or event loop that made the name with "
-                f"new_channel() is another one, or has ended"
-            )
-        return loop
+        owner = node_of(channel)
+        for loop, node in self.node_of_loop.copy().items():
+            if node.id == owner:
+                return loop
+        raise ValueError(
+            f"Cannot receive on {channel!r} here: the process or event loop that made the name with "
+            f"new_channel() is another one, or has ended"
+        )
 
     async def _call_in(self, loop: Loop, call: Call[T]) -> T:
         return await self._run_in(loop, lambda: self._call_here(call))

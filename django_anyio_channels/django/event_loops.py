@@ -81,10 +81,6 @@ class LoopLocal(Generic[T]):
                     return loop
         return background.loop()
 
-    def loop_of(self, is_wanted: Callable[[T], bool]) -> Loop | None:
-        """Return the loop whose resource is wanted."""
-        return next((loop for loop, resource in self.resources.copy().items() if is_wanted(resource)), None)
-
     def call_count(self) -> int:
         """Count a call from the running loop, and return how many it has made."""
         loop = asyncio.get_running_loop()
