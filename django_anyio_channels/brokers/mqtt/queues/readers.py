@@ -11,10 +11,11 @@ from time import monotonic
 from ....core.exceptions import ChannelLayerError, ListenerClosed
 from ...common.waiters import WaiterQueue
 from ..topics import to_group
+from .election import OwnedQueues
 from .handoff import HandOffs, OrphanedQueue
-from .messaging import Messaging
+from .messaging import Message, Messaging
 from .requests import Requests
-from .store import QueuedMessage, Store
+from .store import QueuedMessage, Store, unpack
 
 _LINGER_SECONDS = 0.1
 """How long an owner still knows a reader without a task, and a message for it stays at this node."""
@@ -62,8 +63,12 @@ class Readers:
     costs no packets. A message that comes meanwhile waits here, and then goes back to the owner.
     """
 
-    def __init__(self, messaging: Messaging, requests: Requests, hand_offs: HandOffs) -> None:
+    def __init__(
+        self, messaging: Messaging, owned_queues: OwnedQueues, requests: Requests, hand_offs: HandOffs
+    ) -> None:
+        self._node = messaging.node
         self._start_soon = messaging.start_soon
+        self._owned_queues = owned_queues
         self._requests = requests
         self._hand_offs = hand_offs
         self._numbers = count(1)
@@ -72,6 +77,8 @@ class Readers:
 
     async def take(self, topic: bytes) -> bytes:
         """Wait for the oldest message of a queue."""
+        if self._error is not None:
+            raise ListenerClosed(*self._error.args)
         queue = self._queues[topic]
         if queue:
             return queue.popleft().payload
@@ -93,42 +100,36 @@ class Readers:
 
     async def _add_reader(self, topic: bytes, queue: _ReaderQueue, number: int) -> None:
         try:
-            await self._requests.add_readers(topic, [number])
+            await self._announce(topic, [number])
         except ChannelLayerError as error:
             queue.known.pop(number, None)
             # The end of a session fails all tasks, a refusal one.
             if isinstance(error, ListenerClosed) or not queue.waiters.fail_one(error):
                 raise
 
-    # ---- what owners send ---------------------------------------------------------------------------------------
-
-    def receive(self, topic: bytes, message: QueuedMessage, number: int) -> None:
-        """Take a message for a reader. Without a task it waits for the next one, or goes back soon."""
-        queue = self._queues[topic]
-        queue.known.pop(number, None)
-        queue.appendleft(message)
-        queue.waiters.dispatch()
-        self._linger(topic, queue)
-
-    def retry(self, number: int) -> None:
-        """Tell the next owner of a reader whose owner has left."""
-        for topic, queue in self._queues.items():
-            if number in queue.known:
-                self._start_soon(self._requests.add_readers(topic, [number]))
+    async def _announce(self, topic: bytes, numbers: list[int]) -> None:
+        await self._owned_queues.deliver(topic, Message("take", self._node, 0, (numbers,)))
 
     def repeat(self) -> None:
         """Tell all owners again which readers wait: an owner may have died."""
         for topic, queue in self._queues.items():
             if queue.known:
-                self._start_soon(self._requests.add_readers(topic, list(queue.known)))
+                self._start_soon(self._announce(topic, list(queue.known)))
+
+    def receive(self, reply: Message) -> None:
+        """Take a message for a reader. Without a task it waits for the next one, or goes back soon."""
+        topic, message = reply.arguments[0].encode(), unpack(reply.arguments[1])
+        queue = self._queues[topic]
+        queue.known.pop(reply.number, None)
+        queue.appendleft(message)
+        queue.waiters.dispatch()
+        self._linger(topic, queue)
 
     def purge(self, prefix: str) -> None:
         """Drop the undelivered messages of queues whose names begin with ``prefix``."""
         for topic, queue in self._queues.items():
             if to_group(topic).startswith(prefix):
                 queue.undelivered.clear()
-
-    # ---- readers without a task ---------------------------------------------------------------------------------
 
     def _linger(self, topic: bytes, queue: _ReaderQueue) -> None:
         if self._error is not None:
@@ -143,7 +144,7 @@ class Readers:
         for number in surplus:
             del queue.known[number]
         if surplus:
-            self._start_soon(self._requests.remove_readers(topic, surplus))
+            self._start_soon(self._requests.send(topic, "stop", surplus))
         if queue.returning:
             return
         if queue.undelivered:
@@ -160,20 +161,18 @@ class Readers:
         queue.returning = True
         try:
             while messages := queue.undelivered.clear():
-                await self._hand_offs.requeue(topic, messages)
+                await self._hand_offs.give(OrphanedQueue(topic, messages))
         finally:
             queue.returning = False
             queue.waiters.dispatch()
             self._add_missing_readers(topic, queue)
             self._linger(topic, queue)
 
-    # ---- the end of the session ---------------------------------------------------------------------------------
-
     async def remove_all(self) -> None:
         """Tell all owners that no readers wait here any more."""
         for topic, queue in list(self._queues.items()):
             if queue.known:
-                await self._requests.remove_readers(topic, list(queue.known))
+                await self._requests.send(topic, "stop", list(queue.known))
 
     async def return_all(self) -> None:
         """Return all undelivered messages to their owners."""
