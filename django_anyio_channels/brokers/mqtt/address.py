@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import ssl
-from dataclasses import dataclass, field, fields, replace
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import Any, get_type_hints
 from urllib.parse import parse_qsl, quote
 from uuid import uuid4
+
+import msgspec
 
 from ...core.hints import did_you_mean
 from ..common.urls import host_and_port, read_url, without_secrets
@@ -102,20 +104,14 @@ def _from_url(url: str) -> MQTTOptions:
         example = "mqtt://host/?qos=0"
         raise ValueError(f"{without_secrets(url)!r} has a path; options follow after a question mark: {example}")
     host, port = host_and_port(parts.hosts[0], 0)
-    types = {each.name: str(each.type) for each in fields(MQTTOptions) if each.name not in _NOT_IN_THE_QUERY}
+    types = {name: kind for name, kind in get_type_hints(MQTTOptions).items() if name not in _NOT_IN_THE_QUERY}
     options: dict[str, Any] = {}
     for name, text in parse_qsl(parts.query, keep_blank_values=True):
         if name not in types:
             hint = did_you_mean(name, types, otherwise=f"Known are {', '.join(types)}")
             raise ValueError(f"The MQTT URL has the unknown option {name!r}. {hint}")
-        options[name] = _read(name, types[name], text)
+        try:
+            options[name] = msgspec.convert(text, types[name], strict=False)
+        except msgspec.ValidationError:
+            raise ValueError(f"The option {name} of the MQTT URL cannot be {text!r}") from None
     return MQTTOptions(host, port, parts.username, parts.password, _SCHEMES[parts.scheme], **options)
-
-
-def _read(name: str, kind: str, text: str) -> Any:
-    try:
-        if kind == "bool":
-            return {"true": True, "1": True, "false": False, "0": False}[text.lower()]
-        return {"int": int, "float": float}.get(kind, str)(text)
-    except (KeyError, ValueError):
-        raise ValueError(f"The option {name} of the MQTT URL cannot be {text!r}") from None

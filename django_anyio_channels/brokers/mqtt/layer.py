@@ -104,7 +104,7 @@ class MQTTChannelLayer(BaseChannelLayer):
         session = self._connected()
         name = subscribing.get(groups)
         subscription = session.group_subscription(groups, subscription=None if name == groups else name)
-        await session.subscribe(subscription, self._options.qos, no_local=self._options.no_local)
+        await session.subscribe(subscription)
 
     async def unsubscribe(self, groups: str) -> None:
         session = self._connected()
@@ -112,8 +112,7 @@ class MQTTChannelLayer(BaseChannelLayer):
 
     async def subscribe_pattern(self, pattern: str) -> None:
         """Events of every topic that matches MQTT's topic filter. Raises `ValueError` for an invalid one."""
-        subscription = Subscription(to_filter(pattern), pattern, None, pattern)
-        await self._connected().subscribe(subscription, self._options.qos, no_local=self._options.no_local)
+        await self._connected().subscribe(Subscription(to_filter(pattern), pattern, None, pattern))
 
     async def unsubscribe_pattern(self, pattern: str) -> None:
         await self._connected().unsubscribe(to_filter(pattern))

@@ -21,8 +21,9 @@ from .topics import to_topic
 
 logger = logging.getLogger("django_anyio_channels")
 
-_NO_LOCAL, _NOT_RETAINED = 0x04, 0x20
-"""Options of a SUBSCRIBE. The latter is Retain Handling 2: nodes retain nothing of what they send to each other."""
+_NO_LOCAL = 0x04
+_BETWEEN_NODES = 0x21
+"""Options of a SUBSCRIBE: QoS 1 and Retain Handling 2, as nodes retain nothing of what they send to each other."""
 
 
 class Session:
@@ -128,13 +129,15 @@ class Session:
         """Bytes that the broker takes at most in one packet."""
         return self.live().answer.maximum_packet_size
 
-    async def subscribe(self, subscription: Subscription, qos: int, *, no_local: bool = False) -> None:
+    async def subscribe(self, subscription: Subscription) -> None:
         """Subscribe. Raises `SubscriptionRefused`."""
         connection, topic_filter = self.live(), subscription.topic_filter
         subscription = self._subscriptions.add(subscription)
         if subscription.confirmed:
             return
-        options = qos | _NO_LOCAL * no_local | _NOT_RETAINED * (subscription.handler is not None)
+        options = self._options.qos | _NO_LOCAL * self._options.no_local
+        if subscription.handler is not None:
+            options = _BETWEEN_NODES
         reason = await connection.subscribe(topic_filter, options, subscription.identifier)
         if reason < packets.ERRORS:
             subscription.confirmed = True

@@ -448,7 +448,7 @@ async def test_a_long_queue_outlives_its_owner_at_a_broker_of_small_packets(conn
         with pytest.raises(PayloadTooLarge, match="takes at most 2000"):
             await owner.put("long", b"x" * 1900, capacity=1000, expiry=60)
         await owner.disconnect()
-        assert b"long" in successor._session.queues.owned.owners
+        assert b"long" in successor._session.queues.requests.owners
         await successor.disconnect()  # the last one keeps it, and offers it in its next session
         await successor.connect()
         with anyio.fail_after(TIME_LIMIT):
@@ -574,7 +574,7 @@ async def test_many_nodes_that_find_a_queue_at_once_agree_on_its_owner(broker: M
             async with anyio.create_task_group() as tasks:
                 for number, layer in enumerate(layers):
                     tasks.start_soon(partial(layer.put, queue, b"%d" % number, capacity=6, expiry=60))
-            owners = [layer for layer in layers if queue.encode() in layer._session.queues.owned.owners]
+            owners = [layer for layer in layers if queue.encode() in layer._session.queues.requests.owners]
             assert len(owners) == 1
             assert sorted([await layers[0].take(queue) for _ in layers]) == [b"%d" % n for n in range(6)]
 
@@ -597,7 +597,7 @@ async def test_queues_are_handed_off_within_their_scope(connect: Connect) -> Non
         await first.put("jobs", b"of a", capacity=10, expiry=60)
         await other.put("jobs", b"of b", capacity=10, expiry=60)
         await first.disconnect()  # no node of its scope is left
-        assert [len(owner.store) for owner in other._session.queues.owned.owners.values()] == [1]
+        assert [len(owner.store) for owner in other._session.queues.requests.owners.values()] == [1]
         second, third = await node("a:"), await node("a:")
         assert await third.take("jobs") == b"of a"
         await second.put("jobs", b"of a, too", capacity=10, expiry=60)

@@ -48,7 +48,7 @@ class Node:
         self.address = f"table {id(self.table)}"
         self.queues = MQTTQueues(self)
 
-    async def subscribe(self, subscription: Subscription, qos: int) -> None:
+    async def subscribe(self, subscription: Subscription) -> None:
         await self._round_trip()
         self.table.append((self, subscription))
 
@@ -57,7 +57,7 @@ class Node:
         self.table[:] = [(node, each) for node, each in self.table if (node, each.topic_filter) != (self, topic_filter)]
 
     async def listen(self, topic_filter: bytes, handler: Callable[[bytes], None]) -> None:
-        await self.subscribe(Subscription(topic_filter, "a test's", handler=handler), 1)
+        await self.subscribe(Subscription(topic_filter, "a test's", handler=handler))
 
     async def publish(self, topic: bytes, payload: bytes) -> int:
         await self._round_trip()
@@ -205,7 +205,7 @@ async def test_an_owner_whose_answer_was_lost_gets_the_request_again(
     await task
     assert await reader.take() == b"once"
     # What is answered twice is done once.
-    await until(lambda: not writer.queues._requests._pending)
+    await until(lambda: not writer.queues.requests._pending)
     writer.queues._receive_reply(Message("ok", "a", 1_000_000, ()))
     await owner.put(b"last")
     assert await reader.take() == b"last"
@@ -340,7 +340,7 @@ async def test_a_reader_that_does_not_come_back_is_removed(nodes: list[Node], mo
     monkeypatch.setattr(f"{QUEUES}.readers._LINGER_SECONDS", 0.0)
     owner, reader, _ = nodes
     await acquaint(owner, reader)
-    jobs = owner.queues.owned.owners[b"jobs"]
+    jobs = owner.queues.requests.owners[b"jobs"]
     task = asyncio.create_task(reader.take())
     await until(lambda: jobs.readers)
     task.cancel()
@@ -526,7 +526,7 @@ async def test_a_node_that_leaves_an_owner_that_does_not_answer_hands_off_its_ow
     await anyio.wait_all_tasks_blocked()
     leaver.queues._repeat()  # a second has passed
     await leaving
-    assert b"others" in successor.queues.owned.owners or b"others" in mute.queues.owned.owners
+    assert b"others" in successor.queues.requests.owners or b"others" in mute.queues.requests.owners
     assert await successor.queues.take("others") == b"kept"
 
 
@@ -569,11 +569,11 @@ async def test_the_readers_of_a_queue_go_with_it_to_the_next_owner(nodes: list[N
     task = asyncio.create_task(reader.take())
     await anyio.wait_all_tasks_blocked()
     (number,) = reader_queue(reader).known
-    await reader.queues.owned.leave()  # it gets no queues
+    await reader.queues.requests.leave()  # it gets no queues
     reader.ignored.add(JOBS)  # nor does it say again that it waits
     await owner.queues.close()
-    await until(lambda: b"jobs" in successor.queues.owned.owners)
-    await until(lambda: successor.queues.owned.owners[b"jobs"].readers == {("b", number): None})
+    await until(lambda: b"jobs" in successor.queues.requests.owners)
+    await until(lambda: successor.queues.requests.owners[b"jobs"].readers == {("b", number): None})
     await successor.put(b"second")
     assert await task == b"second"
 
@@ -586,7 +586,7 @@ async def test_a_request_that_comes_late_to_a_node_goes_on_to_the_owner(nodes: l
     task = asyncio.create_task(reader.take())
     await anyio.wait_all_tasks_blocked()
     (number,) = reader_queue(reader).known
-    late.queues.owned._on_request(b"jobs", Message("take", reader.node, 0, ([number],)))
+    late.queues.requests._receive_request(b"jobs", Message("take", reader.node, 0, ([number],)))
     await owner.put(b"second")
     assert await task == b"second"
 

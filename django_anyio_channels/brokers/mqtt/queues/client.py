@@ -3,9 +3,9 @@
 MQTT passes a message on or forgets it. So the messages of a queue are in the memory of one node, its *owner*. The way
 of a message:
 
-* `MQTTQueues.put` sends a request to the queue's topic (`requests`), to which only the owner subscribes (``$share``, so
-  that never two nodes handle one request). When the broker says that nobody does (reason code 16), the requesting node
-  becomes the owner itself (`election`).
+* `MQTTQueues.put` sends a request to the queue's topic, to which only the owner subscribes (``$share``, so that never
+  two nodes handle one request). When the broker says that nobody does (reason code 16), the requesting node becomes the
+  owner itself (`requests`).
 * The owner (`owner`) keeps the message (`store`), or sends it to the node of the reader that waits longest, and there
   one of the waiting tasks gets it (`readers`).
 * A node that disconnects hands its queues off to another node of its scope, or if there is none, to the next session of
@@ -30,7 +30,6 @@ import anyio
 
 from ....core.exceptions import ListenerClosed, PayloadTooLarge, QueueFull
 from ..topics import to_group, to_topic
-from .election import OwnedQueues
 from .handoff import HandOffs
 from .messaging import ALL_TOPICS_SUBSCRIBED, REPLIES, Message, Messaging, PartOfTopic, Transport
 from .readers import Readers
@@ -54,10 +53,9 @@ class MQTTQueues:
     def __init__(self, transport: Transport) -> None:
         self._transport = transport
         self.messaging = Messaging(transport, self._receive_reply)
-        self.owned = OwnedQueues(self.messaging)
-        self._requests = Requests(self.messaging, self.owned)
-        self._hand_offs = HandOffs(self.messaging, self.owned, self._requests)
-        self._readers = Readers(self.messaging, self.owned, self._requests, self._hand_offs)
+        self.requests = Requests(self.messaging)
+        self._hand_offs = HandOffs(self.messaging, self.requests)
+        self._readers = Readers(self.messaging, self.requests, self._hand_offs)
         self._timer: asyncio.TimerHandle | None = None
         self._checked = False
 
@@ -71,7 +69,7 @@ class MQTTQueues:
                 f"A message for queue {queue} needs {size} bytes on its way; {self._transport.address} takes at most "
                 f"{limit}. Send less, or raise the broker's limit (mosquitto: max_packet_size)"
             )
-        if await self._requests.send(topic, "put", message, capacity, expiry) == "full":
+        if await self.requests.send(topic, "put", message, capacity, expiry) == "full":
             raise QueueFull(f"Queue {queue} is full: its capacity of {capacity} messages is used up")
 
     async def take(self, queue: str) -> bytes:
@@ -79,10 +77,10 @@ class MQTTQueues:
         return await self._readers.take(to_topic(queue))
 
     async def bind(self, group: str, queue: str, capacity: int, expiry: float, lifetime: float) -> None:
-        await self._requests.send(to_topic(queue), "bind", [(group, capacity, expiry, lifetime)])
+        await self.requests.send(to_topic(queue), "bind", [(group, capacity, expiry, lifetime)])
 
     async def unbind(self, group: str, queue: str) -> None:
-        await self._requests.send(to_topic(queue), "unbind", group)
+        await self.requests.send(to_topic(queue), "unbind", group)
 
     async def purge(self, prefix: str) -> None:
         await self.messaging.send(_PURGE, Message("purge", self.messaging.node, 0, (prefix,)))
@@ -104,14 +102,14 @@ class MQTTQueues:
         await asyncio.gather(
             self.messaging.listen(REPLIES + self.messaging.node.encode(), _REPLY_VERBS, self._receive_reply),
             self.messaging.listen(_PURGE, {"purge": tuple[str]}, self._on_purge),
-            self.owned.accept_queues(),
+            self.requests.accept_queues(),
         )
         await self._hand_offs.begin()
 
     def _repeat(self) -> None:
         self._timer = asyncio.get_running_loop().call_later(_REPEAT_SECONDS, self._repeat)
         self._readers.repeat()
-        self._requests.repeat()
+        self.requests.repeat()
 
     async def close(self) -> None:
         """Hand off the queues of this node, and return its undelivered messages."""
@@ -127,8 +125,7 @@ class MQTTQueues:
         """The session is over: fail all calls with ``error``. What is left is kept for the next session."""
         if self._timer is not None:
             self._timer.cancel()
-        self._requests.end()
-        self.owned.end()
+        self.requests.end()
         self._hand_offs.end()
         self._readers.end(error)
 
@@ -136,11 +133,11 @@ class MQTTQueues:
         if reply.verb == "message":
             self._readers.receive(reply)
         else:
-            self._requests.receive(reply)
+            self.requests.receive(reply)
 
     def _on_purge(self, purge: Message) -> None:
         (prefix,) = purge.arguments
-        for topic, owner in self.owned.owners.items():
+        for topic, owner in self.requests.owners.items():
             if to_group(topic).startswith(prefix):
                 owner.purge()
         self._readers.purge(prefix)

@@ -7,7 +7,6 @@ import logging
 import os
 from dataclasses import dataclass, field
 
-from .election import OwnedQueues
 from .messaging import ALL_TOPICS_SUBSCRIBED, ENVELOPE_BYTES, Message, Messaging
 from .owner import Binding, pack_bindings
 from .requests import Requests
@@ -56,9 +55,8 @@ os.register_at_fork(after_in_child=forget_orphaned_queues)
 class HandOffs:
     """Gives queues to other nodes."""
 
-    def __init__(self, messaging: Messaging, owned_queues: OwnedQueues, requests: Requests) -> None:
+    def __init__(self, messaging: Messaging, requests: Requests) -> None:
         self._messaging = messaging
-        self._owned_queues = owned_queues
         self._requests = requests
         self._key = (messaging.transport.address, messaging.transport.scope)
 
@@ -72,18 +70,18 @@ class HandOffs:
 
     async def close(self) -> None:
         """Give every queue of this node to another one."""
-        await self._owned_queues.leave()
-        for topic in list(self._owned_queues.owners):
-            owner = await self._owned_queues.give_up(topic)
+        await self._requests.leave()
+        for topic in list(self._requests.owners):
+            owner = await self._requests.give_up(topic)
             await self.give(OrphanedQueue(topic, owner.store.clear(), owner.bindings))
             for node, number in list(owner.readers):
-                await self._owned_queues.deliver(topic, Message("take", node, 0, ([number],)))
+                await self._requests.deliver(topic, Message("take", node, 0, ([number],)))
 
     def end(self) -> None:
         """Keep the queues of a session that is over for the next one."""
-        for topic, owner in self._owned_queues.owners.items():
+        for topic, owner in self._requests.owners.items():
             self.save(OrphanedQueue(topic, owner.store.clear(), owner.bindings))
-        self._owned_queues.owners.clear()
+        self._requests.owners.clear()
 
     def save(self, orphan: OrphanedQueue) -> None:
         """Keep a queue for the next session."""

@@ -63,11 +63,9 @@ class Transport(Protocol):
     def group_subscription(self, group: str, share: bytes, handler: Callable[[bytes], None]) -> Subscription:
         """Return a subscription to a group; ``share`` is ``$share/<name>/``, with a name of this subscription alone."""
 
-    async def subscribe(self, subscription: Subscription, qos: int) -> None:
-        """Subscribe; in effect when it returns."""
+    async def subscribe(self, subscription: Subscription) -> None: ...
 
-    async def unsubscribe(self, topic_filter: bytes) -> None:
-        """Undo `subscribe`."""
+    async def unsubscribe(self, topic_filter: bytes) -> None: ...
 
     async def publish(self, topic: bytes, payload: bytes) -> int:
         """Publish at QoS 1, and return the broker's reason code."""
@@ -105,7 +103,7 @@ class Messaging:
                 handler(message)
 
         topic_filter = self._filter(name, shared)
-        await self.transport.subscribe(Subscription(topic_filter, topic_filter.decode(), handler=receive), qos=1)
+        await self.transport.subscribe(Subscription(topic_filter, topic_filter.decode(), handler=receive))
 
     async def stop_listening(self, name: bytes, *, shared: bool = False) -> None:
         """Undo `listen`."""

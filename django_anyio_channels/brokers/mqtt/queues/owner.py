@@ -98,7 +98,8 @@ class QueueOwner:
                 for reader in arguments[0]:
                     self.readers.pop((requester[0], reader), None)
             elif verb == "requeue":
-                self.store.insert(map(unpack, arguments[0]))
+                for packed in arguments[0]:
+                    self.store.appendleft(unpack(packed))
             self._reply(requester, "ok")
             self.dispatch()
 
@@ -117,7 +118,7 @@ class QueueOwner:
         node, number = reader
         if not await self._messaging.reply(node, number, "message", self._topic.decode(), message.pack()):
             self.readers = {each: None for each in self.readers if each[0] != node}
-            self.store.insert([message])
+            self.store.appendleft(message)
             self.dispatch()
 
     async def _bind(self, requester: Requester, packed: list[PackedBinding]) -> None:
@@ -125,7 +126,7 @@ class QueueOwner:
             known = group in self.bindings
             self.bindings[group] = Binding(capacity, expiry, monotonic() + seconds_left)
             if not known:
-                await self._messaging.transport.subscribe(self._subscription(group), qos=1)
+                await self._messaging.transport.subscribe(self._subscription(group))
         self._reply(requester, "ok")
 
     async def _unbind(self, requester: Requester, group: str) -> None:

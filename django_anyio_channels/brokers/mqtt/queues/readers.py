@@ -11,7 +11,6 @@ from time import monotonic
 from ....core.exceptions import ChannelLayerError, ListenerClosed
 from ...common.waiters import WaiterQueue
 from ..topics import to_group
-from .election import OwnedQueues
 from .handoff import HandOffs, OrphanedQueue
 from .messaging import Message, Messaging
 from .requests import Requests
@@ -24,14 +23,14 @@ _POLLING_SECONDS = 1.0
 
 
 class _ReaderQueue:
-    """The waiting tasks of one queue, and the messages that came for them; a `Ready` of its `WaiterQueue`."""
+    """The waiting tasks of one queue, and the messages that came for them."""
 
     def __init__(self) -> None:
-        self.waiters: WaiterQueue[QueuedMessage] = WaiterQueue(self)
         self.known: dict[int, None] = {}
         """The readers that the owner knows, by their numbers. Which task belongs to which does not matter."""
         self.undelivered = Store()
         """Messages that came when no task waited any more."""
+        self.waiters: WaiterQueue[QueuedMessage] = WaiterQueue(self.undelivered)
         self.returning = False
         """Undelivered messages are on their way to the owner. Newer ones must follow, or they would overtake them."""
         self.timer: asyncio.TimerHandle | None = None
@@ -39,15 +38,6 @@ class _ReaderQueue:
         """When a task was last cancelled."""
         self.linger_seconds = _LINGER_SECONDS
         """How long the next task is expected: one that polls must find what came since its last call."""
-
-    def __len__(self) -> int:
-        return 0 if self.returning else len(self.undelivered)
-
-    def popleft(self) -> QueuedMessage:
-        return self.undelivered.popleft()
-
-    def appendleft(self, message: QueuedMessage) -> None:
-        self.undelivered.insert([message])
 
     def join(self) -> asyncio.Future[QueuedMessage]:
         """Add a waiting task."""
@@ -63,12 +53,9 @@ class Readers:
     costs no packets. A message that comes meanwhile waits here, and then goes back to the owner.
     """
 
-    def __init__(
-        self, messaging: Messaging, owned_queues: OwnedQueues, requests: Requests, hand_offs: HandOffs
-    ) -> None:
+    def __init__(self, messaging: Messaging, requests: Requests, hand_offs: HandOffs) -> None:
         self._node = messaging.node
         self._start_soon = messaging.start_soon
-        self._owned_queues = owned_queues
         self._requests = requests
         self._hand_offs = hand_offs
         self._numbers = count(1)
@@ -80,8 +67,8 @@ class Readers:
         if self._error is not None:
             raise ListenerClosed(*self._error.args)
         queue = self._queues[topic]
-        if queue:
-            return queue.popleft().payload
+        if queue.undelivered and not queue.returning:
+            return queue.undelivered.popleft().payload
         waiter = queue.join()
         self._add_missing_readers(topic, queue)
         try:
@@ -108,7 +95,7 @@ class Readers:
                 raise
 
     async def _announce(self, topic: bytes, numbers: list[int]) -> None:
-        await self._owned_queues.deliver(topic, Message("take", self._node, 0, (numbers,)))
+        await self._requests.deliver(topic, Message("take", self._node, 0, (numbers,)))
 
     def repeat(self) -> None:
         """Tell all owners again which readers wait: an owner may have died."""
@@ -118,11 +105,12 @@ class Readers:
 
     def receive(self, reply: Message) -> None:
         """Take a message for a reader. Without a task it waits for the next one, or goes back soon."""
-        topic, message = reply.arguments[0].encode(), unpack(reply.arguments[1])
+        topic = reply.arguments[0].encode()
         queue = self._queues[topic]
         queue.known.pop(reply.number, None)
-        queue.appendleft(message)
-        queue.waiters.dispatch()
+        queue.undelivered.appendleft(unpack(reply.arguments[1]))
+        if not queue.returning:
+            queue.waiters.dispatch()
         self._linger(topic, queue)
 
     def purge(self, prefix: str) -> None:
