@@ -100,7 +100,10 @@ class MQTTConnection(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self._connected = False
         self._lost.set_result(None)
-        self.fail(f"the connection broke ({exc})" if exc else "the broker closed the connection")
+        reason = f"the connection broke ({exc})" if exc else "the broker closed the connection"
+        if not self._answered.done():
+            reason += " before it answered; it must speak MQTT 5, and with TLS if the URL is mqtts://"
+        self.fail(reason)
 
     async def handshake(self) -> None:
         """Send CONNECT, and wait for the broker's answer."""

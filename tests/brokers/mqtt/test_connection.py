@@ -225,7 +225,9 @@ async def test_a_connection_that_was_never_accepted_raises_and_reports_nothing()
     handshake = asyncio.create_task(one.handshake())
     await anyio.wait_all_tasks_blocked()
     one.connection_lost(ConnectionResetError("reset"))
-    with pytest.raises(ListenerClosed, match=r"the connection broke \(reset\)"):
+    with pytest.raises(
+        ListenerClosed, match=r"the connection broke \(reset\) before it answered; it must speak MQTT 5"
+    ):
         await handshake
     assert one.ended == []
     await one.close()

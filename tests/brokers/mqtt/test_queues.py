@@ -511,7 +511,7 @@ async def test_what_is_undelivered_is_returned_once_by_a_node_that_leaves(nodes:
     await send_undelivered(owner, reader)
     await reader.disconnect()
     assert await other.take() == b"undelivered"
-    assert not any(orphans for (address, _), orphans in handoff._orphaned_queues.items() if address == reader.address)
+    assert not any(orphans for (address, _), orphans in handoff.orphaned_queues.items() if address == reader.address)
 
 
 async def test_a_node_that_leaves_an_owner_that_does_not_answer_hands_off_its_own_queues(

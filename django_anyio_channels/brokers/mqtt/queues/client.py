@@ -112,13 +112,12 @@ class MQTTQueues:
         self.requests.repeat()
 
     async def close(self) -> None:
-        """Hand off the queues of this node, and return its undelivered messages."""
+        """Return the undelivered messages of this node, and hand off its queues."""
         with anyio.move_on_after(_CLOSE_SECONDS):
             with anyio.move_on_after(_CLOSE_SECONDS / 2):
-                await self._readers.remove_all()
+                await self._readers.close()
             await self._hand_offs.close()
-            await self._readers.return_all()
-            # Not before: returned messages are replied to. Nothing else comes, as no owner knows a reader of this node.
+            # The owners that did not reply learn now that this node takes no messages any more.
             await self.messaging.stop_listening(REPLIES + self.messaging.node.encode())
 
     def end(self, error: ListenerClosed) -> None:

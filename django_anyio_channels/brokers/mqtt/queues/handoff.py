@@ -35,7 +35,7 @@ class OrphanedQueue:
         return self.messages
 
 
-_orphaned_queues: dict[tuple[str, str], list[OrphanedQueue]] = {}
+orphaned_queues: dict[tuple[str, str], list[OrphanedQueue]] = {}
 """What no other node took at the end of a session, by the broker's address and the scope.
 
 The next session in this process offers it, of whatever layer and event loop: a program may run one loop after the
@@ -43,13 +43,8 @@ other. Every access is one step, so threads may share it.
 """
 
 
-def forget_orphaned_queues() -> None:
-    """Drop the queues that wait for the next session of this process. For tests, and for forked children."""
-    _orphaned_queues.clear()
-
-
 # A forked child has copies; its parent offers the originals.
-os.register_at_fork(after_in_child=forget_orphaned_queues)
+os.register_at_fork(after_in_child=orphaned_queues.clear)
 
 
 class HandOffs:
@@ -62,11 +57,11 @@ class HandOffs:
 
     async def begin(self) -> None:
         """Give away the queues left over from former sessions."""
-        if self._key in _orphaned_queues and await self._messaging.all_topics_subscribed():
+        if self._key in orphaned_queues and await self._messaging.all_topics_subscribed():
             text = "The queues left over at %s are offered in its next session. %s"
             logger.error(text, self._messaging.transport.address, ALL_TOPICS_SUBSCRIBED)
         else:
-            await self.give(*_orphaned_queues.pop(self._key, []))
+            await self.give(*orphaned_queues.pop(self._key, []))
 
     async def close(self) -> None:
         """Give every queue of this node to another one."""
@@ -86,7 +81,7 @@ class HandOffs:
     def save(self, orphan: OrphanedQueue) -> None:
         """Keep a queue for the next session."""
         if orphan.messages or orphan.bindings:
-            _orphaned_queues.setdefault(self._key, []).append(orphan)
+            orphaned_queues.setdefault(self._key, []).append(orphan)
 
     async def give(self, *orphans: OrphanedQueue) -> None:
         """Give queues to their owners. What these do not accept is kept for the next session."""

@@ -156,16 +156,14 @@ class Readers:
             self._add_missing_readers(topic, queue)
             self._linger(topic, queue)
 
-    async def remove_all(self) -> None:
-        """Tell all owners that no readers wait here any more."""
-        for topic, queue in list(self._queues.items()):
-            if queue.known:
-                await self._requests.send(topic, "stop", list(queue.known))
+    async def close(self) -> None:
+        """Tell all owners that no readers wait here any more, and return all undelivered messages."""
+        await asyncio.gather(*[self._leave(topic, queue) for topic, queue in self._queues.items()])
 
-    async def return_all(self) -> None:
-        """Return all undelivered messages to their owners."""
-        for topic, queue in list(self._queues.items()):
-            await self._return_undelivered(topic, queue)
+    async def _leave(self, topic: bytes, queue: _ReaderQueue) -> None:
+        if queue.known:
+            await self._requests.send(topic, "stop", list(queue.known))
+        await self._return_undelivered(topic, queue)
 
     def end(self, error: ListenerClosed) -> None:
         """Fail all waiting tasks, and keep undelivered messages for the next session."""
