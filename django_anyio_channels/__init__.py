@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from .brokers.redis.layer import RedisPubSubChannelLayer
     from .brokers.redis.streams.layer import RedisStreamsChannelLayer
     from .django.layer import AnyioChannelLayer
-    from .django.positions import GroupMessage, position_of
+    from .django.messages import GroupMessage, position_of
     from .django.resume import AsyncResumingMixin, ResumingMixin, Resumption
     from .hub.channel import Channel
     from .hub.session import Backoff
@@ -44,7 +44,7 @@ _LAZY = {
     "AnyioChannelLayer": "django.layer",
     "Backoff": "hub.session",
     "Channel": "hub.channel",
-    "GroupMessage": "django.positions",
+    "GroupMessage": "django.messages",
     "InMemoryBroker": "brokers.memory.broker",
     "InMemoryChannelLayer": "brokers.memory.layer",
     "PostgreSQLChannelLayer": "brokers.postgres.layer",
@@ -55,7 +55,7 @@ _LAZY = {
     "AsyncResumingMixin": "django.resume",
     "ResumingMixin": "django.resume",
     "Resumption": "django.resume",
-    "position_of": "django.positions",
+    "position_of": "django.messages",
 }
 
 __all__ = [

@@ -62,7 +62,7 @@ class Event(Generic[Message]):
         nothing, so a program may call it on every layer.
         """
         ack_handle, self.ack_handle = self.ack_handle, None
-        return _DONE if ack_handle is None else ack_handle.release()
+        return DONE if ack_handle is None else ack_handle.release()
 
 
 @dataclass(slots=True)
@@ -104,4 +104,5 @@ class _Done:
         yield
 
 
-_DONE = _Done()
+DONE = _Done()
+"""Awaiting it does nothing; any number of times."""

@@ -56,7 +56,7 @@ class Control:
 
     def __init__(
         self,
-        node: str,
+        node_id: str,
         channel: Channel,
         names: BrokerNames,
         local_channels: LocalChannels,
@@ -64,7 +64,7 @@ class Control:
         *,
         timeout: float,
     ) -> None:
-        self._node = node
+        self._node_id = node_id
         self._channel = channel
         self._names = names
         self._local_channels = local_channels
@@ -84,30 +84,28 @@ class Control:
         errors: list[str | None] = []
         try:
             subscribers = await self._channel.count_subscribers(topic)
-            receivers = await self._publish(topic, Command(command, request_id, self._node, group, channel))
+            receivers = await self._publish(topic, Command(command, request_id, self._node_id, group, channel))
             if receivers is None:
                 receivers = 1 if subscribers is None else subscribers
-            async with asyncio.timeout(self._timeout):
-                while len(errors) < receivers:
-                    errors.append(await replies.get())
-        except TimeoutError:
-            raise ListenerClosed(
-                f"{len(errors)} of {receivers} nodes replied within {self._timeout:g} s; "
-                f"the others are gone, or something blocks their event loops"
-            ) from None
+            try:
+                async with asyncio.timeout(self._timeout):
+                    while len(errors) < receivers:
+                        errors.append(await replies.get())
+            except TimeoutError:
+                raise ListenerClosed(
+                    f"{len(errors)} of {receivers} nodes replied within {self._timeout:g} s; "
+                    f"the others are gone, or something blocks their event loops"
+                ) from None
         finally:
             del self._pending[request_id]
         for error in filter(None, errors):
             raise ListenerClosed(error)
 
     def receive(self, payload: bytes) -> None:
-        """Handle a control message that was published to this node or to all. Whoever reaches the broker can forge one.
-
-        Raises `DecodeError`.
-        """
+        """Handle a control message that was published to this node or to all. Raises `DecodeError` for a forged one."""
         message = parse(self._channel.serializer.decode(payload))
         if isinstance(message, Command):
-            if message.command in _CHANNEL_COMMANDS and not is_channel_of(self._node, message.channel):
+            if message.command in _CHANNEL_COMMANDS and not is_channel_of(self._node_id, message.channel):
                 raise DecodeError(f"its channel {message.channel!r} is not a channel of this node")
             self._start_soon(self._handle(message))
         elif message.request_id in self._pending:
@@ -125,7 +123,7 @@ class Control:
             elif command.command == "flush":
                 self._local_channels.flush()
             else:
-                error = f"Node {self._node} does not know the command {command.command!r}"
+                error = f"Node {self._node_id} does not know the command {command.command!r}"
         except ChannelLayerError as failure:
             error = str(failure)
         await self._publish(self._names.inbox(command.reply_to), Reply(command.request_id, error))

@@ -58,7 +58,7 @@ class AnyioChannelLayer(BaseChannelLayer):
         self._settings = settings
         self._names = BrokerNames(settings.prefix)
         self._dispatcher = Dispatcher(settings, self._names)
-        self._nodes = self._dispatcher.node_of_loop
+        self._node_of_loop = self._dispatcher.node_of_loop
         self._in_transaction: dict[str | None, TransactionDispatcher] = {}
         # Kept: signals refer to their receivers weakly.
         self._teardown_listener = settings.database and DatabaseTeardownListener(self._dispatcher.close_all)
@@ -77,14 +77,14 @@ class AnyioChannelLayer(BaseChannelLayer):
             await self._publish(inbox, payload)
             return
         with _translate_errors:
-            await (self._nodes.get(asyncio.get_running_loop()) or self._dispatcher).put(channel, payload)
+            await (self._node_of_loop.get(asyncio.get_running_loop()) or self._dispatcher).put(channel, payload)
 
     async def receive(self, channel: str) -> dict[str, Any]:
         """Wait for the next message of a channel. Cancelling loses nothing, and an outage of the broker only delays it.
 
         Raises `ValueError` for a channel that `new_channel` made in another process.
         """
-        node = self._nodes.get(asyncio.get_running_loop())
+        node = self._node_of_loop.get(asyncio.get_running_loop())
         if node is not None and channel in node.local_channels:
             message = await node.local_channels.receive(channel)
         else:
@@ -101,7 +101,7 @@ class AnyioChannelLayer(BaseChannelLayer):
         consumer = calling_consumer(task)
         if consumer is not None:
             acknowledge_when_handled(consumer)
-        node = self._nodes.get(asyncio.get_running_loop())
+        node = self._node_of_loop.get(asyncio.get_running_loop())
         if node is None:
             node = await self._dispatcher.call(_same)
         name = node.local_channels.new(prefix, consumer, task)
@@ -224,7 +224,7 @@ class AnyioChannelLayer(BaseChannelLayer):
     # ---- publishing -----------------------------------------------------------------------------------------------
 
     async def _publish(self, topic: str, payload: bytes) -> None:
-        node = self._nodes.get(asyncio.get_running_loop())
+        node = self._node_of_loop.get(asyncio.get_running_loop())
         with _translate_errors:
             if node is not None:
                 await node.channel.publish_payload(topic, payload)

@@ -15,8 +15,8 @@ from ..hub.channel import Channel
 from ..hub.replay import ReplaySink
 from ..hub.subscriber import Subscriber
 from .consumers import ConsumerLifetime
+from .messages import GroupMessage
 from .names import UNOWNED, BrokerNames, new_channel_name, owner_of
-from .positions import GroupMessage
 from .settings import Settings
 
 _LONGEST_SWEEP = 60.0
@@ -75,8 +75,8 @@ class LocalChannels:
     seconds after the last `group_add`.
     """
 
-    def __init__(self, node: str, channel: Channel, settings: Settings, names: BrokerNames) -> None:
-        self._node = node
+    def __init__(self, node_id: str, channel: Channel, settings: Settings, names: BrokerNames) -> None:
+        self._node_id = node_id
         self._channel = channel
         self._settings = settings
         self._names = names
@@ -110,7 +110,7 @@ class LocalChannels:
             owner = f"{next(self._owner_ids):x}"
             lifetime = ConsumerLifetime(consumer, task, self._loop, lambda: self._owner_ended(owner))
             self._owners[owner] = lifetime, set()
-        return new_channel_name(prefix, self._node, owner)
+        return new_channel_name(prefix, self._node_id, owner)
 
     def _owner_ended(self, owner: str) -> None:
         if owner in self._owners:

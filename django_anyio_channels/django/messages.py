@@ -1,9 +1,13 @@
-"""The envelope of what is published to a node's inbox: a channel name, a line feed, and the encoded message.
+"""Messages as consumers get them from a group with a history, and as they are published to the inbox of a node.
 
-An envelope without a channel name holds a control message, see `control`.
+To an inbox goes an envelope: a channel name, a line feed, and the encoded message. An envelope without a channel name
+holds a control message, see `control`.
 """
 
 from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
 
 CONTROL = ""
 """Takes the place of the channel name in an envelope for the node itself."""
@@ -18,3 +22,24 @@ def open_envelope(envelope: bytes) -> tuple[str, bytes]:
     """Return the channel and the payload. What is not ASCII in the channel is replaced, so that no name matches it."""
     channel, _, payload = envelope.partition(b"\n")
     return channel.decode("ascii", "replace"), payload
+
+
+class GroupMessage(dict[str, Any]):
+    """A message that a consumer received through a group with a history: a dict with a position.
+
+    It equals the plain dict with the same content and is encoded as one. `position_of` reads any message's position.
+    """
+
+    __slots__ = ("group", "position")
+
+    def __init__(self, message: Mapping[str, Any], group: str, position: str) -> None:
+        super().__init__(message)
+        self.group = group
+        """The group that the message was sent to."""
+        self.position = position
+        """The message's position in the group's history, as in `Event.position`."""
+
+
+def position_of(message: Mapping[str, Any]) -> str | None:
+    """Return the position of a consumer's message in its group's history, or None if it has none."""
+    return message.position if isinstance(message, GroupMessage) else None

@@ -16,9 +16,8 @@ from ..hub.subscriber import Timestamped
 from .control import Control
 from .jobs import Job, Jobs
 from .local_channels import LocalChannels
-from .messages import open_envelope
+from .messages import GroupMessage, open_envelope, position_of
 from .names import BrokerNames, is_channel_of, new_node_id, node_of
-from .positions import GroupMessage, position_of
 from .settings import LARGEST_COUNT, Settings
 
 logger = logging.getLogger("django_anyio_channels")
@@ -160,23 +159,17 @@ class Node:
         except DecodeError as error:
             self.channel.stats.count_undecodable(event.group, error)
 
-    def report_gap(self, seconds: float) -> None:
-        """Send ``outage_message`` to the members of all groups."""
-        self._send_outage_message(seconds, None)
-
-    def report_missed(self, topic: str, seconds: float) -> None:
-        """Send ``outage_message`` to the members of a group whose history does not reach back.
+    def report_missed(self, topic: str | None, seconds: float) -> None:
+        """Send ``outage_message`` to the members of a group whose history does not reach back; None for all groups.
 
         For the inbox these are the members of all groups: messages to single channels may concern any of them.
         Channels that resumed the group get their message in any case.
         """
-        self.local_channels.mark_gap(topic)
-        self._send_outage_message(seconds, None if topic == self.inbox else topic)
-
-    def _send_outage_message(self, seconds: float, topic: str | None) -> None:
+        if topic is not None:
+            self.local_channels.mark_gap(topic)
         if self._settings.outage_message is not None:
             message = {"type": self._settings.outage_message, "seconds": seconds}
-            self.local_channels.deliver_to_members(self.channel.encode(message), topic)
+            self.local_channels.deliver_to_members(self.channel.encode(message), None if topic == self.inbox else topic)
 
     # ---- the end --------------------------------------------------------------------------------------------------
 
@@ -222,7 +215,7 @@ async def open_node(settings: Settings, names: BrokerNames) -> AsyncGenerator[No
         expiry=settings.expiry,
         publish_timeout=settings.publish_timeout,
         max_message_size=settings.max_message_size,
-        on_gap=lambda seconds: node.report_gap(seconds),
+        on_gap=lambda seconds: node.report_missed(None, seconds),
         on_missed=lambda topic, seconds: node.report_missed(topic, seconds),
     )
     async with channel:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from time import monotonic
 
@@ -12,7 +13,7 @@ from anyio.abc import TaskGroup
 
 from ..core.capabilities import SupportsAcknowledgement, require_acknowledgement
 from ..core.events import Event
-from ..core.exceptions import ChannelLayerError
+from ..core.exceptions import ChannelLayerError, ListenerClosed
 from ..core.stats import RateLimitedLogger
 from .subscriber import Subscriber, Timestamped, release
 from .supervisor import Supervisor
@@ -28,7 +29,7 @@ class DeadLetters:
 
     def __init__(self, publish: Callable[[str, bytes], Awaitable[object]]) -> None:
         self.tasks: TaskGroup
-        """Runs the publishing; to be set first."""
+        """Runs the publishing. Set it before the first call."""
         self._publish = publish
         self._log = RateLimitedLogger()
 
@@ -47,13 +48,15 @@ class DeadLetters:
     async def _publish_and_release(self, event: Event[bytes], group: str, done: anyio.Event) -> None:
         try:
             await self._publish(group, event.message)
-        except ChannelLayerError as error:
+        except Exception as error:
+            trace = None if isinstance(error, ChannelLayerError) else error
             text = "A message of %s cannot become a dead letter, and is delivered again: %s"
-            self._log.write(logging.ERROR, text, event.group, error)
+            self._log.write(logging.ERROR, text, event.group, error, exc_info=trace)
         else:
             text = "A message of %s was delivered %d times and never acknowledged; it is a dead letter in %s now"
             self._log.write(logging.ERROR, text, event.group, event.deliveries - 1, group)
-            release(event)
+            with suppress(ListenerClosed):  # it is delivered again, and published again
+                await event.ack()
         finally:
             done.set()
 

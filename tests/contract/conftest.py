@@ -19,19 +19,31 @@ from .processes import Processes
 NEEDS: dict[str, Callable[[Kind], bool]] = {
     "broker": lambda kind: True,
     "mortal_broker": lambda kind: kind.mortal,
-    "queue_broker": lambda kind: kind.queues,
+    "queue_broker": lambda kind: kind.queues and not kind.same_queues,
+    "binding_broker": lambda kind: kind.queues,
     "queueless_broker": lambda kind: not kind.queues,
     "pattern_broker": lambda kind: kind.pattern is not None,
     "patternless_broker": lambda kind: kind.pattern is None and not kind.patterns_of_levels,
     "blocking_broker": lambda kind: kind.blocking,
     "django_broker": lambda kind: kind.django,
+    "distinct_broker": lambda kind: not kind.variant,
     "one_way_broker": lambda kind: kind.one_way,
     "channel_broker": lambda kind: kind.queues,
 }
 """Which kinds a test runs over, by the fixtures that it asks for, itself or through others."""
 
+QUEUES = {"queue_broker", "binding_broker", "channel_broker"}
+"""The fixtures of tests about queues."""
+
 KEYS: dict[str, list[str] | None] = {"plain": None, "encrypted": ["new key", "old key"]}
-"""``symmetric_encryption_keys``; a kind that is a variant of another one is tested with encryption only."""
+"""``symmetric_encryption_keys``. Brokers carry bytes, so only over the in-memory broker a test runs with both."""
+
+
+def encryptions(kind: Kind) -> Iterable[str]:
+    """The keys of `KEYS` that `AnyioChannelLayer` is tested with over a kind."""
+    if kind.name == "memory":
+        return KEYS
+    return ("encrypted",) if kind.variant else ("plain",)
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -39,14 +51,19 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if not needed:
         return
     kinds = [kind for kind in KINDS if all(NEEDS[fixture](kind) for fixture in needed)]
-    if not needed & {"queue_broker", "channel_broker"}:
+    if not needed & QUEUES:
         kinds = [kind for kind in kinds if not kind.only_queues]
     if not needed & {"django_broker", "channel_broker"}:
         kinds = [kind for kind in kinds if not kind.several]
+    if needed & (QUEUES | {"pattern_broker"}):
+        kinds = [kind for kind in kinds if not kind.only_promises]
+    if memory_only := metafunc.definition.get_closest_marker("memory_only"):
+        [_reason_why_nothing_is_lost] = memory_only.args
+        kinds = [kind for kind in kinds if kind.name == "memory"]
     once = metafunc.definition.get_closest_marker("encrypted_only") is not None
     axes: dict[str, Callable[[Kind], Iterable[str]]] = {
         "anyio_backend": lambda kind: ("asyncio",) if "django_broker" in needed else kind.backends,
-        "encryption": lambda kind: ("encrypted",) if kind.variant or once else KEYS,
+        "encryption": lambda kind: ("encrypted",) if once else encryptions(kind),
     }
     names = [name for name in axes if name in metafunc.fixturenames]
     in_memory = metafunc.definition.get_closest_marker("measured_in_memory") is not None
@@ -140,6 +157,12 @@ def queue_broker(broker: Broker) -> Broker:
 
 
 @pytest.fixture
+def binding_broker(broker: Broker) -> Broker:
+    """A broker for a layer that binds queues to groups."""
+    return broker
+
+
+@pytest.fixture
 def queueless_broker(broker: Broker) -> Broker:
     return broker
 
@@ -162,6 +185,12 @@ def blocking_broker(broker: Broker) -> Broker:
 @pytest.fixture
 def django_broker(broker: Broker) -> Broker:
     return broker
+
+
+@pytest.fixture
+def distinct_broker(django_broker: Broker) -> Broker:
+    """A broker for what is tested over no `Kind.variant`."""
+    return django_broker
 
 
 @pytest.fixture

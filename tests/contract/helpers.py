@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from typing import Protocol
 
 import anyio
@@ -101,3 +101,14 @@ async def blocked() -> None:
     for _ in range(10):
         await anyio.lowlevel.checkpoint()
     await anyio.wait_all_tasks_blocked()
+
+
+@contextmanager
+def trying(value: object) -> Iterator[None]:
+    """Have a failure name the value that a test tries, one of many. A third of `TIME_LIMIT` passing is a failure."""
+    try:
+        with anyio.fail_after(TIME_LIMIT / 3):
+            yield
+    except Exception as error:
+        error.add_note(f"with {value!r}")
+        raise

@@ -80,13 +80,23 @@ class Kind:
     """`AnyioChannelLayer` is tested over it."""
 
     variant: bool = False
-    """Another way to a broker that is a kind itself: `AnyioChannelLayer` is tested over it with encryption only."""
+    """Another way to a broker that is a kind itself.
+
+    `AnyioChannelLayer` is tested over it with encryption only, and consumers, event loops, threads and forks are not:
+    they use the verbs of a layer and see nothing of the way to the broker.
+    """
 
     measured: bool = False
     """Its tests count for the coverage: some lines are reached by no others."""
 
     only_queues: bool = False
-    """Only its queues are another kind's."""
+    """Only its queues differ from another kind's."""
+
+    same_queues: bool = False
+    """Its queues are those of another kind, and `test_queues` runs over that one. Bindings from groups are tested."""
+
+    only_promises: bool = False
+    """Only its address differs from another kind's: what comes after `connect` is that kind's, and tested there."""
 
     def __str__(self) -> str:
         return self.name
@@ -250,7 +260,8 @@ KINDS: list[Kind] = [
         pattern=beginning_with,
         # Its failovers have tests of their own.
         mortal=False,
-        variant=True,
+        only_promises=True,
+        django=False,
     ),
     Kind(
         name="two-valkeys",
@@ -269,19 +280,25 @@ KINDS: list[Kind] = [
         patterns_of_levels=True,
         acknowledged=False,
         variant=True,
+        # They travel at QoS 1 here too.
+        same_queues=True,
     ),
     Kind(
         name="streams",
         run=lambda: run_redis("redis", streams=True),
         pattern=beginning_with,
+        variant=True,
+        # Those of jobs are ``acknowledging``'s, the others Redis'.
+        same_queues=True,
     ),
     Kind(
         name="streams-cluster",
         run=lambda: run_cluster(streams=True),
         one_way=False,
-        # Its masters die in tests of their own.
+        # Its masters are killed in tests of their own.
         mortal=False,
         variant=True,
+        same_queues=True,
     ),
     Kind(name="acknowledging", run=run_acknowledging, django=False, only_queues=True),
 ]

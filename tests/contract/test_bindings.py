@@ -49,9 +49,9 @@ async def published(kind: Kind, channel: Channel) -> None:
 
 
 async def test_publish_returns_the_bindings_that_have_not_ended(
-    kind: Kind, queue_broker: Broker, unique: Unique
+    kind: Kind, binding_broker: Broker, unique: Unique
 ) -> None:
-    async with connected(queue_broker, 2) as (layer, other):
+    async with connected(binding_broker, 2) as (layer, other):
         group, queue, short, unbound = (unique(name) for name in ("g", "q", "short", "unbound"))
         for name, lifetime in ((queue, FOR_LONG), (short, SHORT), (unbound, FOR_LONG)):
             await layer.bind(group, name, capacity=7, expiry=3.5, lifetime=lifetime)
@@ -64,8 +64,8 @@ async def test_publish_returns_the_bindings_that_have_not_ended(
         await accepted(kind, layer)
 
 
-async def test_a_layer_puts_nothing_into_the_queues_that_it_returns(queue_broker: Broker, unique: Unique) -> None:
-    async with connected(queue_broker) as (layer,):
+async def test_a_layer_puts_nothing_into_the_queues_that_it_returns(binding_broker: Broker, unique: Unique) -> None:
+    async with connected(binding_broker) as (layer,):
         group, queue = unique("g"), unique("q")
         await layer.bind(group, queue, capacity=1000, expiry=FOR_LONG, lifetime=FOR_LONG)
         await layer.publish(group, b"published")
@@ -168,34 +168,39 @@ async def test_a_full_bound_queue_drops_and_costs_the_publisher_nothing(channel_
         assert await taken(channel, roomy) == sent
 
 
-async def test_a_message_put_through_a_binding_expires(channel_broker: Broker, unique: Unique) -> None:
-    async with opened(channel_broker) as (channel,):
-        group, queue = unique("g"), unique("q")
-        await bind(channel, group, queue, expiry=SHORT)
-        await channel.publish_payload(group, b"gone")
-        await anyio.sleep(1.5 * SHORT)
-        assert await taken(channel, queue) == []
+async def test_what_ends_with_time(channel_broker: Broker, unique: Unique) -> None:
+    """Each of these waits until something has ended; they wait together."""
+    async with opened(channel_broker) as (channel,), anyio.create_task_group() as tasks:
+        tasks.start_soon(a_message_put_through_a_binding_expires, channel, unique)
+        tasks.start_soon(a_binding_ends_after_its_lifetime, channel, unique)
+        tasks.start_soon(binding_again_begins_a_new_lifetime_with_new_terms, channel, unique)
 
 
-async def test_a_binding_ends_after_its_lifetime(channel_broker: Broker, unique: Unique) -> None:
-    async with opened(channel_broker) as (channel,):
-        group, queue = unique("g"), unique("q")
-        await bind(channel, group, queue, lifetime=SHORT)
-        await channel.publish_payload(group, b"in time")
-        await anyio.sleep(1.5 * SHORT)
-        await channel.publish_payload(group, b"too late")
-        assert await taken(channel, queue) == [b"in time"]
+async def a_message_put_through_a_binding_expires(channel: Channel, unique: Unique) -> None:
+    group, queue = unique("g"), unique("q")
+    await bind(channel, group, queue, expiry=SHORT)
+    await channel.publish_payload(group, b"gone")
+    await anyio.sleep(1.5 * SHORT)
+    assert await taken(channel, queue) == []
 
 
-async def test_binding_again_begins_a_new_lifetime_with_new_terms(channel_broker: Broker, unique: Unique) -> None:
-    async with opened(channel_broker) as (channel,):
-        group, queue = unique("g"), unique("q")
-        await bind(channel, group, queue, capacity=1, lifetime=SHORT)
-        await bind(channel, group, queue, capacity=2)
-        await anyio.sleep(1.5 * SHORT)
-        for message in (b"1", b"2", b"3"):
-            await channel.publish_payload(group, message)
-        assert await taken(channel, queue) == [b"1", b"2"]
+async def a_binding_ends_after_its_lifetime(channel: Channel, unique: Unique) -> None:
+    group, queue = unique("g"), unique("q")
+    await bind(channel, group, queue, lifetime=SHORT)
+    await channel.publish_payload(group, b"in time")
+    await anyio.sleep(1.5 * SHORT)
+    await channel.publish_payload(group, b"too late")
+    assert await taken(channel, queue) == [b"in time"]
+
+
+async def binding_again_begins_a_new_lifetime_with_new_terms(channel: Channel, unique: Unique) -> None:
+    group, queue = unique("g"), unique("q")
+    await bind(channel, group, queue, capacity=1, lifetime=SHORT)
+    await bind(channel, group, queue, capacity=2)
+    await anyio.sleep(1.5 * SHORT)
+    for message in (b"1", b"2", b"3"):
+        await channel.publish_payload(group, message)
+    assert await taken(channel, queue) == [b"1", b"2"]
 
 
 async def test_a_binding_outlives_the_node_that_made_it(channel_broker: Broker, unique: Unique) -> None:

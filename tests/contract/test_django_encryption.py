@@ -10,9 +10,12 @@ from django_anyio_channels import Channel
 
 from .processes import Processes, n, numbers, rest, soon
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.measured_in_memory]
+
+ENCRYPTED_FIRST = pytest.mark.memory_only("The layer encrypts before, and decrypts after, a broker carries the bytes.")
 
 
+@ENCRYPTED_FIRST
 async def test_keys_can_be_rotated_without_losing_a_message(plain_processes: Processes) -> None:
     old = plain_processes.new(symmetric_encryption_keys=["old"])
     both = plain_processes.new(symmetric_encryption_keys=["new", "old"])
@@ -28,6 +31,7 @@ async def test_keys_can_be_rotated_without_losing_a_message(plain_processes: Pro
         await reader.group_discard("g", channel)
 
 
+@ENCRYPTED_FIRST
 @pytest.mark.parametrize("keys", [["other key"], None], ids=["another-key", "no-key"])
 async def test_what_cannot_be_decrypted_is_logged_and_the_reader_goes_on(
     plain_processes: Processes, keys: list[str] | None, caplog: pytest.LogCaptureFixture
@@ -50,6 +54,7 @@ async def test_what_cannot_be_decrypted_is_logged_and_the_reader_goes_on(
     assert all("Dropped a message for" in line and "symmetric_encryption_keys" in line for line in errors)
 
 
+@ENCRYPTED_FIRST
 async def test_an_encrypted_payload_is_nothing_to_a_reader_without_keys(plain_processes: Processes) -> None:
     layer, stranger = plain_processes.new(), plain_processes.new(symmetric_encryption_keys=["a key"])
     channel = await layer.new_channel()

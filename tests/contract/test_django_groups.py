@@ -13,8 +13,11 @@ from django_anyio_channels import AnyioChannelLayer
 from .kinds import Broker
 from .processes import Processes, n, numbers, receive, rest, soon, until
 
-# It is about who carries the frames, not about what is in them.
-pytestmark = [pytest.mark.anyio, pytest.mark.encrypted_only]
+# It is about the way of the payloads, not about what is in them.
+pytestmark = [pytest.mark.anyio, pytest.mark.encrypted_only, pytest.mark.measured_in_memory]
+
+
+LOCAL = pytest.mark.memory_only("It happens in the process, after a broker: `django.local_channels`.")
 
 
 async def members(layer: AnyioChannelLayer, group: str, count: int) -> list[str]:
@@ -46,6 +49,7 @@ async def test_a_member_that_left_gets_nothing(processes: Processes) -> None:
         assert await rest(layer, channel, sender=other) == expected
 
 
+@LOCAL
 async def test_adding_twice_is_being_in_it_once(processes: Processes) -> None:
     layer = processes.new()
     (channel,) = await members(layer, "g", 1)
@@ -143,6 +147,7 @@ async def test_group_send_to_a_full_member_raises_nothing(processes: Processes) 
     assert await rest(layer, "normal") == []
 
 
+@LOCAL
 async def test_a_group_of_a_thousand_members(processes: Processes) -> None:
     layer, other = processes.new(), processes.new()
     channels = await members(layer, "g", 1000)
@@ -152,6 +157,7 @@ async def test_a_group_of_a_thousand_members(processes: Processes) -> None:
         assert await numbers(layer, channel, 2) == [1, 2]
 
 
+@LOCAL
 async def test_a_slow_member_costs_the_others_nothing(processes: Processes) -> None:
     layer = processes.new(capacity=5)
     slow, quick = await members(layer, "g", 2)
@@ -225,6 +231,7 @@ async def test_anybody_may_end_a_membership(processes: Processes) -> None:
 # ---- expiry ------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.memory_only("Memberships end in the process; for bindings of each broker see `test_bindings`.")
 async def test_a_membership_ends_group_expiry_after_the_last_group_add(processes: Processes) -> None:
     layer = processes.new(group_expiry=2.5)
     ending, renewed = await members(layer, "g", 2)
@@ -240,6 +247,7 @@ async def test_a_membership_ends_group_expiry_after_the_last_group_add(processes
     await until(lambda: layer.statistics()["channels"] == 0)
 
 
+@LOCAL
 async def test_a_membership_outlives_an_expired_message(processes: Processes) -> None:
     layer = processes.new(expiry=2.0)
     (channel,) = await members(layer, "g", 1)

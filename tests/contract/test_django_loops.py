@@ -18,8 +18,12 @@ from django_anyio_channels import AnyioChannelLayer
 
 from .processes import END, TIME_LIMIT, Processes, n, numbers, rest, soon
 
-# It is about who carries the frames, not about what is in them.
-pytestmark = [pytest.mark.encrypted_only, pytest.mark.measured_in_memory]
+# It is about the way of the payloads, not about what is in them.
+pytestmark = [
+    pytest.mark.encrypted_only,
+    pytest.mark.measured_in_memory,
+    pytest.mark.usefixtures("distinct_broker"),
+]
 
 
 def in_thread(function: Callable[[], Any]) -> Any:

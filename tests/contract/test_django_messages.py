@@ -14,9 +14,13 @@ import pytest
 from channels.exceptions import ChannelFull, MessageTooLarge
 from channels.layers import BaseChannelLayer
 
+from .helpers import trying
 from .processes import Message, Processes, n, numbers, receive, rest, soon, until
 
 pytestmark = [pytest.mark.anyio, pytest.mark.measured_in_memory]
+
+CHECKED_FIRST = pytest.mark.memory_only("The layer checks and encodes before it asks a broker.")
+LOCAL = pytest.mark.memory_only("It happens in the process, before or after a broker: `django.local_channels`.")
 
 BOTH_KINDS = pytest.mark.parametrize("normal", [True, False], ids=["normal", "specific"])
 
@@ -28,6 +32,7 @@ async def a_channel(layer: BaseChannelLayer, normal: bool) -> str:
 # ---- the interface -----------------------------------------------------------------------------------------------
 
 
+@CHECKED_FIRST
 async def test_it_has_what_the_specification_names(plain_processes: Processes) -> None:
     layer = plain_processes.new()
     assert isinstance(layer, BaseChannelLayer)
@@ -37,6 +42,7 @@ async def test_it_has_what_the_specification_names(plain_processes: Processes) -
     assert (layer.expiry, layer.group_expiry, layer.capacity) == (60, 86400, 100)
 
 
+@CHECKED_FIRST
 async def test_settings_are_what_the_specification_calls_them(plain_processes: Processes) -> None:
     layer = plain_processes.new(
         expiry=7, group_expiry=70, capacity=3, channel_capacity={"http.*": 5, re.compile("x"): 9}
@@ -59,21 +65,24 @@ SAMPLES: list[dict[str, Any]] = [
 
 
 @BOTH_KINDS
-@pytest.mark.parametrize("number", range(len(SAMPLES)))
-async def test_messages_arrive_exactly(processes: Processes, normal: bool, number: int) -> None:
+async def test_messages_arrive_exactly(processes: Processes, normal: bool) -> None:
     layer, other = processes.new(), processes.new()
-    channel, message = await a_channel(layer, normal), SAMPLES[number]
-    await other.send(channel, message)
-    (received,) = await receive(layer, channel, 1)
-    assert repr(received) == repr(message), "equal, of the same types, in the same order"
+    channel = await a_channel(layer, normal)
+    for message in SAMPLES:
+        with trying(message):
+            await other.send(channel, message)
+            (received,) = await receive(layer, channel, 1)
+            assert repr(received) == repr(message), "equal, of the same types, in the same order"
 
 
+@CHECKED_FIRST
 async def test_tuples_become_lists(processes: Processes) -> None:
     layer = processes.new()
     await layer.send("c", {"tuple": (1, ("a", (b"b",)))})
     assert await receive(layer, "c", 1) == [{"tuple": [1, ["a", [b"b"]]]}]
 
 
+@CHECKED_FIRST
 @BOTH_KINDS
 @pytest.mark.parametrize(
     "value",
@@ -92,6 +101,7 @@ async def test_what_cannot_be_encoded_raises_at_the_sender_and_breaks_nothing(
     assert await rest(layer, channel) == []
 
 
+@CHECKED_FIRST
 @pytest.mark.parametrize("message", [None, "text", b"bytes", 1, [("type", "x")], ["type"]])
 async def test_a_message_must_be_a_dict(plain_processes: Processes, message: Message) -> None:
     layer = plain_processes.new()
@@ -100,6 +110,7 @@ async def test_a_message_must_be_a_dict(plain_processes: Processes, message: Mes
             await send
 
 
+@CHECKED_FIRST
 @BOTH_KINDS
 async def test_nobody_changes_anybodys_message(processes: Processes, normal: bool) -> None:
     layer = processes.new()
@@ -127,6 +138,7 @@ async def test_a_megabyte_arrives(processes: Processes, normal: bool) -> None:
     assert await receive(layer, channel, 2) == [message, message]
 
 
+@CHECKED_FIRST
 @BOTH_KINDS
 async def test_what_is_larger_than_allowed_raises_and_names_the_setting(processes: Processes, normal: bool) -> None:
     layer = processes.new(max_message_size=2000)
@@ -176,6 +188,7 @@ BAD_CHANNEL_NAMES = [
 ]
 
 
+@CHECKED_FIRST
 @pytest.mark.parametrize("name", GOOD_NAMES)
 async def test_good_names_are_accepted(processes: Processes, name: str) -> None:
     layer = processes.new()
@@ -188,6 +201,7 @@ async def test_good_names_are_accepted(processes: Processes, name: str) -> None:
     assert await rest(layer, name) == []
 
 
+@CHECKED_FIRST
 @pytest.mark.parametrize("name", BAD_CHANNEL_NAMES, ids=ascii)
 async def test_bad_channel_names_raise_type_error(plain_processes: Processes, name: str) -> None:
     layer = plain_processes.new()
@@ -202,6 +216,7 @@ async def test_bad_channel_names_raise_type_error(plain_processes: Processes, na
         layer.send_sync(name, n(1))
 
 
+@CHECKED_FIRST
 @pytest.mark.parametrize("name", [*BAD_NAMES, "exclamation!mark", "a!"], ids=ascii)
 async def test_bad_group_names_raise_type_error(plain_processes: Processes, name: str) -> None:
     layer = plain_processes.new()
@@ -215,6 +230,7 @@ async def test_bad_group_names_raise_type_error(plain_processes: Processes, name
             sync_call(name, "c")
 
 
+@LOCAL
 async def test_receiving_on_a_name_of_another_or_a_gone_process_says_so(plain_processes: Processes) -> None:
     layer, other = plain_processes.new(), plain_processes.new()
     foreign = await other.new_channel()
@@ -223,6 +239,7 @@ async def test_receiving_on_a_name_of_another_or_a_gone_process_says_so(plain_pr
             await soon(layer.receive(name))
 
 
+@LOCAL
 async def test_a_name_with_an_exclamation_mark_that_nobody_made_is_a_normal_channel(processes: Processes) -> None:
     layer, other = processes.new(), processes.new()
     for name in ("not-my-prefix!local", "not-my-prefix!"):
@@ -230,6 +247,7 @@ async def test_a_name_with_an_exclamation_mark_that_nobody_made_is_a_normal_chan
         assert await numbers(layer, name, 1) == [1]
 
 
+@CHECKED_FIRST
 async def test_channels_own_checks_still_work(plain_processes: Processes) -> None:
     layer = plain_processes.new()
     assert layer.valid_channel_names(["a", "b!c"])
@@ -239,6 +257,7 @@ async def test_channels_own_checks_still_work(plain_processes: Processes) -> Non
     assert layer.non_local_name("a!b") == "a!"
 
 
+@CHECKED_FIRST
 async def test_new_names_are_valid_unique_and_begin_as_wanted(processes: Processes) -> None:
     layer = processes.new()
     names = [await layer.new_channel() for _ in range(500)]
@@ -255,6 +274,7 @@ async def test_new_names_are_valid_unique_and_begin_as_wanted(processes: Process
         await layer.new_channel("x" * 90)
 
 
+@LOCAL
 async def test_names_of_any_prefix_receive(processes: Processes) -> None:
     layer, other = processes.new(), processes.new()
     for prefix in ("specific.", "x", "a.b.c", "0123456789abcdef", "0123456789abcdef."):
@@ -388,6 +408,7 @@ async def test_a_normal_channel_at_its_capacity_raises_channel_full(processes: P
     assert await numbers(layer, "c", 3) == [1, 2, 3]
 
 
+@CHECKED_FIRST
 async def test_capacities_by_name(processes: Processes) -> None:
     layer = processes.new(capacity=10, channel_capacity={"one": 1, "http.*": 2, re.compile(r"^r.x$"): 3, "*": 4})
     for channel, capacity in (("one", 1), ("http.request", 2), ("rex", 3), ("other", 4)):
@@ -398,6 +419,7 @@ async def test_capacities_by_name(processes: Processes) -> None:
         assert await numbers(layer, channel, capacity) == list(range(capacity))
 
 
+@LOCAL
 async def test_a_full_mailbox_drops_for_that_member_only(
     processes: Processes, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -417,6 +439,7 @@ async def test_a_full_mailbox_drops_for_that_member_only(
     ]
 
 
+@LOCAL
 async def test_capacities_of_specific_channels_by_their_names(processes: Processes) -> None:
     layer = processes.new(capacity=10, channel_capacity={"small.*!*": 2})
     small, large = await layer.new_channel("small"), await layer.new_channel("large")
@@ -429,6 +452,7 @@ async def test_capacities_of_specific_channels_by_their_names(processes: Process
     assert await rest(layer, small) == []
 
 
+@pytest.mark.memory_only("Specific channels expire in the process; for queues of each broker see `test_queues`.")
 @BOTH_KINDS
 async def test_messages_expire(processes: Processes, normal: bool) -> None:
     layer = processes.new(expiry=2.0, capacity=3)
@@ -442,6 +466,7 @@ async def test_messages_expire(processes: Processes, normal: bool) -> None:
     assert await numbers(layer, channel, 3) == [0, 1, 2]
 
 
+@LOCAL
 async def test_an_expired_message_of_a_name_that_nobody_reads_again_leaves_nothing(plain_processes: Processes) -> None:
     layer = plain_processes.new(expiry=0.1)
     channel = await layer.new_channel()
@@ -480,6 +505,7 @@ async def test_readers_survive_a_flush(processes: Processes) -> None:
     assert await soon(asyncio.gather(*reading)) == [n(1), n(2)]
 
 
+@pytest.mark.memory_only("The prefix begins each name, and `test_queues` has each broker purge by beginnings.")
 @pytest.mark.parametrize("more", ["2", ":", ":q", ":g:"])
 async def test_flush_of_one_prefix_spares_others(plain_processes: Processes, more: str) -> None:
     processes, prefix = plain_processes, plain_processes.config["prefix"]

@@ -12,8 +12,10 @@ from django_anyio_channels import AnyioChannelLayer
 from .kinds import Kind
 from .processes import Message, Processes, n, numbers, receive, rest, soon, until
 
-# It is about who carries the frames, not about what is in them.
-pytestmark = [pytest.mark.anyio, pytest.mark.encrypted_only]
+# It is about the way of the payloads, not about what is in them.
+pytestmark = [pytest.mark.anyio, pytest.mark.encrypted_only, pytest.mark.measured_in_memory]
+
+LOCAL = pytest.mark.memory_only("It happens in the process, after a broker: `django.local_channels`.")
 
 NORMAL_OR_SPECIFIC = pytest.mark.parametrize("normal", [True, False], ids=["normal", "specific"])
 
@@ -77,6 +79,7 @@ async def test_a_receive_cancelled_in_the_moment_of_arrival_loses_nothing(proces
     assert [message["n"] for message in received] == list(range(24))
 
 
+@LOCAL
 async def test_a_cancelled_reader_leaves_the_message_to_another(processes: Processes) -> None:
     layer = processes.new()
     channel = await layer.new_channel()
@@ -94,6 +97,7 @@ async def test_a_cancelled_reader_leaves_the_message_to_another(processes: Proce
         assert await soon(staying) == n(turns)
 
 
+@LOCAL
 async def test_a_member_that_does_not_read_now_stays_a_member(processes: Processes) -> None:
     """Between two calls of `receive` nobody waits; the membership doesn't mind."""
     layer = processes.new()
@@ -109,6 +113,7 @@ async def test_a_member_that_does_not_read_now_stays_a_member(processes: Process
 # ---- prefixes ----------------------------------------------------------------------------------------------------
 
 
+@LOCAL
 async def test_a_reader_on_the_process_prefix_gets_what_is_sent_to_every_local_name(processes: Processes) -> None:
     layer, other = processes.new(), processes.new()
     first, second = await layer.new_channel(), await layer.new_channel()
@@ -125,6 +130,7 @@ async def test_a_reader_on_the_process_prefix_gets_what_is_sent_to_every_local_n
     assert await soon(reading) == n(5)
 
 
+@LOCAL
 async def test_a_prefix_reader_keeps_the_order_of_each_name(processes: Processes) -> None:
     layer, other = processes.new(), processes.new()
     channels = [await layer.new_channel() for _ in range(3)]
@@ -136,6 +142,7 @@ async def test_a_prefix_reader_keeps_the_order_of_each_name(processes: Processes
         assert [number for number in received if number % 3 == remainder] == list(range(remainder, 30, 3))
 
 
+@LOCAL
 async def test_a_reader_of_a_name_and_a_reader_of_its_prefix_share_without_loss(processes: Processes) -> None:
     layer = processes.new()
     channel = await layer.new_channel()
@@ -157,6 +164,7 @@ async def test_a_reader_of_a_name_and_a_reader_of_its_prefix_share_without_loss(
     assert sorted(received) == list(range(60))
 
 
+@LOCAL
 async def test_polling_a_prefix_loses_nothing(processes: Processes) -> None:
     layer, other = processes.new(), processes.new()
     channel = await layer.new_channel()
@@ -181,6 +189,7 @@ async def test_polling_a_prefix_loses_nothing(processes: Processes) -> None:
 # ---- what is left ------------------------------------------------------------------------------------------------
 
 
+@LOCAL
 async def test_names_cost_nothing_until_they_are_used_and_nothing_afterwards(plain_processes: Processes) -> None:
     layer = plain_processes.new()
     channels = [await layer.new_channel() for _ in range(100)]
@@ -197,6 +206,7 @@ async def test_names_cost_nothing_until_they_are_used_and_nothing_afterwards(pla
     await until(lambda: layer.statistics()["topics"] == topics)
 
 
+@LOCAL
 async def test_a_cancelled_receive_leaves_no_name(plain_processes: Processes) -> None:
     layer = plain_processes.new()
     for _ in range(50):
@@ -207,6 +217,7 @@ async def test_a_cancelled_receive_leaves_no_name(plain_processes: Processes) ->
     assert layer.statistics()["channels"] == 0
 
 
+@LOCAL
 async def test_a_name_that_was_made_in_a_short_task_lives(processes: Processes) -> None:
     layer = processes.new()
     for turns in range(5):
@@ -220,6 +231,7 @@ async def test_a_name_that_was_made_in_a_short_task_lives(processes: Processes) 
         await layer.group_discard("g", channel)
 
 
+@LOCAL
 async def test_a_membership_that_was_made_in_a_short_task_lives(processes: Processes) -> None:
     """As in a test's fixture, or between two calls of ``run_until_complete``."""
     layer = processes.new()

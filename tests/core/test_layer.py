@@ -77,3 +77,22 @@ def test_a_channel_may_be_closed_twice_and_is_closed_then() -> None:
             await channel.publish("g", 1)
 
     asyncio.run(main())
+
+
+def test_a_layer_of_six_verbs_keeps_no_history() -> None:
+    layer = SixVerbs()
+    for call in (layer.history("g", since=None, limit=None), layer.position("g")):
+        with pytest.raises(NotSupported, match=r"SixVerbs keeps no history; .*such as redis\+streams://"):
+            asyncio.run(call)
+    with pytest.raises(NotSupported, match="SixVerbs keeps no history"):
+        layer.is_after("1", "2")
+
+
+def test_the_optional_verbs_have_defaults() -> None:
+    layer = SixVerbs()
+    assert not layer.returns_bound_queues
+    assert not layer.subscriptions_restored()
+    assert asyncio.run(layer.count_subscribers("g")) is None
+    layer.set_event_handler(lambda event: None)
+    layer.set_scope("asgi")
+    layer.disable_history("g")

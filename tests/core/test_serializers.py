@@ -76,10 +76,10 @@ def test_tuples_become_lists_at_every_depth() -> None:
 
 def test_every_decode_makes_a_new_object() -> None:
     for serializer in (PLAIN, ENCRYPTED):
-        frame = serializer.encode({"list": [1]})
-        first = serializer.decode(frame)
+        payload = serializer.encode({"list": [1]})
+        first = serializer.decode(payload)
         first["list"].append(2)
-        assert serializer.decode(frame) == {"list": [1]}
+        assert serializer.decode(payload) == {"list": [1]}
 
 
 Point = namedtuple("Point", "x y")
@@ -173,23 +173,23 @@ def test_the_limit_counts_the_bytes_of_the_frame(serializer: Serializer) -> None
         encode_limited(size - 1, serializer, "x" * 50)
 
 
-# ---- frames of others --------------------------------------------------------------------------------------------
+# ---- payloads of others --------------------------------------------------------------------------------------------
 
 
-@given(frame=st.binary())
-@example(frame=b"")
-@example(frame=b"\xc1")
-@example(frame=b"\x91")  # a list whose item is missing
-@example(frame=b"\x01\x02")  # two messages
-@example(frame=b"\xa2\xff\xff")  # not UTF-8
-@example(frame=b"\x81\x80\x01")  # a dict as key
-@example(frame=b"\x81\x91\x80\x01")  # a list of a dict as key
-@example(frame=b"\x91" * 100_000)
-@example(frame=b"\xdd\xff\xff\xff\xff")  # a list of four thousand million items that are not there
-def test_any_bytes_are_a_message_or_a_decode_error(frame: bytes) -> None:
+@given(payload=st.binary())
+@example(payload=b"")
+@example(payload=b"\xc1")
+@example(payload=b"\x91")  # a list whose item is missing
+@example(payload=b"\x01\x02")  # two messages
+@example(payload=b"\xa2\xff\xff")  # not UTF-8
+@example(payload=b"\x81\x80\x01")  # a dict as key
+@example(payload=b"\x81\x91\x80\x01")  # a list of a dict as key
+@example(payload=b"\x91" * 100_000)
+@example(payload=b"\xdd\xff\xff\xff\xff")  # a list of four thousand million items that are not there
+def test_any_bytes_are_a_message_or_a_decode_error(payload: bytes) -> None:
     for serializer in (PLAIN, ENCRYPTED):
         try:
-            message = serializer.decode(frame)
+            message = serializer.decode(payload)
         except DecodeError as error:
             assert str(error)
         else:
@@ -198,12 +198,12 @@ def test_any_bytes_are_a_message_or_a_decode_error(frame: bytes) -> None:
 
 
 @pytest.mark.parametrize(
-    "frame",
+    "payload",
     [b'{"json": 1}', b"\x80\x04N."],
 )
-def test_a_frame_that_encode_does_not_write_is_an_error(frame: bytes) -> None:
+def test_a_payload_that_encode_does_not_write_is_an_error(payload: bytes) -> None:
     with pytest.raises(DecodeError, match="not a MessagePack message"):
-        PLAIN.decode(frame)
+        PLAIN.decode(payload)
 
 
 # ---- encryption --------------------------------------------------------------------------------------------------
@@ -243,15 +243,15 @@ def test_a_key_is_not_empty(key: object) -> None:
         EncryptedSerializer(PLAIN, ["good", key])  # type: ignore[list-item]
 
 
-def test_a_frame_that_was_tampered_with_is_an_error() -> None:
-    frame = bytearray(ENCRYPTED.encode("x"))
-    frame[len(frame) // 2] ^= 1
-    for wrong in (bytes(frame), bytes(frame[:-5]), PLAIN.encode("x"), b""):
+def test_a_payload_that_was_tampered_with_is_an_error() -> None:
+    payload = bytearray(ENCRYPTED.encode("x"))
+    payload[len(payload) // 2] ^= 1
+    for wrong in (bytes(payload), bytes(payload[:-5]), PLAIN.encode("x"), b""):
         with pytest.raises(DecodeError):
             ENCRYPTED.decode(wrong)
 
 
-def test_a_decrypted_frame_that_is_no_message_is_an_error() -> None:
+def test_a_decrypted_payload_that_is_no_message_is_an_error() -> None:
     class Raw:
         def encode(self, message: bytes) -> bytes:
             return message
@@ -272,12 +272,12 @@ def test_threads_may_share_a_serializer() -> None:
     wrong: list[object] = []
 
     def work(number: int) -> None:
-        frames = [ENCRYPTED.encode([number, count]) for count in range(20)]
+        payloads = [ENCRYPTED.encode([number, count]) for count in range(20)]
         wrong.extend(
             message
             for _ in range(20)
-            for count, frame in enumerate(frames)
-            if (message := ENCRYPTED.decode(frame)) != [number, count]
+            for count, payload in enumerate(payloads)
+            if (message := ENCRYPTED.decode(payload)) != [number, count]
         )
 
     threads = [threading.Thread(target=work, args=[number]) for number in range(8)]

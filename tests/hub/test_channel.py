@@ -522,9 +522,11 @@ async def test_a_mailbox_may_be_added_to_groups_later() -> None:
         await channel.add_sink("a", mailbox)
         await channel.add_sink("a", mailbox)
         await channel.add_sink("b", mailbox)
+        assert channel.has_sink("a", mailbox)
         await channel.publish("a", 1)
         assert await received(mailbox, 1) == [1]
         channel.remove_sink("a", mailbox)
+        assert not channel.has_sink("a", mailbox)
         await channel.publish("a", 2)
         await channel.publish("b", 3)
         assert await received(mailbox, 1) == [3]

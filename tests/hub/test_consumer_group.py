@@ -165,15 +165,20 @@ async def test_a_job_that_was_delivered_too_often_goes_to_the_group_that_is_name
     assert layer.published == [("graveyard", encode(number)) for number in range(3)]
 
 
-async def test_an_event_whose_dead_letter_is_refused_is_not_acknowledged(caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.parametrize("error", [PublishRefused("no permission"), ZeroDivisionError("no permission")])
+async def test_an_event_whose_dead_letter_cannot_be_published_is_not_acknowledged(
+    error: Exception, caplog: pytest.LogCaptureFixture
+) -> None:
     layer = AcknowledgingLayer()
     dead = layer.deliver("jobs", encode("poison"), deliveries=4)
     layer.deliver("jobs", encode("job"))
-    layer.fail("publish", PublishRefused("no permission for jobs.workers.dead"))
+    layer.fail("publish", error)
     async with hub(layer) as channel, channel.subscribe("jobs", consumer_group="workers") as subscriber:
         assert (await subscriber.receive()).message == "job"
     assert dead.holders == 1
-    assert "A message of jobs cannot become a dead letter, and is delivered again: no permission" in caplog.text
+    [record] = caplog.records
+    assert record.getMessage() == "A message of jobs cannot become a dead letter, and is delivered again: no permission"
+    assert bool(record.exc_info) == isinstance(error, ZeroDivisionError), "a mistake has its traceback"
 
 
 async def test_a_reader_that_is_cancelled_meanwhile_does_not_interrupt_the_dead_letter() -> None:

@@ -395,3 +395,17 @@ async def test_an_event_that_is_put_back_is_the_next_again_whatever_the_capacity
     assert await received(subscriber, 3) == [0, 1, 2]
     subscriber.put_back((monotonic(), Event("g", SERIALIZER.encode(3))))
     assert await received(subscriber, 1) == [3]
+
+
+@pytest.mark.anyio
+async def test_an_event_for_which_no_task_waits_is_announced() -> None:
+    subscriber, announced = make(), list[Subscriber]()
+    subscriber.on_unclaimed = announced.append
+    put(subscriber, 1)
+    assert announced == [subscriber]
+    assert await received(subscriber, 1) == [1]
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(received, subscriber, 1)
+        await anyio.wait_all_tasks_blocked()
+        put(subscriber, 2)
+    assert announced == [subscriber], "a task waited for the second one"

@@ -70,7 +70,6 @@ ROOMS = [
     {"peers"},
     {"cluster"},
     {"session"},
-    {"inbox"},
     {"broker"},  # the embedded one
     {"layer"},
     {"streams"},

@@ -14,3 +14,9 @@ def test_a_message_changes_file_seldom(streams: bool, most: int) -> None:
     with redis.running(server):
         files = way(redis.with_streams(server.url) if streams else server.url)
     assert changes(files) <= most, "\n".join(files)
+
+
+def test_in_memory_it_changes_file_as_seldom_as_today() -> None:
+    files = way("memory://")
+    assert (files[0], files[-1]) == ("django/layer.py", "core/serializers.py")
+    assert changes(files) <= 13, "\n".join(files)

@@ -84,13 +84,9 @@ class Address:
 
     async def open(self, on_notification: OnNotification, *, cache_statements: bool) -> NotificationConnection:
         """Log in, once. Raises `ListenerClosed` naming the address and the cure, and leaves nothing open."""
-        attempt: asyncio.Future[NotificationConnection] = asyncio.ensure_future(
-            asyncpg.connect(
-                **self._arguments,
-                connection_class=NotificationConnection,
-                statement_cache_size=100 if cache_statements else 0,
-            )
-        )
+        arguments = {**self._arguments, "statement_cache_size": 100 if cache_statements else 0}
+        connecting = asyncpg.connect(**arguments, connection_class=NotificationConnection)
+        attempt: asyncio.Future[NotificationConnection] = asyncio.ensure_future(connecting)
         try:
             connection = await asyncio.shield(attempt)
         except asyncio.CancelledError:

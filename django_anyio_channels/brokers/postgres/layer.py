@@ -49,9 +49,8 @@ class PostgreSQLChannelLayer(BaseChannelLayer):
         **options: Any,
     ) -> None:
         self._address = Address(url, options, layer_options=_OPTIONS)
-        self._listen_address = self._address
-        if listen_url is not None:
-            self._listen_address = Address(listen_url, {}, layer_options=_OPTIONS)
+        is_separate = listen_url is not None
+        self._listen_address = Address(listen_url, {}, layer_options=_OPTIONS) if is_separate else self._address
         self._probe_interval = probe_interval
         self._scope = ""
         self._leased: dict[bytes, LeasedMessages] = {}

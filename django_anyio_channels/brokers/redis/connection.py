@@ -8,6 +8,7 @@ there, 8 to 10 us here.
 from __future__ import annotations
 
 import asyncio
+import math
 import socket
 from collections import deque
 from collections.abc import Callable
@@ -33,7 +34,6 @@ _PROBE_AFTER = 2
 """Ticks of silence: a probe in 0.6 of a probe interval, where each costs money."""
 
 _UNSUBSCRIBED = b"unsubscribed"
-_PING = encode_command("PING")
 _QUIT = encode_command("QUIT")
 
 
@@ -59,7 +59,6 @@ class Connection(asyncio.Protocol):
 
     def __init__(self, address: str, observer: ConnectionObserver | None = None) -> None:
         """Errors begin with ``address``. Without an observer nothing may be subscribed to."""
-        self.paused = False
         self.executed = 0
         """How many commands were sent."""
         self._address = address
@@ -76,7 +75,7 @@ class Connection(asyncio.Protocol):
         self._flush_scheduled = False
         self._last_burst = 0
         self._ended: str | None = None
-        self._watchdog: Watchdog | None = None
+        self._watchdog = Watchdog(math.inf, self.abort, self.end)
         self._transport: asyncio.Transport
         self.lost: asyncio.Future[None] = self._loop.create_future()
         """Done when the socket is closed and everything that came over it was handed out."""
@@ -120,30 +119,19 @@ class Connection(asyncio.Protocol):
 
     def unwatch(self) -> None:
         """Undo `watch`."""
-        if self._watchdog is not None:
-            self._watchdog.stop()
-            self._watchdog = None
-
-    def ping(self) -> None:
-        """Send a ``PING``, if the connection has not ended."""
-        if self._ended is None:
-            self.send(_PING)
+        self._watchdog.stop()
 
     def pause(self) -> None:
         """Read no more until `resume`. Meanwhile silence says nothing about the server."""
-        self.paused = True
         self._transport.pause_reading()
-        if self._watchdog is not None:
-            self._watchdog.stop()
+        self._watchdog.stop()
 
     def resume(self) -> None:
         """Undo `pause`."""
-        self.paused = False
         if self._ended is None:
             self._transport.resume_reading()
-            if self._watchdog is not None:
-                self._watchdog.received_data()
-                self._watchdog.start()
+            self._watchdog.received_data()
+            self._watchdog.start()
 
     def end(self, reason: str) -> None:
         """Drop the connection: every outstanding reply and every later command raises `ListenerClosed`."""
@@ -156,7 +144,7 @@ class Connection(asyncio.Protocol):
                 # A caller that was cancelled will not retrieve it.
                 future.exception()
         self._waiting.clear()
-        self.unwatch()
+        self._watchdog.stop()
         self._transport.abort()
         if self._observer is not None:
             self._observer.connection_ended(self, reason)
@@ -168,9 +156,8 @@ class Connection(asyncio.Protocol):
     async def close(self) -> None:
         """Close the connection gracefully: what is not sent yet is sent, if the server takes it within a second."""
         self._flush()
-        if self._ended is None:
-            # Closing our end is not enough where a forked child has inherited it.
-            self._transport.write(_QUIT)
+        # Closing our end is not enough where a forked child has inherited it.
+        self._transport.write(_QUIT)
         self._transport.close()
         await asyncio.wait([self.lost], timeout=1.0)
         self.abort()
@@ -195,8 +182,7 @@ class Connection(asyncio.Protocol):
     def _flush(self) -> None:
         self._flush_scheduled = False
         self._last_burst = len(self._outbox)
-        if self._outbox and self._ended is None:
-            self._transport.write(b"".join(self._outbox))
+        self._transport.write(b"".join(self._outbox))
         self._outbox.clear()
 
     # ---- asyncio.Protocol ---------------------------------------------------------------------------------------
@@ -206,8 +192,7 @@ class Connection(asyncio.Protocol):
         self._transport.set_write_buffer_limits(high=2**30)
 
     def data_received(self, data: bytes) -> None:
-        if self._watchdog is not None:
-            self._watchdog.received = True
+        self._watchdog.received = True
         self._feed(data)
         next_reply, observer = self._next_reply, self._observer
         try:

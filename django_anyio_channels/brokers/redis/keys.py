@@ -40,11 +40,6 @@ def companion_key(name: bytes, what: str) -> bytes:
     return b"{%b}%b|~%b" % (tag, name, what.encode())
 
 
-def companion_prefix(name: bytes) -> bytes:
-    """Return what every companion of ``name`` begins with."""
-    return companion_key(name, "")
-
-
 def base_key(key: bytes) -> bytes:
     """Return the name that a key is a companion of, or else the key itself."""
     name, _, what = key.rpartition(b"|")

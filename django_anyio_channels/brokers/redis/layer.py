@@ -113,15 +113,14 @@ class RedisPubSubChannelLayer(BaseChannelLayer):
     async def publish(self, group: str, message: bytes) -> PublishResult:
         session = self.require_session()
         check_size(message)
-        if session.peers.waiting:
-            await session.peers.wait()
         name = group.encode()
         try:
             bindings, receivers = await session.publish(name, message)
         except ListenerClosed as error:
             raise delivery_unknown(error) from error
         session.raise_for_error(receivers)
-        return PublishResult(int(receivers), None, await self.bound_queues(session, name, bindings))
+        queues = await self.bound_queues(session, name, bindings) if bindings else ()
+        return PublishResult(int(receivers), None, queues)
 
     async def next_published(self) -> Event[bytes]:
         # Not `require_session`: what came before the end of a session is still to be handed out.
@@ -181,8 +180,6 @@ class RedisPubSubChannelLayer(BaseChannelLayer):
         self, session: Session, group: bytes, bindings: list[bytes] | hiredis.ReplyError
     ) -> list[BoundQueue]:
         """Read the bindings of a group, as ``HGETALL`` returned them; those that have ended are left out."""
-        if not bindings:
-            return []
         if isinstance(bindings, hiredis.ReplyError):
             text = "Which queues are bound to %s cannot be found out, so they miss what is published: %s"
             self._log.write(logging.ERROR, text, group.decode(errors="replace"), session.translate_error(bindings))

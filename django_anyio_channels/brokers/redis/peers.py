@@ -34,8 +34,6 @@ _LEAVE_SECONDS = 0.1
 _SLACK_SECONDS = 60.0
 """For which a node looks for bindings longer than it has to: the mark is renewed before its announcement is."""
 
-_BOUND = b"bound"
-_ANNOUNCED = b"announced"
 _ANNOUNCEMENT = re.compile(rb"bound ([0-9]{1,15}) (.+)", re.DOTALL)
 
 
@@ -145,7 +143,10 @@ class Peers:
     @property
     def waiting(self) -> bool:
         """Whether other nodes may still be on their way back."""
-        return any(barrier.waiting for barrier in self._barriers.values())
+        for barrier in self._barriers.values():  # noqa: SIM110 - a generator costs more, and each publish asks
+            if barrier.waiting:
+                return True
+        return False
 
     async def wait(self) -> None:
         """Wait until the nodes that were there before an outage are back."""
@@ -171,20 +172,18 @@ class Peers:
     async def announce_binding(self, session: SubscribedSession, lifetime: int) -> None:
         """Return when every node of the scope looks for bindings, for so many milliseconds at least.
 
-        Call after binding. Raises what the server refuses. A node that cannot hear of it is waited for two seconds: it
+        Call after binding. Raises what the server refuses. A node that cannot be reached is waited for two seconds: it
         is silent, and so about to end its session.
         """
         marker = bindings_marker(self.scope)
-        executor = session.executor(marker)
-        state = await executor.execute(encode_command("GET", marker))
-        if state == _ANNOUNCED and await executor.execute(encode_command("PTTL", marker)) >= lifetime:
-            return
-        # Twice as long, so that this happens seldom. First the mark, for nodes that only now begin a session.
-        for value in (_BOUND, _ANNOUNCED):
-            reply = await MARK.run(executor, [marker], value, 2 * lifetime)
+        # First the mark, for nodes that only now begin a session.
+        for state in ("bound", "announced"):
+            reply = await MARK.run(session.executor(marker), [marker], state, lifetime)
             if isinstance(reply, hiredis.ReplyError):
                 raise session.translate_error(reply)
-            if value == _BOUND:
+            if not reply:
+                return
+            if state == "bound":
                 await asyncio.gather(*(self._announce_bound(session, name, 2 * lifetime) for name in self._barriers))
 
     async def purge(self, session: SubscribedSession, prefix: bytes) -> None:
@@ -197,7 +196,7 @@ class Peers:
         reply_channel = b"%b:%b" % (channel, uuid4().hex.encode())
         confirmations = asyncio.Semaphore(0)
         await session.subscriptions.watch(reply_channel, lambda message: confirmations.release())
-        self._publish(session, channel, b"%b %d %b" % (_BOUND, lifetime, reply_channel))
+        self._publish(session, channel, b"bound %d %b" % (lifetime, reply_channel))
         # Those who subscribe between these two have seen the mark.
         nodes = _number_of(await self._count(session, channel))
         with anyio.move_on_after(_CONFIRM_SECONDS):

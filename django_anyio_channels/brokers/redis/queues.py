@@ -147,8 +147,7 @@ class Queues:
             if queue.prefetched and not queue.requeueing and session is self._session and session is not None:
                 self._requeue(queue, session)
         await self._all_replied()
-        if self._session is session:
-            self.end(error)
+        self.end(error)
 
     async def _all_replied(self) -> None:
         if self._calls:
@@ -158,9 +157,8 @@ class Queues:
         """Forget queues that were not used since the last call, and repeat calls that have waited for long."""
         session, now = self._session, asyncio.get_running_loop().time()
         for queue in list(self._queues.values()):
-            if session is None or queue.answered or queue.calling:
-                pass
-            elif now - queue.called > _REPEAT_SECONDS:
+            waits = not queue.answered and not queue.calling
+            if session is not None and waits and now - queue.called > _REPEAT_SECONDS:
                 self._call(queue, session)
             if queue.unused and queue.idle:
                 del self._queues[queue.name]
@@ -213,14 +211,8 @@ class Queues:
         wanted = min(len(queue.waiters), _MAX_MESSAGES)
         waits = bool(wanted and queue.subscribed)
         args = self._node, queue.number, wanted, INFLIGHT_TTL_MS, int(waits)
-        self._run(
-            queue,
-            session,
-            TAKE,
-            queue_keys(queue.name),
-            args,
-            partial(self._taken, queue, session, queue.number, waits),
-        )
+        replied = partial(self._taken, queue, session, queue.number, waits)
+        self._run(queue, session, TAKE, queue_keys(queue.name), args, replied)
 
     def _taken(self, queue: Queue, session: SubscribedSession, number: int, waits: bool, reply: Any) -> None:
         if number != queue.number or queue.answered:
@@ -323,7 +315,7 @@ class Queues:
     def _released(self, queue: Queue, session: SubscribedSession, reply: Any) -> None:
         if isinstance(reply, hiredis.ReplyError):
             error = session.translate_error(reply)
-            self._log.write(logging.ERROR, "%d messages cannot be given back yet: %s", len(queue.requeueing), error)
+            self._log.write(logging.ERROR, "%d messages cannot be requeued yet: %s", len(queue.requeueing), error)
             queue.prefetched.extendleft(reversed(queue.requeueing))
             queue.waiters.dispatch()
         queue.requeueing = []

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import suppress
 from typing import Any, Protocol
 
 import hiredis
@@ -20,6 +19,7 @@ _ROLE_CHECKS = 4
 """Checks of the role in a probe interval in which commands are executed."""
 _IDLE_ROLE_CHECKS = 16
 """After so many of these in which none were, the role is checked all the same."""
+_PING = encode_command("PING")
 _ROLE = encode_command("ROLE")
 
 
@@ -67,9 +67,9 @@ class ServerConnections:
         channel, sharded = probe_channel(node, tag), "S" if tag is not None else ""
         self._subscribe_to_probes = encode_command(f"{sharded}SUBSCRIBE", channel)
         self._probe = encode_command(f"{sharded}PUBLISH", channel, b"")
-        self._hears_probes = False
+        self._receives_probes = False
         self._probing: asyncio.Future[Any] | None = None
-        self._role_timer: asyncio.TimerHandle | None = None
+        self._role_timer: asyncio.TimerHandle
         self._executed = 0
         """Of the connection for commands, at the last check of the role; probes count as executed before."""
         self._idle_checks = 0
@@ -77,28 +77,23 @@ class ServerConnections:
     async def open(self) -> None:
         """Connect. Raises `ListenerClosed`."""
         self.received_push = self._observer.received_push
-        async with self._connecting() as opened:
+        opened: list[Connection] = []
+        try:
             self.commands, (role,) = await open_connection(self.address, _ROLE, observer=self)
             opened.append(self.commands)
             self._check_role(role)
             self.listener, (subscribed,) = await open_connection(self.address, self._subscribe_to_probes, observer=self)
             opened.append(self.listener)
-            self._hears_probes = not isinstance(subscribed, hiredis.ReplyError)
             self.commands.require_open()
-            for connection in opened:
-                connection.watch(self._probe_interval, self._send_probe)
-            self._check_role_later()
-            self._opened = True
-
-    @asynccontextmanager
-    async def _connecting(self) -> AsyncIterator[list[Connection]]:
-        opened: list[Connection] = []
-        try:
-            yield opened
         except BaseException:
             for connection in opened:
                 connection.abort()
             raise
+        self._receives_probes = not isinstance(subscribed, hiredis.ReplyError)
+        for connection in opened:
+            connection.watch(self._probe_interval, self._send_probe)
+        self._check_role_later()
+        self._opened = True
 
     def connection_ended(self, connection: Connection, reason: str) -> None:
         if not self._opened:
@@ -139,9 +134,10 @@ class ServerConnections:
 
     def _probed(self, reply: asyncio.Future[Any]) -> None:
         refused = reply.exception() is None and isinstance(reply.result(), hiredis.ReplyError)
-        if refused or not self._hears_probes:
+        if refused or not self._receives_probes:
             # Not allowed, or the slot has moved: no message comes back.
-            self.listener.ping()
+            with suppress(ListenerClosed):
+                self.listener.send(_PING)
 
     def _check_role_later(self) -> None:
         self._executed = self.commands.executed
@@ -171,8 +167,7 @@ class ServerConnections:
             )
 
     def _stop_probing(self) -> None:
-        if self._role_timer is not None:
-            self._role_timer.cancel()
+        self._role_timer.cancel()
         for connection in (self.commands, self.listener):
             connection.unwatch()
 

@@ -101,7 +101,7 @@ class Session:
         self._log = RateLimitedLogger()
         self._opening = anyio.CancelScope()
         self._opened = False
-        self._pruning: asyncio.TimerHandle | None = None
+        self._pruning: asyncio.TimerHandle
 
     # ---- from connect to disconnect -----------------------------------------------------------------------------
 
@@ -112,9 +112,9 @@ class Session:
                 await self._topology.open()
                 self.error = None
                 self._opened = True
+                self._prune_later()
                 self._queues.start(self)
                 self.peers.start(self, self._topology.hash_tags())
-                self._prune_later()
             if not self._opened:
                 raise ListenerClosed(f"{self._topology.address} was disconnected while it connected")
         except ListenerClosed as error:
@@ -130,7 +130,7 @@ class Session:
         graceful = self.error is None
         if graceful:
             self.error = error
-            self._stop_pruning()
+            self._pruning.cancel()
             self.subscriptions.end(error)
             await self.peers.leave()
             await self._queues.close_gracefully(error)
@@ -146,7 +146,7 @@ class Session:
     def server_ended(self, error: ListenerClosed) -> None:
         if self._opened:
             self.error = self.error or self._named(error)
-            self._stop_pruning()
+            self._pruning.cancel()
             self.peers.end()
             self._queues.end(self.error)
 
@@ -168,10 +168,6 @@ class Session:
         self._queues.prune()
         self._prune_later()
 
-    def _stop_pruning(self) -> None:
-        if self._pruning is not None:
-            self._pruning.cancel()
-
     # ---- commands -----------------------------------------------------------------------------------------------
 
     async def execute(self, key: bytes, *command: bytes | str | int) -> Any:
@@ -179,13 +175,17 @@ class Session:
         return self.raise_for_error(await self.executor(key).execute(encode_command(*command)))
 
     async def publish(self, name: bytes, message: bytes) -> tuple[Any, Any]:
-        """Publish; return the bindings of the group, and how many nodes received it. Both may be error replies."""
-        executor = self.executor(name)
+        """Publish; return the bindings of the group, and how many nodes received it. Both may be error replies.
+
+        After an outage it waits until the other nodes are back.
+        """
+        if self.peers.waiting:
+            await self.peers.wait()
         # A replica takes SPUBLISH, and delivers it to nobody else's subscribers; what is about a key it refuses.
         asks = self.peers.may_be_bound or self._topology.sharded
+        executor = self.executor(name)
         bindings = executor.execute(encode_command("HGETALL", bindings_key(name))) if asks else None
-        channel = self.subscriptions.wire_name(name)
-        receivers = await executor.execute(encode_command(self.publish_command, channel, message))
+        receivers = await executor.execute(encode_command(self.publish_command, self.subscriptions.tag + name, message))
         return ([] if bindings is None else await bindings), receivers
 
     def translate_error(self, reply: hiredis.ReplyError) -> Exception:
@@ -215,11 +215,7 @@ class Session:
 
     async def keys(self, prefix: bytes, *types: str) -> list[bytes]:
         """Return the keys that begin with ``prefix``, and companions of such names, and hold one of these types."""
-        try:
-            executors = await self._topology.all_executors()
-        except ListenerClosed as error:
-            self.abort(error)
-            raise
+        executors = await self._topology.all_executors()
         return [key for each in executors for type_ in types for key in await self._scan(each, prefix, type_)]
 
     async def _scan(self, executor: CommandExecutor, prefix: bytes, type_: str) -> list[bytes]:

@@ -95,7 +95,8 @@ class Subscriptions:
         self._report_confirmed = confirmed
         self._observer = observer
         self._sharded = sharded
-        self._tag = b"@%d@" % database if database else b""
+        self.tag = b"@%d@" % database if database else b""
+        """What each name begins with on the wire."""
         letter = "S" if sharded else ""
         self._commands = (f"{letter}SUBSCRIBE", f"{letter}UNSUBSCRIBE"), ("PSUBSCRIBE", "PUNSUBSCRIBE")
         self._names: tuple[Names, Names] = {}, {}
@@ -134,7 +135,7 @@ class Subscriptions:
 
     def wire_name(self, name: bytes) -> bytes:
         """Return what a channel is called on the wire."""
-        return self._tag + name
+        return self.tag + name
 
     async def next_event(self) -> Event[bytes]:
         """Wait for the next event. Raises `ListenerClosed` once those that came before the end are handed out."""
@@ -150,8 +151,8 @@ class Subscriptions:
         pattern = None
         if push[0] == b"pmessage":
             found = self._patterns.get(push[1])
-            name = push[2].removeprefix(self._tag)
-            if found is None or (not self._tag and _TAGGED.match(name)):
+            name = push[2].removeprefix(self.tag)
+            if found is None or (not self.tag and _TAGGED.match(name)):
                 return  # the pattern was unsubscribed meanwhile, or matches the channels of another database
             channel, pattern = name.decode(errors="replace"), found.text
         else:
@@ -207,7 +208,7 @@ class Subscriptions:
     async def _add(self, pattern: bool, names: Iterable[str]) -> None:
         waiting: list[Awaitable[None]] = []
         for text in names:
-            key = self._tag + text.encode()
+            key = self.tag + text.encode()
             name = self._names[pattern].get(key)
             if name is None:
                 name = self._names[pattern][key] = Name(text)
@@ -240,7 +241,7 @@ class Subscriptions:
     async def _remove(self, pattern: bool, names: Iterable[str]) -> None:
         waiting: list[Awaitable[Any]] = []
         for text in names:
-            key = self._tag + text.encode()
+            key = self.tag + text.encode()
             name = self._names[pattern].get(key)
             if name is None:
                 continue

@@ -273,6 +273,26 @@ async def test_two_layers_that_need_the_tables_at_once_make_them_once(
         assert await layer.take("q") == b"x"
 
 
+async def test_messages_for_several_queues_share_a_statement(database: brokers.Postgres, connect: Connect) -> None:
+    layer = await connect(database.url)
+    full: set[tuple[str, int]] = set()
+
+    async def put(queue: str, number: int) -> None:
+        try:
+            await layer.put(queue, b"%d" % number, capacity=3, expiry=60)
+        except QueueFull as error:
+            assert str(error) == f"Queue {queue} is full: its capacity of 3 messages is used up"
+            full.add((queue, number))
+
+    async with anyio.create_task_group() as tasks:
+        for number in range(4):
+            for queue in ("b", "a"):
+                tasks.start_soon(put, queue, number)
+    assert full == {("a", 3), ("b", 3)}
+    for queue in ("a", "b"):
+        assert [await layer.take(queue) for _ in range(3)] == [b"0", b"1", b"2"]
+
+
 async def test_without_the_right_to_make_tables_the_error_has_the_sql(
     database: brokers.Postgres, connect: Connect
 ) -> None:

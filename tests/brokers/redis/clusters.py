@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import os
+from typing import Any
+
+import anyio
 from anyio.to_thread import run_sync
 
+from django_anyio_channels import Channel, RedisPubSubChannelLayer
 from django_anyio_channels.brokers.redis.keys import key_slot
 from tests.support.brokers import redis as brokers
 
 from .conftest import becomes_true
+
+GROUPS = [f"room-{number}" for number in range(60)]
+PLENTY: dict[str, Any] = {"capacity": 10_000, "expiry": 60.0}
 
 
 def calls(server: brokers.Redis, command: str) -> int:
@@ -54,3 +62,38 @@ async def hand_over(cluster: brokers.Cluster, group: str) -> brokers.Redis:
     successor.ask("CLUSTER", "FAILOVER")
     await becomes_true(lambda: shard_channels(successor, group) == {group})
     return master
+
+
+def layer_of(cluster: brokers.Cluster) -> RedisPubSubChannelLayer:
+    return RedisPubSubChannelLayer(cluster.url, probe_interval=1.0)
+
+
+def connections(cluster: brokers.Cluster) -> list[int]:
+    """How many clients each master has besides who asks."""
+    return [len(server.ask("CLIENT LIST")) - 1 for server in cluster.masters]
+
+
+async def halfway(cluster: brokers.Cluster, queue: str) -> brokers.Redis:
+    """Begin to move a queue to another master, which is returned: its list is there, what belongs to it nowhere yet."""
+    slot = key_slot(queue.encode())
+    target = other_master(cluster, slot)
+    source = await run_sync(cluster.begin_move, slot, target)
+    source.ask("MIGRATE", "127.0.0.1", target.server.port, queue, 0, 5000)
+    return target
+
+
+def open_files() -> int:
+    return len(os.listdir("/proc/self/fd"))
+
+
+async def works(channel: Channel) -> None:
+    """Messages of some groups go round, and jobs."""
+    groups = GROUPS[:12]
+    with anyio.fail_after(30):
+        async with channel.subscribe(*groups) as subscriber:
+            for group in groups:
+                assert (await channel.publish(group, group)).receivers == 1
+            assert sorted([(await anext(subscriber)).message for _ in groups]) == sorted(groups)
+        for number in range(12):
+            await channel.queues.put(f"jobs {number}", b"%d" % number, **PLENTY)
+            assert await channel.queues.take(f"jobs {number}") == b"%d" % number

@@ -62,6 +62,13 @@ def cluster() -> Iterator[brokers.Cluster]:
         yield made
 
 
+@pytest.fixture
+def growing() -> Iterator[brokers.Cluster]:
+    """Three masters, the last of which has no slots yet. The test may do what it likes."""
+    with brokers.cluster(serving=2) as made:
+        yield made
+
+
 @pytest.fixture(scope="module")
 def replicated() -> Iterator[brokers.Cluster]:
     """Three masters, each with a replica. Tests may kill a master that has one."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import anyio
-import hiredis
 import pytest
 from anyio.to_thread import run_sync
 
@@ -15,7 +14,6 @@ from django_anyio_channels import (
     ListenerClosed,
     RedisPubSubChannelLayer,
 )
-from django_anyio_channels.brokers.redis.packets import error_text
 from tests.support.brokers import redis as brokers
 from tests.support.brokers.server import free_port, wait_until
 
@@ -248,24 +246,6 @@ async def test_out_of_memory(own_server: brokers.Redis) -> None:
         await going.publisher.queues.put("jobs", b"x", capacity=10, expiry=60)
     assert going.failed == []
     assert going.gaps == []
-
-
-@pytest.mark.parametrize(
-    ("reply", "meant"),
-    [
-        ("@user_script: 23: -OOM command not allowed when used memory > 'maxmemory'.", "OOM command not allowed"),
-        (
-            (
-                "ERR Error running script (call to f_54f6ca2750d4d850f9e386260c585f4ebb784308): @user_script:42: "
-                "@user_script: 42: -READONLY You can't write against a read only replica."
-            ),
-            "READONLY You can't write",
-        ),
-        ("OOM command not allowed when used memory > 'maxmemory'.", "OOM command not allowed"),
-    ],
-)
-def test_what_redis_6_2_says_of_scripts_is_understood(reply: str, meant: str) -> None:
-    assert error_text(hiredis.ReplyError(reply)).startswith(meant)
 
 
 async def test_an_address_where_nobody_listens_is_named() -> None:

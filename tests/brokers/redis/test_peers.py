@@ -8,7 +8,7 @@ import anyio
 import pytest
 from anyio.to_thread import run_sync
 
-from django_anyio_channels import AnyioChannelLayer, Channel, RedisPubSubChannelLayer
+from django_anyio_channels import AnyioChannelLayer, Channel, ChannelLayerError, RedisPubSubChannelLayer
 from django_anyio_channels.brokers.redis import peers as redis_peers
 from django_anyio_channels.brokers.redis.keys import bindings_marker, nodes_channel
 from tests.support.brokers import redis as brokers
@@ -145,6 +145,13 @@ async def test_a_node_that_does_not_confirm_is_not_waited_for_long(
         mute.get_message(timeout=5)
         with anyio.fail_after(30):
             await layer.bind("room", "jobs", **TERMS)  # type: ignore[arg-type]
+
+
+async def test_a_mark_that_may_not_be_written_refuses_the_binding(server: brokers.Redis, connect: Connect) -> None:
+    server.ask("ACL", "SETUSER", "limited", "on", ">secret", "+@all", "resetkeys", "~{room}*", "~{jobs}*", "&*")
+    layer = await connect(server.url, username="limited", password="secret")
+    with pytest.raises(ChannelLayerError, match="refuses: NOPERM.*ACL SETUSER"):
+        await layer.bind("room", "jobs", **TERMS)  # type: ignore[arg-type]
 
 
 async def test_foreign_messages_on_the_nodes_channel_do_nothing(server: brokers.Redis, connect: Connect) -> None:

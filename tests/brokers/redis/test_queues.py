@@ -161,12 +161,14 @@ async def test_purge_empties_what_begins_with_a_prefix_and_nothing_else(
         for number in range(2500):  # more than the server looks through at once
             pipeline.rpush(f"another {number}", "x")
         pipeline.execute()
+    server.ask("HSET", f"{prefix}hash of another program", "a", "b")
     for name in (f"{prefix}a", f"{prefix}b", "weird1{x}:a", "other"):
         await layer.put(name, b"x", **PLENTY)
         await layer.bind("room", name, lifetime=60, **PLENTY)
     await layer.purge(prefix)
     await publish(layer, "room", b"y")
     lengths = {name: server.ask("LLEN", name) for name in (f"{prefix}a", f"{prefix}b", "weird1{x}:a", "other")}
+    assert server.ask("HLEN", f"{prefix}hash of another program") == 1
     assert lengths == {f"{prefix}a": 0, f"{prefix}b": 0, "weird1{x}:a": 2, "other": 2}
 
 
@@ -207,9 +209,10 @@ async def test_forged_stamps_multiply_nothing(server: brokers.Redis, connect: Co
 
 
 async def test_foreign_garbage_on_our_keys_and_topics_kills_nobody(server: brokers.Redis, connect: Connect) -> None:
+    raw = server.client(decode_responses=False)
+    raw.set(MARKER, "announced", px=60_000)
     layer = await connect(server.url)
     await layer.subscribe("room")
-    raw = server.client(decode_responses=False)
     raw.set("jobs", "a string where a list should be")
     raw.set("{room}|queues", "a string where a hash should be")
     await layer.put("jobs", b"1", **PLENTY)
@@ -325,7 +328,7 @@ async def test_what_a_script_may_not_do_is_told_with_its_cure(server: brokers.Re
     layer = await connect(server.url, username="limited", password="secret")
     with pytest.raises(ChannelLayerError, match=r"run .*command\. Allow the command, which `ACL LOG` names"):
         await layer.put("jobs", b"x", **PLENTY)
-    assert server.ask("ACL", "LOG", 1)[0]["object"] == "rpush"
+    assert server.ask("ACL LOG", 1)[0]["object"] == "rpush"
 
 
 @pytest.mark.parametrize("forgery", [["SET", "{room}|queues", "x"], ["ACL", "SETUSER", "limited", "-hgetall"]])

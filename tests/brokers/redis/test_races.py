@@ -188,7 +188,7 @@ async def test_what_the_server_does_not_take_back_goes_to_the_next_reader(caplog
     queues = Queues()
     session = await held(queues)
     await session.answer(1, hiredis.ReplyError("OOM no room"))
-    assert "1 messages cannot be given back yet: OOM no room" in caplog.text
+    assert "1 messages cannot be requeued yet: OOM no room" in caplog.text
     assert await queues.take("jobs") == b"job"
 
 

@@ -211,13 +211,11 @@ class ClusterConnections:
     async def _reassign_slot(self, slot: int, listening: bool, server: ServerConnections) -> None:
         owners = self._pubsub_owners if listening else self._command_owners
         former = owners[slot]
-        if former is server:
-            return
         role = await former.commands.execute(_ROLE)
         if isinstance(role, list) and role[0] != b"master":
             # A replica has taken over. All subscribers must be there before anything is published: in a new session.
             raise ListenerClosed(f"{former.address} is no master any more")
-        if not listening:
+        if not listening and former is not server:
             await asyncio.sleep(_RESUBSCRIBE_SECONDS)
         owners[slot] = server
 

@@ -12,7 +12,7 @@ from uuid import uuid4
 
 import hiredis
 
-from ....core.events import Event, Gap
+from ....core.events import DONE, Event, Gap
 from ....core.exceptions import ListenerClosed
 from ....core.stats import RateLimitedLogger
 from ...common.waiters import WaiterQueue
@@ -73,7 +73,7 @@ class _AckHandle:
 
     def release(self) -> Awaitable[None]:
         self._holders -= 1
-        return _done() if self._holders else self._acknowledge()
+        return DONE if self._holders else self._acknowledge()
 
 
 class DeliveryManager:
@@ -298,12 +298,6 @@ class DeliveryManager:
 
 def _must_retry(consumer: Consumer, session: Session, reply: Any) -> bool:
     return isinstance(reply, hiredis.ReplyError) and session.is_transient(reply, consumer.group)
-
-
-def _done() -> asyncio.Future[None]:
-    future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-    future.set_result(None)
-    return future
 
 
 def _fail(future: asyncio.Future[None], error: BaseException) -> None:

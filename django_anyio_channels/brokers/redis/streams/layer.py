@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from ....core.events import Event, PublishResult
 from ....core.exceptions import InvalidPosition, ListenerClosed
 from ...common.batching import Batcher
-from ..layer import LARGEST_MESSAGE, RedisPubSubChannelLayer, check_size, delivery_unknown
+from ..layer import RedisPubSubChannelLayer, check_size, delivery_unknown
 from . import consumer_groups
 from .deliveries import DeliveryManager
 from .entries import epoch_of, is_position, sort_key
@@ -118,11 +118,8 @@ class RedisStreamsChannelLayer(RedisPubSubChannelLayer):
     async def publish(self, group: str, message: bytes) -> PublishResult:
         if group in self._without_history:
             return await super().publish(group, message)
-        session, name = self._session, group.encode()
-        if session is None or session.error is not None:
-            session = self.require_session()
-        if len(message) > LARGEST_MESSAGE:
-            check_size(message)
+        session, name = self.require_session(), group.encode()
+        check_size(message)
         try:
             receivers, position, bindings = await self._publisher.call((name, message), name, len(message))
         except ListenerClosed as error:

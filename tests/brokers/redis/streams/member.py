@@ -1,4 +1,4 @@
-"""A process that listens to the numbers with several members, and says what each of them got.
+"""A process that listens to the numbers with several members, and reports what each of them received.
 
 Arguments: the URL, how many members, the last number. It prints a line when it listens, and one for each member at the
 end: the numbers that came, as JSON.

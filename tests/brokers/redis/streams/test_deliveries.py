@@ -305,8 +305,8 @@ async def test_a_late_acknowledgement_counts_too(server: brokers.Redis, open_cha
         again = await next_of(reader)
         assert again.deliveries == 2
         both = [first.ack(), again.ack()]
-        for told in both:
-            await told
+        for ack in both:
+            await ack
         await channel.publish("jobs", "next")
         assert (await next_of(reader)).message == "next"
         assert pending(server) == 1
@@ -376,7 +376,7 @@ async def test_poison_that_cannot_be_put_aside_comes_again(
         assert [event.message for event in await channel.history("jobs.workers.dead")] == ["poison"]
 
 
-# ---- what is kept, and what is told ------------------------------------------------------------------------------
+# ---- what is kept, and what is reported ----------------------------------------------------------------------------
 
 
 async def test_what_is_pending_outlives_the_history(server: brokers.Redis, open_channel: Open) -> None:
@@ -503,9 +503,9 @@ async def test_an_acknowledgement_that_finds_no_connection_is_repeated(
         at_once = events[1].ack()
         await becomes_true(lambda: channel.outages)
         when_it_is_down = events[2].ack()
-        for told in (on_its_way, at_once, when_it_is_down):
+        for ack in (on_its_way, at_once, when_it_is_down):
             with pytest.raises(ListenerClosed):
-                await told
+                await ack
         own_server.server.thaw()
         await becomes_true(lambda: pending(own_server) == 0)
 
@@ -561,7 +561,7 @@ async def test_a_consumer_without_readers_is_closed(
 
 
 @pytest.mark.parametrize("what", ["-set", "-xrange", "-subscribe"])
-async def test_who_may_not_take_is_told(own_server: brokers.Redis, open_channel: Open, what: str) -> None:
+async def test_a_refused_delivery_raises(own_server: brokers.Redis, open_channel: Open, what: str) -> None:
     channel = await open_channel(own_server)
     async with AsyncExitStack() as stack:
         reader = await stack.enter_async_context(workers_of(channel))
@@ -573,7 +573,7 @@ async def test_who_may_not_take_is_told(own_server: brokers.Redis, open_channel:
         assert await messages(reader, 1) == [1]
 
 
-async def test_who_may_not_join_is_told(own_server: brokers.Redis, open_channel: Open) -> None:
+async def test_a_refused_join_raises(own_server: brokers.Redis, open_channel: Open) -> None:
     channel = await open_channel(own_server)
     async with channel.subscribe("jobs"):
         own_server.ask("ACL", "SETUSER", "default", "-set")
@@ -582,7 +582,7 @@ async def test_who_may_not_join_is_told(own_server: brokers.Redis, open_channel:
                 raise AssertionError("it was accepted")
 
 
-async def test_who_may_not_acknowledge_or_release_is_told(
+async def test_a_refused_acknowledgement_raises_and_a_refused_release_is_logged(
     own_server: brokers.Redis, open_channel: Open, caplog: pytest.LogCaptureFixture
 ) -> None:
     channel = await open_channel(own_server)

@@ -31,7 +31,7 @@ NewLayer = Callable[..., AnyioChannelLayer]
 
 @pytest.fixture(autouse=True)
 def quiet_afterwards() -> Iterator[None]:
-    """The process's background loop keeps its links, and would connect them again during other tests."""
+    """The process's background loop keeps its connections, and would connect them again during other tests."""
     yield
     background.stop()
     background.reset()

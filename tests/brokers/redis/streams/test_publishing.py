@@ -38,7 +38,7 @@ async def publish_all(layer: RedisStreamsChannelLayer, messages: list[bytes], gr
     return await asyncio.gather(*(layer.publish(group, each) for each in messages), return_exceptions=True)
 
 
-async def heard(layer: RedisStreamsChannelLayer, count: int) -> list[tuple[bytes, str | None]]:
+async def received(layer: RedisStreamsChannelLayer, count: int) -> list[tuple[bytes, str | None]]:
     with anyio.fail_after(30):
         events = [await layer.next_published() for _ in range(count)]
     return [(event.message, event.position) for event in events]
@@ -66,13 +66,11 @@ async def test_they_share_calls_and_keep_their_order(
     before = calls(own_server)
     accepted = await publish_all(layer, messages)
     assert calls(own_server) - before == 6, "one for the first, and five of a hundred"
-    assert await heard(layer, 501) == list(zip(messages, positions(accepted), strict=True))
+    assert await received(layer, 501) == list(zip(messages, positions(accepted), strict=True))
     assert [event.message for event in await layer.history("room", since=None, limit=501)] == messages
 
 
-async def test_those_to_other_groups_wait_for_nobody(
-    own_server: brokers.Redis, layer: RedisStreamsChannelLayer
-) -> None:
+async def test_groups_do_not_wait_for_each_other(own_server: brokers.Redis, layer: RedisStreamsChannelLayer) -> None:
     before = calls(own_server)
     await asyncio.gather(*(layer.publish(f"room {number}", b"x") for number in range(10)))
     assert calls(own_server) - before == 10
@@ -83,10 +81,10 @@ async def test_large_messages_go_alone(own_server: brokers.Redis, layer: RedisSt
     before = calls(own_server)
     accepted = await publish_all(layer, messages)
     assert calls(own_server) - before == 4, "the first, the large one, two that fit together, and two more"
-    assert await heard(layer, 6) == list(zip(messages, positions(accepted), strict=True))
+    assert await received(layer, 6) == list(zip(messages, positions(accepted), strict=True))
 
 
-async def test_who_is_cancelled_before_it_leaves_has_said_nothing(
+async def test_a_publish_cancelled_while_queued_is_discarded(
     own_server: brokers.Redis, layer: RedisStreamsChannelLayer
 ) -> None:
     first, *others = (asyncio.ensure_future(layer.publish("room", b"%d" % number)) for number in range(5))
@@ -94,8 +92,8 @@ async def test_who_is_cancelled_before_it_leaves_has_said_nothing(
     others[1].cancel()
     others[2].cancel()
     await asyncio.gather(first, *others, return_exceptions=True)
-    assert [message for message, _ in await heard(layer, 3)] == [b"0", b"1", b"4"]
-    await heard(layer, len([await layer.publish("room", b"alone")]))
+    assert [message for message, _ in await received(layer, 3)] == [b"0", b"1", b"4"]
+    await received(layer, len([await layer.publish("room", b"alone")]))
     before = calls(own_server)
     first, *others = (asyncio.ensure_future(layer.publish("room", b"%d" % number)) for number in range(5, 10))
     await asyncio.sleep(0)
@@ -103,14 +101,14 @@ async def test_who_is_cancelled_before_it_leaves_has_said_nothing(
         each.cancel()
     await asyncio.gather(first, *others, return_exceptions=True)
     await layer.publish("room", b"last")
-    assert [message for message, _ in await heard(layer, 2)] == [b"5", b"last"]
+    assert [message for message, _ in await received(layer, 2)] == [b"5", b"last"]
     assert calls(own_server) - before == 2
 
 
-async def test_who_is_cancelled_on_the_way_disturbs_nobody(
+async def test_a_publish_cancelled_in_flight_affects_no_other(
     own_server: brokers.Redis, layer: RedisStreamsChannelLayer
 ) -> None:
-    await heard(layer, len(await publish_all(layer, [b"in", b"good", b"company"])))
+    await received(layer, len(await publish_all(layer, [b"in", b"good", b"company"])))
     tasks = await on_their_way(own_server, layer, 5)
     tasks[0].cancel()
     tasks[2].cancel()
@@ -118,12 +116,10 @@ async def test_who_is_cancelled_on_the_way_disturbs_nobody(
     own_server.server.thaw()
     outcomes = await asyncio.gather(*tasks, return_exceptions=True)
     assert [isinstance(each, asyncio.CancelledError) for each in outcomes] == [True, False, True, False, False]
-    assert [message for message, _ in await heard(layer, 5)] == [b"0", b"1", b"2", b"3", b"4"]
+    assert [message for message, _ in await received(layer, 5)] == [b"0", b"1", b"2", b"3", b"4"]
 
 
-async def test_all_are_told_when_the_server_is_killed(
-    own_server: brokers.Redis, layer: RedisStreamsChannelLayer
-) -> None:
+async def test_all_raise_when_the_server_is_killed(own_server: brokers.Redis, layer: RedisStreamsChannelLayer) -> None:
     await publish_all(layer, [b"in", b"good", b"company"])
     tasks = await on_their_way(own_server, layer, 5)
     tasks[3].cancel()
@@ -138,7 +134,7 @@ async def test_a_server_that_has_forgotten_the_script(
     own_server.ask("SCRIPT", "FLUSH")
     messages = [b"%d" % number for number in range(10)]
     assert len(set(positions(await publish_all(layer, messages)))) == 10
-    assert {message for message, _ in await heard(layer, 10)} == set(messages)
+    assert {message for message, _ in await received(layer, 10)} == set(messages)
 
 
 @pytest.mark.parametrize(
@@ -158,7 +154,7 @@ async def test_all_are_refused(
     own_server.ask("CONFIG", "SET", "maxmemory", "0")
     own_server.ask("ACL", "SETUSER", "default", "+@all")
     await layer.publish("room", b"after")
-    assert [message for message, _ in await heard(layer, 1)] == [b"after"]
+    assert [message for message, _ in await received(layer, 1)] == [b"after"]
 
 
 async def test_what_may_not_be_published_is_not_kept(
@@ -174,7 +170,7 @@ async def test_what_may_not_be_published_is_not_kept(
     assert [event.message for event in await layer.history("secret", since=first, limit=None)] == [b"5", b"6"]
 
 
-async def test_who_says_good_bye_while_the_event_loop_ends_is_heard(
+async def test_a_publish_while_the_event_loop_closes_arrives(
     own_server: brokers.Redis, layer: RedisStreamsChannelLayer
 ) -> None:
     """`asyncio.run` cancels every task, those of the layer too."""
@@ -203,7 +199,13 @@ async def test_who_says_good_bye_while_the_event_loop_ends_is_heard(
         await anyio.wait_all_tasks_blocked()
 
     await run_sync(asyncio.run, program())
-    assert [message for message, _ in await heard(layer, 5)] == [b"in", b"good", b"company", b"on its way", b"good bye"]
+    assert [message for message, _ in await received(layer, 5)] == [
+        b"in",
+        b"good",
+        b"company",
+        b"on its way",
+        b"good bye",
+    ]
     assert len(positions(parting)) == 1
 
 
@@ -214,24 +216,24 @@ def cancel_batches() -> None:
             task.cancel()
 
 
-async def test_who_waits_for_a_cancelled_call_is_told(
+async def test_a_publish_whose_batch_was_cancelled_raises(
     own_server: brokers.Redis, layer: RedisStreamsChannelLayer
 ) -> None:
-    await heard(layer, len(await publish_all(layer, [b"in", b"good", b"company"])))
+    await received(layer, len(await publish_all(layer, [b"in", b"good", b"company"])))
     outcomes = await on_their_way(own_server, layer, 3)
     outcomes[1].cancel()
     cancel_batches()
-    told = await asyncio.gather(*outcomes, return_exceptions=True)
-    assert [type(each) for each in told] == [DeliveryUnknown, asyncio.CancelledError, DeliveryUnknown]
+    outcomes_after = await asyncio.gather(*outcomes, return_exceptions=True)
+    assert [type(each) for each in outcomes_after] == [DeliveryUnknown, asyncio.CancelledError, DeliveryUnknown]
     own_server.server.thaw()
     await layer.publish("room", b"after")
-    assert [message for message, _ in await heard(layer, 4)] == [b"0", b"1", b"2", b"after"]
+    assert [message for message, _ in await received(layer, 4)] == [b"0", b"1", b"2", b"after"]
 
 
 async def test_a_call_that_was_cancelled_before_it_began_goes_again_if_anybody_waits(
     layer: RedisStreamsChannelLayer,
 ) -> None:
-    await heard(layer, len(await publish_all(layer, [b"in", b"good", b"company"])))
+    await received(layer, len(await publish_all(layer, [b"in", b"good", b"company"])))
     cancelled, patient, alone = (layer.publish(group, group.encode()) for group in ("room", "room", "hall"))
     tasks = [asyncio.ensure_future(each) for each in (cancelled, patient, alone)]
     await asyncio.sleep(0)

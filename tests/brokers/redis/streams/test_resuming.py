@@ -44,12 +44,12 @@ async def layer(server: brokers.Redis) -> AsyncIterator[AnyioChannelLayer]:
     await made.close()
 
 
-async def say(layer: AnyioChannelLayer, first: int, end: int, group: str = "room") -> None:
+async def publish(layer: AnyioChannelLayer, first: int, end: int, group: str = "room") -> None:
     for number in range(first, end):
         await layer.group_send(group, {"type": "chat", "n": number})
 
 
-async def hear(layer: AnyioChannelLayer, channel: str, count: int) -> list[int]:
+async def received(layer: AnyioChannelLayer, channel: str, count: int) -> list[int]:
     with anyio.fail_after(25):
         return [(await layer.receive(channel))["n"] for _ in range(count)]
 
@@ -61,8 +61,8 @@ async def test_a_message_knows_its_group_and_its_position(layer: AnyioChannelLay
     channel = await layer.new_channel()
     for group in ("one", "two"):
         await layer.group_add(group, channel)
-    await say(layer, 0, 1, "one")
-    await say(layer, 1, 2, "two")
+    await publish(layer, 0, 1, "one")
+    await publish(layer, 1, 2, "two")
     await layer.send(channel, {"type": "chat", "n": 2})
     one, two, direct = [await layer.receive(channel) for _ in range(3)]
     assert [one, two, direct] == [{"type": "chat", "n": number} for number in range(3)], "equal to what was sent"
@@ -79,24 +79,24 @@ async def test_a_message_knows_its_group_and_its_position(layer: AnyioChannelLay
 async def test_it_may_be_sent_on(layer: AnyioChannelLayer) -> None:
     channel = await layer.new_channel()
     await layer.group_add("one", channel)
-    await say(layer, 0, 1, "one")
+    await publish(layer, 0, 1, "one")
     await layer.send(channel, await layer.receive(channel))
-    assert await hear(layer, channel, 1) == [0]
+    assert await received(layer, channel, 1) == [0]
 
 
 async def test_readers_of_a_prefix_get_it_too(layer: AnyioChannelLayer) -> None:
     channel = await layer.new_channel()
     await layer.group_add("one", channel)
-    await say(layer, 0, 1, "one")
+    await publish(layer, 0, 1, "one")
     assert position_of(await layer.receive(channel.partition("!")[0] + "!")) is not None
 
 
 async def test_it_keeps_its_place_when_its_reader_has_gone(layer: AnyioChannelLayer) -> None:
     channel = await layer.new_channel()
     await layer.group_add("one", channel)
-    await say(layer, 0, 1, "one")
+    await publish(layer, 0, 1, "one")
     message = await layer.receive(channel)
-    [node] = layer._dispatcher.nodes
+    node = layer._dispatcher.node_of_loop[asyncio.get_running_loop()]
     node.put_back(channel, message)
     again = await layer.receive(channel)
     assert isinstance(again, GroupMessage)
@@ -107,32 +107,32 @@ async def test_it_keeps_its_place_when_its_reader_has_gone(layer: AnyioChannelLa
 
 
 async def test_what_was_missed_comes_first_then_what_is_live(layer: AnyioChannelLayer) -> None:
-    await say(layer, 0, 5)
+    await publish(layer, 0, 5)
     since = (await layer.group_history("room", limit=3))[0].position
     channel = await layer.new_channel("small")
     assert await layer.group_resume("room", channel, since=since) == since
-    await say(layer, 5, 8)
-    assert await hear(layer, channel, 5) == [3, 4, 5, 6, 7], "its capacity of 3 is for what is live"
+    await publish(layer, 5, 8)
+    assert await received(layer, channel, 5) == [3, 4, 5, 6, 7], "its capacity of 3 is for what is live"
     await layer.group_discard("room", channel)
     assert await layer.group_resume("room", channel, since=since) == since
-    assert await hear(layer, channel, 5) == [3, 4, 5, 6, 7], "again after it has left"
+    assert await received(layer, channel, 5) == [3, 4, 5, 6, 7], "again after it has left"
 
 
 async def test_the_last_messages_come_first(layer: AnyioChannelLayer) -> None:
     channel = await layer.new_channel()
     beginning = await layer.group_resume("room", channel, last=2)
     assert beginning is not None, "before the first message"
-    await say(layer, 0, 3)
-    assert await hear(layer, channel, 3) == [0, 1, 2]
+    await publish(layer, 0, 3)
+    assert await received(layer, channel, 3) == [0, 1, 2]
     other = await layer.new_channel()
     assert await layer.group_resume("room", other, last=2) is None, "the messages bring their own"
-    assert await hear(layer, other, 2) == [1, 2]
+    assert await received(layer, other, 2) == [1, 2]
     third = await layer.new_channel()
     end = await layer.group_resume("room", third)
     assert end == (await layer.group_history("room", limit=1))[0].position
     fourth = await layer.new_channel()
     assert await layer.group_resume("room", fourth, since=beginning) == beginning
-    assert await hear(layer, fourth, 3) == [0, 1, 2]
+    assert await received(layer, fourth, 3) == [0, 1, 2]
 
 
 async def test_while_messages_flow_nothing_is_missed_or_doubled(layer: AnyioChannelLayer) -> None:
@@ -140,7 +140,7 @@ async def test_while_messages_flow_nothing_is_missed_or_doubled(layer: AnyioChan
     await layer.group_resume("room", channel)
     reached = -1
     async with anyio.create_task_group() as tasks:
-        tasks.start_soon(say, layer, 0, 400)
+        tasks.start_soon(publish, layer, 0, 400)
         for _ in range(20):
             message = await layer.receive(channel)
             assert message["n"] == reached + 1
@@ -150,7 +150,7 @@ async def test_while_messages_flow_nothing_is_missed_or_doubled(layer: AnyioChan
     assert reached == 19
 
 
-async def test_what_cannot_be_resumed_is_told(layer: AnyioChannelLayer) -> None:
+async def test_what_cannot_be_resumed_is_reported(layer: AnyioChannelLayer) -> None:
     channel = await layer.new_channel()
     with pytest.raises(PositionLost, match="does not reach back to 01234567-1-1"):
         await layer.group_resume("room", channel, since=NOWHERE)
@@ -168,26 +168,26 @@ async def test_what_cannot_be_resumed_is_told(layer: AnyioChannelLayer) -> None:
 
 async def test_from_another_event_loop(layer: AnyioChannelLayer) -> None:
     channel = await layer.new_channel()
-    await say(layer, 0, 2)
+    await publish(layer, 0, 2)
 
     def resume() -> str | None:
         return asyncio.run(layer.group_resume("room", channel, last=1))
 
     assert await asyncio.to_thread(resume) is None
-    assert await hear(layer, channel, 1) == [1]
+    assert await received(layer, channel, 1) == [1]
 
 
-async def test_a_reader_who_is_too_slow_is_told_where_messages_are_missing(layer: AnyioChannelLayer) -> None:
+async def test_a_reader_who_is_too_slow_learns_where_messages_are_missing(layer: AnyioChannelLayer) -> None:
     channel = await layer.new_channel("small")
     await layer.group_resume("room", channel)
     await layer.group_resume("hall", channel)
-    await say(layer, 0, 6)
+    await publish(layer, 0, 6)
     await becomes_true(lambda: layer.statistics()["dropped"] == 3)
-    assert await hear(layer, channel, 3) == [0, 1, 2]
+    assert await received(layer, channel, 3) == [0, 1, 2]
     assert await layer.receive(channel) == {"type": "group.missed", "group": "room"}
-    await say(layer, 6, 10)
+    await publish(layer, 6, 10)
     await becomes_true(lambda: layer.statistics()["dropped"] == 4)
-    assert await hear(layer, channel, 3) == [6, 7, 8]
+    assert await received(layer, channel, 3) == [6, 7, 8]
     assert await layer.receive(channel) == {"type": "group.missed", "group": "room"}, "once more"
 
 
@@ -197,10 +197,10 @@ async def test_what_waits_does_not_expire_before_it_leaves(layer: AnyioChannelLa
     await quick.group_resume("room", channel)
     await quick.group_resume("hall", channel)
     await quick.group_add("room", other)
-    await say(layer, 0, 1)
+    await publish(layer, 0, 1)
     await becomes_true(lambda: quick.statistics()["expired"] == 1)
     await quick.group_discard("hall", channel)
-    assert await hear(quick, channel, 1) == [0]
+    assert await received(quick, channel, 1) == [0]
     await quick.group_discard("room", channel)
     await layer.send(channel, {"type": "chat", "n": 1})
     await becomes_true(lambda: quick.statistics()["expired"] == 2)
@@ -213,17 +213,17 @@ async def test_a_server_that_lost_its_memory(own_server: brokers.Redis) -> None:
     await layer.group_resume("room", resumed)
     await layer.group_resume("hall", resumed)
     await layer.group_add("room", added)
-    await say(layer, 0, 1)
+    await publish(layer, 0, 1)
     message = await layer.receive(resumed)
     await anyio.to_thread.run_sync(own_server.server.kill)
     await anyio.to_thread.run_sync(own_server.server.start)
     with anyio.fail_after(25):
-        told = [await layer.receive(resumed) for _ in range(2)]
-    assert sorted(each["group"] for each in told) == ["hall", "room"]
-    assert {each["type"] for each in told} == {"group.missed"}
-    await say(layer, 1, 2)
-    assert await hear(layer, resumed, 1) == [1]
-    assert await hear(layer, added, 2) == [0, 1], "who did not resume is told by outage_message, if the settings say so"
+        reports = [await layer.receive(resumed) for _ in range(2)]
+    assert sorted(each["group"] for each in reports) == ["hall", "room"]
+    assert {each["type"] for each in reports} == {"group.missed"}
+    await publish(layer, 1, 2)
+    assert await received(layer, resumed, 1) == [1]
+    assert await received(layer, added, 2) == [0, 1], "who did not resume gets the outage_message of the settings"
     with pytest.raises(PositionLost):
         await layer.group_resume("room", await layer.new_channel(), since=position_of(message))
     await layer.close()
@@ -240,7 +240,7 @@ async def test_each_message_once_over_killed_links_full_mailboxes_and_new_beginn
     async def write(last: int) -> None:
         for number in range(last + 1):
             try:
-                await say(writer, number, number + 1)
+                await publish(writer, number, number + 1)
             except DeliveryUnknown:
                 assert number < last
             else:
@@ -323,18 +323,18 @@ async def read(opened: WebsocketCommunicator, count: int) -> list[Any]:
 
 @pytest.mark.parametrize("consumer", [Window, SyncWindow])
 async def test_a_browser_that_comes_back(consumer: type, projects_layer: AnyioChannelLayer) -> None:
-    await say(projects_layer, 0, 3)
+    await publish(projects_layer, 0, 3)
     first = await window(consumer)
     opened, *shown = await read(first, 3)
     assert opened == [None, True, True]
     assert [number for number, _ in shown] == [1, 2], "the last two"
     await first.disconnect()
-    await say(projects_layer, 3, 9)
+    await publish(projects_layer, 3, 9)
     second = await window(consumer, since=shown[-1][1])
     back, *missed = await read(second, 7)
     assert back == [shown[-1][1], True, True]
     assert [number for number, _ in missed] == [3, 4, 5, 6, 7, 8]
-    await say(projects_layer, 9, 10)
+    await publish(projects_layer, 9, 10)
     assert (await read(second, 1))[0][0] == 9
     assert await second.receive_nothing()
     await second.disconnect()
@@ -343,10 +343,10 @@ async def test_a_browser_that_comes_back(consumer: type, projects_layer: AnyioCh
 @pytest.mark.parametrize("consumer", [Window, SyncWindow])
 @pytest.mark.parametrize("since", [NOWHERE, "yesterday", 7])
 async def test_a_browser_that_cannot(consumer: type, since: object, projects_layer: AnyioChannelLayer) -> None:
-    await say(projects_layer, 0, 3)
+    await publish(projects_layer, 0, 3)
     opened = await window(consumer, since)
-    told, *shown = await read(opened, 3)
-    assert told == [None, False, True]
+    flags, *shown = await read(opened, 3)
+    assert flags == [None, False, True]
     assert [number for number, _ in shown] == [1, 2]
     await opened.disconnect()
 
@@ -355,11 +355,11 @@ async def test_a_browser_that_cannot(consumer: type, since: object, projects_lay
 async def test_a_browser_is_sent_away_to_come_back_for_what_is_missing(
     consumer: type, projects_layer: AnyioChannelLayer
 ) -> None:
-    await say(projects_layer, 0, 1)
+    await publish(projects_layer, 0, 1)
     await projects_layer.group_history("room")  # This event loop has a node from here on, which sees a consumer end.
     opened = await window(consumer)
     await read(opened, 2)
-    [node] = projects_layer._dispatcher.nodes
+    node = projects_layer._dispatcher.node_of_loop[asyncio.get_running_loop()]
     node.report_missed("asgi:g:room", 1.0)
     assert await opened.receive_output(timeout=25) == {"type": "websocket.close", "code": 1013}
     await opened.wait(timeout=25)

@@ -1,4 +1,4 @@
-"""The layer that keeps a history: what it stores, what it returns, and whom it tells what."""
+"""The layer that keeps a history: what it stores, what it returns, and what it reports."""
 
 from __future__ import annotations
 
@@ -20,7 +20,6 @@ from django_anyio_channels import (
     RedisStreamsChannelLayer,
 )
 from django_anyio_channels.brokers.redis import layer as redis_layer
-from django_anyio_channels.brokers.redis.streams import layer as streams_layer
 from django_anyio_channels.brokers.redis.streams.entries import entry_id, epoch_of, sort_key
 from django_anyio_channels.brokers.redis.streams.history import Published
 from tests.brokers.redis.conftest import becomes_true
@@ -82,7 +81,7 @@ async def test_an_epoch_ends_with_the_servers_memory(server: brokers.Redis, open
     server.ask("FLUSHALL")
     await layer.publish("room", b"2")
     events = await next_of(layer, 2)
-    assert [event.message for event in events] == [b"1", b"2"], "over a link that holds, nothing is missed"
+    assert [event.message for event in events] == [b"1", b"2"], "over a connection that holds, nothing is missed"
     assert len({epoch_of((event.position or "").encode()) for event in events}) == 2
 
 
@@ -301,7 +300,7 @@ async def test_a_broken_session_goes_on_where_it_ended(own_server: brokers.Redis
     assert [event.message for event in await next_of(layer, 1)] == [b"new"]
 
 
-async def test_a_pattern_is_told_of_every_outage(own_server: brokers.Redis, open_layer: Open) -> None:
+async def test_a_pattern_gets_a_gap_after_every_outage(own_server: brokers.Redis, open_layer: Open) -> None:
     layer = await open_layer(own_server)
     for pattern in ("a*", "b*", "c*"):
         await layer.subscribe_pattern(pattern)
@@ -360,8 +359,7 @@ async def test_a_link_that_breaks_while_publishing(own_server: brokers.Redis, op
 async def test_a_message_that_is_too_large(
     server: brokers.Redis, open_layer: Open, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for module in (redis_layer, streams_layer):
-        monkeypatch.setattr(module, "LARGEST_MESSAGE", 10)
+    monkeypatch.setattr(redis_layer, "LARGEST_MESSAGE", 10)
     layer = await open_layer(server)
     with pytest.raises(PayloadTooLarge, match="up to 10 bytes; this message has 11"):
         await layer.publish("room", b"x" * 11)

@@ -1,4 +1,4 @@
-"""Histories in a Redis Cluster: nothing is missed when slots move and masters are replaced, or it is told."""
+"""Histories in a Redis Cluster: nothing is missed when slots move and masters are replaced, or a gap is reported."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ async def received(subscriber: Subscriber, count: int) -> list[Any]:
         return [(await anext(subscriber)).message for _ in range(count)]
 
 
-def all_came_or_it_was_told(going: Flow) -> bool:
+def all_came_or_a_gap_was_reported(going: Flow) -> bool:
     return bool(going.missed) or going.lost() == [set()] * len(going.received)
 
 
@@ -211,7 +211,7 @@ async def test_many_slots_move_under_many_groups(cluster: brokers.Cluster) -> No
         assert going.failed == []
 
 
-async def test_what_is_said_at_the_new_master_before_anybody_listens_there(
+async def test_what_is_published_at_the_new_master_before_a_node_subscribes_there(
     cluster: brokers.Cluster, channel: Channel
 ) -> None:
     missed: list[str] = []
@@ -267,7 +267,7 @@ async def test_a_slot_that_is_on_its_way(
         assert channel.outages == 0
 
 
-async def test_a_group_that_moves_without_its_history_is_told(cluster: brokers.Cluster, channel: Channel) -> None:
+async def test_a_group_that_moves_without_its_history_gets_a_gap(cluster: brokers.Cluster, channel: Channel) -> None:
     missed: list[tuple[str, float]] = []
     async with (
         Channel(layer_of(cluster), on_missed=lambda *what: missed.append(what)) as reader,
@@ -287,7 +287,7 @@ async def test_a_group_that_moves_without_its_history_is_told(cluster: brokers.C
     assert seconds > 0, "though there was no outage"
 
 
-async def test_members_are_told_nothing_where_nothing_is_missed(cluster: brokers.Cluster) -> None:
+async def test_no_gap_is_reported_where_nothing_is_missed(cluster: brokers.Cluster) -> None:
     layer = AnyioChannelLayer(url=brokers.with_streams(cluster.url), outage_message="moved")
     with anyio.fail_after(30):
         member = await layer.new_channel()
@@ -303,7 +303,7 @@ async def test_members_are_told_nothing_where_nothing_is_missed(cluster: brokers
     await layer.close()
 
 
-async def test_a_group_without_history_is_told(cluster: brokers.Cluster) -> None:
+async def test_a_group_without_history_gets_a_gap(cluster: brokers.Cluster) -> None:
     missed: list[str] = []
     layer = layer_of(cluster)
     layer.disable_history("news")
@@ -402,7 +402,7 @@ async def test_readers_outwait_a_slot_that_nobody_serves_for_long(
 
     async with Channel(layer) as channel, anyio.create_task_group() as tasks:
         await channel.connected()
-        # Each of two masters says that the other one has it.
+        # Each of two masters replies that the other one has it.
         source.ask("CLUSTER", "SETSLOT", slot, "NODE", target.ask("CLUSTER", "MYID"))
         assert (await take_later(agree)).message == b"1"
         # It is half way: of a job that is due again a part is here and a part there.
@@ -503,14 +503,14 @@ async def test_a_master_dies_and_its_replica_takes_over(replicated: brokers.Clus
     async with flows(lambda: layer_of(replicated), groups, publish_timeout=20.0) as all_going:
         await killed(master)
         await all_go_on(all_going, seconds=30)
-    assert all_came_or_it_was_told(all_going.pop(GROUP))
+    assert all_came_or_a_gap_was_reported(all_going.pop(GROUP))
     for going in all_going.values():
         assert nothing_missed(going)
     await returns(master)
 
 
 async def test_a_replica_that_was_behind_takes_over(replicated: brokers.Cluster) -> None:
-    """What it has not got is told to the members of the groups of that master, and to nobody else."""
+    """What it has not got is a gap for the groups of that master alone."""
     groups = one_at_each(replicated)
     master = replicated.owner(key_slot(GROUP.encode()))
     replica = await successor_of(replicated, master)

@@ -1,4 +1,4 @@
-"""What happens to a server while numbered messages flow: whoever listens gets each once, or is told that it can't."""
+"""What happens to a server while numbered messages flow: each subscriber gets each once, or a gap where it can't."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ async def test_killed_and_restarted_without_a_log(own_server: brokers.Redis) -> 
         await run_sync(own_server.server.kill)
         await run_sync(own_server.server.start)
         await going.go_on()
-    assert going.missed == [GROUP, GROUP], "each reader is told, once"
+    assert going.missed == [GROUP, GROUP], "each reader gets one gap"
     assert going.gaps == []
 
 
@@ -240,11 +240,11 @@ async def test_ten_thousand_messages_to_members_of_several_processes() -> None:
 
 @pytest.mark.parametrize("somebody_waits", [True, False])
 async def test_an_event_loop_that_ends_while_a_history_is_read(server: brokers.Redis, somebody_waits: bool) -> None:
-    """`asyncio.run` cancels every task, those of the layer too, and tells of callbacks that fail."""
-    told: list[dict[str, object]] = []
+    """`asyncio.run` cancels every task, those of the layer too, and reports callbacks that fail."""
+    reported: list[dict[str, object]] = []
 
     async def program() -> None:
-        asyncio.get_running_loop().set_exception_handler(lambda loop, context: told.append(context))
+        asyncio.get_running_loop().set_exception_handler(lambda loop, context: reported.append(context))
         layer = layer_of(server)
         await layer.connect()
         await layer.subscribe("room")
@@ -268,4 +268,4 @@ async def test_an_event_loop_that_ends_while_a_history_is_read(server: brokers.R
             await layer.disconnect()
 
     await run_sync(asyncio.run, program())
-    assert told == []
+    assert reported == []
