@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -11,8 +12,12 @@ from typing import Any
 
 import anyio
 import anyio.to_thread
+import paho.mqtt.client as paho
 import pytest
 from channels.exceptions import MessageTooLarge
+from paho.mqtt.enums import CallbackAPIVersion
+from paho.mqtt.packettypes import PacketTypes
+from paho.mqtt.properties import Properties as PahoProperties
 
 from django_anyio_channels import (
     AnyioChannelLayer,
@@ -335,6 +340,32 @@ async def test_a_session_survives_the_restart_of_a_persistent_broker(connect: Co
         again = await connect(broker.url, **session)
         await again.subscribe("kept")
         assert await read(again, 100) == [b"number %d" % number for number in range(100)]
+
+
+async def test_a_session_that_another_program_began_is_resumed(broker: Mosquitto, connect: Connect) -> None:
+    """It subscribed without an identifier, so the messages that it missed have none."""
+    loop, began = asyncio.get_running_loop(), anyio.Event()
+    client = paho.Client(CallbackAPIVersion.VERSION2, client_id="begun", protocol=paho.MQTTv5)
+
+    def on_subscribe(*rest: Any) -> None:
+        loop.call_soon_threadsafe(began.set)
+
+    client.on_subscribe = on_subscribe
+    properties = PahoProperties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call]
+    properties.SessionExpiryInterval = 60
+    client.connect("127.0.0.1", broker.port, clean_start=False, properties=properties)
+    client.subscribe("begun", 1)
+    client.loop_start()
+    with anyio.fail_after(TIME_LIMIT):
+        await began.wait()
+    client.disconnect()
+    await anyio.to_thread.run_sync(client.loop_stop)
+    writer = await connect(broker.url)
+    await writer.publish("begun", b"missed")
+    node = await connect(broker.url, client_id="begun", session_expiry=60)
+    await node.subscribe("begun")
+    await writer.publish("begun", b"live")
+    assert await read(node, 2) == [b"missed", b"live"]
 
 
 async def test_a_session_ends_when_it_has_expired(broker: Mosquitto, connect: Connect) -> None:

@@ -499,6 +499,19 @@ async def test_garbage_for_a_candidate_is_dropped(nodes: list[Node], caplog: pyt
     assert await candidate.take() == b"x"
 
 
+async def test_requests_that_come_during_an_election_wait_for_it(nodes: list[Node]) -> None:
+    candidate, writer, _ = nodes
+    candidate.ignored.add(NODES + b"claim/jobs")
+    own = [asyncio.create_task(candidate.put(b"own")) for _ in range(2)]
+    await anyio.wait_all_tasks_blocked()
+    other = asyncio.create_task(writer.put(b"another's"))
+    await anyio.wait_all_tasks_blocked()
+    assert not any(task.done() for task in (*own, other))
+    await writer.publish(NODES + b"claim/jobs", encode(["claim", "a", 0, []]))
+    await asyncio.gather(*own, other)
+    assert sorted([await writer.take() for _ in range(3)]) == [b"another's", b"own", b"own"]
+
+
 async def test_whether_all_topics_are_subscribed_to_is_not_known_without_a_connection(nodes: list[Node]) -> None:
     [first, *_] = nodes
     await first.cut()

@@ -54,8 +54,7 @@ def pack_bindings(bindings: dict[str, Binding]) -> list[PackedBinding]:
 class QueueOwner:
     """Owns the queue of one topic.
 
-    A request may come twice, because requests are repeated until they are replied to; it is handled once. The numbers
-    in ``take`` and ``stop`` are those of readers, and repeating these changes nothing.
+    A request may come twice, because requests are repeated until they are replied to; it is handled once.
     """
 
     def __init__(self, topic: bytes, messaging: Messaging) -> None:
@@ -77,7 +76,6 @@ class QueueOwner:
             return  # the broker has replied that there is an owner
         if verb == "take":
             self.readers.update({(node, reader): None for reader in arguments[0]})
-            self.dispatch()
         elif requester not in self._replies:
             self._replies[requester] = ""
             if len(self._replies) > _REMEMBERED_REQUESTS:
@@ -85,29 +83,29 @@ class QueueOwner:
             self._handle_once(verb, requester, *arguments)
         elif self._replies[requester]:
             self._reply(requester, self._replies[requester])
+        self._dispatch()
 
     def _handle_once(self, verb: str, requester: Requester, *arguments: Any) -> None:
         if verb == "bind":
             self._messaging.start_soon(self._bind(requester, *arguments))
         elif verb == "unbind":
             self._messaging.start_soon(self._unbind(requester, *arguments))
-        elif verb == "put" and not self.store.put(*arguments):
-            self._reply(requester, "full")
-        else:
-            if verb == "stop":
-                for reader in arguments[0]:
-                    self.readers.pop((requester[0], reader), None)
-            elif verb == "requeue":
-                for packed in arguments[0]:
-                    self.store.appendleft(unpack(packed))
+        elif verb == "put":
+            self._reply(requester, "ok" if self.store.put(*arguments) else "full")
+        elif verb == "requeue":
+            for packed in arguments[0]:
+                self.store.appendleft(unpack(packed))
             self._reply(requester, "ok")
-            self.dispatch()
+        else:
+            for reader in arguments[0]:
+                self.readers.pop((requester[0], reader), None)
+            self._reply(requester, "ok")
 
     def _reply(self, requester: Requester, reply: str) -> None:
         self._replies[requester] = reply
         self._messaging.start_soon(self._messaging.reply(*requester, reply))
 
-    def dispatch(self) -> None:
+    def _dispatch(self) -> None:
         """Send messages to readers while there are both."""
         while self.readers and self.store:
             reader = next(iter(self.readers))
@@ -119,7 +117,7 @@ class QueueOwner:
         if not await self._messaging.reply(node, number, "message", self._topic.decode(), message.pack()):
             self.readers = {each: None for each in self.readers if each[0] != node}
             self.store.appendleft(message)
-            self.dispatch()
+            self._dispatch()
 
     async def _bind(self, requester: Requester, packed: list[PackedBinding]) -> None:
         for group, capacity, expiry, seconds_left in packed:
@@ -164,7 +162,7 @@ class QueueOwner:
         if binding.expires_at <= monotonic():
             self._end_binding(group)
         elif self.store.put(payload, binding.capacity, binding.expiry):
-            self.dispatch()
+            self._dispatch()
         else:
             text = "Queue %s is full: its capacity of %d messages is used up; a message to group %s was dropped"
             self._log.write(logging.WARNING, text, to_group(self._topic), binding.capacity, group)

@@ -55,14 +55,15 @@ class Requests:
 
         Raises `DeliveryUnknown` if there is no reply.
         """
-        number, reply = next(self._numbers), asyncio.get_running_loop().create_future()
+        number = next(self._numbers)
+        reply: asyncio.Future[str | None] = asyncio.get_running_loop().create_future()
         message = Message(verb, self._messaging.node, number, arguments)
         self._pending[number] = _PendingRequest(topic, message, reply)
         try:
             await self.deliver(topic, message)
             with anyio.move_on_after(_REPLY_SECONDS):
-                if await reply is not None:
-                    return str(reply.result())
+                if (answer := await reply) is not None:
+                    return answer
         finally:
             del self._pending[number]
         outcome = (
