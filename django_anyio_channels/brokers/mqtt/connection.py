@@ -249,7 +249,7 @@ class MQTTConnection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         if self._watchdog is not None:
-            self._watchdog.received_data()
+            self._watchdog.received = True
         if self._socket is not None:
             # Without it mosquitto's Nagle waits for the kernel's delayed acknowledgement: 40 ms at low rates.
             self._socket.setsockopt(socket.IPPROTO_TCP, _QUICKACK, 1)
