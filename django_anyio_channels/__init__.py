@@ -8,96 +8,70 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-from .core.events import Event, Gap, PublishResult
-from .core.exceptions import (
-    ChannelClosed,
-    ChannelLayerError,
-    DecodeError,
-    DeliveryUnknown,
-    InvalidPosition,
-    ListenerClosed,
-    MissingDriver,
-    NotSupported,
-    PayloadTooLarge,
-    PositionLost,
-    PublishRefused,
-    QueueFull,
-    SubscriptionRefused,
-)
-from .core.layer import BaseChannelLayer
-
 if TYPE_CHECKING:
-    from .brokers.memory.broker import InMemoryBroker
-    from .brokers.memory.layer import InMemoryChannelLayer
-    from .brokers.mqtt.layer import MQTTChannelLayer
-    from .brokers.postgres.layer import PostgreSQLChannelLayer
-    from .brokers.redis.layer import RedisPubSubChannelLayer
-    from .brokers.redis.streams.layer import RedisStreamsChannelLayer
-    from .django.layer import AnyioChannelLayer
-    from .django.messages import GroupMessage, position_of
-    from .django.resume import AsyncResumingMixin, ResumingMixin, Resumption
-    from .hub.channel import Channel
-    from .hub.session import Backoff
-    from .hub.subscriber import Subscriber
+    from .brokers.memory.broker import InMemoryBroker as InMemoryBroker
+    from .brokers.memory.layer import InMemoryChannelLayer as InMemoryChannelLayer
+    from .brokers.mqtt.layer import MQTTChannelLayer as MQTTChannelLayer
+    from .brokers.postgres.layer import PostgreSQLChannelLayer as PostgreSQLChannelLayer
+    from .brokers.redis.layer import RedisPubSubChannelLayer as RedisPubSubChannelLayer
+    from .brokers.redis.streams.layer import RedisStreamsChannelLayer as RedisStreamsChannelLayer
+    from .core.events import Event as Event
+    from .core.events import Gap as Gap
+    from .core.events import PublishResult as PublishResult
+    from .core.exceptions import ChannelClosed as ChannelClosed
+    from .core.exceptions import ChannelLayerError as ChannelLayerError
+    from .core.exceptions import DecodeError as DecodeError
+    from .core.exceptions import DeliveryUnknown as DeliveryUnknown
+    from .core.exceptions import InvalidPosition as InvalidPosition
+    from .core.exceptions import ListenerClosed as ListenerClosed
+    from .core.exceptions import MissingDriver as MissingDriver
+    from .core.exceptions import NotSupported as NotSupported
+    from .core.exceptions import PayloadTooLarge as PayloadTooLarge
+    from .core.exceptions import PositionLost as PositionLost
+    from .core.exceptions import PublishRefused as PublishRefused
+    from .core.exceptions import QueueFull as QueueFull
+    from .core.exceptions import SubscriptionRefused as SubscriptionRefused
+    from .core.layer import BaseChannelLayer as BaseChannelLayer
+    from .django.layer import AnyioChannelLayer as AnyioChannelLayer
+    from .django.messages import GroupMessage as GroupMessage
+    from .django.messages import position_of as position_of
+    from .django.resume import AsyncResumingMixin as AsyncResumingMixin
+    from .django.resume import ResumingMixin as ResumingMixin
+    from .django.resume import Resumption as Resumption
+    from .hub.channel import Channel as Channel
+    from .hub.session import Backoff as Backoff
+    from .hub.subscriber import Subscriber as Subscriber
 
-_LAZY = {
-    "AnyioChannelLayer": "django.layer",
-    "Backoff": "hub.session",
-    "Channel": "hub.channel",
-    "GroupMessage": "django.messages",
-    "InMemoryBroker": "brokers.memory.broker",
-    "InMemoryChannelLayer": "brokers.memory.layer",
-    "PostgreSQLChannelLayer": "brokers.postgres.layer",
-    "RedisPubSubChannelLayer": "brokers.redis.layer",
-    "RedisStreamsChannelLayer": "brokers.redis.streams.layer",
-    "MQTTChannelLayer": "brokers.mqtt.layer",
-    "Subscriber": "hub.subscriber",
-    "AsyncResumingMixin": "django.resume",
-    "ResumingMixin": "django.resume",
-    "Resumption": "django.resume",
-    "position_of": "django.messages",
+_NAMES = {
+    "brokers.memory.broker": ["InMemoryBroker"],
+    "brokers.memory.layer": ["InMemoryChannelLayer"],
+    "brokers.mqtt.layer": ["MQTTChannelLayer"],
+    "brokers.postgres.layer": ["PostgreSQLChannelLayer"],
+    "brokers.redis.layer": ["RedisPubSubChannelLayer"],
+    "brokers.redis.streams.layer": ["RedisStreamsChannelLayer"],
+    "core.events": ["Event", "Gap", "PublishResult"],
+    "core.exceptions": [
+        *("ChannelClosed", "ChannelLayerError", "DecodeError", "DeliveryUnknown", "InvalidPosition", "ListenerClosed"),
+        *("MissingDriver", "NotSupported", "PayloadTooLarge", "PositionLost", "PublishRefused", "QueueFull"),
+        "SubscriptionRefused",
+    ],
+    "core.layer": ["BaseChannelLayer"],
+    "django.layer": ["AnyioChannelLayer"],
+    "django.messages": ["GroupMessage", "position_of"],
+    "django.resume": ["AsyncResumingMixin", "ResumingMixin", "Resumption"],
+    "hub.channel": ["Channel"],
+    "hub.session": ["Backoff"],
+    "hub.subscriber": ["Subscriber"],
 }
+_MODULES = {name: module for module, names in _NAMES.items() for name in names}
 
-__all__ = [
-    "AnyioChannelLayer",
-    "AsyncResumingMixin",
-    "Backoff",
-    "BaseChannelLayer",
-    "Channel",
-    "ChannelClosed",
-    "ChannelLayerError",
-    "DecodeError",
-    "DeliveryUnknown",
-    "Event",
-    "Gap",
-    "GroupMessage",
-    "InMemoryBroker",
-    "InMemoryChannelLayer",
-    "InvalidPosition",
-    "ListenerClosed",
-    "MQTTChannelLayer",
-    "MissingDriver",
-    "NotSupported",
-    "PayloadTooLarge",
-    "PositionLost",
-    "PostgreSQLChannelLayer",
-    "PublishRefused",
-    "PublishResult",
-    "QueueFull",
-    "RedisPubSubChannelLayer",
-    "RedisStreamsChannelLayer",
-    "ResumingMixin",
-    "Resumption",
-    "Subscriber",
-    "SubscriptionRefused",
-    "position_of",
-]
+__all__ = list(_MODULES)
 
 
 def __getattr__(name: str) -> object:
-    if name not in _LAZY:
+    if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f".{_LAZY[name]}", __name__), name)
+    return getattr(import_module(f".{_MODULES[name]}", __name__), name)
 
 
 def __dir__() -> list[str]:

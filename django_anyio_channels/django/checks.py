@@ -44,29 +44,24 @@ def check_channel_layers(app_configs: object = None, **kwargs: object) -> list[c
     """Check ``CHANNEL_LAYERS`` without connecting to a broker."""
     layers: Any = getattr(settings, "CHANNEL_LAYERS", None) or {}
     if not isinstance(layers, Mapping):
-        return [_error("E005", f"CHANNEL_LAYERS is {layers!r}.", "It must be a dict.")]
+        return [_message("E005", f"CHANNEL_LAYERS is {layers!r}.", "It must be a dict.")]
     ours = {alias: entry for alias, entry in layers.items() if _is_of_this_package(entry)}
     messages = [message for alias, entry in ours.items() for message in _check_entry(alias, entry)]
     messages.extend(_check_shared(ours))
     if ours and "default" not in layers:
         hint = "Call one 'default', or set channel_layer_alias in every consumer."
-        messages.append(_warning("W005", "CHANNEL_LAYERS has no layer called 'default'.", hint))
+        messages.append(_message("W005", "CHANNEL_LAYERS has no layer called 'default'.", hint))
     return messages
 
 
-def _error(code: str, message: str, hint: str) -> checks.CheckMessage:
-    return checks.Error(message, hint=hint, id=f"anyio_channels.{code}")
-
-
-def _warning(code: str, message: str, hint: str) -> checks.CheckMessage:
-    return checks.Warning(message, hint=hint, id=f"anyio_channels.{code}")
+def _message(code: str, message: str, hint: str) -> checks.CheckMessage:
+    kind = checks.Error if code.startswith("E") else checks.Warning
+    return kind(message, hint=hint, id=f"anyio_channels.{code}")
 
 
 def _is_of_this_package(entry: Any) -> bool:
     backend = entry.get("BACKEND") if isinstance(entry, Mapping) else None
-    if not isinstance(backend, str):
-        return False
-    return backend.partition(".")[0] == _PACKAGE or _backend_error(backend) is None
+    return isinstance(backend, str) and (backend.partition(".")[0] == _PACKAGE or _backend_error(backend) is None)
 
 
 def _backend_error(backend: str) -> str | None:
@@ -84,48 +79,48 @@ def _check_entry(alias: str, entry: Mapping[str, Any]) -> Iterator[checks.CheckM
     reason = _backend_error(entry["BACKEND"])
     if reason is not None:
         hint = f"Write {_BACKEND!r}. The broker is chosen by 'url' under CONFIG."
-        yield _error("E006", f"{where}: {entry['BACKEND']!r} {reason}.", hint)
+        yield _message("E006", f"{where}: {entry['BACKEND']!r} {reason}.", hint)
         return
     for key in entry:
         if key not in _ENTRY_KEYS:
             suggestion = "" if key in KEYS else did_you_mean(str(key).lower(), KEYS)
             hint = f"Move it into {where}['CONFIG']. {suggestion}".rstrip()
-            yield _error("E007", f"{where} has the key {key!r}, which Channels ignores.", hint)
+            yield _message("E007", f"{where} has the key {key!r}, which Channels ignores.", hint)
     config = entry.get("CONFIG", {})
     if not isinstance(config, Mapping):
-        yield _error("E005", f"{where}['CONFIG'] is {config!r}.", "It must be a dict.")
+        yield _message("E005", f"{where}['CONFIG'] is {config!r}.", "It must be a dict.")
         return
     try:
         read = import_string(entry["BACKEND"]).read_config(config)
     except ConfigError as error:
-        yield _error(error.code, f"{where}: {error.message}", error.hint)
+        yield _message(error.code, f"{where}: {error.message}", error.hint)
     except MissingDriver as error:
-        yield _error("E004", f"{where}: a package is missing.", str(error))
+        yield _message("E004", f"{where}: a package is missing.", str(error))
     else:
         yield from _check_settings(where, read, config.get("symmetric_encryption_keys") or ())
 
 
 def _check_settings(where: str, read: Settings, keys: Iterable[str | bytes]) -> Iterator[checks.CheckMessage]:
     if is_in_memory(read.layer_factories[0]()) and not settings.DEBUG:
-        yield _warning(
+        yield _message(
             "W001",
             f"{where} is the in-memory layer, and DEBUG is False.",
             "Its messages stay in one process. With several server processes or workers, set 'url' to a broker.",
         )
     if any(len(key) < _SHORTEST_SAFE_KEY for key in keys):
-        yield _warning(
+        yield _message(
             "W002",
             f"{where}: a key of 'symmetric_encryption_keys' has fewer than {_SHORTEST_SAFE_KEY} characters.",
             'Make one with: python -c "import secrets; print(secrets.token_urlsafe(32))"',
         )
     if read.group_expiry < read.expiry:
-        yield _warning(
+        yield _message(
             "W003",
             f"{where}: 'group_expiry' ({read.group_expiry} s) is shorter than 'expiry' ({read.expiry} s).",
             "A consumer falls out of its groups while its messages are still kept. Raise 'group_expiry'.",
         )
     for warning in read.warnings:
-        yield _warning("W006", f"{where}: {warning.message}", warning.hint)
+        yield _message("W006", f"{where}: {warning.message}", warning.hint)
 
 
 def _check_shared(entries: Mapping[str, Mapping[str, Any]]) -> Iterator[checks.CheckMessage]:
@@ -140,7 +135,7 @@ def _check_shared(entries: Mapping[str, Mapping[str, Any]]) -> Iterator[checks.C
         first = next((seen[broker] for broker in shared if broker in seen), alias)
         seen.update(dict.fromkeys(shared, first))
         if first != alias:
-            yield _warning(
+            yield _message(
                 "W004",
                 f"CHANNEL_LAYERS[{first!r}] and CHANNEL_LAYERS[{alias!r}] share a broker and a prefix.",
                 "Groups of the same name are one group. Give each its own 'prefix' to keep them apart.",

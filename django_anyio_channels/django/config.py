@@ -5,7 +5,8 @@ from __future__ import annotations
 import fnmatch
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, TypeGuard
+from dataclasses import replace
+from typing import Any, NamedTuple
 
 from ..core.capabilities import require_acknowledgement
 from ..core.exceptions import NotSupported
@@ -13,9 +14,6 @@ from ..core.hints import did_you_mean
 from ..core.serializers import EncryptedSerializer, MessagePackSerializer, Serializer
 from .factory import layer_factories
 from .settings import LARGEST_COUNT, ConfigError, ConfigWarning, LayerFactory, Settings, invalid_value
-
-Check = Callable[[str, Any], Any]
-"""Returns the setting for the value of a key. Raises `ConfigError`."""
 
 _LONGEST = 10**9
 """Seconds that every broker and every clock can count."""
@@ -32,23 +30,13 @@ def read_config(
     """
     known = f"The keys are {', '.join(sorted(KEYS))}; a layer's own keyword arguments belong under 'options'."
     refuse_unknown_keys(config, KEYS, known)
-    values = {key: check(key, config[key]) for key, check in _VALUES.items() if key in config}
-    serializer = _serializer(config.get("symmetric_encryption_keys"))
     settings = Settings(
-        layer_factories=tuple(factories)
-        or tuple(
-            layer_factories(
-                config,
-                serializer,
-                prefix=values.get("prefix", Settings.prefix),
-                max_message_size=values.get("max_message_size", Settings.max_message_size),
-            )
-        ),
-        serializer=serializer,
+        serializer=_serializer(config.get("symmetric_encryption_keys")),
         warnings=tuple(warnings),
         database=config.get("database"),
-        **values,
+        **{key: _read_value(key, config[key]) for key in _VALUES if key in config},
     )
+    settings = replace(settings, layer_factories=tuple(factories or layer_factories(config, settings)))
     if settings.acknowledged:
         _require_acknowledgement(settings)
     return settings
@@ -62,73 +50,75 @@ def refuse_unknown_keys(config: Mapping[str, Any], keys: Iterable[str], known: s
         )
 
 
-def _seconds(key: str, value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value <= _LONGEST:
-        raise invalid_value(key, value, f"a number of seconds above 0 and up to {_LONGEST}, which is thirty years")
-    return value
+def _read_value(key: str, value: Any) -> Any:
+    is_valid, wanted, convert = _VALUES[key]
+    if not is_valid(value):
+        raise invalid_value(key, value, wanted)
+    return convert(value)
 
 
-def _count(unit: str) -> Check:
-    def check(key: str, value: Any) -> int:
-        if not _is_count(value):
-            raise invalid_value(key, value, f"a whole number of {unit}, 1 or more and up to {LARGEST_COUNT}")
-        return value
-
-    return check
+def _is_number_of_seconds(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 < value <= _LONGEST
 
 
-def _is_count(value: Any) -> TypeGuard[int]:
+def _is_count(value: Any) -> bool:
     return type(value) is int and 1 <= value <= LARGEST_COUNT
 
 
-def _prefix(key: str, value: Any) -> str:
-    if not isinstance(value, str) or not re.fullmatch(r"[!-~]+", value):
-        raise invalid_value(key, value, "a non-empty str of printable ASCII characters without spaces")
-    return value
+def _is_prefix(value: Any) -> bool:
+    return isinstance(value, str) and re.fullmatch(r"[!-~]+", value) is not None
 
 
-def _channel_capacity(key: str, value: Any) -> tuple[tuple[re.Pattern[str], int], ...]:
-    compiled = [(_pattern(name), count) for name, count in value.items()] if isinstance(value, Mapping) else [(None, 0)]
-    checked = tuple((pattern, count) for pattern, count in compiled if pattern is not None and _is_count(count))
-    if len(checked) < len(compiled):
-        wanted = "a dict from channel name, glob or compiled regular expression to a capacity from 1 to"
-        raise invalid_value(key, value, f"{wanted} {LARGEST_COUNT}")
-    return checked
-
-
-def _acknowledged(key: str, value: Any) -> tuple[re.Pattern[str], ...]:
-    compiled = [_pattern(name) for name in value] if isinstance(value, (list, tuple)) else [None]
-    checked = tuple(pattern for pattern in compiled if pattern is not None)
-    if len(checked) < len(compiled):
-        wanted = "a list of channel names, globs or compiled regular expressions, such as ['thumbnails', 'mail.*']"
-        raise invalid_value(key, value, wanted)
-    return checked
-
-
-def _pattern(name: Any) -> re.Pattern[str] | None:
-    """Compile a channel name, a glob or a regular expression; None for anything else."""
-    if isinstance(name, str):
-        return re.compile(fnmatch.translate(name))
-    return name if isinstance(name, re.Pattern) and isinstance(name.pattern, str) else None
-
-
-def _outage_message(key: str, value: Any) -> str | None:
+def _is_message_type(value: Any) -> bool:
     # Channels turns dots into underscores, and refuses to call a method whose name begins with one.
-    if value is not None and (not isinstance(value, str) or not value or value.startswith(("_", "."))):
-        raise invalid_value(key, value, "None or the type of the message, such as 'chat.outage'")
-    return value
+    return value is None or (isinstance(value, str) and value != "" and not value.startswith(("_", ".")))
 
 
-_VALUES: dict[str, Check] = {
-    "prefix": _prefix,
-    "expiry": _seconds,
-    "group_expiry": _seconds,
-    "capacity": _count("messages"),
-    "channel_capacity": _channel_capacity,
-    "acknowledged": _acknowledged,
-    "publish_timeout": _seconds,
-    "max_message_size": _count("bytes"),
-    "outage_message": _outage_message,
+def _is_pattern(value: Any) -> bool:
+    return isinstance(value, str) or (isinstance(value, re.Pattern) and isinstance(value.pattern, str))
+
+
+def _are_patterns(value: Any) -> bool:
+    return isinstance(value, (list, tuple)) and all(map(_is_pattern, value))
+
+
+def _are_capacities(value: Any) -> bool:
+    return isinstance(value, Mapping) and all(map(_is_pattern, value)) and all(map(_is_count, value.values()))
+
+
+def _compile(pattern: str | re.Pattern[str]) -> re.Pattern[str]:
+    return re.compile(fnmatch.translate(pattern)) if isinstance(pattern, str) else pattern
+
+
+class _Value(NamedTuple):
+    """What the value of a key must be, and what it becomes."""
+
+    is_valid: Callable[[Any], bool]
+    wanted: str
+    convert: Callable[[Any], Any] = lambda value: value
+
+
+_SECONDS = _Value(_is_number_of_seconds, f"a number of seconds above 0 and up to {_LONGEST}, which is thirty years")
+_COUNT = f"a whole number of {{}}, 1 or more and up to {LARGEST_COUNT}"
+
+_VALUES = {
+    "prefix": _Value(_is_prefix, "a non-empty str of printable ASCII characters without spaces"),
+    "expiry": _SECONDS,
+    "group_expiry": _SECONDS,
+    "capacity": _Value(_is_count, _COUNT.format("messages")),
+    "channel_capacity": _Value(
+        _are_capacities,
+        f"a dict from channel name, glob or compiled regular expression to a capacity from 1 to {LARGEST_COUNT}",
+        lambda capacities: tuple((_compile(pattern), capacity) for pattern, capacity in capacities.items()),
+    ),
+    "acknowledged": _Value(
+        _are_patterns,
+        "a list of channel names, globs or compiled regular expressions, such as ['thumbnails', 'mail.*']",
+        lambda patterns: tuple(map(_compile, patterns)),
+    ),
+    "publish_timeout": _SECONDS,
+    "max_message_size": _Value(_is_count, _COUNT.format("bytes")),
+    "outage_message": _Value(_is_message_type, "None or the type of the message, such as 'chat.outage'"),
 }
 
 KEYS = ("url", "database", "layer", "options", "bridge", "symmetric_encryption_keys", *_VALUES)

@@ -17,7 +17,8 @@ from ..core.exceptions import ChannelLayerError, DecodeError, ListenerClosed
 from ..hub.channel import Channel
 from .local_channels import LocalChannels
 from .messages import CONTROL, seal
-from .names import BrokerNames, is_channel_of
+from .names import is_channel_of
+from .settings import Settings
 
 _CHANNEL_COMMANDS = ("group_add", "group_discard")
 
@@ -43,14 +44,6 @@ class Reply(msgspec.Struct, tag_field="kind", tag="reply"):
     error: str | None
 
 
-def parse(message: Any) -> Command | Reply:
-    """Validate a decoded payload. Raises `DecodeError`."""
-    try:
-        return msgspec.convert(message, Command | Reply)
-    except msgspec.ValidationError as error:
-        raise DecodeError(f"it is not a control message that this version knows ({error})") from error
-
-
 class Control:
     """One node's commands to other nodes, and theirs to it."""
 
@@ -58,18 +51,16 @@ class Control:
         self,
         node_id: str,
         channel: Channel,
-        names: BrokerNames,
+        settings: Settings,
         local_channels: LocalChannels,
         start_soon: Callable[[Coroutine[Any, Any, None]], None],
-        *,
-        timeout: float,
     ) -> None:
         self._node_id = node_id
         self._channel = channel
-        self._names = names
+        self._names = settings.names
         self._local_channels = local_channels
         self._start_soon = start_soon
-        self._timeout = timeout
+        self._timeout = settings.publish_timeout
         self._pending: dict[str, asyncio.Queue[str | None]] = {}
         """The replies to each request that waits, as errors or None."""
 
@@ -103,7 +94,10 @@ class Control:
 
     def receive(self, payload: bytes) -> None:
         """Handle a control message that was published to this node or to all. Raises `DecodeError` for a forged one."""
-        message = parse(self._channel.serializer.decode(payload))
+        try:
+            message = msgspec.convert(self._channel.serializer.decode(payload), Command | Reply)
+        except msgspec.ValidationError as error:
+            raise DecodeError(f"it is not a control message that this version knows ({error})") from error
         if isinstance(message, Command):
             if message.command in _CHANNEL_COMMANDS and not is_channel_of(self._node_id, message.channel):
                 raise DecodeError(f"its channel {message.channel!r} is not a channel of this node")
@@ -130,4 +124,5 @@ class Control:
 
     async def _publish(self, topic: str, message: Command | Reply) -> int | None:
         payload = self._channel.encode(msgspec.to_builtins(message))
-        return (await self._channel.publish_payload(topic, seal(CONTROL, payload))).receivers
+        result = await self._channel.publish_payload(topic, seal(CONTROL, payload))
+        return result.receivers

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from contextlib import suppress
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from ..core.exceptions import DeliveryUnknown
 
@@ -24,9 +24,7 @@ def _discard(result: object) -> None:
     """The default of ``on_discard``."""
 
 
-def submit(
-    loop: Loop, call: Callable[[], Coroutine[Any, Any, T]], on_discard: Callable[[T], object] = _discard
-) -> Future[T]:
+def submit(loop: Loop, call: Callable[[], Awaitable[T]], on_discard: Callable[[T], object] = _discard) -> Future[T]:
     """Run ``call`` in ``loop``; cancelling the future cancels it.
 
     A result that is too late for a cancelled future goes to ``on_discard``, called in ``loop``. If the loop ends first,

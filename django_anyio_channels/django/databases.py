@@ -23,8 +23,8 @@ _IN_THE_URL = frozenset(
 )
 """Parameters that asyncpg reads as libpq does."""
 
-_SETTINGS = frozenset({"application_name", "options"})
-"""Parameters that the server reads itself."""
+_SERVER_SETTINGS = {"application_name": "application_name", "options": "options", "assume_role": "role"}
+"""Parameters that are settings of the server."""
 
 _IGNORED = frozenset(
     {
@@ -44,7 +44,8 @@ _WITHOUT_EFFECT = {
 }
 """Features that asyncpg lacks, with the values that do without them."""
 
-_ADDRESS = frozenset({"url", "host", "port", "user", "password", "database"})
+_ADDRESS = {"host": "host", "port": "port", "dbname": "database", "user": "user", "password": "password"}
+"""Parameters that are arguments of the layer. With several hosts, ``host`` and ``port`` are lists."""
 
 
 def _unusable(message: str, hint: str) -> ConfigError:
@@ -56,29 +57,27 @@ def layer_arguments(alias: str, options: Mapping[str, Any]) -> dict[str, Any]:
 
     During tests that is the test database. Raises `ConfigError`.
     """
-    for name in sorted(_ADDRESS & set(options)):
+    for name in sorted({"url", *_ADDRESS.values()} & set(options)):
         raise _unusable(
             f"CONFIG has 'database' and 'options' with {name!r}, which contradict each other.",
             f"Give {name!r} in DATABASES[{alias!r}], or 'url' instead of 'database'.",
         )
-    found = _connection_parameters(alias)
     arguments: dict[str, Any] = {}
-    if "host" in found:
-        arguments["host"] = _split_list(found.pop("host"))
-    if "port" in found:
-        arguments["port"] = _split_list(found.pop("port"))
-    for name, argument in (("dbname", "database"), ("user", "user"), ("password", "password")):
-        if name in found:
-            arguments[argument] = found.pop(name)
-    seconds = float(found.pop("connect_timeout", 0))
-    if seconds > 0:
-        arguments["timeout"] = seconds
-    settings = {name: found.pop(name) for name in sorted(_SETTINGS & set(found))}
-    if "assume_role" in found:
-        settings["role"] = found.pop("assume_role")
-    query = {name: found.pop(name) for name in sorted(_IN_THE_URL & set(found))}
-    for name, value in found.items():
-        if name not in _IGNORED and value not in _WITHOUT_EFFECT.get(name, ()):
+    settings: dict[str, str] = {}
+    query: dict[str, str] = {}
+    for name, value in sorted(_connection_parameters(alias).items()):
+        if name in ("host", "port") and "," in value:
+            arguments[name] = value.split(",")
+        elif name in _ADDRESS:
+            arguments[_ADDRESS[name]] = value
+        elif name in _SERVER_SETTINGS:
+            settings[_SERVER_SETTINGS[name]] = value
+        elif name in _IN_THE_URL:
+            query[name] = value
+        elif name == "connect_timeout":
+            if float(value) > 0:
+                arguments["timeout"] = float(value)
+        elif name not in _IGNORED and value not in _WITHOUT_EFFECT.get(name, ()):
             raise _unusable(
                 f"DATABASES[{alias!r}]['OPTIONS'] has {name!r}: {value!r}, which asyncpg does not know.",
                 "Remove it if Django does without, or give the layer a 'url' of its own instead of 'database'.",
@@ -113,23 +112,20 @@ def _connection_parameters(alias: str) -> dict[str, str]:
             f"{connection.settings_dict['ENGINE']!r}, which is not PostgreSQL.",
             "Name an alias whose ENGINE is 'django.db.backends.postgresql', or choose another broker by 'url'.",
         )
-    role = connection.settings_dict["OPTIONS"].get("assume_role")
-    parameters = {**parameters, "assume_role": role}
+    parameters = {**parameters, "assume_role": connection.settings_dict["OPTIONS"].get("assume_role")}
     return {name: value if name in _IGNORED else str(value) for name, value in parameters.items() if value is not None}
 
 
-def _split_list(value: str) -> str | list[str]:
-    return value.split(",") if "," in value else value
+def call_before_teardown(call: Callable[[], None]) -> Callable[..., None]:
+    """Call back before Django creates, clones or drops a database, which fails while a connection to it is open.
 
+    That ends when nothing refers to the returned receiver any more.
+    """
 
-class DatabaseTeardownListener:
-    """Calls back before Django creates, clones or drops a database, which fails while a connection to it is open."""
-
-    def __init__(self, call: Callable[[], None]) -> None:
-        self._call = call
-        connection_created.connect(self._on_connection_created)
-
-    def _on_connection_created(self, sender: object, connection: Any, **kwargs: object) -> None:
+    def receiver(sender: object, connection: Any, **kwargs: object) -> None:
         # These are all that Django opens a connection without a database for.
         if connection.alias == NO_DB_ALIAS and connection.vendor == "postgresql":
-            self._call()
+            call()
+
+    connection_created.connect(receiver)
+    return receiver

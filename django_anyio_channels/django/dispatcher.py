@@ -13,15 +13,21 @@ from ..core.exceptions import ChannelClosed, QueueFull
 from ..core.stats import RateLimitedLogger
 from . import event_loops
 from .cross_loop import EventLoopClosed, Loop, submit, wait_async, wait_blocking
-from .names import BrokerNames, node_of
+from .names import node_of
 from .node import Node, open_node
 from .settings import Settings
 
 T = TypeVar("T")
 Call = Callable[[Node], Coroutine[Any, Any, T]]
+_Errors = tuple[type[Exception], ...]
 
 CALLS_BEFORE_OWN_NODE = 16
 """How often an event loop publishes through the node of another one before it opens its own."""
+
+
+async def same_node(node: Node) -> Node:
+    """The call that only asks for the node."""
+    return node
 
 
 class Dispatcher:
@@ -32,10 +38,9 @@ class Dispatcher:
     any thread gets them at once.
     """
 
-    def __init__(self, settings: Settings, names: BrokerNames) -> None:
+    def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self._names = names
-        self._nodes = event_loops.LoopLocal(lambda: open_node(settings, names))
+        self._nodes = event_loops.LoopLocal(lambda: open_node(settings))
         self.node_of_loop = self._nodes.resources
         """The open node of each event loop. Read by the layer itself, which saves a call for each message."""
         layer, *others = settings.make_layers()
@@ -51,12 +56,10 @@ class Dispatcher:
         """Every open node of this process."""
         return self._nodes.all_open()
 
-    # ---- publishing -----------------------------------------------------------------------------------------------
-
     async def publish(self, topic: str, payload: bytes) -> None:
         """Publish from an event loop without a node."""
         if not self._publish_blocking(topic, payload):
-            await self._call_any_node(lambda node: node.channel.publish_payload(topic, payload))
+            await self._call_any_node(lambda node: node.publish(topic, payload))
 
     async def put(self, channel: str, payload: bytes) -> None:
         """Put into the queue of a normal channel from an event loop without a node."""
@@ -66,12 +69,12 @@ class Dispatcher:
     def publish_sync(self, topic: str, payload: bytes) -> None:
         """`publish` for a caller that cannot await."""
         if not self._publish_blocking(topic, payload):
-            self._call_sync(lambda node: node.channel.publish_payload(topic, payload), ChannelClosed)
+            self.call_sync(lambda node: node.publish(topic, payload), repeat_after=(ChannelClosed,))
 
     def put_sync(self, channel: str, payload: bytes) -> None:
         """`put` for a caller that cannot await."""
         if not self._put_blocking(channel, payload):
-            self._call_sync(lambda node: node.put(channel, payload), ChannelClosed)
+            self.call_sync(lambda node: node.put(channel, payload), repeat_after=(ChannelClosed,))
 
     def _publish_blocking(self, topic: str, payload: bytes) -> bool:
         """Publish if the broker accepts messages from any thread; return whether it does."""
@@ -85,62 +88,51 @@ class Dispatcher:
         return publisher is not None
 
     def _put_blocking(self, channel: str, payload: bytes) -> bool:
-        publisher, settings = self._blocking_publisher, self._settings
+        publisher = self._blocking_publisher
         if publisher is not None:
-            queue, capacity = self._names.queue(channel), settings.capacity_of(channel)
-            publisher.put_blocking(queue, payload, capacity=capacity, expiry=settings.expiry)
+            queue, capacity, expiry = self._settings.queue_of(channel)
+            publisher.put_blocking(queue, payload, capacity=capacity, expiry=expiry)
         return publisher is not None
 
     async def _call_any_node(self, call: Call[T]) -> T:
         if not event_loops.is_async_to_sync_loop() and self._nodes.call_count() > CALLS_BEFORE_OWN_NODE:
-            return await call(await self._nodes.get_or_open())
+            return await self._call_here(call)
         try:
             return await self._call_in(self._nodes.any_other(), call)
         except ChannelClosed:
             return await self._call_in(event_loops.background.loop(), call)
 
-    # ---- other calls ----------------------------------------------------------------------------------------------
+    def call_sync(self, call: Call[T], *, repeat_after: _Errors = (ChannelClosed, EventLoopClosed)) -> T:
+        """Call with the node of another loop; if that loop is just ending, once more with the background loop's.
+
+        After `EventLoopClosed` the first call may have had its effect.
+        """
+
+        def call_in(loop: Loop) -> T:
+            return wait_blocking(submit(loop, lambda: self._call_here(call)), self._timeout)
+
+        try:
+            return call_in(self._nodes.any_other())
+        except repeat_after:
+            return call_in(event_loops.background.loop())
 
     async def call(self, call: Call[T]) -> T:
         """Call with the running loop's own node, opened if need be; for a short-lived loop, the background loop's."""
         return await self._call_in(self._own_loop(), call)
 
-    async def call_in(self, loop: Loop, call: Callable[[], Awaitable[T]]) -> T:
-        """Await something in one certain event loop of this process."""
-        if loop is asyncio.get_running_loop():
-            return await call()
-        if loop.is_closed():
-            raise EventLoopClosed("The event loop that received this has ended, and returned it to the other readers")
-
-        async def in_loop(node: Node) -> T:
-            return await call()
-
-        return await self._call_in(loop, in_loop)
-
     async def call_owner(self, channel: str, call: Call[T]) -> T:
         """Call with the node that made the name of a channel."""
         return await self._call_in(self._owning_loop(channel), call)
 
-    def call_sync(self, call: Call[T]) -> T:
-        """Call with any node, for a caller that cannot await; the call may be made twice."""
-        return self._call_sync(call, ChannelClosed, EventLoopClosed)
-
-    def _call_sync(self, call: Call[T], *retried: type[Exception]) -> T:
-        """Call with the node of another loop; if that loop is just ending, with the background loop's."""
-        try:
-            return self._wait_for(self._nodes.any_other(), call)
-        except retried:
-            return self._wait_for(event_loops.background.loop(), call)
-
-    def _wait_for(self, loop: Loop, call: Call[T]) -> T:
-        return wait_blocking(submit(loop, lambda: self._call_here(call)), self._timeout)
+    async def call_in(self, loop: Loop, call: Callable[[], Awaitable[T]]) -> T:
+        """Await something in one certain event loop of this process."""
+        if loop.is_closed():
+            raise EventLoopClosed("The event loop that received this has ended, and returned it to the other readers")
+        return await self._run_in(loop, call)
 
     async def receive(self, channel: str) -> Any:
         """Wait for the next message of a channel, whichever event loop of this process it belongs to."""
-        node, owner = self._nodes.current(), node_of(channel)
-        if node is not None and owner in (None, node.id):
-            return await node.receive(channel)
-        loop = self._own_loop() if owner is None else self._owning_loop(channel)
+        loop = self._own_loop() if node_of(channel) is None else self._owning_loop(channel)
         if loop is asyncio.get_running_loop():
             return await self._call_here(lambda node: node.receive(channel))
         received_by: list[Node] = []
@@ -161,30 +153,32 @@ class Dispatcher:
         return asyncio.get_running_loop()
 
     def _owning_loop(self, channel: str) -> Loop:
-        loop = self._nodes.loop_of(lambda node: node.id == node_of(channel))
-        if loop is None:
-            raise ValueError(
-                f"Cannot receive on {channel!r} here: the process or event loop that made the name with "
-                f"new_channel() is another one, or has ended"
-            )
-        return loop
+        owner = node_of(channel)
+        for loop, node in self.node_of_loop.copy().items():
+            if node.id == owner:
+                return loop
+        raise ValueError(
+            f"Cannot receive on {channel!r} here: the process or event loop that made the name with "
+            f"new_channel() is another one, or has ended"
+        )
 
     async def _call_in(self, loop: Loop, call: Call[T]) -> T:
+        return await self._run_in(loop, lambda: self._call_here(call))
+
+    async def _run_in(self, loop: Loop, call: Callable[[], Awaitable[T]]) -> T:
         if loop is asyncio.get_running_loop():
-            return await self._call_here(call)
-        return await wait_async(submit(loop, lambda: self._call_here(call)), loop, self._timeout)
+            return await call()
+        return await wait_async(submit(loop, call), loop, self._timeout)
 
     async def _call_here(self, call: Call[T]) -> T:
         return await call(self._nodes.current() or await self._nodes.get_or_open())
-
-    # ---- the end --------------------------------------------------------------------------------------------------
 
     async def close(self) -> None:
         """Close the nodes of the running loop and of the background loop."""
         await self._nodes.close_current()
         loop = event_loops.background.loop_if_running
         if loop is not None:
-            await wait_async(submit(loop, self._nodes.close_current), loop, self._timeout)
+            await self._run_in(loop, self._nodes.close_current)
 
     def close_all(self) -> None:
         """Close the nodes of every loop, from a thread that runs none. The next call opens another one."""

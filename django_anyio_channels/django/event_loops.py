@@ -81,10 +81,6 @@ class LoopLocal(Generic[T]):
                     return loop
         return background.loop()
 
-    def loop_of(self, is_wanted: Callable[[T], bool]) -> Loop | None:
-        """Return the loop whose resource is wanted."""
-        return next((loop for loop, resource in self.resources.copy().items() if is_wanted(resource)), None)
-
     def call_count(self) -> int:
         """Count a call from the running loop, and return how many it has made."""
         loop = asyncio.get_running_loop()
@@ -157,36 +153,32 @@ class BackgroundLoop:
     def reset(self) -> None:
         """Return to the initial state without ending the present loop."""
         self._lock = threading.Lock()
-        self._loop: Loop | None = None
+        self.loop_if_running: Loop | None = None
+        """The loop, if it was started."""
         self._thread: threading.Thread | None = None
         self._stop: asyncio.Event
 
     def loop(self) -> Loop:
         """Return the running loop, started if need be."""
         with self._lock:
-            if self._loop is None:
+            if self.loop_if_running is None:
                 started = threading.Event()
                 self._thread = threading.Thread(
                     target=lambda: asyncio.run(self._run(started)), name="django-anyio-channels", daemon=True
                 )
                 self._thread.start()
                 started.wait()
-                assert self._loop is not None
-            return self._loop
-
-    @property
-    def loop_if_running(self) -> Loop | None:
-        """The loop, if it was started."""
-        return self._loop
+                assert self.loop_if_running is not None
+            return self.loop_if_running
 
     def stop(self) -> None:
         """Cancel the tasks of the loop, and wait for its end."""
-        if self._loop is not None and self._thread is not None:
-            self._loop.call_soon_threadsafe(self._stop.set)
+        if self.loop_if_running is not None and self._thread is not None:
+            self.loop_if_running.call_soon_threadsafe(self._stop.set)
             self._thread.join(timeout=10.0)
 
     async def _run(self, started: threading.Event) -> None:
-        self._loop = asyncio.get_running_loop()
+        self.loop_if_running = asyncio.get_running_loop()
         self._stop = asyncio.Event()
         started.set()
         await self._stop.wait()

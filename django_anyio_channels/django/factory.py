@@ -7,6 +7,7 @@ package names the extra to install.
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Mapping, Sequence
 from functools import partial
 from importlib import import_module
@@ -17,10 +18,8 @@ from django.utils.module_loading import import_string
 from ..core.exceptions import MissingDriver
 from ..core.hints import did_you_mean
 from ..core.layer import BaseChannelLayer
-from ..core.serializers import Serializer
 from .databases import layer_arguments
-from .names import BrokerNames
-from .settings import ConfigError, LayerFactory, invalid_value
+from .settings import ConfigError, LayerFactory, Settings, invalid_value
 
 LAYERS = {
     "memory": "memory.layer.InMemoryChannelLayer",
@@ -53,9 +52,7 @@ def is_in_memory(layer: BaseChannelLayer) -> bool:
     return isinstance(layer, layer_class("memory"))
 
 
-def layer_factories(
-    config: Mapping[str, Any], serializer: Serializer, *, prefix: str, max_message_size: int
-) -> list[LayerFactory]:
+def layer_factories(config: Mapping[str, Any], settings: Settings) -> list[LayerFactory]:
     """Return a factory for each broker of CONFIG. Raises `ConfigError` and `MissingDriver`."""
     options = config.get("options", {})
     if not isinstance(options, Mapping):
@@ -73,36 +70,45 @@ def layer_factories(
             "CONFIG has 'url' twice, beside 'options' and in it.", hint="Keep the one beside 'options'.", code="E002"
         )
     url = config.get("url", "memory://")
-    bridge: dict[str, Any] = {}
     if "bridge" in config:
-        bridge["bridge"] = _bridge(url, config["bridge"], BrokerNames(prefix).groups, serializer, max_message_size)
+        options = {**options, "bridge": _bridge(url, config["bridge"], settings)}
     if "database" in config:
         return [_database_layer_factory(config["database"], options)]
     if "layer" in config:
         return [_layer_factory(_custom_layer(config["layer"]), options)]
-    if not isinstance(url, (list, tuple)):
-        return [_layer_factory(_layer_of_url(url), {"url": url, **options, **bridge})]
-    _check_broker_list(url)
-    return [_layer_factory(_layer_of_url(each), {"url": each, **options}) for each in url]
+    urls = url if isinstance(url, (list, tuple)) else [url]
+    _check_broker_list(urls)
+    return [_layer_factory(_layer_of_url(each), {"url": each, **options}) for each in urls]
 
 
 def _layer_factory(found: type[BaseChannelLayer], arguments: Mapping[str, Any]) -> LayerFactory:
-    arguments = {**arguments}
     if issubclass(found, layer_class("memory")):
         from ..brokers.memory.broker import InMemoryBroker
 
-        arguments.setdefault("broker", InMemoryBroker())
-    _check_arguments(found, arguments)
-    return partial(found, **arguments)
+        arguments = {"broker": InMemoryBroker(), **arguments}
+    return _checked(found, partial(found, **arguments))
 
 
 def _database_layer_factory(alias: Any, options: Mapping[str, Any]) -> LayerFactory:
     if not isinstance(alias, str):
         raise invalid_value("database", alias, "an alias of DATABASES, such as 'default'")
     found = layer_class("postgresql")
-    _check_arguments(found, layer_arguments(alias, options))
     # Read again for each layer: Django's test runner puts the test database there later.
-    return lambda: found(**layer_arguments(alias, options))
+    return _checked(found, lambda: found(**layer_arguments(alias, options)))
+
+
+def _checked(found: type[BaseChannelLayer], make_layer: LayerFactory) -> LayerFactory:
+    """Return the factory of a layer whose arguments are good; that shows when one is made."""
+    try:
+        make_layer()
+    except (TypeError, ValueError) as error:
+        raise ConfigError(
+            f"{found.__name__} cannot be made from CONFIG: {error}.",
+            hint="Correct 'url' or 'options'; the documentation of the layer lists what it takes. "
+            "Percent-encode special characters in user names and passwords.",
+            code="E003",
+        ) from error
+    return make_layer
 
 
 def _layer_of_url(url: Any) -> type[BaseChannelLayer]:
@@ -111,8 +117,10 @@ def _layer_of_url(url: Any) -> type[BaseChannelLayer]:
         raise invalid_value("url", url, f"a str such as 'memory://', or a list of such; {known}")
     scheme = _scheme(url)
     if scheme not in LAYERS:
+        # What stands there else, such as a user with a password, is not shown.
+        shown = scheme if re.fullmatch(r"[a-z][a-z0-9+.-]*", scheme) else ""
         raise ConfigError(
-            f"CONFIG['url'] has the unknown scheme {scheme!r}.",
+            f"CONFIG['url'] has the unknown scheme {shown!r}.",
             hint=did_you_mean(scheme, LAYERS, otherwise=f"{known.capitalize()}."),
             code="E003",
         )
@@ -158,19 +166,7 @@ def _custom_layer(path: Any) -> type[BaseChannelLayer]:
     return found
 
 
-def _check_arguments(found: type[BaseChannelLayer], arguments: Mapping[str, Any]) -> None:
-    try:
-        found(**arguments)
-    except (TypeError, ValueError) as error:
-        raise ConfigError(
-            f"{found.__name__} cannot be made from CONFIG: {error}.",
-            hint="Correct 'url' or 'options'; the documentation of the layer lists what it takes. "
-            "Percent-encode special characters in user names and passwords.",
-            code="E003",
-        ) from error
-
-
-def _bridge(url: Any, rules: Any, topic_prefix: str, serializer: Serializer, max_message_size: int) -> object:
+def _bridge(url: Any, rules: Any, settings: Settings) -> object:
     if not isinstance(url, str) or _scheme(url) not in ("mqtt", "mqtts"):
         raise ConfigError(
             "CONFIG has 'bridge', which joins groups with the topics of one MQTT broker.",
@@ -180,7 +176,7 @@ def _bridge(url: Any, rules: Any, topic_prefix: str, serializer: Serializer, max
     from ..brokers.mqtt.bridge import Bridge
 
     try:
-        return Bridge(rules, topic_prefix, serializer, max_message_size)
+        return Bridge(rules, settings.names.groups, settings.serializer, settings.max_message_size)
     except (TypeError, ValueError) as error:
         raise ConfigError(
             f"CONFIG['bridge'] cannot be used: {error}.",

@@ -23,14 +23,16 @@ except ModuleNotFoundError as error:
 
 from .config import read_config
 from .consumers import acknowledge_when_handled, calling_consumer
-from .databases import DatabaseTeardownListener
-from .dispatcher import Dispatcher
+from .databases import call_before_teardown
+from .dispatcher import Dispatcher, same_node
 from .jobs import Job
 from .messages import seal
-from .names import CHANNEL_NAME, GROUP_NAME, BrokerNames, node_of
+from .names import CHANNEL_NAME, GROUP_NAME, node_of
 from .node import Node
 from .settings import Settings
 from .transactions import TransactionalLayer, TransactionDispatcher
+
+_AnyDispatcher = Dispatcher | TransactionDispatcher
 
 
 class AnyioChannelLayer(BaseChannelLayer):
@@ -56,35 +58,33 @@ class AnyioChannelLayer(BaseChannelLayer):
         self.channel_capacity = list(settings.channel_capacity)  # type: ignore[assignment]
         self.group_expiry = settings.group_expiry
         self._settings = settings
-        self._names = BrokerNames(settings.prefix)
-        self._dispatcher = Dispatcher(settings, self._names)
+        self._names = settings.names
+        self._dispatcher = Dispatcher(settings)
         self._node_of_loop = self._dispatcher.node_of_loop
-        self._in_transaction: dict[str | None, TransactionDispatcher] = {}
-        # Kept: signals refer to their receivers weakly.
-        self._teardown_listener = settings.database and DatabaseTeardownListener(self._dispatcher.close_all)
+        self._in_transaction: dict[str | None, TransactionalLayer] = {}
+        self._teardown_receiver = settings.database and call_before_teardown(self._dispatcher.close_all)
 
     @classmethod
     def read_config(cls, config: Mapping[str, Any]) -> Settings:
         """Read and check CONFIG. Raises `ConfigError`, or `MissingDriver`, which names the extra to install."""
         return read_config(config)
 
-    # ---- messages -------------------------------------------------------------------------------------------------
-
     async def send(self, channel: str, message: dict[str, Any]) -> None:
         """Send to one channel. Raises ``ChannelFull`` when a normal channel is at its capacity."""
         inbox, payload = self._address(channel, message)
-        if inbox is not None:
-            await self._publish(inbox, payload)
-            return
+        sender = self._own_node or self._dispatcher
         with _translate_errors:
-            await (self._node_of_loop.get(asyncio.get_running_loop()) or self._dispatcher).put(channel, payload)
+            if inbox is None:
+                await sender.put(channel, payload)
+            else:
+                await sender.publish(inbox, payload)
 
     async def receive(self, channel: str) -> dict[str, Any]:
         """Wait for the next message of a channel. Cancelling loses nothing, and an outage of the broker only delays it.
 
         Raises `ValueError` for a channel that `new_channel` made in another process.
         """
-        node = self._node_of_loop.get(asyncio.get_running_loop())
+        node = self._own_node
         if node is not None and channel in node.local_channels:
             message = await node.local_channels.receive(channel)
         else:
@@ -101,9 +101,9 @@ class AnyioChannelLayer(BaseChannelLayer):
         consumer = calling_consumer(task)
         if consumer is not None:
             acknowledge_when_handled(consumer)
-        node = self._node_of_loop.get(asyncio.get_running_loop())
+        node = self._own_node
         if node is None:
-            node = await self._dispatcher.call(_same)
+            node = await self._dispatcher.call(same_node)
         name = node.local_channels.new(prefix, consumer, task)
         self.require_valid_channel_name(name)
         return name
@@ -118,8 +118,6 @@ class AnyioChannelLayer(BaseChannelLayer):
         if isinstance(message, Job):
             await self._dispatcher.call_in(message.loop, message.ack)
 
-    # ---- groups ---------------------------------------------------------------------------------------------------
-
     async def group_add(self, group: str, channel: str) -> None:
         """Add a channel of any process to a group; in effect for every sender when it returns."""
         self._check_names(group, channel)
@@ -132,9 +130,10 @@ class AnyioChannelLayer(BaseChannelLayer):
 
     async def group_send(self, group: str, message: dict[str, Any]) -> None:
         """Send to all channels of a group. A member whose mailbox is full misses it, which is counted and logged."""
-        payload = self._encode(message)
-        self.require_valid_group_name(group)
-        await self._publish(self._names.groups + group, payload)
+        topic, payload = self._address_group(group, message)
+        sender = self._own_node or self._dispatcher
+        with _translate_errors:
+            await sender.publish(topic, payload)
 
     async def group_history(
         self, group: str, *, since: str | None = None, limit: int | None = None
@@ -165,8 +164,6 @@ class AnyioChannelLayer(BaseChannelLayer):
         """Drop all messages and all memberships, in all processes that share the prefix."""
         await self._dispatcher.call(lambda node: node.flush())
 
-    # ---- from code without an event loop --------------------------------------------------------------------------
-
     def send_sync(self, channel: str, message: dict[str, Any]) -> None:
         """`send` for synchronous code."""
         self._send_by(self._dispatcher, channel, message)
@@ -181,11 +178,12 @@ class AnyioChannelLayer(BaseChannelLayer):
         ``using`` is the alias of DATABASES, by default the layer's own. Raises `NotSupported` unless the layer is on
         PostgreSQL, and listens in that database.
         """
-        dispatcher = self._in_transaction.get(using)
-        if dispatcher is None:
-            dispatcher = TransactionDispatcher(self._dispatcher, self._settings, self._names, using)
-            self._in_transaction[using] = dispatcher
-        return TransactionalLayer(partial(self._send_by, dispatcher), partial(self._group_send_by, dispatcher))
+        if using not in self._in_transaction:
+            dispatcher = TransactionDispatcher(self._dispatcher, self._settings, using)
+            self._in_transaction[using] = TransactionalLayer(
+                partial(self._send_by, dispatcher), partial(self._group_send_by, dispatcher)
+            )
+        return self._in_transaction[using]
 
     def group_add_sync(self, group: str, channel: str) -> None:
         """`group_add` for synchronous code."""
@@ -196,8 +194,6 @@ class AnyioChannelLayer(BaseChannelLayer):
         """`group_discard` for synchronous code."""
         self._check_names(group, channel)
         self._dispatcher.call_sync(lambda node: node.group_discard(group, channel))
-
-    # ---- state ----------------------------------------------------------------------------------------------------
 
     async def close(self) -> None:
         """Disconnect this event loop and the background one. Not needed: that happens when a loop or process ends."""
@@ -221,17 +217,11 @@ class AnyioChannelLayer(BaseChannelLayer):
             "undecodable": sum(node.channel.stats.undecodable for node in nodes),
         }
 
-    # ---- publishing -----------------------------------------------------------------------------------------------
+    @property
+    def _own_node(self) -> Node | None:
+        return self._node_of_loop.get(asyncio.get_running_loop())
 
-    async def _publish(self, topic: str, payload: bytes) -> None:
-        node = self._node_of_loop.get(asyncio.get_running_loop())
-        with _translate_errors:
-            if node is not None:
-                await node.channel.publish_payload(topic, payload)
-            else:
-                await self._dispatcher.publish(topic, payload)
-
-    def _send_by(self, dispatcher: Dispatcher | TransactionDispatcher, channel: str, message: dict[str, Any]) -> None:
+    def _send_by(self, dispatcher: _AnyDispatcher, channel: str, message: dict[str, Any]) -> None:
         inbox, payload = self._address(channel, message)
         with _translate_errors:
             if inbox is None:
@@ -239,15 +229,10 @@ class AnyioChannelLayer(BaseChannelLayer):
             else:
                 dispatcher.publish_sync(inbox, payload)
 
-    def _group_send_by(
-        self, dispatcher: Dispatcher | TransactionDispatcher, group: str, message: dict[str, Any]
-    ) -> None:
-        payload = self._encode(message)
-        self.require_valid_group_name(group)
+    def _group_send_by(self, dispatcher: _AnyDispatcher, group: str, message: dict[str, Any]) -> None:
+        topic, payload = self._address_group(group, message)
         with _translate_errors:
-            dispatcher.publish_sync(self._names.group(group), payload)
-
-    # ---- names and messages ---------------------------------------------------------------------------------------
+            dispatcher.publish_sync(topic, payload)
 
     def require_valid_channel_name(self, name: object, receive: bool = False) -> bool:
         """Do what Channels does, but refuse a trailing newline and digits of other scripts, too."""
@@ -256,7 +241,7 @@ class AnyioChannelLayer(BaseChannelLayer):
         raise TypeError(self.invalid_name_error.format("Channel"))
 
     def require_valid_group_name(self, name: object) -> bool:
-        """Do what Channels does, but refuse a trailing newline and digits of other scripts, too."""
+        """Like `require_valid_channel_name`."""
         if isinstance(name, str) and len(name) < self.MAX_NAME_LENGTH and GROUP_NAME.fullmatch(name):
             return True
         raise TypeError(self.invalid_name_error.format("Group"))
@@ -272,17 +257,16 @@ class AnyioChannelLayer(BaseChannelLayer):
         owner = node_of(channel)
         return (None, payload) if owner is None else (self._names.inbox(owner), seal(channel, payload))
 
+    def _address_group(self, group: str, message: dict[str, Any]) -> tuple[str, bytes]:
+        payload = self._encode(message)
+        self.require_valid_group_name(group)
+        return self._names.groups + group, payload
+
     def _encode(self, message: dict[str, Any]) -> bytes:
         if not isinstance(message, dict):
             raise TypeError(f"A message must be a dict, not {type(message).__name__}")
-        try:
+        with _translate_errors:
             return encode_limited(self._settings.max_message_size, self._settings.serializer, message)
-        except PayloadTooLarge as error:
-            raise MessageTooLarge(str(error)) from None
-
-
-async def _same(node: Node) -> Node:
-    return node
 
 
 class _TranslateErrors:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import itertools
 import sys
 from collections.abc import Callable
 from time import monotonic
@@ -16,11 +15,14 @@ from ..hub.replay import ReplaySink
 from ..hub.subscriber import Subscriber
 from .consumers import ConsumerLifetime
 from .messages import GroupMessage
-from .names import UNOWNED, BrokerNames, new_channel_name, owner_of
+from .names import is_of_consumer, new_channel_name
 from .settings import Settings
 
 _LONGEST_SWEEP = 60.0
 _SHORTEST_SWEEP = 0.05
+
+_NO_REPLAYS: dict[str, ReplaySink] = {}
+"""What the channels share that have resumed no group; replaced, never changed."""
 
 
 class LocalChannel:
@@ -33,7 +35,7 @@ class LocalChannel:
         self.mailbox = mailbox
         self.topics: tuple[str, ...] = ()
         """The topics of its groups."""
-        self.replays: dict[str, ReplaySink] | None = None
+        self.replays = _NO_REPLAYS
         """The sinks of the topics that it resumed."""
 
     @property
@@ -42,7 +44,7 @@ class LocalChannel:
 
     def sink(self, topic: str) -> Subscriber | ReplaySink:
         """Return what is subscribed to a topic."""
-        return self.mailbox if self.replays is None else self.replays.get(topic, self.mailbox)
+        return self.replays.get(topic, self.mailbox)
 
 
 class PrefixReader:
@@ -75,17 +77,15 @@ class LocalChannels:
     seconds after the last `group_add`.
     """
 
-    def __init__(self, node_id: str, channel: Channel, settings: Settings, names: BrokerNames) -> None:
+    def __init__(self, node_id: str, channel: Channel, settings: Settings) -> None:
         self._node_id = node_id
         self._channel = channel
         self._settings = settings
-        self._names = names
         self._channels: dict[str, LocalChannel] = {}
         self._prefix_readers: dict[str, PrefixReader] = {}
-        self._owners: dict[str, tuple[ConsumerLifetime, set[LocalChannel]]] = {}
-        self._owner_ids = itertools.count(1)
-        self._unowned = {UNOWNED}
-        """The owner ids of channels that need no consumer."""
+        self._lifetimes: dict[str, ConsumerLifetime] = {}
+        self._outliving: set[str] = set()
+        """The channels that another reader has kept when their consumer ended."""
         # Every membership lasts equally long, so the order of joining is the order of ending.
         self._membership_ends: dict[tuple[str, str], float] = {}
         self._sweep_interval = min(_LONGEST_SWEEP, max(_SHORTEST_SWEEP, settings.expiry))
@@ -98,45 +98,35 @@ class LocalChannels:
     def __contains__(self, name: object) -> bool:
         return name in self._channels
 
-    # ---- names and owners -----------------------------------------------------------------------------------------
-
     def new(self, prefix: str, consumer: object | None = None, task: asyncio.Task[Any] | None = None) -> str:
         """Return a name that is unique and cannot be guessed; may be called in any thread.
 
         It ends with ``consumer``, which runs in ``task``. A name that is not used takes no memory.
         """
-        owner = UNOWNED
+        name = new_channel_name(prefix, self._node_id, of_consumer=consumer is not None)
         if consumer is not None:
-            owner = f"{next(self._owner_ids):x}"
-            lifetime = ConsumerLifetime(consumer, task, self._loop, lambda: self._owner_ended(owner))
-            self._owners[owner] = lifetime, set()
-        return new_channel_name(prefix, self._node_id, owner)
+            self._lifetimes[name] = ConsumerLifetime(consumer, task, self._loop, lambda: self._consumer_ended(name))
+        return name
 
-    def _owner_ended(self, owner: str) -> None:
-        if owner in self._owners:
-            lifetime, channels = self._owners.pop(owner)
-            lifetime.stop()
-            for channel in channels:
-                if channel.mailbox.has_waiters:
-                    self._unowned.add(owner)
-                else:
-                    self._end(channel)
+    def _consumer_ended(self, name: str) -> None:
+        if name in self._lifetimes:
+            self._lifetimes.pop(name).stop()
+            channel = self._channels.get(name)
+            if channel is not None and channel.mailbox.has_waiters:
+                self._outliving.add(name)
+            elif channel is not None:
+                self._clear(channel)
 
     def _has_ended(self, name: str) -> bool:
         """Return whether a channel belonged to a consumer that has ended."""
-        if name in self._channels:
-            return False
-        owner = owner_of(name)
-        return owner not in self._owners and owner not in self._unowned
+        is_known = name in self._channels or name in self._lifetimes or name in self._outliving
+        return not is_known and is_of_consumer(name)
 
     def _get_or_add(self, name: str) -> LocalChannel:
         channel = self._channels.get(name)
         if channel is None:
             mailbox = self._channel.mailbox(name, capacity=self._settings.capacity_of(name))
             channel = self._channels[name] = LocalChannel(name, mailbox)
-            owner = self._owners.get(owner_of(name))
-            if owner is not None:
-                owner[1].add(channel)
             reader = self._prefix_reader(name)
             if reader is not None:
                 mailbox.on_unclaimed = reader.add
@@ -147,25 +137,18 @@ class LocalChannels:
     def _prefix_reader(self, name: str) -> PrefixReader | None:
         return self._prefix_readers.get(name[: name.index("!") + 1]) if self._prefix_readers else None
 
-    def _end(self, channel: LocalChannel) -> None:
+    def _clear(self, channel: LocalChannel) -> None:
         for topic in channel.topics:
-            self._channel.remove_sink(topic, channel.sink(topic))
-            del self._membership_ends[topic, channel.name]
-        channel.topics = ()
+            self.group_discard(topic, channel.name)
         channel.mailbox.clear()
-        self._remove(channel)
+        self._remove_unused(channel)
 
-    def _remove(self, channel: LocalChannel) -> None:
-        if self._channels.get(channel.name) is channel:
+    def _remove_unused(self, channel: LocalChannel) -> None:
+        if channel.is_unused and self._channels.get(channel.name) is channel:
             del self._channels[channel.name]
-            owner = self._owners.get(owner_of(channel.name))
-            if owner is not None:
-                owner[1].discard(channel)
             reader = self._prefix_reader(channel.name)
             if reader is not None:
                 reader.unread.pop(channel.mailbox, None)
-
-    # ---- messages -------------------------------------------------------------------------------------------------
 
     def deliver(self, name: str, arrived: float, payload: bytes) -> None:
         """Put a message that was sent to a channel into its mailbox; ``arrived`` is a time of `time.monotonic`."""
@@ -197,8 +180,8 @@ class LocalChannels:
                     raise
             return found[1] if found[0].position is None else self._with_position(*found)
         finally:
-            if not channel.topics and channel.is_unused:
-                self._remove(channel)
+            if not channel.topics:
+                self._remove_unused(channel)
 
     async def receive_prefix(self, prefix: str) -> Any:
         """Wait for the next message of any channel that begins with ``prefix``, which ends with ``!``."""
@@ -214,9 +197,7 @@ class LocalChannels:
         return message if event.position is None else self._with_position(event, message)
 
     def _with_position(self, event: Event[bytes], message: Any) -> GroupMessage:
-        return GroupMessage(message, event.group.removeprefix(self._names.groups), str(event.position))
-
-    # ---- groups ---------------------------------------------------------------------------------------------------
+        return GroupMessage(message, event.group.removeprefix(self._settings.names.groups), str(event.position))
 
     def is_in(self, topic: str, name: str) -> bool:
         """Return whether a channel is in the group of ``topic``."""
@@ -250,7 +231,7 @@ class LocalChannels:
         """
         channel = self._get_or_add(name)
         sink = make_sink(channel.mailbox)
-        channel.replays = {**(channel.replays or {}), topic: sink}
+        channel.replays = {**channel.replays, topic: sink}
         channel.mailbox.expiry = None
         await self.group_add(topic, name)
         return sink
@@ -258,7 +239,7 @@ class LocalChannels:
     def mark_gap(self, topic: str) -> None:
         """Report missing messages to the channels that resumed the group of ``topic``."""
         for channel in self._channels.values():
-            if channel.replays and topic in channel.replays:
+            if topic in channel.replays:
                 channel.replays[topic].mark_gap()
 
     def group_discard(self, topic: str, name: str) -> None:
@@ -271,21 +252,15 @@ class LocalChannels:
     def flush(self) -> None:
         """Drop all messages and memberships; readers keep waiting."""
         for channel in list(self._channels.values()):
-            for topic in channel.topics:
-                self.group_discard(topic, channel.name)
-            channel.mailbox.clear()
-            if channel.is_unused:
-                self._remove(channel)
+            self._clear(channel)
 
     def _end_membership(self, topic: str, channel: LocalChannel) -> None:
         channel.topics = tuple(other for other in channel.topics if other != topic)
         self._membership_ends.pop((topic, channel.name), None)
-        if channel.replays and channel.replays.pop(topic, None) is not None and not channel.replays:
-            channel.replays, channel.mailbox.expiry = None, self._settings.expiry
-        if channel.is_unused:
-            self._remove(channel)
-
-    # ---- expiry ---------------------------------------------------------------------------------------------------
+        if topic in channel.replays:
+            channel.replays = {other: sink for other, sink in channel.replays.items() if other != topic}
+            channel.mailbox.expiry = None if channel.replays else self._settings.expiry
+        self._remove_unused(channel)
 
     def close(self) -> None:
         """Cancel the timer."""
@@ -309,7 +284,6 @@ class LocalChannels:
             self.group_discard(topic, name)
         for channel in list(self._channels.values()):
             channel.mailbox.drop_expired(now)
-            if channel.is_unused:
-                self._remove(channel)
+            self._remove_unused(channel)
         if self._channels:
             self._schedule_sweep()

@@ -8,10 +8,7 @@ import secrets
 CHANNEL_NAME = re.compile(r"[a-zA-Z0-9\-_.]+(?:![a-zA-Z0-9\-_.]*)?")
 GROUP_NAME = re.compile(r"[a-zA-Z0-9\-_.]+")
 _NODE_ID = re.compile(r"(?:.*\.)?([0-9a-f]{16})!")
-_OWNER_ID = re.compile(r"!([0-9a-f]+)\.[0-9a-f]{24}$")
-
-UNOWNED = "0"
-"""The owner id of a channel that belongs to no consumer."""
+_OF_CONSUMER = re.compile(r"!1\.[0-9a-f]{24}$")
 
 
 def new_node_id() -> str:
@@ -19,9 +16,9 @@ def new_node_id() -> str:
     return secrets.token_hex(8)
 
 
-def new_channel_name(prefix: str, node: str, owner: str) -> str:
+def new_channel_name(prefix: str, node: str, *, of_consumer: bool) -> str:
     """Return a process-specific channel name that nobody can guess."""
-    return f"{prefix}.{node}!{owner}.{secrets.token_hex(12)}"
+    return f"{prefix}.{node}!{of_consumer:d}.{secrets.token_hex(12)}"
 
 
 def node_of(channel: str) -> str | None:
@@ -35,10 +32,9 @@ def is_channel_of(node: str, channel: str) -> bool:
     return CHANNEL_NAME.fullmatch(channel) is not None and node_of(channel) == node
 
 
-def owner_of(channel: str) -> str:
-    """Return the owner id in a channel name; names not made by `new_channel_name` have no owner."""
-    match = _OWNER_ID.search(channel)
-    return match[1] if match else UNOWNED
+def is_of_consumer(channel: str) -> bool:
+    """Return whether a name was made for a consumer, and ends with it."""
+    return _OF_CONSUMER.search(channel) is not None
 
 
 class BrokerNames:

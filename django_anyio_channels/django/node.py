@@ -17,7 +17,7 @@ from .control import Control
 from .jobs import Job, Jobs
 from .local_channels import LocalChannels
 from .messages import GroupMessage, open_envelope, position_of
-from .names import BrokerNames, is_channel_of, new_node_id, node_of
+from .names import is_channel_of, new_node_id, node_of
 from .settings import LARGEST_COUNT, Settings
 
 logger = logging.getLogger("django_anyio_channels")
@@ -26,29 +26,22 @@ logger = logging.getLogger("django_anyio_channels")
 class Node:
     """The verbs of one event loop, for names that the layer has checked and payloads that it has encoded."""
 
-    def __init__(self, channel: Channel, settings: Settings, names: BrokerNames) -> None:
+    def __init__(self, channel: Channel, settings: Settings) -> None:
         self.id = new_node_id()
         self.channel = channel
-        self.inbox = names.inbox(self.id)
-        self._names = names
+        self.publish = channel.publish_payload
+        self.inbox = settings.names.inbox(self.id)
+        self._names = settings.names
         self._settings = settings
-        self.local_channels = LocalChannels(self.id, channel, settings, names)
-        self.control = Control(
-            self.id, channel, names, self.local_channels, self._start_soon, timeout=settings.publish_timeout
-        )
-        self._jobs = Jobs(channel, names)
+        self.local_channels = LocalChannels(self.id, channel, settings)
+        self.control = Control(self.id, channel, settings, self.local_channels, self._start_soon)
+        self._jobs = Jobs(channel, settings.names)
         self._background_tasks: set[asyncio.Task[None]] = set()
 
-    # ---- messages -------------------------------------------------------------------------------------------------
-
-    async def put(self, channel: str, payload: bytes, *, capacity: int | None = None) -> None:
+    async def put(self, channel: str, payload: bytes) -> None:
         """Put into the queue of a normal channel. Raises `QueueFull`."""
-        await self.channel.queues.put(
-            self._names.queue(channel),
-            payload,
-            capacity=capacity or self._settings.capacity_of(channel),
-            expiry=self._settings.expiry,
-        )
+        queue, capacity, expiry = self._settings.queue_of(channel)
+        await self.channel.queues.put(queue, payload, capacity=capacity, expiry=expiry)
 
     async def receive(self, channel: str) -> Any:
         """Wait for the next message of a channel of this node, of a prefix of this node, or of a normal channel."""
@@ -74,12 +67,11 @@ class Node:
             self._start_soon(self._requeue(channel, payload, message))
 
     async def _requeue(self, channel: str, payload: bytes, message: Any) -> None:
+        queue, _, expiry = self._settings.queue_of(channel)
         # The message had its place in the queue, which may be full again.
-        await self.put(channel, payload, capacity=LARGEST_COUNT)
+        await self.channel.queues.put(queue, payload, capacity=LARGEST_COUNT, expiry=expiry)
         if isinstance(message, Job):
             await message.ack()
-
-    # ---- groups ---------------------------------------------------------------------------------------------------
 
     async def group_add(self, group: str, channel: str) -> None:
         """Add a channel of any node, or a normal channel, to a group."""
@@ -89,13 +81,9 @@ class Node:
         elif owner is not None:
             await self.control.request(self._names.inbox(owner), "group_add", group, channel)
         else:
-            await self.channel.queues.bind(
-                topic,
-                self._names.queue(channel),
-                capacity=self._settings.capacity_of(channel),
-                expiry=self._settings.expiry,
-                lifetime=self._settings.group_expiry,
-            )
+            queue, capacity, expiry = self._settings.queue_of(channel)
+            lifetime = self._settings.group_expiry
+            await self.channel.queues.bind(topic, queue, capacity=capacity, expiry=expiry, lifetime=lifetime)
 
     async def group_discard(self, group: str, channel: str) -> None:
         """Undo `group_add`."""
@@ -141,8 +129,6 @@ class Node:
         # Messages that were on their way to a group may have reached its queues meanwhile.
         await self.channel.queues.purge(self._names.prefix)
 
-    # ---- the inbox ------------------------------------------------------------------------------------------------
-
     def read_inbox(self, entry: Timestamped) -> None:
         """Deliver what was published to this node, or to all nodes."""
         arrived, event = entry
@@ -170,8 +156,6 @@ class Node:
         if self._settings.outage_message is not None:
             message = {"type": self._settings.outage_message, "seconds": seconds}
             self.local_channels.deliver_to_members(self.channel.encode(message), None if topic == self.inbox else topic)
-
-    # ---- the end --------------------------------------------------------------------------------------------------
 
     def _start_soon(self, coroutine: Coroutine[Any, Any, None]) -> None:
         task = asyncio.get_running_loop().create_task(coroutine)
@@ -201,9 +185,9 @@ class _InboxSink:
 
 
 @asynccontextmanager
-async def open_node(settings: Settings, names: BrokerNames) -> AsyncGenerator[Node, None]:
+async def open_node(settings: Settings) -> AsyncGenerator[Node, None]:
     """Open a node for the running event loop, from connecting to disconnecting."""
-    layers = settings.make_layers()
+    layers, names = settings.make_layers(), settings.names
     for layer in layers:
         layer.set_scope(names.prefix)
         # Commands to all nodes are about the present; a node that got them later would do the wrong thing.
@@ -219,7 +203,7 @@ async def open_node(settings: Settings, names: BrokerNames) -> AsyncGenerator[No
         on_missed=lambda topic, seconds: node.report_missed(topic, seconds),
     )
     async with channel:
-        node = Node(channel, settings, names)
+        node = Node(channel, settings)
         try:
             sink = _InboxSink(node)
             await channel.add_sink(node.inbox, sink)

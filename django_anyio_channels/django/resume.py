@@ -71,9 +71,8 @@ class ResumingMixin:
 
 async def _resume(consumer: Any, group: str, since: str | None, last: int) -> Resumption:
     layer, channel = consumer.channel_layer, consumer.channel_name
-    try:
-        resume = layer.group_resume
-    except AttributeError:  # another package's layer, as in many projects' tests
+    resume = getattr(layer, "group_resume", None)
+    if resume is None:  # another package's layer, as in many projects' tests
         return await _join(layer, group, channel, since)
     try:
         try:

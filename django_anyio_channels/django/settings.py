@@ -5,12 +5,15 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import NamedTuple
 
 from django.core.exceptions import ImproperlyConfigured
 
+from ..core.events import BoundQueue
 from ..core.layer import BaseChannelLayer
 from ..core.serializers import Serializer
+from .names import BrokerNames
 
 LayerFactory = Callable[[], BaseChannelLayer]
 
@@ -43,12 +46,12 @@ class ConfigWarning(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """The settings of an `AnyioChannelLayer`. Times are in seconds."""
-
-    layer_factories: tuple[LayerFactory, ...]
-    """One for each broker."""
+    """The settings of an `AnyioChannelLayer`, with CONFIG's defaults. Times are in seconds."""
 
     serializer: Serializer
+    layer_factories: tuple[LayerFactory, ...] = ()
+    """One for each broker."""
+
     prefix: str = "asgi"
     expiry: float = 60.0
     group_expiry: float = 86400.0
@@ -62,6 +65,11 @@ class Settings:
     database: str | None = None
     """The alias of DATABASES whose server is the broker."""
 
+    @cached_property
+    def names(self) -> BrokerNames:
+        """The topics and queues of ``prefix``."""
+        return BrokerNames(self.prefix)
+
     def make_layers(self) -> list[BaseChannelLayer]:
         """Make a new driver for each broker; every event loop has its own."""
         return [make_layer() for make_layer in self.layer_factories]
@@ -72,6 +80,10 @@ class Settings:
             if pattern.match(channel):
                 return capacity
         return self.capacity
+
+    def queue_of(self, channel: str) -> BoundQueue:
+        """Return the queue of a normal channel, its capacity and expiry."""
+        return BoundQueue(self.names.queue(channel), self.capacity_of(channel), self.expiry)
 
     def is_acknowledged(self, channel: str) -> bool:
         """Return whether messages of this normal channel are delivered again until they are acknowledged."""

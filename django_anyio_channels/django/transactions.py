@@ -15,9 +15,7 @@ from django.db.transaction import TransactionManagementError
 from ..core.capabilities import QueryGenerator, SupportsTransactions
 from ..core.exceptions import NotSupported, QueueFull
 from ..core.stats import RateLimitedLogger
-from .dispatcher import Dispatcher
-from .names import BrokerNames
-from .node import Node
+from .dispatcher import Dispatcher, same_node
 from .settings import Settings
 
 Result = TypeVar("Result")
@@ -53,7 +51,7 @@ class TransactionalLayer:
 class TransactionDispatcher:
     """Publishes on Django's connection ``using`` of the calling thread."""
 
-    def __init__(self, dispatcher: Dispatcher, settings: Settings, names: BrokerNames, using: str | None) -> None:
+    def __init__(self, dispatcher: Dispatcher, settings: Settings, using: str | None) -> None:
         publisher = dispatcher.transactional_publisher
         if publisher is None:
             raise NotSupported(
@@ -63,7 +61,6 @@ class TransactionDispatcher:
         self._publisher: SupportsTransactions = publisher
         self._dispatcher = dispatcher
         self._settings = settings
-        self._names = names
         self._using = using or settings.database or "default"
         self._same_database: set[tuple[object, ...]] = set()
         self._log = RateLimitedLogger()
@@ -78,17 +75,15 @@ class TransactionDispatcher:
                 self._log.write(logging.WARNING, "Dropped a message to %s for the full queue %s", topic, queue)
 
     def put_sync(self, channel: str, payload: bytes) -> None:
-        connection, queue = self._connection(), self._names.queue(channel)
-        capacity, expiry = self._settings.capacity_of(channel), self._settings.expiry
+        connection = self._connection()
+        queue, capacity, expiry = self._settings.queue_of(channel)
         if not self._run(connection, self._publisher.queues_in_transaction()):
             # On the layer's own connection: created here, they would block other senders until this transaction ends.
-            self._dispatcher.call_sync(self._create_tables)
+            # A purge creates them all; this one finds nothing.
+            self._dispatcher.call_sync(lambda node: node.channel.queues.purge(self._settings.names.nodes))
         statements = self._publisher.put_in_transaction(queue, payload, capacity=capacity, expiry=expiry)
         if not self._run(connection, statements):
             raise QueueFull(f"Queue {queue} is full: its capacity of {capacity} messages is used up")
-
-    async def _create_tables(self, node: Node) -> None:
-        await node.channel.queues.purge(self._names.nodes)  # finds nothing, but creates all tables
 
     def _connection(self) -> Any:
         connection: Any = connections[self._using]
@@ -110,7 +105,7 @@ class TransactionDispatcher:
         location = tuple(connection.settings_dict[key] for key in ("HOST", "PORT", "NAME"))
         if self._using == self._settings.database or location in self._same_database:
             return
-        inbox = self._dispatcher.call_sync(_inbox_of)
+        inbox = self._dispatcher.call_sync(same_node).inbox
         if not self._run(connection, self._publisher.count_subscribers_in_transaction(inbox)):
             raise NotSupported(
                 f"DATABASES[{self._using!r}] is not the database in which the layer listens. Name the alias that is: "
@@ -130,10 +125,6 @@ class TransactionDispatcher:
                 named = {f"p{number}": value for number, value in enumerate(parameters, 1)}
                 cursor.execute(_name_parameters(statement), named)
                 rows = cursor.fetchall()
-
-
-async def _inbox_of(node: Node) -> str:
-    return node.inbox
 
 
 @lru_cache

@@ -10,7 +10,7 @@ from typing import cast
 
 import pytest
 
-from django_anyio_channels.brokers.mqtt.queues.handoff import forget_orphaned_queues
+from django_anyio_channels.brokers.mqtt.queues.handoff import orphaned_queues
 from django_anyio_channels.django.event_loops import background
 
 from .kinds import KINDS, Broker, Kind, MortalBroker
@@ -143,7 +143,7 @@ def quiet_afterwards() -> Iterator[None]:
     yield
     background.stop()
     background.reset()
-    forget_orphaned_queues()
+    orphaned_queues.clear()
 
 
 @pytest.fixture

@@ -132,11 +132,13 @@ async def test_names_of_other_processes(brokers: Brokers) -> None:
             for _, name in names:
                 await third.group_add(group, name)
             await third.group_send(group, {"type": "x", "about": group})
+            # Before the membership ends: the group and the command may come by different brokers.
+            for layer, name in names:
+                assert await received(layer, name, 1) == [group]
             for _, name in names:
                 await third.group_discard(group, name)
             await third.group_send(group, {"type": "x", "about": "no subscriber"})
         for layer, name in names:
-            assert sorted(await received(layer, name, 4)) == sorted(GROUPS[:4])
             await third.send(name, {"type": "x", "about": "the end"})
             assert await received(layer, name, 1) == ["the end"]
 

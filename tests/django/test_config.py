@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ast
 import re
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -123,3 +125,10 @@ def test_the_package_has_only_the_names_that_it_lists() -> None:
     assert dir(django_anyio_channels) == sorted(django_anyio_channels.__all__)
     with pytest.raises(AttributeError, match="has no attribute 'Chanel'"):
         _ = django_anyio_channels.Chanel
+
+
+def test_type_checkers_see_the_names_that_it_lists() -> None:
+    tree = ast.parse(Path(django_anyio_channels.__file__).read_text())
+    [for_types] = [node for node in tree.body if isinstance(node, ast.If)]
+    imports = [node for node in for_types.body if isinstance(node, ast.ImportFrom)]
+    assert {node.names[0].asname: node.module for node in imports} == django_anyio_channels._MODULES

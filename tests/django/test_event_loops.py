@@ -129,8 +129,7 @@ def test_closing_closes_the_running_loops_only() -> None:
         assert mine != elsewhere
         assert loop_local.all_open() == [elsewhere]
         assert loop_local.any_other() is background.loop()
-        assert loop_local.loop_of(lambda resource: resource == elsewhere) is background.loop()
-        assert loop_local.loop_of(lambda resource: resource == mine) is None
+        assert loop_local.resources == {background.loop(): elsewhere}
 
     asyncio.run(main())
     background.stop()

@@ -32,6 +32,7 @@ def test_every_scheme_has_a_layer_that_the_package_exports(scheme: str) -> None:
         ({"url": "memory://", "options": {"url": "memory://"}}, "'url' twice", "Keep the one beside", "E002"),
         ({"url": "memry://"}, "unknown scheme 'memry'", "Did you mean 'memory'?", "E003"),
         ({"url": "no url at all"}, "unknown scheme ''", "The schemes are memory://", "E003"),
+        ({"url": "user:secret@redis://h"}, "unknown scheme ''", "The schemes are memory://", "E003"),
         ({"url": "mqtt://user:a/b@host"}, "cannot be made from CONFIG: The mqtt:// URL", "Percent-encode", "E003"),
         ({"url": 7}, "CONFIG['url'] is 7", "such as 'memory://'", "E005"),
         ({"url": "memory://shop"}, "'memory://shop' is not a URL of the in-memory layer", "Correct 'url'", "E003"),
@@ -54,6 +55,7 @@ def test_a_description_that_cannot_be_used(config: dict[str, Any], message: str,
         read_config(config)
     assert message in caught.value.message
     assert hint in caught.value.hint
+    assert "secret" not in str(caught.value)
     assert caught.value.code == code
 
 

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections import deque
 from collections.abc import Awaitable, Callable, Hashable, Sequence
 from functools import partial
-from typing import Generic, TypeVar
+from typing import Generic, TypeVar, cast
 
 from ...core.exceptions import DeliveryUnknown, ListenerClosed
 
@@ -41,7 +40,9 @@ class Batcher(Generic[Item, Result]):
         self._max_bytes = max_bytes
         self._pipelined = pipelined
         self._lanes: dict[Hashable, _Lane[Item, Result]] = {}
-        self._tasks: dict[asyncio.Task[None], _Batch[Item, Result]] = {}
+        """Those with something queued or in flight."""
+        self._in_flight: set[_Batch[Item, Result]] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
         self._crowded = False
         """Whether the last batch had several items; then the next call waits one turn of the event loop for others."""
         self._error: ListenerClosed | None = None
@@ -59,7 +60,7 @@ class Batcher(Generic[Item, Result]):
         alone = lane is None and self._pipelined and not self._crowded
         if lane is None:
             lane = self._lanes[key] = _Lane(key)
-        result = (await self._send(lane, [item]))[0] if alone else await self._enqueue(lane, item, size)
+        result = await (self._send_alone(lane, item) if alone else self._enqueue(lane, item, size))
         if isinstance(result, Exception):
             raise result
         return result
@@ -68,114 +69,121 @@ class Batcher(Generic[Item, Result]):
         """Wait until `close` is called and what is in flight is answered. Close, and end that, when cancelled."""
         try:
             await self._closed.wait()
-            await self._wait_for_tasks()
+            while self._tasks:
+                await asyncio.wait(self._tasks)
         finally:
             self.close(ListenerClosed("The connection is closed"))
             for task in self._tasks:
                 task.cancel()
-            await self._wait_for_tasks()
+            if self._tasks:
+                await asyncio.wait(self._tasks)
 
     def close(self, error: ListenerClosed) -> None:
         """Fail every waiting call, and refuse new ones."""
         if self._error is None:
             self._error = error
         reason = str(self._error)
-        unknown = DeliveryUnknown(f"{reason}; the message was on its way, it may have been accepted or not")
-        for batch in self._tasks.values():
-            batch.fail(unknown if batch.in_flight else ListenerClosed(reason))
-            batch.ready.set()
+        for batch in self._in_flight:
+            batch.fail(DeliveryUnknown(f"{reason}; the message was on its way, it may have been accepted or not"))
+        for lane in self._lanes.values():
+            for batch in lane.queued:
+                batch.fail(ListenerClosed(reason))
+            lane.queued.clear()
         self._closed.set()
-
-    async def _wait_for_tasks(self) -> None:
-        if self._tasks:
-            await asyncio.wait(self._tasks)
-
-    # ---- batches ------------------------------------------------------------------------------------------------
 
     def _enqueue(self, lane: _Lane[Item, Result], item: Item, size: int) -> asyncio.Future[Result | Exception]:
         batch = lane.queued[-1] if lane.queued else None
         if batch is None or len(batch.calls) >= self._max_items or batch.size + size > self._max_bytes:
-            if batch is not None and self._pipelined:
-                batch.ready.set()
+            if not lane.senders or (batch is not None and self._pipelined):
+                self._start(lane)
             batch = _Batch()
             lane.queued.append(batch)
-            self._start(lane, batch)
-            self._advance(lane)
-        return batch.add(item, size)
+        future: asyncio.Future[Result | Exception] = asyncio.get_running_loop().create_future()
+        batch.calls[future] = item
+        batch.size += size
+        return future
 
-    def _start(self, lane: _Lane[Item, Result], batch: _Batch[Item, Result]) -> None:
-        task = asyncio.create_task(self._flush_batch(lane, batch))
-        self._tasks[task] = batch
-        task.add_done_callback(partial(self._ended, lane, batch))
+    def _start(self, lane: _Lane[Item, Result]) -> None:
+        lane.senders += 1
+        task = asyncio.get_running_loop().create_task(self._send_queued(lane))
+        self._tasks.add(task)
+        task.add_done_callback(partial(self._ended, lane))
 
-    async def _flush_batch(self, lane: _Lane[Item, Result], batch: _Batch[Item, Result]) -> None:
-        await batch.ready.wait()
-        lane.queued.remove(batch)
-        batch.in_flight = True
+    async def _send_queued(self, lane: _Lane[Item, Result]) -> None:
+        try:
+            while lane.queued:
+                batch = lane.queued.pop(0)
+                self._in_flight.add(batch)
+                try:
+                    await self._send(batch)
+                finally:
+                    self._in_flight.discard(batch)
+        finally:
+            self._finished(lane)
+            self._tasks.discard(cast("asyncio.Task[None]", asyncio.current_task()))
+
+    async def _send(self, batch: _Batch[Item, Result]) -> None:
         calls = batch.waiting()
         if not calls:
-            self._advance(lane)
             return
+        self._crowded = len(calls) > 1
         try:
-            results = await self._send(lane, list(calls.values()))
+            results = await self._flush(list(calls.values()))
         except Exception as error:
             batch.fail(error)
+        except asyncio.CancelledError:
+            batch.fail(ListenerClosed("the task that published was cancelled"))
+            raise
         else:
             for future, result in zip(calls, results, strict=True):
                 if not future.done():
                     future.set_result(result)
+        # A caller that was answered may call again: one task for several batches is cheaper than one for each.
+        await asyncio.sleep(0)
 
-    async def _send(self, lane: _Lane[Item, Result], items: list[Item]) -> Sequence[Result | Exception]:
-        self._crowded = len(items) > 1
-        lane.in_flight += 1
+    async def _send_alone(self, lane: _Lane[Item, Result], item: Item) -> Result | Exception:
+        lane.senders += 1
         try:
-            return await self._flush(items)
+            return (await self._flush([item]))[0]
         finally:
-            lane.in_flight -= 1
-            if lane.queued or lane.in_flight:
-                self._advance(lane)
-            else:
-                del self._lanes[lane.key]
+            self._finished(lane)
 
-    def _advance(self, lane: _Lane[Item, Result]) -> None:
-        """Have the next batch sent if none is in flight."""
-        if lane.in_flight:
-            return
+    def _finished(self, lane: _Lane[Item, Result]) -> None:
+        lane.senders -= 1
         if lane.queued:
-            lane.queued[0].ready.set()
-        else:
+            self._start(lane)
+        elif not lane.senders:
             del self._lanes[lane.key]
 
-    def _ended(self, lane: _Lane[Item, Result], batch: _Batch[Item, Result], task: asyncio.Task[None]) -> None:
-        del self._tasks[task]
-        if not task.cancelled():
-            return
-        # Closing an event loop cancels every task, this one too; other tasks may still publish while they clean up.
-        if batch.in_flight:
-            batch.fail(ListenerClosed("the task that published was cancelled"))
-        elif batch.waiting():
-            self._start(lane, batch)
-        else:
-            lane.queued.remove(batch)
-            self._advance(lane)
+    def _ended(self, lane: _Lane[Item, Result], task: asyncio.Task[None]) -> None:
+        # Closing an event loop cancels every task, also one that has not begun; other tasks may still publish while
+        # they clean up.
+        if task in self._tasks:
+            self._tasks.discard(task)
+            self._finished(lane)
+
+
+class _Lane(Generic[Item, Result]):
+    """The batches of one key."""
+
+    __slots__ = ("key", "queued", "senders")
+
+    def __init__(self, key: Hashable) -> None:
+        self.key = key
+        self.queued: list[_Batch[Item, Result]] = []
+        self.senders = 0
+        """How many tasks send them."""
 
 
 class _Batch(Generic[Item, Result]):
     """Calls that are to be sent together."""
 
+    __slots__ = ("calls", "size")
+
     def __init__(self) -> None:
         self.calls: dict[asyncio.Future[Result | Exception], Item] = {}
         self.size = 0
         """Bytes."""
-        self.ready = asyncio.Event()
-        """Set when the batch may be sent."""
-        self.in_flight = False
-
-    def add(self, item: Item, size: int) -> asyncio.Future[Result | Exception]:
-        future: asyncio.Future[Result | Exception] = asyncio.get_running_loop().create_future()
-        self.calls[future] = item
-        self.size += size
-        return future
 
     def waiting(self) -> dict[asyncio.Future[Result | Exception], Item]:
         """Return the calls that have no result and were not cancelled."""
@@ -184,13 +192,3 @@ class _Batch(Generic[Item, Result]):
     def fail(self, error: Exception) -> None:
         for future in self.waiting():
             future.set_result(error)
-
-
-class _Lane(Generic[Item, Result]):
-    """The batches of one key."""
-
-    def __init__(self, key: Hashable) -> None:
-        self.key = key
-        self.queued: deque[_Batch[Item, Result]] = deque()
-        self.in_flight = 0
-        """How many batches are in flight."""

@@ -29,10 +29,6 @@ class EventStream:
         self._arrival: asyncio.Future[None] | None = None
         self._error: ListenerClosed | None = None
 
-    def __len__(self) -> int:
-        """How many events wait for `next`."""
-        return len(self.queued)
-
     def set_event_handler(self, handler: Callable[[Event[bytes]], None]) -> None:
         """See `BaseChannelLayer.set_event_handler`."""
         self._handler = handler

@@ -49,10 +49,6 @@ class Watchdog:
             self._timer.cancel()
             self._timer = None
 
-    def received_data(self) -> None:
-        """Set `received`."""
-        self.received = True
-
     def _schedule(self) -> None:
         self._timer = asyncio.get_running_loop().call_later(self._probe_interval / self._ticks_per_interval, self._tick)
 

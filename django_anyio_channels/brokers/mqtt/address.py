@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import ssl
-from dataclasses import dataclass, field, fields, replace
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import Any, get_type_hints
 from urllib.parse import parse_qsl, quote
 from uuid import uuid4
+
+import msgspec
 
 from ...core.hints import did_you_mean
 from ..common.urls import host_and_port, read_url, without_secrets
 from .packets import CONNECT, Will, pack_packet, pack_properties, pack_text
 
 _SCHEMES = {"mqtt": False, "mqtts": True}
-_VERSIONS = {"5": 5, "5.0": 5, "3.1.1": 4, "4": 4}
 _NOT_IN_THE_QUERY = {"host", "port", "tls", "will", "username", "password"}
 
 
@@ -38,7 +39,6 @@ class MQTTOptions:
     no_local: bool = False
     receive_maximum: int = 65_535
     will: Will | None = None
-    version: int | None = None
 
     @property
     def address(self) -> str:
@@ -58,25 +58,22 @@ class MQTTOptions:
             context.load_cert_chain(self.cert_file, self.key_file)
         return context
 
-    def connect_packet(self, version: int) -> bytes:
-        """Encode the CONNECT of MQTT 5, or 4 for MQTT 3.1.1."""
-        flags = (
-            0x02 * (not self.session_expiry) | 0x80 * (self.username is not None) | 0x40 * (self.password is not None)
-        )
-        parts = [pack_text(self.client_id)]
+    def connect_packet(self) -> bytes:
+        """Encode the CONNECT."""
+        flags = 0x02 * (not self.session_expiry)
+        parts = [
+            pack_properties((0x11, self.session_expiry or None), (0x21, self.receive_maximum)),
+            pack_text(self.client_id),
+        ]
         if self.will is not None:
             flags |= 0x04 | self.will.qos << 3 | 0x20 * self.will.retain
-            if version == 5:
-                parts.append(pack_properties((0x18, self.will.delay or None)))
+            parts += [pack_properties((0x18, self.will.delay or None))]
             parts += [pack_text(self.will.topic), pack_text(self.will.payload)]
         for flag, credential in ((0x80, self.username), (0x40, self.password)):
             if credential is not None:
                 flags |= flag
                 parts.append(pack_text(credential))
-        if version == 5:
-            parts.insert(0, pack_properties((0x11, self.session_expiry or None), (0x21, self.receive_maximum)))
-        head = pack_text(b"MQTT") + bytes((version, flags)) + self.keepalive.to_bytes(2, "big")
-        return pack_packet(CONNECT, head, *parts)
+        return pack_packet(CONNECT, pack_text(b"MQTT"), bytes((5, flags)), self.keepalive.to_bytes(2, "big"), *parts)
 
 
 def make_options(url: str | None, **given: Any) -> MQTTOptions:
@@ -87,8 +84,6 @@ def make_options(url: str | None, **given: Any) -> MQTTOptions:
         raise ValueError("ca_file and cert_file need TLS: say mqtts:// or tls=True")
     if options.qos not in (0, 1, 2):
         raise ValueError(f"qos must be 0, 1 or 2, not {options.qos!r}")
-    if options.version not in (None, 4, 5):
-        raise ValueError(f"version must be 5, or 4 for MQTT 3.1.1, not {options.version!r}")
     if options.session_expiry and not options.client_id:
         raise ValueError("session_expiry needs a client_id of this node alone: the broker finds the session by it")
     if not 0 < options.keepalive <= 0xFFFF or not 0 < options.receive_maximum <= 0xFFFF:
@@ -109,22 +104,14 @@ def _from_url(url: str) -> MQTTOptions:
         example = "mqtt://host/?qos=0"
         raise ValueError(f"{without_secrets(url)!r} has a path; options follow after a question mark: {example}")
     host, port = host_and_port(parts.hosts[0], 0)
-    types = {each.name: str(each.type) for each in fields(MQTTOptions) if each.name not in _NOT_IN_THE_QUERY}
+    types = {name: kind for name, kind in get_type_hints(MQTTOptions).items() if name not in _NOT_IN_THE_QUERY}
     options: dict[str, Any] = {}
     for name, text in parse_qsl(parts.query, keep_blank_values=True):
         if name not in types:
             hint = did_you_mean(name, types, otherwise=f"Known are {', '.join(types)}")
             raise ValueError(f"The MQTT URL has the unknown option {name!r}. {hint}")
-        options[name] = _read(name, types[name], text)
+        try:
+            options[name] = msgspec.convert(text, types[name], strict=False)
+        except msgspec.ValidationError:
+            raise ValueError(f"The option {name} of the MQTT URL cannot be {text!r}") from None
     return MQTTOptions(host, port, parts.username, parts.password, _SCHEMES[parts.scheme], **options)
-
-
-def _read(name: str, kind: str, text: str) -> Any:
-    try:
-        if name == "version":
-            return _VERSIONS[text]
-        if kind == "bool":
-            return {"true": True, "1": True, "false": False, "0": False}[text.lower()]
-        return {"int": int, "float": float}.get(kind, str)(text)
-    except (KeyError, ValueError):
-        raise ValueError(f"The option {name} of the MQTT URL cannot be {text!r}") from None

@@ -45,36 +45,32 @@ class ConnectionObserver(Protocol):
         """Handle the end of a connection that `open_connection` has returned; called once, with the reason."""
 
 
-async def open_connection(
-    options: MQTTOptions, version: int, observer: ConnectionObserver
-) -> tuple[MQTTConnection, ConnAck]:
-    """Connect, and return the connection and the broker's CONNACK, whatever its reason code.
+async def open_connection(options: MQTTOptions, observer: ConnectionObserver) -> MQTTConnection:
+    """Connect, and return the connection when the broker has answered, be it with a refusal.
 
-    ``version`` is 5 or 4 (MQTT 3.1.1). Raises `OSError` and `ListenerClosed`; then, and when cancelled, nothing is left
-    open.
+    Raises `OSError` and `ListenerClosed`; then, and when cancelled, nothing is left open.
     """
-    connection = MQTTConnection(options, version, observer)
+    connection = MQTTConnection(options, observer)
     try:
         await asyncio.get_running_loop().create_connection(
             lambda: connection, options.host, options.port, ssl=options.ssl_context()
         )
-        return connection, await connection.handshake()
+        await connection.handshake()
     except BaseException:
         with anyio.CancelScope(shield=True):
             await connection.close()
         raise
+    return connection
 
 
 class MQTTConnection(asyncio.Protocol):
     """Sends and receives the packets of one connection. When it is over, every verb raises `ListenerClosed`."""
 
-    def __init__(self, options: MQTTOptions, version: int, observer: ConnectionObserver) -> None:
-        self.version = version
+    def __init__(self, options: MQTTOptions, observer: ConnectionObserver) -> None:
         self.error: ListenerClosed | None = None
         """Why the connection is over."""
-        self.maximum_packet_size = packets.LARGEST_PACKET
-        self.shared_subscriptions = True
-        """Whether the broker has shared subscriptions (``$share``)."""
+        self.answer: ConnAck
+        """The broker's answer to CONNECT, with its limits. Set when `handshake` returns."""
         self._options = options
         self._observer = observer
         self._loop = asyncio.get_running_loop()
@@ -83,14 +79,16 @@ class MQTTConnection(asyncio.Protocol):
         self._connected = False
         self._established = False
         self._lost: asyncio.Future[None] = self._loop.create_future()
-        self._connack: asyncio.Future[ConnAck | None] = self._loop.create_future()
-        self._decoder = Decoder(version)
+        self._answered: asyncio.Future[None] = self._loop.create_future()
+        """Done when the broker has answered, and when the connection is over."""
+        self._decoder = Decoder()
         self._outgoing = OutgoingPackets(self._write)
         self._incoming = IncomingMessages(self._write)
         self._watchdog: Watchdog | None = None
         self._unsent: list[bytes] = []
         self._packets_in_turn = 0
-        self._writable: asyncio.Future[None] | None = None
+        self._writable = asyncio.Event()
+        self._writable.set()
 
     # ---- from CONNECT to DISCONNECT -----------------------------------------------------------------------------
 
@@ -102,24 +100,24 @@ class MQTTConnection(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self._connected = False
         self._lost.set_result(None)
-        self.fail(f"the connection broke ({exc})" if exc else "the broker closed the connection")
+        reason = f"the connection broke ({exc})" if exc else "the broker closed the connection"
+        if not self._answered.done():
+            reason += " before it answered; it must speak MQTT 5, and with TLS if the URL is mqtts://"
+        self.fail(reason)
 
-    async def handshake(self) -> ConnAck:
-        """Send CONNECT, and return the broker's answer."""
-        self._write(self._options.connect_packet(self.version))
-        answer = await self._connack
+    async def handshake(self) -> None:
+        """Send CONNECT, and wait for the broker's answer."""
+        self._write(self._options.connect_packet())
+        await self._answered
         self.check()
-        assert answer is not None, "only a connection that is over has no answer"
         self._established = True
-        return answer
 
     def _receive_connack(self, answer: ConnAck) -> None:
         """Respect the broker's limits, and probe the connection."""
-        if self._connack.done():
+        if self._answered.done():
             return
-        self._connack.set_result(answer)
-        self.maximum_packet_size = answer.maximum_packet_size
-        self.shared_subscriptions = answer.shared_subscriptions
+        self.answer = answer
+        self._answered.set_result(None)
         self._outgoing.set_receive_maximum(answer.receive_maximum)
         keepalive = self._options.keepalive if answer.server_keep_alive is None else answer.server_keep_alive
         interval = min(self._options.probe_interval, keepalive or self._options.probe_interval)
@@ -135,17 +133,17 @@ class MQTTConnection(asyncio.Protocol):
             self._watchdog.stop()
         if self._connected and abort:
             self._transport.abort()
-        if not self._connack.done():
-            self._connack.set_result(None)
+        if not self._answered.done():
+            self._answered.set_result(None)
         self._outgoing.fail(self.error)
         self._incoming.fail(self.error)
-        self._set_writable()
+        self._writable.set()
         if self._established:
             self._observer.connection_ended(self.error)
 
     async def close(self) -> None:
         """Close the connection, gracefully if it is up: the broker reads what was written, and discards our will."""
-        graceful = self.error is None and self._connack.done()
+        graceful = self.error is None and self._answered.done()
         if graceful:
             self._flush()
             self._transport.write(packets.DISCONNECT_PACKET)
@@ -172,13 +170,14 @@ class MQTTConnection(asyncio.Protocol):
         calls; at QoS 1 and 2 no more than the broker's Receive Maximum are in flight, the others wait.
         """
         self.check()
-        if self.version != 5:
-            properties = b""
-        size = packets.publish_size(topic, payload, qos=qos, properties=properties)
-        if size > self.maximum_packet_size:
+        size, limit = (
+            packets.publish_size(topic, payload, qos=qos, properties=properties),
+            self.answer.maximum_packet_size,
+        )
+        if size > limit:
             raise PayloadTooLarge(
-                f"The packet has {size} bytes; {self._options.address} takes at most {self.maximum_packet_size}. Send "
-                f"less, or raise the broker's limit (mosquitto: max_packet_size)"
+                f"The packet has {size} bytes; {self._options.address} takes at most {limit}. Send less, or raise the "
+                f"broker's limit (mosquitto: max_packet_size)"
             )
         if not qos:
             packet = packets.publish(topic, payload, qos=0, retain=retain, packet_id=0, properties=properties)
@@ -194,18 +193,18 @@ class MQTTConnection(asyncio.Protocol):
                 f"{error}; a message was not acknowledged yet, it may or may not have arrived"
             ) from error
 
-    async def subscribe(self, topic_filter: bytes, options: int, identifier: int | None) -> int:
+    async def subscribe(self, topic_filter: bytes, options: int, identifier: int) -> int:
         """Subscribe, and return the broker's reason code."""
         self.check()
         packet_id, reply = await self._outgoing.reserve(self._outgoing.subscribes)
-        self._write(packets.subscribe(packet_id, topic_filter, options, version=self.version, identifier=identifier))
+        self._write(packets.subscribe(packet_id, topic_filter, options, identifier))
         return int((await reply)[0])
 
     async def unsubscribe(self, topic_filter: bytes) -> None:
         """Unsubscribe; returns when the broker has done it."""
         self.check()
         packet_id, reply = await self._outgoing.reserve(self._outgoing.subscribes)
-        self._write(packets.unsubscribe(packet_id, topic_filter, version=self.version))
+        self._write(packets.unsubscribe(packet_id, topic_filter))
         await reply
 
     # ---- out ----------------------------------------------------------------------------------------------------
@@ -222,41 +221,35 @@ class MQTTConnection(asyncio.Protocol):
             self._flush()
         elif len(self._unsent) >= _BATCH:
             self._flush()
-        return self._writable is None and self._packets_in_turn < _PACKETS_IN_A_TURN
+        return self._writable.is_set() and self._packets_in_turn < _PACKETS_IN_A_TURN
 
     def _end_turn(self) -> None:
         self._packets_in_turn = 0
         self._flush()
 
     def _flush(self) -> None:
-        if self._unsent and self._writable is None and self.error is None:
+        if self._unsent and self._writable.is_set() and self.error is None:
             unsent, self._unsent = self._unsent, []
             self._transport.write(b"".join(unsent))
 
     async def _drain(self) -> None:
         """Wait until the transport takes more."""
         await asyncio.sleep(0)
-        while self._writable is not None and self.error is None:
-            await asyncio.shield(self._writable)
+        await self._writable.wait()
         self.check()
 
     def pause_writing(self) -> None:
-        self._writable = self._loop.create_future()
+        self._writable.clear()
 
     def resume_writing(self) -> None:
-        self._set_writable()
+        self._writable.set()
         self._flush()
-
-    def _set_writable(self) -> None:
-        writable, self._writable = self._writable, None
-        if writable is not None:
-            writable.set_result(None)
 
     # ---- in -----------------------------------------------------------------------------------------------------
 
     def data_received(self, data: bytes) -> None:
         if self._watchdog is not None:
-            self._watchdog.received_data()
+            self._watchdog.received = True
         if self._socket is not None:
             # Without it mosquitto's Nagle waits for the kernel's delayed acknowledgement: 40 ms at low rates.
             self._socket.setsockopt(socket.IPPROTO_TCP, _QUICKACK, 1)

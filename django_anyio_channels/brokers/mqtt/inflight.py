@@ -137,9 +137,6 @@ class IncomingMessages:
         self._unreleased: set[int] = set()
         """Packet identifiers of QoS 2 messages until their PUBREL; with one of these a message is a duplicate."""
 
-    def __len__(self) -> int:
-        return len(self._unacknowledged)
-
     def add(self, message: Publish) -> PublishAck | None:
         """Return the ack handle of a message; None for a duplicate."""
         if message.qos == 2:

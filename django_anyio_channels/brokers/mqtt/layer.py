@@ -1,4 +1,4 @@
-"""The channel layer over MQTT 5 (and 3.1.1): PUBLISH, SUBSCRIBE, and shared subscriptions for queues."""
+"""The channel layer over MQTT 5: PUBLISH, SUBSCRIBE, and shared subscriptions for queues."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Callable
 from ...core.events import Event, PublishResult
 from ...core.exceptions import ListenerClosed, NotSupported
 from ...core.layer import BaseChannelLayer, subscribing
-from .address import MQTTOptions, make_options
+from .address import make_options
 from .bridge import Bridge
 from .packets import NO_MATCHING_SUBSCRIBERS, NO_PROPERTIES, Properties, Will
 from .queues.client import MQTTQueues
@@ -35,13 +35,12 @@ class MQTTChannelLayer(BaseChannelLayer):
     * ``client_id`` (default: random) and ``session_expiry`` (seconds, default 0): with both, the broker keeps what is
       published while this node is away, and delivers it in order when a subscriber asks for its group again. Two
       nodes must not have the same ``client_id``: the broker ends the connection of the former.
-    * ``no_local``: don't deliver to this layer what it published itself (MQTT 5).
+    * ``no_local``: don't deliver to this layer what it published itself.
     * ``keepalive``: seconds after which the broker may take us for dead. ``probe_interval``: seconds after which we
       take a silent broker for dead. ``connect_timeout``: seconds.
     * ``receive_maximum``: how many unacknowledged messages the broker may have on their way to us. How many we may
       have on their way to it, it says itself; more calls of `publish` wait their turn.
     * ``will``: what the broker publishes when we vanish.
-    * ``version``: 5 or 4 (MQTT 3.1.1). By default 5, and 4 if the broker refuses 5.
     * ``bridge``: which groups are topics of devices, a `Bridge`. In Django's settings it is the key ``bridge``.
 
     A pattern of `subscribe_pattern` is MQTT's topic filter (``+`` one level, ``#`` all below). How names become topics
@@ -69,11 +68,10 @@ class MQTTChannelLayer(BaseChannelLayer):
         no_local: bool | None = None,
         receive_maximum: int | None = None,
         will: Will | None = None,
-        version: int | None = None,
         bridge: Bridge | None = None,
     ) -> None:
         given = {name: value for name, value in locals().items() if name not in ("self", "url", "bridge")}
-        self._options: MQTTOptions = make_options(url, **given)
+        self._options = make_options(url, **given)
         self._bridge = bridge
         self._scope = ""
         self._session: Session | None = None
@@ -102,13 +100,11 @@ class MQTTChannelLayer(BaseChannelLayer):
             raise ListenerClosed(f"{self.address}: this layer is not connected")
         return self._session
 
-    # ---- groups and patterns ------------------------------------------------------------------------------------
-
     async def subscribe(self, groups: str) -> None:
         session = self._connected()
         name = subscribing.get(groups)
         subscription = session.group_subscription(groups, subscription=None if name == groups else name)
-        await session.subscribe(subscription, self._options.qos, no_local=self._options.no_local)
+        await session.subscribe(subscription)
 
     async def unsubscribe(self, groups: str) -> None:
         session = self._connected()
@@ -116,8 +112,7 @@ class MQTTChannelLayer(BaseChannelLayer):
 
     async def subscribe_pattern(self, pattern: str) -> None:
         """Events of every topic that matches MQTT's topic filter. Raises `ValueError` for an invalid one."""
-        subscription = Subscription(to_filter(pattern), pattern, None, pattern)
-        await self._connected().subscribe(subscription, self._options.qos, no_local=self._options.no_local)
+        await self._connected().subscribe(Subscription(to_filter(pattern), pattern, None, pattern))
 
     async def unsubscribe_pattern(self, pattern: str) -> None:
         await self._connected().unsubscribe(to_filter(pattern))
@@ -133,9 +128,9 @@ class MQTTChannelLayer(BaseChannelLayer):
     ) -> PublishResult:
         """Publish; ``qos`` overrides the layer's, ``retain`` has the broker keep the message for later subscribers.
 
-        ``properties`` are for MQTT 5. Raises `PublishRefused` when the broker says at QoS 1 or 2 that we may not, and
-        `PayloadTooLarge` for more than its Maximum Packet Size. ``receivers`` of the result is 0 when the broker says
-        that nobody subscribes, else None.
+        Raises `PublishRefused` when the broker says at QoS 1 or 2 that we may not, and `PayloadTooLarge` for more than
+        its Maximum Packet Size. ``receivers`` of the result is 0 when the broker says that nobody subscribes, else
+        None.
         """
         session = self._connected()
         topic, bridged = None, session.bridged(group)
@@ -143,14 +138,13 @@ class MQTTChannelLayer(BaseChannelLayer):
             topic, message = bridged.to_device(message)
             qos = bridged.rule.qos if qos is None else qos
             retain = retain or bridged.rule.retain
-        reason = await session.live().publish(
+        reason = await session.publish(
             topic or to_topic(group),
             message,
             qos=self._options.qos if qos is None else qos,
             retain=retain,
             properties=NO_PROPERTIES if properties is None else properties.pack(),
         )
-        session.check_reason(reason, group, len(message))
         return _NO_RECEIVERS if reason == NO_MATCHING_SUBSCRIBERS else _ACCEPTED
 
     async def count_subscribers(self, group: str) -> int | None:
@@ -162,8 +156,6 @@ class MQTTChannelLayer(BaseChannelLayer):
 
     def set_event_handler(self, handler: Callable[[Event[bytes]], None]) -> None:
         self._connected().events.set_event_handler(handler)
-
-    # ---- queues -------------------------------------------------------------------------------------------------
 
     async def put(self, queue: str, message: bytes, *, capacity: int, expiry: float) -> None:
         await self._queues().put(queue, message, capacity, expiry)
@@ -182,10 +174,9 @@ class MQTTChannelLayer(BaseChannelLayer):
 
     def _queues(self) -> MQTTQueues:
         session = self._connected()
-        session.live()
         if not session.has_queues:
             raise NotSupported(
-                f"{self.address}: queues (normal channels) need MQTT 5, shared subscriptions, and a node without "
+                f"{self.address}: queues (normal channels) need a broker with shared subscriptions, and a node without "
                 f"session_expiry; use another client_id for them, or Redis or PostgreSQL"
             )
         return session.queues

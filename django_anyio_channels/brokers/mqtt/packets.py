@@ -1,4 +1,4 @@
-"""MQTT 5 and 3.1.1 control packets, and how to encode them; `decoder` decodes them, and says why no library does."""
+"""MQTT 5 control packets, and how to encode them; `decoder` decodes them, and says why no library does."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ DISCONNECT_PACKET = b"\xe0\x00"
 """A normal disconnection: the broker discards our will."""
 NO_PROPERTIES = b"\0"
 NO_MATCHING_SUBSCRIBERS = 0x10
+UNSUPPORTED_PROTOCOL_VERSION = 0x84
 PACKET_TOO_LARGE = 0x95
 ERRORS = 0x80
 """The first reason code that is an error."""
@@ -39,11 +40,6 @@ _ERROR_NAMES = (
     "Subscription identifiers not supported", "Wildcard subscriptions not supported",
 )
 """MQTT 5, section 2.4: the reason codes from 0x80."""
-_RETURN_CODE_NAMES = (
-    "Success", "Unacceptable protocol version", "Client identifier rejected", "Server unavailable",
-    "Bad user name or password", "Not authorized",
-)
-"""MQTT 3.1.1, section 3.2.2.3: the return codes of a CONNACK. MQTT 5 has no error there."""
 # fmt: on
 
 
@@ -56,7 +52,7 @@ class Will:
     qos: int = 1
     retain: bool = False
     delay: int = 0
-    """Seconds that the broker waits for us to reconnect before it publishes the message (MQTT 5)."""
+    """Seconds that the broker waits for us to reconnect before it publishes the message."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -118,14 +114,14 @@ class Ack(NamedTuple):
 
 
 class SubAck(NamedTuple):
-    """SUBACK or UNSUBACK. (An UNSUBACK of MQTT 3.1.1 has no reasons.)"""
+    """SUBACK or UNSUBACK."""
 
     packet_id: int
     reasons: bytes
 
 
 class Disconnect(NamedTuple):
-    """DISCONNECT: the broker ends the connection (MQTT 5)."""
+    """DISCONNECT: the broker ends the connection."""
 
     reason: int
 
@@ -134,9 +130,9 @@ IncomingPacket = ConnAck | Publish | Ack | SubAck | Disconnect
 
 
 def reason_name(reason: int) -> str:
-    """Return the name of a reason code, or of a return code of MQTT 3.1.1."""
-    index, names = (reason - ERRORS, _ERROR_NAMES) if reason >= ERRORS else (reason, _RETURN_CODE_NAMES)
-    return f"{names[index] if index < len(names) else 'reason'} (0x{reason:02x})"
+    """Return the name of a reason code that is an error."""
+    index = reason - ERRORS
+    return f"{_ERROR_NAMES[index] if index < len(_ERROR_NAMES) else 'reason'} (0x{reason:02x})"
 
 
 def _integer(value: int) -> bytes:
@@ -168,7 +164,7 @@ def pack_properties(*properties: tuple[int, int | str | bytes | None], more: byt
 
 
 def publish(topic: bytes, payload: bytes, *, qos: int, retain: bool, packet_id: int, properties: bytes) -> bytes:
-    """Encode a PUBLISH; ``properties`` as `Properties.pack` encodes them, empty for MQTT 3.1.1."""
+    """Encode a PUBLISH; ``properties`` as `Properties.pack` encodes them."""
     head = _pair.pack(len(topic)) + topic
     if qos:
         head += _pair.pack(packet_id)
@@ -187,15 +183,12 @@ def ack(kind: int, packet_id: int) -> bytes:
     return bytes((kind | 0x02 if kind == PUBREL else kind, 2)) + _pair.pack(packet_id)
 
 
-def subscribe(packet_id: int, topic_filter: bytes, options: int, *, version: int, identifier: int | None) -> bytes:
+def subscribe(packet_id: int, topic_filter: bytes, options: int, identifier: int) -> bytes:
     """Encode a SUBSCRIBE to one filter; ``options`` is the byte of QoS, no local, retain as published and handling."""
-    properties = b""
-    if version == 5:
-        properties = pack_properties(more=b"" if identifier is None else b"\x0b" + _integer(identifier))
-    chosen = options if version == 5 else options & 0x03
-    return pack_packet(0x82, _pair.pack(packet_id), properties, pack_text(topic_filter), bytes((chosen,)))
+    properties = pack_properties(more=b"\x0b" + _integer(identifier))
+    return pack_packet(0x82, _pair.pack(packet_id), properties, pack_text(topic_filter), bytes((options,)))
 
 
-def unsubscribe(packet_id: int, topic_filter: bytes, *, version: int) -> bytes:
+def unsubscribe(packet_id: int, topic_filter: bytes) -> bytes:
     """Encode an UNSUBSCRIBE from one filter."""
-    return pack_packet(0xA2, _pair.pack(packet_id), NO_PROPERTIES if version == 5 else b"", pack_text(topic_filter))
+    return pack_packet(0xA2, _pair.pack(packet_id), NO_PROPERTIES, pack_text(topic_filter))

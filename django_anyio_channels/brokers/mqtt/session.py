@@ -14,16 +14,16 @@ from .address import MQTTOptions
 from .bridge import Bridge, BridgedGroup
 from .connection import MQTTConnection, open_connection
 from .inflight import PublishAck
-from .packets import Publish, reason_name
+from .packets import NO_PROPERTIES, Publish, reason_name
 from .queues.client import MQTTQueues
 from .subscriptions import Subscription, Subscriptions
 from .topics import to_topic
 
 logger = logging.getLogger("django_anyio_channels")
 
-_UNSUPPORTED_VERSION = (0x01, 0x84)
-_NO_LOCAL, _NOT_RETAINED = 0x04, 0x20
-"""Options of a SUBSCRIBE. The latter is Retain Handling 2: nodes retain nothing of what they send to each other."""
+_NO_LOCAL = 0x04
+_BETWEEN_NODES = 0x21
+"""Options of a SUBSCRIBE: QoS 1 and Retain Handling 2, as nodes retain nothing of what they send to each other."""
 
 
 class Session:
@@ -48,7 +48,7 @@ class Session:
             with anyio.move_on_after(self._options.connect_timeout) as self._opening:
                 await self._connect()
                 if self.has_queues:
-                    await self.queues.hand_offs.begin()
+                    await self.queues.begin()
                 self._opening = None
                 return
             raise ListenerClosed(f"{self.address} did not answer within {self._options.connect_timeout:g} s")
@@ -63,19 +63,20 @@ class Session:
     async def _connect(self) -> None:
         if self._closed:
             raise self._not_connected()
-        options = self._options
-        connection, answer = await open_connection(options, options.version or 5, self)
-        if answer.reason in _UNSUPPORTED_VERSION and options.version is None:
-            await connection.close()
-            connection, answer = await open_connection(options, 4, self)
-        self.connection = connection
+        self.connection = await open_connection(self._options, self)
+        answer, qos = self.connection.answer, self._options.qos
+        if answer.reason == packets.UNSUPPORTED_PROTOCOL_VERSION:
+            raise ListenerClosed(
+                f"{self.address} speaks only MQTT 3.1.1; this layer needs MQTT 5: enable it there, or use a broker "
+                f"that has it, such as mosquitto since 1.6, EMQX, HiveMQ or VerneMQ"
+            )
         if answer.reason != 0:
             raise ListenerClosed(
                 f"{self.address} refused the connection: {reason_name(answer.reason)}. Check username, password and "
                 f"client_id"
             )
-        if answer.maximum_qos < options.qos:
-            raise ListenerClosed(f"{self.address} offers no QoS {options.qos}; use qos={answer.maximum_qos}")
+        if answer.maximum_qos < qos:
+            raise ListenerClosed(f"{self.address} offers no QoS {qos}; use qos={answer.maximum_qos}")
         self._subscriptions.begin(resumed=answer.session_present)
 
     async def close(self) -> None:
@@ -95,17 +96,15 @@ class Session:
         self._subscriptions.end()
         if self.connection is not None:
             await self.connection.close()
-        self._fail_calls(self._not_connected())
+        self.connection_ended(self._not_connected())
         await self.queues.messaging.finished()
 
     def live(self) -> MQTTConnection:
         """Return the connection. Raises `ListenerClosed` if it is over."""
-        connection = self.connection
-        if connection is None:
+        if self.connection is None:
             raise self._not_connected()
-        if connection.error is not None:
-            connection.check()
-        return connection
+        self.connection.check()
+        return self.connection
 
     def _not_connected(self) -> ListenerClosed:
         return ListenerClosed(f"{self.address}: this layer is not connected")
@@ -113,42 +112,35 @@ class Session:
     @property
     def has_queues(self) -> bool:
         """Whether the nodes can own queues."""
-        connection = self.connection
         # The broker would keep requests for a persistent session's node that has died, and none would be handled.
-        if connection is None or self._options.session_expiry:
-            return False
-        return connection.version == 5 and connection.shared_subscriptions
-
-    # ---- `ConnectionObserver` -----------------------------------------------------------------------------------
+        return not self._options.session_expiry and self.live().answer.shared_subscriptions
 
     def message_received(self, message: Publish, ack_handle: PublishAck | None) -> None:
+        """See `ConnectionObserver`."""
         self._subscriptions.receive(message, ack_handle)
 
     def connection_ended(self, error: ListenerClosed) -> None:
-        if self.connection is not None:
-            self._fail_calls(error)
-
-    def _fail_calls(self, error: ListenerClosed) -> None:
+        """See `ConnectionObserver`."""
         self.queues.end(error)
         self.events.end(error)
-
-    # ---- verbs --------------------------------------------------------------------------------------------------
 
     @property
     def largest_packet(self) -> int:
         """Bytes that the broker takes at most in one packet."""
-        return self.live().maximum_packet_size
+        return self.live().answer.maximum_packet_size
 
-    async def subscribe(self, subscription: Subscription, qos: int, *, no_local: bool = False) -> None:
+    async def subscribe(self, subscription: Subscription) -> None:
         """Subscribe. Raises `SubscriptionRefused`."""
         connection, topic_filter = self.live(), subscription.topic_filter
-        identifier = self._subscriptions.add(subscription)
-        if identifier is None:
+        subscription = self._subscriptions.add(subscription)
+        if subscription.confirmed:
             return
-        options = qos | _NO_LOCAL * no_local | _NOT_RETAINED * (subscription.handler is not None)
-        reason = await connection.subscribe(topic_filter, options, identifier)
+        options = self._options.qos | _NO_LOCAL * self._options.no_local
+        if subscription.handler is not None:
+            options = _BETWEEN_NODES
+        reason = await connection.subscribe(topic_filter, options, subscription.identifier)
         if reason < packets.ERRORS:
-            self._subscriptions.confirm(topic_filter)
+            subscription.confirmed = True
             return
         self._subscriptions.remove(topic_filter)
         raise SubscriptionRefused(
@@ -162,18 +154,21 @@ class Session:
         if self._subscriptions.remove(topic_filter):
             await connection.unsubscribe(topic_filter)
 
-    def check_reason(self, reason: int, to: str, size: int) -> None:
-        """Raise `PayloadTooLarge` or `PublishRefused` if the broker refused a message."""
+    async def publish(
+        self, topic: bytes, payload: bytes, *, qos: int = 1, retain: bool = False, properties: bytes = NO_PROPERTIES
+    ) -> int:
+        """Publish, and return the broker's reason code. Raises `PayloadTooLarge` and `PublishRefused`."""
+        reason = await self.live().publish(topic, payload, qos=qos, retain=retain, properties=properties)
         if reason < packets.ERRORS:
-            return
+            return reason
+        refusal = f"{self.address} refused a message to {topic.decode()}: {reason_name(reason)}"
         if reason == packets.PACKET_TOO_LARGE:
             raise PayloadTooLarge(
-                f"{self.address} refused {size} bytes to {to}: {reason_name(reason)}. Send less, or raise the broker's "
-                f"limit (mosquitto: message_size_limit)"
+                f"{refusal}. It has {len(payload)} bytes: send less, or raise the broker's limit (mosquitto: "
+                f"message_size_limit)"
             )
         raise PublishRefused(
-            f"{self.address} refused a message to {to}: {reason_name(reason)}. Check what the broker's access control "
-            f"allows user {self._options.username!r} to write"
+            f"{refusal}. Check what the broker's access control allows user {self._options.username!r} to write"
         )
 
     def bridged(self, group: str) -> BridgedGroup | None:
@@ -189,12 +184,6 @@ class Session:
     ) -> Subscription:
         """Return a subscription to a group, for `subscribe`; a shared one has ``$share/<name>/`` as ``share``."""
         bridged = self.bridged(group)
-        if bridged is None:
-            return Subscription(share + to_topic(group), group, group, subscription, None, handler)
-        return Subscription(share + bridged.topic_filter, group, group, subscription, bridged.from_device, handler)
-
-    async def send(self, topic: bytes, payload: bytes) -> int:
-        """Publish to a topic of the nodes, and return the broker's reason code."""
-        reason = await self.live().publish(topic, payload, qos=1, retain=False, properties=packets.NO_PROPERTIES)
-        self.check_reason(reason, topic.decode(), len(payload))
-        return reason
+        topic_filter = to_topic(group) if bridged is None else bridged.topic_filter
+        decode = None if bridged is None else bridged.from_device
+        return Subscription(share + topic_filter, group, group, subscription, decode, handler)

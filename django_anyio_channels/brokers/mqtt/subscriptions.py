@@ -21,7 +21,7 @@ SESSION_BACKLOG_SECONDS = 10.0
 """How long the messages of a resumed session wait for their subscriber."""
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(slots=True, eq=False)
 class Subscription:
     """One topic filter, and what becomes of its messages."""
 
@@ -36,6 +36,10 @@ class Subscription:
     """Returns the payload for the subscriber, or None for nothing. Without it that is the message's payload."""
     handler: Callable[[bytes], None] | None = None
     """Takes the payloads in place of the event stream."""
+    identifier: int = 0
+    """The number by which the broker says that a message is for this subscription; set by `Subscriptions.add`."""
+    confirmed: bool = False
+    """Whether the broker has confirmed it."""
 
 
 class Subscriptions:
@@ -46,69 +50,50 @@ class Subscriptions:
         self._address = address
         self._events = events
         self._persistent = persistent
-        self._subscriptions: dict[int, Subscription] = {}
-        self._identifiers: dict[bytes, int] = {}
-        self._confirmed: set[bytes] = set()
+        self._by_filter: dict[bytes, Subscription] = {}
+        self._by_identifier: dict[int, Subscription] = {}
         self._buffering = persistent
         self._session_backlog: list[tuple[Publish, PublishAck | None]] = []
         """Messages of a resumed session, which the broker sends at once, without a subscriber yet."""
         self._timer: asyncio.TimerHandle | None = None
 
-    def add(self, subscription: Subscription) -> int | None:
-        """Add a subscription. Returns its identifier, or None if the broker has confirmed it already.
+    def add(self, subscription: Subscription) -> Subscription:
+        """Add a subscription and return it, or the one to the same topic filter if there is one by the same name.
 
-        Raises `SubscriptionRefused` if its topic filter is subscribed to by another name.
+        Raises `SubscriptionRefused` if the topic filter is subscribed to by another name.
         """
         topic_filter = subscription.topic_filter
-        known = self._subscriptions.get(self._identifiers.get(topic_filter, 0))
-        if known is not None and known.name != subscription.name:
+        known = self._by_filter.setdefault(topic_filter, subscription)
+        if known.name != subscription.name:
             raise SubscriptionRefused(
                 f"{subscription.name} and {known.name} are the same MQTT topic, {topic_filter.decode()}; one event "
                 f"loop can subscribe to it by one of these names only"
             )
-        if topic_filter in self._confirmed:
-            return None
-        identifier = self._identifiers.get(topic_filter) or self._new_identifier(topic_filter)
-        self._subscriptions[identifier] = subscription
-        backlog, self._session_backlog = self._session_backlog, []
-        for message, ack_handle in backlog:
-            self.receive(message, ack_handle)
-        return identifier
-
-    def _new_identifier(self, topic_filter: bytes) -> int:
-        """Return the number by which the broker says which subscription a message is for.
-
-        Made of the filter: a session that outlived its process still sends the former process's numbers.
-        """
-        identifier = crc32(topic_filter) & 0x0FFF_FFFF or 1
-        while identifier in self._subscriptions:
-            identifier = identifier % 0x0FFF_FFFF + 1
-        self._identifiers[topic_filter] = identifier
-        return identifier
-
-    def confirm(self, topic_filter: bytes) -> None:
-        """Note that the broker has confirmed a subscription, unless it was removed meanwhile."""
-        if topic_filter in self._identifiers:
-            self._confirmed.add(topic_filter)
+        if known is subscription:
+            # Made of the filter: a session that outlived its process still sends the former process's numbers.
+            identifier = crc32(topic_filter) & 0x0FFF_FFFF or 1
+            while identifier in self._by_identifier:
+                identifier = identifier % 0x0FFF_FFFF + 1
+            subscription.identifier = identifier
+            self._by_identifier[identifier] = subscription
+            self._receive_backlog()
+        return known
 
     def remove(self, topic_filter: bytes) -> bool:
         """Remove a subscription. Returns whether there was one."""
-        self._confirmed.discard(topic_filter)
-        identifier = self._identifiers.pop(topic_filter, None)
-        if identifier is None:
+        subscription = self._by_filter.pop(topic_filter, None)
+        if subscription is None:
             return False
-        del self._subscriptions[identifier]
+        del self._by_identifier[subscription.identifier]
         return True
-
-    # ---- messages -----------------------------------------------------------------------------------------------
 
     def receive(self, message: Publish, ack_handle: PublishAck | None) -> None:
         """Pass a message to its subscriptions."""
         if message.subscriptions:
-            known = self._subscriptions
+            known = self._by_identifier
             candidates = [known[each] for each in message.subscriptions if each in known]
         else:
-            candidates = list(self._subscriptions.values())
+            candidates = list(self._by_filter.values())
         subscriptions = [each for each in candidates if matches(each.topic_filter, message.topic)]
         if self._buffering and not subscriptions:
             self._session_backlog.append((message, ack_handle))
@@ -143,9 +128,13 @@ class Subscriptions:
     def _stop_buffering(self) -> None:
         """Drop the messages that have no subscriber."""
         self._buffering = False
-        backlog, self._session_backlog = self._session_backlog, []
+        backlog = self._session_backlog
         if backlog:
             text = "%s sent %d messages of the former session that nobody subscribed to within %g s (the first: %s)"
             logger.warning(text, self._address, len(backlog), SESSION_BACKLOG_SECONDS, to_group(backlog[0][0].topic))
+        self._receive_backlog()
+
+    def _receive_backlog(self) -> None:
+        backlog, self._session_backlog = self._session_backlog, []
         for message, ack_handle in backlog:
             self.receive(message, ack_handle)

@@ -117,7 +117,7 @@ class Connection:
             await self.execute("SELECT 1")
 
     def _notify(self, channel: str, payload: str) -> None:
-        self.watchdog.received_data()
+        self.watchdog.received = True
         if self._on_notification is not None:
             self._on_notification(channel, payload)
 
@@ -134,7 +134,7 @@ class Connection:
         async with self._lock:
             if self._driver.is_closed():
                 raise ListenerClosed(f"{self.address}: the connection is closed")
-            self.watchdog.received_data()
+            self.watchdog.received = True
             try:
                 yield
             except CONNECTION_ERRORS as error:
@@ -145,4 +145,4 @@ class Connection:
                     raise DeliveryUnknown(f"{self.address}: {error}") from error
                 raise
             finally:
-                self.watchdog.received_data()
+                self.watchdog.received = True

@@ -27,7 +27,6 @@ from .packets import CommandExecutor, encode_command
 PUSHED = (b"message", b"pmessage", b"smessage", b"sunsubscribe")
 
 _COLLECT = cast("asyncio.Future[Any]", object())
-_IGNORE = cast("asyncio.Future[Any]", object())
 
 _TICKS = 5
 _PROBE_AFTER = 2
@@ -95,13 +94,6 @@ class Connection(asyncio.Protocol):
         self._write(command, idle)
         return future
 
-    def send(self, command: bytes) -> None:
-        """Send one encoded command whose reply is ignored. Raises `ListenerClosed` as `execute` does."""
-        self.require_open()
-        idle = not self._waiting
-        self._waiting.append(_IGNORE)
-        self._write(command, idle)
-
     def sunsubscribe(self, command: bytes) -> asyncio.Future[Any]:
         """Send an encoded ``SUNSUBSCRIBE``; the future is done when the server has dealt with it.
 
@@ -130,7 +122,7 @@ class Connection(asyncio.Protocol):
         """Undo `pause`."""
         if self._ended is None:
             self._transport.resume_reading()
-            self._watchdog.received_data()
+            self._watchdog.received = True
             self._watchdog.start()
 
     def end(self, reason: str) -> None:
@@ -139,10 +131,8 @@ class Connection(asyncio.Protocol):
             return
         self._ended = reason = f"{self._address}: {reason.removeprefix(f'{self._address}: ')}"
         for future in self._waiting:
-            if future is not _COLLECT and future is not _IGNORE and not future.done():
-                future.set_exception(ListenerClosed(reason))
-                # A caller that was cancelled will not retrieve it.
-                future.exception()
+            if future is not _COLLECT:
+                fail(future, ListenerClosed(reason))
         self._waiting.clear()
         self._watchdog.stop()
         self._transport.abort()
@@ -221,12 +211,19 @@ class Connection(asyncio.Protocol):
         future = self._waiting.popleft()
         if future is _COLLECT:
             self._collected.append(reply)
-        elif future is not _IGNORE:
-            if self._collected:
-                reply = [*self._collected, reply]
-                self._collected.clear()
-            if not future.done():
-                future.set_result(reply)
+            return
+        if self._collected:
+            reply = [*self._collected, reply]
+            self._collected.clear()
+        if not future.done():
+            future.set_result(reply)
+
+
+def fail(future: asyncio.Future[Any], error: BaseException) -> None:
+    """Have a future raise ``error`` if it is not done; nothing is logged where no task waits for it."""
+    if not future.done():
+        future.set_exception(error)
+        future.exception()
 
 
 async def open_connection(

@@ -60,12 +60,6 @@ def bound_groups_key(queue: bytes) -> bytes:
     return companion_key(queue, "groups")
 
 
-def queue_of_bound_groups(key: bytes) -> bytes | None:
-    """Undo `bound_groups_key`; None for a key of another kind."""
-    queue = base_key(key)
-    return queue if bound_groups_key(queue) == key else None
-
-
 def bindings_marker(scope: bytes) -> bytes:
     """Return the key that exists while a group of a scope may have bindings."""
     return companion_key(scope, "bound")

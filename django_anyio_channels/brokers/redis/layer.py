@@ -21,7 +21,7 @@ from ...core.layer import BaseChannelLayer
 from ...core.stats import RateLimitedLogger
 from .address import Address
 from .cluster.discovery import ClusterSeeds, is_cluster
-from .keys import base_key, bindings_key, bound_groups_key, inflight_key, queue_of_bound_groups
+from .keys import base_key, bindings_key, bound_groups_key, inflight_key
 from .peers import Peers
 from .queues import Queues, publishing_arguments, queue_keys
 from .scripts import BIND, PUT
@@ -92,8 +92,6 @@ class RedisPubSubChannelLayer(BaseChannelLayer):
         if session is not None:
             self._unconsumed = await session.close(ListenerClosed(f"{self.address} was disconnected"))
 
-    # ---- topics -------------------------------------------------------------------------------------------------
-
     async def subscribe(self, groups: str) -> None:
         await self._pubsub.subscribe(groups)
 
@@ -132,8 +130,6 @@ class RedisPubSubChannelLayer(BaseChannelLayer):
         if self._session is not None and type(self).next_published is RedisPubSubChannelLayer.next_published:
             self._session.subscriptions.events.set_event_handler(handler)
 
-    # ---- queues -------------------------------------------------------------------------------------------------
-
     async def put(self, queue: str, message: bytes, *, capacity: int, expiry: float) -> None:
         session, name = self.require_session(), queue.encode()
         check_size(message)
@@ -167,8 +163,8 @@ class RedisPubSubChannelLayer(BaseChannelLayer):
         session = self.require_session()
         await session.peers.purge(session, prefix.encode())
         for key in await session.keys(prefix.encode(), "list", "set"):
-            queue = queue_of_bound_groups(key)
-            if queue is not None:
+            queue = base_key(key)
+            if key == bound_groups_key(queue):
                 for group in await session.execute(key, "SMEMBERS", key):
                     await session.execute(group, "HDEL", bindings_key(group), queue)
             await session.execute(key, "DEL", key)

@@ -33,9 +33,6 @@ class CommandExecutor(Protocol):
     def execute(self, command: bytes) -> asyncio.Future[Any]:
         """Send an encoded command; the future gives its reply, which may be a `hiredis.ReplyError`."""
 
-    def send(self, command: bytes) -> None:
-        """Send an encoded command whose reply is ignored."""
-
 
 pack_words = cast("Callable[[tuple[str | bytes | float, ...]], bytes]", hiredis.pack_command)
 """Return a command as it goes over the wire."""

@@ -54,8 +54,6 @@ class Peers:
         self._session: SubscribedSession | None = None
         self._sharded = ""
 
-    # ---- sessions -----------------------------------------------------------------------------------------------
-
     def start(self, session: SubscribedSession, hash_tags: list[bytes | None]) -> None:
         """Begin a session; ``hash_tags`` are one of each master's."""
         self._session = session
@@ -126,7 +124,7 @@ class Peers:
 
     def _publish(self, session: SubscribedSession, channel: bytes, message: bytes) -> None:
         name = session.subscriptions.wire_name(channel)
-        session.executor(channel).send(encode_command(session.publish_command, name, message))
+        session.executor(channel).execute(encode_command(session.publish_command, name, message))
 
     def _on_message(self, session: SubscribedSession, channel: bytes, message: bytes) -> None:
         if session is not self._session:
@@ -137,8 +135,6 @@ class Peers:
         elif announcement and announcement[2].startswith(channel):
             self._extend(int(announcement[1]))
             self._publish(session, announcement[2], b"")
-
-    # ---- how many there are -------------------------------------------------------------------------------------
 
     @property
     def waiting(self) -> bool:
@@ -161,8 +157,6 @@ class Peers:
     def _counted(self, session: SubscribedSession, channel: bytes, reply: asyncio.Future[Any]) -> None:
         if session is self._session and reply.exception() is None:
             self._barriers[channel].update(_number_of(reply.result()))
-
-    # ---- bound queues -------------------------------------------------------------------------------------------
 
     @property
     def may_be_bound(self) -> bool:

@@ -6,7 +6,7 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Callable, Sequence
-from functools import partial
+from functools import lru_cache, partial
 from itertools import count
 from typing import Any
 from uuid import uuid4
@@ -30,6 +30,7 @@ _REPEAT_SECONDS = 100.0
 """After which a waiting call is repeated, before the server forgets it after `INFLIGHT_TTL_MS`."""
 
 
+@lru_cache(maxsize=1024)
 def queue_keys(queue: bytes) -> list[bytes]:
     """Return the keys of a queue that each of its scripts begins with."""
     return [queue, waiting_key(queue), inflight_key(queue)]

@@ -47,12 +47,7 @@ class ServerConnections:
     """
 
     def __init__(
-        self,
-        address: Address,
-        probe_interval: float,
-        observer: ServerObserver,
-        node: str,
-        tag: bytes | None = None,
+        self, address: Address, probe_interval: float, observer: ServerObserver, node: str, tag: bytes | None = None
     ) -> None:
         """``tag`` is the hash tag of a slot that a master of a cluster has."""
         self.address = address
@@ -124,8 +119,6 @@ class ServerConnections:
         self.commands.abort()
         self.listener.abort()
 
-    # ---- probes -------------------------------------------------------------------------------------------------
-
     def _send_probe(self) -> None:
         if self._probing is None or self._probing.done():
             self._executed += 1
@@ -139,7 +132,7 @@ class ServerConnections:
         delivered = self._receives_probes and reply.result() != 0 and not isinstance(reply.result(), hiredis.ReplyError)
         if not delivered:
             with suppress(ListenerClosed):
-                self.listener.send(_PING)
+                self.listener.execute(_PING)
 
     def _check_role_later(self) -> None:
         self._executed = self.commands.executed
@@ -184,9 +177,8 @@ class SingleServer:
         self.address = str(address)
         self.database = address.database
         self._connections = ServerConnections(address, probe_interval, observer, node)
-
-    async def open(self) -> None:
-        await self._connections.open()
+        self.open = self._connections.open
+        self.close = self._connections.close
 
     def executor(self, key: bytes) -> Connection:
         return self._connections.commands
@@ -199,6 +191,3 @@ class SingleServer:
 
     async def all_executors(self) -> list[Connection]:
         return [self._connections.commands]
-
-    async def close(self) -> None:
-        await self._connections.close()

@@ -5,8 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
-from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any
 from uuid import uuid4
 
 import anyio
@@ -18,7 +17,6 @@ from ...core.stats import RateLimitedLogger
 from .address import Address
 from .cluster.discovery import ClusterSeeds
 from .cluster.routing import ClusterConnections
-from .connection import PubSubConnection
 from .keys import base_key, bindings_key
 from .packets import CommandExecutor, encode_command, is_redirection, translate_error
 from .peers import Peers
@@ -31,33 +29,6 @@ _SPECIAL = re.compile(rb"[*?\[\]\\^-]")
 """What a glob gives a meaning."""
 _PRUNINGS = 4
 """Of unused queues in a probe interval."""
-
-
-class Topology(Protocol):
-    """The servers of a session, and which of them a name belongs to."""
-
-    address: str
-    publish_command: str
-    sharded: bool
-    database: int
-
-    async def open(self) -> None:
-        """Connect. Raises `ListenerClosed`, and leaves nothing open then."""
-
-    def executor(self, key: bytes) -> CommandExecutor:
-        """Return what executes the commands about a key."""
-
-    def pubsub(self, name: bytes) -> PubSubConnection:
-        """Return the connection on which a name is subscribed to."""
-
-    def hash_tags(self) -> list[bytes | None]:
-        """Return for each server a hash tag that leads to it, or None."""
-
-    async def all_executors(self) -> Sequence[CommandExecutor]:
-        """Return what executes commands at each server. Raises `ListenerClosed`."""
-
-    async def close(self) -> None:
-        """Close all connections, gracefully where they work."""
 
 
 class Session:
@@ -79,7 +50,7 @@ class Session:
         self.error: ListenerClosed | None = ListenerClosed(f"{server} is not connected yet")
         """Why it has not begun, or has ended."""
         node = uuid4().hex
-        self._topology: Topology
+        self._topology: SingleServer | ClusterConnections
         if isinstance(server, Address):
             self._topology = SingleServer(server, probe_interval, self, node)
         else:
@@ -96,14 +67,13 @@ class Session:
             database=self._topology.database,
         )
         self.received_push = self.subscriptions.receive
+        self.resubscribed = self.subscriptions.report_gap
         self._probe_interval = probe_interval
         self._queues = queues
         self._log = RateLimitedLogger()
         self._opening = anyio.CancelScope()
         self._opened = False
         self._pruning: asyncio.TimerHandle
-
-    # ---- from connect to disconnect -----------------------------------------------------------------------------
 
     async def open(self) -> None:
         """Connect. Raises `ListenerClosed`, also if `close` is called meanwhile."""
@@ -154,9 +124,6 @@ class Session:
         # Other masters of a cluster may go on; what they still send is left over for the next session.
         self.subscriptions.end(self._named(error))
 
-    def resubscribed(self, name: bytes, seconds: float) -> None:
-        self.subscriptions.report_gap(name, seconds)
-
     def _named(self, error: ListenerClosed) -> ListenerClosed:
         address, text = self._topology.address, str(error)
         return error if text.startswith(address) else ListenerClosed(f"{address}: {text}")
@@ -167,8 +134,6 @@ class Session:
     def _prune(self) -> None:
         self._queues.prune()
         self._prune_later()
-
-    # ---- commands -----------------------------------------------------------------------------------------------
 
     async def execute(self, key: bytes, *command: bytes | str | int) -> Any:
         """Execute one command about a key and return its reply. Raises what the server refuses."""

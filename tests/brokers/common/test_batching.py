@@ -103,6 +103,20 @@ async def test_nothing_is_sent_for_calls_that_were_all_cancelled() -> None:
     assert server.batches == [[1], [3]]
 
 
+async def test_calls_that_follow_each_other_share_a_task() -> None:
+    tasks: set[object] = set()
+
+    async def flush(items: list[int]) -> list[int]:
+        tasks.add(asyncio.current_task())
+        return items
+
+    batcher: Batcher[int, int] = Batcher(flush)
+    assert [await batcher.call(item) for item in range(3)] == [0, 1, 2]
+    assert len(tasks) == 1
+    await settle()
+    assert not batcher._tasks
+
+
 @pytest.mark.parametrize("pipelined", [False, True])
 async def test_an_exception_among_the_results_is_its_own_call_s(pipelined: bool) -> None:
     server = Server(pipelined=pipelined)

@@ -28,9 +28,9 @@ async def pulled(stream: EventStream, count: int) -> list[int]:
 async def test_events_are_pulled_in_order_beginning_with_the_unconsumed() -> None:
     stream = EventStream([event(1), event(2)])
     stream.add(event(3))
-    assert len(stream) == 3
+    assert len(stream.queued) == 3
     assert await pulled(stream, 3) == [1, 2, 3]
-    assert (len(stream), stream.unconsumed()) == (0, [])
+    assert (len(stream.queued), stream.unconsumed()) == (0, [])
 
 
 async def test_a_waiting_reader_is_woken_by_an_event_and_may_be_cancelled() -> None:

@@ -17,13 +17,13 @@ from tests.support.brokers.redis import make_certificates
 def test_a_url_with_every_option() -> None:
     options = make_options(
         "mqtts://us%40er:pa%3Ass@broker.example:1234/?client_id=me&session_expiry=60&qos=2&no_local=true"
-        "&keepalive=7&probe_interval=0.5&connect_timeout=3&receive_maximum=50&version=3.1.1&ca_file=/ca.pem"
+        "&keepalive=7&probe_interval=0.5&connect_timeout=3&receive_maximum=50&ca_file=/ca.pem"
     )
     assert (options.host, options.port, options.tls) == ("broker.example", 1234, True)
     assert (options.username, options.password) == ("us@er", "pa:ss")
     assert (options.client_id, options.session_expiry, options.qos, options.no_local) == ("me", 60, 2, True)
     assert (options.keepalive, options.probe_interval, options.connect_timeout) == (7, 0.5, 3.0)
-    assert (options.receive_maximum, options.version, options.ca_file) == (50, 4, "/ca.pem")
+    assert (options.receive_maximum, options.ca_file) == (50, "/ca.pem")
 
 
 def test_keyword_arguments_override_the_url() -> None:
@@ -75,7 +75,7 @@ def test_a_client_certificate(tmp_path: Path) -> None:
         ("mqtt://host/?cleint_id=x", "unknown option 'cleint_id'. Did you mean 'client_id'"),
         ("mqtt://host/?zzz=x", "unknown option 'zzz'. Known are ca_file"),
         ("mqtt://host/?qos=high", "The option qos of the MQTT URL cannot be 'high'"),
-        ("mqtt://host/?version=2", "The option version of the MQTT URL cannot be '2'"),
+        ("mqtt://host/?version=4", "unknown option 'version'"),
         ("mqtt://host/?no_local=perhaps", "The option no_local of the MQTT URL cannot be 'perhaps'"),
     ],
 )
@@ -94,7 +94,6 @@ def test_a_refused_url_does_not_show_its_password() -> None:
     ("options", "message"),
     [
         ({"qos": 3}, "qos must be 0, 1 or 2, not 3"),
-        ({"version": 3}, "version must be 5, or 4 for MQTT 3.1.1, not 3"),
         ({"ca_file": "/ca.pem"}, "ca_file and cert_file need TLS"),
         ({"session_expiry": 5}, "session_expiry needs a client_id of this node alone"),
         ({"keepalive": 0}, "keepalive and receive_maximum must be between 1 and 65535"),
@@ -114,14 +113,13 @@ def test_unknown_options_are_refused() -> None:
 
 def test_a_client_id_too_long_for_the_protocol_is_refused() -> None:
     with pytest.raises(ValueError, match="at most 65535 bytes in UTF-8, not 65536"):
-        make_options(None, client_id="x" * 65_536).connect_packet(5)
+        make_options(None, client_id="x" * 65_536).connect_packet()
 
 
 def test_the_delay_of_a_will_is_sent() -> None:
     delay = b"\x18\x00\x00\x00\x05"
-    assert delay in make_options(None, will=Will("t", b"gone", delay=5)).connect_packet(5)
-    assert delay not in make_options(None, will=Will("t", b"gone")).connect_packet(5)
-    assert delay not in make_options(None, will=Will("t", b"gone", delay=5)).connect_packet(4)
+    assert delay in make_options(None, will=Will("t", b"gone", delay=5)).connect_packet()
+    assert delay not in make_options(None, will=Will("t", b"gone")).connect_packet()
 
 
 def test_the_repr_does_not_show_the_password() -> None:

@@ -21,7 +21,6 @@ from django_anyio_channels.brokers.mqtt.packets import (
     DISCONNECT_PACKET,
     NO_PROPERTIES,
     PINGREQ_PACKET,
-    ConnAck,
     Publish,
     pack_packet,
     pack_properties,
@@ -77,7 +76,7 @@ class Peer(MQTTConnection):
         self.received: list[bytes] = []
         self.ack_handles: list[PublishAck] = []
         self.ended: list[ListenerClosed] = []
-        super().__init__(make_options("mqtt://broker.example", **options), 5, self)
+        super().__init__(make_options("mqtt://broker.example", **options), self)
         self.transport = FakeTransport()
         self.transport.protocol = self
         self.connection_made(self.transport)
@@ -90,12 +89,12 @@ class Peer(MQTTConnection):
     def connection_ended(self, error: ListenerClosed) -> None:
         self.ended.append(error)
 
-    async def connect(self, connack: bytes = ACCEPTED) -> ConnAck:
-        answer = asyncio.create_task(self.handshake())
+    async def connect(self, connack: bytes = ACCEPTED) -> None:
+        accepted = asyncio.create_task(self.handshake())
         await anyio.wait_all_tasks_blocked()
         self.data_received(connack)
         self.transport.written.clear()
-        return await answer
+        await accepted
 
     async def send(self, qos: int = 1) -> int:
         return await self.publish(b"t", b"x", qos=qos, retain=False, properties=NO_PROPERTIES)
@@ -186,7 +185,8 @@ async def test_packets_after_disconnect_are_ignored(peer: Peer) -> None:
 
 async def test_a_second_connack_is_ignored(peer: Peer) -> None:
     peer.data_received(ACCEPTED + ACCEPTED)
-    assert (await peer.handshake()).receive_maximum == 1
+    await peer.handshake()
+    assert peer.answer.receive_maximum == 1
     peer.check()
 
 
@@ -225,7 +225,9 @@ async def test_a_connection_that_was_never_accepted_raises_and_reports_nothing()
     handshake = asyncio.create_task(one.handshake())
     await anyio.wait_all_tasks_blocked()
     one.connection_lost(ConnectionResetError("reset"))
-    with pytest.raises(ListenerClosed, match=r"the connection broke \(reset\)"):
+    with pytest.raises(
+        ListenerClosed, match=r"the connection broke \(reset\) before it answered; it must speak MQTT 5"
+    ):
         await handshake
     assert one.ended == []
     await one.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -11,8 +12,12 @@ from typing import Any
 
 import anyio
 import anyio.to_thread
+import paho.mqtt.client as paho
 import pytest
 from channels.exceptions import MessageTooLarge
+from paho.mqtt.enums import CallbackAPIVersion
+from paho.mqtt.packettypes import PacketTypes
+from paho.mqtt.properties import Properties as PahoProperties
 
 from django_anyio_channels import (
     AnyioChannelLayer,
@@ -337,6 +342,32 @@ async def test_a_session_survives_the_restart_of_a_persistent_broker(connect: Co
         assert await read(again, 100) == [b"number %d" % number for number in range(100)]
 
 
+async def test_a_session_that_another_program_began_is_resumed(broker: Mosquitto, connect: Connect) -> None:
+    """It subscribed without an identifier, so the messages that it missed have none."""
+    loop, began = asyncio.get_running_loop(), anyio.Event()
+    client = paho.Client(CallbackAPIVersion.VERSION2, client_id="begun", protocol=paho.MQTTv5)
+
+    def on_subscribe(*rest: Any) -> None:
+        loop.call_soon_threadsafe(began.set)
+
+    client.on_subscribe = on_subscribe
+    properties = PahoProperties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call]
+    properties.SessionExpiryInterval = 60
+    client.connect("127.0.0.1", broker.port, clean_start=False, properties=properties)
+    client.subscribe("begun", 1)
+    client.loop_start()
+    with anyio.fail_after(TIME_LIMIT):
+        await began.wait()
+    client.disconnect()
+    await anyio.to_thread.run_sync(client.loop_stop)
+    writer = await connect(broker.url)
+    await writer.publish("begun", b"missed")
+    node = await connect(broker.url, client_id="begun", session_expiry=60)
+    await node.subscribe("begun")
+    await writer.publish("begun", b"live")
+    assert await read(node, 2) == [b"missed", b"live"]
+
+
 async def test_a_session_ends_when_it_has_expired(broker: Mosquitto, connect: Connect) -> None:
     session = {"client_id": "expiring", "session_expiry": 1}
     node, writer = await connect(broker.url, **session), await connect(broker.url)
@@ -448,7 +479,7 @@ async def test_a_long_queue_outlives_its_owner_at_a_broker_of_small_packets(conn
         with pytest.raises(PayloadTooLarge, match="takes at most 2000"):
             await owner.put("long", b"x" * 1900, capacity=1000, expiry=60)
         await owner.disconnect()
-        assert b"long" in successor._session.queues.owned.owners
+        assert b"long" in successor._session.queues.requests.owners
         await successor.disconnect()  # the last one keeps it, and offers it in its next session
         await successor.connect()
         with anyio.fail_after(TIME_LIMIT):
@@ -488,7 +519,10 @@ async def test_garbage_on_the_topics_of_nodes_ends_no_session(
         assert [await late.take("jobs"), await late.take("jobs")] == [b"1", b"2"]
         await late.put("later", b"3", capacity=10, expiry=60)
         assert await owner.take("later") == b"3"
-        assert "Dropped a message on %nodes//queue/jobs that was not published by this package" in caplog.text
+        assert (
+            "Dropped a message on %nodes//queue/jobs that was not published by this version of this package"
+            in caplog.text
+        )
 
 
 async def test_a_queue_without_an_owner_while_a_client_subscribes_to_everything(
@@ -571,7 +605,7 @@ async def test_many_nodes_that_find_a_queue_at_once_agree_on_its_owner(broker: M
             async with anyio.create_task_group() as tasks:
                 for number, layer in enumerate(layers):
                     tasks.start_soon(partial(layer.put, queue, b"%d" % number, capacity=6, expiry=60))
-            owners = [layer for layer in layers if queue.encode() in layer._session.queues.owned.owners]
+            owners = [layer for layer in layers if queue.encode() in layer._session.queues.requests.owners]
             assert len(owners) == 1
             assert sorted([await layers[0].take(queue) for _ in layers]) == [b"%d" % n for n in range(6)]
 
@@ -594,7 +628,7 @@ async def test_queues_are_handed_off_within_their_scope(connect: Connect) -> Non
         await first.put("jobs", b"of a", capacity=10, expiry=60)
         await other.put("jobs", b"of b", capacity=10, expiry=60)
         await first.disconnect()  # no node of its scope is left
-        assert [len(owner.store) for owner in other._session.queues.owned.owners.values()] == [1]
+        assert [len(owner.store) for owner in other._session.queues.requests.owners.values()] == [1]
         second, third = await node("a:"), await node("a:")
         assert await third.take("jobs") == b"of a"
         await second.put("jobs", b"of a, too", capacity=10, expiry=60)

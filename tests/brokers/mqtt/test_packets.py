@@ -20,15 +20,6 @@ def test_reason_codes_have_the_names_of_the_specification(code: int) -> None:
     assert reason_name(code).lower().replace("s ", " ") == f"{name} (0x{code:02x})".lower().replace("s ", " ")
 
 
-def test_return_codes_of_mqtt_311_have_names() -> None:
-    assert [reason_name(code) for code in (0, 1, 5, 6)] == [
-        "Success (0x00)",
-        "Unacceptable protocol version (0x01)",
-        "Not authorized (0x05)",
-        "reason (0x06)",
-    ]
-
-
 def test_a_reason_code_that_nobody_defined() -> None:
     assert reason_name(0xFF) == "reason (0xff)"
 

@@ -8,15 +8,13 @@ import anyio
 import pytest
 
 from django_anyio_channels.brokers.redis.keys import (
+    base_key,
     bound_groups_key,
     companion_key,
     hash_tag_for_slot,
     key_slot,
-    queue_of_bound_groups,
 )
-from tests.brokers.redis.clusters import (
-    PLENTY,
-)
+from tests.brokers.redis.clusters import PLENTY
 from tests.brokers.redis.conftest import Connect, becomes_true, publish
 from tests.support.brokers import redis as brokers
 
@@ -39,9 +37,9 @@ def test_what_is_beside_one_name_is_beside_no_other() -> None:
     names += [name + b"|~" for name in names]
     assert len({companion_key(name, "groups") for name in names}) == len(set(names))
     for name in names:
-        assert queue_of_bound_groups(bound_groups_key(name)) == name
-        assert queue_of_bound_groups(name) is None
-        assert queue_of_bound_groups(companion_key(name, "waiting")) is None
+        assert base_key(bound_groups_key(name)) == name
+        for other in (name, companion_key(name, "waiting")):
+            assert bound_groups_key(base_key(other)) != other
 
 
 def test_tags_lead_to_their_slots() -> None:

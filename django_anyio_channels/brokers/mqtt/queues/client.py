@@ -1,16 +1,19 @@
 """Queues over MQTT, which has none: each queue is owned by one of the nodes.
 
-MQTT passes a message on or forgets it. So the messages of a queue are in the memory of one node, its *owner*. To put
-or to take, a node sends a request to the queue's topic, to which only the owner subscribes (``$share``, so that never
-two nodes handle one request); the owner replies to the topic of the requesting node. Everything goes through the
-broker, so that all nodes see one order. When the broker says that nobody subscribes to the queue's topic (reason code
-16), the requesting node becomes the owner itself. A node that disconnects hands its queues off to another node of its
-scope, or if there is none, to the next session of its process. When the broker dies, they stay where they are, and are
-offered again afterwards.
+MQTT passes a message on or forgets it. So the messages of a queue are in the memory of one node, its *owner*. The way
+of a message:
 
-The crash of a node costs the messages and bindings of the queues that it owns, and the messages on their way to its
-readers. The end of the last process costs all queues. Where this matters, use a broker that has queues: Redis or
-PostgreSQL.
+* `MQTTQueues.put` sends a request to the queue's topic, to which only the owner subscribes (``$share``, so that never
+  two nodes handle one request). When the broker says that nobody does (reason code 16), the requesting node becomes the
+  owner itself (`requests`).
+* The owner (`owner`) keeps the message (`store`), or sends it to the node of the reader that waits longest, and there
+  one of the waiting tasks gets it (`readers`).
+* A node that disconnects hands its queues off to another node of its scope, or if there is none, to the next session of
+  its process. When the broker dies, they stay where they are, and are offered again afterwards (`handoff`).
+
+Everything goes through the broker (`messaging`), so that all nodes see one order. The crash of a node costs the
+messages and bindings of the queues that it owns, and the messages on their way to its readers. The end of the last
+process costs all queues. Where this matters, use a broker that has queues: Redis or PostgreSQL.
 
 Topics, in the scope of the prefix (a group's topic never begins so, see `topics`): ``%nodes/<scope>/queue/<queue>`` for
 requests, ``claim/<queue>`` for the election of its owner, ``node/<client id>`` for replies, ``successors`` for queues
@@ -27,17 +30,16 @@ import anyio
 
 from ....core.exceptions import ListenerClosed, PayloadTooLarge, QueueFull
 from ..topics import to_group, to_topic
-from .election import OwnedQueues
 from .handoff import HandOffs
-from .messaging import ALL_TOPICS_SUBSCRIBED, REPLIES, Messaging, Transport, consume_error
-from .protocol import Reply, encode, read_prefix, read_reply
+from .messaging import ALL_TOPICS_SUBSCRIBED, REPLIES, Message, Messaging, PartOfTopic, Transport
 from .readers import Readers
 from .requests import Requests
-from .store import unpack
+from .store import PackedMessage
 
 logger = logging.getLogger("django_anyio_channels")
 
 _PURGE = b"purge"
+_REPLY_VERBS = {"ok": tuple[()], "full": tuple[()], "message": tuple[PartOfTopic, PackedMessage]}
 
 _REPEAT_SECONDS = 1.0
 """How often requests without a reply are repeated: the owner may have died."""
@@ -51,104 +53,90 @@ class MQTTQueues:
     def __init__(self, transport: Transport) -> None:
         self._transport = transport
         self.messaging = Messaging(transport, self._receive_reply)
-        self.owned = OwnedQueues(self.messaging)
-        self._requests = Requests(self.messaging, self.owned, self._prepare)
-        self.hand_offs = HandOffs(self.messaging, self.owned, self._requests)
-        self._readers = Readers(self.messaging, self._requests, self.hand_offs)
-        self._preparation: asyncio.Task[None] | None = None
+        self.requests = Requests(self.messaging)
+        self._hand_offs = HandOffs(self.messaging, self.requests)
+        self._readers = Readers(self.messaging, self.requests, self._hand_offs)
         self._timer: asyncio.TimerHandle | None = None
-        self._error: ListenerClosed | None = None
-
-    # ---- verbs --------------------------------------------------------------------------------------------------
+        self._checked = False
 
     async def put(self, queue: str, message: bytes, capacity: int, expiry: float) -> None:
-        """`BaseChannelLayer.put`."""
+        """See `BaseChannelLayer`, as for the other verbs."""
+        self._check_subscriptions()
         topic = to_topic(queue)
-        await self._prepare()
         size, limit = len(message) + self.messaging.envelope_size(topic), self._transport.largest_packet
         if size > limit:
             raise PayloadTooLarge(
                 f"A message for queue {queue} needs {size} bytes on its way; {self._transport.address} takes at most "
                 f"{limit}. Send less, or raise the broker's limit (mosquitto: max_packet_size)"
             )
-        if await self._requests.send(topic, "put", message, capacity, expiry) == "full":
+        if await self.requests.send(topic, "put", message, capacity, expiry) == "full":
             raise QueueFull(f"Queue {queue} is full: its capacity of {capacity} messages is used up")
 
     async def take(self, queue: str) -> bytes:
-        """`BaseChannelLayer.take`."""
-        await self._prepare()
+        self._check_subscriptions()
         return await self._readers.take(to_topic(queue))
 
     async def bind(self, group: str, queue: str, capacity: int, expiry: float, lifetime: float) -> None:
-        """`BaseChannelLayer.bind`."""
-        await self._requests.send(to_topic(queue), "bind", [(group, capacity, expiry, lifetime)])
+        await self.requests.send(to_topic(queue), "bind", [(group, capacity, expiry, lifetime)])
 
     async def unbind(self, group: str, queue: str) -> None:
-        """`BaseChannelLayer.unbind`."""
-        await self._requests.send(to_topic(queue), "unbind", group)
+        await self.requests.send(to_topic(queue), "unbind", group)
 
     async def purge(self, prefix: str) -> None:
-        """`BaseChannelLayer.purge`."""
-        await self._prepare()
-        await self.messaging.send(_PURGE, encode(prefix))
+        await self.messaging.send(_PURGE, Message("purge", self.messaging.node, 0, (prefix,)))
 
-    # ---- the session --------------------------------------------------------------------------------------------
+    def _check_subscriptions(self) -> None:
+        """Once a session: warn if the broker cannot tell whether a queue has an owner."""
 
-    async def _prepare(self) -> None:
-        """Once a session: subscribe to replies. Raises `ListenerClosed`."""
-        if self._preparation is None:
-            self._preparation = asyncio.get_running_loop().create_task(self._listen())
-            self._preparation.add_done_callback(consume_error)
-        await asyncio.shield(self._preparation)
-        if self._error is not None:
-            raise ListenerClosed(*self._error.args)
+        async def check() -> None:
+            if await self.messaging.all_topics_subscribed():
+                logger.warning("%s: %s", self._transport.address, ALL_TOPICS_SUBSCRIBED)
 
-    async def _listen(self) -> None:
+        if not self._checked:
+            self._checked = True
+            self.messaging.start_soon(check())
+
+    async def begin(self) -> None:
+        """Begin the session. Raises `ListenerClosed`, and `SubscriptionRefused` if the broker does not allow it."""
         self._repeat()
-        await self.messaging.listen(REPLIES + self.messaging.node.encode(), read_reply, self._receive_reply)
-        await self.messaging.listen(_PURGE, read_prefix, self._on_purge)
-        if await self.messaging.all_topics_subscribed():
-            logger.warning("%s: %s", self._transport.address, ALL_TOPICS_SUBSCRIBED)
+        await asyncio.gather(
+            self.messaging.listen(REPLIES + self.messaging.node.encode(), _REPLY_VERBS, self._receive_reply),
+            self.messaging.listen(_PURGE, {"purge": tuple[str]}, self._on_purge),
+            self.requests.accept_queues(),
+        )
+        await self._hand_offs.begin()
 
     def _repeat(self) -> None:
-        if self._error is None:
-            self._timer = asyncio.get_running_loop().call_later(_REPEAT_SECONDS, self._repeat)
-            self._readers.repeat()
-            self._requests.repeat()
+        self._timer = asyncio.get_running_loop().call_later(_REPEAT_SECONDS, self._repeat)
+        self._readers.repeat()
+        self.requests.repeat()
 
     async def close(self) -> None:
-        """Hand off the queues of this node, and return its undelivered messages."""
+        """Return the undelivered messages of this node, and hand off its queues."""
         with anyio.move_on_after(_CLOSE_SECONDS):
             with anyio.move_on_after(_CLOSE_SECONDS / 2):
-                await self._readers.remove_all()
-            await self.hand_offs.close()
-            await self._readers.return_all()
-            # Not before: returned messages are replied to. Nothing else comes, as no owner knows a reader of this node.
+                await self._readers.close()
+            await self._hand_offs.close()
+            # The owners that did not reply learn now that this node takes no messages any more.
             await self.messaging.stop_listening(REPLIES + self.messaging.node.encode())
 
     def end(self, error: ListenerClosed) -> None:
         """The session is over: fail all calls with ``error``. What is left is kept for the next session."""
-        self._error = error
         if self._timer is not None:
             self._timer.cancel()
-        self._requests.end()
-        self.owned.end()
-        self.hand_offs.end()
+        self.requests.end()
+        self._hand_offs.end()
         self._readers.end(error)
 
-    # ---- replies ------------------------------------------------------------------------------------------------
-
-    def _receive_reply(self, reply: Reply) -> None:
-        number, kind, values = reply
-        if kind == "message":
-            self._readers.receive(values[0], unpack(values[1]), number)
-        elif kind == "retry":
-            self._readers.retry(number)
+    def _receive_reply(self, reply: Message) -> None:
+        if reply.verb == "message":
+            self._readers.receive(reply)
         else:
-            self._requests.receive(number, kind)
+            self.requests.receive(reply)
 
-    def _on_purge(self, prefix: str) -> None:
-        for topic, owner in self.owned.owners.items():
+    def _on_purge(self, purge: Message) -> None:
+        (prefix,) = purge.arguments
+        for topic, owner in self.requests.owners.items():
             if to_group(topic).startswith(prefix):
                 owner.purge()
         self._readers.purge(prefix)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from collections import OrderedDict
 from dataclasses import dataclass
 from functools import partial
 from time import monotonic
@@ -13,11 +12,22 @@ from zlib import crc32
 from ....core.stats import RateLimitedLogger
 from ..subscriptions import Subscription
 from ..topics import to_group
-from .messaging import Messaging
-from .protocol import PackedBinding, Request
-from .store import QueuedMessage, Store, unpack
+from .messaging import Message, Messaging
+from .store import PackedMessage, QueuedMessage, Store, unpack
 
-logger = logging.getLogger("django_anyio_channels")
+PackedBinding = tuple[str, int, float, float]
+"""Group, capacity, expiry in seconds, and the seconds that are left of its lifetime."""
+
+VERBS: dict[str, Any] = {
+    "probe": tuple[()],
+    "take": tuple[list[int]],
+    "stop": tuple[list[int]],
+    "put": tuple[bytes, int, float],
+    "requeue": tuple[list[PackedMessage]],
+    "bind": tuple[list[PackedBinding]],
+    "unbind": tuple[str],
+}
+"""The requests to an owner, with the types of their arguments."""
 
 _REMEMBERED_REQUESTS = 1000
 """Requests whose repetition is recognised."""
@@ -44,8 +54,7 @@ def pack_bindings(bindings: dict[str, Binding]) -> list[PackedBinding]:
 class QueueOwner:
     """Owns the queue of one topic.
 
-    A request may come twice, because requests are repeated until they are replied to; it is handled once. The numbers
-    in ``take`` and ``stop`` are those of readers, and repeating these changes nothing.
+    A request may come twice, because requests are repeated until they are replied to; it is handled once.
     """
 
     def __init__(self, topic: bytes, messaging: Messaging) -> None:
@@ -55,50 +64,48 @@ class QueueOwner:
         """The waiting readers, longest first. No messages wait as long as there are any."""
         self._topic = topic
         self._messaging = messaging
-        self._replies: OrderedDict[Requester, str] = OrderedDict()
+        self._replies: dict[Requester, str] = {}
         """The replies to recent requests; empty while they are being handled."""
         self._log = RateLimitedLogger()
 
-    def handle(self, request: Request) -> None:
+    def handle(self, request: Message) -> None:
         """Handle the request of a node."""
         verb, node, number, arguments = request
         requester = (node, number)
         if verb == "probe":
             return  # the broker has replied that there is an owner
         if verb == "take":
-            for reader in arguments[0]:
-                self.readers.setdefault((node, reader))
-            self.dispatch()
-        elif verb == "stop":
-            for reader in arguments[0]:
-                self.readers.pop((node, reader), None)
-            self._send_reply(requester, "ok")
-        elif requester in self._replies:
-            if reply := self._replies[requester]:
-                self._send_reply(requester, reply)
-        else:
+            self.readers.update({(node, reader): None for reader in arguments[0]})
+        elif requester not in self._replies:
             self._replies[requester] = ""
             if len(self._replies) > _REMEMBERED_REQUESTS:
-                self._replies.popitem(last=False)
-            self._handle_once(verb, requester, arguments)
+                del self._replies[next(iter(self._replies))]
+            self._handle_once(verb, requester, *arguments)
+        elif self._replies[requester]:
+            self._reply(requester, self._replies[requester])
+        self._dispatch()
 
-    def _handle_once(self, verb: str, requester: Requester, arguments: Any) -> None:
-        if verb == "put":
-            accepted = self.store.put(*arguments)
-            self._conclude(requester, "ok" if accepted else "full")
-            self.dispatch()
-        elif verb == "requeue":
-            self.store.insert(map(unpack, arguments[0]))
-            self._conclude(requester, "ok")
-            self.dispatch()
-        elif verb == "bind":
-            self._messaging.start_soon(self._bind(requester, arguments[0]))
+    def _handle_once(self, verb: str, requester: Requester, *arguments: Any) -> None:
+        if verb == "bind":
+            self._messaging.start_soon(self._bind(requester, *arguments))
         elif verb == "unbind":
-            self._messaging.start_soon(self._unbind(requester, arguments[0]))
+            self._messaging.start_soon(self._unbind(requester, *arguments))
+        elif verb == "put":
+            self._reply(requester, "ok" if self.store.put(*arguments) else "full")
+        elif verb == "requeue":
+            for packed in arguments[0]:
+                self.store.appendleft(unpack(packed))
+            self._reply(requester, "ok")
         else:
-            logger.warning("Ignored the unknown request %r for queue %s", verb, to_group(self._topic))
+            for reader in arguments[0]:
+                self.readers.pop((requester[0], reader), None)
+            self._reply(requester, "ok")
 
-    def dispatch(self) -> None:
+    def _reply(self, requester: Requester, reply: str) -> None:
+        self._replies[requester] = reply
+        self._messaging.start_soon(self._messaging.reply(*requester, reply))
+
+    def _dispatch(self) -> None:
         """Send messages to readers while there are both."""
         while self.readers and self.store:
             reader = next(iter(self.readers))
@@ -107,32 +114,23 @@ class QueueOwner:
 
     async def _deliver(self, reader: Requester, message: QueuedMessage) -> None:
         node, number = reader
-        if not await self._messaging.reply(node, number, "message", self._topic, message.pack()):
+        if not await self._messaging.reply(node, number, "message", self._topic.decode(), message.pack()):
             self.readers = {each: None for each in self.readers if each[0] != node}
-            self.store.insert([message])
-            self.dispatch()
-
-    def _conclude(self, requester: Requester, reply: str) -> None:
-        self._replies[requester] = reply
-        self._send_reply(requester, reply)
-
-    def _send_reply(self, requester: Requester, reply: str) -> None:
-        self._messaging.start_soon(self._messaging.reply(*requester, reply))
-
-    # ---- bindings -----------------------------------------------------------------------------------------------
+            self.store.appendleft(message)
+            self._dispatch()
 
     async def _bind(self, requester: Requester, packed: list[PackedBinding]) -> None:
         for group, capacity, expiry, seconds_left in packed:
             known = group in self.bindings
             self.bindings[group] = Binding(capacity, expiry, monotonic() + seconds_left)
             if not known:
-                await self._messaging.transport.subscribe(self._subscription(group), qos=1)
-        self._conclude(requester, "ok")
+                await self._messaging.transport.subscribe(self._subscription(group))
+        self._reply(requester, "ok")
 
     async def _unbind(self, requester: Requester, group: str) -> None:
         if self.bindings.pop(group, None) is not None:
             await self._stop_listening(group)
-        self._conclude(requester, "ok")
+        self._reply(requester, "ok")
 
     async def close_bindings(self) -> None:
         """Put nothing more that is published to groups into the queue."""
@@ -164,7 +162,7 @@ class QueueOwner:
         if binding.expires_at <= monotonic():
             self._end_binding(group)
         elif self.store.put(payload, binding.capacity, binding.expiry):
-            self.dispatch()
+            self._dispatch()
         else:
             text = "Queue %s is full: its capacity of %d messages is used up; a message to group %s was dropped"
             self._log.write(logging.WARNING, text, to_group(self._topic), binding.capacity, group)

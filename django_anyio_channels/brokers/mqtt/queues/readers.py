@@ -12,9 +12,9 @@ from ....core.exceptions import ChannelLayerError, ListenerClosed
 from ...common.waiters import WaiterQueue
 from ..topics import to_group
 from .handoff import HandOffs, OrphanedQueue
-from .messaging import Messaging
+from .messaging import Message, Messaging
 from .requests import Requests
-from .store import QueuedMessage, Store
+from .store import QueuedMessage, Store, unpack
 
 _LINGER_SECONDS = 0.1
 """How long an owner still knows a reader without a task, and a message for it stays at this node."""
@@ -23,14 +23,14 @@ _POLLING_SECONDS = 1.0
 
 
 class _ReaderQueue:
-    """The waiting tasks of one queue, and the messages that came for them; a `Ready` of its `WaiterQueue`."""
+    """The waiting tasks of one queue, and the messages that came for them."""
 
     def __init__(self) -> None:
-        self.waiters: WaiterQueue[QueuedMessage] = WaiterQueue(self)
         self.known: dict[int, None] = {}
         """The readers that the owner knows, by their numbers. Which task belongs to which does not matter."""
         self.undelivered = Store()
         """Messages that came when no task waited any more."""
+        self.waiters: WaiterQueue[QueuedMessage] = WaiterQueue(self.undelivered)
         self.returning = False
         """Undelivered messages are on their way to the owner. Newer ones must follow, or they would overtake them."""
         self.timer: asyncio.TimerHandle | None = None
@@ -38,15 +38,6 @@ class _ReaderQueue:
         """When a task was last cancelled."""
         self.linger_seconds = _LINGER_SECONDS
         """How long the next task is expected: one that polls must find what came since its last call."""
-
-    def __len__(self) -> int:
-        return 0 if self.returning else len(self.undelivered)
-
-    def popleft(self) -> QueuedMessage:
-        return self.undelivered.popleft()
-
-    def appendleft(self, message: QueuedMessage) -> None:
-        self.undelivered.insert([message])
 
     def join(self) -> asyncio.Future[QueuedMessage]:
         """Add a waiting task."""
@@ -63,6 +54,7 @@ class Readers:
     """
 
     def __init__(self, messaging: Messaging, requests: Requests, hand_offs: HandOffs) -> None:
+        self._node = messaging.node
         self._start_soon = messaging.start_soon
         self._requests = requests
         self._hand_offs = hand_offs
@@ -72,9 +64,11 @@ class Readers:
 
     async def take(self, topic: bytes) -> bytes:
         """Wait for the oldest message of a queue."""
+        if self._error is not None:
+            raise ListenerClosed(*self._error.args)
         queue = self._queues[topic]
-        if queue:
-            return queue.popleft().payload
+        if queue.undelivered and not queue.returning:
+            return queue.undelivered.popleft().payload
         waiter = queue.join()
         self._add_missing_readers(topic, queue)
         try:
@@ -93,42 +87,37 @@ class Readers:
 
     async def _add_reader(self, topic: bytes, queue: _ReaderQueue, number: int) -> None:
         try:
-            await self._requests.add_readers(topic, [number])
+            await self._announce(topic, [number])
         except ChannelLayerError as error:
             queue.known.pop(number, None)
             # The end of a session fails all tasks, a refusal one.
             if isinstance(error, ListenerClosed) or not queue.waiters.fail_one(error):
                 raise
 
-    # ---- what owners send ---------------------------------------------------------------------------------------
-
-    def receive(self, topic: bytes, message: QueuedMessage, number: int) -> None:
-        """Take a message for a reader. Without a task it waits for the next one, or goes back soon."""
-        queue = self._queues[topic]
-        queue.known.pop(number, None)
-        queue.appendleft(message)
-        queue.waiters.dispatch()
-        self._linger(topic, queue)
-
-    def retry(self, number: int) -> None:
-        """Tell the next owner of a reader whose owner has left."""
-        for topic, queue in self._queues.items():
-            if number in queue.known:
-                self._start_soon(self._requests.add_readers(topic, [number]))
+    async def _announce(self, topic: bytes, numbers: list[int]) -> None:
+        await self._requests.deliver(topic, Message("take", self._node, 0, (numbers,)))
 
     def repeat(self) -> None:
         """Tell all owners again which readers wait: an owner may have died."""
         for topic, queue in self._queues.items():
             if queue.known:
-                self._start_soon(self._requests.add_readers(topic, list(queue.known)))
+                self._start_soon(self._announce(topic, list(queue.known)))
+
+    def receive(self, reply: Message) -> None:
+        """Take a message for a reader. Without a task it waits for the next one, or goes back soon."""
+        topic = reply.arguments[0].encode()
+        queue = self._queues[topic]
+        queue.known.pop(reply.number, None)
+        queue.undelivered.appendleft(unpack(reply.arguments[1]))
+        if not queue.returning:
+            queue.waiters.dispatch()
+        self._linger(topic, queue)
 
     def purge(self, prefix: str) -> None:
         """Drop the undelivered messages of queues whose names begin with ``prefix``."""
         for topic, queue in self._queues.items():
             if to_group(topic).startswith(prefix):
                 queue.undelivered.clear()
-
-    # ---- readers without a task ---------------------------------------------------------------------------------
 
     def _linger(self, topic: bytes, queue: _ReaderQueue) -> None:
         if self._error is not None:
@@ -143,7 +132,7 @@ class Readers:
         for number in surplus:
             del queue.known[number]
         if surplus:
-            self._start_soon(self._requests.remove_readers(topic, surplus))
+            self._start_soon(self._requests.send(topic, "stop", surplus))
         if queue.returning:
             return
         if queue.undelivered:
@@ -160,25 +149,21 @@ class Readers:
         queue.returning = True
         try:
             while messages := queue.undelivered.clear():
-                await self._hand_offs.requeue(topic, messages)
+                await self._hand_offs.give(OrphanedQueue(topic, messages))
         finally:
             queue.returning = False
             queue.waiters.dispatch()
             self._add_missing_readers(topic, queue)
             self._linger(topic, queue)
 
-    # ---- the end of the session ---------------------------------------------------------------------------------
+    async def close(self) -> None:
+        """Tell all owners that no readers wait here any more, and return all undelivered messages."""
+        await asyncio.gather(*[self._leave(topic, queue) for topic, queue in self._queues.items()])
 
-    async def remove_all(self) -> None:
-        """Tell all owners that no readers wait here any more."""
-        for topic, queue in list(self._queues.items()):
-            if queue.known:
-                await self._requests.remove_readers(topic, list(queue.known))
-
-    async def return_all(self) -> None:
-        """Return all undelivered messages to their owners."""
-        for topic, queue in list(self._queues.items()):
-            await self._return_undelivered(topic, queue)
+    async def _leave(self, topic: bytes, queue: _ReaderQueue) -> None:
+        if queue.known:
+            await self._requests.send(topic, "stop", list(queue.known))
+        await self._return_undelivered(topic, queue)
 
     def end(self, error: ListenerClosed) -> None:
         """Fail all waiting tasks, and keep undelivered messages for the next session."""

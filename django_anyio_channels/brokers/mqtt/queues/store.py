@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from bisect import insort
-from collections.abc import Iterable
 from dataclasses import dataclass
 from time import monotonic
 
@@ -52,11 +51,10 @@ class Store:
         self._messages.append(QueuedMessage(self._last_stamp, payload, monotonic() + expiry))
         return True
 
-    def insert(self, messages: Iterable[QueuedMessage]) -> None:
-        """Put messages that were in a queue before back to their places."""
-        for each in messages:
-            insort(self._messages, each)
-            self._last_stamp = max(self._last_stamp, each.stamp)
+    def appendleft(self, message: QueuedMessage) -> None:
+        """Put a message that was in the queue before back to its place."""
+        insort(self._messages, message)
+        self._last_stamp = max(self._last_stamp, message.stamp)
 
     def popleft(self) -> QueuedMessage:
         """Remove and return the oldest message of those that the last `len` counted."""

@@ -88,7 +88,12 @@ class ClusterSeeds:
                     if error is None:
                         return task.result()
         finally:
-            await _cancel(asked)
+            for task in asked:
+                task.cancel()
+            if asked:
+                # Until they have closed what they opened.
+                with anyio.CancelScope(shield=True):
+                    await asyncio.wait(asked)
         raise ListenerClosed(f"{self}: no node leads to the masters; the last one: {error}") from error
 
     async def _ask(self, node: Node) -> list[Range]:
@@ -118,15 +123,6 @@ class ClusterSeeds:
             nodes.extend(node for node in found if node not in nodes)
         self._nodes = [*nodes, *(seed for seed in self._seeds if seed not in nodes)]
         return masters
-
-
-async def _cancel(tasks: set[asyncio.Task[list[Range]]]) -> None:
-    """Cancel them, and wait until they have closed what they opened."""
-    for task in tasks:
-        task.cancel()
-    if tasks:
-        with anyio.CancelScope(shield=True):
-            await asyncio.wait(tasks)
 
 
 def _read(node: list[Any], asked: Node) -> Node:

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 import hiredis
 
 from ....core.exceptions import ListenerClosed
-from ..connection import Connection
+from ..connection import Connection, fail
 from ..keys import SLOTS, hash_tag_for_slot, key_slot
 from ..packets import encode_command, is_redirection
 from ..server import ServerConnections, ServerObserver
@@ -257,12 +257,7 @@ class SlotRoute:
         reply.add_done_callback(partial(self._replied, command, outcome))
         return outcome
 
-    def send(self, command: bytes) -> None:
-        """Send an encoded command whose reply is ignored."""
-        self.execute(command)
-
     def sunsubscribe(self, command: bytes) -> asyncio.Future[Any]:
-        """Send an encoded ``SUNSUBSCRIBE``."""
         return self._cluster.unsubscribe(self._name, command)
 
     def _replied(self, command: bytes, outcome: asyncio.Future[Any], reply: asyncio.Future[Any]) -> None:
@@ -273,11 +268,7 @@ class SlotRoute:
 
 
 def _settle(outcome: asyncio.Future[Any], done: asyncio.Future[Any], error: BaseException | None) -> None:
-    if outcome.done():
-        return
-    if error is None:
+    if error is not None:
+        fail(outcome, error)
+    elif not outcome.done():
         outcome.set_result(done.result())
-    else:
-        outcome.set_exception(error)
-        # A caller that was cancelled will not retrieve it.
-        outcome.exception()

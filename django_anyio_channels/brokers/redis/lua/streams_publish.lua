@@ -1,11 +1,11 @@
 -- Keep messages in a group's history and publish them, each at once, in their order.
 -- Expects streams_load_position.lua, and
--- KEYS: 3 the queues that are bound to the group, a hash.
+-- KEYS: 3 the queues that are bound to the group, a hash; without it there are none.
 -- ARGV: ms to keep the position, messages to keep, ms to keep them, ms to keep the history with an allowance, how many
 --       digits of an id are the same during that allowance, publishing command, channel, messages.
 -- Returns the bindings as HGETALL does, and of each message: {receivers, position}, or the error that refused it.
 local first_id = last_id
-local reply = {redis.pcall('HGETALL', KEYS[3])}
+local reply = {KEYS[3] and redis.pcall('HGETALL', KEYS[3]) or {}}
 for index = 8, #ARGV do
   local entry = last_id .. '\n' .. ARGV[index]
   local id = redis.pcall('XADD', KEYS[2], 'MAXLEN', '~', ARGV[2], '*', '', entry)

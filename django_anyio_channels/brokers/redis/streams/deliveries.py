@@ -16,6 +16,7 @@ from ....core.events import DONE, Event, Gap
 from ....core.exceptions import ListenerClosed
 from ....core.stats import RateLimitedLogger
 from ...common.waiters import WaiterQueue
+from ..connection import fail
 from ..queues import REQUEUE_DELAY
 from ..scripts import is_noscript
 from ..session import Session
@@ -53,12 +54,6 @@ class Consumer:
         self.used = 0.0
         """When a task waited last."""
         self.serving: asyncio.Task[None] | None = None
-
-    def clear(self) -> list[bytes]:
-        """Remove and return the ids of `prefetched`."""
-        ids = [delivery.work_id for delivery in self.prefetched]
-        self.prefetched.clear()
-        return ids
 
 
 class _AckHandle:
@@ -142,7 +137,7 @@ class DeliveryManager:
         self._session = None
         self._fail_waiters(error)
         for ack in self._acks.values():
-            _fail(ack, error)
+            fail(ack, error)
 
     def on_end(self, error: ListenerClosed) -> None:
         """As `SubscriptionObserver.on_end`. A session that ended before this one may report it late."""
@@ -213,7 +208,9 @@ class DeliveryManager:
             seconds = await self._fetch(consumer, session)
         unused = loop.time() - consumer.used
         if consumer.prefetched and (self._closing or unused >= REQUEUE_DELAY):
-            await self._release(consumer.source, session, consumer.clear(), undelivered=True)
+            ids = [delivery.work_id for delivery in consumer.prefetched]
+            consumer.prefetched.clear()
+            await self._release(consumer.source, session, ids, undelivered=True)
             return True
         if not consumer.waiters:
             if self._closing or unused >= _IDLE_SECONDS:
@@ -267,7 +264,7 @@ class DeliveryManager:
         if ack is None:
             ack = self._acks[key] = asyncio.get_running_loop().create_future()
             if self._session is None:
-                _fail(ack, ListenerClosed("Not connected; the acknowledgement is repeated in the next session"))
+                fail(ack, ListenerClosed("Not connected; the acknowledgement is repeated in the next session"))
             else:
                 self._send_ack(self._session, key)
         return ack
@@ -277,31 +274,24 @@ class DeliveryManager:
         try:
             reply = source.acknowledge(session, work_id, by_hash)
         except ListenerClosed as error:
-            _fail(self._acks[key], error)
+            fail(self._acks[key], error)
         else:
             reply.add_done_callback(partial(self._confirm_ack, session, key))
 
     def _confirm_ack(self, session: Session, key: tuple[WorkSource, bytes], reply: asyncio.Future[Any]) -> None:
         error = reply.exception()
         if error is not None:
-            _fail(self._acks[key], error)
+            fail(self._acks[key], error)
             return
         if is_noscript(reply.result()):
             self._send_ack(session, key, by_hash=False)
             return
         ack = self._acks.pop(key)
         if isinstance(reply.result(), hiredis.ReplyError):
-            _fail(ack, session.translate_error(reply.result()))
+            fail(ack, session.translate_error(reply.result()))
         elif not ack.done():
             ack.set_result(None)
 
 
 def _must_retry(consumer: Consumer, session: Session, reply: Any) -> bool:
     return isinstance(reply, hiredis.ReplyError) and session.is_transient(reply, consumer.group)
-
-
-def _fail(future: asyncio.Future[None], error: BaseException) -> None:
-    if not future.done():
-        future.set_exception(error)
-        # Its task need not wait for it.
-        future.exception()

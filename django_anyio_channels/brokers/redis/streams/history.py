@@ -31,11 +31,6 @@ def history_keys(group: bytes) -> list[bytes]:
     return [companion_key(group, "position"), companion_key(group, "history")]
 
 
-@lru_cache(maxsize=1024)
-def _publish_keys(group: bytes) -> list[bytes]:
-    return [*history_keys(group), bindings_key(group)]
-
-
 class Published(NamedTuple):
     """What the server replies of one message."""
 
@@ -65,7 +60,10 @@ class History:
         args: list[bytes | str | int] = [*self._limits, session.publish_command, channel_prefix + group]
         for _, message in messages:
             args.append(message)
-        executor, keys = session.executor(group), _publish_keys(group)
+        keys = history_keys(group)
+        if session.peers.may_be_bound:
+            keys = [*keys, bindings_key(group)]
+        executor = session.executor(group)
         reply = await executor.execute(_PUBLISH.evalsha(keys, *args))
         if isinstance(reply, hiredis.ReplyError) and is_noscript(reply):
             reply = await executor.execute(_PUBLISH.eval(keys, *args))

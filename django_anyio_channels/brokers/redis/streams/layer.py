@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 from ....core.events import Event, PublishResult
 from ....core.exceptions import InvalidPosition, ListenerClosed
@@ -70,10 +69,10 @@ class RedisStreamsChannelLayer(RedisPubSubChannelLayer):
         self.deliver_at_most = deliver_at_most
         self._without_history: set[str] = set()
         self._history = History(history_length, history_age)
-        self._sync = HistorySync(self._history)
         self._deliveries = DeliveryManager(redeliver_after)
+        self._sync = HistorySync(self._history, self._deliveries.on_end)
         self._publisher: Batcher[tuple[bytes, bytes], Published]
-        self._observer = _Observer(self._sync.on_message, self._sync.on_gap, self._deliveries.on_end)
+        self._observer = self._sync
 
     async def connect(self) -> None:
         await super().connect()
@@ -91,8 +90,6 @@ class RedisStreamsChannelLayer(RedisPubSubChannelLayer):
         else:
             self._deliveries.end(error)
         await super().disconnect()
-
-    # ---- topics -------------------------------------------------------------------------------------------------
 
     async def subscribe(self, groups: str) -> None:
         session = self.require_session()
@@ -135,8 +132,6 @@ class RedisStreamsChannelLayer(RedisPubSubChannelLayer):
         for key in await session.keys(start, "zset"):
             await session.execute(key, "DEL", key, consumer_groups.contents_key(key))
 
-    # ---- history ------------------------------------------------------------------------------------------------
-
     def subscriptions_restored(self) -> bool:
         self._sync.subscriptions_restored()
         return True
@@ -162,8 +157,6 @@ class RedisStreamsChannelLayer(RedisPubSubChannelLayer):
         one, two = position.encode(), other.encode()
         return epoch_of(one) != epoch_of(two) or sort_key(one) > sort_key(two)
 
-    # ---- acknowledged delivery ----------------------------------------------------------------------------------
-
     async def join(self, group: str, consumer_group: str) -> None:
         await consumer_groups.join(self.require_session(), self._history, group.encode(), consumer_group)
 
@@ -178,14 +171,6 @@ class RedisStreamsChannelLayer(RedisPubSubChannelLayer):
     async def receive_job(self, queue: str) -> Event[bytes]:
         self.require_session()
         return await self._deliveries.receive(consumer_groups.queue_source(queue.encode()), queue)
-
-
-class _Observer(NamedTuple):
-    """What a session reports to, see `SubscriptionObserver`; without a call in between."""
-
-    on_message: Callable[[str, str | None, bytes], None]
-    on_gap: Callable[[str, float], bool]
-    on_end: Callable[[ListenerClosed], None]
 
 
 def _without_streams(url: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Callable
 
 from ....core.events import Event, Gap
 from ....core.exceptions import ChannelLayerError, ListenerClosed
@@ -32,7 +33,9 @@ class HistorySync:
     A new session goes on where a session that broke has ended, as soon as the same groups are subscribed to again.
     """
 
-    def __init__(self, history: History) -> None:
+    def __init__(self, history: History, on_end: Callable[[ListenerClosed], None]) -> None:
+        """A `SubscriptionObserver`, together with ``on_end``."""
+        self.on_end = on_end
         self._history = history
         self._session: Session
         self._groups: dict[str, _SyncedGroup] = {}
@@ -60,8 +63,6 @@ class HistorySync:
         self._groups.clear()
         self._patterns.clear()
         self.subscriptions_restored()
-
-    # ---- groups -------------------------------------------------------------------------------------------------
 
     def add(self, group: str) -> None:
         """Have what is received of a group wait for `catch_up`; call it before subscribing."""
@@ -91,10 +92,7 @@ class HistorySync:
         """The pattern is unsubscribed from."""
         self._patterns.discard(pattern)
 
-    # ---- what the session reports -------------------------------------------------------------------------------
-
     def on_message(self, channel: str, pattern: str | None, message: bytes) -> None:
-        """As `SubscriptionObserver.on_message`."""
         match = match_entry(message)
         entry = HistoryEntry(*match.groups()) if match else None
         synced = self._groups.get(channel) if pattern is None else None
@@ -119,8 +117,6 @@ class HistorySync:
             synced.seconds = seconds
             self._backfill(channel, synced)
         return synced is not None
-
-    # ---- reading ------------------------------------------------------------------------------------------------
 
     def _backfill(self, group: str, synced: _SyncedGroup) -> None:
         """Read the history while no task waits for it."""

@@ -11,6 +11,7 @@ import pytest
 from anyio.to_thread import run_sync
 
 from django_anyio_channels import ChannelLayerError, DeliveryUnknown, PublishResult, RedisStreamsChannelLayer
+from tests.brokers.redis.conftest import becomes_true
 from tests.support.brokers import redis as brokers
 
 pytestmark = pytest.mark.anyio
@@ -245,3 +246,15 @@ async def test_a_call_that_was_cancelled_before_it_began_goes_again_if_anybody_w
         await layer.publish("hall", b"after")
     assert [type(each) for each in outcomes] == [asyncio.CancelledError, PublishResult, asyncio.CancelledError]
     assert [event.message for event in await layer.history("hall", since=None, limit=9)] == [b"after"]
+
+
+async def test_bindings_are_looked_for_only_where_there_may_be_some(
+    own_server: brokers.Redis, layer: RedisStreamsChannelLayer
+) -> None:
+    await becomes_true(lambda: not layer.require_session().peers.may_be_bound)
+    own_server.ask("CONFIG", "RESETSTAT")
+    assert (await layer.publish("room", b"x")).bound_queues == ()
+    assert "cmdstat_hgetall" not in own_server.ask("INFO", "commandstats")
+    await layer.bind("room", "jobs", capacity=10, expiry=60.0, lifetime=60.0)
+    (bound,) = (await layer.publish("room", b"x")).bound_queues
+    assert bound.queue == "jobs"
