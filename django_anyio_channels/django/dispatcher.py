@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import suppress
 from typing import Any, TypeVar
 
 from ..core.capabilities import SupportsBlockingPublish, SupportsTransactions
 from ..core.exceptions import ChannelClosed, QueueFull
+from ..core.stats import RateLimitedLogger
 from . import event_loops
 from .cross_loop import EventLoopClosed, Loop, submit, wait_async, wait_blocking
 from .names import node_of
@@ -41,9 +43,11 @@ class Dispatcher:
         self._nodes = event_loops.LoopLocal(lambda: open_node(settings))
         self.node_of_loop = self._nodes.resources
         """The open node of each event loop. Read by the layer itself, which saves a call for each message."""
-        layer = settings.make_layers()[0]
-        self._blocking_publisher = layer if isinstance(layer, SupportsBlockingPublish) else None
-        self.transactional_publisher = layer if isinstance(layer, SupportsTransactions) else None
+        layer, *others = settings.make_layers()
+        # Of several brokers each has some of the names, and a layer knows its own broker only.
+        self._blocking_publisher = layer if isinstance(layer, SupportsBlockingPublish) and not others else None
+        self.transactional_publisher = layer if isinstance(layer, SupportsTransactions) and not others else None
+        self._log = RateLimitedLogger()
         # A call may wait for the connection twice (to open a node, and to use it), and then for the broker's answer.
         self._timeout = 3 * settings.publish_timeout
 
@@ -77,8 +81,10 @@ class Dispatcher:
         publisher = self._blocking_publisher
         if publisher is not None:
             for queue, capacity, expiry in publisher.publish_blocking(topic, payload).bound_queues:
-                with suppress(QueueFull):
+                try:
                     publisher.put_blocking(queue, payload, capacity=capacity, expiry=expiry)
+                except QueueFull:
+                    self._log.write(logging.WARNING, "Dropped a message to %s for the full queue %s", topic, queue)
         return publisher is not None
 
     def _put_blocking(self, channel: str, payload: bytes) -> bool:

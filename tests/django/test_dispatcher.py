@@ -96,3 +96,31 @@ def test_a_message_for_a_node_that_is_closing_goes_another_way(verb: str, monkey
     asyncio.run(serve(lambda: getattr(layer, f"{verb}_sync")("x", {"n": 1})))
     asyncio.run(serve(lambda: asyncio.run(getattr(layer, verb)("x", {"n": 1}))))
     assert len(calls) == 4
+
+
+def test_sync_code_reaches_each_of_several_brokers_in_memory() -> None:
+    layer = AnyioChannelLayer(url=["memory://", "memory://"])
+
+    async def receive_all() -> int:
+        received = 0
+        for number in range(8):
+            channel = await layer.new_channel()
+            await layer.group_add(f"g{number}", channel)
+            await asyncio.to_thread(layer.group_send_sync, f"g{number}", {"type": "x"})
+            await asyncio.to_thread(layer.send_sync, f"worker{number}", {"type": "x"})
+            for name in (channel, f"worker{number}"):
+                await asyncio.wait_for(layer.receive(name), TIME_LIMIT)
+                received += 1
+        return received
+
+    assert asyncio.run(receive_all()) == 16
+
+
+def test_a_message_to_a_group_that_sync_code_cannot_put_into_a_full_queue_is_logged(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    layer = AnyioChannelLayer(capacity=1)
+    layer.group_add_sync("g", "worker")
+    for _ in range(2):
+        layer.group_send_sync("g", {"type": "x"})
+    assert "Dropped a message to asgi:g:g for the full queue asgi:q:worker" in caplog.text

@@ -155,3 +155,21 @@ async def test_a_layer_that_puts_itself_cannot_bind_in_a_list() -> None:
         with pytest.raises(NotSupported, match=r"cannot bind a group to a queue of another broker.*use one broker"):
             await channel.queues.bind("g", "q", lifetime=1.0, **PLENTY)
     assert [layer.count("bind") for layer in layers] == [0, 0]
+
+
+async def test_a_publisher_that_is_cancelled_leaves_no_bound_queue_without_the_message() -> None:
+    async with Channel(InMemoryChannelLayer()) as channel:
+        for queue in ("a", "b"):
+            await channel.queues.bind("g", queue, capacity=1000, expiry=60.0, lifetime=60.0)
+        for number in range(100):
+            with anyio.CancelScope() as scope:
+                scope.cancel()
+                await channel.publish("g", number)
+        await channel.publish("g", "end")
+        received = []
+        for queue in ("a", "b"):
+            received.append([channel.serializer.decode(await channel.queues.take(queue))])
+            while received[-1][-1] != "end":
+                received[-1].append(channel.serializer.decode(await channel.queues.take(queue)))
+    assert received[0] == received[1]
+    assert len(received[0]) > 50

@@ -61,10 +61,10 @@ class InMemoryChannelLayer(BaseChannelLayer):
         self.broker.unsubscribe_pattern(pattern, self._connected())
 
     async def publish(self, group: str, message: bytes) -> PublishResult:
-        self._connected()
+        await self._yield_now_and_then()
         result = self.broker.publish(group, message)
-        if self._is_turn_over():
-            await checkpoint()
+        # `Channel` puts into these next. A cancellation must not come in between: some would have the message.
+        self._published -= len(result.bound_queues)
         return result
 
     def set_event_handler(self, handler: Callable[[Event[bytes]], None]) -> None:
@@ -79,10 +79,8 @@ class InMemoryChannelLayer(BaseChannelLayer):
         raise _not_connected()
 
     async def put(self, queue: str, message: bytes, *, capacity: int, expiry: float) -> None:
-        self._connected()
+        await self._yield_now_and_then()
         self.broker.put(queue, message, capacity, expiry)
-        if self._is_turn_over():
-            await checkpoint()
 
     async def take(self, queue: str) -> bytes:
         inbox = self._connected()
@@ -126,10 +124,13 @@ class InMemoryChannelLayer(BaseChannelLayer):
             raise _not_connected()
         return self._inbox
 
-    def _is_turn_over(self) -> bool:
+    async def _yield_now_and_then(self) -> None:
         # A network would suspend the publisher; without it, a busy one would keep the loop from every reader.
-        self._published = (self._published + 1) % _PUBLISHES_PER_TURN
-        return self._published == 0
+        self._published += 1
+        if self._published >= _PUBLISHES_PER_TURN:
+            self._published = 0
+            await checkpoint()
+        self._connected()
 
 
 def _not_connected() -> ListenerClosed:

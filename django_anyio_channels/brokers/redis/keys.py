@@ -10,7 +10,8 @@ from redis.crc import key_slot
 
 __all__ = ["SLOTS", "key_slot"]
 
-_NODES = b"anyio-channels:nodes"
+NODES = b"anyio-channels:nodes"
+"""What the names begin with of the channels on which nodes speak with each other, and probe their connections."""
 
 
 def hash_tag(name: bytes) -> bytes:
@@ -92,7 +93,7 @@ def delivery_channel(queue: bytes, node: str = "") -> bytes:
 def nodes_channel(scope: bytes, tag: bytes | None = None) -> bytes:
     """Return the channel on which the nodes of a scope announce themselves, of one master if it is tagged."""
     hash_part = b"" if tag is None else b"{%b}" % tag
-    return _NODES + hash_part + (b":" + scope if scope else b"")
+    return NODES + hash_part + (b":" + scope if scope else b"")
 
 
 def probe_channel(node: str, tag: bytes | None = None) -> bytes:

@@ -189,14 +189,22 @@ class Peers:
     async def _announce_bound(self, session: SubscribedSession, channel: bytes, lifetime: int) -> None:
         reply_channel = b"%b:%b" % (channel, uuid4().hex.encode())
         confirmations = asyncio.Semaphore(0)
-        await session.subscriptions.watch(reply_channel, lambda message: confirmations.release())
-        self._publish(session, channel, b"bound %d %b" % (lifetime, reply_channel))
-        # Those who subscribe between these two have seen the mark.
-        nodes = _number_of(await self._count(session, channel))
-        with anyio.move_on_after(_CONFIRM_SECONDS):
-            for _ in range(nodes):
-                await confirmations.acquire()
-        session.subscriptions.unwatch(reply_channel)
+        watching = session.subscriptions.watch(reply_channel, lambda message: confirmations.release())
+        try:
+            await watching
+            name, announcement = session.subscriptions.wire_name(channel), b"bound %d %b" % (lifetime, reply_channel)
+            command = encode_command(session.publish_command, name, announcement)
+            published = await session.executor(channel).execute(command)
+            # Those who subscribe between these two have seen the mark.
+            nodes = _number_of(await self._count(session, channel))
+            if nodes and isinstance(published, hiredis.ReplyError):
+                raise session.translate_error(published)  # they would not look for the binding
+            with anyio.move_on_after(_CONFIRM_SECONDS):
+                for _ in range(nodes):
+                    await confirmations.acquire()
+        finally:
+            with suppress(ListenerClosed):
+                session.subscriptions.unwatch(reply_channel)
 
     def _received_marker(self, session: SubscribedSession, reply: asyncio.Future[Any]) -> None:
         if session is self._session and reply.exception() is None and isinstance(reply.result(), int):

@@ -126,9 +126,11 @@ class ServerConnections:
             self._probing.add_done_callback(self._probed)
 
     def _probed(self, reply: asyncio.Future[Any]) -> None:
-        refused = reply.exception() is None and isinstance(reply.result(), hiredis.ReplyError)
-        if refused or not self._receives_probes:
-            # Not allowed, or the slot has moved: no message comes back.
+        if reply.exception() is not None:
+            return
+        # No subscriber: the slot has moved away, and perhaps back, which ended the subscription.
+        delivered = self._receives_probes and reply.result() != 0 and not isinstance(reply.result(), hiredis.ReplyError)
+        if not delivered:
             with suppress(ListenerClosed):
                 self.listener.execute(_PING)
 

@@ -14,6 +14,7 @@ from ...core.exceptions import ListenerClosed, NotSupported, SubscriptionRefused
 from ...core.layer import subscribing
 from ..common.event_stream import EventStream
 from .connection import Connection, PubSubConnection
+from .keys import NODES
 from .packets import CommandExecutor, encode_command
 
 _PAUSE_AT = 10_000
@@ -153,8 +154,8 @@ class Subscriptions:
         if push[0] == b"pmessage":
             found = self._patterns.get(push[1])
             name = push[2].removeprefix(self.tag)
-            if found is None or (not self.tag and _TAGGED.match(name)):
-                return  # the pattern was unsubscribed meanwhile, or matches the channels of another database
+            if found is None or name.startswith(NODES) or (not self.tag and _TAGGED.match(name)):
+                return  # the pattern was unsubscribed meanwhile, or matches what nodes say or another database's names
             channel, pattern = name.decode(errors="replace"), found.text
         else:
             found = self._channels.get(push[1])

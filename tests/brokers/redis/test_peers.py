@@ -230,3 +230,49 @@ async def test_a_subclass_of_another_database_hears_all_its_groups(server: broke
             await channel.publish(group, group)
         with anyio.fail_after(30):
             assert [(await anext(subscriber)).group for _ in range(2)] == ["a", "b"]
+
+
+async def test_a_binding_that_is_cancelled_leaves_no_subscription(server: brokers.Redis, connect: Connect) -> None:
+    layer = await connect(server.url)
+    await becomes_true(lambda: nodes(server) == 1)
+    before = set(server.ask("PUBSUB CHANNELS"))
+    with server.client() as client, client.pubsub() as mute:
+        mute.subscribe(nodes_channel(b"").decode())
+        mute.get_message(timeout=5)
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(lambda: layer.bind("room", "jobs", **TERMS))  # type: ignore[arg-type]
+            await becomes_true(lambda: set(server.ask("PUBSUB CHANNELS")) > before)
+            tasks.cancel_scope.cancel()
+    await becomes_true(lambda: set(server.ask("PUBSUB CHANNELS")) == before)
+
+
+@pytest.mark.parametrize("database", [0, 1])
+async def test_a_pattern_for_every_channel_gets_nothing_that_nodes_say(server: brokers.Redis, database: int) -> None:
+    url = f"{server.url}/{database}"
+    events: list[str] = []
+    layer, other = [RedisPubSubChannelLayer(url, probe_interval=0.1) for _ in range(2)]
+    await layer.connect()
+    await layer.subscribe_pattern("*")
+    await other.connect()
+    await becomes_true(lambda: calls(server, "publish") > 10)
+    await other.bind("room", "jobs", **TERMS)  # type: ignore[arg-type]
+    await other.publish("room", b"x")
+    with anyio.fail_after(30):
+        while "room" not in events:
+            events.append((await layer.next_published()).group)
+    assert events == ["room"]
+    for each in (layer, other):
+        await each.disconnect()
+
+
+async def test_a_binding_that_may_not_be_announced_is_refused_where_a_node_would_miss_it(
+    server: brokers.Redis, connect: Connect
+) -> None:
+    server.ask("ACL", "SETUSER", "limited", "on", ">secret", "+@all", "~*", "resetchannels", "&{jobs}*", "&room")
+    layer = await connect(server.url, username="limited", password="secret")
+    await layer.bind("room", "jobs", **TERMS)  # type: ignore[arg-type] # no node is there that would have to know it
+    server.ask("FLUSHALL")
+    await connect(server.url)
+    await becomes_true(lambda: nodes(server) == 1)
+    with pytest.raises(ChannelLayerError, match="refuses: NOPERM.*ACL SETUSER"):
+        await layer.bind("room", "jobs", **TERMS)  # type: ignore[arg-type]

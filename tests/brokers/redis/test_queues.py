@@ -443,3 +443,23 @@ async def test_what_is_forgotten_here_between_two_messages_is_not_taken_for_the_
         for _ in range(2):
             layer._queues.prune()
         assert not layer._queues._queues
+
+
+async def test_what_was_on_its_way_to_a_node_that_died_does_not_stay_for_ever(
+    server: brokers.Redis, connect: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(redis_queues, "INFLIGHT_TTL_MS", 500)
+    dead, alive = await connect(server.url), await connect(server.url)
+    await dead.put("jobs", b"x", **PLENTY)
+    assert await take(dead, "jobs") == b"x"
+    fields = len(server.ask("HKEYS", "{jobs}|in flight"))
+
+    async def work() -> bool:
+        for _ in range(50):
+            await alive.put("jobs", b"y", **PLENTY)
+            await take(alive, "jobs")
+        return len(server.ask("HKEYS", "{jobs}|in flight")) <= fields
+
+    with anyio.fail_after(30):
+        while not await work():
+            pass

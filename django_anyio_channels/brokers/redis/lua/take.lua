@@ -45,8 +45,9 @@ elseif last then
 end
 if last then
   for index = #taken + 1, count do redis.call('HDEL', inflight, node .. ' ' .. index) end
-else
-  -- A node that is new here looks for those that are gone.
+end
+if not last or tonumber(number) % 100 == 0 then
+  -- A node that is new here, and each one now and then, looks for those that are gone: no field expires by itself.
   for _, field in ipairs(redis.call('HKEYS', inflight)) do
     if not load_call(string.match(field, '^%S*')) then redis.call('HDEL', inflight, field) end
   end

@@ -318,3 +318,15 @@ async def test_a_new_master_that_refuses_the_subscription(growing: brokers.Clust
         await channel.publish("room", 1)
         with anyio.fail_after(30):
             assert (await anext(subscriber)).message == 1
+
+
+async def test_an_idle_session_survives_a_slot_that_moves_away_and_back(cluster: brokers.Cluster) -> None:
+    layer = layer_of(cluster)
+    await layer.connect()
+    home, pings = cluster.owner(0), "ping"
+    counted = calls(home, pings)
+    await run_sync(cluster.move, 0, other_master(cluster, 0))
+    await run_sync(cluster.move, 0, home)
+    await becomes_true(lambda: calls(home, pings) > counted + 2)
+    assert layer.is_connected
+    await layer.disconnect()
