@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable
-from contextlib import suppress
 from dataclasses import dataclass, field
 from time import monotonic
 
@@ -13,7 +12,7 @@ from anyio.abc import TaskGroup
 
 from ..core.capabilities import SupportsAcknowledgement, require_acknowledgement
 from ..core.events import Event
-from ..core.exceptions import ChannelLayerError, ListenerClosed
+from ..core.exceptions import ChannelLayerError
 from ..core.stats import RateLimitedLogger
 from .subscriber import Subscriber, Timestamped, release
 from .supervisor import Supervisor
@@ -48,6 +47,7 @@ class DeadLetters:
     async def _publish_and_release(self, event: Event[bytes], group: str, done: anyio.Event) -> None:
         try:
             await self._publish(group, event.message)
+            await event.ack()
         except Exception as error:
             trace = None if isinstance(error, ChannelLayerError) else error
             text = "A message of %s cannot become a dead letter, and is delivered again: %s"
@@ -55,8 +55,6 @@ class DeadLetters:
         else:
             text = "A message of %s was delivered %d times and never acknowledged; it is a dead letter in %s now"
             self._log.write(logging.ERROR, text, event.group, event.deliveries - 1, group)
-            with suppress(ListenerClosed):  # it is delivered again, and published again
-                await event.ack()
         finally:
             done.set()
 

@@ -35,8 +35,7 @@ class Queues:
     async def put_into_bound(self, bound_queues: Iterable[BoundQueue], payload: bytes) -> None:
         """Put a published message into the queues that are bound to its group; a full one drops it.
 
-        Raises `ChannelLayerError` for the first queue that cannot be reached, after the others have the message. It is
-        not a `ListenerClosed`: the message was published.
+        Raises `ChannelLayerError` for the first queue that cannot be reached, after the others have the message.
         """
         failed: dict[str, ChannelLayerError] = {}
         for queue, capacity, expiry in bound_queues:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from django_anyio_channels import AnyioChannelLayer, Channel, ChannelClosed
+from django_anyio_channels import AnyioChannelLayer, Channel, ChannelClosed, NotSupported
 from django_anyio_channels.django import event_loops
 from django_anyio_channels.django.node import Node
 from tests.contract.kinds import RemoteMemoryLayer
@@ -114,6 +114,12 @@ def test_sync_code_reaches_each_of_several_brokers_in_memory() -> None:
         return received
 
     assert asyncio.run(receive_all()) == 16
+
+
+def test_a_list_of_brokers_has_no_transaction_to_send_in() -> None:
+    layer = AnyioChannelLayer(url=["postgresql://one/shop", "postgresql://two/shop"])
+    with pytest.raises(NotSupported, match="on_commit"):
+        layer.in_transaction()
 
 
 def test_a_message_to_a_group_that_sync_code_cannot_put_into_a_full_queue_is_logged(

@@ -78,7 +78,7 @@ class RedisPubSubChannelLayer(BaseChannelLayer):
         return self.require_session().subscriptions
 
     def set_scope(self, prefix: str) -> None:
-        self._peers.scope = prefix.encode()
+        self._peers.scope, self._peers.unscoped = prefix.encode(), False
 
     async def connect(self) -> None:
         await self.disconnect()

@@ -42,6 +42,8 @@ class Peers:
 
     def __init__(self) -> None:
         self.scope = b""
+        self.unscoped = True
+        """Whether no scope was set."""
         self._barriers: dict[bytes, PeerBarrier] = {}
         """One for each nodes' channel."""
         self._missing: set[tuple[bool, bytes]] = set()
@@ -160,8 +162,8 @@ class Peers:
 
     @property
     def may_be_bound(self) -> bool:
-        """Whether a group of the scope may have bindings."""
-        return not self._read_marker or self._bound_until > monotonic()
+        """Whether a group may have bindings; a node without a scope may publish to the groups of any."""
+        return self.unscoped or not self._read_marker or self._bound_until > monotonic()
 
     async def announce_binding(self, session: SubscribedSession, lifetime: int) -> None:
         """Return when every node of the scope looks for bindings, for so many milliseconds at least.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import suppress
+from typing import Any
 
 import anyio
 import pytest
@@ -86,5 +87,12 @@ def protected() -> Iterator[brokers.Cluster]:
 @pytest.fixture
 async def connect() -> AsyncIterator[Connect]:
     """Makes connected layers, and disconnects them at the end."""
-    async with connecting(RedisPubSubChannelLayer) as connect:
+
+    def make(url: str, *, scope: str | None = None, **options: Any) -> RedisPubSubChannelLayer:
+        layer = RedisPubSubChannelLayer(url, **options)
+        if scope is not None:
+            layer.set_scope(scope)
+        return layer
+
+    async with connecting(make) as connect:
         yield connect

@@ -103,7 +103,7 @@ async def test_subscribers_of_a_pattern_are_no_nodes(server: brokers.Redis) -> N
 
 
 async def test_bindings_are_looked_for_only_where_there_may_be_some(server: brokers.Redis, connect: Connect) -> None:
-    one, other = await connect(server.url), await connect(server.url)
+    one, other = await connect(server.url, scope=""), await connect(server.url, scope="")
     for layer in (one, other):
         await becomes_true(lambda layer=layer: not layer.require_session().peers.may_be_bound)  # type: ignore[misc]
     server.ask("CONFIG", "RESETSTAT")
@@ -113,7 +113,7 @@ async def test_bindings_are_looked_for_only_where_there_may_be_some(server: brok
     await other.bind("room", "jobs", **TERMS)  # type: ignore[arg-type]
     await publish(one, "room", b"1")
     assert await one.take("jobs") == b"1"
-    late = await connect(server.url)
+    late = await connect(server.url, scope="")
     await becomes_true(lambda: server.ask("GET", bindings_marker(b"").decode()) == "announced")
     await publish(late, "room", b"2")
     await publish(late, "elsewhere", b"x")
@@ -121,6 +121,16 @@ async def test_bindings_are_looked_for_only_where_there_may_be_some(server: brok
     published = calls(server, "publish")
     await other.bind("room", "work", **TERMS)  # type: ignore[arg-type]
     assert calls(server, "publish") == published, "all know it already"
+
+
+async def test_a_publisher_without_a_scope_reaches_the_queues_of_any_scope(
+    server: brokers.Redis, connect: Connect
+) -> None:
+    node, program = await connect(server.url, scope="asgi:"), await connect(server.url)
+    await becomes_true(lambda: not node.require_session().peers.may_be_bound)
+    await node.bind("room", "jobs", **TERMS)  # type: ignore[arg-type]
+    await publish(program, "room", b"x")
+    assert await node.take("jobs") == b"x"
 
 
 async def test_a_binding_is_seen_by_every_node_when_bind_returns(server: brokers.Redis) -> None:
@@ -155,7 +165,7 @@ async def test_a_mark_that_may_not_be_written_refuses_the_binding(server: broker
 
 
 async def test_foreign_messages_on_the_nodes_channel_do_nothing(server: brokers.Redis, connect: Connect) -> None:
-    layer = await connect(server.url)
+    layer = await connect(server.url, scope="")
     await becomes_true(lambda: not layer.require_session().peers.may_be_bound)
     await layer.subscribe("room")
     with server.client(decode_responses=False) as raw:

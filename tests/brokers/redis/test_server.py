@@ -71,7 +71,7 @@ async def proxy(server: brokers.Redis) -> AsyncIterator[Proxy]:
 
 
 async def test_an_idle_node_sends_two_commands_in_a_probe_interval(server: brokers.Redis, connect: Connect) -> None:
-    layer = await connect(server.url, probe_interval=PROBE_INTERVAL)
+    layer = await connect(server.url, scope="", probe_interval=PROBE_INTERVAL)
     await layer.subscribe("room")
     await becomes_true(lambda: not layer.require_session().peers.may_be_bound)
     await layer.publish("room", b"the count of the nodes has come")
@@ -87,7 +87,7 @@ async def test_an_idle_node_sends_two_commands_in_a_probe_interval(server: broke
 async def test_an_idle_node_of_a_cluster_sends_no_more_to_each_master(
     cluster: brokers.Cluster, connect: Connect
 ) -> None:
-    layer = await connect(cluster.url, probe_interval=PROBE_INTERVAL)
+    layer = await connect(cluster.url, scope="", probe_interval=PROBE_INTERVAL)
     await becomes_true(lambda: not layer.require_session().peers.may_be_bound)
     for number in range(30):
         await layer.publish(f"room {number}", b"the count of the nodes has come")

@@ -20,6 +20,7 @@ pytestmark = pytest.mark.anyio
 @pytest.fixture
 async def layer(own_server: brokers.Redis) -> AsyncIterator[RedisStreamsChannelLayer]:
     made = RedisStreamsChannelLayer(brokers.with_streams(own_server.url))
+    made.set_scope("")
     await made.connect()
     await made.subscribe("room")
     await made.publish("room", b"the server knows the script")
