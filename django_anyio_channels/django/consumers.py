@@ -31,15 +31,15 @@ def calling_consumer(task: asyncio.Task[Any] | None) -> AsyncConsumer | None:
     """
     # Outside of the task are other callers: an eager task ends before the consumer that started it.
     outermost = None if task is None else getattr(task.get_coro(), "cr_frame", None)
-    frame = sys._getframe(1)
+    frame = sys._getframe(1)  # that of `new_channel` itself
     for _ in range(_STACK_DEPTH):
+        if frame is outermost or frame.f_back is None:
+            break
+        frame = frame.f_back
         code = frame.f_code
         first = frame.f_locals.get(code.co_varnames[0]) if code.co_argcount else None
         if isinstance(first, AsyncConsumer):
             return first if code.co_name == "__call__" else None
-        if frame is outermost or frame.f_back is None:
-            break
-        frame = frame.f_back
     return None
 
 

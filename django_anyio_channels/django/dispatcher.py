@@ -118,7 +118,8 @@ class Dispatcher:
 
     async def call(self, call: Call[T]) -> T:
         """Call with the running loop's own node, opened if need be; for a short-lived loop, the background loop's."""
-        return await self._call_in(self._own_loop(), call)
+        node = self._nodes.current()
+        return await (call(node) if node is not None else self._call_in(self._own_loop(), call))
 
     async def call_owner(self, channel: str, call: Call[T]) -> T:
         """Call with the node that made the name of a channel."""
@@ -132,7 +133,10 @@ class Dispatcher:
 
     async def receive(self, channel: str) -> Any:
         """Wait for the next message of a channel, whichever event loop of this process it belongs to."""
-        loop = self._own_loop() if node_of(channel) is None else self._owning_loop(channel)
+        node, owner = self._nodes.current(), node_of(channel)
+        if node is not None and owner in (None, node.id):
+            return await node.receive(channel)
+        loop = self._own_loop() if owner is None else self._owning_loop(channel)
         if loop is asyncio.get_running_loop():
             return await self._call_here(lambda node: node.receive(channel))
         received_by: list[Node] = []
@@ -148,9 +152,8 @@ class Dispatcher:
         return await wait_async(submit(loop, lambda: self._call_here(receive), put_back), loop, None, put_back)
 
     def _own_loop(self) -> Loop:
-        if self._nodes.current() is None and event_loops.is_async_to_sync_loop():
-            return event_loops.background.loop()
-        return asyncio.get_running_loop()
+        """Return the loop whose node serves the running loop, which has none yet."""
+        return event_loops.background.loop() if event_loops.is_async_to_sync_loop() else asyncio.get_running_loop()
 
     def _owning_loop(self, channel: str) -> Loop:
         owner = node_of(channel)
