@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable
 from time import monotonic
-from typing import Any, cast
+from typing import cast
 
 import anyio
 import pytest
@@ -14,42 +13,13 @@ from django_anyio_channels import Channel, Event, InMemoryChannelLayer, Listener
 from django_anyio_channels.core.notifier import waiter_type
 from django_anyio_channels.core.serializers import MessagePackSerializer
 from django_anyio_channels.core.stats import DeliveryStats
+from tests.support.acknowledging import Acknowledgement
 from tests.support.scripted import TIME_LIMIT, ScriptedLayer
 
 SERIALIZER = MessagePackSerializer()
 
 
-class AckHandle:
-    """Counts the holders of an event."""
-
-    def __init__(self, error: ListenerClosed | None = None) -> None:
-        self.holders = 1
-        self._error = error
-
-    @property
-    def acknowledged(self) -> bool:
-        assert self.holders >= 0, "released more often than retained"
-        return self.holders == 0
-
-    def retain(self) -> None:
-        self.holders += 1
-
-    def release(self) -> Awaitable[None]:
-        self.holders -= 1
-        return _Acknowledged(self._error)
-
-
-class _Acknowledged:
-    def __init__(self, error: ListenerClosed | None) -> None:
-        self._error = error
-
-    def __await__(self) -> Any:
-        if self._error is not None:
-            raise self._error
-        return (yield from checkpoint().__await__())
-
-
-def event(message: object, ack_handle: AckHandle | None) -> Event[bytes]:
+def event(message: object, ack_handle: Acknowledgement | None) -> Event[bytes]:
     return Event("room", SERIALIZER.encode(message), ack_handle=ack_handle)
 
 
@@ -66,12 +36,12 @@ def mailbox(*, capacity: int = 10, expiry: float | None = 60.0, manual_ack: bool
 
 
 @pytest.fixture
-def ack_handle() -> AckHandle:
-    return AckHandle()
+def ack_handle() -> Acknowledgement:
+    return Acknowledgement()
 
 
 @pytest.mark.anyio
-async def test_a_taken_event_is_acknowledged(ack_handle: AckHandle) -> None:
+async def test_a_taken_event_is_acknowledged(ack_handle: Acknowledgement) -> None:
     layer = ScriptedLayer()
     async with Channel(layer) as channel, channel.subscribe("room") as subscriber:
         layer.play(event("taken", ack_handle), event("second", None))
@@ -86,7 +56,7 @@ async def test_a_taken_event_is_acknowledged(ack_handle: AckHandle) -> None:
 
 
 @pytest.mark.anyio
-async def test_with_manual_acknowledgement_the_reader_acknowledges(ack_handle: AckHandle) -> None:
+async def test_with_manual_acknowledgement_the_reader_acknowledges(ack_handle: Acknowledgement) -> None:
     layer = ScriptedLayer()
     async with Channel(layer) as channel, channel.subscribe("room", ack="manual") as subscriber:
         layer.play(event("job", ack_handle))
@@ -100,7 +70,7 @@ async def test_with_manual_acknowledgement_the_reader_acknowledges(ack_handle: A
 
 
 @pytest.mark.anyio
-async def test_an_event_is_acknowledged_when_the_last_of_its_readers_has_it(ack_handle: AckHandle) -> None:
+async def test_an_event_is_acknowledged_when_the_last_of_its_readers_has_it(ack_handle: Acknowledgement) -> None:
     layer = ScriptedLayer()
     async with (
         Channel(layer) as channel,
@@ -118,7 +88,7 @@ async def test_an_event_is_acknowledged_when_the_last_of_its_readers_has_it(ack_
 
 
 @pytest.mark.anyio
-async def test_an_event_without_a_subscriber_is_acknowledged(ack_handle: AckHandle) -> None:
+async def test_an_event_without_a_subscriber_is_acknowledged(ack_handle: Acknowledgement) -> None:
     layer = ScriptedLayer()
     async with Channel(layer) as channel, channel.subscribe("another room") as subscriber:
         layer.play(event("unwanted", ack_handle), Event("another room", SERIALIZER.encode("next")))
@@ -128,7 +98,7 @@ async def test_an_event_without_a_subscriber_is_acknowledged(ack_handle: AckHand
 
 
 @pytest.mark.anyio
-async def test_leaving_acknowledges_unread_events(ack_handle: AckHandle) -> None:
+async def test_leaving_acknowledges_unread_events(ack_handle: Acknowledgement) -> None:
     layer = ScriptedLayer()
     async with Channel(layer) as channel:
         async with channel.subscribe("room") as subscriber:
@@ -141,16 +111,16 @@ async def test_leaving_acknowledges_unread_events(ack_handle: AckHandle) -> None
 
 
 @pytest.mark.anyio
-async def test_a_full_mailbox_does_not_retain_what_it_drops(ack_handle: AckHandle) -> None:
+async def test_a_full_mailbox_does_not_retain_what_it_drops(ack_handle: Acknowledgement) -> None:
     subscriber = mailbox(capacity=1, manual_ack=True)
-    subscriber.put((monotonic(), event("kept", AckHandle())))
+    subscriber.put((monotonic(), event("kept", Acknowledgement())))
     subscriber.put((monotonic(), event("dropped", ack_handle)))
     assert ack_handle.holders == 1
 
 
 @pytest.mark.anyio
 @pytest.mark.parametrize("how", ["receive_nowait", "drop_expired"])
-async def test_an_expired_event_is_acknowledged(ack_handle: AckHandle, how: str) -> None:
+async def test_an_expired_event_is_acknowledged(ack_handle: Acknowledgement, how: str) -> None:
     subscriber = mailbox(expiry=60.0)
     subscriber.put((monotonic() - 61.0, event("late", ack_handle)))
     assert ack_handle.holders == 2
@@ -162,7 +132,7 @@ async def test_an_expired_event_is_acknowledged(ack_handle: AckHandle, how: str)
 
 
 @pytest.mark.anyio
-async def test_an_undecodable_event_is_acknowledged(ack_handle: AckHandle) -> None:
+async def test_an_undecodable_event_is_acknowledged(ack_handle: Acknowledgement) -> None:
     subscriber = mailbox(manual_ack=True)
     subscriber.put((monotonic(), Event("room", b"\xc1", ack_handle=ack_handle)))
     assert subscriber.receive_nowait() is None
@@ -172,7 +142,7 @@ async def test_an_undecodable_event_is_acknowledged(ack_handle: AckHandle) -> No
 @pytest.mark.anyio
 async def test_awaiting_raises_when_the_acknowledgement_cannot_be_sent() -> None:
     subscriber = mailbox(manual_ack=True)
-    subscriber.put((monotonic(), event("job", AckHandle(ListenerClosed("the connection is gone")))))
+    subscriber.put((monotonic(), event("job", Acknowledgement(ListenerClosed("the connection is gone")))))
     taken = cast("Event[object]", subscriber.receive_nowait())
     with pytest.raises(ListenerClosed, match="the connection is gone"):
         await taken.ack()

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 from collections import defaultdict, deque
 from collections.abc import Awaitable
+from typing import Any
 
 from anyio.lowlevel import checkpoint
 
-from django_anyio_channels import Event
+from django_anyio_channels import Event, ListenerClosed
 
 from .scripted import ScriptedLayer
 
 
 class Acknowledgement:
-    """The ack handle of one event."""
+    """The ack handle of one event; awaiting its release raises ``error``, if there is one."""
 
-    def __init__(self) -> None:
+    def __init__(self, error: ListenerClosed | None = None) -> None:
         self.holders = 1
+        self._error = error
 
     @property
     def acknowledged(self) -> bool:
@@ -28,12 +30,17 @@ class Acknowledgement:
 
     def release(self) -> Awaitable[None]:
         self.holders -= 1
-        return _Nothing()
+        return _Released(self._error)
 
 
-class _Nothing(Awaitable[None]):
-    def __await__(self):  # type: ignore[no-untyped-def]
-        return checkpoint().__await__()
+class _Released:
+    def __init__(self, error: ListenerClosed | None) -> None:
+        self._error = error
+
+    def __await__(self) -> Any:
+        if self._error is not None:
+            raise self._error
+        return (yield from checkpoint().__await__())
 
 
 class AcknowledgingLayer(ScriptedLayer):
