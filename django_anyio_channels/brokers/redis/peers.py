@@ -31,9 +31,14 @@ _RETURN_SECONDS = 3.0
 _CONFIRM_SECONDS = 2.0
 _LEAVE_SECONDS = 0.1
 
+_MOST_NODES = 100_000
+"""Valkey 9.1 replies to ``PUBSUB NUMSUB`` with a random large number where 8, 15, 16, ... connections subscribe."""
+
 _SLACK_SECONDS = 60.0
 """For which a node looks for bindings longer than it has to: the mark is renewed before its announcement is."""
 
+_COUNT = b"count"
+"""A message that says nothing: its publisher wants to know how many receive it."""
 _ANNOUNCEMENT = re.compile(rb"bound ([0-9]{1,15}) (.+)", re.DOTALL)
 
 
@@ -124,9 +129,9 @@ class Peers:
         for channel in self._barriers:
             self._publish(session, channel, b"")
 
-    def _publish(self, session: SubscribedSession, channel: bytes, message: bytes) -> None:
+    def _publish(self, session: SubscribedSession, channel: bytes, message: bytes) -> asyncio.Future[Any]:
         name = session.subscriptions.wire_name(channel)
-        session.executor(channel).execute(encode_command(session.publish_command, name, message))
+        return session.executor(channel).execute(encode_command(session.publish_command, name, message))
 
     def _on_message(self, session: SubscribedSession, channel: bytes, message: bytes) -> None:
         if session is not self._session:
@@ -157,8 +162,14 @@ class Peers:
         return session.executor(channel).execute(encode_command("PUBSUB", f"{self._sharded}NUMSUB", name))
 
     def _counted(self, session: SubscribedSession, channel: bytes, reply: asyncio.Future[Any]) -> None:
-        if session is self._session and reply.exception() is None:
-            self._barriers[channel].update(_number_of(reply.result()))
+        if session is not self._session or reply.exception() is not None:
+            return
+        count = _number_of(reply.result())
+        if count <= _MOST_NODES:
+            self._barriers[channel].update(count)
+        else:
+            published = self._publish(session, channel, _COUNT)
+            published.add_done_callback(partial(self._counted, session, channel))
 
     @property
     def may_be_bound(self) -> bool:
@@ -202,7 +213,7 @@ class Peers:
             if nodes and isinstance(published, hiredis.ReplyError):
                 raise session.translate_error(published)  # they would not look for the binding
             with anyio.move_on_after(_CONFIRM_SECONDS):
-                for _ in range(nodes):
+                for _ in range(min(nodes, _number_of(published))):
                     await confirmations.acquire()
         finally:
             with suppress(ListenerClosed):
@@ -219,4 +230,5 @@ class Peers:
 
 
 def _number_of(reply: Any) -> int:
-    return int(reply[1]) if isinstance(reply, list) else 0
+    count = reply[1] if isinstance(reply, list) else reply
+    return count if isinstance(count, int) else 0

@@ -8,8 +8,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import anyio
+from anyio.to_thread import run_sync
 
 from django_anyio_channels import BaseChannelLayer, Channel, DeliveryUnknown, ListenerClosed
+from tests.support.brokers import redis as brokers
 
 GROUP = "numbers"
 
@@ -32,6 +34,25 @@ class Flow:
     """The groups of which readers were told that their history does not reach back."""
 
     publisher: Channel = field(init=False)
+    in_doubt: set[int] = field(default_factory=set)
+    """What a server may have accepted, and not sent to every reader when it was killed."""
+
+    async def kill(self, server: brokers.Redis) -> None:
+        """Kill the server.
+
+        It replies to the publisher before it writes to the readers, so it may end between these two.
+        """
+        await run_sync(server.server.kill)
+        self._doubt_last()
+
+    async def freeze(self, server: brokers.Redis) -> None:
+        """Stop the server; as with `kill`."""
+        server.server.freeze()
+        self._doubt_last()
+
+    def _doubt_last(self) -> None:
+        last = self.sent[-1]
+        self.in_doubt |= {last, last + 1}  # the last reply may not be read yet
 
     async def go_on(self, count: int = 50, seconds: float = 40.0) -> None:
         """Wait until every reader has got so many more of the numbers that are sent from now on."""
@@ -41,8 +62,11 @@ class Flow:
                 await anyio.sleep(0.005)
 
     def lost(self) -> list[set[int]]:
-        """What each reader lacks of what was sent and not surpassed by what it got."""
-        return [{n for n in self.sent if numbers[0] <= n <= numbers[-1]} - set(numbers) for numbers in self.received]
+        """What each reader lacks of what was sent, not surpassed by what it got, and not in doubt."""
+        return [
+            {n for n in self.sent if numbers[0] <= n <= numbers[-1]} - set(numbers) - self.in_doubt
+            for numbers in self.received
+        ]
 
     def check(self) -> None:
         """Nothing twice, everything in order, nothing that was not sent."""

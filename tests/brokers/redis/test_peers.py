@@ -157,6 +157,18 @@ async def test_a_node_that_does_not_confirm_is_not_waited_for_long(
             await layer.bind("room", "jobs", **TERMS)  # type: ignore[arg-type]
 
 
+async def test_no_more_confirmations_are_waited_for_than_nodes_have_received_the_announcement(
+    server: brokers.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Valkey 9.1 counts eight subscribers of one channel wrongly."""
+    monkeypatch.setattr(redis_peers, "_CONFIRM_SECONDS", 120.0)
+    layers = [await connected(server.url, "eight:") for _ in range(8)]
+    with anyio.fail_after(30):
+        await layers[0].bind("room", "jobs", **TERMS)  # type: ignore[arg-type]
+    for layer in layers:
+        await layer.disconnect()
+
+
 async def test_a_mark_that_may_not_be_written_refuses_the_binding(server: brokers.Redis, connect: Connect) -> None:
     server.ask("ACL", "SETUSER", "limited", "on", ">secret", "+@all", "resetkeys", "~{room}*", "~{jobs}*", "&*")
     layer = await connect(server.url, username="limited", password="secret")

@@ -61,7 +61,7 @@ async def test_a_planned_failover(sentinels: brokers.SentinelSet) -> None:
 async def test_the_master_is_killed(sentinels: brokers.SentinelSet) -> None:
     master = sentinels.master()
     async with flow(lambda: layer_of(sentinels), publish_timeout=20) as going:
-        await run_sync(master.server.kill)
+        await going.kill(master)
         await run_sync(sentinels.wait_for_other_master, master)
         await going.go_on(seconds=20)
     assert going.lost() == [set(), set()]

@@ -17,15 +17,12 @@ from django_anyio_channels import (
     ListenerClosed,
     NotSupported,
 )
-from django_anyio_channels.brokers.redis.keys import (
-    key_slot,
-)
+from django_anyio_channels.brokers.redis.keys import key_slot
 from tests.brokers.redis.clusters import (
     GROUPS,
     PLENTY,
     connections,
     hand_over,
-    killed,
     layer_of,
     other_master,
     shard_channels,
@@ -33,7 +30,7 @@ from tests.brokers.redis.clusters import (
     works,
 )
 from tests.brokers.redis.conftest import Connect, becomes_true
-from tests.brokers.redis.flow import GROUP, flow
+from tests.brokers.redis.flow import GROUP, Flow, flow
 from tests.support.brokers import redis as brokers
 
 pytestmark = pytest.mark.anyio
@@ -137,7 +134,7 @@ async def test_what_a_living_master_says_after_the_death_of_another_is_heard(
 async def test_all_masters_are_killed_and_restarted(cluster: brokers.Cluster) -> None:
     async with flow(lambda: layer_of(cluster), publish_timeout=20.0) as going:
         for server in cluster.masters:
-            await run_sync(server.server.kill)
+            await going.kill(server)
         for server in cluster.masters:
             await run_sync(server.server.start)
         await going.go_on(seconds=30)
@@ -149,17 +146,13 @@ async def test_all_masters_are_killed_and_restarted(cluster: brokers.Cluster) ->
 # ---- masters that are replaced ---------------------------------------------------------------------------------------
 
 
-async def frozen(server: brokers.Redis) -> None:
-    server.server.freeze()
-
-
-@pytest.mark.parametrize("happening", [killed, frozen])
+@pytest.mark.parametrize("happening", [Flow.kill, Flow.freeze])
 async def test_a_master_dies_and_its_replica_takes_over(
-    replicated: brokers.Cluster, happening: Callable[[brokers.Redis], Awaitable[None]]
+    replicated: brokers.Cluster, happening: Callable[[Flow, brokers.Redis], Awaitable[None]]
 ) -> None:
     master = replicated.owner(key_slot(GROUP.encode()))
     async with flow(lambda: layer_of(replicated), publish_timeout=20.0) as going:
-        await happening(master)
+        await happening(going, master)
         await going.go_on(seconds=30)
         assert len(going.gaps) == 2
         assert all(isinstance(error, DeliveryUnknown) for _, error in going.failed)
