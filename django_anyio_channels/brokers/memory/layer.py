@@ -61,7 +61,9 @@ class InMemoryChannelLayer(BaseChannelLayer):
         self.broker.unsubscribe_pattern(pattern, self._connected())
 
     async def publish(self, group: str, message: bytes) -> PublishResult:
-        await self._yield_now_and_then()
+        if self._is_turn_over():
+            await checkpoint()
+        self._connected()
         result = self.broker.publish(group, message)
         # `Channel` puts into these next. A cancellation must not come in between: some would have the message.
         self._published -= len(result.bound_queues)
@@ -79,7 +81,9 @@ class InMemoryChannelLayer(BaseChannelLayer):
         raise _not_connected()
 
     async def put(self, queue: str, message: bytes, *, capacity: int, expiry: float) -> None:
-        await self._yield_now_and_then()
+        if self._is_turn_over():
+            await checkpoint()
+        self._connected()
         self.broker.put(queue, message, capacity, expiry)
 
     async def take(self, queue: str) -> bytes:
@@ -124,13 +128,13 @@ class InMemoryChannelLayer(BaseChannelLayer):
             raise _not_connected()
         return self._inbox
 
-    async def _yield_now_and_then(self) -> None:
+    def _is_turn_over(self) -> bool:
         # A network would suspend the publisher; without it, a busy one would keep the loop from every reader.
         self._published += 1
-        if self._published >= _PUBLISHES_PER_TURN:
-            self._published = 0
-            await checkpoint()
-        self._connected()
+        if self._published < _PUBLISHES_PER_TURN:
+            return False
+        self._published = 0
+        return True
 
 
 def _not_connected() -> ListenerClosed:
