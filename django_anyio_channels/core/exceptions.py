@@ -54,5 +54,17 @@ class PublishRefused(ChannelLayerError):
     """The broker refused a message, for example because a permission is missing; nothing was published."""
 
 
+class InvalidOption(ChannelLayerError, ValueError):
+    """An option of a layer, or a key of CONFIG, has a value of the wrong type or range; the value is not shown."""
+
+    def __init__(self, problem: str, cure: str) -> None:
+        super().__init__(problem, cure)
+        self.problem = problem
+        self.cure = cure
+
+    def __str__(self) -> str:
+        return f"{self.problem}. {self.cure}"
+
+
 class MissingDriver(ChannelLayerError, ImportError):
     """The broker's client library is not installed; the message names the extra that brings it."""
