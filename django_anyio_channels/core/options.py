@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from inspect import signature
+from types import MappingProxyType
 from typing import NamedTuple
 
 from .exceptions import InvalidOption
+from .hints import did_you_mean
 
 LONGEST = 10**9
 """Seconds that every broker and every clock can count: thirty years."""
@@ -25,6 +28,11 @@ class Option(NamedTuple):
     def or_none(self) -> Option:
         """The same, or None."""
         return Option(lambda value: value is None or self.is_valid(value), f"{self.wanted}, or None")
+
+    @property
+    def or_digits(self) -> Option:
+        """The same, or its digits: that is what an environment variable has."""
+        return Option(lambda value: self.is_valid(_number_of(value)), self.wanted)
 
 
 def seconds(*, zero: bool = False, most: float = LONGEST) -> Option:
@@ -57,6 +65,7 @@ def instance_of(*kinds: type, wanted: str) -> Option:
 
 
 SECONDS = seconds()
+PORT = count("", most=65_535)._replace(wanted="a port from 1 to 65535").or_digits
 TEXT = Option(lambda value: isinstance(value, str) and value != "", "a non-empty str")
 FLAG = Option(lambda value: isinstance(value, bool), "True or False")
 FILE = Option(
@@ -77,9 +86,35 @@ def check_options(given: Mapping[str, object], options: Mapping[str, Option]) ->
             check_option(name, given[name], option)
 
 
+def refuse_unknown_options(
+    layer: str, given: Iterable[str], known: Iterable[str], otherwise: Mapping[str, str] = MappingProxyType({})
+) -> None:
+    """Raise `TypeError` for an option that a layer does not have; its hint is the nearest one, or its own."""
+    names = sorted(known)
+    for name in given:
+        if name not in names:
+            hint = otherwise.get(name) or did_you_mean(name, names, otherwise=f"Its options are {', '.join(names)}")
+            raise TypeError(f"{layer} has no option {name!r}. {hint}")
+
+
+def option_names(layer_type: type) -> set[str]:
+    """Return the names of the keyword arguments that a class and its base classes take."""
+    return {
+        name
+        for each in layer_type.__mro__
+        if "__init__" in vars(each)
+        for name, parameter in signature(vars(each)["__init__"]).parameters.items()
+        if name != "self" and parameter.kind not in (parameter.VAR_KEYWORD, parameter.VAR_POSITIONAL)
+    }
+
+
 def _is_readable(path: str | os.PathLike[str]) -> bool:
     # Not Path.is_file, which raises for a folder that nobody may enter.
     return os.path.isfile(path) and os.access(path, os.R_OK)  # noqa: PTH113
+
+
+def _number_of(value: object) -> object:
+    return int(value) if isinstance(value, str) and value.isdecimal() and len(value) < 10 else value
 
 
 def _is_number(value: object) -> bool:

@@ -10,6 +10,7 @@ from typing import Any
 
 from ..core.events import Event
 from ..core.exceptions import DecodeError
+from ..core.options import LARGEST_COUNT
 from ..hub.channel import Channel
 from ..hub.replay import ReplaySink
 from ..hub.subscriber import Timestamped
@@ -18,7 +19,7 @@ from .jobs import Job, Jobs
 from .local_channels import LocalChannels
 from .messages import GroupMessage, open_envelope, position_of
 from .names import is_channel_of, new_node_id, node_of
-from .settings import LARGEST_COUNT, Settings
+from .settings import Settings
 
 logger = logging.getLogger("django_anyio_channels")
 

@@ -63,13 +63,13 @@ def test_hosts_in_every_form(hosts: Any, address: str) -> None:
 @pytest.mark.parametrize(
     ("hosts", "message", "hint"),
     [
-        ("redis://localhost", "CONFIG['hosts'] is str.", "Give a list."),
+        ("redis://localhost", "CONFIG['hosts'] has an invalid value (str).", "It must be a list."),
         (("localhost", 6379), "CONFIG['hosts'][0] cannot be used", "Each host is a URL, (host, port)"),
-        ([("localhost",)], "CONFIG['hosts'][0] cannot be used: not enough values", "Each host is a URL"),
+        ([("localhost",)], "CONFIG['hosts'][0] cannot be used: it has no port.", "Each host is a URL"),
         (["redis://a", 7], "CONFIG['hosts'][1] cannot be used: int is not a host", "Each host is a URL"),
         ([{"sentinels": []}], "CONFIG['hosts'][0] cannot be used: it lacks 'master_name'", "'sentinels' and"),
         ([{"master_name": "m"}], "CONFIG['hosts'][0] cannot be used: it lacks 'sentinels'", "'sentinels' and"),
-        ([{"host": "a", "pasword": "x"}], "know no option 'pasword'. Did you mean 'password'?", "Each host"),
+        ([{"host": "a", "pasword": "x"}], "has no option 'pasword'. Did you mean 'password'?", "Each host"),
     ],
     ids=lambda value: None,
 )

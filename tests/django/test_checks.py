@@ -60,7 +60,7 @@ def test_correct_settings_and_other_packages_are_left_alone(layers: object) -> N
         ("E002", entry(url="memory://", layer="x.Y"), "both 'url' and 'layer'", "Keep 'url'"),
         ("E002", entry(acknowledged=["jobs"]), "'acknowledged', but InMemoryChannelLayer delivers each", "Name such"),
         ("E003", entry(url="memry://"), "unknown scheme 'memry'", "Did you mean 'memory'?"),
-        ("E005", entry(capacity=0), "CONFIG['capacity'] is 0", "a whole number"),
+        ("E005", entry(capacity=0), "CONFIG['capacity'] has an invalid value (int)", "a whole number"),
         ("E005", {"BACKEND": BACKEND, "CONFIG": "memory://"}, "['CONFIG'] is 'memory://'", "It must be a dict."),
         ("E006", {"BACKEND": "django_anyio_channels.AnyoChannelLayer"}, "does not exist", f"Write {BACKEND!r}."),
         (

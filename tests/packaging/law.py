@@ -59,6 +59,7 @@ ROOMS = [
     {"packets"},
     {"decoder"},
     {"scripts"},
+    {"options"},
     {"address"},
     {"inflight"},
     {"connection"},

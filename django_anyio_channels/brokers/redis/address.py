@@ -5,7 +5,7 @@ Only its public names are used. Its connections stay unopened: they are asked fo
 
 from __future__ import annotations
 
-import inspect
+import re
 import ssl
 from collections.abc import Mapping
 from time import monotonic
@@ -18,8 +18,8 @@ from redis.asyncio.sentinel import Sentinel
 from redis.backoff import NoBackoff
 from redis.credentials import UsernamePasswordCredentialProvider
 
-from ...core.hints import did_you_mean
-from ..common.urls import host_and_port, read_url, without_secrets
+from ..common.urls import BrokerURL, hosts_and_ports, read_url, without_secrets
+from .options import POOL_OPTIONS, check_option_values, refuse_unknown
 from .packets import encode_command
 
 CONNECT_SECONDS = 5.0
@@ -27,21 +27,20 @@ DEFAULT_SENTINEL_PORT = 26379
 _MASTER_SECONDS = 0.5
 """For which the Sentinels are not asked again. A session opens two connections; asking costs more than both."""
 
-# What redis-py's clients and pools take besides its connections: they mean nothing to a layer with two connections.
-_POOL_OPTIONS = frozenset({"max_connections", "timeout", "auto_close_connection_pool", "single_connection_client"})
-
 
 class Address:
     """One Redis server, or one name that Sentinels know it by."""
 
-    def __init__(self, url: str | None, options: Mapping[str, Any], own: frozenset[str]) -> None:
-        """``own`` are the layer's options, for the hint at what a wrong one was meant to be."""
+    def __init__(self, url: str | None, options: Mapping[str, Any], layer: type) -> None:
+        """``layer`` has the options, for the hint at what a wrong one was meant to be."""
+        check_option_values({"url": url, **options})
         given = dict(options)
         self._sentinels: list[tuple[str, int]] = []
         self._service = ""
         self._sentinel_options: dict[str, Any] = dict(given.pop("sentinel_kwargs", None) or {})
         if url is not None:
-            given.update(self._read(url))
+            given.update(self._read(url, given))
+            check_option_values(given)
         kind: type[Connection | UnixDomainSocketConnection]
         kind = given.pop("connection_class", None) or (
             UnixDomainSocketConnection if "path" in given or "unix_socket_path" in given else Connection
@@ -50,8 +49,8 @@ class Address:
             kind = SSLConnection
         if "unix_socket_path" in given:
             given["path"] = given.pop("unix_socket_path")
-        _refuse_unknown(given, kind, own)
-        self.options = {name: value for name, value in given.items() if name not in _POOL_OPTIONS}
+        refuse_unknown(given, kind, layer)
+        self.options = {name: value for name, value in given.items() if name not in POOL_OPTIONS}
         self._settings: Any = kind(**self.options)
         self.timeout = float(given.get("socket_connect_timeout") or CONNECT_SECONDS)
         """Seconds for connecting and logging in."""
@@ -59,12 +58,19 @@ class Address:
         """The master that the Sentinels named."""
         self._found_at = 0.0
 
-    def _read(self, url: str) -> Mapping[str, Any]:
+    def _read(self, url: str, given: Mapping[str, Any]) -> Mapping[str, Any]:
         """Return the options of a URL, and learn of the Sentinels that it names."""
         parts = read_url(url)
         if parts.kinds != ("sentinel",):
-            return parse_url(url)
-        self._sentinels = [host_and_port(host, DEFAULT_SENTINEL_PORT) for host in parts.hosts]
+            options = parse_url(url)
+            if parts.scheme != "unix":
+                _check_database(parts.scheme, parts.path)
+                if parts.hosts != ("",) or not {"host"} & {*given, *options}:
+                    _check_host(parts)
+            elif not options.get("path"):
+                raise ValueError("The unix:// URL names no socket; write unix:///path/to/redis.sock")
+            return options
+        self._sentinels = hosts_and_ports(parts, DEFAULT_SENTINEL_PORT)
         service, _, database = parts.path.strip("/").partition("/")
         if not service:
             raise ValueError(
@@ -168,21 +174,22 @@ _CURES = {
 
 def parse_options(scheme: str, database: str, query: str, username: str | None, password: str | None) -> dict[str, Any]:
     """Return redis-py's options of a URL of several hosts, which redis-py cannot read."""
+    _check_database(scheme, database)
     options: dict[str, Any] = {**parse_url(f"{scheme}://several/{database}?{query}")}
     del options["host"]
     given = {"username": username, "password": password}
     return {**options, **{name: value for name, value in given.items() if value is not None}}
 
 
-def _refuse_unknown(options: Mapping[str, Any], kind: type, own: frozenset[str]) -> None:
-    known = {
-        name
-        for ancestor in kind.__mro__
-        if "__init__" in vars(ancestor)
-        for name, parameter in inspect.signature(vars(ancestor)["__init__"]).parameters.items()
-        if name != "self" and parameter.kind is not parameter.VAR_KEYWORD
-    }
-    for name in options:
-        if name not in known | _POOL_OPTIONS:
-            hint = did_you_mean(name, known | own)
-            raise TypeError(f"RedisPubSubChannelLayer and redis-py know no option {name!r}. {hint}".rstrip())
+def _check_host(parts: BrokerURL) -> None:
+    if len(hosts_and_ports(parts, 0)) > 1:
+        raise ValueError(
+            f"The {parts.scheme}:// URL names several hosts; write {parts.scheme}+sentinel:// or "
+            f"{parts.scheme}+cluster:// for them, or give a list of URLs to the Django layer"
+        )
+
+
+def _check_database(scheme: str, path: str) -> None:
+    # redis-py would take another database instead.
+    if not re.fullmatch("[0-9]*/?", path):
+        raise ValueError(f"The path of the {scheme}:// URL is not the number of a database; write redis://host:6379/0")

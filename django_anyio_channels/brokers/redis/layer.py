@@ -22,6 +22,7 @@ from ...core.stats import RateLimitedLogger
 from .address import Address
 from .cluster.discovery import ClusterSeeds, is_cluster
 from .keys import base_key, bindings_key, bound_groups_key, inflight_key
+from .options import check_option_values
 from .peers import Peers
 from .queues import Queues, publishing_arguments, queue_keys
 from .scripts import BIND, PUT
@@ -56,9 +57,9 @@ class RedisPubSubChannelLayer(BaseChannelLayer):
     """
 
     def __init__(self, url: str | None = None, *, probe_interval: float = 10.0, **options: Any) -> None:
-        own = frozenset({"url", "probe_interval"})
+        check_option_values({"url": url, "probe_interval": probe_interval})
         cluster = url is not None and is_cluster(url)
-        self._server = ClusterSeeds(str(url), options, own) if cluster else Address(url, options, own)
+        self._server = ClusterSeeds(str(url), options, type(self)) if cluster else Address(url, options, type(self))
         self._probe_interval = probe_interval
         self._queues = Queues()
         self._peers = Peers()

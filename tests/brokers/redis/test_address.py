@@ -132,10 +132,10 @@ async def test_a_database_that_the_server_lacks() -> None:
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
-        ({"pasword": "x"}, "know no option 'pasword'. Did you mean 'password'?"),
-        ({"probe_intervall": 1}, "know no option 'probe_intervall'. Did you mean 'probe_interval'?"),
-        ({"qqqqqqqqqqqqqqqq": 1}, "know no option 'qqqqqqqqqqqqqqqq'.$"),
-        ({"path": "/tmp/socket", "ssl_ca_certs": "x"}, "know no option 'ssl_ca_certs'"),
+        ({"pasword": "x"}, "RedisPubSubChannelLayer has no option 'pasword'. Did you mean 'password'?"),
+        ({"probe_intervall": 1}, "has no option 'probe_intervall'. Did you mean 'probe_interval'?"),
+        ({"qqqqqqqqqqqqqqqq": 1}, "has no option 'qqqqqqqqqqqqqqqq'. Its options are auto_close"),
+        ({"path": "/tmp/socket", "ssl_ca_certs": __file__}, "has no option 'ssl_ca_certs'"),
     ],
 )
 def test_unknown_options_are_refused(options: dict[str, Any], sentence: str) -> None:

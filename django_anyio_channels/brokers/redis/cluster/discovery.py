@@ -10,9 +10,10 @@ import anyio
 import hiredis
 
 from ....core.exceptions import ListenerClosed
-from ...common.urls import host_and_port, read_url, without_secrets
+from ...common.urls import hosts_and_ports, read_url, without_secrets
 from ..address import Address, parse_options
 from ..connection import open_connection
+from ..options import check_option_values
 from ..packets import encode_command
 
 _DEFAULT_PORT = 6379
@@ -40,14 +41,15 @@ def is_cluster(url: str) -> bool:
 class ClusterSeeds:
     """The nodes that are known by now, at first those of the URL."""
 
-    def __init__(self, url: str, options: Mapping[str, Any], own: frozenset[str]) -> None:
-        """``own`` as for `Address`."""
+    def __init__(self, url: str, options: Mapping[str, Any], layer: type) -> None:
+        """``layer`` as for `Address`."""
+        check_option_values({"url": url, **options})
         parts = read_url(url)
         self._text = f"{parts.scheme}+cluster://{','.join(parts.hosts)}"
-        self._seeds = [host_and_port(host, _DEFAULT_PORT) for host in parts.hosts]
+        self._seeds = hosts_and_ports(parts, _DEFAULT_PORT)
         given = parse_options(parts.scheme, parts.path, parts.query, parts.username, parts.password)
         self._options = {**options, **given}
-        self._own = own
+        self._layer = layer
         if self._options.pop("db", 0):
             raise ValueError(f"{without_secrets(url)!r} names a database; a cluster has only the first one")
         self._addresses: dict[Node, Address] = {}
@@ -62,7 +64,7 @@ class ClusterSeeds:
     def address_of(self, node: Node) -> Address:
         """Return the address of one node."""
         if node not in self._addresses:
-            self._addresses[node] = Address(None, {**self._options, "host": node[0], "port": node[1]}, self._own)
+            self._addresses[node] = Address(None, {**self._options, "host": node[0], "port": node[1]}, self._layer)
         return self._addresses[node]
 
     def read_node(self, text: str) -> Node:

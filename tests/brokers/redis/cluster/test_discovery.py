@@ -40,7 +40,9 @@ pytestmark = pytest.mark.anyio
 
 
 def test_addresses() -> None:
-    address = ClusterSeeds("rediss+cluster://user:secret@a:7000,[::1]:7001,b?ssl_cert_reqs=none", {}, frozenset())
+    address = ClusterSeeds(
+        "rediss+cluster://user:secret@a:7000,[::1]:7001,b?ssl_cert_reqs=none", {}, RedisPubSubChannelLayer
+    )
     assert str(address) == "rediss+cluster://a:7000,[::1]:7001,b"
     node = address.address_of(("c", 7002))
     assert str(node) == "rediss://c:7002/0"
