@@ -18,8 +18,9 @@ from redis.asyncio.sentinel import Sentinel
 from redis.backoff import NoBackoff
 from redis.credentials import UsernamePasswordCredentialProvider
 
+from ...core.options import check_options
 from ..common.urls import BrokerURL, hosts_and_ports, read_url, without_secrets
-from .options import POOL_OPTIONS, check_option_values, refuse_unknown
+from .options import OPTIONS, POOL_OPTIONS, refuse_unknown
 from .packets import encode_command
 
 CONNECT_SECONDS = 5.0
@@ -33,14 +34,14 @@ class Address:
 
     def __init__(self, url: str | None, options: Mapping[str, Any], layer: type) -> None:
         """``layer`` has the options, for the hint at what a wrong one was meant to be."""
-        check_option_values({"url": url, **options})
+        check_options({"url": url, **options}, OPTIONS)
         given = dict(options)
         self._sentinels: list[tuple[str, int]] = []
         self._service = ""
         self._sentinel_options: dict[str, Any] = dict(given.pop("sentinel_kwargs", None) or {})
         if url is not None:
             given.update(self._read(url, given))
-            check_option_values(given)
+            check_options(given, OPTIONS)
         kind: type[Connection | UnixDomainSocketConnection]
         kind = given.pop("connection_class", None) or (
             UnixDomainSocketConnection if "path" in given or "unix_socket_path" in given else Connection

@@ -18,11 +18,12 @@ except ImportError as error:
 from ...core.events import BoundQueue, Event, PublishResult
 from ...core.exceptions import DeliveryUnknown, ListenerClosed, PayloadTooLarge, QueueFull
 from ...core.layer import BaseChannelLayer
+from ...core.options import check_options
 from ...core.stats import RateLimitedLogger
 from .address import Address
 from .cluster.discovery import ClusterSeeds, is_cluster
 from .keys import base_key, bindings_key, bound_groups_key, inflight_key
-from .options import check_option_values
+from .options import OPTIONS
 from .peers import Peers
 from .queues import Queues, publishing_arguments, queue_keys
 from .scripts import BIND, PUT
@@ -57,7 +58,7 @@ class RedisPubSubChannelLayer(BaseChannelLayer):
     """
 
     def __init__(self, url: str | None = None, *, probe_interval: float = 10.0, **options: Any) -> None:
-        check_option_values({"url": url, "probe_interval": probe_interval})
+        check_options({"url": url, "probe_interval": probe_interval}, OPTIONS)
         cluster = url is not None and is_cluster(url)
         self._server = ClusterSeeds(str(url), options, type(self)) if cluster else Address(url, options, type(self))
         self._probe_interval = probe_interval

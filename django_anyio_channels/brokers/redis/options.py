@@ -13,7 +13,6 @@ from ...core.options import (
     PORT,
     SECONDS,
     TEXT,
-    check_options,
     choice,
     count,
     instance_of,
@@ -24,7 +23,7 @@ from ...core.options import (
 POOL_OPTIONS = frozenset({"max_connections", "timeout", "auto_close_connection_pool", "single_connection_client"})
 """What redis-py's clients and pools take besides its connections: they mean nothing to a layer with two connections."""
 
-_OF_STREAMS = {
+OF_STREAMS = {
     "history_length": count("messages"),
     "history_age": SECONDS,
     "consumer_group": TEXT.or_none,
@@ -36,10 +35,10 @@ _MAPPING = instance_of(Mapping, wanted="a dict").or_none
 _CREDENTIAL = instance_of(str, wanted="a str").or_none
 
 
-_OPTIONS = {
+OPTIONS = {
     "url": TEXT.or_none,
     "probe_interval": SECONDS,
-    **_OF_STREAMS,
+    **OF_STREAMS,
     "host": TEXT,
     "port": PORT,
     "db": count("", least=0)._replace(wanted="the number of a database, from 0").or_digits,
@@ -62,13 +61,8 @@ _OPTIONS = {
 }
 
 
-def check_option_values(given: Mapping[str, object]) -> None:
-    """Raise `InvalidOption` for a value of the wrong type or range."""
-    check_options(given, _OPTIONS)
-
-
 def refuse_unknown(given: Mapping[str, object], connection: type, layer: type) -> None:
     """Raise `TypeError` for an option that neither the layer nor redis-py's class of connections has."""
-    of_streams = dict.fromkeys(_OF_STREAMS, "It is an option of redis+streams://, whose groups have a history")
+    of_streams = dict.fromkeys(OF_STREAMS, "It is an option of redis+streams://, whose groups have a history")
     known = option_names(connection) | option_names(layer) | POOL_OPTIONS
     refuse_unknown_options(layer.__name__, given, known - {"options"}, of_streams)

@@ -10,7 +10,7 @@ import pytest
 from redis.credentials import UsernamePasswordCredentialProvider
 
 from django_anyio_channels import RedisPubSubChannelLayer, RedisStreamsChannelLayer
-from django_anyio_channels.brokers.redis.options import _OF_STREAMS
+from django_anyio_channels.brokers.redis.options import OF_STREAMS
 from django_anyio_channels.core.exceptions import InvalidOption
 from django_anyio_channels.core.options import option_names
 
@@ -112,7 +112,7 @@ def test_a_host_may_come_beside_the_url() -> None:
 
 
 def test_options_of_a_history_name_the_layer_that_has_them() -> None:
-    assert option_names(RedisStreamsChannelLayer) - option_names(RedisPubSubChannelLayer) == set(_OF_STREAMS)
+    assert option_names(RedisStreamsChannelLayer) - option_names(RedisPubSubChannelLayer) == set(OF_STREAMS)
     with pytest.raises(TypeError, match=r"no option 'history_length'\. It is an option of redis\+streams://"):
         RedisPubSubChannelLayer("redis://h", history_length=5)
     misspelt: dict[str, Any] = {"history_lenght": 5}

@@ -10,10 +10,11 @@ import anyio
 import hiredis
 
 from ....core.exceptions import ListenerClosed
+from ....core.options import check_options
 from ...common.urls import hosts_and_ports, read_url, without_secrets
 from ..address import Address, parse_options
 from ..connection import open_connection
-from ..options import check_option_values
+from ..options import OPTIONS
 from ..packets import encode_command
 
 _DEFAULT_PORT = 6379
@@ -43,7 +44,7 @@ class ClusterSeeds:
 
     def __init__(self, url: str, options: Mapping[str, Any], layer: type) -> None:
         """``layer`` as for `Address`."""
-        check_option_values({"url": url, **options})
+        check_options({"url": url, **options}, OPTIONS)
         parts = read_url(url)
         self._text = f"{parts.scheme}+cluster://{','.join(parts.hosts)}"
         self._seeds = hosts_and_ports(parts, _DEFAULT_PORT)

@@ -7,9 +7,10 @@ from typing import Any
 
 from ....core.events import Event, PublishResult
 from ....core.exceptions import InvalidPosition, ListenerClosed
+from ....core.options import check_options
 from ...common.batching import Batcher
 from ..layer import RedisPubSubChannelLayer, check_size, delivery_unknown
-from ..options import check_option_values
+from ..options import OPTIONS
 from . import consumer_groups
 from .deliveries import DeliveryManager
 from .entries import epoch_of, is_position, sort_key
@@ -55,7 +56,7 @@ class RedisStreamsChannelLayer(RedisPubSubChannelLayer):
         probe_interval: float = 10.0,
         **options: Any,
     ) -> None:
-        check_option_values(locals())
+        check_options(locals(), OPTIONS)
         super().__init__(None if url is None else _without_streams(url), probe_interval=probe_interval, **options)
         self.consumer_group = consumer_group
         self.redeliver_after = redeliver_after
