@@ -141,7 +141,7 @@ def test_an_unknown_alias_has_the_nearest_or_all_as_its_hint(alias: Alias) -> No
         ({"database": 7}, "CONFIG['database'] has an invalid value (int)", "E005"),
         ({"database": "chat", "url": "memory://"}, "both 'url' and 'database'", "E002"),
         ({"database": "chat", "layer": "x.Y"}, "both 'layer' and 'database'", "E002"),
-        ({"database": "chat", "options": {"speed": 1}}, "knows no option 'speed'", "E003"),
+        ({"database": "chat", "options": {"speed": 1}}, "has no option 'speed'", "E003"),
     ],
 )
 def test_config_that_contradicts_itself(alias: Alias, config: dict[str, Any], message: str, code: str) -> None:
