@@ -29,6 +29,14 @@ class PayloadTooLarge(ChannelLayerError, ValueError):
 class QueueFull(ChannelLayerError):
     """The queue holds as many messages as its capacity allows; nothing was put."""
 
+    def __init__(self, queue: str, capacity: int) -> None:
+        super().__init__(queue, capacity)
+        self.queue = queue
+        self.capacity = capacity
+
+    def __str__(self) -> str:
+        return f"Queue {self.queue} is full (capacity {self.capacity})"
+
 
 class PositionLost(ChannelLayerError):
     """The history of a group does not reach back to a position: what came after it is lost."""

@@ -28,7 +28,7 @@ def read_config(
     """
     config = without_lazy_strings(config)
     known = f"The keys are {', '.join(sorted(KEYS))}; a layer's own keyword arguments belong under 'options'."
-    refuse_unknown_keys(config, KEYS, known, _CURES)
+    refuse_unknown_keys(config, KEYS, known, CURES)
     settings = Settings(
         serializer=_serializer(config.get("symmetric_encryption_keys")),
         warnings=tuple(warnings),
@@ -108,7 +108,7 @@ KEYS = ("url", "database", "layer", "options", "bridge", "symmetric_encryption_k
 """Every key that CONFIG may have."""
 
 _SHIM = "'django_anyio_channels.channels_redis.RedisChannelLayer'"
-_CURES = {
+CURES = {
     "hosts": f"Name the broker by 'url', such as 'redis://localhost:6379', or keep 'hosts' and set BACKEND to {_SHIM}.",
     **dict.fromkeys(
         ["on_reconnect", "on_disconnect", "random_prefix_length", "serializer_format"],

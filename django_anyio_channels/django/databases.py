@@ -79,7 +79,7 @@ def layer_arguments(alias: str, options: Mapping[str, Any]) -> dict[str, Any]:
                 arguments["timeout"] = float(value)
         elif name not in _IGNORED and value not in _WITHOUT_EFFECT.get(name, ()):
             raise _unusable(
-                f"DATABASES[{alias!r}]['OPTIONS'] has {name!r}: {value!r}, which asyncpg does not know.",
+                f"DATABASES[{alias!r}]['OPTIONS'] has {name!r}, which asyncpg does not support.",
                 "Remove it if Django does without, or give the layer a 'url' of its own instead of 'database'.",
             )
     if query:
@@ -94,7 +94,7 @@ def _connection_parameters(alias: str) -> dict[str, str]:
     if alias not in connections.settings:
         known = f"The aliases are {', '.join(sorted(connections.settings))}."
         raise _unusable(
-            f"CONFIG['database'] is {alias!r}, which is no alias of DATABASES.",
+            f"CONFIG['database'] is {alias!r}, which is not an alias of DATABASES.",
             did_you_mean(alias, connections.settings, otherwise=known),
         )
     try:

@@ -100,7 +100,8 @@ class Node:
         """Add a channel of this node to a group from a position on; see `AnyioChannelLayer.group_resume`."""
         topic = self._names.group(group)
         if self.local_channels.is_in(topic, channel):
-            raise ValueError(f"{channel} is in group {group} already; call group_discard before group_resume")
+            cure = "Call group_discard() before group_resume()"
+            raise ValueError(f"Channel {channel!r} is already in group {group!r}. {cure}")
         gap_event = Event(channel, self.channel.encode({"type": "group.missed", "group": group}))
         is_after = self.channel.layer.is_after
         sink = await self.local_channels.resume(

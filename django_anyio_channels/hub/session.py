@@ -95,7 +95,7 @@ class Session:
 
     def _fail(self, error: Exception) -> None:
         if not isinstance(error, ListenerClosed):
-            logger.error("Unexpected error of %s; reconnecting", type(self._layer).__name__, exc_info=error)
+            logger.error("Unexpected error in %s; reconnecting", type(self._layer).__name__, exc_info=error)
             closed = ListenerClosed(f"{self._layer.address}: {error!r}")
             closed.__cause__ = error
             error = closed

@@ -141,7 +141,7 @@ class RedisPubSubChannelLayer(BaseChannelLayer):
         except ListenerClosed as error:
             raise delivery_unknown(error) from error
         if not session.raise_for_error(reply):
-            raise QueueFull(f"Queue {queue} is full: its capacity of {capacity} messages is used up")
+            raise QueueFull(queue, capacity)
 
     async def take(self, queue: str) -> bytes:
         self.require_session()

@@ -11,32 +11,31 @@ import pytest
 from django_anyio_channels import PostgreSQLChannelLayer
 from django_anyio_channels.core.exceptions import InvalidOption
 
+WRONG: dict[str, list[Any]] = {
+    "probe_interval": [0, "100", None, math.nan, True, -1, math.inf],
+    "timeout": [0, "5", None, math.nan],
+    "port": [0, 65536, "x", 1.5, [5432, 0]],
+    "host": ["", 7, ["a", ""]],
+    **{key: [7] for key in ("url", "listen_url", "user", "password", "database", "krbsrvname", "gsslib")},
+    "ssl": ["yes", 1, {}],
+    "server_settings": ["x", {"work_mem": 4}],
+    "direct_tls": ["yes"],
+    "target_session_attrs": ["master"],
+}
 
-@pytest.mark.parametrize(
-    "options",
-    [
-        *({"probe_interval": value} for value in (0, "100", None, math.nan, True, -1, math.inf)),
-        *({"timeout": value} for value in (0, "5", None, math.nan)),
-        *({"port": value} for value in (0, 65536, "x", 1.5, [5432, 0])),
-        *({"host": value} for value in ("", 7, ["a", ""])),
-        *({name: 7} for name in ("url", "listen_url", "user", "password", "database", "krbsrvname", "gsslib")),
-        *({"ssl": value} for value in ("yes", 1, {})),
-        *({"server_settings": value} for value in ("x", {"work_mem": 4})),
-        {"direct_tls": "yes"},
-        {"target_session_attrs": "master"},
-    ],
-    ids=str,
-)
-def test_a_value_of_the_wrong_type_or_range_is_refused(options: dict[str, Any]) -> None:
-    with pytest.raises(InvalidOption, match=f"^{next(iter(options))} has an invalid value"):
-        PostgreSQLChannelLayer(**options)
+
+@pytest.mark.parametrize(("name", "value"), [(name, value) for name, values in WRONG.items() for value in values])
+def test_a_value_of_the_wrong_type_or_range_is_refused(name: str, value: Any) -> None:
+    with pytest.raises(InvalidOption, match=f"^{name} has an invalid value"):
+        PostgreSQLChannelLayer(**{name: value})
 
 
 @pytest.mark.parametrize(
     "query", ["sslmode=foo", "target_session_attrs=master", "sslrootcert=/no/such/file", "sslkey=/no/such/file"]
 )
 def test_a_value_in_a_url_is_checked(query: str) -> None:
-    for options in ({"url": f"postgresql://h?{query}"}, {"listen_url": f"postgresql://h?{query}"}):
+    for name in ("url", "listen_url"):
+        options: dict[str, Any] = {name: f"postgresql://h?{query}"}
         with pytest.raises(InvalidOption, match=f"^{query.partition('=')[0]} has an invalid value"):
             PostgreSQLChannelLayer(**options)
 

@@ -158,7 +158,7 @@ async def test_what_cannot_be_resumed_is_reported(layer: AnyioChannelLayer) -> N
         await layer.group_resume("room", channel, since="yesterday")
     assert layer.statistics()["channels"] == 0, "nothing is left of it"
     await layer.group_resume("room", channel)
-    with pytest.raises(ValueError, match="is in group room already; call group_discard"):
+    with pytest.raises(ValueError, match="already in group .room.. Call group_discard"):
         await layer.group_resume("room", channel)
     with pytest.raises(ValueError, match="the process or event loop that made the name .* is another one"):
         await layer.group_resume("room", "specific.0123456789abcdef!0.abc")
