@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import traceback
+
 
 class ChannelLayerError(Exception):
     """Base class of the errors below."""
@@ -76,3 +78,18 @@ class InvalidOption(ChannelLayerError, ValueError):
 
 class MissingDriver(ChannelLayerError, ImportError):
     """The broker's client library is not installed; the message names the extra that brings it."""
+
+
+def forget_locals(error: BaseException | None) -> None:
+    """Clear the local variables in the tracebacks of an error and its causes; the lines stay.
+
+    Those of a driver that logs in hold passwords, and debug pages and error reports show them.
+    """
+    seen = set[int]()
+    pending = [error]
+    while pending:
+        each = pending.pop()
+        if each is not None and id(each) not in seen:
+            seen.add(id(each))
+            traceback.clear_frames(each.__traceback__)
+            pending += [each.__cause__, each.__context__, *getattr(each, "exceptions", ())]

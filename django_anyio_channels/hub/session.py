@@ -11,11 +11,12 @@ import anyio
 from anyio.lowlevel import checkpoint
 
 from ..core.events import Event
-from ..core.exceptions import ListenerClosed
+from ..core.exceptions import ListenerClosed, forget_locals
 from ..core.layer import BaseChannelLayer
 
 logger = logging.getLogger("django_anyio_channels")
 
+CHECK_ADDRESS = "Check that the broker runs and that the address is right"
 _EVENTS_PER_TURN = 32
 _DISCONNECT_SECONDS = 5.0
 
@@ -53,6 +54,7 @@ class Session:
 
     def fail(self, error: ListenerClosed) -> None:
         """End the session. The first error wins; later calls are ignored."""
+        forget_locals(error)
         if self.error is None:
             self.error = error
             # At once: a caller that tries again must wait for the next session, not meet this one again and again.
@@ -77,7 +79,9 @@ class Session:
             with anyio.fail_after(self._timeout):
                 await self._layer.connect()
         except TimeoutError:
-            self._fail(ListenerClosed(f"{self._layer.address} did not answer within {self._timeout:g} s"))
+            self._fail(
+                ListenerClosed(f"{self._layer.address} did not answer within {self._timeout:g} s. {CHECK_ADDRESS}")
+            )
         except Exception as error:
             self._fail(error)
         return self.error is None
@@ -94,6 +98,7 @@ class Session:
             self._fail(error)
 
     def _fail(self, error: Exception) -> None:
+        forget_locals(error)
         if not isinstance(error, ListenerClosed):
             logger.error("Unexpected error in %s; reconnecting", type(self._layer).__name__, exc_info=error)
             closed = ListenerClosed(f"{self._layer.address}: {error!r}")
@@ -105,7 +110,8 @@ class Session:
         with anyio.move_on_after(_DISCONNECT_SECONDS, shield=True) as scope:
             try:
                 await self._layer.disconnect()
-            except Exception:
+            except Exception as error:
+                forget_locals(error)
                 logger.exception("Unexpected error while disconnecting from %s", self._layer.address)
         if scope.cancelled_caught:
             logger.error("Disconnecting from %s took more than %g s", self._layer.address, _DISCONNECT_SECONDS)

@@ -14,7 +14,7 @@ from ..core.exceptions import ChannelClosed, DeliveryUnknown, ListenerClosed
 from ..core.layer import BaseChannelLayer
 from ..core.notifier import Notifier, waiter_type
 from ..core.stats import RateLimitedLogger
-from .session import Backoff, Session, logger
+from .session import CHECK_ADDRESS, Backoff, Session, logger
 from .subscriptions import SubscriptionRegistry
 
 T = TypeVar("T")
@@ -80,10 +80,11 @@ class Supervisor:
         if self._closed:
             raise ChannelClosed(f"The Channel to {self.layer.address} is closed")
         if self.session is None:
-            reason = self._last_error or "it does not answer"
+            # The error of the layer names the cure, and the address as well.
+            reason = self._last_error or f"it does not answer. {CHECK_ADDRESS}"
+            prefix = f"{self.layer.address}: "
             raise ListenerClosed(
-                f"No connection to {self.layer.address} for {self._timeout:g} s ({reason}). "
-                f"Check that the broker runs and that the address is right"
+                f"No connection to {self.layer.address} for {self._timeout:g} s: {str(reason).removeprefix(prefix)}"
             ) from self._last_error
         return self.session
 
