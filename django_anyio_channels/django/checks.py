@@ -33,15 +33,13 @@ from django.core import checks, mail
 from django.utils.module_loading import import_string
 
 from ..core.exceptions import MissingDriver
-from ..core.hints import did_you_mean
-from .config import CURES, KEYS
+from .config import misplaced_keys
 from .factory import is_in_memory
 from .layer import AnyioChannelLayer
 from .settings import ConfigError, Settings
 
 _PACKAGE = "django_anyio_channels"
 _BACKEND = f"{_PACKAGE}.{AnyioChannelLayer.__name__}"
-_ENTRY_KEYS = ("BACKEND", "CONFIG", "TEST_CONFIG")
 _SHORTEST_SAFE_KEY = 16
 
 
@@ -93,11 +91,8 @@ def _check_entry(alias: str, entry: Mapping[str, Any]) -> Iterator[checks.CheckM
         hint = f"Write {_BACKEND!r}. The broker is chosen by 'url' under CONFIG."
         yield _message("E006", f"{where}: {entry['BACKEND']!r} {reason}.", hint)
         return
-    for key in entry:
-        if key not in _ENTRY_KEYS:
-            suggestion = "" if key in KEYS else CURES.get(key) or did_you_mean(key, KEYS)
-            hint = f"Move it into {where}['CONFIG']. {suggestion}".rstrip()
-            yield _message("E007", f"{where} has the key {key!r}, which Channels ignores.", hint)
+    for error in misplaced_keys(alias, entry):
+        yield _message(error.code, error.message, error.hint)
     config = entry.get("CONFIG", {})
     if not isinstance(config, Mapping):
         yield _not_a_dict(f"{where}['CONFIG']", config)

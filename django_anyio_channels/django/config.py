@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from django.conf import settings as django_settings
+
 from ..core.capabilities import require_acknowledgement
 from ..core.exceptions import NotSupported
 from ..core.hints import did_you_mean
@@ -46,6 +48,30 @@ def refuse_unknown_keys(config: Mapping[str, Any], keys: Iterable[str], known: s
     for key in sorted(set(config) - set(keys), key=repr):
         hint = cures.get(key) or did_you_mean(key, keys, otherwise=known)
         raise ConfigError(f"CONFIG has an unknown key {key!r}.", hint=hint, code="E001")
+
+
+def misplaced_keys(alias: str, entry: Mapping[str, Any]) -> list[ConfigError]:
+    """Return an error for each key of an entry of ``CHANNEL_LAYERS`` that Channels ignores."""
+    where = f"CHANNEL_LAYERS[{alias!r}]"
+    return [
+        ConfigError(
+            f"{where} has the key {key!r}, which Channels ignores.",
+            hint=f"Move it into {where}['CONFIG']. "
+            + ("" if key in KEYS else CURES.get(key) or did_you_mean(key, KEYS)),
+            code="E007",
+        )
+        for key in entry
+        if key not in ("BACKEND", "CONFIG", "TEST_CONFIG")
+    ]
+
+
+def refuse_misplaced_keys(backend: type) -> None:
+    """Raise `ConfigError` if settings for ``backend`` stand beside CONFIG; servers run no system checks."""
+    layers = getattr(django_settings, "CHANNEL_LAYERS", None) if django_settings.configured else None
+    for alias, entry in (layers or {}).items():
+        if str(entry.get("BACKEND")).rpartition(".")[2] == backend.__name__:
+            for error in misplaced_keys(alias, entry):
+                raise error
 
 
 def _read_value(key: str, value: Any) -> Any:

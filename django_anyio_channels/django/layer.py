@@ -21,7 +21,7 @@ except ModuleNotFoundError as error:
         "AnyioChannelLayer needs Django and Channels: pip install django-anyio-channels[django]"
     ) from error
 
-from .config import read_config
+from .config import read_config, refuse_misplaced_keys
 from .consumers import acknowledge_when_handled, calling_consumer
 from .databases import call_before_teardown
 from .dispatcher import Dispatcher, same_node
@@ -51,6 +51,8 @@ class AnyioChannelLayer(BaseChannelLayer):
     MessageTooLarge = MessageTooLarge
 
     def __init__(self, **config: Any) -> None:
+        if not config:
+            refuse_misplaced_keys(type(self))
         settings = self.read_config(config)
         for warning in settings.warnings:
             warnings.warn(f"{warning.message} {warning.hint}", stacklevel=2)

@@ -31,6 +31,7 @@ class ConfigError(ImproperlyConfigured):
 
 def _sentence(text: str) -> str:
     # The error of a layer, which may be the end of it, has no full stop, or ends with "Did you mean ...?".
+    text = text.rstrip()
     return text if text.endswith(("?", ".")) else f"{text}."
 
 
