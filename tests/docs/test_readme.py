@@ -5,8 +5,10 @@ from __future__ import annotations
 import ast
 import inspect
 import re
+import shlex
 import subprocess
 import sys
+import tomllib
 
 import docutils.nodes
 import pytest
@@ -67,6 +69,20 @@ def test_first_block_is_the_two_commands() -> None:
 @pytest.mark.parametrize("block", PYTHON, ids=lambda block: f"line {block.line}")
 def test_python_compiles(block: docutils.nodes.literal_block) -> None:
     assert ast.parse(block.astext()).body
+
+
+def test_the_command_installs_the_installed_apps() -> None:
+    [command] = [block.astext() for block in BLOCKS if "install" in block["classes"]]
+    [apps] = [
+        ast.literal_eval(block.astext().partition("INSTALLED_APPS = ")[2].partition("\n\n")[0])
+        for block in PYTHON
+        if "apps" in block["classes"]
+    ]
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    named, *others = shlex.split(command)[3:]
+    [extra] = re.findall(r"\[(\w+)\]", named)
+    installed = {re.split("[<>=]", each)[0].lower() for each in (*extras[extra], *others, named.partition("[")[0])}
+    assert {app.replace("_", "-") for app in apps} <= installed
 
 
 def test_some_programs_run() -> None:
