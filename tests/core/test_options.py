@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import pickle
 from pathlib import Path
 
 import pytest
@@ -14,6 +13,7 @@ from django_anyio_channels.core.options import (
     FLAG,
     LARGEST_COUNT,
     LONGEST,
+    PORT,
     SECONDS,
     TEXT,
     Option,
@@ -22,6 +22,8 @@ from django_anyio_channels.core.options import (
     choice,
     count,
     instance_of,
+    option_names,
+    refuse_unknown_options,
     seconds,
 )
 
@@ -73,12 +75,9 @@ def test_an_error_names_the_option_the_type_and_the_cure_but_not_the_value(optio
     assert (caught.value.problem, caught.value.cure) == ("probe_interval has an invalid value (str)", cure)
 
 
-def test_an_error_is_a_value_error_and_survives_pickling() -> None:
-    error = InvalidOption("x has an invalid value (int)", "It must be y")
-    assert isinstance(error, ValueError)
-    assert isinstance(error, ChannelLayerError)
-    copy = pickle.loads(pickle.dumps(error))
-    assert (str(copy), copy.problem, copy.cure) == (str(error), error.problem, error.cure)
+def test_an_error_is_a_value_error_of_this_package() -> None:
+    assert issubclass(InvalidOption, ValueError)
+    assert issubclass(InvalidOption, ChannelLayerError)
 
 
 def test_given_options_are_checked_and_others_are_left_alone() -> None:
@@ -87,3 +86,36 @@ def test_given_options_are_checked_and_others_are_left_alone() -> None:
     check_options({"a": 1, "z": object()}, options)
     with pytest.raises(InvalidOption, match="^b has"):
         check_options({"a": 1, "b": 2}, options)
+
+
+def test_an_unknown_option_is_refused_with_its_hint() -> None:
+    for given, hint in (
+        ({"b": 1}, "Its options are aaaa, bbbb"),
+        ({"aaab": 1}, "Did you mean 'aaaa'?"),
+        ({"c": 1}, "C"),
+    ):
+        with pytest.raises(TypeError) as caught:
+            refuse_unknown_options("SomeLayer", given, {"bbbb", "aaaa"}, {"c": "C"})
+        [name] = given
+        assert str(caught.value) == f"SomeLayer has no option {name!r}. {hint}"
+    refuse_unknown_options("SomeLayer", ["aaaa"], ["aaaa"])
+
+
+def test_the_options_of_a_class_are_its_keyword_arguments_and_those_of_its_bases() -> None:
+    class Base:
+        def __init__(self, one: int = 1, *rest: int, **options: int) -> None: ...
+
+    class Derived(Base):
+        def __init__(self, two: int = 2, **options: int) -> None: ...
+
+    class Last(Derived): ...
+
+    assert option_names(Last) == {"one", "two"}
+
+
+@pytest.mark.parametrize("value", [0, "0", "65536", "", "x", "1.5", "-1", 5000 * "1", True, None])
+def test_digits_may_be_a_number_but_a_wrong_one_may_not(value: object) -> None:
+    for valid in (1, "6379", 65_535):
+        check_option("port", valid, PORT)
+    with pytest.raises(InvalidOption, match="It must be a port from 1 to 65535"):
+        check_option("port", value, PORT)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import anyio
 import anyio.lowlevel
 import pytest
@@ -37,6 +39,8 @@ async def test_a_worker_reads_ahead_of_its_consumer() -> None:
                     except ChannelFull:  # until the worker has read the one before, however busy its consumer is
                         await anyio.lowlevel.checkpoint()
             tasks.cancel_scope.cancel()
-        for instance in worker.application_instances.values():
-            instance["future"].cancel()
+        consumers = [instance["future"] for instance in worker.application_instances.values()]
+        for consumer in consumers:
+            consumer.cancel()
+        await asyncio.wait(consumers)
     await layer.close()

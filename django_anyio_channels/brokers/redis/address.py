@@ -24,6 +24,7 @@ from .options import OPTIONS, POOL_OPTIONS, refuse_unknown
 from .packets import encode_command
 
 CONNECT_SECONDS = 5.0
+DEFAULT_PORT = 6379
 DEFAULT_SENTINEL_PORT = 26379
 _MASTER_SECONDS = 0.5
 """For which the Sentinels are not asked again. A session opens two connections; asking costs more than both."""
@@ -183,7 +184,7 @@ def parse_options(scheme: str, database: str, query: str, username: str | None, 
 
 
 def _check_host(parts: BrokerURL) -> None:
-    if len(hosts_and_ports(parts, 0)) > 1:
+    if len(hosts_and_ports(parts, DEFAULT_PORT)) > 1:
         raise ValueError(
             f"The {parts.scheme}:// URL names several hosts; write {parts.scheme}+sentinel:// or "
             f"{parts.scheme}+cluster:// for them, or give a list of URLs to the Django layer"

@@ -12,12 +12,10 @@ import hiredis
 from ....core.exceptions import ListenerClosed
 from ....core.options import check_options
 from ...common.urls import hosts_and_ports, read_url, without_secrets
-from ..address import Address, parse_options
+from ..address import DEFAULT_PORT, Address, parse_options
 from ..connection import open_connection
 from ..options import OPTIONS
 from ..packets import encode_command
-
-_DEFAULT_PORT = 6379
 
 _ANSWER_SECONDS = 0.5
 """After which another node is asked, too."""
@@ -47,7 +45,7 @@ class ClusterSeeds:
         check_options({"url": url, **options}, OPTIONS)
         parts = read_url(url)
         self._text = f"{parts.scheme}+cluster://{','.join(parts.hosts)}"
-        self._seeds = hosts_and_ports(parts, _DEFAULT_PORT)
+        self._seeds = hosts_and_ports(parts, DEFAULT_PORT)
         given = parse_options(parts.scheme, parts.path, parts.query, parts.username, parts.password)
         self._options = {**options, **given}
         self._layer = layer
