@@ -92,9 +92,10 @@ def layer_arguments(alias: str, options: Mapping[str, Any]) -> dict[str, Any]:
 def _connection_parameters(alias: str) -> dict[str, str]:
     """Return libpq's parameters from Django's own backend, so that a backend that fetches passwords is asked."""
     if alias not in connections.settings:
-        known = f"The aliases are {', '.join(sorted(connections.settings))}."
+        # Not what stands there: it may be a URL with a password.
+        known = f"The aliases are {', '.join(sorted(connections.settings))}. A URL belongs under 'url'."
         raise _unusable(
-            f"CONFIG['database'] is {alias!r}, which is not an alias of DATABASES.",
+            "CONFIG['database'] is not an alias of DATABASES.",
             did_you_mean(alias, connections.settings, otherwise=known),
         )
     try:

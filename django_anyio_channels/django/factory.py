@@ -143,8 +143,8 @@ def _refuse_identity(urls: Sequence[str], options: Mapping[str, Any]) -> None:
     for name in sorted({"client_id", "session_expiry"} & given):
         raise ConfigError(
             f"CONFIG has {name!r}, which only one client can use.",
-            hint="Remove it: each event loop of each process is a client of its own, and of clients with one 'client_id' "
-            "the broker keeps only the last.",
+            hint="Remove it: each event loop of each process is a client of its own, and the broker disconnects "
+            "a client when another one comes with its 'client_id'.",
             code="E002",
         )
 

@@ -129,10 +129,12 @@ def test_parameters_that_cannot_be_used(alias: Alias, changes: dict[str, Any], m
 
 def test_an_unknown_alias_has_the_nearest_or_all_as_its_hint(alias: Alias) -> None:
     alias("orders")
-    for name, hint in (("order", "Did you mean 'orders'?"), ("zzz", "The aliases are default, orders.")):
-        with pytest.raises(ConfigError, match=f"CONFIG\\['database'\\] is {name!r}, which is not an alias") as refused:
+    known = "The aliases are default, orders. A URL belongs under 'url'."
+    for name, hint in (("order", "Did you mean 'orders'?"), ("postgresql://u:secret@h", known)):
+        with pytest.raises(ConfigError, match=r"CONFIG\['database'\] is not an alias") as refused:
             read_config({"database": name})
         assert (refused.value.hint, refused.value.code) == (hint, "E008")
+        assert "secret" not in str(refused.value)
 
 
 @pytest.mark.parametrize(
