@@ -15,7 +15,7 @@ from urllib.parse import parse_qsl
 
 from django.utils.module_loading import import_string
 
-from ..core.exceptions import MissingDriver
+from ..core.exceptions import InvalidOption, MissingDriver
 from ..core.hints import did_you_mean
 from ..core.layer import BaseChannelLayer
 from ..core.options import TEXT, Option, instance_of, option_names, refuse_unknown_options
@@ -106,11 +106,13 @@ def _checked_factory(found: type[BaseChannelLayer], arguments: Callable[[], Mapp
         if not any(each.kind is each.VAR_KEYWORD for each in inspect.signature(found).parameters.values()):
             refuse_unknown_options(found.__name__, arguments(), option_names(found))
         make_layer()
+    except InvalidOption as error:
+        message = f"{found.__name__} cannot be made from CONFIG: {error.problem}"
+        raise ConfigError(message, hint=error.cure, code="E003") from error
     except (TypeError, ValueError) as error:
         raise ConfigError(
             f"{found.__name__} cannot be made from CONFIG: {error}",
-            hint="Correct 'url' or 'options'; the documentation of the layer lists what it takes. "
-            "Percent-encode special characters in user names and passwords.",
+            hint="Correct 'url' or 'options'; the documentation of the layer lists what it takes.",
             code="E003",
         ) from error
     return make_layer

@@ -205,7 +205,8 @@ def test_a_mistake_is_named_with_its_cure(config: dict[str, Any], message: str, 
 def test_a_probe_interval_that_would_stop_the_timers_is_refused(url: str, value: object) -> None:
     with pytest.raises(ConfigError) as caught:
         read_config({"url": url, "options": {"probe_interval": value}})
-    assert f"probe_interval has an invalid value ({type(value).__name__})" in caught.value.message
+    assert caught.value.message.endswith(f"probe_interval has an invalid value ({type(value).__name__}).")
+    assert caught.value.hint == "It must be a number of seconds above 0 up to 1,000,000,000."
 
 
 @pytest.mark.parametrize(
@@ -222,7 +223,7 @@ def test_a_probe_interval_that_would_stop_the_timers_is_refused(url: str, value:
         {"url": "redis://h", "options": {"port": SECRET}},
         {"url": "redis://h", "options": {"password": [SECRET]}},
         {"url": "postgresql://h", "options": {"server_settings": SECRET}},
-        {"url": f"postgresql://u:{SECRET}@h?sslmode={SECRET}"},
+        {"url": f"postgresql://u:{SECRET}@h?zzz={SECRET}"},
         {"url": "mqtt://h", "options": {"password": SECRET.encode()}},
         {"url": f"mqtt://u:{SECRET}@h?qos={SECRET}"},
         {"symmetric_encryption_keys": SECRET},

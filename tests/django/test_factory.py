@@ -37,7 +37,7 @@ def test_every_scheme_has_a_layer_that_the_package_exports(scheme: str) -> None:
         ({"url": "no url at all"}, "has no scheme", "Begin it like 'redis://localhost'", "E003"),
         ({"url": "user:secret@redis://h"}, "has no scheme", "Begin it like 'redis://localhost'", "E003"),
         ({"url": "mqtt:/h"}, "has no scheme", "Begin it like 'mqtt://localhost'", "E003"),
-        ({"url": "mqtt://user:a/b@host"}, "cannot be made from CONFIG: The mqtt:// URL", "Percent-encode", "E003"),
+        ({"url": "mqtt://user:a/b@host"}, "The mqtt:// URL cannot be read: percent-encode", "Correct 'url'", "E003"),
         ({"url": 7}, "CONFIG['url'] has an invalid value (int)", "such as 'redis://localhost:6379'", "E005"),
         ({"url": "memory://shop"}, "The in-memory layer has one URL only", "Correct 'url'", "E003"),
         ({"options": {"speed": 1}}, "InMemoryChannelLayer has no option 'speed'", "or 'options'", "E003"),

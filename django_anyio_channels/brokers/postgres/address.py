@@ -21,7 +21,7 @@ from ...core.exceptions import ListenerClosed
 from ...core.hints import did_you_mean
 from ...core.options import check_options, refuse_unknown_options
 from ..common.urls import read_url, without_secrets
-from . import options as types
+from .options import OPTIONS as TYPES
 
 CONNECT_TIMEOUT = 5.0
 _ABANDON_TIMEOUT = 0.5
@@ -66,7 +66,7 @@ class Address:
     def __init__(self, url: str | None, options: Mapping[str, Any], *, layer_options: frozenset[str]) -> None:
         """``layer_options`` are the names of the layer's own options, for the hint at the nearest name."""
         refuse_unknown_options("PostgreSQLChannelLayer", options, OPTIONS | layer_options)
-        check_options({"url": url, **options}, types.OPTIONS)
+        check_options({"url": url, **options}, TYPES)
         settings = {"application_name": APPLICATION_NAME, **(options.get("server_settings") or {})}
         self._text = _check_url(url or "postgresql://", options)
         self._arguments: dict[str, Any] = {
@@ -149,5 +149,4 @@ def _check_url(url: str, options: Mapping[str, Any]) -> str:
         if name not in _URL_OPTIONS:
             hint = did_you_mean(name, _URL_OPTIONS, otherwise="Settings of the server go into server_settings={...}")
             raise ValueError(f"The URL {text} has an unknown option {name!r}. {hint}")
-    check_options(query, types.URL_OPTIONS)
     return text

@@ -1,14 +1,13 @@
-"""The options of the layer: its own, and those of asyncpg's connections, as arguments and in a URL."""
+"""The options of the layer: its own, and those of asyncpg's connections."""
 
 from __future__ import annotations
 
 import ssl
 from collections.abc import Mapping
 
-from ...core.options import FILE, FLAG, PORT, SECONDS, TEXT, Option, choice
+from ...core.options import FLAG, PORT, SECONDS, TEXT, Option, choice
 
 _SSL_MODES = ("disable", "allow", "prefer", "require", "verify-ca", "verify-full")
-_SESSIONS = choice(None, "any", "primary", "standby", "prefer-standby", "read-write", "read-only")
 
 
 def _one_or_several(option: Option) -> Option:
@@ -40,14 +39,7 @@ OPTIONS = {
     ),
     "direct_tls": FLAG.or_none,
     "server_settings": Option(_are_settings, "a dict from the names of settings to strings"),
-    "target_session_attrs": _SESSIONS,
+    "target_session_attrs": choice(None, "any", "primary", "standby", "prefer-standby", "read-write", "read-only"),
     "krbsrvname": TEXT.or_none,
     "gsslib": TEXT.or_none,
 }
-
-URL_OPTIONS = {
-    "sslmode": choice(*_SSL_MODES),
-    "target_session_attrs": _SESSIONS,
-    **dict.fromkeys(["sslrootcert", "sslcert", "sslkey", "sslcrl"], FILE),
-}
-"""In the query of a URL."""
