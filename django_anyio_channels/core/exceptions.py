@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import traceback
-
 
 class ChannelLayerError(Exception):
     """Base class of the errors below."""
@@ -80,16 +78,17 @@ class MissingDriver(ChannelLayerError, ImportError):
     """The broker's client library is not installed; the message names the extra that brings it."""
 
 
-def forget_locals(error: BaseException | None) -> None:
-    """Clear the local variables in the tracebacks of an error and its causes; the lines stay.
+def drop_tracebacks(error: BaseException) -> None:
+    """Remove the tracebacks of an error and of its causes; what they say stays.
 
-    Those of a driver that logs in hold passwords, and debug pages and error reports show them.
+    Debug pages and error reports show the local variables of their frames, and a driver that logs in has passwords in
+    them. The variables alone cannot be cleared: a frame may be that of a coroutine that still runs, which would end.
     """
     seen = set[int]()
     pending = [error]
     while pending:
         each = pending.pop()
-        if each is not None and id(each) not in seen:
-            seen.add(id(each))
-            traceback.clear_frames(each.__traceback__)
-            pending += [each.__cause__, each.__context__, *getattr(each, "exceptions", ())]
+        seen.add(id(each))
+        each.__traceback__ = None
+        further = (each.__cause__, each.__context__, *getattr(each, "exceptions", ()))
+        pending += [one for one in further if one is not None and id(one) not in seen]

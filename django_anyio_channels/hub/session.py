@@ -6,12 +6,13 @@ import logging
 import random
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from traceback import format_exception
 
 import anyio
 from anyio.lowlevel import checkpoint
 
 from ..core.events import Event
-from ..core.exceptions import ListenerClosed, forget_locals
+from ..core.exceptions import ListenerClosed, drop_tracebacks
 from ..core.layer import BaseChannelLayer
 
 logger = logging.getLogger("django_anyio_channels")
@@ -54,7 +55,7 @@ class Session:
 
     def fail(self, error: ListenerClosed) -> None:
         """End the session. The first error wins; later calls are ignored."""
-        forget_locals(error)
+        drop_tracebacks(error)
         if self.error is None:
             self.error = error
             # At once: a caller that tries again must wait for the next session, not meet this one again and again.
@@ -98,9 +99,8 @@ class Session:
             self._fail(error)
 
     def _fail(self, error: Exception) -> None:
-        forget_locals(error)
         if not isinstance(error, ListenerClosed):
-            logger.error("Unexpected error in %s; reconnecting", type(self._layer).__name__, exc_info=error)
+            _log_unexpected(f"in {type(self._layer).__name__}; reconnecting", error)
             closed = ListenerClosed(f"{self._layer.address}: {error!r}")
             closed.__cause__ = error
             error = closed
@@ -111,7 +111,11 @@ class Session:
             try:
                 await self._layer.disconnect()
             except Exception as error:
-                forget_locals(error)
-                logger.exception("Unexpected error while disconnecting from %s", self._layer.address)
+                _log_unexpected(f"while disconnecting from {self._layer.address}", error)
         if scope.cancelled_caught:
             logger.error("Disconnecting from %s took more than %g s", self._layer.address, _DISCONNECT_SECONDS)
+
+
+def _log_unexpected(where: str, error: Exception) -> None:
+    # As text: of a traceback, error reports would show the local variables. See `drop_tracebacks`.
+    logger.error("Unexpected error %s\n%s", where, "".join(format_exception(error)))

@@ -18,7 +18,6 @@ from django.urls import path
 from django.utils.log import AdminEmailHandler
 
 from django_anyio_channels import AnyioChannelLayer, ListenerClosed
-from django_anyio_channels.core.exceptions import forget_locals
 from django_anyio_channels.django.config import read_config
 
 SECRET = secrets.token_hex(12)
@@ -109,11 +108,11 @@ def test_a_layer_that_cannot_connect_shows_no_password(
     with override_settings(**settings), mails_to_admins() as mails:
         for _ in range(30):
             page = Client(raise_request_exception=False).get("/").content.decode()
-            if "/brokers/" in page:  # a frame of the driver: it has tried, and said why not
+            if ERRORS[-1].__cause__ is not None:  # the driver has tried, and said why not
                 break
-    assert "/brokers/" in page
-    assert "/brokers/" in mails[-1]
-    assert "ListenerClosed" in page
+    for text in (page, mails[-1]):
+        assert "The above exception" in text
+        assert "ListenerClosed" in text
     for text in (page, *mails, caplog.text, *variables(ERRORS[-1]), repr(LAYER[0])):
         assert SECRET not in text
 
@@ -135,24 +134,3 @@ def test_settings_and_layers_show_no_password(config: dict[str, Any]) -> None:
     shown = (settings, settings.layer_factories, settings.serializer, layer, layer.address, layer_of_django)
     for each in (*shown, vars(layer), vars(layer_of_django)):
         assert SECRET not in repr(each)
-
-
-def test_locals_are_forgotten_in_the_whole_chain_and_in_groups() -> None:
-    def fails(password: str) -> None:
-        raise ValueError("wrong")
-
-    def fails_in_a_group(password: str) -> None:
-        try:
-            fails(password)
-        except ValueError as error:
-            raise ExceptionGroup("several", [error, ValueError("another")]) from None
-
-    with pytest.raises(ExceptionGroup) as caught:
-        fails_in_a_group(SECRET)
-    [first, _] = caught.value.exceptions
-    caught.value.__context__ = None
-    first.__context__ = caught.value  # a circle ends, too
-    assert SECRET in "".join(variables(first))
-    forget_locals(caught.value)
-    assert len(list(walk_tb(first.__traceback__))) == 2, "the lines are still there"
-    assert SECRET not in "".join(variables(first))
