@@ -27,7 +27,6 @@ from argparse import ArgumentParser
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from channels import DEFAULT_CHANNEL_LAYER
 from django.conf import settings
 from django.core import checks, mail
 from django.utils.module_loading import import_string
@@ -139,7 +138,7 @@ def _layer_of_worker() -> str | None:
     if sys.argv[1:2] != ["runworker"]:
         return None
     parser = ArgumentParser(add_help=False)
-    parser.add_argument("--layer", default=DEFAULT_CHANNEL_LAYER)
+    parser.add_argument("--layer", default="default")
     alias: str = parser.parse_known_args(sys.argv[2:])[0].layer
     return alias
 

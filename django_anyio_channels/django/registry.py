@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from channels import DEFAULT_CHANNEL_LAYER
+from .layer import AnyioChannelLayer  # before Channels: its error names the extra
+
+# isort: split
 from channels.layers import channel_layers
 
-from .layer import AnyioChannelLayer
 from .settings import ConfigError
 
 
-def get_channel_layer(alias: str = DEFAULT_CHANNEL_LAYER) -> AnyioChannelLayer:
+def get_channel_layer(alias: str = "default") -> AnyioChannelLayer:
     """Return the layer of an alias of ``CHANNEL_LAYERS``: what Channels' ``get_channel_layer`` returns, with its type.
 
     Raises `ConfigError` if there is none, or if it is another package's.
