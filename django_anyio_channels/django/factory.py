@@ -11,7 +11,6 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
 from typing import Any
-from urllib.parse import parse_qsl
 
 from django.utils.module_loading import import_string
 
@@ -39,8 +38,6 @@ LAYERS = {
     **dict.fromkeys(["mqtt", "mqtts"], "mqtt.layer.MQTTChannelLayer"),
 }
 """URL scheme -> the layer's class, in ``django_anyio_channels.brokers``."""
-
-_MQTT = ("mqtt", "mqtts")
 
 
 def layer_class(scheme: str) -> type[BaseChannelLayer]:
@@ -80,8 +77,6 @@ def layer_factories(config: Mapping[str, Any], settings: Settings) -> list[Layer
         return [_layer_factory(_custom_layer(config["layer"]), options)]
     urls = url if isinstance(url, (list, tuple)) else [url]
     _check_broker_list(urls)
-    if _scheme(urls[0]) in _MQTT:
-        _refuse_identity(urls, options)
     return [_layer_factory(_layer_of_url(each), {"url": each, **options}) for each in urls]
 
 
@@ -140,17 +135,6 @@ def _scheme(url: str) -> str | None:
     return match[1].lower() if match else None
 
 
-def _refuse_identity(urls: Sequence[str], options: Mapping[str, Any]) -> None:
-    given = {*options, *(name for url in urls for name, _ in parse_qsl(url.partition("?")[2], keep_blank_values=True))}
-    for name in sorted({"client_id", "session_expiry"} & given):
-        raise ConfigError(
-            f"CONFIG has {name!r}, which only one client can use.",
-            hint="Remove it: each event loop of each process is a client of its own, and the broker disconnects "
-            "a client when another one comes with its 'client_id'.",
-            code="E002",
-        )
-
-
 def _check_broker_list(urls: Sequence[Any]) -> None:
     if not urls:
         raise ConfigError("CONFIG['url'] is an empty list.", hint="Name at least one broker.", code="E003")
@@ -193,7 +177,7 @@ def _is_dotted_path(path: str) -> bool:
 
 
 def _bridge(url: Any, rules: Any, settings: Settings) -> object:
-    if not isinstance(url, str) or _scheme(url) not in _MQTT:
+    if not isinstance(url, str) or _scheme(url) not in ("mqtt", "mqtts"):
         raise ConfigError(
             "CONFIG has 'bridge', which joins groups with the topics of one MQTT broker.",
             hint="Name one mqtt:// or mqtts:// broker as 'url', or remove 'bridge'.",

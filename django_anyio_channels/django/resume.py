@@ -17,10 +17,10 @@ except ModuleNotFoundError as error:
         "The mixins for consumers need Django and Channels: pip install django-anyio-channels[django]"
     ) from error
 
-TRY_AGAIN_LATER = 4503
+TRY_AGAIN_LATER = 4013
 """The code with which a WebSocket is closed so that its browser comes back with its last position.
 
-The registered one, 1013, is refused by Daphne, which takes 1000 and those from 3000 to 4999.
+Not 1013, which means the same: Daphne accepts none but 1000 and 3000 to 4999 from an application.
 """
 
 

@@ -75,11 +75,11 @@ def test_a_browser_that_missed_messages_is_sent_away_and_its_consumer_disconnect
         staying.send(do="name")
         staying.receive()
         leaving.send(do="miss")
-        assert staying.receive() == {"said": 4503, "by": path.removesuffix("-resuming")}
+        assert staying.receive() == {"said": 4013, "by": path.removesuffix("-resuming")}
         with pytest.raises(ConnectionClosed) as caught:
             leaving.receive()
     assert caught.value.rcvd is not None
-    assert caught.value.rcvd.code == 4503
+    assert caught.value.rcvd.code == 4013
     assert noise(site) == ""
 
 

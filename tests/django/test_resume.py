@@ -11,7 +11,7 @@ from channels.exceptions import StopConsumer
 from django_anyio_channels import AsyncResumingMixin, ResumingMixin
 
 MISSED = {"type": "group.missed", "group": "room"}
-GONE = {"type": "websocket.disconnect", "code": 4503}
+GONE = {"type": "websocket.disconnect", "code": 4013}
 
 
 class Sync(ResumingMixin):

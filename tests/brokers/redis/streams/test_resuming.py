@@ -361,7 +361,7 @@ async def test_a_browser_is_sent_away_to_come_back_for_what_is_missing(
     await read(opened, 2)
     node = projects_layer._dispatcher.node_of_loop[asyncio.get_running_loop()]
     node.report_missed("asgi:g:room", 1.0)
-    assert await opened.receive_output(timeout=25) == {"type": "websocket.close", "code": 4503}
+    assert await opened.receive_output(timeout=25) == {"type": "websocket.close", "code": 4013}
     await opened.wait(timeout=25)
     await becomes_true(lambda: projects_layer.statistics()["channels"] == 0)
 
