@@ -24,7 +24,7 @@ from .address import Address
 from .packets import CommandExecutor, encode_command
 
 # No set: what replies begin with need not be hashable.
-PUSHED = (b"message", b"pmessage", b"smessage", b"sunsubscribe")
+_PUSHED = (b"message", b"pmessage", b"smessage", b"sunsubscribe")
 
 _COLLECT = cast("asyncio.Future[Any]", object())
 
@@ -56,12 +56,16 @@ class ConnectionObserver(Protocol):
 class Connection(asyncio.Protocol):
     """Sends the commands of one turn of the event loop in one write, and hands out the replies in their order."""
 
-    def __init__(self, address: str, observer: ConnectionObserver | None = None) -> None:
-        """Errors begin with ``address``. Without an observer nothing may be subscribed to."""
+    def __init__(self, address: str, observer: ConnectionObserver | None = None, *, subscribes: bool = False) -> None:
+        """Errors begin with ``address``. Only a connection that ``subscribes`` has an observer of pushes.
+
+        On any other one a reply may begin like a push, for example with the name of a queue.
+        """
         self.executed = 0
         """How many commands were sent."""
         self._address = address
         self._observer = observer
+        self._push_observer = observer if subscribes else None
         self._loop = asyncio.get_running_loop()
         reader = hiredis.Reader()
         self._feed = reader.feed
@@ -184,10 +188,10 @@ class Connection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         self._watchdog.received = True
         self._feed(data)
-        next_reply, observer = self._next_reply, self._observer
+        next_reply, observer = self._next_reply, self._push_observer
         try:
             while (reply := next_reply()) is not False:
-                if reply.__class__ is list and reply and reply[0] in PUSHED and observer is not None:
+                if observer is not None and reply.__class__ is list and reply and reply[0] in _PUSHED:
                     observer.received_push(reply, self)
                 else:
                     self._received_reply(reply)
@@ -227,7 +231,7 @@ def fail(future: asyncio.Future[Any], error: BaseException) -> None:
 
 
 async def open_connection(
-    address: Address, *commands: bytes, observer: ConnectionObserver | None = None
+    address: Address, *commands: bytes, observer: ConnectionObserver | None = None, subscribes: bool = False
 ) -> tuple[Connection, list[Any]]:
     """Connect, log in and execute encoded commands, once; return the connection and the replies to the commands.
 
@@ -236,7 +240,7 @@ async def open_connection(
     connection = None
     try:
         with anyio.fail_after(address.timeout):
-            connection = await _connect(address, observer)
+            connection = await _connect(address, observer, subscribes)
             login = await address.login_commands()
             # In one write: a server that wants no more clients says so and closes; a second write would only fail.
             replies = await connection.execute(b"".join((*login, *commands)), len(login) + len(commands))
@@ -253,11 +257,11 @@ async def open_connection(
     return connection, replies[len(login) :]
 
 
-async def _connect(address: Address, observer: ConnectionObserver | None) -> Connection:
+async def _connect(address: Address, observer: ConnectionObserver | None, subscribes: bool) -> Connection:
     loop = asyncio.get_running_loop()
 
     def connection() -> Connection:
-        return Connection(str(address), observer)
+        return Connection(str(address), observer, subscribes=subscribes)
 
     if address.path is not None:
         return (await loop.create_unix_connection(connection, address.path))[1]

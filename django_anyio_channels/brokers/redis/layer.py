@@ -28,7 +28,7 @@ from .peers import Peers
 from .queues import Queues, publishing_arguments, queue_keys
 from .scripts import BIND, PUT
 from .session import Session
-from .subscriptions import SubscriptionObserver, Subscriptions
+from .subscriptions import SubscriptionObserver, Subscriptions, count_subscribers, number_of
 
 LARGEST_MESSAGE = 512 * 1024 * 1024 - 1024
 """Bytes; Redis' own limit for a string."""
@@ -121,6 +121,12 @@ class RedisPubSubChannelLayer(BaseChannelLayer):
         session.raise_for_error(receivers)
         queues = await self.bound_queues(session, name, bindings) if bindings else ()
         return PublishResult(int(receivers), None, queues)
+
+    async def count_subscribers(self, group: str) -> int | None:
+        session = self.require_session()
+        if session.publish_command == "SPUBLISH":
+            return None  # there are no patterns, so `publish` counts right
+        return number_of(session.raise_for_error(await count_subscribers(session, group.encode())))
 
     async def next_published(self) -> Event[bytes]:
         # Not `require_session`: what came before the end of a session is still to be handed out.

@@ -77,7 +77,9 @@ class ServerConnections:
             self.commands, (role,) = await open_connection(self.address, _ROLE, observer=self)
             opened.append(self.commands)
             self._check_role(role)
-            self.listener, (subscribed,) = await open_connection(self.address, self._subscribe_to_probes, observer=self)
+            self.listener, (subscribed,) = await open_connection(
+                self.address, self._subscribe_to_probes, observer=self, subscribes=True
+            )
             opened.append(self.listener)
             self.commands.require_open()
         except BaseException:
