@@ -26,7 +26,7 @@ from .keys import base_key, bindings_key, bound_groups_key, inflight_key
 from .options import OPTIONS
 from .peers import Peers
 from .queues import Queues, publishing_arguments, queue_keys
-from .scripts import BIND, PUT
+from .scripts import BIND, BOUND_GROUPS, PUT
 from .session import Session
 from .subscriptions import SubscriptionObserver, Subscriptions, count_subscribers, number_of
 
@@ -156,8 +156,8 @@ class RedisPubSubChannelLayer(BaseChannelLayer):
     async def bind(self, group: str, queue: str, *, capacity: int, expiry: float, lifetime: float) -> None:
         session, topic, name = self.require_session(), group.encode(), queue.encode()
         milliseconds = round(lifetime * 1000)
-        await session.execute(name, "SADD", bound_groups_key(name), topic)
-        await session.execute(name, "PEXPIRE", bound_groups_key(name), milliseconds)
+        groups = [bound_groups_key(name)]
+        session.raise_for_error(await BOUND_GROUPS.run(session.executor(name), groups, topic, milliseconds))
         args = name, capacity, round(expiry * 1000), milliseconds
         session.raise_for_error(await BIND.run(session.executor(topic), [bindings_key(topic)], *args))
         await session.peers.announce_binding(session, milliseconds)
@@ -165,17 +165,19 @@ class RedisPubSubChannelLayer(BaseChannelLayer):
     async def unbind(self, group: str, queue: str) -> None:
         session, topic, name = self.require_session(), group.encode(), queue.encode()
         await session.execute(topic, "HDEL", bindings_key(topic), name)
-        await session.execute(name, "SREM", bound_groups_key(name), topic)
+        await session.execute(name, "ZREM", bound_groups_key(name), topic)
 
     async def purge(self, prefix: str) -> None:
         session = self.require_session()
         await session.peers.purge(session, prefix.encode())
-        for key in await session.keys(prefix.encode(), "list", "set"):
+        for key in await session.keys(prefix.encode(), "list"):
+            await session.execute(key, "DEL", key)
+        for key in await session.keys(prefix.encode(), "zset"):
             queue = base_key(key)
             if key == bound_groups_key(queue):
-                for group in await session.execute(key, "SMEMBERS", key):
+                for group in await session.execute(key, "ZRANGE", key, 0, -1):
                     await session.execute(group, "HDEL", bindings_key(group), queue)
-            await session.execute(key, "DEL", key)
+                await session.execute(key, "DEL", key)
         for key in await session.keys(prefix.encode(), "hash"):
             if key == inflight_key(base_key(key)):
                 await session.execute(key, "DEL", key)

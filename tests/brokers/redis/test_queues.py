@@ -152,6 +152,23 @@ async def test_a_binding_ends_after_its_lifetime(
     assert "is full" not in caplog.text
 
 
+async def test_the_groups_of_a_queue_are_forgotten_when_their_bindings_have_ended(
+    server: brokers.Redis, connect: Connect
+) -> None:
+    layer = await connect(server.url)
+    groups = bound_groups_key(b"jobs").decode()
+    server.ask("SET", groups, "of another program")
+    for number in range(20):
+        await layer.bind(f"left {number}", "jobs", lifetime=0.05, **PLENTY)
+    with anyio.fail_after(30):
+        while server.ask("ZCARD", groups) > 1:
+            await layer.bind("room", "jobs", lifetime=60, **PLENTY)
+    assert server.ask("ZRANGE", groups, 0, -1) == ["room"]
+    assert 50_000 < server.ask("PTTL", groups) <= 60_000
+    await layer.unbind("room", "jobs")
+    assert server.ask("EXISTS", groups) == 0
+
+
 @pytest.mark.parametrize("prefix", ["asgi:q:", "we*ird[1]{x}\\:"])
 async def test_purge_empties_what_begins_with_a_prefix_and_nothing_else(
     server: brokers.Redis, connect: Connect, prefix: str
