@@ -63,6 +63,7 @@ ROOMS = [
     {"address"},
     {"inflight"},
     {"connection"},
+    {"sentinel"},
     {"server"},
     {"subscriptions"},
     {"queues"},

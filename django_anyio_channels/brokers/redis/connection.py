@@ -16,7 +16,6 @@ from typing import Any, Protocol, cast
 
 import anyio
 import hiredis
-from redis.exceptions import RedisError
 
 from ...core.exceptions import ListenerClosed
 from ..common.watchdog import Watchdog
@@ -237,24 +236,29 @@ async def open_connection(
 
     There is one command at least. Raises `ListenerClosed` naming the address and the cure, and leaves nothing open.
     """
-    connection = None
+    opened: list[Connection] = []
     try:
         with anyio.fail_after(address.timeout):
-            connection = await _connect(address, observer, subscribes)
-            login = await address.login_commands()
-            # In one write: a server that wants no more clients says so and closes; a second write would only fail.
-            replies = await connection.execute(b"".join((*login, *commands)), len(login) + len(commands))
-            for reply in replies[: len(login)]:
-                if isinstance(reply, hiredis.ReplyError) and not str(reply).startswith("NOPERM"):
-                    raise ListenerClosed(str(reply))
+            opened.append(await _connect(address, observer, subscribes))
+            replies = await _log_in(opened[0], address, commands)
     except BaseException as error:
-        if connection is not None:
+        for connection in opened:
             connection.abort()
-        address.forget_master()
-        if isinstance(error, (OSError, TimeoutError, RedisError, ListenerClosed)):
-            raise ListenerClosed(address.explain(error)) from error
+        if isinstance(error, Exception):
+            # `from None`: the frames of the login hold the password, and whoever reports an error may show them.
+            raise ListenerClosed(address.explain(error)) from None
         raise
-    return connection, replies[len(login) :]
+    return opened[0], replies
+
+
+async def _log_in(connection: Connection, address: Address, commands: tuple[bytes, ...]) -> list[Any]:
+    login = await address.login_commands()
+    # In one write: a server that wants no more clients says so and closes; a second write would only fail.
+    replies: list[Any] = await connection.execute(b"".join((*login, *commands)), len(login) + len(commands))
+    for reply in replies[: len(login)]:
+        if isinstance(reply, hiredis.ReplyError) and not str(reply).startswith("NOPERM"):
+            raise ListenerClosed(str(reply))
+    return replies[len(login) :]
 
 
 async def _connect(address: Address, observer: ConnectionObserver | None, subscribes: bool) -> Connection:
@@ -265,8 +269,7 @@ async def _connect(address: Address, observer: ConnectionObserver | None, subscr
 
     if address.path is not None:
         return (await loop.create_unix_connection(connection, address.path))[1]
-    host, port = await address.find_server()
-    transport, made = await loop.create_connection(connection, host, port, ssl=address.ssl_context)
+    transport, made = await loop.create_connection(connection, address.host, address.port, ssl=address.ssl_context)
     if address.keepalive is not None:
         keep = transport.get_extra_info("socket")
         keep.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)

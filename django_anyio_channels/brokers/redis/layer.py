@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 try:
@@ -20,13 +20,15 @@ from ...core.exceptions import DeliveryUnknown, ListenerClosed, PayloadTooLarge,
 from ...core.layer import BaseChannelLayer
 from ...core.options import check_options
 from ...core.stats import RateLimitedLogger
+from ..common.urls import read_url
 from .address import Address
-from .cluster.discovery import ClusterSeeds, is_cluster
+from .cluster.discovery import ClusterSeeds
 from .keys import base_key, bindings_key, bound_groups_key, inflight_key
 from .options import OPTIONS
 from .peers import Peers
 from .queues import Queues, publishing_arguments, queue_keys
 from .scripts import BIND, BOUND_GROUPS, PUT
+from .sentinel import Sentinels
 from .session import Session
 from .subscriptions import SubscriptionObserver, Subscriptions, count_subscribers, number_of
 
@@ -59,8 +61,7 @@ class RedisPubSubChannelLayer(BaseChannelLayer):
 
     def __init__(self, url: str | None = None, *, probe_interval: float = 10.0, **options: Any) -> None:
         check_options({"url": url, "probe_interval": probe_interval}, OPTIONS)
-        cluster = url is not None and is_cluster(url)
-        self._server = ClusterSeeds(str(url), options, type(self)) if cluster else Address(url, options, type(self))
+        self._location = locate(url, options, type(self))
         self._probe_interval = probe_interval
         self._queues = Queues()
         self._peers = Peers()
@@ -72,7 +73,7 @@ class RedisPubSubChannelLayer(BaseChannelLayer):
 
     @property
     def address(self) -> str:
-        return str(self._server)
+        return str(self._location)
 
     @property
     def _pubsub(self) -> Subscriptions:
@@ -85,7 +86,7 @@ class RedisPubSubChannelLayer(BaseChannelLayer):
     async def connect(self) -> None:
         await self.disconnect()
         self._session = Session(
-            self._server, self._probe_interval, self._queues, self._peers, self._unconsumed, self._observer
+            self._location, self._probe_interval, self._queues, self._peers, self._unconsumed, self._observer
         )
         await self._session.open()
 
@@ -215,6 +216,16 @@ class RedisPubSubChannelLayer(BaseChannelLayer):
         if session.error is not None:
             raise session.error
         return session
+
+
+def locate(url: str | None, options: Mapping[str, Any], layer: type) -> Address | Sentinels | ClusterSeeds:
+    """Read the URL and the options of a layer. Raises `ValueError` and `TypeError`, which show no secret."""
+    kinds = () if url is None else read_url(url).kinds
+    if url is not None and "sentinel" in kinds:
+        return Sentinels(url, options, layer)
+    if url is not None and "cluster" in kinds:
+        return ClusterSeeds(url, options, layer)
+    return Address(url, options, layer)
 
 
 def check_size(message: bytes) -> None:

@@ -15,7 +15,7 @@ from ...core.layer import subscribing
 from ..common.event_stream import EventStream
 from .connection import Connection, PubSubConnection
 from .keys import NODES
-from .packets import CommandExecutor, encode_command
+from .packets import CommandExecutor, encode_command, permission_cure, without_full_stop
 
 _PAUSE_AT = 10_000
 """Events that wait for the hub before no more are read: the server keeps the rest, up to its own limit."""
@@ -253,9 +253,9 @@ class Subscriptions:
         if isinstance(reply, hiredis.ReplyError):
             if self._names[pattern].get(key) is name:
                 del self._names[pattern][key]
-            forbidden = str(reply).startswith("NOPERM ")
-            cure = f". Allow it with `ACL SETUSER ... &{key.decode()}`, or choose another prefix" if forbidden else ""
-            raise SubscriptionRefused(f"The server refuses the subscription to {name.text!r}: {reply}{cure}")
+            text, cure = without_full_stop(str(reply)), permission_cure(str(reply))
+            refused = f"The server refuses the subscription to {name.text!r}: {text}"
+            raise SubscriptionRefused(f"{refused}. {cure}" if cure else refused)
 
     async def _remove(self, pattern: bool, names: Iterable[str]) -> None:
         waiting: list[Awaitable[Any]] = []
