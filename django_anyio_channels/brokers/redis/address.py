@@ -27,6 +27,10 @@ _SCHEMES = {"redis": False, "valkey": False, "rediss": True, "valkeys": True}
 """Those over TCP, and whether they mean TLS."""
 
 
+_CERT_REQS: dict[Any, str] = {ssl.CERT_OPTIONAL: "optional", ssl.CERT_REQUIRED: "required"}
+_CERT_REQS |= {name: name for name in _CERT_REQS.values()}
+
+
 class Address:
     """One Redis server."""
 
@@ -42,9 +46,9 @@ class Address:
             kind = SSLConnection
         refuse_unknown(given, kind, layer)
         if issubclass(kind, SSLConnection):
-            # redis-py 5 does not check the server's name by itself.
-            verifies = given.get("ssl_cert_reqs", "required") not in (None, "none", ssl.CERT_NONE)
-            given.setdefault("ssl_check_hostname", verifies)
+            # redis-py 5 does not check the server's name by itself, and knows these by their names only.
+            given["ssl_cert_reqs"] = _CERT_REQS.get(given.get("ssl_cert_reqs", "required"), "none")
+            given.setdefault("ssl_check_hostname", given["ssl_cert_reqs"] != "none")
         self.options = {name: value for name, value in given.items() if name not in POOL_OPTIONS}
         self._settings = _make_settings(kind, self.options)
         self.ssl_context = self._settings.ssl_context.get() if issubclass(kind, SSLConnection) else None

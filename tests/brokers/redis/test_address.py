@@ -98,7 +98,8 @@ async def test_tls_where_the_server_speaks_none_and_the_reverse(
 async def test_options_of_tls_that_cannot_be_used_are_refused_when_the_layer_is_made(tmp_path: Path) -> None:
     broken = tmp_path / "ca.crt"
     broken.write_text("no certificate")
-    for options in ({"ssl_ca_certs": str(broken)}, {"ssl_certfile": str(broken)}, {"ssl_min_version": 7}):
+    key = {"ssl_certfile": str(broken), "ssl_keyfile": str(broken)}
+    for options in ({"ssl_ca_certs": str(broken)}, key, {"ssl_min_version": 7}):
         with pytest.raises(ValueError, match=r"^The options cannot be used: .*[^.]$"):
             RedisPubSubChannelLayer("rediss://:secret@h", **options)
 
