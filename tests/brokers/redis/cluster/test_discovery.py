@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterator
+from typing import Any
 
 import anyio
 import pytest
@@ -36,6 +38,14 @@ from tests.support.brokers.server import free_port
 pytestmark = pytest.mark.anyio
 
 
+@pytest.fixture(scope="module")
+def hidden() -> Iterator[brokers.Cluster]:
+    """Masters that announce names which nobody can reach, as behind NAT or in containers."""
+    options = ["--cluster-announce-hostname", "hidden.invalid", "--cluster-preferred-endpoint-type", "hostname"]
+    with brokers.cluster(options=options) as made:
+        yield made
+
+
 # ---- addresses -------------------------------------------------------------------------------------------------------
 
 
@@ -57,6 +67,20 @@ def test_a_cluster_has_one_database(url: str, options: dict[str, int]) -> None:
         RedisPubSubChannelLayer(f"redis+cluster://:secret@a:7000{url}", **options)
     assert "secret" not in str(caught.value)
     assert RedisPubSubChannelLayer("redis+cluster://a:7000/0").address == "redis+cluster://a:7000"
+
+
+@pytest.mark.parametrize(
+    "form", [dict, lambda remap: lambda node: node if node[0] == "127.0.0.1" else ("127.0.0.1", node[1])]
+)
+async def test_announced_addresses_are_mapped_to_reachable_ones(hidden: brokers.Cluster, form: Any) -> None:
+    remap = {f"hidden.invalid:{each.server.port}": f"127.0.0.1:{each.server.port}" for each in hidden.masters}
+    async with Channel(RedisPubSubChannelLayer(hidden.url, address_remap=form(remap))) as channel:
+        await works(channel)
+        async with channel.subscribe(GROUP) as subscriber:
+            await move(hidden, GROUP)
+            await channel.publish(GROUP, 1)
+            with anyio.fail_after(30):
+                assert (await anext(subscriber)).message == 1
 
 
 async def test_a_server_that_is_no_cluster(server: brokers.Redis) -> None:
