@@ -37,6 +37,7 @@ LAYERS = {
     **dict.fromkeys(["postgresql", "postgres"], "postgres.layer.PostgreSQLChannelLayer"),
     **dict.fromkeys(["mqtt", "mqtts"], "mqtt.layer.MQTTChannelLayer"),
 }
+LAYERS |= {f"valkey{name.removeprefix('redis')}": layer for name, layer in LAYERS.items() if name.startswith("redis")}
 """URL scheme -> the layer's class, in ``django_anyio_channels.brokers``."""
 
 
@@ -121,9 +122,10 @@ def _layer_of_url(url: Any) -> type[BaseChannelLayer]:
         example = f"{word if word in LAYERS else 'redis'}://localhost"
         raise ConfigError("CONFIG['url'] has no scheme.", hint=f"Begin it like {example!r}.", code="E003")
     if scheme not in LAYERS:
+        nearest = did_you_mean(scheme, LAYERS, otherwise=f"The schemes are {', '.join(LAYERS)}.")
         raise ConfigError(
             f"CONFIG['url'] has the unknown scheme {scheme!r}.",
-            hint=did_you_mean(scheme, LAYERS, otherwise=f"The schemes are {', '.join(LAYERS)}."),
+            hint="Write unix:///path/to/redis.sock." if scheme.endswith("+socket") else nearest,
             code="E003",
         )
     return layer_class(scheme)

@@ -51,7 +51,10 @@ class RedisPubSubChannelLayer(BaseChannelLayer):
     of redis-py's connections may follow in the query or as keyword arguments (``password``, ``ssl_ca_certs``,
     ``socket_connect_timeout``, ``client_name``, ...), or come instead of a URL:
     ``RedisPubSubChannelLayer(host="localhost", port=6379)``. Those about decoding, retries and pools are accepted and
-    have nothing to do here. ``sentinel_kwargs`` are for the connections to the Sentinels.
+    have nothing to do here. ``valkey://`` and ``valkeys://`` mean ``redis://`` and ``rediss://``.
+
+    ``sentinel_kwargs`` are for the connections to the Sentinels. ``address_remap``, a dict or a function, maps the
+    addresses that Sentinels and the nodes of a cluster announce to those that can be reached.
 
     A connection that is silent for ``probe_interval`` seconds is given up. Patterns are Redis' globs.
 

@@ -24,7 +24,7 @@ _IN_A_SCRIPT = re.compile(r"@user_script: \d+: -([A-Z]+ .*)")
 _PLACE_IN_A_SCRIPT = re.compile(r"( script: (\w+, )?on @user_script:\d+)?\.?$")
 _PLACE_IN_OPENSSL = re.compile(r" ?\(_ssl\.c:[0-9]+\)$")
 _FORBIDDEN_COMMAND = re.compile(r"run the '([a-z|]+)' command")
-_NOT_ALLOWED_IN_A_SCRIPT = ("ERR ACL failure in script", "ERR The user executing the script can't run")
+_NOT_ALLOWED_IN_A_SCRIPT = ("ERR ACL failure in script", "ERR The user executing the script can't")
 _CURE_IN_A_SCRIPT = "Allow the command, which `ACL LOG` names, with `ACL SETUSER`, or connect as another user"
 
 

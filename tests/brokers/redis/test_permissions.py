@@ -1,11 +1,16 @@
-"""The rights that the README tells a user of Redis to have are enough for every verb."""
+"""The rights that docs/redis.rst tells a user of Redis to have are enough for every verb, and no more."""
 
 from __future__ import annotations
+
+import re
+from pathlib import Path
 
 import anyio
 import docutils.nodes
 import pytest
+import redis
 
+import django_anyio_channels.brokers.redis
 from django_anyio_channels import AnyioChannelLayer
 from django_anyio_channels.brokers.redis.keys import nodes_channel
 from tests.docs.test_readme import parsed
@@ -16,23 +21,83 @@ from .conftest import becomes_true
 
 pytestmark = pytest.mark.anyio
 
-README = ROOT / "README.rst"
+PAGE = parsed((ROOT / "docs" / "redis.rst").read_text())
+SOURCES = Path(django_anyio_channels.brokers.redis.__file__).parent
+CLUSTER = {"asking", "cluster", "spublish", "ssubscribe", "sunsubscribe"}
+NOT_GRANTED = {
+    *("auth", "quit"),  # need no right
+    *("select", "client", "psubscribe", "punsubscribe"),  # for whom they concern
+    "sentinel",
+}
 
 
-def grant(server: brokers.Redis) -> str:
-    """Do what the README says, and return the user and password for a URL."""
-    [block] = [
-        block for block in parsed(README.read_text()).findall(docutils.nodes.literal_block) if "acl" in block["classes"]
-    ]
-    command = block.astext().split()
+def rights(name: str) -> list[str]:
+    [block] = [block for block in PAGE.findall(docutils.nodes.literal_block) if name in block["classes"]]
+    return block.astext().split()
+
+
+def grant(server: brokers.Redis, *more: str) -> str:
+    """Do what the page says, and return the user and password for a URL."""
+    command = [*rights("acl"), *(right for name in more for right in rights(f"acl-{name}"))]
     server.ask(*command)
-    password = next(word[1:] for word in command if word.startswith(">"))
-    return f"{command[2]}:{password}@"
+    return "django:password@"
+
+
+def commands_in(files: list[Path], known: set[str]) -> set[str]:
+    words = {word.lower() for file in files for word in re.findall(r"['\"]([A-Z]{3,})['\"]", file.read_text())}
+    return words & known
+
+
+def test_each_command_that_is_used_is_granted_and_no_other(server: brokers.Redis) -> None:
+    known = set(server.ask("COMMAND LIST"))
+    known -= {"info", "readonly", "type"}  # they stand in the sources as something else
+    files = [file for file in SOURCES.rglob("*.*") if file.suffix in (".py", ".lua")]
+    streams = [file for file in files if file.parent.name == "streams" or file.name.startswith("streams_")]
+    granted = {
+        name: {right[1:].partition("|")[0] for right in rights(name) if right.startswith("+")}
+        for name in ("acl", "acl-streams", "acl-cluster")
+    }
+    used = commands_in([file for file in files if file not in streams], known)
+    used |= {f"{kind}{verb}" for kind in ("", "s") for verb in ("subscribe", "unsubscribe")}
+    assert granted["acl"] | granted["acl-cluster"] == used - NOT_GRANTED
+    assert granted["acl-cluster"] == CLUSTER | {"pubsub"}
+    assert granted["acl-streams"] == commands_in(streams, known) - granted["acl"]
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        *(f"GET {key}" for key in ("other:q:jobs", "my-asgi:q:jobs", "{other:q:jobs}|waiting", "other")),
+        "SET other:q:jobs x",
+        "RPUSH my-asgi:q:jobs x",
+        "PUBLISH other:g:room x",
+        "PUBLISH anyio-channels:nodes:other: x",
+        "SUBSCRIBE my-asgi:g:room",
+        "PSUBSCRIBE *",
+        *("FUNCTION FLUSH", "FUNCTION DUMP", "SCRIPT FLUSH", "FLUSHALL", "FLUSHDB", "KEYS *", "RANDOMKEY"),
+        *("CONFIG GET *", "CLIENT LIST", "ACL LIST", "MONITOR", "PUBSUB CHANNELS", "SHUTDOWN"),
+    ],
+)
+def test_a_user_with_these_rights_may_do_nothing_else(server: brokers.Redis, command: str) -> None:
+    grant(server, "streams", "cluster")
+    with server.client(username="django", password="password") as client:
+        with pytest.raises(redis.exceptions.NoPermissionError):
+            client.execute_command(*command.split())
+
+
+def test_a_script_gives_no_more_rights(server: brokers.Redis) -> None:
+    grant(server, "streams", "cluster")
+    with server.client(username="django", password="password") as client:
+        assert client.eval("return redis.call('SET', KEYS[1], 'x')", 1, "asgi:q:jobs")
+        for text, keys in (("redis.call('GET', KEYS[1])", ["other"]), ("redis.call('GET', 'other')", [])):
+            with pytest.raises(redis.exceptions.RedisError, match="(?i)no ?perm|ACL failure|can't"):
+                client.eval(f"return {text}", len(keys), *keys)
 
 
 @pytest.mark.parametrize("streams", [False, True])
 async def test_a_user_with_these_rights_may_do_everything(server: brokers.Redis, streams: bool) -> None:
-    url = server.url.replace("://", f"://{grant(server)}")
+    user = grant(server, "streams") if streams else grant(server)
+    url = server.url.replace("://", f"://{user}")
     layer, other = (
         AnyioChannelLayer(
             url=brokers.with_streams(url) if streams else url,
