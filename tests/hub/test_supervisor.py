@@ -102,20 +102,6 @@ async def test_publish_during_an_outage_waits_for_the_connection() -> None:
         assert set(await received(subscriber, 10)) == set(range(10))
 
 
-@pytest.mark.parametrize(("cause", "unreachable"), [(ConnectionRefusedError(), True), (None, False)])
-async def test_the_broker_is_looked_for_only_where_it_was_not_reached(
-    cause: Exception | None, unreachable: bool
-) -> None:
-    layer = ScriptedLayer()
-    error = ListenerClosed("wrong password")
-    error.__cause__ = cause
-    layer.fail("connect", *[error] * 1000)
-    async with hub(layer, publish_timeout=0.05) as channel:
-        with pytest.raises(ListenerClosed, match=r"No connection to .* \(wrong password\)") as caught:
-            await channel.publish("g", 1)
-    assert ("Check that the broker runs" in str(caught.value)) is unreachable
-
-
 async def test_publish_during_a_long_outage_raises_and_has_sent_nothing() -> None:
     layer = ScriptedLayer()
     layer.hold("connect")

@@ -26,7 +26,6 @@ CONNECT_SECONDS = 5.0
 _SCHEMES = {"redis": False, "valkey": False, "rediss": True, "valkeys": True}
 """Those over TCP, and whether they mean TLS."""
 
-
 _CERT_REQS: dict[Any, str] = {ssl.CERT_OPTIONAL: "optional", ssl.CERT_REQUIRED: "required"}
 _CERT_REQS |= {name: name for name in _CERT_REQS.values()}
 
@@ -115,9 +114,7 @@ class Address:
         return f"{self}: {reason}" + (f". {cure}" if cure else "")
 
     def _cure(self, error: BaseException) -> str:
-        if isinstance(error, ssl.SSLError):
-            return ""
-        if isinstance(error, (OSError, UnicodeError)):
+        if isinstance(error, (OSError, UnicodeError)) and not isinstance(error, ssl.SSLError):
             speaks_plain = self.ssl_context is not None and not isinstance(error, ConnectionRefusedError)
             hint = "; if it speaks no TLS on this port, write redis://" if speaks_plain else ""
             return f"Check that the server runs and that the address is right{hint}"

@@ -30,6 +30,9 @@ from django_anyio_channels.core.options import option_names
         {"socket_keepalive": 1},
         {"socket_keepalive_options": [1]},
         {"sentinel_kwargs": "x"},
+        *({"address_remap": value} for value in ("x", {"a": 7}, {"a": "b:0"}, {":1": "b"})),
+        {"ssl_ca_path": __file__},
+        {"socket_timeout": math.nan},
         {"credential_provider": "x"},
         {"url": "redis+cluster://h", "client_name": ""},
     ],
@@ -113,6 +116,13 @@ def test_a_host_may_come_beside_the_url() -> None:
     assert RedisPubSubChannelLayer("redis:///2", host="h").address == "redis://h:6379/2"
     assert RedisPubSubChannelLayer("redis://?host=h").address == "redis://h:6379/0"
     assert RedisPubSubChannelLayer("redis://h:1/2/").address == "redis://h:1/2"
+
+
+def test_options_of_sentinels_and_clusters_name_what_has_them() -> None:
+    for name in ("sentinel_kwargs", "address_remap"):
+        option: dict[str, Any] = {name: {}}
+        with pytest.raises(TypeError, match=rf"no option '{name}'\. It is an option of redis\+sentinel://"):
+            RedisPubSubChannelLayer("redis://h", **option)
 
 
 def test_options_of_a_history_name_the_layer_that_has_them() -> None:

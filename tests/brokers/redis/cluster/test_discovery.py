@@ -199,6 +199,14 @@ async def test_tls_with_its_own_authority_and_a_password(protected: brokers.Clus
     assert going.publisher.layer.address == protected.url.partition("?")[0].replace(":correct%20horse@", "")
 
 
+async def test_the_names_of_all_nodes_are_checked(protected: brokers.Cluster) -> None:
+    elsewhere = RedisPubSubChannelLayer(protected.url.replace("127.0.0.1", "127.0.0.2"))
+    masters_elsewhere = RedisPubSubChannelLayer(protected.url, address_remap=lambda node: ("127.0.0.2", node[1]))
+    for layer in (elsewhere, masters_elsewhere):
+        with pytest.raises(ListenerClosed, match=r"mismatch.* Write the host as the certificate names it$"):
+            await layer.connect()
+
+
 @pytest.mark.parametrize(
     ("right", "wrong", "message"),
     [
