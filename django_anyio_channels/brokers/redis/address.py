@@ -115,8 +115,8 @@ class Address:
 
     def _cure(self, error: BaseException) -> str:
         if isinstance(error, (OSError, UnicodeError)) and not isinstance(error, ssl.SSLError):
-            speaks_plain = self.ssl_context is not None and not isinstance(error, ConnectionRefusedError)
-            hint = "; if it speaks no TLS on this port, write redis://" if speaks_plain else ""
+            may_be_plain = self.ssl_context is not None and isinstance(error, (TimeoutError, ConnectionResetError))
+            hint = "; if it speaks no TLS on this port, write redis://" if may_be_plain else ""
             return f"Check that the server runs and that the address is right{hint}"
         closed = self.path is None and self.ssl_context is None and "connection" in str(error)
         return "If it speaks TLS on this port, write rediss://" if closed else ""
