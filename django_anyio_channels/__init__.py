@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from .core.exceptions import ChannelLayerError as ChannelLayerError
     from .core.exceptions import DecodeError as DecodeError
     from .core.exceptions import DeliveryUnknown as DeliveryUnknown
+    from .core.exceptions import InvalidOption as InvalidOption
     from .core.exceptions import InvalidPosition as InvalidPosition
     from .core.exceptions import ListenerClosed as ListenerClosed
     from .core.exceptions import MissingDriver as MissingDriver
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from .django.layer import AnyioChannelLayer as AnyioChannelLayer
     from .django.messages import GroupMessage as GroupMessage
     from .django.messages import position_of as position_of
+    from .django.registry import get_channel_layer as get_channel_layer
     from .django.resume import AsyncResumingMixin as AsyncResumingMixin
     from .django.resume import ResumingMixin as ResumingMixin
     from .django.resume import Resumption as Resumption
@@ -51,13 +53,14 @@ _NAMES = {
     "brokers.redis.streams.layer": ["RedisStreamsChannelLayer"],
     "core.events": ["Event", "Gap", "PublishResult"],
     "core.exceptions": [
-        *("ChannelClosed", "ChannelLayerError", "DecodeError", "DeliveryUnknown", "InvalidPosition", "ListenerClosed"),
-        *("MissingDriver", "NotSupported", "PayloadTooLarge", "PositionLost", "PublishRefused", "QueueFull"),
-        "SubscriptionRefused",
+        *("ChannelClosed", "ChannelLayerError", "DecodeError", "DeliveryUnknown", "InvalidOption", "InvalidPosition"),
+        *("ListenerClosed", "MissingDriver", "NotSupported", "PayloadTooLarge", "PositionLost", "PublishRefused"),
+        *("QueueFull", "SubscriptionRefused"),
     ],
     "core.layer": ["BaseChannelLayer"],
     "django.layer": ["AnyioChannelLayer"],
     "django.messages": ["GroupMessage", "position_of"],
+    "django.registry": ["get_channel_layer"],
     "django.resume": ["AsyncResumingMixin", "ResumingMixin", "Resumption"],
     "hub.channel": ["Channel"],
     "hub.session": ["Backoff"],

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import partial
 from typing import Any
 from urllib.parse import quote
 
+from .core.options import instance_of
 from .django.config import read_config, refuse_unknown_keys
 from .django.factory import layer_class
 from .django.layer import AnyioChannelLayer
-from .django.settings import ConfigError, ConfigWarning, LayerFactory, Settings
+from .django.settings import ConfigError, ConfigWarning, LayerFactory, Settings, check_key, without_lazy_strings
 
 DEFAULT_HOST = "redis://localhost:6379"
 
@@ -25,6 +25,7 @@ _WITHOUT_EFFECT = {
 KEYS = ("hosts", *_SAME, "on_reconnect", *_WITHOUT_EFFECT, *_NEW)
 """Every key that CONFIG may have."""
 
+_HOST_AND_PORT = 2
 _FORMS = (
     "Each host is a URL, (host, port), a dict with the 'address' or the arguments of redis-py's connections, "
     "or a dict with 'sentinels' and 'master_name'."
@@ -42,7 +43,8 @@ class RedisChannelLayer(AnyioChannelLayer):
 
     @classmethod
     def read_config(cls, config: Mapping[str, Any]) -> Settings:
-        refuse_unknown_keys(config, KEYS, f"The keys are {', '.join(sorted(KEYS))}.")
+        config = without_lazy_strings(config)
+        refuse_unknown_keys(config, KEYS, f"The keys are {', '.join(sorted(KEYS))}.", {})
         own = {key: config[key] for key in (*_SAME, *_NEW) if key in config}
         if own.get("channel_capacity", {}) is None:
             del own["channel_capacity"]
@@ -53,24 +55,28 @@ class RedisChannelLayer(AnyioChannelLayer):
             for key, hint in _WITHOUT_EFFECT.items()
             if config.get(key) is not None and (key, config[key]) != ("serializer_format", "msgpack")
         ]
-        return read_config(own, warnings, _layer_factories(config.get("hosts")))
+        hosts = config.get("hosts") or [DEFAULT_HOST]
+        check_key("hosts", hosts, instance_of(list, tuple, wanted=f"a list. {_FORMS}"))
+        warnings += [
+            ConfigWarning(f"CONFIG['hosts'][{place}] has {len(host)} items, of which only host and port count.", _FORMS)
+            for place, host in enumerate(hosts)
+            if isinstance(host, (list, tuple)) and len(host) > _HOST_AND_PORT
+        ]
+        return read_config(own, warnings, [_layer_factory(place, host) for place, host in enumerate(hosts)])
 
-
-def _layer_factories(hosts: Any) -> list[LayerFactory]:
-    if not hosts:
-        hosts = [DEFAULT_HOST]
-    if not isinstance(hosts, (list, tuple)):
-        raise ConfigError(f"CONFIG['hosts'] is {type(hosts).__name__}.", hint=f"Give a list. {_FORMS}", code="E005")
-    return [_layer_factory(place, host) for place, host in enumerate(hosts)]
+    async def close_pools(self) -> None:
+        """`close`, by the name that it has in ``channels_redis``."""
+        await self.close()
 
 
 def _layer_factory(place: int, host: Any) -> LayerFactory:
     try:
-        make_layer = partial(layer_class("redis"), **_arguments(host))
+        arguments = _arguments(host)
+        make_layer = LayerFactory(layer_class("redis"), lambda: arguments)
         make_layer()
     except (TypeError, ValueError, KeyError) as error:
         reason = f"it lacks {error}" if isinstance(error, KeyError) else str(error)
-        raise ConfigError(f"CONFIG['hosts'][{place}] cannot be used: {reason}.", hint=_FORMS, code="E003") from error
+        raise ConfigError(f"CONFIG['hosts'][{place}] cannot be used: {reason}", hint=_FORMS, code="E003") from error
     return make_layer
 
 
@@ -79,13 +85,17 @@ def _arguments(host: Any) -> dict[str, Any]:
     if isinstance(host, str):
         return {"url": host}
     if isinstance(host, (list, tuple)):
-        name, port = host
-        return {"host": name, "port": int(port)}
+        if len(host) < _HOST_AND_PORT:
+            raise ValueError("it has no port")
+        return {"host": host[0], "port": host[1]}
     if not isinstance(host, Mapping):
         raise TypeError(f"{type(host).__name__} is not a host")
     rest = dict(host)
     if "address" in rest:
-        return {"url": rest.pop("address"), **rest}
+        address = rest.pop("address")
+        if not isinstance(address, (str, list, tuple)):
+            raise TypeError(f"'address' is {type(address).__name__}")
+        return {**_arguments(address), **rest}
     if "master_name" in rest or "sentinels" in rest:
         return {"url": _sentinel_url(rest.pop("sentinels"), rest.pop("master_name")), **rest}
     return rest

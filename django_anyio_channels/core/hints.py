@@ -7,6 +7,10 @@ from difflib import get_close_matches
 
 
 def did_you_mean(name: object, known: Iterable[str], *, otherwise: str = "") -> str:
-    """Return ``Did you mean 'x'?`` with the nearest of the known names, or ``otherwise`` if none is near."""
-    nearest = get_close_matches(str(name), sorted(known), n=1, cutoff=0.5)
-    return f"Did you mean {nearest[0]!r}?" if nearest else otherwise
+    """Return ``Did you mean 'x'?`` with the nearest of the known names, or ``otherwise`` if none is near.
+
+    Upper and lower case count as equal.
+    """
+    by_lower_case = {each.lower(): each for each in sorted(known)}
+    nearest = get_close_matches(str(name).lower(), by_lower_case, n=1)
+    return f"Did you mean {by_lower_case[nearest[0]]!r}?" if nearest else otherwise

@@ -81,7 +81,7 @@ class BaseChannelLayer(ABC):
         """
 
     async def count_subscribers(self, group: str) -> int | None:
-        """Return how many nodes subscribe to ``group``, where `publish` does not return it; None if that is unknown.
+        """Return how many nodes subscribe to ``group`` by its name; None if it is unknown, or what `publish` returns.
 
         It is asked only of the topics that a node subscribes to first. Subscribers of these topics ignore empty
         messages, so a layer may publish one as a probe.

@@ -50,7 +50,7 @@ class DeliveryStats:
         """Log that a mailbox started dropping messages. Returns whether a record was written."""
         return self._log.write(
             logging.WARNING,
-            "%s is full: its capacity of %d messages is used up, so new ones are dropped until it reads again",
+            "%s is full (capacity %d). It drops messages until it is read: read faster, or raise the capacity",
             name,
             capacity,
         )

@@ -6,17 +6,17 @@ import fnmatch
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import Any
+
+from django.conf import settings as django_settings
 
 from ..core.capabilities import require_acknowledgement
 from ..core.exceptions import NotSupported
 from ..core.hints import did_you_mean
+from ..core.options import LARGEST_COUNT, SECONDS, Option, count
 from ..core.serializers import EncryptedSerializer, MessagePackSerializer, Serializer
 from .factory import layer_factories
-from .settings import LARGEST_COUNT, ConfigError, ConfigWarning, LayerFactory, Settings, invalid_value
-
-_LONGEST = 10**9
-"""Seconds that every broker and every clock can count."""
+from .settings import ConfigError, ConfigWarning, LayerFactory, Settings, check_key, without_lazy_strings
 
 
 def read_config(
@@ -28,8 +28,9 @@ def read_config(
 
     Raises `ConfigError`, or `MissingDriver`, which names the extra to install.
     """
+    config = without_lazy_strings(config)
     known = f"The keys are {', '.join(sorted(KEYS))}; a layer's own keyword arguments belong under 'options'."
-    refuse_unknown_keys(config, KEYS, known)
+    refuse_unknown_keys(config, KEYS, known, CURES)
     settings = Settings(
         serializer=_serializer(config.get("symmetric_encryption_keys")),
         warnings=tuple(warnings),
@@ -42,27 +43,40 @@ def read_config(
     return settings
 
 
-def refuse_unknown_keys(config: Mapping[str, Any], keys: Iterable[str], known: str) -> None:
+def refuse_unknown_keys(config: Mapping[str, Any], keys: Iterable[str], known: str, cures: Mapping[str, str]) -> None:
     """Raise `ConfigError` for a key that is not among ``keys``; its hint is the nearest one, or else ``known``."""
     for key in sorted(set(config) - set(keys), key=repr):
-        raise ConfigError(
-            f"CONFIG has an unknown key {key!r}.", hint=did_you_mean(key, keys, otherwise=known), code="E001"
+        hint = cures.get(key) or did_you_mean(key, keys, otherwise=known)
+        raise ConfigError(f"CONFIG has an unknown key {key!r}.", hint=hint, code="E001")
+
+
+def misplaced_keys(alias: str, entry: Mapping[str, Any]) -> list[ConfigError]:
+    """Return an error for each key of an entry of ``CHANNEL_LAYERS`` that Channels ignores."""
+    where = f"CHANNEL_LAYERS[{alias!r}]"
+    return [
+        ConfigError(
+            f"{where} has the key {key!r}, which Channels ignores.",
+            hint=f"Move it into {where}['CONFIG']. "
+            + ("" if key in KEYS else CURES.get(key) or did_you_mean(key, KEYS)),
+            code="E007",
         )
+        for key in entry
+        if key not in ("BACKEND", "CONFIG", "TEST_CONFIG")
+    ]
+
+
+def refuse_misplaced_keys(backend: type) -> None:
+    """Raise `ConfigError` if settings for ``backend`` stand beside CONFIG; servers run no system checks."""
+    layers = getattr(django_settings, "CHANNEL_LAYERS", None) if django_settings.configured else None
+    for alias, entry in (layers or {}).items():
+        if str(entry.get("BACKEND")).rpartition(".")[2] == backend.__name__:
+            for error in misplaced_keys(alias, entry):
+                raise error
 
 
 def _read_value(key: str, value: Any) -> Any:
-    is_valid, wanted, convert = _VALUES[key]
-    if not is_valid(value):
-        raise invalid_value(key, value, wanted)
-    return convert(value)
-
-
-def _is_number_of_seconds(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 < value <= _LONGEST
-
-
-def _is_count(value: Any) -> bool:
-    return type(value) is int and 1 <= value <= LARGEST_COUNT
+    check_key(key, value, _VALUES[key])
+    return _CONVERSIONS[key](value) if key in _CONVERSIONS else value
 
 
 def _is_prefix(value: Any) -> bool:
@@ -83,46 +97,52 @@ def _are_patterns(value: Any) -> bool:
 
 
 def _are_capacities(value: Any) -> bool:
-    return isinstance(value, Mapping) and all(map(_is_pattern, value)) and all(map(_is_count, value.values()))
+    return isinstance(value, Mapping) and all(map(_is_pattern, value)) and all(map(_MESSAGES.is_valid, value.values()))
 
 
 def _compile(pattern: str | re.Pattern[str]) -> re.Pattern[str]:
     return re.compile(fnmatch.translate(pattern)) if isinstance(pattern, str) else pattern
 
 
-class _Value(NamedTuple):
-    """What the value of a key must be, and what it becomes."""
-
-    is_valid: Callable[[Any], bool]
-    wanted: str
-    convert: Callable[[Any], Any] = lambda value: value
-
-
-_SECONDS = _Value(_is_number_of_seconds, f"a number of seconds above 0 and up to {_LONGEST}, which is thirty years")
-_COUNT = f"a whole number of {{}}, 1 or more and up to {LARGEST_COUNT}"
+_MESSAGES = count("messages")
 
 _VALUES = {
-    "prefix": _Value(_is_prefix, "a non-empty str of printable ASCII characters without spaces"),
-    "expiry": _SECONDS,
-    "group_expiry": _SECONDS,
-    "capacity": _Value(_is_count, _COUNT.format("messages")),
-    "channel_capacity": _Value(
+    "prefix": Option(_is_prefix, "a non-empty str of printable ASCII characters without spaces"),
+    "expiry": SECONDS,
+    "group_expiry": SECONDS,
+    "capacity": _MESSAGES,
+    "channel_capacity": Option(
         _are_capacities,
-        f"a dict from channel name, glob or compiled regular expression to a capacity from 1 to {LARGEST_COUNT}",
-        lambda capacities: tuple((_compile(pattern), capacity) for pattern, capacity in capacities.items()),
+        "a dict from channel name, glob or compiled regular expression to a capacity "
+        f"from 1 to {LARGEST_COUNT:,}, such as {{'thumbnails': 1000}}",
     ),
-    "acknowledged": _Value(
+    "acknowledged": Option(
         _are_patterns,
         "a list of channel names, globs or compiled regular expressions, such as ['thumbnails', 'mail.*']",
-        lambda patterns: tuple(map(_compile, patterns)),
     ),
-    "publish_timeout": _SECONDS,
-    "max_message_size": _Value(_is_count, _COUNT.format("bytes")),
-    "outage_message": _Value(_is_message_type, "None or the type of the message, such as 'chat.outage'"),
+    "publish_timeout": SECONDS,
+    "max_message_size": count("bytes"),
+    "outage_message": Option(_is_message_type, "None or the type of the message, such as 'chat.outage'"),
+}
+
+_CONVERSIONS: dict[str, Callable[[Any], Any]] = {
+    "channel_capacity": lambda capacities: tuple((_compile(pattern), each) for pattern, each in capacities.items()),
+    "acknowledged": lambda patterns: tuple(map(_compile, patterns)),
 }
 
 KEYS = ("url", "database", "layer", "options", "bridge", "symmetric_encryption_keys", *_VALUES)
 """Every key that CONFIG may have."""
+
+_SHIM = "'django_anyio_channels.channels_redis.RedisChannelLayer'"
+CURES = {
+    "hosts": f"Name the broker by 'url', such as 'redis://localhost:6379', or keep 'hosts' and set BACKEND to {_SHIM}.",
+    **dict.fromkeys(
+        ["on_reconnect", "on_disconnect", "random_prefix_length", "serializer_format"],
+        f"Remove it, or keep the CONFIG of channels_redis and set BACKEND to {_SHIM}.",
+    ),
+    **dict.fromkeys(["location", "LOCATION"], "Did you mean 'url'?"),
+}
+"""For keys of channels_redis, and of Django's CACHES."""
 
 
 def _serializer(keys: Any) -> Serializer:
@@ -133,7 +153,7 @@ def _serializer(keys: Any) -> Serializer:
         return EncryptedSerializer(plain, keys)
     except ValueError as error:
         raise ConfigError(
-            f"CONFIG['symmetric_encryption_keys'] cannot be used: {error}.",
+            f"CONFIG['symmetric_encryption_keys'] cannot be used: {error}",
             hint="Give a list: the first key encrypts, all of them decrypt.",
             code="E005",
         ) from None
@@ -144,7 +164,7 @@ def _require_acknowledgement(settings: Settings) -> None:
         require_acknowledgement(settings.layer_factories[0]())
     except NotSupported as error:
         raise ConfigError(
-            f"CONFIG has 'acknowledged', but {error}.",
+            f"CONFIG has 'acknowledged', but {error}",
             hint="Name such a broker as 'url', or remove 'acknowledged': each message is then delivered once at most.",
             code="E002",
         ) from error

@@ -75,9 +75,9 @@ class Control:
         errors: list[str | None] = []
         try:
             subscribers = await self._channel.count_subscribers(topic)
-            receivers = await self._publish(topic, Command(command, request_id, self._node_id, group, channel))
-            if receivers is None:
-                receivers = 1 if subscribers is None else subscribers
+            published = await self._publish(topic, Command(command, request_id, self._node_id, group, channel))
+            # A broker may count a monitor among those that received a message.
+            receivers = min((number for number in (subscribers, published) if number is not None), default=1)
             try:
                 async with asyncio.timeout(self._timeout):
                     while len(errors) < receivers:

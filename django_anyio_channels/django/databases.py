@@ -79,7 +79,7 @@ def layer_arguments(alias: str, options: Mapping[str, Any]) -> dict[str, Any]:
                 arguments["timeout"] = float(value)
         elif name not in _IGNORED and value not in _WITHOUT_EFFECT.get(name, ()):
             raise _unusable(
-                f"DATABASES[{alias!r}]['OPTIONS'] has {name!r}: {value!r}, which asyncpg does not know.",
+                f"DATABASES[{alias!r}]['OPTIONS'] has {name!r}, which asyncpg does not support.",
                 "Remove it if Django does without, or give the layer a 'url' of its own instead of 'database'.",
             )
     if query:
@@ -92,9 +92,10 @@ def layer_arguments(alias: str, options: Mapping[str, Any]) -> dict[str, Any]:
 def _connection_parameters(alias: str) -> dict[str, str]:
     """Return libpq's parameters from Django's own backend, so that a backend that fetches passwords is asked."""
     if alias not in connections.settings:
-        known = f"The aliases are {', '.join(sorted(connections.settings))}."
+        # Not what stands there: it may be a URL with a password.
+        known = f"The aliases are {', '.join(sorted(connections.settings))}. A URL belongs under 'url'."
         raise _unusable(
-            f"CONFIG['database'] is {alias!r}, which is no alias of DATABASES.",
+            "CONFIG['database'] is not an alias of DATABASES.",
             did_you_mean(alias, connections.settings, otherwise=known),
         )
     try:

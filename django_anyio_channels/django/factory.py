@@ -8,18 +8,18 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Mapping, Sequence
-from functools import partial
+from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
 from typing import Any
 
 from django.utils.module_loading import import_string
 
-from ..core.exceptions import MissingDriver
+from ..core.exceptions import InvalidOption, MissingDriver
 from ..core.hints import did_you_mean
 from ..core.layer import BaseChannelLayer
+from ..core.options import TEXT, Option, instance_of, option_names, refuse_unknown_options
 from .databases import layer_arguments
-from .settings import ConfigError, LayerFactory, Settings, invalid_value
+from .settings import ConfigError, LayerFactory, Settings, check_key
 
 LAYERS = {
     "memory": "memory.layer.InMemoryChannelLayer",
@@ -37,6 +37,7 @@ LAYERS = {
     **dict.fromkeys(["postgresql", "postgres"], "postgres.layer.PostgreSQLChannelLayer"),
     **dict.fromkeys(["mqtt", "mqtts"], "mqtt.layer.MQTTChannelLayer"),
 }
+LAYERS |= {f"valkey{name.removeprefix('redis')}": layer for name, layer in LAYERS.items() if name.startswith("redis")}
 """URL scheme -> the layer's class, in ``django_anyio_channels.brokers``."""
 
 
@@ -55,8 +56,7 @@ def is_in_memory(layer: BaseChannelLayer) -> bool:
 def layer_factories(config: Mapping[str, Any], settings: Settings) -> list[LayerFactory]:
     """Return a factory for each broker of CONFIG. Raises `ConfigError` and `MissingDriver`."""
     options = config.get("options", {})
-    if not isinstance(options, Mapping):
-        raise invalid_value("options", options, "a dict of the layer's keyword arguments")
+    check_key("options", options, instance_of(Mapping, wanted="a dict of the layer's keyword arguments"))
     both = [repr(key) for key in ("url", "layer", "database") if key in config]
     if len(both) > 1:
         raise ConfigError(
@@ -86,51 +86,55 @@ def _layer_factory(found: type[BaseChannelLayer], arguments: Mapping[str, Any]) 
         from ..brokers.memory.broker import InMemoryBroker
 
         arguments = {"broker": InMemoryBroker(), **arguments}
-    return _checked(found, partial(found, **arguments))
+    return _checked_factory(found, lambda: arguments)
 
 
 def _database_layer_factory(alias: Any, options: Mapping[str, Any]) -> LayerFactory:
-    if not isinstance(alias, str):
-        raise invalid_value("database", alias, "an alias of DATABASES, such as 'default'")
-    found = layer_class("postgresql")
+    check_key("database", alias, Option(TEXT.is_valid, "an alias of DATABASES, such as 'default'"))
     # Read again for each layer: Django's test runner puts the test database there later.
-    return _checked(found, lambda: found(**layer_arguments(alias, options)))
+    return _checked_factory(layer_class("postgresql"), lambda: layer_arguments(alias, options))
 
 
-def _checked(found: type[BaseChannelLayer], make_layer: LayerFactory) -> LayerFactory:
+def _checked_factory(found: type[BaseChannelLayer], arguments: Callable[[], Mapping[str, Any]]) -> LayerFactory:
     """Return the factory of a layer whose arguments are good; that shows when one is made."""
+    make_layer = LayerFactory(found, arguments)
     try:
+        if not any(each.kind is each.VAR_KEYWORD for each in inspect.signature(found).parameters.values()):
+            refuse_unknown_options(found.__name__, arguments(), option_names(found))
         make_layer()
+    except InvalidOption as error:
+        message = f"{found.__name__} cannot be made from CONFIG: {error.problem}"
+        raise ConfigError(message, hint=error.cure, code="E003") from error
     except (TypeError, ValueError) as error:
         raise ConfigError(
-            f"{found.__name__} cannot be made from CONFIG: {error}.",
-            hint="Correct 'url' or 'options'; the documentation of the layer lists what it takes. "
-            "Percent-encode special characters in user names and passwords.",
+            f"{found.__name__} cannot be made from CONFIG: {error}",
+            hint="Correct 'url' or 'options'; the documentation of the layer lists what it takes.",
             code="E003",
         ) from error
     return make_layer
 
 
 def _layer_of_url(url: Any) -> type[BaseChannelLayer]:
-    known = f"the schemes are {', '.join(f'{scheme}://' for scheme in LAYERS)}"
-    if not isinstance(url, str):
-        raise invalid_value("url", url, f"a str such as 'memory://', or a list of such; {known}")
+    check_key("url", url, Option(TEXT.is_valid, "a str such as 'redis://localhost:6379', or a list of them"))
     scheme = _scheme(url)
+    if scheme is None:
+        word = re.split("[:/]", url)[0].lower()
+        example = f"{word if word in LAYERS else 'redis'}://localhost"
+        raise ConfigError("CONFIG['url'] has no scheme.", hint=f"Begin it like {example!r}.", code="E003")
     if scheme not in LAYERS:
-        # What stands there else, such as a user with a password, is not shown.
-        shown = scheme if re.fullmatch(r"[a-z][a-z0-9+.-]*", scheme) else ""
+        nearest = did_you_mean(scheme, LAYERS, otherwise=f"The schemes are {', '.join(LAYERS)}.")
         raise ConfigError(
-            f"CONFIG['url'] has the unknown scheme {shown!r}.",
-            hint=did_you_mean(scheme, LAYERS, otherwise=f"{known.capitalize()}."),
+            f"CONFIG['url'] has the unknown scheme {scheme!r}.",
+            hint="Write unix:///path/to/redis.sock." if scheme.endswith("+socket") else nearest,
             code="E003",
         )
     return layer_class(scheme)
 
 
-def _scheme(url: str) -> str:
+def _scheme(url: str) -> str | None:
     # Not urlsplit: it refuses the brackets of a list of IPv6 addresses, which some layers take.
-    scheme, separator, _ = url.partition("://")
-    return scheme.lower() if separator else ""
+    match = re.match("([a-z][a-z0-9+.-]*)://", url, re.IGNORECASE)
+    return match[1].lower() if match else None
 
 
 def _check_broker_list(urls: Sequence[Any]) -> None:
@@ -138,8 +142,9 @@ def _check_broker_list(urls: Sequence[Any]) -> None:
         raise ConfigError("CONFIG['url'] is an empty list.", hint="Name at least one broker.", code="E003")
     kinds = {_layer_of_url(url): url for url in urls}
     if len(kinds) > 1:
+        schemes = ", ".join(str(_scheme(url)) for url in kinds.values())
         raise ConfigError(
-            f"CONFIG['url'] lists brokers of different kinds: {', '.join(_scheme(url) for url in kinds.values())}.",
+            f"CONFIG['url'] lists brokers of different kinds: {schemes}.",
             hint="Name one broker, or several of one kind.",
             code="E003",
         )
@@ -154,16 +159,23 @@ def _check_broker_list(urls: Sequence[Any]) -> None:
 
 
 def _custom_layer(path: Any) -> type[BaseChannelLayer]:
-    hint = "Give the dotted path of a subclass of django_anyio_channels.BaseChannelLayer, or the class itself."
+    wanted = "the dotted path of a subclass of django_anyio_channels.BaseChannelLayer, or the class itself"
+    hint = f"Give {wanted}."
+    check_key("layer", path, Option(lambda path: not isinstance(path, str) or _is_dotted_path(path), wanted))
     try:
         found = import_string(path) if isinstance(path, str) else path
     except MissingDriver:
         raise
     except (ImportError, TypeError, ValueError) as error:  # the last two for a path that begins with a dot
-        raise ConfigError(f"CONFIG['layer'] cannot be imported: {error}.", hint=hint, code="E003") from error
+        raise ConfigError(f"CONFIG['layer'] cannot be imported: {error}", hint=hint, code="E003") from error
     if not (inspect.isclass(found) and issubclass(found, BaseChannelLayer)):
-        raise ConfigError(f"CONFIG['layer'] is {path!r}, which is not a layer.", hint=hint, code="E003")
+        kind = found.__name__ if inspect.isclass(found) else type(found).__name__
+        raise ConfigError(f"CONFIG['layer'] is not a layer ({kind}).", hint=hint, code="E003")
     return found
+
+
+def _is_dotted_path(path: str) -> bool:
+    return re.fullmatch(r"[\w.]+", path) is not None
 
 
 def _bridge(url: Any, rules: Any, settings: Settings) -> object:
@@ -179,7 +191,7 @@ def _bridge(url: Any, rules: Any, settings: Settings) -> object:
         return Bridge(rules, settings.names.groups, settings.serializer, settings.max_message_size)
     except (TypeError, ValueError) as error:
         raise ConfigError(
-            f"CONFIG['bridge'] cannot be used: {error}.",
+            f"CONFIG['bridge'] cannot be used: {error}",
             hint="It maps groups to topics, such as {'kitchen': 'home/kitchen/temperature'}.",
             code="E005",
         ) from error

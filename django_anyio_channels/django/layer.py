@@ -21,13 +21,13 @@ except ModuleNotFoundError as error:
         "AnyioChannelLayer needs Django and Channels: pip install django-anyio-channels[django]"
     ) from error
 
-from .config import read_config
+from .config import read_config, refuse_misplaced_keys
 from .consumers import acknowledge_when_handled, calling_consumer
 from .databases import call_before_teardown
 from .dispatcher import Dispatcher, same_node
 from .jobs import Job
 from .messages import seal
-from .names import CHANNEL_NAME, GROUP_NAME, node_of
+from .names import CHANNEL_NAME, GROUP_NAME, channel_of, node_of
 from .node import Node
 from .settings import Settings
 from .transactions import TransactionalLayer, TransactionDispatcher
@@ -51,6 +51,8 @@ class AnyioChannelLayer(BaseChannelLayer):
     MessageTooLarge = MessageTooLarge
 
     def __init__(self, **config: Any) -> None:
+        if not config:
+            refuse_misplaced_keys(type(self))
         settings = self.read_config(config)
         for warning in settings.warnings:
             warnings.warn(f"{warning.message} {warning.hint}", stacklevel=2)
@@ -238,13 +240,17 @@ class AnyioChannelLayer(BaseChannelLayer):
         """Do what Channels does, but refuse a trailing newline and digits of other scripts, too."""
         if isinstance(name, str) and len(name) < self.MAX_NAME_LENGTH and CHANNEL_NAME.fullmatch(name):
             return receive is False or super().require_valid_channel_name(name, receive=True)
-        raise TypeError(self.invalid_name_error.format("Channel"))
+        raise TypeError(self._invalid_name("Channel", name))
 
     def require_valid_group_name(self, name: object) -> bool:
         """Like `require_valid_channel_name`."""
         if isinstance(name, str) and len(name) < self.MAX_NAME_LENGTH and GROUP_NAME.fullmatch(name):
             return True
-        raise TypeError(self.invalid_name_error.format("Group"))
+        raise TypeError(self._invalid_name("Group", name))
+
+    def _invalid_name(self, kind: str, name: object) -> str:
+        shown = f"{name[: self.MAX_NAME_LENGTH]!r}" if isinstance(name, str) else type(name).__name__
+        return f"{self.invalid_name_error.format(kind).removesuffix('.')}, not {shown}"
 
     def _check_names(self, group: str, channel: str) -> None:
         self.require_valid_group_name(group)
@@ -279,7 +285,10 @@ class _TranslateErrors:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         if isinstance(error, QueueFull):
-            raise ChannelFull(str(error)) from error
+            raise ChannelFull(
+                f"Channel {channel_of(error.queue)!r} is full (capacity {error.capacity}). Run more workers, "
+                f"or raise 'capacity' or 'channel_capacity' in CONFIG"
+            ) from error
         if isinstance(error, PayloadTooLarge):
             raise MessageTooLarge(str(error)) from error
 

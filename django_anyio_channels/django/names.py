@@ -37,6 +37,11 @@ def is_of_consumer(channel: str) -> bool:
     return _OF_CONSUMER.search(channel) is not None
 
 
+def channel_of(queue: str) -> str:
+    """Return the normal channel that a queue is for."""
+    return queue.rpartition(":")[2]
+
+
 class BrokerNames:
     """The topics and queues of one ``prefix`` of CONFIG.
 

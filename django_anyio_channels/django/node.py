@@ -10,6 +10,7 @@ from typing import Any
 
 from ..core.events import Event
 from ..core.exceptions import DecodeError
+from ..core.options import LARGEST_COUNT
 from ..hub.channel import Channel
 from ..hub.replay import ReplaySink
 from ..hub.subscriber import Timestamped
@@ -18,7 +19,7 @@ from .jobs import Job, Jobs
 from .local_channels import LocalChannels
 from .messages import GroupMessage, open_envelope, position_of
 from .names import is_channel_of, new_node_id, node_of
-from .settings import LARGEST_COUNT, Settings
+from .settings import Settings
 
 logger = logging.getLogger("django_anyio_channels")
 
@@ -99,7 +100,8 @@ class Node:
         """Add a channel of this node to a group from a position on; see `AnyioChannelLayer.group_resume`."""
         topic = self._names.group(group)
         if self.local_channels.is_in(topic, channel):
-            raise ValueError(f"{channel} is in group {group} already; call group_discard before group_resume")
+            cure = "Call group_discard() before group_resume()"
+            raise ValueError(f"Channel {channel!r} is already in group {group!r}. {cure}")
         gap_event = Event(channel, self.channel.encode({"type": "group.missed", "group": group}))
         is_after = self.channel.layer.is_after
         sink = await self.local_channels.resume(

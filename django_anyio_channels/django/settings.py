@@ -3,38 +3,70 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from django.core.exceptions import ImproperlyConfigured
+from django.utils.functional import LazyObject, Promise
 
 from ..core.events import BoundQueue
+from ..core.exceptions import InvalidOption
 from ..core.layer import BaseChannelLayer
+from ..core.options import Option, check_option
 from ..core.serializers import Serializer
 from .names import BrokerNames
-
-LayerFactory = Callable[[], BaseChannelLayer]
-
-LARGEST_COUNT = 2**31 - 1
-"""The largest capacity that every broker takes."""
 
 
 class ConfigError(ImproperlyConfigured):
     """A setting that cannot be used. `hint` says what to write instead, `code` which system check reports it."""
 
     def __init__(self, message: str, *, hint: str, code: str) -> None:
-        message = message.replace("?.", "?")  # the error of a layer may end with "Did you mean ...?"
-        super().__init__(f"{message} {hint}")
-        self.message = message
-        self.hint = hint
+        self.message = _sentence(message)
+        self.hint = _sentence(hint)
         self.code = code
+        super().__init__(f"{self.message} {self.hint}")
 
 
-def invalid_value(key: str, value: object, wanted: str) -> ConfigError:
-    """Return the error for a value of the wrong type or range."""
-    return ConfigError(f"CONFIG[{key!r}] is {value!r}.", hint=f"It must be {wanted}.", code="E005")
+def _sentence(text: str) -> str:
+    # The error of a layer, which may be the end of it, has no full stop, or ends with "Did you mean ...?".
+    text = text.rstrip()
+    return text if text.endswith(("?", ".")) else f"{text}."
+
+
+def check_key(key: str, value: object, option: Option) -> None:
+    """Raise `ConfigError` unless a key of CONFIG may have the value."""
+    try:
+        check_option(f"CONFIG[{key!r}]", value, option)
+    except InvalidOption as error:
+        raise ConfigError(error.problem, hint=error.cure, code="E005") from None
+
+
+def without_lazy_strings(value: Any) -> Any:
+    """Return what stands under CONFIG with the present text of each lazy string."""
+    if isinstance(value, Promise) or (isinstance(value, LazyObject) and isinstance(value, str)):
+        return str(value)
+    if isinstance(value, Mapping):
+        return {without_lazy_strings(key): without_lazy_strings(each) for key, each in value.items()}
+    if type(value) in (list, tuple):
+        return type(value)(map(without_lazy_strings, value))
+    return value
+
+
+class LayerFactory:
+    """Makes layers of one class. Its repr shows no arguments: they may hold a password."""
+
+    def __init__(self, layer_type: type[BaseChannelLayer], arguments: Callable[[], Mapping[str, Any]]) -> None:
+        """``arguments`` is called for each layer."""
+        self._layer_type = layer_type
+        self._arguments = arguments
+
+    def __call__(self) -> BaseChannelLayer:
+        return self._layer_type(**self._arguments())
+
+    def __repr__(self) -> str:
+        return f"<LayerFactory of {self._layer_type.__name__}>"
 
 
 class ConfigWarning(NamedTuple):

@@ -83,7 +83,7 @@ class TransactionDispatcher:
             self._dispatcher.call_sync(lambda node: node.channel.queues.purge(self._settings.names.nodes))
         statements = self._publisher.put_in_transaction(queue, payload, capacity=capacity, expiry=expiry)
         if not self._run(connection, statements):
-            raise QueueFull(f"Queue {queue} is full: its capacity of {capacity} messages is used up")
+            raise QueueFull(queue, capacity)
 
     def _connection(self) -> Any:
         connection: Any = connections[self._using]

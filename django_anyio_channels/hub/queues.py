@@ -43,7 +43,7 @@ class Queues:
                 await self.put(queue, payload, capacity=capacity, expiry=expiry)
             except QueueFull:
                 self._stats.dropped += 1
-                text = "Queue %s is full: its capacity of %d messages is used up; a message to its group was dropped"
+                text = "Queue %s is full (capacity %d); a message to its group was dropped"
                 self._log.write(logging.WARNING, text, queue, capacity)
             except ChannelLayerError as error:
                 failed[queue] = error

@@ -6,16 +6,18 @@ import logging
 import random
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from traceback import format_exception
 
 import anyio
 from anyio.lowlevel import checkpoint
 
 from ..core.events import Event
-from ..core.exceptions import ListenerClosed
+from ..core.exceptions import ListenerClosed, drop_tracebacks
 from ..core.layer import BaseChannelLayer
 
 logger = logging.getLogger("django_anyio_channels")
 
+CHECK_ADDRESS = "Check that the broker runs and that the address is right"
 _EVENTS_PER_TURN = 32
 _DISCONNECT_SECONDS = 5.0
 
@@ -53,6 +55,7 @@ class Session:
 
     def fail(self, error: ListenerClosed) -> None:
         """End the session. The first error wins; later calls are ignored."""
+        drop_tracebacks(error)
         if self.error is None:
             self.error = error
             # At once: a caller that tries again must wait for the next session, not meet this one again and again.
@@ -77,7 +80,9 @@ class Session:
             with anyio.fail_after(self._timeout):
                 await self._layer.connect()
         except TimeoutError:
-            self._fail(ListenerClosed(f"{self._layer.address} did not answer within {self._timeout:g} s"))
+            self._fail(
+                ListenerClosed(f"{self._layer.address} did not answer within {self._timeout:g} s. {CHECK_ADDRESS}")
+            )
         except Exception as error:
             self._fail(error)
         return self.error is None
@@ -95,7 +100,7 @@ class Session:
 
     def _fail(self, error: Exception) -> None:
         if not isinstance(error, ListenerClosed):
-            logger.error("Unexpected error of %s; reconnecting", type(self._layer).__name__, exc_info=error)
+            _log_unexpected(f"in {type(self._layer).__name__}; reconnecting", error)
             closed = ListenerClosed(f"{self._layer.address}: {error!r}")
             closed.__cause__ = error
             error = closed
@@ -105,7 +110,12 @@ class Session:
         with anyio.move_on_after(_DISCONNECT_SECONDS, shield=True) as scope:
             try:
                 await self._layer.disconnect()
-            except Exception:
-                logger.exception("Unexpected error while disconnecting from %s", self._layer.address)
+            except Exception as error:
+                _log_unexpected(f"while disconnecting from {self._layer.address}", error)
         if scope.cancelled_caught:
             logger.error("Disconnecting from %s took more than %g s", self._layer.address, _DISCONNECT_SECONDS)
+
+
+def _log_unexpected(where: str, error: Exception) -> None:
+    # As text: of a traceback, error reports would show the local variables. See `drop_tracebacks`.
+    logger.error("Unexpected error %s\n%s", where, "".join(format_exception(error)))

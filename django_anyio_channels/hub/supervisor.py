@@ -14,7 +14,7 @@ from ..core.exceptions import ChannelClosed, DeliveryUnknown, ListenerClosed
 from ..core.layer import BaseChannelLayer
 from ..core.notifier import Notifier, waiter_type
 from ..core.stats import RateLimitedLogger
-from .session import Backoff, Session, logger
+from .session import CHECK_ADDRESS, Backoff, Session, logger
 from .subscriptions import SubscriptionRegistry
 
 T = TypeVar("T")
@@ -80,10 +80,11 @@ class Supervisor:
         if self._closed:
             raise ChannelClosed(f"The Channel to {self.layer.address} is closed")
         if self.session is None:
-            reason = self._last_error or "it does not answer"
+            # The error of the layer names the cure, and the address as well.
+            reason = self._last_error or f"it does not answer. {CHECK_ADDRESS}"
+            prefix = f"{self.layer.address}: "
             raise ListenerClosed(
-                f"No connection to {self.layer.address} for {self._timeout:g} s ({reason}). "
-                f"Check that the broker runs and that the address is right"
+                f"No connection to {self.layer.address} for {self._timeout:g} s: {str(reason).removeprefix(prefix)}"
             ) from self._last_error
         return self.session
 
@@ -128,7 +129,7 @@ class Supervisor:
         if self._down_since is not None:
             self._last_outage, self._down_since = self._outage, None
             if session.catches_up:
-                logger.warning("%s is back after %.2f s", self.layer.address, self._last_outage)
+                logger.warning("Reconnected to %s after %.2f s", self.layer.address, self._last_outage)
             else:
                 self._report_gap(self._last_outage)
         self._connected.notify_all()
@@ -147,19 +148,19 @@ class Supervisor:
         return self._last_outage if self._down_since is None else monotonic() - self._down_since
 
     def _report_gap(self, seconds: float) -> None:
-        logger.warning("%s is back after %.2f s; what was published meanwhile is lost", self.layer.address, seconds)
+        logger.warning("Reconnected to %s after %.2f s; messages sent meanwhile were lost", self.layer.address, seconds)
         self._report("on_gap", self._on_gap, seconds)
 
     def _report_missed(self, group: str, seconds: float | None) -> None:
         if seconds is None:
             seconds = self._outage
-            text = "The history of %s does not reach back over the outage of %s (%.2f s); what it missed is lost"
+            text = "The history of %s does not cover the outage of %s (%.2f s); messages were lost"
         else:
-            text = "%s has moved within %s, which took %.2f s; what was published meanwhile may be lost"
+            text = "%s has moved within %s, which took %.2f s; messages sent meanwhile may be lost"
         self._warn_missed(text, group, seconds)
 
     def _report_resubscribed(self, group: str, seconds: float) -> None:
-        text = "The subscription to %s at %s was refused for %.2f s; what was published meanwhile is lost"
+        text = "The subscription to %s at %s was refused for %.2f s; messages sent meanwhile were lost"
         self._warn_missed(text, group, seconds)
 
     def _warn_missed(self, text: str, group: str, seconds: float) -> None:

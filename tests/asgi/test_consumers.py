@@ -11,7 +11,7 @@ from websockets.exceptions import ConnectionClosed
 from tests.asgi.client import Client, client
 from tests.asgi.conftest import SITE
 from tests.asgi.serving import noise, work
-from tests.asgi.site.consumers import JOBS, KINDS
+from tests.asgi.site.consumers import JOBS, KINDS, RESUMING
 from tests.support.brokers.server import Server, running, wait_until
 
 
@@ -66,6 +66,20 @@ def test_a_consumer_that_left_is_out_of_its_groups(site: Server) -> None:
                     ending.receive()
         staying.send(do="say", text="alone")
         assert staying.receive() == {"said": "alone", "by": "async"}
+    assert noise(site) == ""
+
+
+@pytest.mark.parametrize("path", RESUMING)
+def test_a_browser_that_missed_messages_is_sent_away_and_its_consumer_disconnects(site: Server, path: str) -> None:
+    with client(site, "async") as staying, client(site, path) as leaving:
+        staying.send(do="name")
+        staying.receive()
+        leaving.send(do="miss")
+        assert staying.receive() == {"said": 4013, "by": path.removesuffix("-resuming")}
+        with pytest.raises(ConnectionClosed) as caught:
+            leaving.receive()
+    assert caught.value.rcvd is not None
+    assert caught.value.rcvd.code == 4013
     assert noise(site) == ""
 
 

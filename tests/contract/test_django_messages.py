@@ -433,7 +433,7 @@ async def test_a_full_mailbox_drops_for_that_member_only(
     assert await numbers(layer, slow, 3) == [0, 1, 2]
     assert layer.statistics()["dropped"] == 7
     lines = [record.getMessage() for record in caplog.records if record.name == "django_anyio_channels"]
-    assert [line.split(": ")[0] for line in lines] == [
+    assert [line.split(" (")[0] for line in lines] == [
         f"{slow} is full",
         f"{slow} takes messages again; 7 were dropped",
     ]

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 from typing import Any
 
 import pytest
 from django.test import override_settings
+from django.utils.text import format_lazy
 
 from django_anyio_channels import RedisPubSubChannelLayer
 from django_anyio_channels.channels_redis import DEFAULT_HOST, KEYS, RedisChannelLayer
@@ -28,6 +30,9 @@ BACKEND = "django_anyio_channels.channels_redis.RedisChannelLayer"
         (["rediss://user@host:7000"], "rediss://host:7000/0"),
         (["unix:///path/to/redis.sock"], "unix:///path/to/redis.sock?db=0"),
         ([{"address": "rediss://user@host:7000", "ssl_cert_reqs": None}], "rediss://host:7000/0"),
+        ([format_lazy("redis://{}", "host")], "redis://host:6379/0"),
+        ([{"address": ("host", 7000)}], "redis://host:7000/0"),
+        ([{"address": ["host", 7000], "db": 1}], "redis://host:7000/1"),
         ([{"address": "redis://host", "db": 2, "max_connections": 50}], "redis://host:6379/2"),
         ([{"host": "host", "port": 7000, "password": "secret", "socket_timeout": 5}], "redis://host:7000/0"),
         ([{"host": "host", "ssl": True, "ssl_check_hostname": False}], "rediss://host:6379/0"),
@@ -63,13 +68,15 @@ def test_hosts_in_every_form(hosts: Any, address: str) -> None:
 @pytest.mark.parametrize(
     ("hosts", "message", "hint"),
     [
-        ("redis://localhost", "CONFIG['hosts'] is str.", "Give a list."),
+        ("redis://localhost", "CONFIG['hosts'] has an invalid value (str).", "It must be a list."),
         (("localhost", 6379), "CONFIG['hosts'][0] cannot be used", "Each host is a URL, (host, port)"),
-        ([("localhost",)], "CONFIG['hosts'][0] cannot be used: not enough values", "Each host is a URL"),
+        ([("localhost",)], "CONFIG['hosts'][0] cannot be used: it has no port.", "Each host is a URL"),
         (["redis://a", 7], "CONFIG['hosts'][1] cannot be used: int is not a host", "Each host is a URL"),
+        ([{"address": None}], "CONFIG['hosts'][0] cannot be used: 'address' is NoneType", "Each host is a URL"),
+        ([("h", "secret")], "cannot be used: port has an invalid value (str)", "Each host is a URL"),
         ([{"sentinels": []}], "CONFIG['hosts'][0] cannot be used: it lacks 'master_name'", "'sentinels' and"),
         ([{"master_name": "m"}], "CONFIG['hosts'][0] cannot be used: it lacks 'sentinels'", "'sentinels' and"),
-        ([{"host": "a", "pasword": "x"}], "know no option 'pasword'. Did you mean 'password'?", "Each host"),
+        ([{"host": "a", "pasword": "x"}], "has no option 'pasword'. Did you mean 'password'?", "Each host"),
     ],
     ids=lambda value: None,
 )
@@ -78,6 +85,25 @@ def test_hosts_that_cannot_be_used(hosts: Any, message: str, hint: str) -> None:
         RedisChannelLayer.read_config({"hosts": hosts})
     assert message in caught.value.message
     assert hint in caught.value.hint
+    assert "secret" not in str(caught.value)
+
+
+def test_more_than_host_and_port_warns() -> None:
+    """``channels_redis`` ignores the rest, which looks like the number of a database."""
+    settings = RedisChannelLayer.read_config({"hosts": [("h", 1), ("localhost", 6380, 2)]})
+    assert [layer.address for layer in settings.make_layers()] == ["redis://h:1/0", "redis://localhost:6380/0"]
+    [warning] = settings.warnings
+    assert warning.message == "CONFIG['hosts'][1] has 3 items, of which only host and port count."
+    assert "Each host is a URL" in warning.hint
+
+
+async def closed_twice(layer: RedisChannelLayer) -> None:
+    await layer.close_pools()
+    await layer.close_pools()
+
+
+def test_pools_can_be_closed() -> None:
+    asyncio.run(closed_twice(RedisChannelLayer()))
 
 
 def test_every_key_that_core_documents() -> None:

@@ -35,8 +35,6 @@ def entry(**config: Any) -> dict[str, Any]:
 @pytest.mark.parametrize(
     "layers",
     [
-        None,
-        {},
         {"default": {"BACKEND": BACKEND}},
         {"default": entry(url="memory://"), "other": entry(url="memory://")},
         {"default": entry(symmetric_encryption_keys=[KEY], expiry=10, group_expiry=10)},
@@ -60,8 +58,13 @@ def test_correct_settings_and_other_packages_are_left_alone(layers: object) -> N
         ("E002", entry(url="memory://", layer="x.Y"), "both 'url' and 'layer'", "Keep 'url'"),
         ("E002", entry(acknowledged=["jobs"]), "'acknowledged', but InMemoryChannelLayer delivers each", "Name such"),
         ("E003", entry(url="memry://"), "unknown scheme 'memry'", "Did you mean 'memory'?"),
-        ("E005", entry(capacity=0), "CONFIG['capacity'] is 0", "a whole number"),
-        ("E005", {"BACKEND": BACKEND, "CONFIG": "memory://"}, "['CONFIG'] is 'memory://'", "It must be a dict."),
+        ("E005", entry(capacity=0), "CONFIG['capacity'] has an invalid value (int)", "a whole number"),
+        (
+            "E005",
+            {"BACKEND": BACKEND, "CONFIG": "memory://"},
+            "['CONFIG'] has an invalid value (str)",
+            "It must be a dict.",
+        ),
         ("E006", {"BACKEND": "django_anyio_channels.AnyoChannelLayer"}, "does not exist", f"Write {BACKEND!r}."),
         (
             "E006",
@@ -83,6 +86,7 @@ def test_correct_settings_and_other_packages_are_left_alone(layers: object) -> N
             "has the key 'URL', which Channels ignores",
             "Did you mean 'url'?",
         ),
+        ("E007", {"BACKEND": BACKEND, "LOCATION": "x"}, "has the key 'LOCATION'", "Did you mean 'url'?"),
         ("E007", {"BACKEND": BACKEND, "prefix": "x"}, "has the key 'prefix'", "['CONFIG']."),
         ("W002", entry(symmetric_encryption_keys=[KEY, "short"]), "fewer than 16 characters", "token_urlsafe(32)"),
         ("W003", entry(expiry=10, group_expiry=5), "'group_expiry' (5 s) is shorter", "Raise 'group_expiry'."),
@@ -99,8 +103,16 @@ def test_each_mistake_has_its_id(number: str, layer: dict[str, Any], message: st
 def test_channel_layers_is_a_dict() -> None:
     [(number, message, hint)] = found(["memory://"])
     assert number == "anyio_channels.E005"
-    assert message == "CHANNEL_LAYERS is ['memory://']."
+    assert message == "CHANNEL_LAYERS has an invalid value (list)."
     assert hint == "It must be a dict."
+
+
+@pytest.mark.parametrize("layers", [None, {}])
+def test_no_layers_at_all_are_a_warning(layers: object) -> None:
+    [(number, message, hint)] = found(layers)
+    assert number == "anyio_channels.W007"
+    assert message == "CHANNEL_LAYERS is not set, so consumers have no channel layer."
+    assert f"{{'default': {{'BACKEND': {BACKEND!r}}}}}" in hint
 
 
 def test_all_mistakes_of_all_aliases_are_reported_at_once() -> None:
@@ -132,6 +144,32 @@ def test_in_memory_without_debug_is_a_warning() -> None:
     assert "is the in-memory layer, and DEBUG is False" in message
     assert "set 'url' to a broker" in hint
     assert found({"default": entry(url=["memory://", "memory://"])}, debug=False) == [(number, message, hint)]
+
+
+@pytest.mark.usefixtures("measured_programs")
+def test_djangos_test_runner_makes_debug_false_and_no_warning() -> None:
+    program = """
+from django.test.utils import setup_test_environment
+setup_test_environment(debug=False)
+"""
+    layers = {"default": entry()}
+    assert "W001" not in run_checks(before="", layers=layers, expected="", status=0, then=program)
+    assert "W001" in run_checks(before="", layers=layers, expected="", status=0, then="settings.DEBUG = False")
+
+
+def test_a_worker_of_the_in_memory_layer_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It would wait for ever: what other processes send stays with them."""
+    monkeypatch.setattr(sys, "argv", ["manage.py", "runworker", "--layer", "jobs", "thumbnails"])
+    layers = {"default": entry(), "jobs": entry()}
+    [(number, message, hint)] = found(layers)
+    assert number == "anyio_channels.E009"
+    assert message == "CHANNEL_LAYERS['jobs'] is the in-memory layer, so runworker would receive nothing."
+    assert "set 'url' to a broker" in hint
+    monkeypatch.setattr(sys, "argv", ["manage.py", "runworker", "thumbnails"])
+    assert "['default']" in found(layers)[0][1]
+    for arguments in (["runserver"], [], ["runworker", "--layer=other", "jobs"]):
+        monkeypatch.setattr(sys, "argv", ["manage.py", *arguments])
+        assert found(layers) == []
 
 
 def test_two_aliases_on_one_broker_need_two_prefixes(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -175,7 +213,7 @@ def test_the_app_registers_the_checks() -> None:
     run_checks(before="", layers={"default": entry()}, expected="", status=0)
 
 
-def run_checks(*, before: str, layers: object, expected: str, status: int = 1) -> str:
+def run_checks(*, before: str, layers: object, expected: str, status: int = 1, then: str = "") -> str:
     """What ``manage.py check`` says, in a process of its own."""
     program = f"""
 import sys
@@ -186,6 +224,7 @@ from django.core.management import call_command
 
 settings.configure(INSTALLED_APPS=["channels", "django_anyio_channels"], DEBUG=True, CHANNEL_LAYERS={layers!r})
 django.setup()
+{then}
 call_command("check", tags=["channel_layers"])
 """
     ended = subprocess.run(

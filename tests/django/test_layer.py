@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 import pytest
-from channels.exceptions import MessageTooLarge
+from channels.exceptions import ChannelFull, MessageTooLarge
+from channels.layers import channel_layers
+from django.test import override_settings
 
 from django_anyio_channels import AnyioChannelLayer, InMemoryChannelLayer, PayloadTooLarge, PublishResult
+from django_anyio_channels.django.settings import ConfigError
 from tests.support.programs import failing
 
 
@@ -21,6 +25,43 @@ class Narrow(InMemoryChannelLayer):
 def test_the_brokers_limit_raises_channels_exception() -> None:
     with pytest.raises(MessageTooLarge, match="this broker takes 10 bytes"):
         AnyioChannelLayer(layer=Narrow).group_send_sync("g", {"type": "x"})
+
+
+def test_a_full_channel_is_named_with_the_cure() -> None:
+    layer = AnyioChannelLayer(channel_capacity={"job*": 3}, prefix="a:b")
+    for _ in range(3):
+        layer.send_sync("jobs", {"type": "x"})
+    with pytest.raises(ChannelFull) as caught:
+        layer.send_sync("jobs", {"type": "x"})
+    assert str(caught.value) == (
+        "Channel 'jobs' is full (capacity 3). Run more workers, or raise 'capacity' or 'channel_capacity' in CONFIG"
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "shown"), [("a room", "'a room'"), ("", "''"), (7, "int"), (200 * "x", f"'{100 * 'x'}'")]
+)
+def test_a_wrong_name_is_shown(name: Any, shown: str) -> None:
+    layer = AnyioChannelLayer()
+    with pytest.raises(TypeError, match=f"^Group name must be a valid .* or periods, not {shown}$"):
+        layer.group_send_sync(name, {"type": "x"})
+    with pytest.raises(TypeError, match=f"^Channel name must be a valid .* or periods, not {shown}$"):
+        layer.send_sync(name, {"type": "x"})
+
+
+@pytest.mark.parametrize("path", ["django_anyio_channels.AnyioChannelLayer", None])
+def test_settings_beside_config_are_refused_without_system_checks(path: str | None) -> None:
+    """Servers run none, and the layer would be in memory."""
+    layers = {"default": {"BACKEND": path or "other.Layer", "URL": "redis://h"}}
+    with override_settings(CHANNEL_LAYERS=layers):
+        if path is None:
+            AnyioChannelLayer()
+            return
+        with pytest.raises(ConfigError) as caught:
+            channel_layers["default"]
+    assert caught.value.code == "E007"
+    assert "CHANNEL_LAYERS['default'] has the key 'URL', which Channels ignores." in caught.value.message
+    assert "Did you mean 'url'?" in caught.value.hint
 
 
 def test_receiving_on_a_channel_of_another_process_is_an_error() -> None:

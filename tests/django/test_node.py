@@ -45,7 +45,7 @@ def test_members_get_the_outage_message(caplog: pytest.LogCaptureFixture) -> Non
 
     with caplog.at_level(logging.WARNING, logger="django_anyio_channels"):
         asyncio.run(main())
-    assert "is back after" in caplog.text
+    assert "Reconnected to" in caplog.text
 
 
 def test_members_get_the_outage_message_for_what_a_history_does_not_reach() -> None:

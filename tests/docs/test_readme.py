@@ -5,8 +5,10 @@ from __future__ import annotations
 import ast
 import inspect
 import re
+import shlex
 import subprocess
 import sys
+import tomllib
 
 import docutils.nodes
 import pytest
@@ -69,6 +71,20 @@ def test_python_compiles(block: docutils.nodes.literal_block) -> None:
     assert ast.parse(block.astext()).body
 
 
+def test_the_command_installs_the_installed_apps() -> None:
+    [command] = [block.astext() for block in BLOCKS if "install" in block["classes"]]
+    [apps] = [
+        ast.literal_eval(block.astext().partition("INSTALLED_APPS = ")[2].partition("\n\n")[0])
+        for block in PYTHON
+        if "apps" in block["classes"]
+    ]
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    named, *others = shlex.split(command)[3:]
+    [extra] = re.findall(r"\[(\w+)\]", named)
+    installed = {re.split("[<>=]", each)[0].lower() for each in (*extras[extra], *others, named.partition("[")[0])}
+    assert {app.replace("_", "-") for app in apps} <= installed
+
+
 def test_some_programs_run() -> None:
     assert len(PROGRAMS) >= 2
 
@@ -100,7 +116,9 @@ def test_settings_table_documents_the_defaults() -> None:
 
 def test_broker_table_lists_every_scheme() -> None:
     listed = {scheme for first in rows("urls") for scheme in re.findall(r"([a-z+]+)://", first)}
-    assert listed == set(factory.LAYERS)
+    # The text says that these mean the same.
+    assert listed == {scheme for scheme in factory.LAYERS if not scheme.startswith("valkey")}
+    assert {scheme.replace("redis", "valkey", 1) for scheme in listed} <= set(factory.LAYERS)
 
 
 def test_table_of_checks_is_the_one_that_the_checks_have() -> None:

@@ -219,7 +219,7 @@ async def test_one_line_when_it_is_full_and_one_when_there_is_room(caplog: pytes
     subscriber = make(capacity=4)
     put(subscriber, *range(1000))
     assert [record.getMessage() for record in caplog.records] == [
-        "room is full: its capacity of 4 messages is used up, so new ones are dropped until it reads again"
+        "room is full (capacity 4). It drops messages until it is read: read faster, or raise the capacity"
     ]
     caplog.clear()
     await received(subscriber, 1)

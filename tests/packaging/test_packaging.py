@@ -29,6 +29,7 @@ NEEDS = {
     "RedisPubSubChannelLayer": "redis",
     "RedisStreamsChannelLayer": "redis",
     "ResumingMixin": "django",
+    "get_channel_layer": "django",
     "Resumption": "django",
 }
 """Which extra brings what an exported name needs; every other name works without any extra."""

@@ -81,11 +81,20 @@ def _is_ambiguous(netloc: str, hosts: str, path: str, query: str) -> bool:
     )
 
 
+def hosts_and_ports(parts: BrokerURL, default_port: int) -> list[tuple[str, int]]:
+    """Read each host of a URL. Raises `ValueError` for one without a name or with a wrong port."""
+    found = [host_and_port(host, default_port) for host in parts.hosts]
+    if not all(host for host, _ in found):
+        scheme = "+".join([parts.scheme, *parts.kinds])
+        raise ValueError(f"The {scheme}:// URL names no host; write it like {scheme}://localhost:{default_port}")
+    return found
+
+
 def host_and_port(text: str, default_port: int) -> tuple[str, int]:
     """Read ``host``, ``host:port``, ``[address]`` or ``[address]:port``. Raises `ValueError` for a wrong port."""
     host, colon, port = text.rpartition(":") if not text.endswith("]") else (text, "", "")
     if not colon:
         host, port = text, ""
     if port and not (port.isdecimal() and 0 < int(port) < 65536):
-        raise ValueError("A port in the URL is no number from 1 to 65535")
+        raise ValueError("A port in the URL is not a number from 1 to 65535")
     return host.strip("[]"), int(port or default_port)

@@ -134,7 +134,7 @@ class InMemoryBroker:
             waiting = self._queues.setdefault(queue, _Queue())
             waiting.drop_expired(now)
             if len(waiting.messages) >= capacity:
-                raise QueueFull(f"Queue {queue} is full: its capacity of {capacity} messages is used up")
+                raise QueueFull(queue, capacity)
             waiting.messages.append((now + expiry, message))
             waiting.wake_reader()
 

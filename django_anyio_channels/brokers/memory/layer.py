@@ -9,6 +9,7 @@ from anyio.lowlevel import checkpoint
 from ...core.events import Event, PublishResult
 from ...core.exceptions import ListenerClosed
 from ...core.layer import BaseChannelLayer
+from ...core.options import check_option, instance_of
 from .broker import Inbox, InMemoryBroker, Reader
 
 _PUBLISHES_PER_TURN = 16
@@ -23,7 +24,8 @@ class InMemoryChannelLayer(BaseChannelLayer):
 
     def __init__(self, url: str = "memory://", *, broker: InMemoryBroker | None = None) -> None:
         if url != "memory://":
-            raise ValueError(f"{url!r} is not a URL of the in-memory layer; it has only one: memory://")
+            raise ValueError("The in-memory layer has one URL only: memory://")
+        check_option("broker", broker, instance_of(InMemoryBroker, wanted="an InMemoryBroker").or_none)
         self.broker = InMemoryBroker() if broker is None else broker
         self._inbox: Inbox | None = None
         self._readers: set[Reader] = set()

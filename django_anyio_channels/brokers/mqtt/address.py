@@ -10,12 +10,32 @@ from uuid import uuid4
 
 import msgspec
 
+from ...core.exceptions import InvalidOption
 from ...core.hints import did_you_mean
+from ...core.options import FILE, FLAG, SECONDS, TEXT, check_option, check_options, choice, count, instance_of
 from ..common.urls import host_and_port, read_url, without_secrets
 from .packets import CONNECT, Will, pack_packet, pack_properties, pack_text
 
 _SCHEMES = {"mqtt": False, "mqtts": True}
 _NOT_IN_THE_QUERY = {"host", "port", "tls", "will", "username", "password"}
+
+OPTIONS = {
+    "host": TEXT,
+    "port": count("", most=65_535)._replace(wanted="a port from 1 to 65535"),
+    "username": TEXT,
+    "password": instance_of(str, wanted="a str"),
+    "tls": instance_of(bool, ssl.SSLContext, wanted="True, False or an ssl.SSLContext"),
+    **dict.fromkeys(["ca_file", "cert_file", "key_file"], FILE),
+    "client_id": TEXT,
+    "session_expiry": count("seconds", least=0, most=0xFFFF_FFFF),
+    "keepalive": count("seconds", most=65_535),
+    "probe_interval": SECONDS,
+    "connect_timeout": SECONDS,
+    "qos": choice(0, 1, 2),
+    "no_local": FLAG,
+    "receive_maximum": count("messages", most=65_535),
+    "will": instance_of(Will, wanted="a Will"),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,16 +98,15 @@ class MQTTOptions:
 
 def make_options(url: str | None, **given: Any) -> MQTTOptions:
     """Return the defaults, overridden by the URL, overridden by what is given and not None. Raises `ValueError`."""
+    check_option("url", url, TEXT.or_none)
     options = MQTTOptions() if url is None else _from_url(url)
-    options = replace(options, **{name: value for name, value in given.items() if value is not None})
+    given = {name: value for name, value in given.items() if value is not None}
+    check_options(given, OPTIONS)
+    options = replace(options, **given)
     if not options.tls and (options.ca_file or options.cert_file):
         raise ValueError("ca_file and cert_file need TLS: say mqtts:// or tls=True")
-    if options.qos not in (0, 1, 2):
-        raise ValueError(f"qos must be 0, 1 or 2, not {options.qos!r}")
     if options.session_expiry and not options.client_id:
         raise ValueError("session_expiry needs a client_id of this node alone: the broker finds the session by it")
-    if not 0 < options.keepalive <= 0xFFFF or not 0 < options.receive_maximum <= 0xFFFF:
-        raise ValueError("keepalive and receive_maximum must be between 1 and 65535")
     return replace(
         options,
         port=options.port or (8883 if options.tls else 1883),
@@ -113,5 +132,8 @@ def _from_url(url: str) -> MQTTOptions:
         try:
             options[name] = msgspec.convert(text, types[name], strict=False)
         except msgspec.ValidationError:
-            raise ValueError(f"The option {name} of the MQTT URL cannot be {text!r}") from None
+            raise InvalidOption(
+                f"{name} has an invalid value in the MQTT URL", f"It must be {OPTIONS[name].wanted}"
+            ) from None
+    check_options(options, OPTIONS)
     return MQTTOptions(host, port, parts.username, parts.password, _SCHEMES[parts.scheme], **options)

@@ -19,7 +19,9 @@ import asyncpg
 
 from ...core.exceptions import ListenerClosed
 from ...core.hints import did_you_mean
+from ...core.options import check_options, refuse_unknown_options
 from ..common.urls import read_url, without_secrets
+from .options import OPTIONS as TYPES
 
 CONNECT_TIMEOUT = 5.0
 _ABANDON_TIMEOUT = 0.5
@@ -63,12 +65,8 @@ class Address:
 
     def __init__(self, url: str | None, options: Mapping[str, Any], *, layer_options: frozenset[str]) -> None:
         """``layer_options`` are the names of the layer's own options, for the hint at the nearest name."""
-        for name in options:
-            if name not in OPTIONS:
-                hint = did_you_mean(
-                    name, OPTIONS | layer_options, otherwise=f"The options of asyncpg are {', '.join(sorted(OPTIONS))}"
-                )
-                raise TypeError(f"PostgreSQLChannelLayer knows no option {name!r}. {hint}")
+        refuse_unknown_options("PostgreSQLChannelLayer", options, OPTIONS | layer_options)
+        check_options({"url": url, **options}, TYPES)
         settings = {"application_name": APPLICATION_NAME, **(options.get("server_settings") or {})}
         self._text = _check_url(url or "postgresql://", options)
         self._arguments: dict[str, Any] = {

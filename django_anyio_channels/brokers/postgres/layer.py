@@ -9,6 +9,7 @@ from ...core.capabilities import QueryGenerator
 from ...core.events import Event, PublishResult
 from ...core.exceptions import ListenerClosed, MissingDriver
 from ...core.layer import BaseChannelLayer
+from ...core.options import check_options
 from ..common.peers import PeerBarrier
 
 try:
@@ -18,6 +19,7 @@ except ImportError as error:
 
 from . import transactions
 from .address import Address
+from .options import OPTIONS
 from .peers import PEER_TIMEOUT
 from .queues import LeasedMessages, Message
 from .session import Session
@@ -48,6 +50,7 @@ class PostgreSQLChannelLayer(BaseChannelLayer):
         probe_interval: float = 10.0,
         **options: Any,
     ) -> None:
+        check_options({"listen_url": listen_url, "probe_interval": probe_interval}, OPTIONS)
         self._address = Address(url, options, layer_options=_OPTIONS)
         is_separate = listen_url is not None
         self._listen_address = Address(listen_url, {}, layer_options=_OPTIONS) if is_separate else self._address

@@ -40,7 +40,7 @@ class Message(NamedTuple):
     expiry: float
 
     def queue_full(self) -> QueueFull:
-        return QueueFull(f"Queue {self.queue.decode()} is full: its capacity of {self.capacity} messages is used up")
+        return QueueFull(self.queue.decode(), self.capacity)
 
 
 class Leased(NamedTuple):

@@ -1,132 +1,92 @@
-"""Where a Redis server is and how to log in: redis-py reads the options of a URL and knows TLS, credentials, Sentinel.
+"""Where a Redis server is and how to log in: redis-py reads the options of a URL and knows TLS and credentials.
 
 Only its public names are used. Its connections stay unopened: they are asked for their settings.
 """
 
 from __future__ import annotations
 
-import inspect
+import re
 import ssl
 from collections.abc import Mapping
-from time import monotonic
+from copy import copy
 from typing import Any
 from urllib.parse import unquote
 
 from redis.asyncio.connection import Connection, SSLConnection, UnixDomainSocketConnection, parse_url
-from redis.asyncio.retry import Retry
-from redis.asyncio.sentinel import Sentinel
-from redis.backoff import NoBackoff
 from redis.credentials import UsernamePasswordCredentialProvider
+from redis.exceptions import RedisError
 
-from ...core.hints import did_you_mean
-from ..common.urls import host_and_port, read_url, without_secrets
-from .packets import encode_command
+from ...core.options import check_options
+from ..common.urls import BrokerURL, hosts_and_ports, read_url
+from .options import DEFAULT_PORT, OPTIONS, POOL_OPTIONS, Node, refuse_unknown
+from .packets import encode_command, without_full_stop
 
 CONNECT_SECONDS = 5.0
-DEFAULT_SENTINEL_PORT = 26379
-_MASTER_SECONDS = 0.5
-"""For which the Sentinels are not asked again. A session opens two connections; asking costs more than both."""
 
-# What redis-py's clients and pools take besides its connections: they mean nothing to a layer with two connections.
-_POOL_OPTIONS = frozenset({"max_connections", "timeout", "auto_close_connection_pool", "single_connection_client"})
+_SCHEMES = {"redis": False, "valkey": False, "rediss": True, "valkeys": True}
+"""Those over TCP, and whether they mean TLS."""
+
+_CERT_REQS: dict[Any, str] = {ssl.CERT_OPTIONAL: "optional", ssl.CERT_REQUIRED: "required"}
+_CERT_REQS |= {name: name for name in _CERT_REQS.values()}
 
 
 class Address:
-    """One Redis server, or one name that Sentinels know it by."""
+    """One Redis server."""
 
-    def __init__(self, url: str | None, options: Mapping[str, Any], own: frozenset[str]) -> None:
-        """``own`` are the layer's options, for the hint at what a wrong one was meant to be."""
-        given = dict(options)
-        self._sentinels: list[tuple[str, int]] = []
-        self._service = ""
-        self._sentinel_options: dict[str, Any] = dict(given.pop("sentinel_kwargs", None) or {})
-        if url is not None:
-            given.update(self._read(url))
-        kind: type[Connection | UnixDomainSocketConnection]
-        kind = given.pop("connection_class", None) or (
-            UnixDomainSocketConnection if "path" in given or "unix_socket_path" in given else Connection
-        )
-        if given.pop("ssl", False):
-            kind = SSLConnection
+    def __init__(self, url: str | None, options: Mapping[str, Any], layer: type) -> None:
+        """``layer`` has the options, for the hint at what a wrong one was meant to be."""
+        given = dict(options) if url is None else {**options, **_read(url, options)}
+        check_options(given, OPTIONS)
         if "unix_socket_path" in given:
             given["path"] = given.pop("unix_socket_path")
-        _refuse_unknown(given, kind, own)
-        self.options = {name: value for name, value in given.items() if name not in _POOL_OPTIONS}
-        self._settings: Any = kind(**self.options)
+        kind: type[Connection | UnixDomainSocketConnection]
+        kind = given.pop("connection_class", None) or (UnixDomainSocketConnection if "path" in given else Connection)
+        if given.pop("ssl", False) and not issubclass(kind, SSLConnection):
+            kind = SSLConnection
+        refuse_unknown(given, kind, layer)
+        if issubclass(kind, SSLConnection):
+            # redis-py 5 does not check the server's name by itself, and knows these by their names only.
+            given["ssl_cert_reqs"] = _CERT_REQS.get(given.get("ssl_cert_reqs", "required"), "none")
+            given.setdefault("ssl_check_hostname", given["ssl_cert_reqs"] != "none")
+        self.options = {name: value for name, value in given.items() if name not in POOL_OPTIONS}
+        self._settings = _make_settings(kind, self.options)
+        self.ssl_context = self._settings.ssl_context.get() if issubclass(kind, SSLConnection) else None
+        self.path: str | None = given.get("path")
+        """The socket in the file system, or None."""
+        self.host: str = getattr(self._settings, "host", "")
+        self.port: int = getattr(self._settings, "port", 0)
         self.timeout = float(given.get("socket_connect_timeout") or CONNECT_SECONDS)
         """Seconds for connecting and logging in."""
-        self._master: tuple[str, int] | None = None
-        """The master that the Sentinels named."""
-        self._found_at = 0.0
 
-    def _read(self, url: str) -> Mapping[str, Any]:
-        """Return the options of a URL, and learn of the Sentinels that it names."""
-        parts = read_url(url)
-        if parts.kinds != ("sentinel",):
-            return parse_url(url)
-        self._sentinels = [host_and_port(host, DEFAULT_SENTINEL_PORT) for host in parts.hosts]
-        service, _, database = parts.path.strip("/").partition("/")
-        if not service:
-            raise ValueError(
-                f"{without_secrets(url)!r} lacks the master's name: redis+sentinel://host:26379/mymaster/0"
-            )
-        self._service = unquote(service)
-        if parts.scheme == "rediss":
-            self._sentinel_options.setdefault("ssl", True)
-        return parse_options(parts.scheme, database, parts.query, parts.username, parts.password)
+    def at(self, node: Node) -> Address:
+        """Return the address of another server with the same options."""
+        other = copy(self)
+        other.host, other.port = node
+        return other
 
     def __str__(self) -> str:
         """A URL without secrets."""
-        settings = self._settings
-        secure = isinstance(settings, SSLConnection)
-        if self._sentinels:
-            hosts = ",".join(f"{host}:{port}" for host, port in self._sentinels)
-            return f"redis{'s' * secure}+sentinel://{hosts}/{self._service}/{settings.db}"
         if self.path is not None:
-            return f"unix://{self.path}?db={settings.db}"
-        return f"redis{'s' * secure}://{settings.host}:{settings.port}/{settings.db}"
+            return f"unix://{self.path}?db={self.database}"
+        return f"{self.scheme}://{self.host}:{self.port}/{self.database}"
+
+    async def find_server(self) -> Address:
+        """Return where to connect to: here. Sentinels have to be asked."""
+        return self
 
     @property
-    def path(self) -> str | None:
-        """The socket in the file system, or None."""
-        return self._settings.path if isinstance(self._settings, UnixDomainSocketConnection) else None
+    def scheme(self) -> str:
+        """``redis``, or ``rediss`` for TLS."""
+        return "redis" if self.ssl_context is None else "rediss"
 
     @property
     def database(self) -> int:
         return int(self._settings.db or 0)
 
     @property
-    def ssl_context(self) -> ssl.SSLContext | None:
-        return self._settings.ssl_context.get() if isinstance(self._settings, SSLConnection) else None
-
-    @property
     def keepalive(self) -> Mapping[int, int] | None:
         """The options of TCP keepalive, or None where it is off."""
         return (self._settings.socket_keepalive_options or {}) if self._settings.socket_keepalive else None
-
-    async def find_server(self) -> tuple[str, int]:
-        """Return host and port; Sentinels are asked for them."""
-        if not self._sentinels:
-            return self._settings.host, self._settings.port
-        if self._master is None or monotonic() - self._found_at > _MASTER_SECONDS:
-            self._master, self._found_at = await self._ask_sentinels(), monotonic()
-        return self._master
-
-    def forget_master(self) -> None:
-        """Ask the Sentinels again before the next attempt."""
-        self._master = None
-
-    async def _ask_sentinels(self) -> tuple[str, int]:
-        # The next Sentinel is a better second attempt than the same one.
-        once = Retry(NoBackoff(), 0)
-        options = {"socket_timeout": 1.0, "socket_connect_timeout": 1.0, "retry": once, **self._sentinel_options}
-        sentinel = Sentinel(self._sentinels, sentinel_kwargs=options)  # type: ignore[no-untyped-call]
-        try:
-            host, port = await sentinel.discover_master(self._service)
-        finally:
-            for client in sentinel.sentinels:
-                await client.aclose()
-        return str(host), int(port)
 
     async def login_commands(self) -> list[bytes]:
         """Return the encoded commands that begin a connection. A server that refuses one refuses the connection."""
@@ -137,8 +97,8 @@ class Address:
             provider = UsernamePasswordCredentialProvider(settings.username, settings.password)
         if provider is not None:
             commands.append(encode_command("AUTH", *await provider.get_credentials_async()))
-        if settings.db:
-            commands.append(encode_command("SELECT", settings.db))
+        if self.database:
+            commands.append(encode_command("SELECT", self.database))
         if settings.client_name:
             commands.append(encode_command("CLIENT", "SETNAME", settings.client_name))
         # A server that wants no more clients, or a password, says so in reply to whatever comes first.
@@ -147,11 +107,19 @@ class Address:
 
     def explain(self, error: BaseException) -> str:
         """Return why a connection could not be opened, and what to do."""
-        reason = str(error).removeprefix(f"{self}: ") or type(error).__name__
+        reason = without_full_stop(str(error).removeprefix(f"{self}: ")) or type(error).__name__
         if isinstance(error, TimeoutError) and not str(error):
             reason = f"no answer within {self.timeout:g} s"
-        cures = (cure for word, cure in _CURES.items() if word in reason)
-        return f"{self}: {reason}. {next(cures, 'Check that the server runs and that the address is right')}"
+        cure = next((cure for word, cure in _CURES.items() if word in reason), "") or self._cure(error)
+        return f"{self}: {reason}" + (f". {cure}" if cure else "")
+
+    def _cure(self, error: BaseException) -> str:
+        if isinstance(error, (OSError, UnicodeError)) and not isinstance(error, ssl.SSLError):
+            may_be_plain = self.ssl_context is not None and isinstance(error, (TimeoutError, ConnectionResetError))
+            hint = "; if it speaks no TLS on this port, write redis://" if may_be_plain else ""
+            return f"Check that the server runs and that the address is right{hint}"
+        closed = self.path is None and self.ssl_context is None and "connection" in str(error)
+        return "If it speaks TLS on this port, write rediss://" if closed else ""
 
 
 _CURES = {
@@ -160,29 +128,77 @@ _CURES = {
     "invalid password": "Correct the user name and the password",
     "without any password configured": "Leave the password out, this server has none",
     "max number of clients": "Raise the server's maxclients, or look who holds its connections",
+    "ostname mismatch": "Write the host as the certificate names it",
+    "address mismatch": "Write the host as the certificate names it",
     "CERTIFICATE_VERIFY_FAILED": "Name the authority that signed the server's certificate with ssl_ca_certs",
-    "No master found": "Check that the Sentinels run, and the master's name",
+    "WRONG_VERSION_NUMBER": "It speaks no TLS on this port: write redis://",
     "DB index is out of range": "Choose another database, or raise the server's setting `databases`",
 }
 
 
-def parse_options(scheme: str, database: str, query: str, username: str | None, password: str | None) -> dict[str, Any]:
-    """Return redis-py's options of a URL of several hosts, which redis-py cannot read."""
-    options: dict[str, Any] = {**parse_url(f"{scheme}://several/{database}?{query}")}
-    del options["host"]
-    given = {"username": username, "password": password}
+def read_location(url: str, kind: str) -> tuple[BrokerURL, dict[str, Any]]:
+    """Return the parts of a URL over TCP, and the options in it; ``kind`` is the word after ``+``.
+
+    Raises `ValueError`, which shows no secret.
+    """
+    parts = read_url(url)
+    if parts.scheme not in _SCHEMES or "+".join(parts.kinds) != kind:
+        raise ValueError(
+            f"{'+'.join((parts.scheme, *parts.kinds))}:// is no scheme of Redis; there are redis://, rediss://, "
+            f"unix:///path/to/redis.sock, redis+sentinel:// and redis+cluster://"
+        )
+    options = _options_in(parts)
+    if _SCHEMES[parts.scheme]:
+        options["ssl"] = True
+    return parts, options
+
+
+def database_in(scheme: str, path: str) -> dict[str, int]:
+    """Return the option in the last part of a URL's path; none if it is empty."""
+    # redis-py would take another database instead.
+    if not re.fullmatch("[0-9]*/?", path):
+        raise ValueError(f"The path of the {scheme}:// URL is not the number of a database; write redis://host:6379/0")
+    return {"db": int(path.rstrip("/"))} if path.rstrip("/") else {}
+
+
+def _read(url: str, beside: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the options of the URL of one server; a host may come ``beside`` it."""
+    parts = read_url(url)
+    if (parts.scheme, parts.kinds) == ("unix", ()):
+        if parts.hosts != ("",) or not parts.path:
+            raise ValueError("The unix:// URL names no socket; write unix:///path/to/redis.sock")
+        return {**_options_in(parts), "path": f"/{unquote(parts.path)}"}
+    if parts.kinds == ("socket",):
+        raise ValueError(f"{parts.scheme}+socket:// is written unix:///path/to/redis.sock")
+    parts, options = read_location(url, "")
+    options = {**database_in(parts.scheme, parts.path), **options}
+    if parts.hosts == ("",) and "host" in {*beside, *options}:
+        return options
+    [(host, port), *others] = hosts_and_ports(parts, DEFAULT_PORT)
+    if others:
+        raise ValueError(
+            f"The {parts.scheme}:// URL names several hosts; write {parts.scheme}+sentinel:// or "
+            f"{parts.scheme}+cluster:// for them, or give a list of URLs to the Django layer"
+        )
+    return {**options, "host": unquote(host), "port": port}
+
+
+def _options_in(parts: BrokerURL) -> dict[str, Any]:
+    """Return the credentials of a URL, and redis-py's options in its query."""
+    try:
+        options: dict[str, Any] = {**parse_url(f"redis://?{parts.query}")}
+    except ValueError as error:
+        raise ValueError(without_full_stop(str(error))) from None
+    given = {"username": parts.username, "password": parts.password}
     return {**options, **{name: value for name, value in given.items() if value is not None}}
 
 
-def _refuse_unknown(options: Mapping[str, Any], kind: type, own: frozenset[str]) -> None:
-    known = {
-        name
-        for ancestor in kind.__mro__
-        if "__init__" in vars(ancestor)
-        for name, parameter in inspect.signature(vars(ancestor)["__init__"]).parameters.items()
-        if name != "self" and parameter.kind is not parameter.VAR_KEYWORD
-    }
-    for name in options:
-        if name not in known | _POOL_OPTIONS:
-            hint = did_you_mean(name, known | own)
-            raise TypeError(f"RedisPubSubChannelLayer and redis-py know no option {name!r}. {hint}".rstrip())
+def _make_settings(kind: type[Connection | UnixDomainSocketConnection], options: Mapping[str, Any]) -> Any:
+    try:
+        settings: Any = kind(**options)
+        if isinstance(settings, SSLConnection):
+            settings.ssl_context.get()
+    except (OSError, ValueError, RedisError) as error:
+        # `from None`: what is between holds the password.
+        raise ValueError(f"The options cannot be used: {without_full_stop(str(error))}") from None
+    return settings

@@ -16,7 +16,6 @@ from typing import Any, Protocol, cast
 
 import anyio
 import hiredis
-from redis.exceptions import RedisError
 
 from ...core.exceptions import ListenerClosed
 from ..common.watchdog import Watchdog
@@ -24,7 +23,7 @@ from .address import Address
 from .packets import CommandExecutor, encode_command
 
 # No set: what replies begin with need not be hashable.
-PUSHED = (b"message", b"pmessage", b"smessage", b"sunsubscribe")
+_PUSHED = (b"message", b"pmessage", b"smessage", b"sunsubscribe")
 
 _COLLECT = cast("asyncio.Future[Any]", object())
 
@@ -56,12 +55,16 @@ class ConnectionObserver(Protocol):
 class Connection(asyncio.Protocol):
     """Sends the commands of one turn of the event loop in one write, and hands out the replies in their order."""
 
-    def __init__(self, address: str, observer: ConnectionObserver | None = None) -> None:
-        """Errors begin with ``address``. Without an observer nothing may be subscribed to."""
+    def __init__(self, address: str, observer: ConnectionObserver | None = None, *, subscribes: bool = False) -> None:
+        """Errors begin with ``address``. Only a connection that ``subscribes`` has an observer of pushes.
+
+        On any other one a reply may begin like a push, for example with the name of a queue.
+        """
         self.executed = 0
         """How many commands were sent."""
         self._address = address
         self._observer = observer
+        self._push_observer = observer if subscribes else None
         self._loop = asyncio.get_running_loop()
         reader = hiredis.Reader()
         self._feed = reader.feed
@@ -184,10 +187,10 @@ class Connection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         self._watchdog.received = True
         self._feed(data)
-        next_reply, observer = self._next_reply, self._observer
+        next_reply, observer = self._next_reply, self._push_observer
         try:
             while (reply := next_reply()) is not False:
-                if reply.__class__ is list and reply and reply[0] in PUSHED and observer is not None:
+                if observer is not None and reply.__class__ is list and reply and reply[0] in _PUSHED:
                     observer.received_push(reply, self)
                 else:
                     self._received_reply(reply)
@@ -227,42 +230,46 @@ def fail(future: asyncio.Future[Any], error: BaseException) -> None:
 
 
 async def open_connection(
-    address: Address, *commands: bytes, observer: ConnectionObserver | None = None
+    address: Address, *commands: bytes, observer: ConnectionObserver | None = None, subscribes: bool = False
 ) -> tuple[Connection, list[Any]]:
     """Connect, log in and execute encoded commands, once; return the connection and the replies to the commands.
 
     There is one command at least. Raises `ListenerClosed` naming the address and the cure, and leaves nothing open.
     """
-    connection = None
+    opened: list[Connection] = []
     try:
         with anyio.fail_after(address.timeout):
-            connection = await _connect(address, observer)
-            login = await address.login_commands()
-            # In one write: a server that wants no more clients says so and closes; a second write would only fail.
-            replies = await connection.execute(b"".join((*login, *commands)), len(login) + len(commands))
-            for reply in replies[: len(login)]:
-                if isinstance(reply, hiredis.ReplyError) and not str(reply).startswith("NOPERM"):
-                    raise ListenerClosed(str(reply))
+            opened.append(await _connect(address, observer, subscribes))
+            replies = await _log_in(opened[0], address, commands)
     except BaseException as error:
-        if connection is not None:
+        for connection in opened:
             connection.abort()
-        address.forget_master()
-        if isinstance(error, (OSError, TimeoutError, RedisError, ListenerClosed)):
-            raise ListenerClosed(address.explain(error)) from error
+        if isinstance(error, Exception):
+            # `from None`: the frames of the login hold the password, and whoever reports an error may show them.
+            raise ListenerClosed(address.explain(error)) from None
         raise
-    return connection, replies[len(login) :]
+    return opened[0], replies
 
 
-async def _connect(address: Address, observer: ConnectionObserver | None) -> Connection:
+async def _log_in(connection: Connection, address: Address, commands: tuple[bytes, ...]) -> list[Any]:
+    login = await address.login_commands()
+    # In one write: a server that wants no more clients says so and closes; a second write would only fail.
+    replies: list[Any] = await connection.execute(b"".join((*login, *commands)), len(login) + len(commands))
+    for reply in replies[: len(login)]:
+        if isinstance(reply, hiredis.ReplyError) and not str(reply).startswith("NOPERM"):
+            raise ListenerClosed(str(reply))
+    return replies[len(login) :]
+
+
+async def _connect(address: Address, observer: ConnectionObserver | None, subscribes: bool) -> Connection:
     loop = asyncio.get_running_loop()
 
     def connection() -> Connection:
-        return Connection(str(address), observer)
+        return Connection(str(address), observer, subscribes=subscribes)
 
     if address.path is not None:
         return (await loop.create_unix_connection(connection, address.path))[1]
-    host, port = await address.find_server()
-    transport, made = await loop.create_connection(connection, host, port, ssl=address.ssl_context)
+    transport, made = await loop.create_connection(connection, address.host, address.port, ssl=address.ssl_context)
     if address.keepalive is not None:
         keep = transport.get_extra_info("socket")
         keep.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)

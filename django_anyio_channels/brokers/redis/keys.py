@@ -56,7 +56,7 @@ def bindings_key(group: bytes) -> bytes:
 
 
 def bound_groups_key(queue: bytes) -> bytes:
-    """Return the set of the groups that a queue is bound to."""
+    """Return the sorted set of the groups that a queue is bound to, by the ends of their bindings."""
     return companion_key(queue, "groups")
 
 

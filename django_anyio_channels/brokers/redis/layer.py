@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 try:
@@ -18,15 +18,19 @@ except ImportError as error:
 from ...core.events import BoundQueue, Event, PublishResult
 from ...core.exceptions import DeliveryUnknown, ListenerClosed, PayloadTooLarge, QueueFull
 from ...core.layer import BaseChannelLayer
+from ...core.options import check_options
 from ...core.stats import RateLimitedLogger
+from ..common.urls import read_url
 from .address import Address
-from .cluster.discovery import ClusterSeeds, is_cluster
+from .cluster.discovery import ClusterSeeds
 from .keys import base_key, bindings_key, bound_groups_key, inflight_key
+from .options import OPTIONS
 from .peers import Peers
 from .queues import Queues, publishing_arguments, queue_keys
-from .scripts import BIND, PUT
+from .scripts import BIND, BOUND_GROUPS, PUT
+from .sentinel import Sentinels
 from .session import Session
-from .subscriptions import SubscriptionObserver, Subscriptions
+from .subscriptions import SubscriptionObserver, Subscriptions, count_subscribers, number_of
 
 LARGEST_MESSAGE = 512 * 1024 * 1024 - 1024
 """Bytes; Redis' own limit for a string."""
@@ -47,7 +51,10 @@ class RedisPubSubChannelLayer(BaseChannelLayer):
     of redis-py's connections may follow in the query or as keyword arguments (``password``, ``ssl_ca_certs``,
     ``socket_connect_timeout``, ``client_name``, ...), or come instead of a URL:
     ``RedisPubSubChannelLayer(host="localhost", port=6379)``. Those about decoding, retries and pools are accepted and
-    have nothing to do here. ``sentinel_kwargs`` are for the connections to the Sentinels.
+    have nothing to do here. ``valkey://`` and ``valkeys://`` mean ``redis://`` and ``rediss://``.
+
+    ``sentinel_kwargs`` are for the connections to the Sentinels. ``address_remap``, a dict or a function, maps the
+    addresses that Sentinels and the nodes of a cluster announce to those that can be reached.
 
     A connection that is silent for ``probe_interval`` seconds is given up. Patterns are Redis' globs.
 
@@ -56,9 +63,8 @@ class RedisPubSubChannelLayer(BaseChannelLayer):
     """
 
     def __init__(self, url: str | None = None, *, probe_interval: float = 10.0, **options: Any) -> None:
-        own = frozenset({"url", "probe_interval"})
-        cluster = url is not None and is_cluster(url)
-        self._server = ClusterSeeds(str(url), options, own) if cluster else Address(url, options, own)
+        check_options({"url": url, "probe_interval": probe_interval}, OPTIONS)
+        self._location = locate(url, options, type(self))
         self._probe_interval = probe_interval
         self._queues = Queues()
         self._peers = Peers()
@@ -70,7 +76,7 @@ class RedisPubSubChannelLayer(BaseChannelLayer):
 
     @property
     def address(self) -> str:
-        return str(self._server)
+        return str(self._location)
 
     @property
     def _pubsub(self) -> Subscriptions:
@@ -83,7 +89,7 @@ class RedisPubSubChannelLayer(BaseChannelLayer):
     async def connect(self) -> None:
         await self.disconnect()
         self._session = Session(
-            self._server, self._probe_interval, self._queues, self._peers, self._unconsumed, self._observer
+            self._location, self._probe_interval, self._queues, self._peers, self._unconsumed, self._observer
         )
         await self._session.open()
 
@@ -120,6 +126,12 @@ class RedisPubSubChannelLayer(BaseChannelLayer):
         queues = await self.bound_queues(session, name, bindings) if bindings else ()
         return PublishResult(int(receivers), None, queues)
 
+    async def count_subscribers(self, group: str) -> int | None:
+        session = self.require_session()
+        if session.publish_command == "SPUBLISH":
+            return None  # there are no patterns, so `publish` counts right
+        return number_of(session.raise_for_error(await count_subscribers(session, group.encode())))
+
     async def next_published(self) -> Event[bytes]:
         # Not `require_session`: what came before the end of a session is still to be handed out.
         session = self._session or self.require_session()
@@ -139,7 +151,7 @@ class RedisPubSubChannelLayer(BaseChannelLayer):
         except ListenerClosed as error:
             raise delivery_unknown(error) from error
         if not session.raise_for_error(reply):
-            raise QueueFull(f"Queue {queue} is full: its capacity of {capacity} messages is used up")
+            raise QueueFull(queue, capacity)
 
     async def take(self, queue: str) -> bytes:
         self.require_session()
@@ -148,8 +160,8 @@ class RedisPubSubChannelLayer(BaseChannelLayer):
     async def bind(self, group: str, queue: str, *, capacity: int, expiry: float, lifetime: float) -> None:
         session, topic, name = self.require_session(), group.encode(), queue.encode()
         milliseconds = round(lifetime * 1000)
-        await session.execute(name, "SADD", bound_groups_key(name), topic)
-        await session.execute(name, "PEXPIRE", bound_groups_key(name), milliseconds)
+        groups = [bound_groups_key(name)]
+        session.raise_for_error(await BOUND_GROUPS.run(session.executor(name), groups, topic, milliseconds))
         args = name, capacity, round(expiry * 1000), milliseconds
         session.raise_for_error(await BIND.run(session.executor(topic), [bindings_key(topic)], *args))
         await session.peers.announce_binding(session, milliseconds)
@@ -157,17 +169,19 @@ class RedisPubSubChannelLayer(BaseChannelLayer):
     async def unbind(self, group: str, queue: str) -> None:
         session, topic, name = self.require_session(), group.encode(), queue.encode()
         await session.execute(topic, "HDEL", bindings_key(topic), name)
-        await session.execute(name, "SREM", bound_groups_key(name), topic)
+        await session.execute(name, "ZREM", bound_groups_key(name), topic)
 
     async def purge(self, prefix: str) -> None:
         session = self.require_session()
         await session.peers.purge(session, prefix.encode())
-        for key in await session.keys(prefix.encode(), "list", "set"):
+        for key in await session.keys(prefix.encode(), "list"):
+            await session.execute(key, "DEL", key)
+        for key in await session.keys(prefix.encode(), "zset"):
             queue = base_key(key)
             if key == bound_groups_key(queue):
-                for group in await session.execute(key, "SMEMBERS", key):
+                for group in await session.execute(key, "ZRANGE", key, 0, -1):
                     await session.execute(group, "HDEL", bindings_key(group), queue)
-            await session.execute(key, "DEL", key)
+                await session.execute(key, "DEL", key)
         for key in await session.keys(prefix.encode(), "hash"):
             if key == inflight_key(base_key(key)):
                 await session.execute(key, "DEL", key)
@@ -205,6 +219,16 @@ class RedisPubSubChannelLayer(BaseChannelLayer):
         if session.error is not None:
             raise session.error
         return session
+
+
+def locate(url: str | None, options: Mapping[str, Any], layer: type) -> Address | Sentinels | ClusterSeeds:
+    """Read the URL and the options of a layer. Raises `ValueError` and `TypeError`, which show no secret."""
+    kinds = () if url is None else read_url(url).kinds
+    if url is not None and "sentinel" in kinds:
+        return Sentinels(url, options, layer)
+    if url is not None and "cluster" in kinds:
+        return ClusterSeeds(url, options, layer)
+    return Address(url, options, layer)
 
 
 def check_size(message: bytes) -> None:

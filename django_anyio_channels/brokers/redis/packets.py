@@ -17,13 +17,14 @@ FATAL_ERRORS = ("READONLY", "MASTERDOWN", "LOADING", "CLUSTERDOWN", "NOAUTH", "U
 _CURES = {
     "MOVED": "It is one of several masters: write redis+cluster:// for it",
     "OOM": "The server's memory is used up: raise its maxmemory, or let it evict",
-    "NOPERM": "Allow the command with `ACL SETUSER`, or connect as another user",
     "MISCONF": "The server cannot save its data and so refuses to change it; see its log",
 }
 
 _IN_A_SCRIPT = re.compile(r"@user_script: \d+: -([A-Z]+ .*)")
 _PLACE_IN_A_SCRIPT = re.compile(r"( script: (\w+, )?on @user_script:\d+)?\.?$")
-_NOT_ALLOWED_IN_A_SCRIPT = ("ERR ACL failure in script", "ERR The user executing the script can't run")
+_PLACE_IN_OPENSSL = re.compile(r" ?\(_ssl\.c:[0-9]+\)$")
+_FORBIDDEN_COMMAND = re.compile(r"run the '([a-z|]+)' command")
+_NOT_ALLOWED_IN_A_SCRIPT = ("ERR ACL failure in script", "ERR The user executing the script can't")
 _CURE_IN_A_SCRIPT = "Allow the command, which `ACL LOG` names, with `ACL SETUSER`, or connect as another user"
 
 
@@ -61,5 +62,27 @@ def translate_error(address: str, reply: hiredis.ReplyError) -> ChannelLayerErro
     code = text.partition(" ")[0]
     if code in FATAL_ERRORS:
         return ListenerClosed(f"{address}: {text}")
-    cure = _CURE_IN_A_SCRIPT if text.startswith(_NOT_ALLOWED_IN_A_SCRIPT) else _CURES.get(code)
-    return ChannelLayerError(f"{address} refuses: {text}" + (f". {cure}" if cure else ""))
+    cure = _CURES.get(code) or permission_cure(text)
+    return ChannelLayerError(f"{address} refuses: {without_full_stop(text)}" + (f". {cure}" if cure else ""))
+
+
+def permission_cure(text: str) -> str:
+    """Return the right that a user lacks who was refused with this error message; nothing if it is about no right."""
+    in_script = text.startswith(_NOT_ALLOWED_IN_A_SCRIPT)
+    if not (in_script or text.startswith("NOPERM ")):
+        return ""
+    command = _FORBIDDEN_COMMAND.search(text)
+    if command:
+        right = f"+{command[1]}"
+    elif "channel" in text:
+        right = "&prefix*"
+    elif "key" in text:
+        right = "~prefix*"
+    else:
+        return _CURE_IN_A_SCRIPT
+    return f"Allow it with `ACL SETUSER user {right}`, or connect as another user"
+
+
+def without_full_stop(text: str) -> str:
+    """Return the message of a server or of OpenSSL as the beginning of a sentence."""
+    return _PLACE_IN_OPENSSL.sub("", text).rstrip(".? ")

@@ -22,7 +22,7 @@ from ..common.peers import PeerBarrier
 from .keys import bindings_marker, nodes_channel
 from .packets import encode_command
 from .scripts import MARK
-from .subscriptions import SubscribedSession
+from .subscriptions import SubscribedSession, count_subscribers, number_of
 
 _RESTORED_SECONDS = 1.0
 """After which a session does not wait for its subscriptions any more."""
@@ -30,9 +30,6 @@ _RETURN_SECONDS = 3.0
 """For which `Peers.wait` waits: some nodes may be gone for good."""
 _CONFIRM_SECONDS = 2.0
 _LEAVE_SECONDS = 0.1
-
-_MOST_NODES = 100_000
-"""Valkey 9.1 replies to ``PUBSUB NUMSUB`` with a random large number where 8, 15, 16, ... connections subscribe."""
 
 _SLACK_SECONDS = 60.0
 """For which a node looks for bindings longer than it has to: the mark is renewed before its announcement is."""
@@ -59,7 +56,6 @@ class Peers:
         """Up to when groups of the scope may have bindings, as far as this node has learned in this session."""
         self._read_marker = False
         self._session: SubscribedSession | None = None
-        self._sharded = ""
 
     def start(self, session: SubscribedSession, hash_tags: list[bytes | None]) -> None:
         """Begin a session; ``hash_tags`` are one of each master's."""
@@ -67,7 +63,6 @@ class Peers:
         self._joined = False
         self._bound_until = 0.0
         self._read_marker = False
-        self._sharded = "SHARD" if session.publish_command == "SPUBLISH" else ""
         channels = [nodes_channel(self.scope, tag) for tag in hash_tags]
         self._barriers = {name: self._barriers.get(name) or PeerBarrier(_RETURN_SECONDS) for name in channels}
         for barrier in self._barriers.values():
@@ -138,7 +133,7 @@ class Peers:
             return
         announcement = _ANNOUNCEMENT.fullmatch(message)
         if not message:
-            self._count(session, channel).add_done_callback(partial(self._counted, session, channel))
+            count_subscribers(session, channel).add_done_callback(partial(self._counted, session, channel))
         elif announcement and announcement[2].startswith(channel):
             self._extend(int(announcement[1]))
             self._publish(session, announcement[2], b"")
@@ -156,16 +151,11 @@ class Peers:
         for barrier in self._barriers.values():
             await barrier.wait()
 
-    def _count(self, session: SubscribedSession, channel: bytes) -> asyncio.Future[Any]:
-        # Not what PUBLISH returns: that counts subscribers of patterns, such as a monitor.
-        name = session.subscriptions.wire_name(channel)
-        return session.executor(channel).execute(encode_command("PUBSUB", f"{self._sharded}NUMSUB", name))
-
     def _counted(self, session: SubscribedSession, channel: bytes, reply: asyncio.Future[Any]) -> None:
         if session is not self._session or reply.exception() is not None:
             return
-        count = _number_of(reply.result())
-        if count <= _MOST_NODES:
+        count = number_of(reply.result())
+        if count is not None:
             self._barriers[channel].update(count)
         else:
             published = self._publish(session, channel, _COUNT)
@@ -209,11 +199,12 @@ class Peers:
             command = encode_command(session.publish_command, name, announcement)
             published = await session.executor(channel).execute(command)
             # Those who subscribe between these two have seen the mark.
-            nodes = _number_of(await self._count(session, channel))
-            if nodes and isinstance(published, hiredis.ReplyError):
+            nodes = number_of(await count_subscribers(session, channel))
+            if nodes != 0 and isinstance(published, hiredis.ReplyError):
                 raise session.translate_error(published)  # they would not look for the binding
             with anyio.move_on_after(_CONFIRM_SECONDS):
-                for _ in range(min(nodes, _number_of(published))):
+                receivers = number_of(published) or 0
+                for _ in range(receivers if nodes is None else min(nodes, receivers)):
                     await confirmations.acquire()
         finally:
             with suppress(ListenerClosed):
@@ -227,8 +218,3 @@ class Peers:
     def _extend(self, milliseconds: int) -> None:
         if milliseconds > 0:
             self._bound_until = max(self._bound_until, monotonic() + milliseconds / 1000 + _SLACK_SECONDS)
-
-
-def _number_of(reply: Any) -> int:
-    count = reply[1] if isinstance(reply, list) else reply
-    return count if isinstance(count, int) else 0

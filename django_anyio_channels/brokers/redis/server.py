@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import suppress
+from functools import partial
 from typing import Any, Protocol
 
 import hiredis
@@ -13,6 +14,7 @@ from .address import Address
 from .connection import Connection, open_connection
 from .keys import probe_channel
 from .packets import encode_command
+from .sentinel import Sentinels
 
 _DRAIN_SECONDS = 0.1
 _ROLE_CHECKS = 4
@@ -77,7 +79,9 @@ class ServerConnections:
             self.commands, (role,) = await open_connection(self.address, _ROLE, observer=self)
             opened.append(self.commands)
             self._check_role(role)
-            self.listener, (subscribed,) = await open_connection(self.address, self._subscribe_to_probes, observer=self)
+            self.listener, (subscribed,) = await open_connection(
+                self.address, self._subscribe_to_probes, observer=self, subscribes=True
+            )
             opened.append(self.listener)
             self.commands.require_open()
         except BaseException:
@@ -155,6 +159,11 @@ class ServerConnections:
                 self.commands.end(str(error).removeprefix(f"{self.address} "))
 
     def _check_role(self, role: Any) -> None:
+        if isinstance(role, list) and role[0] == b"sentinel":
+            name = role[1][0].decode() if role[1] else "mymaster"
+            raise ListenerClosed(
+                f"{self.address} is a Sentinel: write redis+sentinel://{self.address.host}:{self.address.port}/{name}"
+            )
         if isinstance(role, list) and role[0] != b"master":
             raise ListenerClosed(
                 f"{self.address} is a read-only replica: what is published there does not reach the others. "
@@ -173,12 +182,28 @@ class SingleServer:
     publish_command = "PUBLISH"
     sharded = False
 
-    def __init__(self, address: Address, probe_interval: float, observer: ServerObserver, node: str) -> None:
-        self.address = str(address)
-        self.database = address.database
-        self._connections = ServerConnections(address, probe_interval, observer, node)
-        self.open = self._connections.open
-        self.close = self._connections.close
+    def __init__(
+        self, location: Address | Sentinels, probe_interval: float, observer: ServerObserver, node: str
+    ) -> None:
+        self.address = str(location)
+        self.database = location.database
+        self._find_server = location.find_server
+        self._new_connections = partial(ServerConnections, probe_interval=probe_interval, observer=observer, node=node)
+        self._connections: ServerConnections
+
+    async def open(self) -> None:
+        """Connect to the server that is in charge now. Raises `ListenerClosed`."""
+        server = await self._find_server()
+        self._connections = self._new_connections(server)
+        try:
+            await self._connections.open()
+        except ListenerClosed as error:
+            if str(server) == self.address:
+                raise
+            raise ListenerClosed(f"{self.address}: {error}") from error
+
+    async def close(self) -> None:
+        await self._connections.close()
 
     def executor(self, key: bytes) -> Connection:
         return self._connections.commands

@@ -21,6 +21,7 @@ from .keys import base_key, bindings_key
 from .packets import CommandExecutor, encode_command, is_redirection, translate_error
 from .peers import Peers
 from .queues import Queues
+from .sentinel import Sentinels
 from .server import SingleServer
 from .subscriptions import SubscriptionObserver, Subscriptions
 
@@ -39,7 +40,7 @@ class Session:
 
     def __init__(
         self,
-        server: Address | ClusterSeeds,
+        location: Address | Sentinels | ClusterSeeds,
         probe_interval: float,
         queues: Queues,
         peers: Peers,
@@ -47,14 +48,14 @@ class Session:
         observer: SubscriptionObserver | None = None,
     ) -> None:
         """``queues`` and ``peers`` outlast sessions; ``unconsumed`` are the events that the last one left."""
-        self.error: ListenerClosed | None = ListenerClosed(f"{server} is not connected yet")
+        self.error: ListenerClosed | None = ListenerClosed(f"{location} is not connected yet")
         """Why it has not begun, or has ended."""
         node = uuid4().hex
         self._topology: SingleServer | ClusterConnections
-        if isinstance(server, Address):
-            self._topology = SingleServer(server, probe_interval, self, node)
+        if isinstance(location, ClusterSeeds):
+            self._topology = ClusterConnections(location, probe_interval, self, node)
         else:
-            self._topology = ClusterConnections(server, probe_interval, self, node)
+            self._topology = SingleServer(location, probe_interval, self, node)
         self.publish_command = self._topology.publish_command
         self.executor = self._topology.executor
         self.peers = peers

@@ -15,12 +15,15 @@ from ...core.layer import subscribing
 from ..common.event_stream import EventStream
 from .connection import Connection, PubSubConnection
 from .keys import NODES
-from .packets import CommandExecutor, encode_command
+from .packets import CommandExecutor, encode_command, permission_cure, without_full_stop
 
 _PAUSE_AT = 10_000
 """Events that wait for the hub before no more are read: the server keeps the rest, up to its own limit."""
 
 _TAGGED = re.compile(rb"@[0-9]+@")
+
+_MOST_SUBSCRIBERS = 100_000
+"""Valkey 9.1 replies to ``PUBSUB NUMSUB`` with a random large number where 8, 15, 16, ... connections subscribe."""
 
 Names = dict[bytes, "Name"]
 
@@ -56,6 +59,24 @@ class SubscribedSession(Protocol):
 
     def is_transient(self, reply: hiredis.ReplyError, queue: str) -> bool:
         """Return True for a transient error (such as a slot migration); the caller retries."""
+
+
+def count_subscribers(session: SubscribedSession, channel: bytes) -> asyncio.Future[Any]:
+    """Ask how many connections subscribe to a channel by its exact name; read the reply with `number_of`.
+
+    ``PUBLISH`` returns another number: it counts the subscribers of patterns, such as a monitor.
+    """
+    sharded = "SHARD" if session.publish_command == "SPUBLISH" else ""
+    name = session.subscriptions.wire_name(channel)
+    return session.executor(channel).execute(encode_command("PUBSUB", f"{sharded}NUMSUB", name))
+
+
+def number_of(reply: Any) -> int | None:
+    """Return the number that a server has counted; 0 for an error, None if it cannot count so many."""
+    count = reply[1] if isinstance(reply, list) else reply
+    if not isinstance(count, int):
+        return 0
+    return count if count <= _MOST_SUBSCRIBERS else None
 
 
 class Name:
@@ -232,9 +253,9 @@ class Subscriptions:
         if isinstance(reply, hiredis.ReplyError):
             if self._names[pattern].get(key) is name:
                 del self._names[pattern][key]
-            forbidden = str(reply).startswith("NOPERM ")
-            cure = f". Allow it with `ACL SETUSER ... &{key.decode()}`, or choose another prefix" if forbidden else ""
-            raise SubscriptionRefused(f"The server refuses the subscription to {name.text!r}: {reply}{cure}")
+            text, cure = without_full_stop(str(reply)), permission_cure(str(reply))
+            refused = f"The server refuses the subscription to {name.text!r}: {text}"
+            raise SubscriptionRefused(f"{refused}. {cure}" if cure else refused)
 
     async def _remove(self, pattern: bool, names: Iterable[str]) -> None:
         waiting: list[Awaitable[Any]] = []

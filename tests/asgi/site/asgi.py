@@ -11,10 +11,10 @@ os.environ.setdefault("DJANGO_SETTINGS_MODULE", "tests.asgi.site.settings")
 pages = get_asgi_application()  # Sets Django up, which what is imported below needs.
 
 from chat.embedded import EmbeddedWorker  # noqa: E402
-from tests.asgi.site.consumers import JOBS, KINDS, Worker  # noqa: E402
+from tests.asgi.site.consumers import JOBS, KINDS, RESUMING, Worker  # noqa: E402
 
 # Any, because the types of Django's path() know views only.
-consumers: dict[str, Any] = {kind: consumer.as_asgi() for kind, consumer in KINDS.items()}
+consumers: dict[str, Any] = {kind: consumer.as_asgi() for kind, consumer in {**KINDS, **RESUMING}.items()}
 sockets: list[Any] = [path(kind, application) for kind, application in consumers.items()]
 background: dict[str, Any] = {JOBS: Worker.as_asgi()}
 

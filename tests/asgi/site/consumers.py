@@ -26,6 +26,8 @@ from channels.generic.websocket import (
     WebsocketConsumer,
 )
 
+from django_anyio_channels import AsyncResumingMixin, ResumingMixin
+
 EVERYONE = "everyone"
 GROUPS = [EVERYONE]
 JOBS = "jobs"
@@ -131,6 +133,26 @@ class SyncJson(JsonWebsocketConsumer):
     channel_direct = squared = everyone_said
 
 
+class AsyncResuming(AsyncResumingMixin, Async):
+    """Closed by the mixin, because messages are missing; ``close()`` itself may fail, too."""
+
+    async def receive(self, text_data: str | None = None, bytes_data: bytes | None = None) -> None:
+        await self.group_missed({"type": "group.missed", "group": EVERYONE})
+
+    async def disconnect(self, code: int) -> None:
+        await self.channel_layer.group_send(EVERYONE, {"type": "everyone.said", "said": code, "by": "async"})
+
+
+class SyncResuming(ResumingMixin, Sync):
+    """The same."""
+
+    def receive(self, text_data: str | None = None, bytes_data: bytes | None = None) -> None:
+        self.group_missed({"type": "group.missed", "group": EVERYONE})
+
+    def disconnect(self, code: int) -> None:
+        async_to_sync(self.channel_layer.group_send)(EVERYONE, {"type": "everyone.said", "said": code, "by": "sync"})
+
+
 class Worker(SyncConsumer):
     """Runs under ``runworker jobs``."""
 
@@ -141,3 +163,6 @@ class Worker(SyncConsumer):
 
 KINDS: dict[str, Any] = {"async": Async, "sync": Sync, "async-json": AsyncJson, "sync-json": SyncJson}
 """The consumers by the paths at which they are served."""
+
+RESUMING: dict[str, Any] = {"async-resuming": AsyncResuming, "sync-resuming": SyncResuming}
+"""Consumers that end as soon as they are spoken to, served likewise."""

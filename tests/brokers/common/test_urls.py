@@ -9,7 +9,13 @@ import pytest
 from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
-from django_anyio_channels.brokers.common.urls import BrokerURL, host_and_port, read_url, without_secrets
+from django_anyio_channels.brokers.common.urls import (
+    BrokerURL,
+    host_and_port,
+    hosts_and_ports,
+    read_url,
+    without_secrets,
+)
 
 
 @pytest.mark.parametrize(
@@ -144,5 +150,12 @@ def test_host_and_port(text: str, expected: tuple[str, int]) -> None:
 
 @pytest.mark.parametrize("port", ["0", "65536", "secret", "-1", "²"])
 def test_a_wrong_port_is_refused_and_not_shown(port: str) -> None:
-    with pytest.raises(ValueError, match="^A port in the URL is no number from 1 to 65535$"):
+    with pytest.raises(ValueError, match="^A port in the URL is not a number from 1 to 65535$"):
         host_and_port(f"host:{port}", 7)
+
+
+def test_every_host_of_a_url_has_a_name() -> None:
+    assert hosts_and_ports(read_url("redis+cluster://a,[::1]:2"), 7) == [("a", 7), ("::1", 2)]
+    for url in ("redis+cluster://", "redis+cluster://a,", "redis+cluster://:secret@:5"):
+        with pytest.raises(ValueError, match=r"^The redis\+cluster:// URL names no host; write it like .*localhost:7$"):
+            hosts_and_ports(read_url(url), 7)

@@ -11,6 +11,7 @@ import pytest
 from django_anyio_channels import InMemoryBroker, InMemoryChannelLayer, ListenerClosed
 from django_anyio_channels.brokers.memory import broker as memory
 from django_anyio_channels.core.events import BoundQueue
+from django_anyio_channels.core.exceptions import InvalidOption
 
 QUEUE: dict[str, Any] = {"capacity": 10, "expiry": 60.0}
 
@@ -29,8 +30,14 @@ def left_behind(broker: InMemoryBroker, subscribe: str) -> None:
 
 
 def test_another_url_is_refused() -> None:
-    with pytest.raises(ValueError, match="'memory://shop' is not a URL of the in-memory layer"):
+    with pytest.raises(ValueError, match="one URL only: memory://"):
         InMemoryChannelLayer("memory://shop")
+
+
+def test_a_broker_is_an_in_memory_broker() -> None:
+    broker: Any = "memory://"
+    with pytest.raises(InvalidOption, match="It must be an InMemoryBroker, or None"):
+        InMemoryChannelLayer(broker=broker)
 
 
 @pytest.mark.parametrize("subscribe", ["subscribe", "subscribe_pattern"])

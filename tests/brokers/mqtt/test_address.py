@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import ssl
 from pathlib import Path
 from typing import Any
@@ -11,19 +12,21 @@ import pytest
 from django_anyio_channels import MQTTChannelLayer
 from django_anyio_channels.brokers.mqtt.address import make_options
 from django_anyio_channels.brokers.mqtt.packets import Will
+from django_anyio_channels.core.exceptions import InvalidOption
 from tests.support.brokers.redis import make_certificates
 
 
 def test_a_url_with_every_option() -> None:
     options = make_options(
         "mqtts://us%40er:pa%3Ass@broker.example:1234/?client_id=me&session_expiry=60&qos=2&no_local=true"
-        "&keepalive=7&probe_interval=0.5&connect_timeout=3&receive_maximum=50&ca_file=/ca.pem"
+        "&keepalive=7&probe_interval=0.5&connect_timeout=3&receive_maximum=50"
+        f"&ca_file={__file__}"
     )
     assert (options.host, options.port, options.tls) == ("broker.example", 1234, True)
     assert (options.username, options.password) == ("us@er", "pa:ss")
     assert (options.client_id, options.session_expiry, options.qos, options.no_local) == ("me", 60, 2, True)
     assert (options.keepalive, options.probe_interval, options.connect_timeout) == (7, 0.5, 3.0)
-    assert (options.receive_maximum, options.ca_file) == (50, "/ca.pem")
+    assert (options.receive_maximum, options.ca_file) == (50, __file__)
 
 
 def test_keyword_arguments_override_the_url() -> None:
@@ -59,8 +62,8 @@ def test_a_client_certificate(tmp_path: Path) -> None:
         key_file=str(tmp_path / "server.key"),
     )
     assert isinstance(options.ssl_context(), ssl.SSLContext)
-    with pytest.raises(OSError, match="No such file"):
-        make_options("mqtts://host", cert_file=str(tmp_path / "missing.crt")).ssl_context()
+    with pytest.raises(InvalidOption, match="^cert_file has an invalid value"):
+        make_options("mqtts://host", cert_file=str(tmp_path / "missing.crt"))
 
 
 @pytest.mark.parametrize(
@@ -74,9 +77,12 @@ def test_a_client_certificate(tmp_path: Path) -> None:
         ("mqtt://host/topic", "has a path; options follow after a question mark"),
         ("mqtt://host/?cleint_id=x", "unknown option 'cleint_id'. Did you mean 'client_id'"),
         ("mqtt://host/?zzz=x", "unknown option 'zzz'. Known are ca_file"),
-        ("mqtt://host/?qos=high", "The option qos of the MQTT URL cannot be 'high'"),
+        ("mqtt://host/?qos=high", "qos has an invalid value in the MQTT URL. It must be one of 0, 1, 2"),
+        ("mqtt://host/?qos=3", r"qos has an invalid value \(int\)"),
+        ("mqtt://host/?probe_interval=nan", r"probe_interval has an invalid value \(float\)"),
+        ("mqtts://host/?ca_file=/no/such/file", r"ca_file has an invalid value \(str\)"),
         ("mqtt://host/?version=4", "unknown option 'version'"),
-        ("mqtt://host/?no_local=perhaps", "The option no_local of the MQTT URL cannot be 'perhaps'"),
+        ("mqtt://host/?no_local=perhaps", "no_local has an invalid value in the MQTT URL. It must be True or False"),
     ],
 )
 def test_an_invalid_url_is_refused(url: str, message: str) -> None:
@@ -93,11 +99,30 @@ def test_a_refused_url_does_not_show_its_password() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"qos": 3}, "qos must be 0, 1 or 2, not 3"),
-        ({"ca_file": "/ca.pem"}, "ca_file and cert_file need TLS"),
+        ({"qos": 3}, r"qos has an invalid value \(int\)\. It must be one of 0, 1, 2"),
+        ({"qos": True}, r"qos has an invalid value \(bool\)"),
+        ({"url": 7}, r"url has an invalid value \(int\)"),
+        ({"ca_file": __file__}, "ca_file and cert_file need TLS"),
         ({"session_expiry": 5}, "session_expiry needs a client_id of this node alone"),
-        ({"keepalive": 0}, "keepalive and receive_maximum must be between 1 and 65535"),
-        ({"receive_maximum": 70_000}, "keepalive and receive_maximum must be between 1 and 65535"),
+        *(
+            ({name: value}, f"^{name} has an invalid value")
+            for name, values in {
+                "probe_interval": (0, "100", math.nan, True, -1),
+                "connect_timeout": (0, "100", math.inf),
+                "keepalive": (0, 1.5, 70_000),
+                "receive_maximum": (0, 70_000),
+                "session_expiry": (-1, "60"),
+                "port": (-1, 65_536, "1883"),
+                "host": ("", 7),
+                "username": (7,),
+                "password": (b"x",),
+                "tls": ("yes", 1),
+                "key_file": ("/no/such/file",),
+                "no_local": (1, "true"),
+                "will": ("gone",),
+            }.items()
+            for value in values
+        ),
     ],
 )
 def test_invalid_options_are_refused(options: dict[str, Any], message: str) -> None:

@@ -281,7 +281,7 @@ async def test_messages_for_several_queues_share_a_statement(database: brokers.P
         try:
             await layer.put(queue, b"%d" % number, capacity=3, expiry=60)
         except QueueFull as error:
-            assert str(error) == f"Queue {queue} is full: its capacity of 3 messages is used up"
+            assert str(error) == f"Queue {queue} is full (capacity 3)"
             full.add((queue, number))
 
     async with anyio.create_task_group() as tasks:

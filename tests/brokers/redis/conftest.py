@@ -80,7 +80,7 @@ def replicated() -> Iterator[brokers.Cluster]:
 @pytest.fixture(scope="module")
 def protected() -> Iterator[brokers.Cluster]:
     """Three masters that want TLS and a password."""
-    with brokers.cluster("redis", protected=True) as made:
+    with brokers.cluster("redis", protected=True, options=["--bind", "127.0.0.1", "127.0.0.2"]) as made:
         yield made
 
 

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import socket
+import traceback
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import anyio
 import pytest
-from redis.credentials import UsernamePasswordCredentialProvider
+from redis.credentials import CredentialProvider, UsernamePasswordCredentialProvider
 
-from django_anyio_channels import ListenerClosed, RedisPubSubChannelLayer
+from django_anyio_channels import Channel, ListenerClosed, RedisPubSubChannelLayer
 from tests.support.brokers import redis as brokers
 from tests.support.brokers.server import free_port
 from tests.support.programs import failing
@@ -35,7 +37,7 @@ async def works(layer: RedisPubSubChannelLayer) -> None:
 
 @pytest.fixture(scope="module")
 def protected() -> Iterator[brokers.Redis]:
-    made = brokers.protected()
+    made = brokers.protected("--bind", "127.0.0.1", "127.0.0.2")
     with brokers.running(made):
         yield made
 
@@ -69,12 +71,84 @@ async def test_an_unknown_authority_is_refused(protected: brokers.Redis) -> None
     assert "horse" not in str(caught.value)
 
 
+async def test_a_certificate_for_another_host_is_refused(protected: brokers.Redis) -> None:
+    url = protected.url.replace("127.0.0.1", "127.0.0.2")
+    with pytest.raises(
+        ListenerClosed, match=r"mismatch.* '127\.0\.0\.2'\. Write the host as the certificate names it$"
+    ):
+        await RedisPubSubChannelLayer(url).connect()
+    for unchecked in (f"{url}&ssl_check_hostname=false", f"{url}&ssl_cert_reqs=none"):
+        layer = RedisPubSubChannelLayer(unchecked)
+        await layer.connect()
+        await layer.disconnect()
+
+
+async def test_tls_where_the_server_speaks_none_and_the_reverse(
+    protected: brokers.Redis, server: brokers.Redis
+) -> None:
+    secure = RedisPubSubChannelLayer(server.url.replace("redis://", "rediss://"), socket_connect_timeout=0.5)
+    with pytest.raises(
+        ListenerClosed, match=r"within 0\.5 s\. Check .*; if it speaks no TLS on this port, write redis://$"
+    ):
+        await secure.connect()
+    with pytest.raises(ListenerClosed, match=r"connection .*\. If it speaks TLS on this port, write rediss://$"):
+        await RedisPubSubChannelLayer(f"redis://127.0.0.1:{protected.server.port}").connect()
+
+
+async def test_options_of_tls_that_cannot_be_used_are_refused_when_the_layer_is_made(tmp_path: Path) -> None:
+    broken = tmp_path / "ca.crt"
+    broken.write_text("no certificate")
+    key = {"ssl_certfile": str(broken), "ssl_keyfile": str(broken)}
+    for options in ({"ssl_ca_certs": str(broken)}, key, {"ssl_min_version": 7}):
+        with pytest.raises(ValueError, match=r"^The options cannot be used: .*[^.]$"):
+            RedisPubSubChannelLayer("rediss://:secret@h", **options)
+
+
 async def test_a_message_of_a_megabyte_over_tls(protected: brokers.Redis, connect: Connect) -> None:
     layer = await connect(protected.url)
     await layer.subscribe("room")
     await layer.publish("room", b"x" * 1_000_000)
     with anyio.fail_after(30):
         assert (await layer.next_published()).message == b"x" * 1_000_000
+
+
+# ---- secrets -----------------------------------------------------------------------------------------------------
+
+
+class _Vault(CredentialProvider):
+    """Where credentials come from, when it is away."""
+
+    async def get_credentials_async(self) -> tuple[str, str]:
+        token = "hunter2"
+        raise RuntimeError(f"the vault does not take a token of {len(token)} characters")
+
+
+async def report_on(layer: RedisPubSubChannelLayer) -> str:
+    """Fail to connect, and return what Django's mails to ADMINS and Sentry show: each frame with its variables."""
+    with pytest.raises(ListenerClosed) as caught:
+        async with Channel(layer, publish_timeout=0.3) as channel:
+            await channel.publish("room", 1)
+    report = traceback.TracebackException.from_exception(caught.value, capture_locals=True)
+    return "".join(report.format())
+
+
+SECRET_OPTIONS: list[dict[str, Any]] = [
+    {"url": "redis://me:hunter2@127.0.0.1:{port}"},
+    {"url": "redis://:hunter2@127.0.0.1:1"},
+    {"url": "redis://127.0.0.1:{port}", "credential_provider": _Vault()},
+    {"url": "rediss://:hunter2@127.0.0.1:{port}", "socket_connect_timeout": 0.2},
+    {"url": "redis+cluster://:hunter2@127.0.0.1:1,127.0.0.1:{port}"},
+    {"url": "redis+sentinel://127.0.0.1:1,127.0.0.1:{port}/m", "sentinel_kwargs": {"password": "hunter2"}},
+    {"url": "unix://:hunter2@/no/such/socket"},
+]
+
+
+@pytest.mark.parametrize("options", SECRET_OPTIONS, ids=lambda options: options["url"].partition(":")[0])
+async def test_no_password_is_in_a_report_of_an_error(server: brokers.Redis, options: dict[str, Any]) -> None:
+    url = options["url"].format(port=server.server.port)
+    report = await report_on(RedisPubSubChannelLayer(**{**options, "url": url}))
+    assert "hunter2" not in report
+    assert ".." not in report.splitlines()[-1]
 
 
 # ---- what goes with an address -----------------------------------------------------------------------------------
@@ -91,6 +165,14 @@ async def test_a_socket_in_the_file_system(connect: Connect) -> None:
         await by_argument.connect()
         await works(by_argument)
         await by_argument.disconnect()
+
+
+@pytest.mark.parametrize("kind", ["", "+cluster", "+sentinel"])
+def test_valkey_means_the_same_as_redis(kind: str) -> None:
+    for name, scheme in (("valkey", "redis"), ("valkeys", "rediss")):
+        path = "/mymaster" if "sentinel" in kind else ""
+        made, expected = (RedisPubSubChannelLayer(f"{each}{kind}://h{path}").address for each in (name, scheme))
+        assert made == expected
 
 
 async def test_database_name_of_the_client_and_no_keepalive(server: brokers.Redis, connect: Connect) -> None:
@@ -132,10 +214,10 @@ async def test_a_database_that_the_server_lacks() -> None:
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
-        ({"pasword": "x"}, "know no option 'pasword'. Did you mean 'password'?"),
-        ({"probe_intervall": 1}, "know no option 'probe_intervall'. Did you mean 'probe_interval'?"),
-        ({"qqqqqqqqqqqqqqqq": 1}, "know no option 'qqqqqqqqqqqqqqqq'.$"),
-        ({"path": "/tmp/socket", "ssl_ca_certs": "x"}, "know no option 'ssl_ca_certs'"),
+        ({"pasword": "x"}, "RedisPubSubChannelLayer has no option 'pasword'. Did you mean 'password'?"),
+        ({"probe_intervall": 1}, "has no option 'probe_intervall'. Did you mean 'probe_interval'?"),
+        ({"qqqqqqqqqqqqqqqq": 1}, "has no option 'qqqqqqqqqqqqqqqq'. Its options are auto_close"),
+        ({"path": "/tmp/socket", "ssl_ca_certs": __file__}, "has no option 'ssl_ca_certs'"),
     ],
 )
 def test_unknown_options_are_refused(options: dict[str, Any], sentence: str) -> None:

@@ -185,11 +185,11 @@ async def test_what_a_reader_had_when_its_link_broke_is_not_lost(server: brokers
     await becomes_true(lambda: len(layer.require_session().subscriptions.events.queued) > 10_000)
     server.ask("CLIENT", "KILL", "TYPE", "normal")
     received: list[int] = []
-    with anyio.fail_after(30), pytest.raises(ListenerClosed, match="closed the connection"):
+    with anyio.fail_after(30), pytest.raises(ListenerClosed, match="the connection"):
         await layer.take("jobs")
         pytest.fail("there are no jobs")
     await anyio.sleep(0.2)  # the other connection is given up too
-    with anyio.fail_after(30), pytest.raises(ListenerClosed, match="closed the connection"):
+    with anyio.fail_after(30), pytest.raises(ListenerClosed, match="the connection"):
         while True:
             received.append(int((await layer.next_published()).message))
     assert received == list(range(len(received)))
@@ -257,7 +257,9 @@ async def test_a_refused_subscription_says_how_to_allow_it(server: brokers.Redis
     server.ask("ACL", "SETUSER", "limited", "on", ">secret", "+@all", "~*", "resetchannels", "&open.*")
     layer = await connect(server.url, username="limited", password="secret")
     await layer.subscribe("open.1")
-    with pytest.raises(SubscriptionRefused, match=r"'closed'.*ACL SETUSER"):
+    with pytest.raises(
+        SubscriptionRefused, match=r"'closed': NOPERM .*[a-z]\. Allow it with `ACL SETUSER user &prefix\*`"
+    ):
         await layer.subscribe("closed")
     await layer.publish("open.1", b"x")
     assert (await events(layer, 1))[0].group == "open.1"
@@ -282,7 +284,9 @@ async def test_a_refused_subscription_is_refused_to_all_who_ask(server: brokers.
 async def test_a_refused_publish_says_who_refuses_and_what_to_do(server: brokers.Redis, connect: Connect) -> None:
     server.ask("ACL", "SETUSER", "reader", "on", ">secret", "+@all", "~*", "&*", "-publish")
     layer = await connect(server.url, username="reader", password="secret")
-    with pytest.raises(ChannelLayerError, match=r"redis://127\.0\.0\.1:\d+/0 refuses: NOPERM.*Allow the command"):
+    with pytest.raises(
+        ChannelLayerError, match=r"redis://127\.0\.0\.1:\d+/0 refuses: NOPERM.*`ACL SETUSER user \+publish`"
+    ):
         await layer.publish("room", b"x")
 
 

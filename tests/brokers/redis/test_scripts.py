@@ -23,7 +23,7 @@ SHIM = """
 local redis = (function(redis, KEYS)
   local declared, result = {}, {}
   for _, key in ipairs(KEYS) do declared[key] = true end
-  local without_keys = {TIME = true, PUBLISH = true, SPUBLISH = true}
+  local without_keys = {TIME = true, PUBLISH = true, SPUBLISH = true, PUBSUB = true}
   local function check(verb, ...)
     if without_keys[verb] then return end
     local keys = redis.call('COMMAND', 'GETKEYS', verb, ...)

@@ -229,7 +229,7 @@ def sentinel_set(flavour: Flavour = "valkey") -> Iterator[SentinelSet]:
     master = plain(flavour)
     port = master.server.port
     replica = plain(flavour, "--replicaof", f"127.0.0.1 {port}", "--repl-diskless-sync-delay", "0")
-    sentinels = tuple(_sentinel(flavour, port) for _ in range(3))
+    sentinels = tuple(sentinel_of(master, quorum=2) for _ in range(3))
     addresses = ",".join(f"127.0.0.1:{each.server.port}" for each in sentinels)
     with running(master, replica, *sentinels):
 
@@ -245,20 +245,45 @@ def sentinel_set(flavour: Flavour = "valkey") -> Iterator[SentinelSet]:
         yield SentinelSet((master, replica), sentinels, f"redis+sentinel://{addresses}/mymaster/0")
 
 
-def _sentinel(flavour: Flavour, master_port: int) -> Redis:
-    made = plain(flavour)
+def sentinel_of(master: Redis, *lines: str, quorum: int = 1, connection: dict[str, Any] | None = None) -> Redis:
+    """A Sentinel that watches ``master`` as "mymaster", not started yet; ``lines`` of its configuration are added."""
+    made = plain(_flavour_of(master), connection=connection)
     configuration = made.server.folder / "sentinel.conf"
+    tls = made.connection.get("ssl")
     configuration.write_text(
-        f"port {made.server.port}\n"
-        f"bind 127.0.0.1\n"
+        f"port {0 if tls else made.server.port}\n"
+        f"bind 127.0.0.1 127.0.0.2\n"
         f"dir {made.server.folder}\n"
-        f"sentinel monitor mymaster 127.0.0.1 {master_port} 2\n"
+        f"sentinel monitor mymaster 127.0.0.1 {master.server.port} {quorum}\n"
         f"sentinel down-after-milliseconds mymaster 500\n"
         f"sentinel failover-timeout mymaster 3000\n"
-        f"sentinel parallel-syncs mymaster 1\n"
+        f"sentinel parallel-syncs mymaster 1\n" + "".join(f"{line}\n" for line in lines)
     )
     made.server.command = [made.server.command[0], str(configuration), "--sentinel"]
     return made
+
+
+def protected_sentinel_of(master: Redis) -> Redis:
+    """A Sentinel that wants TLS, as its master does (see `protected`), and the same password."""
+    folder = master.server.folder
+    connection = {"ssl": True, "ssl_ca_certs": str(folder / "ca.crt"), "password": PASSWORD}
+    made = sentinel_of(master, connection=connection)
+    with (made.server.folder / "sentinel.conf").open("a") as file:
+        file.write(
+            f"tls-port {made.server.port}\n"
+            f"tls-cert-file {folder / 'server.crt'}\n"
+            f"tls-key-file {folder / 'server.key'}\n"
+            f"tls-ca-cert-file {folder / 'ca.crt'}\n"
+            f"tls-auth-clients no\n"
+            f"tls-replication yes\n"
+            f'requirepass "{PASSWORD}"\n'
+            f'sentinel auth-pass mymaster "{PASSWORD}"\n'
+        )
+    return made
+
+
+def _flavour_of(server: Redis) -> Flavour:
+    return "redis" if server.server.name == "redis" else "valkey"
 
 
 @dataclass(frozen=True)

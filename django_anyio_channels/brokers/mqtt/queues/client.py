@@ -70,7 +70,7 @@ class MQTTQueues:
                 f"{limit}. Send less, or raise the broker's limit (mosquitto: max_packet_size)"
             )
         if await self.requests.send(topic, "put", message, capacity, expiry) == "full":
-            raise QueueFull(f"Queue {queue} is full: its capacity of {capacity} messages is used up")
+            raise QueueFull(queue, capacity)
 
     async def take(self, queue: str) -> bytes:
         self._check_subscriptions()

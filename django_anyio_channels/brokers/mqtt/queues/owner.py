@@ -164,5 +164,5 @@ class QueueOwner:
         elif self.store.put(payload, binding.capacity, binding.expiry):
             self._dispatch()
         else:
-            text = "Queue %s is full: its capacity of %d messages is used up; a message to group %s was dropped"
+            text = "Queue %s is full (capacity %d); a message to group %s was dropped"
             self._log.write(logging.WARNING, text, to_group(self._topic), binding.capacity, group)

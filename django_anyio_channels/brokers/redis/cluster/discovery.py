@@ -10,12 +10,12 @@ import anyio
 import hiredis
 
 from ....core.exceptions import ListenerClosed
-from ...common.urls import host_and_port, read_url, without_secrets
-from ..address import Address, parse_options
+from ....core.options import check_options
+from ...common.urls import hosts_and_ports, without_secrets
+from ..address import Address, database_in, read_location
 from ..connection import open_connection
-from ..packets import encode_command
-
-_DEFAULT_PORT = 6379
+from ..options import DEFAULT_PORT, OPTIONS, Node, node_remapping
+from ..packets import encode_command, permission_cure, without_full_stop
 
 _ANSWER_SECONDS = 0.5
 """After which another node is asked, too."""
@@ -26,34 +26,26 @@ _UNKNOWN = ("", "?")
 _SLOTS = encode_command("CLUSTER", "SLOTS")
 _INFO = encode_command("CLUSTER", "INFO")
 
-Node = tuple[str, int]
-"""Host and port."""
 Range = tuple[int, int, Node]
 """The first slot, the last slot, and the master that serves them."""
-
-
-def is_cluster(url: str) -> bool:
-    """Return whether a URL is that of a cluster."""
-    return "cluster" in read_url(url).kinds
 
 
 class ClusterSeeds:
     """The nodes that are known by now, at first those of the URL."""
 
-    def __init__(self, url: str, options: Mapping[str, Any], own: frozenset[str]) -> None:
-        """``own`` as for `Address`."""
-        parts = read_url(url)
-        self._text = f"{parts.scheme}+cluster://{','.join(parts.hosts)}"
-        self._seeds = [host_and_port(host, _DEFAULT_PORT) for host in parts.hosts]
-        given = parse_options(parts.scheme, parts.path, parts.query, parts.username, parts.password)
-        self._options = {**options, **given}
-        self._own = own
-        if self._options.pop("db", 0):
+    def __init__(self, url: str, options: Mapping[str, Any], layer: type) -> None:
+        """``layer`` as for `Address`."""
+        parts, given = read_location(url, "cluster")
+        self._seeds = hosts_and_ports(parts, DEFAULT_PORT)
+        given = {**options, **database_in(parts.scheme, parts.path), **given}
+        if given.pop("db", 0):
             raise ValueError(f"{without_secrets(url)!r} names a database; a cluster has only the first one")
-        self._addresses: dict[Node, Address] = {}
+        check_options(given, OPTIONS)
+        self._remap = node_remapping(given.pop("address_remap", None))
+        self._options = Address(None, given, layer)
+        self._text = f"{self._options.scheme}+cluster://{','.join(parts.hosts)}"
         self._nodes = list(self._seeds)
         """Which to ask, the best first."""
-        self.address_of(self._seeds[0])
 
     def __str__(self) -> str:
         """A URL without secrets."""
@@ -61,14 +53,15 @@ class ClusterSeeds:
 
     def address_of(self, node: Node) -> Address:
         """Return the address of one node."""
-        if node not in self._addresses:
-            self._addresses[node] = Address(None, {**self._options, "host": node[0], "port": node[1]}, self._own)
-        return self._addresses[node]
+        return self._options.at(node)
 
     def read_node(self, text: str) -> Node:
         """Return the node that a redirection names."""
         host, _, port = text.rpartition(":")
-        return self._nodes[0][0] if host in _UNKNOWN else host, int(port)
+        return self._reachable(host, int(port), self._nodes[0])
+
+    def _reachable(self, host: str, port: int, asked: Node) -> Node:
+        return self._remap((asked[0] if host in _UNKNOWN else host, port))
 
     async def discover_masters(self) -> list[Range]:
         """Return which master serves which slots, as the first node says that knows the cluster to be healthy.
@@ -103,7 +96,8 @@ class ClusterSeeds:
             connection.abort()
             for reply in (slots, info):
                 if isinstance(reply, hiredis.ReplyError):
-                    raise ListenerClosed(f"{address}: {reply}. If it is no cluster, write {address} for it")
+                    cure = permission_cure(str(reply)) or f"If it is no cluster, write {address} for it"
+                    raise ListenerClosed(f"{address}: {without_full_stop(str(reply))}. {cure}")
             if b"cluster_state:ok" not in info:
                 raise ListenerClosed(
                     f"{address}: the cluster is down. Some slots have no master that answers: start it, "
@@ -118,13 +112,8 @@ class ClusterSeeds:
     def _learn(self, asked: Node, slots: list[Any]) -> list[Range]:
         masters, nodes = [], [asked]
         for first, last, *serving in slots:
-            found = [_read(node, asked) for node in serving]
+            found = [self._reachable((host or b"").decode(), int(port), asked) for host, port, *_ in serving]
             masters.append((first, last, found[0]))
             nodes.extend(node for node in found if node not in nodes)
         self._nodes = [*nodes, *(seed for seed in self._seeds if seed not in nodes)]
         return masters
-
-
-def _read(node: list[Any], asked: Node) -> Node:
-    host = (node[0] or b"").decode()
-    return asked[0] if host in _UNKNOWN else host, int(node[1])

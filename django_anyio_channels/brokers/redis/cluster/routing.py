@@ -12,9 +12,10 @@ import hiredis
 from ....core.exceptions import ListenerClosed
 from ..connection import Connection, fail
 from ..keys import SLOTS, hash_tag_for_slot, key_slot
+from ..options import Node
 from ..packets import encode_command, is_redirection
 from ..server import ServerConnections, ServerObserver
-from .discovery import ClusterSeeds, Node
+from .discovery import ClusterSeeds
 
 _ATTEMPTS = 100
 _PAUSE = 0.05

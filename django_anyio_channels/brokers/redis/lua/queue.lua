@@ -40,15 +40,17 @@ end
 
 -- Hand a message to the node that has waited longest. It must still wait in that call, and be subscribed.
 local function hand_over(message, publish_command, channel_prefix)
+  -- Not what PUBLISH returns: that counts the subscribers of patterns, such as a monitor.
+  local count_command = publish_command == 'SPUBLISH' and 'SHARDNUMSUB' or 'NUMSUB'
   while length(waiting) > 0 do
     local node, waits_in = string.match(redis.call('LPOP', waiting), '^(%w+) (%d+)$')
     if node then
       local number, count, expires = load_call(node)
-      if number == waits_in and count == 0 then
+      local channel = channel_prefix .. node
+      if number == waits_in and count == 0 and redis.call('PUBSUB', count_command, channel)[2] > 0 then
         redis.call('HSET', inflight, node, number .. ' 1 ' .. expires, node .. ' 1', message)
-        if redis.call(publish_command, channel_prefix .. node, number .. ' ' .. message) > 0 then return true end
-        redis.call('HSET', inflight, node, number .. ' 0 ' .. expires)
-        redis.call('HDEL', inflight, node .. ' 1')
+        redis.call(publish_command, channel, number .. ' ' .. message)
+        return true
       end
     end
   end

@@ -7,8 +7,10 @@ from typing import Any
 
 from ....core.events import Event, PublishResult
 from ....core.exceptions import InvalidPosition, ListenerClosed
+from ....core.options import check_options
 from ...common.batching import Batcher
 from ..layer import RedisPubSubChannelLayer, check_size, delivery_unknown
+from ..options import OPTIONS
 from . import consumer_groups
 from .deliveries import DeliveryManager
 from .entries import epoch_of, is_position, sort_key
@@ -54,15 +56,7 @@ class RedisStreamsChannelLayer(RedisPubSubChannelLayer):
         probe_interval: float = 10.0,
         **options: Any,
     ) -> None:
-        if history_length < 1 or not history_age > 0:
-            raise ValueError(
-                f"history_length is {history_length} messages and history_age {history_age} s; both must be above 0"
-            )
-        if not redeliver_after > 0 or deliver_at_most < 1:
-            raise ValueError(
-                f"redeliver_after is {redeliver_after} s and deliver_at_most {deliver_at_most} times; "
-                f"both must be above 0"
-            )
+        check_options(locals(), OPTIONS)
         super().__init__(None if url is None else _without_streams(url), probe_interval=probe_interval, **options)
         self.consumer_group = consumer_group
         self.redeliver_after = redeliver_after

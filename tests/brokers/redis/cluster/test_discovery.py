@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterator
+from typing import Any
 
 import anyio
 import pytest
@@ -36,11 +38,21 @@ from tests.support.brokers.server import free_port
 pytestmark = pytest.mark.anyio
 
 
+@pytest.fixture(scope="module")
+def hidden() -> Iterator[brokers.Cluster]:
+    """Masters that announce names which nobody can reach, as behind NAT or in containers."""
+    options = ["--cluster-announce-hostname", "hidden.invalid", "--cluster-preferred-endpoint-type", "hostname"]
+    with brokers.cluster(options=options) as made:
+        yield made
+
+
 # ---- addresses -------------------------------------------------------------------------------------------------------
 
 
 def test_addresses() -> None:
-    address = ClusterSeeds("rediss+cluster://user:secret@a:7000,[::1]:7001,b?ssl_cert_reqs=none", {}, frozenset())
+    address = ClusterSeeds(
+        "rediss+cluster://user:secret@a:7000,[::1]:7001,b?ssl_cert_reqs=none", {}, RedisPubSubChannelLayer
+    )
     assert str(address) == "rediss+cluster://a:7000,[::1]:7001,b"
     node = address.address_of(("c", 7002))
     assert str(node) == "rediss://c:7002/0"
@@ -55,6 +67,20 @@ def test_a_cluster_has_one_database(url: str, options: dict[str, int]) -> None:
         RedisPubSubChannelLayer(f"redis+cluster://:secret@a:7000{url}", **options)
     assert "secret" not in str(caught.value)
     assert RedisPubSubChannelLayer("redis+cluster://a:7000/0").address == "redis+cluster://a:7000"
+
+
+@pytest.mark.parametrize(
+    "form", [dict, lambda remap: lambda node: node if node[0] == "127.0.0.1" else ("127.0.0.1", node[1])]
+)
+async def test_announced_addresses_are_mapped_to_reachable_ones(hidden: brokers.Cluster, form: Any) -> None:
+    remap = {f"hidden.invalid:{each.server.port}": f"127.0.0.1:{each.server.port}" for each in hidden.masters}
+    async with Channel(RedisPubSubChannelLayer(hidden.url, address_remap=form(remap))) as channel:
+        await works(channel)
+        async with channel.subscribe(GROUP) as subscriber:
+            await move(hidden, GROUP)
+            await channel.publish(GROUP, 1)
+            with anyio.fail_after(30):
+                assert (await anext(subscriber)).message == 1
 
 
 async def test_a_server_that_is_no_cluster(server: brokers.Redis) -> None:
@@ -171,6 +197,14 @@ async def test_tls_with_its_own_authority_and_a_password(protected: brokers.Clus
         assert going.publisher.outages == 0
     assert going.failed == []
     assert going.publisher.layer.address == protected.url.partition("?")[0].replace(":correct%20horse@", "")
+
+
+async def test_the_names_of_all_nodes_are_checked(protected: brokers.Cluster) -> None:
+    elsewhere = RedisPubSubChannelLayer(protected.url.replace("127.0.0.1", "127.0.0.2"))
+    masters_elsewhere = RedisPubSubChannelLayer(protected.url, address_remap=lambda node: ("127.0.0.2", node[1]))
+    for layer in (elsewhere, masters_elsewhere):
+        with pytest.raises(ListenerClosed, match=r"mismatch.* Write the host as the certificate names it$"):
+            await layer.connect()
 
 
 @pytest.mark.parametrize(

@@ -159,7 +159,7 @@ async def test_capacity_expiry_groups_and_flush(server: brokers.Redis, new_layer
     await layer.group_add("everybody", "jobs")
     await layer.group_send("everybody", job(0))
     await layer.send("jobs", job(1))
-    with pytest.raises(ChannelFull, match="capacity of 2"):
+    with pytest.raises(ChannelFull, match="capacity 2"):
         await layer.send("jobs", job(2))
     taken = await next_of(layer)
     assert taken == job(0)

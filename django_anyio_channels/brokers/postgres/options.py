@@ -1,0 +1,45 @@
+"""The options of the layer: its own, and those of asyncpg's connections."""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import Mapping
+
+from ...core.options import FLAG, PORT, SECONDS, TEXT, Option, choice
+
+_SSL_MODES = ("disable", "allow", "prefer", "require", "verify-ca", "verify-full")
+
+
+def _one_or_several(option: Option) -> Option:
+    return Option(
+        lambda value: all(map(option.is_valid, value)) if isinstance(value, (list, tuple)) else option.is_valid(value),
+        f"{option.wanted}, or a list of them",
+    )
+
+
+def _are_settings(value: object) -> bool:
+    return value is None or (isinstance(value, Mapping) and all(isinstance(each, str) for each in value.values()))
+
+
+OPTIONS = {
+    "url": TEXT.or_none,
+    "listen_url": TEXT.or_none,
+    "probe_interval": SECONDS,
+    "host": _one_or_several(TEXT).or_none,
+    "port": _one_or_several(PORT).or_none,
+    "user": TEXT.or_none,
+    "password": Option(
+        lambda value: value is None or isinstance(value, str) or callable(value), "a str, or a function that returns it"
+    ),
+    "database": TEXT.or_none,
+    "timeout": SECONDS,
+    "ssl": Option(
+        lambda value: isinstance(value, (bool, ssl.SSLContext)) or value is None or value in _SSL_MODES,
+        f"True, False, an ssl.SSLContext, or one of {', '.join(map(repr, _SSL_MODES))}",
+    ),
+    "direct_tls": FLAG.or_none,
+    "server_settings": Option(_are_settings, "a dict from the names of settings to strings"),
+    "target_session_attrs": choice(None, "any", "primary", "standby", "prefer-standby", "read-write", "read-only"),
+    "krbsrvname": TEXT.or_none,
+    "gsslib": TEXT.or_none,
+}
