@@ -118,6 +118,7 @@ _VALUES = {
     ),
     "publish_timeout": _SECONDS,
     "max_message_size": _Value(_is_count, _COUNT.format("bytes")),
+    "fast_dispatch": _Value(lambda value: isinstance(value, bool), "True or False"),
     "outage_message": _Value(_is_message_type, "None or the type of the message, such as 'chat.outage'"),
 }
 

@@ -13,6 +13,8 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
+import channels.utils
+from channels import consumer as channels_consumer
 from channels.consumer import AsyncConsumer
 from channels.exceptions import StopConsumer
 
@@ -41,6 +43,22 @@ def calling_consumer(task: asyncio.Task[Any] | None) -> AsyncConsumer | None:
         if isinstance(first, AsyncConsumer):
             return first if code.co_name == "__call__" else None
     return None
+
+
+def called_by_channels_loop() -> bool:
+    """Return whether the caller's caller is the loop that hands a consumer its messages.
+
+    It makes a task of what it is given, unless that is a future; others may rely on a coroutine.
+    """
+    return sys._getframe(2).f_code is _CHANNELS_LOOP
+
+
+_CHANNELS_LOOP = channels.utils.await_many_dispatch.__code__
+
+
+def get_handler(consumer: AsyncConsumer, message: Any) -> Any:
+    """Return the method that handles a message, or None; raises for a message without a type, as Channels does."""
+    return getattr(consumer, channels_consumer.get_handler_name(message), None)
 
 
 def acknowledge_when_handled(consumer: AsyncConsumer) -> None:
