@@ -15,6 +15,7 @@ from typing import Any
 
 import channels.utils
 from channels import consumer as channels_consumer
+from channels import db as channels_db
 from channels.consumer import AsyncConsumer
 from channels.exceptions import StopConsumer
 
@@ -59,6 +60,11 @@ _CHANNELS_LOOP = channels.utils.await_many_dispatch.__code__
 def get_handler(consumer: AsyncConsumer, message: Any) -> Any:
     """Return the method that handles a message, or None; raises for a message without a type, as Channels does."""
     return getattr(consumer, channels_consumer.get_handler_name(message), None)
+
+
+def close_old_connections() -> None:
+    """Close database connections of this thread as Channels does; its tools for tests replace the function there."""
+    channels_db.close_old_connections()  # type: ignore[attr-defined]
 
 
 def acknowledge_when_handled(consumer: AsyncConsumer) -> None:

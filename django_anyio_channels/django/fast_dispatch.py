@@ -17,11 +17,10 @@ from typing import Any, cast
 
 import channels
 from channels import consumer as channels_consumer
-from channels import db as channels_db
 from channels.consumer import AsyncConsumer, SyncConsumer
 from channels.db import database_sync_to_async
 
-from .consumers import get_handler
+from .consumers import close_old_connections, get_handler
 from .old_connections import OldConnections
 from .sync_sends import SyncSends
 
@@ -122,7 +121,7 @@ def _handle_all(consumer: SyncConsumer, messages: list[Any], sends: SyncSends, t
     with sends.in_this_thread():
         for number, message in enumerate(messages):
             if number:
-                channels_db.close_old_connections()  # as `database_sync_to_async` does before and after
+                close_old_connections()  # as `database_sync_to_async` does before and after
             if task is not None and task.cancelling():
                 return
             handler = get_handler(consumer, message)

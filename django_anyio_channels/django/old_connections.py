@@ -13,10 +13,11 @@ from time import monotonic
 from typing import Any
 
 from asgiref.sync import sync_to_async
-from channels import db as channels_db
 from django.db import connections
 from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.backends.signals import connection_created
+
+from .consumers import close_old_connections
 
 _by_thread: dict[int, tuple[weakref.ref[BaseDatabaseWrapper], ...]] = {}
 """The connections that each thread has made. The tuples are replaced, never changed: other threads read them."""
@@ -49,7 +50,7 @@ class OldConnections:
 
 
 def _close() -> int:
-    channels_db.close_old_connections()  # Channels' test tools replace it there
+    close_old_connections()
     for connection in connections.all(initialized_only=True):
         _remember(connection)
     return threading.get_ident()

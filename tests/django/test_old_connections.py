@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Callable
+from concurrent.futures import Future
 from pathlib import Path
 from time import monotonic
 from typing import Any
@@ -125,19 +126,21 @@ async def test_connections_of_other_threads_are_theirs(database: Configure) -> N
     old = OldConnections()
     await old.close()
 
-    def use_elsewhere() -> int:
+    def use_elsewhere() -> None:
         query()
-        return threading.get_ident()
-
-    def close_elsewhere() -> None:
+        used.set_result(threading.get_ident())
+        done.wait(30)
         close_old_connections()
-        del connections["lite"]
 
-    elsewhere = sync_to_async(use_elsewhere, thread_sensitive=False)
-    thread = await elsewhere()
-    assert any_due(thread)
+    used: Future[int] = Future()
+    done = threading.Event()
+    thread = threading.Thread(target=use_elsewhere)
+    thread.start()
+    assert any_due(await asyncio.wrap_future(used))
     assert not old.due
-    await asyncio.to_thread(close_elsewhere)
+    done.set()
+    thread.join()
+    assert not any_due(used.result())
 
 
 async def test_what_channels_test_tools_replace_is_what_is_called(monkeypatch: pytest.MonkeyPatch) -> None:
