@@ -27,7 +27,6 @@ def text_of(number: int) -> str:
 class Crowd:
     """All sockets, and what they have received together."""
 
-    json: bool
     sockets: list[WSTransport] = field(default_factory=list)
     right: int = 0
     wrong: int = 0
@@ -75,8 +74,8 @@ class _Member(WSListener):
 @asynccontextmanager
 async def crowd(port: int, path: str, sockets: int) -> AsyncIterator[tuple[Crowd, WSTransport]]:
     """Open sockets at ``path``, and one at ``/control``."""
-    members = Crowd(json=path == "json")
-    start = len('{"type": "bench.message", "text": "') if members.json else 0
+    members = Crowd()
+    start = len('{"type": "bench.message", "text": "') if path == "json" else 0
     gate = asyncio.Semaphore(CONNECTING_AT_ONCE)
 
     async def connect(name: str, listener: Any) -> WSTransport:
@@ -95,7 +94,16 @@ async def crowd(port: int, path: str, sockets: int) -> AsyncIterator[tuple[Crowd
             socket.disconnect()
 
 
-async def measure(port: int, path: str, sockets: int, messages: int, window: int) -> dict[str, float]:
+@dataclass(frozen=True)
+class Measured:
+    """What one run found."""
+
+    values: dict[str, float]
+    right: int
+    wrong: int
+
+
+async def measure(port: int, path: str, sockets: int, messages: int, window: int) -> Measured:
     """Have messages sent to the group, ``window`` of them on their way at once."""
     began_connecting = perf_counter()
     async with crowd(port, path, sockets) as (members, control):
@@ -119,12 +127,10 @@ async def measure(port: int, path: str, sockets: int, messages: int, window: int
         await asyncio.gather(*(send_one_after_the_other() for _ in range(window)))
         seconds = perf_counter() - began
         percentiles = quantiles(members.latencies, n=100, method="inclusive")
-        return {
+        values = {
             "deliveries/s": (members.right - before) / seconds,
             "p50 ms": percentiles[49] * 1000,
             "p99 ms": percentiles[98] * 1000,
             "s to connect": connected,
-            "right": members.right,
-            "wrong": members.wrong,
-            "expected": sockets * messages,
         }
+        return Measured(values, members.right, members.wrong)
