@@ -19,6 +19,7 @@ SETS = {
     "postgres": "benchmarks.brokers.postgres.benchmark_set",
     "redis": "benchmarks.brokers.redis.benchmark_set",
     "streams": "benchmarks.brokers.redis.streams",
+    "websocket": "benchmarks.websocket.benchmark_set",
 }
 """The modules with a function ``benchmarks(quick)``."""
 

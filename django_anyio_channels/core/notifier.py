@@ -95,6 +95,10 @@ class Notifier:
         self._waiters.append(waiter)
         return waiter
 
+    def add(self, waiter: Waiter) -> None:
+        """Have this waiter wait behind the others, too."""
+        self._waiters.append(waiter)
+
     def cancel(self, waiter: Waiter) -> None:
         """Stop waiting. If the waiter was notified already, notify the next one."""
         if waiter in self._waiters:

@@ -13,7 +13,7 @@ from django.conf import settings as django_settings
 from ..core.capabilities import require_acknowledgement
 from ..core.exceptions import NotSupported
 from ..core.hints import did_you_mean
-from ..core.options import LARGEST_COUNT, SECONDS, Option, count
+from ..core.options import FLAG, LARGEST_COUNT, SECONDS, Option, count
 from ..core.serializers import EncryptedSerializer, MessagePackSerializer, Serializer
 from .factory import layer_factories
 from .settings import ConfigError, ConfigWarning, LayerFactory, Settings, check_key, without_lazy_strings
@@ -122,6 +122,7 @@ _VALUES = {
     ),
     "publish_timeout": SECONDS,
     "max_message_size": count("bytes"),
+    "fast_dispatch": FLAG,
     "outage_message": Option(_is_message_type, "None or the type of the message, such as 'chat.outage'"),
 }
 

@@ -13,6 +13,9 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
+import channels.utils
+from channels import consumer as channels_consumer
+from channels import db as channels_db
 from channels.consumer import AsyncConsumer
 from channels.exceptions import StopConsumer
 
@@ -41,6 +44,27 @@ def calling_consumer(task: asyncio.Task[Any] | None) -> AsyncConsumer | None:
         if isinstance(first, AsyncConsumer):
             return first if code.co_name == "__call__" else None
     return None
+
+
+def called_by_channels_loop() -> bool:
+    """Return whether the caller's caller is the loop that hands a consumer its messages.
+
+    It makes a task of what it is given, unless that is a future; others may rely on a coroutine.
+    """
+    return sys._getframe(2).f_code is _CHANNELS_LOOP
+
+
+_CHANNELS_LOOP = channels.utils.await_many_dispatch.__code__
+
+
+def get_handler(consumer: AsyncConsumer, message: Any) -> Any:
+    """Return the method that handles a message, or None; raises for a message without a type, as Channels does."""
+    return getattr(consumer, channels_consumer.get_handler_name(message), None)
+
+
+def close_old_connections() -> None:
+    """Close database connections of this thread as Channels does; its tools for tests replace the function there."""
+    channels_db.close_old_connections()  # type: ignore[attr-defined]
 
 
 def acknowledge_when_handled(consumer: AsyncConsumer) -> None:

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import warnings
-from collections.abc import Mapping
+from collections.abc import Coroutine, Mapping
 from functools import partial
 from types import TracebackType
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 from ..core.events import Event
 from ..core.exceptions import MissingDriver, PayloadTooLarge, QueueFull
 from ..core.serializers import encode_limited
 
 try:
+    from asgiref.sync import markcoroutinefunction
     from channels.exceptions import ChannelFull, MessageTooLarge
     from channels.layers import BaseChannelLayer
 except ModuleNotFoundError as error:
@@ -22,9 +23,10 @@ except ModuleNotFoundError as error:
     ) from error
 
 from .config import read_config, refuse_misplaced_keys
-from .consumers import acknowledge_when_handled, calling_consumer
+from .consumers import acknowledge_when_handled, called_by_channels_loop, calling_consumer
 from .databases import call_before_teardown
 from .dispatcher import Dispatcher, same_node
+from .fast_dispatch import is_supported, speed_up
 from .jobs import Job
 from .messages import seal
 from .names import CHANNEL_NAME, GROUP_NAME, channel_of, node_of
@@ -61,6 +63,7 @@ class AnyioChannelLayer(BaseChannelLayer):
         self.group_expiry = settings.group_expiry
         self._settings = settings
         self._names = settings.names
+        self._is_fast = settings.fast_dispatch and is_supported()
         self._dispatcher = Dispatcher(settings)
         self._node_of_loop = self._dispatcher.node_of_loop
         self._in_transaction: dict[str | None, TransactionalLayer] = {}
@@ -81,11 +84,19 @@ class AnyioChannelLayer(BaseChannelLayer):
             else:
                 await sender.publish(inbox, payload)
 
-    async def receive(self, channel: str) -> dict[str, Any]:
+    @markcoroutinefunction
+    def receive(self, channel: str) -> Coroutine[Any, Any, dict[str, Any]]:
         """Wait for the next message of a channel. Cancelling loses nothing, and an outage of the broker only delays it.
 
         Raises `ValueError` for a channel that `new_channel` made in another process.
         """
+        if self._is_fast and called_by_channels_loop():
+            node = self._own_node
+            if node is not None and node.local_channels.is_of_running_consumer(channel):
+                return cast(Coroutine[Any, Any, dict[str, Any]], node.local_channels.next_message(channel))
+        return self._receive(channel)
+
+    async def _receive(self, channel: str) -> dict[str, Any]:
         node = self._own_node
         if node is not None and channel in node.local_channels:
             message = await node.local_channels.receive(channel)
@@ -101,13 +112,15 @@ class AnyioChannelLayer(BaseChannelLayer):
         """
         task = asyncio.current_task()
         consumer = calling_consumer(task)
-        if consumer is not None:
-            acknowledge_when_handled(consumer)
         node = self._own_node
         if node is None:
             node = await self._dispatcher.call(same_node)
         name = node.local_channels.new(prefix, consumer, task)
         self.require_valid_channel_name(name)
+        if consumer is not None:
+            if self._is_fast:
+                speed_up(consumer, partial(node.local_channels.take_after, name))
+            acknowledge_when_handled(consumer)
         return name
 
     async def ack(self, message: dict[str, Any]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import sys
 from collections.abc import Callable
+from functools import partial
 from time import monotonic
 from typing import Any
 
@@ -14,6 +15,7 @@ from ..hub.channel import Channel
 from ..hub.replay import ReplaySink
 from ..hub.subscriber import Subscriber
 from .consumers import ConsumerLifetime
+from .deliveries import Delivery
 from .messages import GroupMessage
 from .names import is_of_consumer, new_channel_name
 from .settings import Settings
@@ -28,7 +30,7 @@ _NO_REPLAYS: dict[str, ReplaySink] = {}
 class LocalChannel:
     """One channel that is in use."""
 
-    __slots__ = ("mailbox", "name", "replays", "topics")
+    __slots__ = ("handed", "mailbox", "name", "replays", "topics")
 
     def __init__(self, name: str, mailbox: Subscriber) -> None:
         self.name = name
@@ -37,6 +39,8 @@ class LocalChannel:
         """The topics of its groups."""
         self.replays = _NO_REPLAYS
         """The sinks of the topics that it resumed."""
+        self.handed: Any = None
+        """The message that `LocalChannels.next_message` or `take_after` returned last."""
 
     @property
     def is_unused(self) -> bool:
@@ -182,6 +186,32 @@ class LocalChannels:
         finally:
             if not channel.topics:
                 self._remove_unused(channel)
+
+    def is_of_running_consumer(self, name: str) -> bool:
+        """Return whether a channel was made by `new` for a consumer that has not ended."""
+        return name in self._lifetimes
+
+    def next_message(self, name: str) -> Delivery:
+        """`receive` without a coroutine."""
+        channel = self._channels.get(name) or self._get_or_add(name)
+        return Delivery(channel.mailbox.notifier, partial(self._hand, channel), partial(self._release, channel))
+
+    def take_after(self, name: str, message: Any) -> Any:
+        """Return a channel's next message if it has come already and ``message`` was the one before it, else None."""
+        channel = self._channels.get(name)
+        return None if channel is None or channel.handed is not message else self._hand(channel)
+
+    def _hand(self, channel: LocalChannel) -> Any:
+        found = channel.mailbox.take()
+        if found is not None:
+            channel.handed = found[1] if found[0].position is None else self._with_position(*found)
+        else:
+            channel.handed = None
+        return channel.handed
+
+    def _release(self, channel: LocalChannel) -> None:
+        if not channel.topics:
+            self._remove_unused(channel)
 
     async def receive_prefix(self, prefix: str) -> Any:
         """Wait for the next message of any channel that begins with ``prefix``, which ends with ``!``."""

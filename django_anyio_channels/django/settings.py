@@ -93,6 +93,8 @@ class Settings:
     publish_timeout: float = 10.0
     max_message_size: int = 4 * 1024 * 1024
     outage_message: str | None = None
+    fast_dispatch: bool = True
+    """Whether consumers are given what waits in one go, see `fast_dispatch`."""
     warnings: tuple[ConfigWarning, ...] = ()
     database: str | None = None
     """The alias of DATABASES whose server is the broker."""

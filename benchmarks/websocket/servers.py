@@ -1,0 +1,87 @@
+"""The ASGI servers, each in a process of its own."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tests.support.brokers.server import free_port
+
+_APPLICATION = "benchmarks.websocket.applications:application"
+_SECONDS = 30.0
+
+SERVERS: Mapping[str, list[str]] = {
+    "uvicorn": [
+        "uvicorn",
+        "--host=127.0.0.1",
+        "--port={port}",
+        "--log-level=critical",
+        "--ws=websockets",
+        _APPLICATION,
+    ],
+    "daphne": ["daphne", "-b", "127.0.0.1", "-p", "{port}", "-v", "0", "--access-log", os.devnull, _APPLICATION],
+    "hypercorn": ["hypercorn", "--bind=127.0.0.1:{port}", "--log-level=critical", _APPLICATION],
+    "granian": ["granian", "--interface=asgi", "--host=127.0.0.1", "--port={port}", "--no-log", _APPLICATION],
+}
+"""How each is started, as a Python module."""
+
+
+@dataclass(frozen=True)
+class Running:
+    """A server that listens."""
+
+    port: int
+    pid: int
+    idle_memory: int
+    """Bytes that it took before anybody had connected."""
+
+    def memory(self) -> int:
+        """Bytes that it has taken since, with its child processes."""
+        return _memory(self.pid) - self.idle_memory
+
+
+@contextmanager
+def serving(server: str, layers: Mapping[str, Any], *, bare: bool = False) -> Iterator[Running]:
+    """Serve the application with such ``CHANNEL_LAYERS``."""
+    port = free_port()
+    command = [sys.executable, "-m", *(part.format(port=port) for part in SERVERS[server])]
+    environment = {**os.environ, "BENCHMARK_CHANNEL_LAYERS": json.dumps(layers), "PYTHONWARNINGS": "ignore"}
+    environment |= {"BENCHMARK_BARE": "1"} if bare else {}
+    with subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL) as process:
+        try:
+            _wait_for(port, process)
+            yield Running(port, process.pid, _memory(process.pid))
+        finally:
+            process.terminate()
+            try:
+                process.wait(5)
+            except subprocess.TimeoutExpired:
+                process.kill()
+
+
+def _wait_for(port: int, process: subprocess.Popen[bytes]) -> None:
+    ends = time.monotonic() + _SECONDS
+    while process.poll() is None and time.monotonic() < ends:
+        try:
+            socket.create_connection(("127.0.0.1", port), 1.0).close()
+        except OSError:
+            time.sleep(0.05)
+        else:
+            return
+    raise RuntimeError(f"{process.args!r} does not listen on port {port}")
+
+
+def _memory(pid: int) -> int:
+    """Resident bytes of a process and its descendants (Linux)."""
+    pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
+    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    return pages * os.sysconf("SC_PAGE_SIZE") + sum(map(_memory, map(int, children)))

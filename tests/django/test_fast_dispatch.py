@@ -1,0 +1,306 @@
+"""`django.fast_dispatch`: consumers are given what waits in one go, and see no other difference."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import logging
+import threading
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import channels
+import pytest
+from channels.consumer import AsyncConsumer, SyncConsumer
+from channels.exceptions import StopConsumer
+from channels.layers import channel_layers
+
+from django_anyio_channels import AnyioChannelLayer
+from django_anyio_channels.django import fast_dispatch
+
+pytestmark = pytest.mark.anyio
+both = pytest.mark.parametrize("fast", [True, False])
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+class Recording:
+    """What consumers of both kinds record."""
+
+    def __init__(self) -> None:
+        self.handled: list[Any] = []
+        self.threads: list[int] = []
+
+
+class Async(AsyncConsumer):
+    def __init__(self, seen: Recording) -> None:
+        self.seen = seen
+
+    async def client_message(self, message: dict[str, Any]) -> None:
+        self.seen.handled.append(message)
+
+    async def layer_message(self, message: dict[str, Any]) -> None:
+        self.seen.handled.append(message)
+
+    async def stop(self, message: dict[str, Any]) -> None:
+        raise StopConsumer
+
+    async def fail(self, message: dict[str, Any]) -> None:
+        raise LookupError("the handler failed")
+
+
+class Sync(SyncConsumer):
+    def __init__(self, seen: Recording) -> None:
+        self.seen = seen
+
+    def client_message(self, message: dict[str, Any]) -> None:
+        self.seen.handled.append(message)
+
+    def layer_message(self, message: dict[str, Any]) -> None:
+        self.seen.handled.append(message)
+        self.seen.threads.append(threading.get_ident())
+
+    def stop(self, message: dict[str, Any]) -> None:
+        raise StopConsumer
+
+    def fail(self, message: dict[str, Any]) -> None:
+        raise LookupError("the handler failed")
+
+
+kinds = pytest.mark.parametrize("kind", [Async, Sync])
+
+
+class Running:
+    """A consumer that runs, as a server runs it."""
+
+    def __init__(self, consumer: Any, layer: AnyioChannelLayer) -> None:
+        self.consumer = consumer
+        self.layer = layer
+        self.from_client: asyncio.Queue[Any] = asyncio.Queue()
+        self.to_client: list[Any] = []
+        self.send: Callable[[Any], Any] = self._send
+        self.task = asyncio.ensure_future(consumer({"type": "test"}, self.from_client.get, self._send_to_client))
+
+    async def _send_to_client(self, message: Any) -> None:
+        await self.send(message)
+
+    async def _send(self, message: Any) -> None:
+        self.to_client.append(message)
+
+    async def give(self, *messages: dict[str, Any]) -> None:
+        """Send messages to the consumer's channel, and none is handled before all wait."""
+        for message in messages:
+            await self.layer.send(self.consumer.channel_name, message)
+
+    async def handles(self, *messages: dict[str, Any]) -> None:
+        """Wait until these are what was handled."""
+        async with asyncio.timeout(30):
+            while len(self.consumer.seen.handled) < len(messages) and not self.task.done():
+                await asyncio.sleep(0.001)
+        assert self.consumer.seen.handled == list(messages)
+
+
+@pytest.fixture
+def make_layer() -> Iterator[Callable[..., AnyioChannelLayer]]:
+    def make(**config: Any) -> AnyioChannelLayer:
+        layer = AnyioChannelLayer(**config)
+        channel_layers.set("default", layer)
+        return layer
+
+    yield make
+    channel_layers.backends.clear()
+
+
+@asynccontextmanager
+async def running(consumer: Any, layer: AnyioChannelLayer) -> AsyncIterator[Running]:
+    runs = Running(consumer, layer)
+    async with asyncio.timeout(30):
+        while not hasattr(consumer, "base_send"):
+            await asyncio.sleep(0)
+    # The consumer waits for both, its client and its channel.
+    await runs.from_client.put({"type": "client.message", "number": -1})
+    await runs.handles({"type": "client.message", "number": -1})
+    consumer.seen.handled.clear()
+    yield runs
+    runs.task.cancel()
+    await asyncio.wait([runs.task])
+    await layer.close()
+
+
+def numbered(count: int, **more: Any) -> list[dict[str, Any]]:
+    return [{"type": "layer.message", "number": number, **more} for number in range(count)]
+
+
+@both
+@kinds
+async def test_messages_are_handled_in_order(make_layer: Any, kind: Any, fast: bool) -> None:
+    async with running(kind(Recording()), make_layer(fast_dispatch=fast)) as runs:
+        await runs.give(*numbered(80))
+        await runs.handles(*numbered(80))
+
+
+@kinds
+async def test_the_client_has_its_turn_while_many_messages_wait(make_layer: Any, kind: Any) -> None:
+    client = {"type": "client.message"}
+    async with running(kind(Recording()), make_layer()) as runs:
+        await runs.give(*numbered(100))
+        runs.from_client.put_nowait(client)
+        async with asyncio.timeout(30):
+            while len(runs.consumer.seen.handled) < 101:
+                await asyncio.sleep(0.001)
+        assert runs.consumer.seen.handled.index(client) < 100
+        assert [message for message in runs.consumer.seen.handled if message != client] == numbered(100)
+
+
+@both
+@kinds
+@pytest.mark.parametrize("end", ["stop", "fail", "unknown", "_private"])
+async def test_a_message_that_ends_the_consumer_ends_it_at_once(
+    make_layer: Any, kind: Any, fast: bool, end: str
+) -> None:
+    async with running(kind(Recording()), make_layer(fast_dispatch=fast)) as runs:
+        await runs.give(*numbered(3), {"type": end}, *numbered(3))
+        await asyncio.wait([runs.task], timeout=30)
+        assert runs.consumer.seen.handled == numbered(3)
+        error = runs.task.exception()
+        assert {
+            "stop": error is None,
+            "fail": str(error) == "the handler failed",
+            "unknown": str(error) == "No handler for message type unknown",
+            "_private": str(error) == "Malformed type in message (leading underscore)",
+        }[end]
+
+
+@both
+@kinds
+async def test_a_consumers_own_dispatch_sees_every_message(make_layer: Any, kind: Any, fast: bool) -> None:
+    class Own(kind):  # type: ignore[misc]
+        async def dispatch(self, message: dict[str, Any]) -> None:
+            passed.append(message)
+            await super().dispatch(message)
+
+    passed: list[Any] = []
+    async with running(Own(Recording()), make_layer(fast_dispatch=fast)) as runs:
+        passed.clear()
+        await runs.give(*numbered(80))
+        await runs.handles(*numbered(80))
+        assert passed == numbered(80)
+
+
+async def test_an_instrumented_dispatch_sees_every_message(make_layer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    original: Any = AsyncConsumer.dispatch
+    passed: list[Any] = []
+
+    async def traced(self: AsyncConsumer, message: Any) -> None:
+        passed.append(message)
+        await original(self, message)
+
+    monkeypatch.setattr(AsyncConsumer, "dispatch", traced)
+    monkeypatch.setattr(fast_dispatch, "_ASYNC_DISPATCH", traced)  # as if this had been imported later
+    async with running(Async(Recording()), make_layer()) as runs:
+        passed.clear()
+        await runs.give(*numbered(3))
+        await runs.handles(*numbered(3))
+        assert passed == numbered(3)
+
+
+@both
+async def test_context_variables_of_a_handler_stay_for_the_next_one(make_layer: Any, fast: bool) -> None:
+    variable: contextvars.ContextVar[int] = contextvars.ContextVar("variable", default=0)
+
+    class Counting(Async):
+        async def layer_message(self, message: dict[str, Any]) -> None:
+            variable.set(variable.get() + 1)
+            self.seen.handled.append({**message, "count": variable.get()})
+
+    async with running(Counting(Recording()), make_layer(fast_dispatch=fast)) as runs:
+        await runs.give(*numbered(3))
+        await runs.handles(*({**message, "count": message["number"] + 1} for message in numbered(3)))
+
+
+@both
+@kinds
+async def test_a_cancelled_consumer_handles_no_more(make_layer: Any, kind: Any, fast: bool) -> None:
+    all_sent, begun, go_on = threading.Event(), threading.Event(), threading.Event()
+
+    class WaitingSync(Sync):
+        def layer_message(self, message: dict[str, Any]) -> None:
+            super().layer_message(message)
+            if message["number"] == 0:
+                all_sent.wait(30)
+            else:
+                begun.set()
+                go_on.wait(30)
+
+    class WaitingAsync(Async):
+        async def layer_message(self, message: dict[str, Any]) -> None:
+            await super().layer_message(message)
+            if message["number"] == 0:
+                await asyncio.to_thread(all_sent.wait, 30)
+            else:
+                begun.set()
+                await asyncio.sleep(30)
+
+    waiting: Any = WaitingSync if kind is Sync else WaitingAsync
+    async with running(waiting(Recording()), make_layer(fast_dispatch=fast)) as runs:
+        await runs.give(*numbered(4))
+        all_sent.set()
+        async with asyncio.timeout(30):
+            while not begun.is_set():
+                await asyncio.sleep(0.001)
+        runs.task.cancel()
+        await asyncio.sleep(0)
+        go_on.set()
+        await asyncio.wait([runs.task], timeout=30)
+        assert runs.task.cancelled()
+        assert runs.consumer.seen.handled == numbered(2)
+
+
+async def test_a_synchronous_consumer_hops_once_for_all_that_waits(
+    make_layer: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    batches: list[int] = []
+    handle_all: Any = fast_dispatch._handle_all
+
+    async def counting(consumer: Any, messages: list[Any], *others: Any) -> None:
+        batches.append(len(messages))
+        await handle_all(consumer, messages, *others)
+
+    monkeypatch.setattr(fast_dispatch, "_handle_all", counting)
+    async with running(Sync(Recording()), make_layer()) as runs:
+        batches.clear()
+        await runs.give(*numbered(20))
+        await runs.handles(*numbered(20))
+        assert sum(batches) == 20
+        assert len(batches) < 5
+        assert len(set(runs.consumer.seen.threads)) == 1
+
+
+async def test_only_the_first_of_several_channels_is_read_ahead(make_layer: Any) -> None:
+    class Two(Async):
+        async def client_message(self, message: dict[str, Any]) -> None:
+            await super().client_message(message)
+            self.other = await self.channel_layer.new_channel()
+
+    async with running(Two(Recording()), make_layer()) as runs:
+        dispatch = runs.consumer.dispatch
+        fast_dispatch.speed_up(runs.consumer, lambda message: None)
+        assert runs.consumer.dispatch is dispatch
+
+
+async def test_it_is_off_where_channels_is_another_version(
+    make_layer: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(channels, "__version__", "5.0.0")
+    fast_dispatch.is_supported.cache_clear()
+    with caplog.at_level(logging.INFO, "django_anyio_channels"):
+        layers = [make_layer(), make_layer()]
+        [record] = caplog.records
+    assert "Channels 5.0.0" in record.getMessage()
+    async with running(Async(Recording()), layers[1]) as runs:
+        assert "dispatch" not in vars(runs.consumer)
+    fast_dispatch.is_supported.cache_clear()

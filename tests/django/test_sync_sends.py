@@ -1,0 +1,146 @@
+"""`django.sync_sends`: what a handler sends arrives in order, and it does not wait for each message."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import pytest
+from asgiref.sync import async_to_sync, sync_to_async
+
+from django_anyio_channels.django import sync_sends
+from django_anyio_channels.django.sync_sends import SyncSends
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+class Client:
+    """Receives messages when it is open, and fails with the ones it is told to."""
+
+    def __init__(self, failing: tuple[int, ...] = ()) -> None:
+        self.received: list[int] = []
+        self.open = asyncio.Event()
+        self.open.set()
+        self._failing = failing
+
+    async def send(self, message: int) -> None:
+        await self.open.wait()
+        if message in self._failing:
+            raise ConnectionError(f"message {message} was refused")
+        self.received.append(message)
+
+
+async def handle(sends: SyncSends, handler: Callable[[], object]) -> None:
+    """Run a handler as the dispatcher does."""
+
+    def run() -> None:
+        with sends.in_this_thread():
+            handler()
+
+    async with sends:
+        await sync_to_async(run)()
+
+
+def send_all(sends: SyncSends, messages: range) -> None:
+    for message in messages:
+        sends(message)
+
+
+async def test_all_arrives_in_order_before_the_handler_counts_as_done() -> None:
+    client = Client()
+    sends = SyncSends(async_to_sync(client.send))
+    for start in (0, 1000):
+        await handle(sends, partial(send_all, sends, range(start, start + 1000)))
+        assert client.received == list(range(start + 1000))
+
+
+async def test_a_handler_is_ahead_of_its_client_by_so_many_messages_only() -> None:
+    client = Client()
+    client.open.clear()
+    sends = SyncSends(async_to_sync(client.send))
+    begun: list[int] = []
+
+    def handler() -> None:
+        for number in range(200):
+            begun.append(number)
+            sends(number)
+
+    handling = asyncio.ensure_future(handle(sends, handler))
+    async with asyncio.timeout(30):
+        while len(begun) <= sync_sends._AHEAD:
+            await asyncio.sleep(0.001)
+    assert not handling.done()
+    assert len(begun) == sync_sends._AHEAD + 1
+    client.open.set()
+    await handling
+    assert client.received == list(range(200))
+
+
+async def test_an_error_is_raised_by_a_later_send() -> None:
+    client = Client(failing=(3,))
+    sends = SyncSends(async_to_sync(client.send))
+    caught = threading.Event()
+
+    def handler() -> None:
+        with pytest.raises(ConnectionError, match="message 3"):
+            for number in range(10_000):
+                sends(number)
+        caught.set()
+
+    await handle(sends, handler)
+    assert caught.is_set()
+    assert client.received[:3] == [0, 1, 2]
+    # What comes next is sent again.
+    await handle(sends, lambda: sends(20_000))
+    assert client.received[-1] == 20_000
+
+
+async def test_an_error_of_the_last_message_is_raised_at_the_end() -> None:
+    sends = SyncSends(async_to_sync(Client(failing=(1,)).send))
+    with pytest.raises(ConnectionError, match="message 1"):
+        await handle(sends, lambda: sends(1))
+
+
+async def test_an_error_of_the_handler_is_the_one_that_counts() -> None:
+    client = Client(failing=(1,))
+    sends = SyncSends(async_to_sync(client.send))
+
+    def handler() -> None:
+        sends(1)
+        raise LookupError("the handler failed")
+
+    with pytest.raises(LookupError):
+        await handle(sends, handler)
+
+
+async def test_other_threads_wait_for_the_message_to_be_sent() -> None:
+    client = Client()
+    sends = SyncSends(async_to_sync(client.send))
+    await asyncio.to_thread(sends, 7)
+    assert client.received == [7]
+
+
+async def test_a_sender_that_is_cancelled_lets_the_handler_go_on() -> None:
+    client = Client()
+    client.open.clear()
+    sends = SyncSends(async_to_sync(client.send))
+
+    def handler() -> None:
+        for number in range(200):
+            sends(number)
+
+    handling: Any = asyncio.ensure_future(handle(sends, handler))
+    async with asyncio.timeout(30):
+        while sends._sender is None:
+            await asyncio.sleep(0.001)
+    sends._sender.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await handling
