@@ -18,7 +18,7 @@ from ctypes.util import find_library
 from functools import lru_cache
 from pathlib import Path
 
-from tests.support.brokers.debian import Unpacked, unpack
+from tests.support.brokers.debian import Unpacked, complaint, unpack
 from tests.support.brokers.server import ServerMissing, find_program
 
 NAMES = ["chromium", "chromium-headless-shell", "chromium-browser", "google-chrome", "google-chrome-stable"]
@@ -128,8 +128,7 @@ def _extract(archive: Path, folder: Path) -> None:
 def _run(command: list[str], folder: Path) -> None:
     done = subprocess.run(command, check=False, cwd=folder, capture_output=True, text=True)
     if done.returncode != 0:
-        reason = (done.stderr or done.stdout).strip()[-500:]
-        raise ServerMissing(f"{CURE}; fetching {PACKAGE} failed at `{' '.join(command[:2])}`: {reason}")
+        raise ServerMissing(f"{CURE}; fetching {PACKAGE} failed at `{' '.join(command[:2])}`: {complaint(done)}")
 
 
 if __name__ == "__main__":
