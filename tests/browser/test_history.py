@@ -88,6 +88,7 @@ def test_what_was_said_while_a_window_was_away_is_there_when_it_is_back(open_win
 
 def test_a_page_that_is_opened_shows_the_last_messages(open_window: Open) -> None:
     ana = open_window("Ana", room="kitchen")
+    expect(ana.get_by_text("This server keeps the last messages for a while.")).to_be_visible()
     for number in range(55):
         say(ana, f"number {number}")
     expect(messages(ana)).to_have_count(55)
