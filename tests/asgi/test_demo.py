@@ -57,6 +57,33 @@ def test_whoever_is_in_the_room_hears_it(demo: Server) -> None:
     assert noise(demo) == ""
 
 
+def test_each_window_tells_about_itself_and_nobody_asks_all_others(demo: Server) -> None:
+    with client(demo, "ws/") as ana, client(demo, "ws/") as bob, client(demo, "ws/") as eve:
+        for newcomer, name in ((ana, "Ana"), (bob, "Bob"), (eve, "Eve")):
+            _join(newcomer, name, "attic")
+        welcomes = {eve.receive_until(type="here")["name"] for _ in range(2)}
+        assert welcomes == {"Ana", "Bob"}  # and nobody else got them
+        eve.send(type="say", text="before")
+        for each in (ana, bob, eve):
+            each.receive_until(type="said", text="before")
+        ana.send(type="here")
+        ana.send(type="say", text="after")
+        for each in (ana, bob, eve):
+            told = [each.receive()]
+            while told[-1]["type"] != "said":
+                told.append(each.receive())
+            about = [frame for frame in told if frame["type"] not in ("worker", "said")]
+            assert [(frame["type"], frame["name"]) for frame in about] == [("here", "Ana")]
+            assert all(frame.keys() == {"type", "id", "name"} for frame in about)
+
+
+def test_no_channel_name_reaches_a_visitor(demo: Server) -> None:
+    with client(demo, "ws/") as ana, client(demo, "ws/") as bob:
+        _join(ana, "Ana", "cellar")
+        number = _join(bob, "Bob", "cellar")["id"]
+        assert ana.receive_until(type="came", id=number) == {"type": "came", "id": number, "name": "Bob"}
+
+
 def test_who_leaves_is_missed(demo: Server) -> None:
     with client(demo, "ws/") as ana:
         _join(ana)
