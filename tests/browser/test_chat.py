@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from typing import Any
+from collections.abc import Callable
 
 import pytest
 from playwright.sync_api import Locator, Page, WebSocketRoute, expect
@@ -114,26 +114,48 @@ def test_the_background_worker_answers_both(open_window: Open) -> None:
 
 def test_the_page_says_when_no_worker_runs(open_window: Open) -> None:
     ana = open_window()
-    ana.route_web_socket("**/ws/", _without_worker)
+    ana.clock.install()
+    ana.route_web_socket("**/ws/", _without("worker", "answered"))
+    ana.reload()
     ana.get_by_label("Your name").fill("Ana")
     ana.keyboard.press("Enter")
+    expect(people(ana)).to_have_text(["Ana"])
+    ana.clock.fast_forward(5_000)
     expect(ana.locator("#worker")).to_have_text("No worker running")
     cure = "Start one, with the server's environment variables: python3 testproject runworker chat-worker"
     expect(ana.get_by_text(cure)).to_be_visible()
     say(ana, "/roll 2d6")
+    expect(messages(ana).locator("output")).to_have_text("Working...")
+    ana.clock.fast_forward(5_000)
     expect(messages(ana).locator("output")).to_have_text(f"No worker has answered yet. {cure}")
 
 
-def _without_worker(route: WebSocketRoute) -> None:
-    """Lets everything through but what a worker answers."""
-    server = route.connect_to_server()
+def test_who_vanishes_without_a_word_is_not_shown_for_ever(open_window: Open) -> None:
+    ana, bob = open_window(), open_window("Bob", room="cellar")
+    ana.clock.install()
+    ana.route_web_socket("**/ws/", _without("left"))
+    ana.goto("/room/cellar/")
+    ana.get_by_label("Your name").fill("Ana")
+    ana.keyboard.press("Enter")
+    expect(people(ana)).to_have_text(["Ana", "Bob"])
+    bob.close()
+    ana.clock.fast_forward(100_000)
+    expect(people(ana)).to_have_text(["Ana", "Bob"])  # perhaps its browser only slowed it down
+    ana.clock.fast_forward(60_000)
+    expect(people(ana)).to_have_text(["Ana"])
 
-    def pass_on(frame: str | bytes) -> None:
-        content: dict[str, Any] = json.loads(frame)
-        if content["type"] not in {"worker", "answered"}:
-            route.send(frame)
 
-    server.on_message(pass_on)
+def _without(*kinds: str) -> Callable[[WebSocketRoute], None]:
+    """Lets through everything but frames of these types from the server."""
+
+    def connect(route: WebSocketRoute) -> None:
+        def pass_on(frame: str | bytes) -> None:
+            if json.loads(frame)["type"] not in kinds:
+                route.send(frame)
+
+        route.connect_to_server().on_message(pass_on)
+
+    return connect
 
 
 def test_what_is_refused_can_be_put_right(open_window: Open) -> None:
