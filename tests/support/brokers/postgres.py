@@ -107,6 +107,7 @@ def _accessible(programs: Path) -> Path:
     libraries = package.with_name(f"{package.name}.libs")
     if libraries.exists():
         shutil.copytree(libraries, home / libraries.name)
+    subprocess.run(["chmod", "-R", "a+rX", home], check=True)  # pip installed it with the umask of whoever called it
     return home / package.name / installation.name / "bin"
 
 

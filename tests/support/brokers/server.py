@@ -19,6 +19,9 @@ from pathlib import Path
 
 NOBODY = 65534
 
+# Some servers run as another user, who must be able to read what the tests write.
+os.umask(0o022)
+
 # Below the range that the kernel gives to outgoing connections. A port of that range could be taken by some client
 # while its server is down, or a client that reconnects could even meet itself on it. No longer than the distance
 # of a Redis Cluster's second ports, so that one node's second is never another's first.
