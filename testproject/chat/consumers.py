@@ -60,7 +60,7 @@ class ChatConsumer(AsyncResumingMixin, AsyncWebsocketConsumer):
             await self._tell("problem", text=str(refused))
         except ChannelLayerError as error:
             # Addresses and other details are for the log, not for visitors.
-            logger.warning("The channel layer failed at a %s.", type(said).__name__, exc_info=True)
+            logger.warning("%s from %s failed: %s", type(said).__name__, self.id, error)
             if isinstance(said, Say | Ask):
                 await self._tell("problem", text=MAYBE_SENT if isinstance(error, DeliveryUnknown) else NOT_SENT)
             await self._try(self.close(COME_BACK))
@@ -71,8 +71,8 @@ class ChatConsumer(AsyncResumingMixin, AsyncWebsocketConsumer):
         try:
             await self._leave()
             await self._to_people("room.left")
-        except ChannelLayerError:
-            logger.warning("%s left room %s, but the room was not notified.", self.id, self.room, exc_info=True)
+        except ChannelLayerError as error:
+            logger.warning("%s left room %s, which was not notified: %s", self.id, self.room, error)
 
     async def _act(self, said: Said) -> None:
         if bool(self.room) == isinstance(said, Join):
