@@ -18,10 +18,10 @@ from django_anyio_channels import AsyncResumingMixin, ChannelLayerError, Deliver
 logger = logging.getLogger(__name__)
 
 LAST = 50
-"""So many of the last messages does a page show that is opened, if the channel layer keeps a history."""
+"""How many of the last messages a newly opened page shows, if the channel layer keeps a history."""
 
 COME_BACK = 4503
-"""The code with which a WebSocket is closed that a page should open again: there, what was missed is seen or told."""
+"""The close code after which a page connects again, and shows what it missed or that it missed something."""
 
 NOT_SENT = "Message not sent. Try again in a moment."
 MAYBE_SENT = "The connection broke. Your message may not have been sent."
@@ -30,9 +30,9 @@ MAYBE_SENT = "The connection broke. Your message may not have been sent."
 class ChatConsumer(AsyncResumingMixin, AsyncWebsocketConsumer):
     """One window of the chat.
 
-    It uses each way that a channel layer has: what is said in a room goes to a group, who comes and who goes to another
-    one, the welcome for a newcomer to one consumer's own channel, and tasks for the background worker to a normal
-    channel. Only what is said has a past that matters to a window that comes back.
+    It uses every way to send that a channel layer has: to a group, what is said in a room; to another one, who comes and
+    who goes; to one consumer's own channel, the welcome for a newcomer; to a normal channel, tasks for the background
+    worker. Only what is said needs a history.
     """
 
     async def connect(self) -> None:
@@ -114,7 +114,7 @@ class ChatConsumer(AsyncResumingMixin, AsyncWebsocketConsumer):
         await self.channel_layer.group_discard(self.group, self.channel_name)
 
     async def _here(self) -> None:
-        """Each window tells about itself, and nobody asks all others: a room of n windows sends n messages a while."""
+        """Each window tells about itself, so n windows send n messages in 20 seconds; asking all would take n * n."""
         await self._to_people("room.here")
         await self._to_worker("task.hello", reply=self.channel_name)
 
