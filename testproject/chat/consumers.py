@@ -30,9 +30,9 @@ MAYBE_SENT = "The connection broke. Your message may not have been sent."
 class ChatConsumer(AsyncResumingMixin, AsyncWebsocketConsumer):
     """One window of the chat.
 
-    It uses every way to send that a channel layer has: to a group, what is said in a room; to another one, who comes and
-    who goes; to one consumer's own channel, the welcome for a newcomer; to a normal channel, tasks for the background
-    worker. Only what is said needs a history.
+    It uses every way to send that a channel layer has: to a group, what is said in a room; to another one, who comes
+    and who goes; to one consumer's own channel, the welcome for a newcomer; to a normal channel, tasks for the
+    background worker. Only what is said needs a history.
     """
 
     async def connect(self) -> None:
