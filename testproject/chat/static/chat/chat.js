@@ -292,7 +292,7 @@ function askName(why = "") {
 function refuseName(why) {
   connection.close();
   name = "";
-  sessionStorage.removeItem("name");
+  for (const storage of [sessionStorage, localStorage]) storage.removeItem("name");
   askName(why);
 }
 
