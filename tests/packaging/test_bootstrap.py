@@ -179,6 +179,15 @@ def refusal(checkout: Path, url: str, **variables: str) -> str:
     return errors
 
 
+def test_pip_that_gets_nothing_from_the_index_shows_no_password(checkout: Path) -> None:
+    with index("<html></html>") as url:
+        process = start(checkout, PIP_INDEX_URL=url, PIP_RETRIES="0", PIP_NO_CACHE_DIR="1", PIP_FIND_LINKS="")
+        output, errors = process.communicate(timeout=100)
+    assert process.returncode == 1
+    assert "pip says why above" in errors
+    assert "secret" not in output + errors
+
+
 def test_other_pip_than_the_tested_one_is_refused(checkout: Path) -> None:
     with index('<a href="../../files/pip-26.3-py3-none-any.whl#sha256=0">pip</a>') as url:
         assert "trust it not" in refusal(checkout, url)
