@@ -57,7 +57,7 @@ FONTS = """<?xml version="1.0"?>
 <!DOCTYPE fontconfig SYSTEM "fonts.dtd">
 <fontconfig>
   <include ignore_missing="yes">/etc/fonts/fonts.conf</include>
-  <dir prefix="relative">fonts</dir>
+  <dir prefix="relative">{folder}</dir>
   <cachedir prefix="xdg">fontconfig</cachedir>
 </fontconfig>
 """
@@ -75,9 +75,17 @@ def find_chromium() -> Unpacked:
     if sys.platform == "linux" and platform.machine() == "x86_64" and shutil.which("npm") and shutil.which("node"):
         return _from_npm()
     try:
-        return unpack("usr/lib/chromium/chromium-headless-shell", DEBIAN)
+        return _from_debian()
     except ServerMissing as missing:
         raise ServerMissing(f"{CURE}; {missing}") from None
+
+
+def _from_debian() -> Unpacked:
+    unpacked = unpack("usr/lib/chromium/chromium-headless-shell", DEBIAN)
+    fonts = Path(unpacked.program).parents[3] / "fonts.conf"
+    # A system without fonts lacks their configuration, too, and Chromium crashes at the first text.
+    fonts.write_text(FONTS.format(folder="usr/share/fonts"))
+    return Unpacked(unpacked.program, {**unpacked.environment, "FONTCONFIG_FILE": str(fonts)})
 
 
 def _from_npm() -> Unpacked:
@@ -114,7 +122,7 @@ def _download(work: Path) -> None:
     (ready / "chromium").chmod(0o755)
     _extract(work / "al2023.tar", ready)
     _extract(work / "fonts.tar", ready)
-    (ready / "fonts.conf").write_text(FONTS)
+    (ready / "fonts.conf").write_text(FONTS.format(folder="fonts"))
 
 
 def _extract(archive: Path, folder: Path) -> None:
