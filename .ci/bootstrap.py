@@ -157,7 +157,7 @@ def _download_pip() -> bytes:
 def _get(index: str, link: str = "") -> tuple[bytes, str]:
     """What the index has under its own URL or under ``link``, and the URL where it was in the end."""
     trust = urllib.request.HTTPSHandler(context=ssl.create_default_context(cafile=os.environ.get("PIP_CERT")))
-    first = urllib.request.Request(_without_secrets(link or index))
+    first = urllib.request.Request(link or _without_secrets(index))
     opener = urllib.request.build_opener(trust, _Credentials(index))
     with opener.open(first, timeout=60) as answer:
         body: bytes = answer.read()
