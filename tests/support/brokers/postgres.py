@@ -223,6 +223,7 @@ def _prepare(programs: Path, folder: Path, settings: Sequence[str]) -> Postgres:
         f"port={port}",
         f"unix_socket_directories={folder}",
         "fsync=off",
+        "dynamic_shared_memory_type=mmap",  # in its folder; what a killed server has in /dev/shm stays, and fills it
         "shared_buffers=16MB",
         "max_wal_senders=2",
     ]
