@@ -18,6 +18,7 @@ import base64
 import fcntl
 import hashlib
 import html
+import http.client
 import os
 import re
 import ssl
@@ -30,7 +31,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 ROOT = Path(__file__).resolve().parent.parent
 PROJECT = "-e.[django,encryption,mqtt,postgres,redis]"
@@ -136,33 +137,64 @@ def _install_pip(python: Path) -> None:
 def _download_pip() -> bytes:
     index = os.environ.get("PIP_INDEX_URL", "https://pypi.org/simple").rstrip("/") + "/pip/"
     try:
-        page = _get(index).decode()
-        link = re.search(rf'href="([^"#]*{re.escape(PIP)})[#"]', page)
+        page, place = _get(index)
+        link = re.search(rf'href="([^"#]*{re.escape(PIP)})[#"]', page.decode())
         if not link:
             sys.exit(f"{_without_secrets(index)} has no {PIP}; set PIP_INDEX_URL to an index that has.")
-        return _get(urllib.parse.urljoin(index, html.unescape(link[1])))
+        return _get(index, urllib.parse.urljoin(place, html.unescape(link[1])))[0]
     except OSError as error:
         sys.exit(
             f"Cannot fetch pip from {_without_secrets(index)}: {error}. Check the network, set PIP_INDEX_URL to an "
             f"index that this machine reaches, or install the packages python3-pip and ca-certificates."
         )
+    except (ValueError, http.client.HTTPException):  # whose texts quote half of a password, or of a proxy's
+        sys.exit(
+            f"PIP_INDEX_URL, {_without_secrets(index)}, or the proxy's URL cannot be read. Percent-encode user and "
+            f"password in it, or install the package python3-pip."
+        )
 
 
-def _get(url: str) -> bytes:
-    parts = urllib.parse.urlsplit(url)
-    request = urllib.request.Request(_without_secrets(url))
-    if parts.username:
-        secret = urllib.parse.unquote(f"{parts.username}:{parts.password or ''}")
-        request.add_header("Authorization", "Basic " + base64.b64encode(secret.encode()).decode())
-    trust = ssl.create_default_context(cafile=os.environ.get("PIP_CERT"))
-    with urllib.request.urlopen(request, timeout=60, context=trust) as answer:
+def _get(index: str, link: str = "") -> tuple[bytes, str]:
+    """What the index has under its own URL or under ``link``, and the URL where it was in the end."""
+    trust = urllib.request.HTTPSHandler(context=ssl.create_default_context(cafile=os.environ.get("PIP_CERT")))
+    first = urllib.request.Request(link or _without_secrets(index))
+    opener = urllib.request.build_opener(trust, _Credentials(index))
+    with opener.open(first, timeout=60) as answer:
         body: bytes = answer.read()
-        return body
+        return body, answer.url
+
+
+class _Credentials(urllib.request.HTTPRedirectHandler):
+    """Shows the user and the password in an index's URL to that server only, wherever links and redirections lead."""
+
+    def __init__(self, index: str) -> None:
+        parts = urllib.parse.urlsplit(index)
+        self._origin = _origin(index)
+        secret = urllib.parse.unquote(f"{parts.username}:{parts.password or ''}")
+        self._header = "Basic " + base64.b64encode(secret.encode()).decode() if parts.username else None
+
+    def http_request(self, request: urllib.request.Request) -> urllib.request.Request:
+        if self._header and _origin(request.full_url) == self._origin:
+            # Others are copied into the request that a redirection makes.
+            request.add_unredirected_header("Authorization", self._header)
+        return request
+
+    https_request = http_request
+
+    def redirect_request(self, *arguments: Any) -> "urllib.request.Request | None":
+        request = super().redirect_request(*arguments)
+        if request:
+            request.remove_header("Proxy-authorization")  # the next server may be reached without the proxy
+        return request
+
+
+def _origin(url: str) -> "tuple[str, str | None, int | None]":
+    parts = urllib.parse.urlsplit(url)
+    return parts.scheme, parts.hostname, parts.port or {"http": 80, "https": 443}.get(parts.scheme)
 
 
 def _without_secrets(url: str) -> str:
-    parts = urllib.parse.urlsplit(url)
-    return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
+    return re.sub("//.*@", "//", url)
 
 
 def _run(*command: "str | Path") -> None:

@@ -1,5 +1,7 @@
 """``python3 testproject``: the demo chat. ``python3 testproject ARGUMENTS``: ``manage.py runserver`` with these.
 
+``python3 testproject runworker chat-worker``, and any other command that begins with a name: ``manage.py`` with it.
+
 Makes what it needs: a virtual environment in the checkout. The messages go through this one process's memory, or
 through the broker whose URL the settings read from the environment.
 """
@@ -14,4 +16,7 @@ from bootstrap import ROOT, environment, run
 
 if __name__ == "__main__":
     os.environ["PYTHONUNBUFFERED"] = "1"
-    run(environment("demo"), str(ROOT / "testproject" / "manage.py"), "runserver", *sys.argv[1:])
+    arguments = sys.argv[1:]
+    if not (arguments and arguments[0].isalpha()):  # "runworker", not "8001", "0.0.0.0:8000" or "--noreload"
+        arguments.insert(0, "runserver")
+    run(environment("demo"), str(ROOT / "testproject" / "manage.py"), *arguments)

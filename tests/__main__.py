@@ -4,6 +4,7 @@ Makes what it needs: a virtual environment in the checkout, and brokers and a br
 """
 
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +14,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent / ".ci"))
 from bootstrap import ROOT, environment, run
 
 if __name__ == "__main__":
+    # A shell's background job ignores SIGINT, and so would the servers that the tests interrupt.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     python = environment("qa")
     os.chdir(ROOT)
     os.environ["PYTHONDEVMODE"] = "1"

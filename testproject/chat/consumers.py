@@ -5,27 +5,34 @@ from __future__ import annotations
 import json
 import logging
 import time
+from collections.abc import Awaitable
 from typing import Any
 from uuid import uuid4
 
 from channels.exceptions import ChannelFull
 from channels.generic.websocket import AsyncWebsocketConsumer, WebsocketConsumer
 
-from chat.protocol import HELP, WORKER, Ask, Help, Join, Refused, Said, Say, Who, read
-from django_anyio_channels import AsyncResumingMixin, ChannelLayerError, position_of
+from chat.protocol import HELP, WORKER, Ask, Help, Here, Join, Refused, Said, Say, read
+from django_anyio_channels import AsyncResumingMixin, ChannelLayerError, DeliveryUnknown, position_of
 
 logger = logging.getLogger(__name__)
 
 LAST = 50
-"""So many of the last messages does a page show that is opened, if the channel layer keeps a history."""
+"""How many of the last messages a newly opened page shows, if the channel layer keeps a history."""
+
+COME_BACK = 4503
+"""The close code after which a page connects again, and shows what it missed or that it missed something."""
+
+NOT_SENT = "Message not sent. Try again in a moment."
+MAYBE_SENT = "The connection broke. Your message may not have been sent."
 
 
 class ChatConsumer(AsyncResumingMixin, AsyncWebsocketConsumer):
     """One window of the chat.
 
-    It uses each way that a channel layer has: what is said in a room goes to a group, who comes and who goes to another
-    one, the answer to "who is here?" to one consumer's own channel, and tasks for the background worker to a normal
-    channel. Only what is said has a past that matters to a window that comes back.
+    It uses every way to send that a channel layer has: to a group, what is said in a room; to another one, who comes
+    and who goes; to one consumer's own channel, the welcome for a newcomer; to a normal channel, tasks for the
+    background worker. Only what is said needs a history.
     """
 
     async def connect(self) -> None:
@@ -47,24 +54,29 @@ class ChatConsumer(AsyncResumingMixin, AsyncWebsocketConsumer):
 
     async def receive(self, text_data: str | None = None, bytes_data: bytes | None = None) -> None:
         try:
-            await self._act(read(text_data))
+            said = read(text_data)
+            await self._act(said)
         except Refused as refused:
             await self._tell("problem", text=str(refused))
         except ChannelLayerError as error:
-            await self._tell("problem", text=f"That may not have been sent: {error}")
+            # Addresses and other details are for the log, not for visitors.
+            logger.warning("%s from %s failed: %s", type(said).__name__, self.id, error)
+            if isinstance(said, Say | Ask):
+                await self._tell("problem", text=MAYBE_SENT if isinstance(error, DeliveryUnknown) else NOT_SENT)
+            await self._try(self.close(COME_BACK))
 
     async def disconnect(self, code: int) -> None:
         if not self.room:
             return
         try:
-            await self.channel_layer.group_discard(self.people, self.channel_name)
+            await self._leave()
             await self._to_people("room.left")
-        except ChannelLayerError:
-            logger.warning("%s left room %s, but the room was not notified.", self.id, self.room, exc_info=True)
+        except ChannelLayerError as error:
+            logger.warning("%s left room %s, which was not notified: %s", self.id, self.room, error)
 
     async def _act(self, said: Said) -> None:
         if bool(self.room) == isinstance(said, Join):
-            raise Refused("You are in a room already." if self.room else "Come into a room first.")
+            raise Refused("You are in a room already." if self.room else "Join a room first.")
         match said:
             case Join():
                 await self._join(said)
@@ -72,21 +84,38 @@ class ChatConsumer(AsyncResumingMixin, AsyncWebsocketConsumer):
                 await self._to_room("room.said", text=said.text, at=_now())
             case Ask():
                 await self._ask(said)
-            case Who():
-                await self._who()
+            case Here():
+                await self._here()
             case Help():
                 await self._tell("help", text=HELP)
 
     async def _join(self, said: Join) -> None:
         self.room, self.name = said.room, said.name
-        await self.channel_layer.group_add(self.people, self.channel_name)
-        came = await self.resume_group(self.group, said.since, last=0 if said.since else LAST)
-        await self._tell("joined", room=self.room, position=came.position, complete=came.complete, **self.me)
-        await self._to_people("room.came")
-        await self._who()
+        try:
+            await self.channel_layer.group_add(self.people, self.channel_name)
+            came = await self.resume_group(self.group, said.since, last=0 if said.since else LAST)
+            await self._to_people("room.came", reply=self.channel_name)
+        except ChannelLayerError:
+            await self._leave()  # not in the room by half
+            self.room = ""
+            raise
+        await self._tell(
+            "joined",
+            room=self.room,
+            position=came.position,
+            complete=came.complete,
+            history=came.has_history,
+            **self.me,
+        )
+        await self._to_worker("task.hello", reply=self.channel_name)
 
-    async def _who(self) -> None:
-        await self._to_people("room.who", reply=self.channel_name)
+    async def _leave(self) -> None:
+        await self.channel_layer.group_discard(self.people, self.channel_name)
+        await self.channel_layer.group_discard(self.group, self.channel_name)
+
+    async def _here(self) -> None:
+        """Each window tells about itself, so n windows send n messages in 20 seconds; asking all would take n * n."""
+        await self._to_people("room.here")
         await self._to_worker("task.hello", reply=self.channel_name)
 
     async def _ask(self, said: Ask) -> None:
@@ -107,25 +136,28 @@ class ChatConsumer(AsyncResumingMixin, AsyncWebsocketConsumer):
             await self._tell("worker", here=False)
 
     async def _tell(self, kind: str, **content: Any) -> None:
-        text = json.dumps({"type": kind, **content})
+        await self._try(self.send(json.dumps({"type": kind, **content})))
+
+    async def _try(self, sending: Awaitable[None]) -> None:
         try:
-            await self.send(text)
+            await sending
         except Exception:
             # The window may close meanwhile. Raised on, this would end the consumer before `disconnect`
             # notifies the room. ASGI 2.4 wants an OSError here; Daphne has one of its own.
             logger.debug("The window of %s has gone.", self.id, exc_info=True)
 
-    async def room_who(self, message: dict[str, Any]) -> None:
-        try:
-            await self.channel_layer.send(message["reply"], {"type": "room.here", **self.me})
-        except (ChannelFull, ChannelLayerError):
-            logger.warning("%s could not say that it is here; it will when it is asked again.", self.id, exc_info=True)
-
     async def worker_here(self, message: dict[str, Any]) -> None:
         await self._tell("worker", here=True)
 
     async def room_came(self, message: dict[str, Any]) -> None:
+        reply = message.pop("reply")
         await self._pass_on(message)
+        if message["id"] == self.id:
+            return
+        try:
+            await self.channel_layer.send(reply, {"type": "room.here", **self.me})
+        except (ChannelFull, ChannelLayerError):
+            logger.warning("%s could not welcome %s, but soon tells all that it is here.", self.id, message["id"])
 
     async def room_here(self, message: dict[str, Any]) -> None:
         await self._pass_on(message)

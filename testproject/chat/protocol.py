@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import re
-import unicodedata
 from dataclasses import dataclass
 from typing import Any
+
+from chat import characters
 
 WORKER = "chat-worker"
 """The normal channel that the background worker reads: ``manage.py runworker chat-worker``."""
@@ -23,13 +24,13 @@ NUMBER_LIMIT = 10**14
 
 HELP = (
     f"/roll 2d6 rolls up to {DICE_LIMIT} dice of up to {SIDES_LIMIT} sides, "
-    "/factor 360 finds the prime factors of a number of up to 14 digits. Both are worked out by the background worker."
+    "/factor 360 finds the prime factors of a number of up to 14 digits. The background worker does both."
 )
 
 
 @dataclass(frozen=True)
 class Join:
-    """Come into a room under a name; the first thing a page says."""
+    """Join a room under a name; the first thing a page says."""
 
     room: str
     name: str
@@ -54,8 +55,8 @@ class Ask:
 
 
 @dataclass(frozen=True)
-class Who:
-    """Ask all in the room, and the worker, who is here."""
+class Here:
+    """Tell all in the room that this window is still here, and ask whether a worker is."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +64,7 @@ class Help:
     """Ask which commands there are."""
 
 
-Said = Join | Say | Ask | Who | Help
+Said = Join | Say | Ask | Here | Help
 
 
 class Refused(Exception):
@@ -87,9 +88,9 @@ def read(frame: str | None) -> Said:
             return Join(_room(said.get("room")), _name(said.get("name")), _position(said.get("since")))
         case "say":
             return _say(said.get("text"))
-        case "who":
-            return Who()
-    raise Refused("This chat knows the types join, say and who.")
+        case "here":
+            return Here()
+    raise Refused("This chat knows the types join, say and here.")
 
 
 def _room(value: Any) -> str:
@@ -107,27 +108,25 @@ def _position(value: Any) -> str | None:
 
 
 def _name(value: Any) -> str:
-    name = " ".join(_plain(value, "name").split())
-    if not 1 <= len(name) <= NAME_LIMIT:
-        raise Refused(f"A name has 1 to {NAME_LIMIT} characters.")
+    name = characters.name(_text(value, "name"))
+    if not characters.is_visible(name) or len(name) > NAME_LIMIT:
+        raise Refused(f"A name has 1 to {NAME_LIMIT} visible characters.")
     return name
 
 
 def _say(value: Any) -> Say | Ask | Help:
-    text = _plain(value, "text").strip()
-    if not 1 <= len(text) <= TEXT_LIMIT:
-        raise Refused(f"A message has 1 to {TEXT_LIMIT} characters; this one has {len(text)}.")
+    text = characters.plain(_text(value, "text")).strip()
+    if not characters.is_visible(text) or len(text) > TEXT_LIMIT:
+        raise Refused(f"A message has 1 to {TEXT_LIMIT} visible characters.")
     return _command(text) if text.startswith("/") else Say(text)
 
 
-def _plain(value: Any, what: str) -> str:
-    """The string without what could disturb its surroundings: control characters and overrides of the direction."""
+def _text(value: Any, what: str) -> str:
     if not isinstance(value, str):
         raise Refused(f"The {what} is missing.")
     if any("\ud800" <= letter <= "\udfff" for letter in value):
         raise Refused(f"The {what} has half a character in it.")
-    kept = (letter for letter in value if letter in "\n\t" or unicodedata.category(letter) != "Cc")
-    return "".join(letter for letter in kept if letter not in "\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
+    return value
 
 
 def _command(text: str) -> Ask | Help:

@@ -8,7 +8,7 @@
 ``ALLOWED_HOSTS``
     Comma-separated names under which the chat may be opened, this machine only by default.
 ``DEBUG``
-    ``0`` turns Django's debug pages off.
+    ``1`` turns Django's debug pages on and ``0`` off. They are on unless ``ALLOWED_HOSTS`` opens the chat to others.
 
 Nothing is stored in a database, hence no sessions, no users and no migrations: a name lives in its browser tab and a
 message in the windows that saw it.
@@ -19,8 +19,9 @@ from typing import Any
 
 from django.core.management.utils import get_random_secret_key
 
-DEBUG = os.environ.get("DEBUG", "1") != "0"
-ALLOWED_HOSTS = os.environ.get("ALLOWED_HOSTS", "localhost,127.0.0.1,[::1]").split(",")
+DEBUG = os.environ.get("DEBUG", "0" if "ALLOWED_HOSTS" in os.environ else "1") != "0"
+DEFAULT_EXCEPTION_REPORTER_FILTER = "config.debug.HideChannelLayers"
+ALLOWED_HOSTS = os.environ.get("ALLOWED_HOSTS", "localhost,127.0.0.1,[::1]").replace(" ", "").split(",")
 SECRET_KEY = get_random_secret_key()  # Nothing that is signed here outlives the process.
 
 CHANNEL_LAYER_URL = os.environ.get("CHANNEL_LAYER_URL", "memory://")
@@ -31,11 +32,16 @@ if DATABASE:
 CHANNEL_LAYERS: dict[str, dict[str, Any]] = {
     "default": {
         "BACKEND": "django_anyio_channels.AnyioChannelLayer",
-        "CONFIG": {"database": "default"} if DATABASE else {"url": CHANNEL_LAYER_URL},
+        "CONFIG": {
+            **({"database": "default"} if DATABASE else {"url": CHANNEL_LAYER_URL}),
+            "outage_message": "group.missed",  # have each window come back after an outage and say what it missed
+            "publish_timeout": 5,  # nobody waits longer for a line of chat
+        },
     },
 }
 # What is in memory cannot be reached from a second process, so `manage.py runworker` would wait for ever.
 EMBEDDED_WORKER = not DATABASE and CHANNEL_LAYER_URL.startswith("memory:")
+SILENCED_SYSTEM_CHECKS = ["anyio_channels.W001"]  # The worker is embedded, and there is but one process.
 
 INSTALLED_APPS = [
     "daphne",  # Before staticfiles: its runserver speaks WebSocket.

@@ -43,6 +43,10 @@ def client(server: Server, path: str, origin: str | None = None) -> Iterator[Cli
     """Open a connection to ``path`` of a server, from its own pages by default."""
     here = f"127.0.0.1:{server.port}"
     with connect(
-        f"ws://{here}/{path}", origin=Origin(origin or f"http://{here}"), open_timeout=PATIENCE, proxy=None
+        f"ws://{here}/{path}",
+        origin=Origin(origin or f"http://{here}"),
+        open_timeout=PATIENCE,
+        max_queue=None,  # a full one is not read, and the answer to a close waits behind it for ten seconds
+        proxy=None,
     ) as socket:
         yield Client(socket)

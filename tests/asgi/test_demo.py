@@ -21,12 +21,13 @@ REFUSED: list[tuple[str | bytes, str]] = [
     ("null", "That is JSON, but not an object."),
     (b"\xff\x00", "This chat speaks JSON text, not binary."),
     ('"' + "x" * 10_000 + '"', "That is more than 8192 characters at once."),
-    ("{}", "This chat knows the types join, say and who."),
-    ('{"type": ["say"]}', "This chat knows the types join, say and who."),
+    ("{}", "This chat knows the types join, say and here."),
+    ('{"type": ["say"]}', "This chat knows the types join, say and here."),
     ('{"type": "join", "room": "lobby", "name": "Eve"}', "You are in a room already."),
     ('{"type": "say"}', "The text is missing."),
-    ('{"type": "say", "text": " \\n "}', "A message has 1 to 2000 characters; this one has 0."),
-    (json.dumps({"type": "say", "text": "x" * 2001}), "A message has 1 to 2000 characters; this one has 2001."),
+    ('{"type": "say", "text": " \\n "}', "A message has 1 to 2000 visible characters."),
+    ('{"type": "say", "text": "\\u200b\\u2060\\u3164"}', "A message has 1 to 2000 visible characters."),
+    (json.dumps({"type": "say", "text": "x" * 2001}), "A message has 1 to 2000 visible characters."),
     ('{"type": "say", "text": "\\ud83d"}', "The text has half a character in it."),
     ('{"type": "say", "text": "/dance"}', "There is no command /dance."),
     ('{"type": "say", "text": "/roll 1000d6"}', "Roll 1 to 20 dice of 2 to 1000 sides, for example /roll 2d6."),
@@ -56,6 +57,33 @@ def test_whoever_is_in_the_room_hears_it(demo: Server) -> None:
     assert noise(demo) == ""
 
 
+def test_each_window_tells_about_itself_and_nobody_asks_all_others(demo: Server) -> None:
+    with client(demo, "ws/") as ana, client(demo, "ws/") as bob, client(demo, "ws/") as eve:
+        for newcomer, name in ((ana, "Ana"), (bob, "Bob"), (eve, "Eve")):
+            _join(newcomer, name, "attic")
+        welcomes = {eve.receive_until(type="here")["name"] for _ in range(2)}
+        assert welcomes == {"Ana", "Bob"}  # and nobody else got them
+        eve.send(type="say", text="before")
+        for each in (ana, bob, eve):
+            each.receive_until(type="said", text="before")
+        ana.send(type="here")
+        ana.send(type="say", text="after")
+        for each in (ana, bob, eve):
+            told = [each.receive()]
+            while told[-1]["type"] != "said":
+                told.append(each.receive())
+            about = [frame for frame in told if frame["type"] not in ("worker", "said")]
+            assert [(frame["type"], frame["name"]) for frame in about] == [("here", "Ana")]
+            assert all(frame.keys() == {"type", "id", "name"} for frame in about)
+
+
+def test_no_channel_name_reaches_a_visitor(demo: Server) -> None:
+    with client(demo, "ws/") as ana, client(demo, "ws/") as bob:
+        _join(ana, "Ana", "cellar")
+        number = _join(bob, "Bob", "cellar")["id"]
+        assert ana.receive_until(type="came", id=number) == {"type": "came", "id": number, "name": "Bob"}
+
+
 def test_who_leaves_is_missed(demo: Server) -> None:
     with client(demo, "ws/") as ana:
         _join(ana)
@@ -72,7 +100,7 @@ def test_who_leaves_while_being_told_something_is_missed_too(demo: Server) -> No
             with client(demo, "ws/") as bob:
                 number = _join(bob, "Bob")["id"]
                 for _ in range(20):
-                    bob.send(type="who")
+                    bob.send(type="here")
             assert ana.receive_until(type="left", id=number)["name"] == "Bob"
     assert noise(demo) == ""
 
@@ -80,8 +108,8 @@ def test_who_leaves_while_being_told_something_is_missed_too(demo: Server) -> No
 def test_nothing_that_a_page_sends_ends_its_connection(demo: Server) -> None:
     with client(demo, "ws/") as ana:
         ana.send(type="say", text="too early")
-        assert ana.receive() == {"type": "problem", "text": "Come into a room first."}
-        for name in ["", "x" * 33, "\x07", None, 7]:
+        assert ana.receive() == {"type": "problem", "text": "Join a room first."}
+        for name in ["", "x" * 33, "\x07", "\u200b", "\u3164\u200d\ufe0f", "\u0301", None, 7]:
             ana.send(type="join", room="lobby", name=name)
             assert "name" in ana.receive()["text"]
         ana.send(type="join", room="lobby", name="Ana", since=7)

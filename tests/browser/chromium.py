@@ -18,7 +18,7 @@ from ctypes.util import find_library
 from functools import lru_cache
 from pathlib import Path
 
-from tests.support.brokers.debian import Unpacked, unpack
+from tests.support.brokers.debian import Unpacked, complaint, unpack
 from tests.support.brokers.server import ServerMissing, find_program
 
 NAMES = ["chromium", "chromium-headless-shell", "chromium-browser", "google-chrome", "google-chrome-stable"]
@@ -57,7 +57,7 @@ FONTS = """<?xml version="1.0"?>
 <!DOCTYPE fontconfig SYSTEM "fonts.dtd">
 <fontconfig>
   <include ignore_missing="yes">/etc/fonts/fonts.conf</include>
-  <dir prefix="relative">fonts</dir>
+  <dir prefix="relative">{folder}</dir>
   <cachedir prefix="xdg">fontconfig</cachedir>
 </fontconfig>
 """
@@ -75,9 +75,17 @@ def find_chromium() -> Unpacked:
     if sys.platform == "linux" and platform.machine() == "x86_64" and shutil.which("npm") and shutil.which("node"):
         return _from_npm()
     try:
-        return unpack("usr/lib/chromium/chromium-headless-shell", DEBIAN)
+        return _from_debian()
     except ServerMissing as missing:
         raise ServerMissing(f"{CURE}; {missing}") from None
+
+
+def _from_debian() -> Unpacked:
+    unpacked = unpack("usr/lib/chromium/chromium-headless-shell", DEBIAN)
+    fonts = Path(unpacked.program).parents[3] / "fonts.conf"
+    # A system without fonts lacks their configuration, too, and Chromium crashes at the first text.
+    fonts.write_text(FONTS.format(folder="usr/share/fonts"))
+    return Unpacked(unpacked.program, {**unpacked.environment, "FONTCONFIG_FILE": str(fonts)})
 
 
 def _from_npm() -> Unpacked:
@@ -114,7 +122,7 @@ def _download(work: Path) -> None:
     (ready / "chromium").chmod(0o755)
     _extract(work / "al2023.tar", ready)
     _extract(work / "fonts.tar", ready)
-    (ready / "fonts.conf").write_text(FONTS)
+    (ready / "fonts.conf").write_text(FONTS.format(folder="fonts"))
 
 
 def _extract(archive: Path, folder: Path) -> None:
@@ -128,8 +136,7 @@ def _extract(archive: Path, folder: Path) -> None:
 def _run(command: list[str], folder: Path) -> None:
     done = subprocess.run(command, check=False, cwd=folder, capture_output=True, text=True)
     if done.returncode != 0:
-        reason = (done.stderr or done.stdout).strip()[-500:]
-        raise ServerMissing(f"{CURE}; fetching {PACKAGE} failed at `{' '.join(command[:2])}`: {reason}")
+        raise ServerMissing(f"{CURE}; fetching {PACKAGE} failed at `{' '.join(command[:2])}`: {complaint(done)}")
 
 
 if __name__ == "__main__":

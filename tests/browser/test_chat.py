@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from typing import Any
+from collections.abc import Callable
 
 import pytest
 from playwright.sync_api import Locator, Page, WebSocketRoute, expect
@@ -25,14 +25,14 @@ def messages(page: Page) -> Locator:
 
 
 def people(page: Page) -> Locator:
-    return page.locator("#people li > span:last-of-type")
+    return page.locator("#people bdi")
 
 
 def test_two_windows_see_each_other_live(open_window: Open) -> None:
     ana, bob = open_window("Ana"), open_window("Bob")
     for page in (ana, bob):
         expect(people(page)).to_have_text(["Ana", "Bob"])
-    expect(ana.get_by_text("Bob came in")).to_be_visible()
+    expect(ana.get_by_text("Bob joined")).to_be_visible()
     said = [(ana, "Is the kettle on?"), (bob, "It is."), (bob, "Tea?"), (ana, "Peppermint \U0001f33f,\nplease")]
     for number, (speaker, text) in enumerate(said, start=1):
         say(speaker, text)
@@ -71,7 +71,7 @@ def test_markup_stays_text(open_window: Open) -> None:
         expect(people(page)).to_have_text(["<i>Eve</i><img src=x>", "Ana"])
         expect(page.locator("main img, main i, aside img, aside i, main script")).to_have_count(0)
         assert page.title() == "lobby \N{MIDDLE DOT} chat"
-    expect(ana.get_by_text("<i>Eve</i><img src=x> came in")).to_be_visible()
+    expect(ana.get_by_text("<i>Eve</i><img src=x> joined")).to_be_visible()
 
 
 def test_both_windows_come_back_after_the_server_was_restarted(open_window: Open, server: Server) -> None:
@@ -81,15 +81,15 @@ def test_both_windows_come_back_after_the_server_was_restarted(open_window: Open
     server.kill()
     for page in (ana, bob):
         expect(page.locator("#connection")).to_have_text("Connection lost")
-        expect(page.get_by_text("The server is out of reach.")).to_be_visible()
+        expect(page.get_by_text("No connection. Retrying")).to_be_visible()
     say(ana, "is anybody there?")
-    expect(ana.get_by_role("alert")).to_have_text("Not sent, there is no connection. Your message stays here.")
+    expect(ana.get_by_role("alert")).to_have_text("Message not sent: no connection. It stays here.")
     expect(ana.get_by_label("Message to")).to_have_value("is anybody there?")
     server.start()
     for page in (ana, bob):
         expect(page.locator("#connection")).to_have_text("Connected")
-        expect(page.get_by_text("Connected again after")).to_be_visible()
-        expect(page.get_by_text("The server is out of reach.")).to_be_hidden()
+        expect(page.get_by_text("Reconnected after")).to_be_visible()
+        expect(page.get_by_text("No connection. Retrying")).to_be_hidden()
         expect(people(page)).to_have_text(["Ana", "Bob"])
     ana.get_by_role("button", name="Send").click()
     say(bob, "I am")
@@ -114,26 +114,48 @@ def test_the_background_worker_answers_both(open_window: Open) -> None:
 
 def test_the_page_says_when_no_worker_runs(open_window: Open) -> None:
     ana = open_window()
-    ana.route_web_socket("**/ws/", _without_worker)
+    ana.clock.install()
+    ana.route_web_socket("**/ws/", _without("worker", "answered"))
+    ana.reload()
     ana.get_by_label("Your name").fill("Ana")
     ana.keyboard.press("Enter")
-    expect(ana.locator("#worker")).to_have_text("None runs")
-    cure = "Start one: python testproject/manage.py runworker chat-worker"
+    expect(people(ana)).to_have_text(["Ana"])
+    ana.clock.fast_forward(5_000)
+    expect(ana.locator("#worker")).to_have_text("No worker running")
+    cure = "Start one, with the server's environment variables: python3 testproject runworker chat-worker"
     expect(ana.get_by_text(cure)).to_be_visible()
     say(ana, "/roll 2d6")
+    expect(messages(ana).locator("output")).to_have_text("Working...")
+    ana.clock.fast_forward(5_000)
     expect(messages(ana).locator("output")).to_have_text(f"No worker has answered yet. {cure}")
 
 
-def _without_worker(route: WebSocketRoute) -> None:
-    """Lets everything through but what a worker answers."""
-    server = route.connect_to_server()
+def test_who_vanishes_without_a_word_is_not_shown_for_ever(open_window: Open) -> None:
+    ana, bob = open_window(), open_window("Bob", room="cellar")
+    ana.clock.install()
+    ana.route_web_socket("**/ws/", _without("left"))
+    ana.goto("/room/cellar/")
+    ana.get_by_label("Your name").fill("Ana")
+    ana.keyboard.press("Enter")
+    expect(people(ana)).to_have_text(["Ana", "Bob"])
+    bob.close()
+    ana.clock.fast_forward(100_000)
+    expect(people(ana)).to_have_text(["Ana", "Bob"])  # perhaps its browser only slowed it down
+    ana.clock.fast_forward(60_000)
+    expect(people(ana)).to_have_text(["Ana"])
 
-    def pass_on(frame: str | bytes) -> None:
-        content: dict[str, Any] = json.loads(frame)
-        if content["type"] not in {"worker", "answered"}:
-            route.send(frame)
 
-    server.on_message(pass_on)
+def _without(*kinds: str) -> Callable[[WebSocketRoute], None]:
+    """Lets through everything but frames of these types from the server."""
+
+    def connect(route: WebSocketRoute) -> None:
+        def pass_on(frame: str | bytes) -> None:
+            if json.loads(frame)["type"] not in kinds:
+                route.send(frame)
+
+        route.connect_to_server().on_message(pass_on)
+
+    return connect
 
 
 def test_what_is_refused_can_be_put_right(open_window: Open) -> None:
@@ -147,10 +169,100 @@ def test_what_is_refused_can_be_put_right(open_window: Open) -> None:
     expect(ana.get_by_label("Message to")).to_be_empty()
 
 
+def test_a_name_that_is_refused_can_be_put_right(open_window: Open) -> None:
+    ana = open_window()
+    for name in ["\u200b\u2060", "\N{HANGUL FILLER}"]:
+        ana.get_by_label("Your name").fill(name)
+        ana.keyboard.press("Enter")
+        expect(ana.get_by_role("dialog")).to_be_visible()
+        expect(ana.get_by_role("dialog").get_by_role("alert")).to_have_text("A name has 1 to 32 visible characters.")
+        expect(ana.locator("#connection")).not_to_have_text("Connected")
+        ana.keyboard.press("Escape")
+        expect(ana.get_by_role("dialog")).to_be_visible()
+    ana.get_by_label("Your name").fill("Ana")
+    ana.keyboard.press("Enter")
+    expect(ana.locator("#connection")).to_have_text("Connected")
+    expect(people(ana)).to_have_text(["Ana"])
+    expect(ana.get_by_text("No messages yet.")).to_be_visible()
+    expect(ana.get_by_text("This server doesn't store messages.")).to_be_visible()
+
+
+def test_what_is_typed_has_its_own_direction_and_turns_no_other(open_window: Open) -> None:
+    ana, eve = open_window("Ana"), open_window("\u05d0\u05e0\u05d4")
+    say(eve, "\u05e9\u05dc\u05d5\u05dd 123!")
+    say(ana, "Hello 123!")
+    expect(messages(ana)).to_have_count(2)
+    assert messages(ana).locator(".text").evaluate_all(_DIRECTIONS) == ["rtl", "ltr"]
+    for named in ("#people bdi", ".message b bdi", ".notice bdi"):
+        assert "rtl" in ana.locator(named).evaluate_all(_DIRECTIONS), named
+    assert set(ana.locator(".notice, .message header, #people li").evaluate_all(_DIRECTIONS)) == {"ltr"}
+    ana.get_by_label("Message to").fill("\u05e9\u05dc\u05d5\u05dd")
+    assert ana.get_by_label("Message to").evaluate_all(_DIRECTIONS) == ["rtl"]
+
+
+_DIRECTIONS = "all => all.map(each => getComputedStyle(each).direction)"
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_every_text_can_be_read(open_window: Open, server: Server, scheme: str) -> None:
+    eve, ana = open_window("Eve"), open_window("Ana", color_scheme=scheme)
+    say(ana, "mine")
+    say(eve, "/roll 2d6")
+    say(ana, "/factor 91")
+    expect(messages(ana).locator("output:not(.waiting)")).to_have_count(2)
+    say(ana, "/dance")
+    expect(ana.locator("#problem")).not_to_be_empty()
+    assert ana.evaluate(_FAINT) == []
+    ana.get_by_role("button", name="Change my name").click()
+    assert ana.evaluate(_FAINT) == []
+    ana.keyboard.press("Escape")
+    server.kill()
+    expect(ana.locator("#connection")).to_have_text("Connection lost")
+    assert ana.evaluate(_FAINT) == []
+
+
+# WCAG 2: the contrast of each text with what is behind it, of which 4.5 is the least that is easy to read.
+_FAINT = """() => {
+  const canvas = document.createElement("canvas").getContext("2d", { willReadFrequently: true });
+  const over = (below, color, alpha = 1) => {
+    canvas.clearRect(0, 0, 1, 1);
+    canvas.globalAlpha = 1;
+    canvas.fillStyle = `rgb(${below})`;
+    canvas.fillRect(0, 0, 1, 1);
+    canvas.globalAlpha = alpha;
+    canvas.fillStyle = color;
+    canvas.fillRect(0, 0, 1, 1);
+    return [...canvas.getImageData(0, 0, 1, 1).data].slice(0, 3);
+  };
+  const luminance = (rgb) => {
+    const linear = (part) => (part <= 0.04045 ? part / 12.92 : ((part + 0.055) / 1.055) ** 2.4);
+    const [r, g, b] = rgb.map((part) => linear(part / 255));
+    return 0.2126 * r + 0.7152 * g + 0.0722 * b;
+  };
+  const behind = (element) => {
+    const below = element.parentElement && !element.matches("dialog") ? behind(element.parentElement) : [255, 255, 255];
+    return over(below, getComputedStyle(element).backgroundColor);
+  };
+  const opacity = (element) => (element ? getComputedStyle(element).opacity * opacity(element.parentElement) : 1);
+  const faint = [];
+  for (const element of document.body.querySelectorAll("*")) {
+    const said = [...element.childNodes].filter((node) => node.nodeType === Node.TEXT_NODE && node.data.trim());
+    const { width, height } = element.getBoundingClientRect();
+    if (!said.length || !element.checkVisibility({ visibilityProperty: true }) || width * height <= 1) continue;
+    const back = behind(element);
+    const front = over(back, getComputedStyle(element).color, opacity(element));
+    const [dark, light] = [luminance(back), luminance(front)].sort((a, b) => a - b);
+    const contrast = (light + 0.05) / (dark + 0.05);
+    if (contrast < 4.5) faint.push(`${element.tagName}.${element.className}#${element.id} ${contrast.toFixed(2)}`);
+  }
+  return faint;
+}"""
+
+
 def test_by_keyboard_only(open_window: Open) -> None:
     bob, ana = open_window("Bob"), open_window()
     expect(ana.get_by_label("Your name")).to_be_focused()
-    for key in ["Escape", "Enter"]:
+    for key in ["Escape", "Escape", "Escape", "Enter"]:
         ana.keyboard.press(key)
         expect(ana.get_by_role("dialog")).to_be_visible()
     ana.keyboard.type("Ana")
@@ -182,7 +294,7 @@ def test_who_comes_in_takes_nobodys_place_on_the_page(open_window: Open) -> None
     ana = open_window("Ana", room="attic")
     ana.get_by_role("link", name="Open a second window").focus()
     open_window("Bob", room="attic")
-    expect(ana.get_by_text("Bob came in")).to_be_visible()
+    expect(ana.get_by_text("Bob joined")).to_be_visible()
     expect(ana.get_by_role("log")).to_be_focused()
 
 
@@ -209,6 +321,29 @@ def test_nothing_sticks_out_on_a_phone(open_window: Open, server: Server, width:
     expect(phone.get_by_role("button", name="Try now")).to_be_in_viewport(ratio=1)
     expect(phone.get_by_label("Message to")).to_be_in_viewport(ratio=1)
     _fits(phone)
+
+
+def test_the_phone_drawer_takes_the_keyboard_along(open_window: Open) -> None:
+    phone = open_window("Ana", viewport={"width": 390, "height": 640})
+    menu = phone.get_by_role("button", name="Rooms")
+    menu.focus()
+    phone.keyboard.press("Enter")
+    side = phone.locator("#side")
+    stops = [side.get_by_role("link", name=room) for room in ("lobby", "kitchen", "workshop", "garden")]
+    stops += [side.get_by_label("Another room"), side.get_by_role("button", name="Go")]
+    stops += [side.get_by_role("button", name="Change my name"), menu]
+    for stop in stops:
+        expect(stop).to_be_focused()
+        expect(menu).to_have_attribute("aria-expanded", "true")
+        phone.keyboard.press("Tab")
+    expect(phone.get_by_role("log")).to_be_focused()
+    expect(menu).to_have_attribute("aria-expanded", "false")
+    expect(stops[0]).to_be_hidden()
+    menu.focus()
+    phone.keyboard.press("Enter")
+    expect(stops[0]).to_be_focused()
+    phone.keyboard.press("Escape")
+    expect(menu).to_be_focused()
 
 
 def _fits(page: Page) -> None:

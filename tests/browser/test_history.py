@@ -82,12 +82,13 @@ def test_what_was_said_while_a_window_was_away_is_there_when_it_is_back(open_win
         say(ana, "live again")
         for page in (ana, bob):
             expect(messages(page).locator(".text")).to_have_text(said)
-    expect(bob.get_by_text("Nothing was missed.")).to_have_count(2)
+    expect(bob.get_by_text("No messages were missed.")).to_have_count(2)
     assert noise(server) == ""
 
 
 def test_a_page_that_is_opened_shows_the_last_messages(open_window: Open) -> None:
     ana = open_window("Ana", room="kitchen")
+    expect(ana.get_by_text("This server keeps the last messages for a while.")).to_be_visible()
     for number in range(55):
         say(ana, f"number {number}")
     expect(messages(ana)).to_have_count(55)
@@ -106,7 +107,7 @@ def test_windows_are_told_when_the_broker_lost_its_memory(open_window: Open, bro
     broker.server.kill()
     broker.server.start()
     for page in (ana, bob):
-        expect(page.get_by_text("What was said meanwhile is not shown.")).to_be_visible()
+        expect(page.get_by_text("Messages sent in the meantime aren't shown.")).to_be_visible()
         expect(page.locator("#connection")).to_have_text("Connected")
     expect(people(ana)).to_have_text(["Ana", "Bob"])
     say(bob, "after")

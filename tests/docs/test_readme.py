@@ -9,6 +9,7 @@ import shlex
 import subprocess
 import sys
 import tomllib
+from importlib import metadata
 
 import docutils.nodes
 import pytest
@@ -101,6 +102,18 @@ def test_program_prints_what_the_next_block_says(block: docutils.nodes.literal_b
         check=False,
     )
     assert (done.returncode, done.stderr, done.stdout.strip()) == (0, "", after.astext().strip())
+
+
+def test_installed_apps_come_with_what_is_installed_before() -> None:
+    command = next(block.astext() for block in BLOCKS if block.astext().startswith("$ pip install"))
+    ours, *others = shlex.split(command)[3:]
+    [extra] = re.findall(r"\[(\w+)\]", ours)
+    required = [
+        name for name in metadata.requires("django-anyio-channels") or [] if re.search(rf"extra == .{extra}", name)
+    ]
+    installed = {re.split(r"[^\w-]", name)[0].lower() for name in [ours, *others, *required]}
+    [apps] = re.findall(r"INSTALLED_APPS = (\[.*?\])", (ROOT / "README.rst").read_text(), re.DOTALL)
+    assert {app.replace("_", "-") for app in ast.literal_eval(apps)} <= installed
 
 
 def test_settings_table_lists_every_key_and_no_other() -> None:

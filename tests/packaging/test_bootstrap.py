@@ -117,32 +117,61 @@ def test_environment_of_a_moved_checkout_is_not_trusted(checkout: Path) -> None:
 
 
 @contextmanager
-def index(page: str) -> Iterator[str]:
-    """A package index that asks for a password; gives its URL."""
-
-    class Handler(http.server.BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            allowed = self.headers["Authorization"] == "Basic YW5uOnNlY3JldA=="  # ann:secret
-            self.send_response(200 if allowed else 401)
-            self.end_headers()
-            self.wfile.write(page.encode() if self.path == "/simple/pip/" else b"no wheel")
-
-        def log_message(self, format: str, *args: object) -> None:
-            """Print nothing."""
-
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+def serving(handler: type[http.server.BaseHTTPRequestHandler]) -> Iterator[str]:
+    """A web server; gives its host and port."""
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         thread = threading.Thread(target=server.serve_forever)
         thread.start()
         try:
-            yield f"http://ann:secret@127.0.0.1:{server.server_port}/simple"
+            yield f"127.0.0.1:{server.server_port}"
         finally:
             server.shutdown()
             thread.join()
 
 
-def refusal(checkout: Path, url: str) -> str:
+@contextmanager
+def index(page: str, moved: dict[str, str] | None = None) -> Iterator[str]:
+    """A package index that asks for a password; gives its URL. ``moved`` says where a path redirects to."""
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            allowed = self.headers["Authorization"] == "Basic YW5uOnNlY3JldA=="  # ann:secret
+            elsewhere = (moved or {}).get(self.path)
+            self.send_response(401 if not allowed else 302 if elsewhere else 200)
+            self.send_header("Location", elsewhere or "")
+            self.end_headers()
+            self.wfile.write(page.encode() if self.path.endswith("/simple/pip/") else b"no wheel")
+
+        def log_message(self, format: str, *args: object) -> None:
+            """Print nothing."""
+
+    with serving(Handler) as place:
+        yield f"http://ann:secret@{place}/simple"
+
+
+@contextmanager
+def stranger() -> Iterator[tuple[str, list[str]]]:
+    """Another server: its URL, and the credentials that it was sent."""
+    credentials: list[str] = []
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            names = ("Authorization", "Proxy-Authorization")
+            credentials.extend(filter(None, (self.headers[name] for name in names)))
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(b"no wheel")
+
+        def log_message(self, format: str, *args: object) -> None:
+            """Print nothing."""
+
+    with serving(Handler) as place:
+        yield f"http://{place}/", credentials
+
+
+def refusal(checkout: Path, url: str, **variables: str) -> str:
     """The one sentence with which a command ends that cannot get pip from this index."""
-    process = start(checkout, "-S", PIP_INDEX_URL=url)
+    process = start(checkout, "-S", PIP_INDEX_URL=url, **variables)
     _, errors = process.communicate(timeout=100)
     assert process.returncode == 1
     assert errors.count("\n") == 1
@@ -150,9 +179,62 @@ def refusal(checkout: Path, url: str) -> str:
     return errors
 
 
+def test_pip_that_gets_nothing_from_the_index_shows_no_password(checkout: Path) -> None:
+    with index("<html></html>") as url:
+        process = start(checkout, PIP_INDEX_URL=url, PIP_RETRIES="0", PIP_NO_CACHE_DIR="1", PIP_FIND_LINKS="")
+        output, errors = process.communicate(timeout=100)
+    assert process.returncode == 1
+    assert "pip says why above" in errors
+    assert "secret" not in output + errors
+
+
 def test_other_pip_than_the_tested_one_is_refused(checkout: Path) -> None:
     with index('<a href="../../files/pip-26.3-py3-none-any.whl#sha256=0">pip</a>') as url:
         assert "trust it not" in refusal(checkout, url)
+
+
+LINK = '<a href="pip-26.3-py3-none-any.whl#sha256=0">pip</a>'
+
+
+def test_credentials_of_the_index_do_not_follow_a_redirect_to_another_server(checkout: Path) -> None:
+    with stranger() as (elsewhere, credentials):
+        for path in ("/simple/pip/", "/simple/pip/pip-26.3-py3-none-any.whl"):
+            with index(LINK, {path: elsewhere}) as url:
+                assert "has no pip" in (answer := refusal(checkout, url)) or "trust it not" in answer
+    assert credentials == []
+
+
+def test_credentials_of_the_index_do_not_follow_a_link_to_another_server(checkout: Path) -> None:
+    with stranger() as (elsewhere, credentials), index(LINK.replace("pip-", f"{elsewhere}pip-", 1)) as url:
+        assert "trust it not" in refusal(checkout, url)
+    assert credentials == []
+
+
+def test_credentials_follow_redirects_and_links_within_the_index(checkout: Path) -> None:
+    with index(LINK, {"/simple/pip/": "/mirror/simple/pip/"}) as url:
+        assert "trust it not" in refusal(checkout, url)  # a wheel came, though not the right one
+    with index(LINK, {"/mirror/simple/pip/pip-26.3-py3-none-any.whl": "/wheel"}) as url:
+        assert "trust it not" in refusal(checkout, url.replace("/simple", "/mirror/simple"))
+
+
+def test_credentials_of_a_proxy_do_not_follow_a_redirect_past_it(checkout: Path) -> None:
+    with stranger() as (elsewhere, credentials):
+        place = elsewhere.replace("127.0.0.1", "localhost")
+        with index(LINK, {"http://index.invalid/simple/pip/": place}) as proxy:
+            refusal(
+                checkout,
+                "http://ann:secret@index.invalid/simple",
+                http_proxy=proxy.removesuffix("/simple"),
+                no_proxy="localhost",
+            )
+    assert credentials == []
+
+
+@pytest.mark.parametrize("url", ["http://ann:se/secret@127.0.0.1:9/simple", "http://ann:secret@[::1/simple"])
+def test_url_that_cannot_be_read_is_named_without_its_password(checkout: Path, url: str) -> None:
+    sentence = refusal(checkout, url)
+    assert "Percent-encode user and password" in sentence
+    assert "se/" not in sentence
 
 
 def test_index_without_pip_is_named(checkout: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 from collections.abc import Sequence
@@ -71,5 +72,10 @@ def _run(command: Sequence[str], folder: Path, packages: Sequence[str]) -> None:
     if done.returncode != 0:
         raise ServerMissing(
             f"install {packages[0]}: fetching {' '.join(packages)} without root failed at "
-            f"`{command[0]} {command[-1]}`: {(done.stderr or done.stdout).strip()[-500:]}"
+            f"`{command[0]} {command[-1]}`: {complaint(done)}"
         )
+
+
+def complaint(done: subprocess.CompletedProcess[str]) -> str:
+    """The end of what a program said, without the passwords of mirrors and proxies in URLs."""
+    return re.sub(r"://[^/\s]*@", "://", (done.stderr or done.stdout).strip())[-500:]

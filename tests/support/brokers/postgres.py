@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import shutil
 import subprocess
 from collections.abc import Iterator, Sequence
@@ -83,7 +84,28 @@ def _find_programs_with_tls() -> Path:
         asked = subprocess.run([folder / "pg_config", "--configure"], check=True, capture_output=True, text=True)
         if "ssl" in asked.stdout:
             return folder
-    raise ServerMissing("install a PostgreSQL that speaks TLS, such as Debian's package postgresql; the wheels do not")
+    try:
+        return _debians_programs()
+    except ServerMissing as missing:
+        raise ServerMissing(f"PostgreSQL's wheels speak no TLS: {missing}") from None
+
+
+@lru_cache
+def _debians_programs() -> Path:
+    """Debian's PostgreSQL out of the user's cache: a script for each program, which knows its libraries."""
+    unpacked = unpack("usr/lib/postgresql/15/bin/postgres", ["postgresql-15"])
+    root, libraries = Path(unpacked.program).parents[5], unpacked.environment["LD_LIBRARY_PATH"]
+    folder = new_folder("postgres-debian", unprivileged_user())
+    place = root
+    if unprivileged_user() is not None:  # who may not look into root's cache
+        place = shutil.copytree(root, folder / "root", symlinks=True)
+        subprocess.run(["chmod", "-R", "a+rX", place], check=True)
+    for program in (place / "usr/lib/postgresql/15/bin").iterdir():
+        script = folder / program.name
+        found = shlex.quote(libraries.replace(str(root), str(place)))
+        script.write_text(f'#!/bin/sh\nLD_LIBRARY_PATH={found} exec {shlex.quote(str(program))} "$@"\n')
+        script.chmod(0o755)
+    return folder
 
 
 def _major_version(program: Path) -> int:
@@ -107,6 +129,7 @@ def _accessible(programs: Path) -> Path:
     libraries = package.with_name(f"{package.name}.libs")
     if libraries.exists():
         shutil.copytree(libraries, home / libraries.name)
+    subprocess.run(["chmod", "-R", "a+rX", home], check=True)  # pip installed it with the umask of whoever called it
     return home / package.name / installation.name / "bin"
 
 
@@ -200,6 +223,7 @@ def _prepare(programs: Path, folder: Path, settings: Sequence[str]) -> Postgres:
         f"port={port}",
         f"unix_socket_directories={folder}",
         "fsync=off",
+        "dynamic_shared_memory_type=mmap",  # in its folder; what a killed server has in /dev/shm stays, and fills it
         "shared_buffers=16MB",
         "max_wal_senders=2",
     ]

@@ -19,6 +19,9 @@ from pathlib import Path
 
 NOBODY = 65534
 
+# Some servers run as another user, who must be able to read what the tests write.
+os.umask(0o022)
+
 # Below the range that the kernel gives to outgoing connections. A port of that range could be taken by some client
 # while its server is down, or a client that reconnects could even meet itself on it. No longer than the distance
 # of a Redis Cluster's second ports, so that one node's second is never another's first.
@@ -264,10 +267,8 @@ class Server:
 
 def _family(pid: int) -> list[int]:
     """A process and its descendants. PostgreSQL's make process groups of their own, so a group is not enough."""
-    listed = subprocess.run(["ps", "-A", "-o", "pid=,ppid="], check=True, capture_output=True, text=True).stdout
     children: dict[int, list[int]] = {}
-    for line in listed.splitlines():
-        child, parent = map(int, line.split())
+    for child, (_, parent) in _processes().items():
         children.setdefault(parent, []).append(child)
     family = [pid]
     for member in family:
@@ -283,8 +284,27 @@ def _send(pid: int, number: signal.Signals) -> None:
 
 
 def is_alive(pid: int) -> bool:
-    state = subprocess.run(["ps", "-o", "state=", "-p", str(pid)], check=False, capture_output=True, text=True).stdout
-    return bool(state.strip()) and not state.startswith("Z")
+    state, _ = _processes().get(pid, ("Z", 0))
+    return not state.startswith("Z")
+
+
+def _processes() -> dict[int, tuple[str, int]]:
+    """The state and the parent of each process. A small Linux has no `ps`, macOS no ``/proc``."""
+    stats = list(Path("/proc").glob("[0-9]*/stat"))
+    if not stats:
+        command = ["ps", "-A", "-o", "pid=,state=,ppid="]
+        listed = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+        lines = (line.split() for line in listed.splitlines())
+        return {int(pid): (state, int(parent)) for pid, state, parent in lines}
+    found: dict[int, tuple[str, int]] = {}
+    for stat in stats:
+        try:
+            # What stands before the last parenthesis is the pid and the program's name.
+            state, parent, *_ = stat.read_text(errors="replace").rpartition(")")[2].split()
+        except (FileNotFoundError, ProcessLookupError):
+            continue  # it has ended meanwhile
+        found[int(stat.parent.name)] = (state, int(parent))
+    return found
 
 
 @contextmanager

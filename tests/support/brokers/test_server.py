@@ -62,6 +62,13 @@ def test_processes_that_test_side_by_side_have_ports_of_their_own() -> None:
     assert len({port for ports in given for port in ports}) == 1500
 
 
+def test_a_server_of_another_user_may_read_what_the_tests_write(tmp_path: Path) -> None:
+    program = "import pathlib, tests.support.brokers.server; pathlib.Path({!r}).write_text('settings')"
+    file = tmp_path / "file"
+    subprocess.run([sys.executable, "-c", program.format(str(file))], cwd=ROOT, umask=0o077, check=True)
+    assert file.stat().st_mode & 0o044
+
+
 def test_a_system_without_apt_is_told_what_to_install(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))

@@ -6,7 +6,8 @@ const $ = (id) => document.getElementById(id);
 const room = document.body.dataset.room;
 const log = $("log"), text = $("text"), door = $("door");
 const clock = new Intl.DateTimeFormat(undefined, { hour: "numeric", minute: "2-digit" });
-const WORKER_PATIENCE = 4_000, PEOPLE_PATIENCE = 8_000, EVERY = 20_000; // milliseconds
+const WORKER_PATIENCE = 4_000, EVERY = 20_000; // milliseconds
+const PEOPLE_PATIENCE = 150_000; // browsers let a hidden window speak once a minute only
 
 let name = sessionStorage.getItem("name") ?? "";
 let me = "";
@@ -19,14 +20,22 @@ const url = new URL("/ws/", location.href);
 url.protocol = url.protocol.replace("http", "ws");
 const connection = new Connection(url, {
   hello: () => ({ type: "join", room, name, since: position }),
-  probe: { type: "who" },
+  welcome: "joined",
+  probe: { type: "here" }, // answered through the broker, so that silence means that either is away
   every: EVERY,
 });
 
-function element(tag, className, content = "") {
+function element(tag, className, ...content) {
   const made = document.createElement(tag);
   made.className = className;
-  made.append(content);
+  made.append(...content);
+  return made;
+}
+
+// What people typed has a direction of its own, and must not turn that of its surroundings.
+function typed(tag, className, content) {
+  const made = element(tag, className, content);
+  made.dir = "auto";
   return made;
 }
 
@@ -77,7 +86,7 @@ function message({ id, name, at }, kind) {
   made.dataset.at = at;
   made.classList.toggle("mine", mine.has(id));
   made.classList.toggle("follows", before?.dataset.from === id && at - before.dataset.at < 180_000);
-  const head = element("header", "", element("b", "", name));
+  const head = element("header", "", element("b", "", element("bdi", "", name)));
   const time = element("time", "", clock.format(at));
   time.dateTime = new Date(at).toISOString();
   head.append(" ", time);
@@ -85,8 +94,8 @@ function message({ id, name, at }, kind) {
   return made;
 }
 
-function notice(content) {
-  add(element("p", "notice", content));
+function notice(...content) {
+  add(element("p", "notice", ...content));
 }
 
 // ---- the people and the worker
@@ -97,7 +106,7 @@ function showPeople() {
   const sorted = [...names].sort(([a], [b]) => a.localeCompare(b));
   $("people").replaceChildren(...sorted.map(([name, ids]) => {
     const item = element("li", "", avatar(name));
-    item.append(element("span", "", name));
+    item.append(element("bdi", "", name));
     if (ids.length > 1) item.append(element("small", "", `in ${ids.length} windows`));
     else if (ids.includes(me)) item.append(element("small", "", "you"));
     return item;
@@ -105,12 +114,10 @@ function showPeople() {
   $("count").textContent = `, ${names.size} here`;
 }
 
-function rollCall() {
+function lookAround() {
   const asked = Date.now();
-  setTimeout(() => {
-    for (const [id, { heard }] of people) if (heard < asked) people.delete(id);
-    showPeople();
-  }, PEOPLE_PATIENCE);
+  for (const [id, { heard }] of people) if (heard < asked - PEOPLE_PATIENCE) people.delete(id);
+  showPeople();
   setTimeout(() => { if (workerHeard < asked && connection.open) showWorker(false); }, WORKER_PATIENCE);
 }
 
@@ -124,44 +131,45 @@ let workerHeard = 0;
 function showWorker(running) {
   if (running) workerHeard = Date.now();
   $("worker").dataset.state = running ? "here" : "missing";
-  $("worker").textContent = running ? "Running" : "None runs";
+  $("worker").textContent = running ? "Running" : "No worker running";
   $("worker-cure").hidden = running;
 }
 
 // ---- what the server sends
 
 const frames = {
-  joined({ id, position: begin, complete }) {
+  joined({ id, position: begin, complete, history }) {
     me = id;
     mine.add(id);
     if (away) {
       const kept = position && complete;
-      notice(`Connected again after ${away} s. ${kept ? "Nothing was missed." : "What was said meanwhile is not shown."}`);
+      notice(`Reconnected after ${away} s. ${kept ? "No messages were missed." : "Messages sent in the meantime aren't shown."}`);
       away = 0;
     }
     if (begin) position = begin;
+    $("kept").textContent = history ? "This server keeps the last messages for a while." : "This server doesn't store messages.";
     people.clear();
-    rollCall();
+    lookAround();
   },
   here,
   came(person) {
     here(person);
-    if (person.id !== me) notice(`${person.name} came in`);
+    if (person.id !== me) notice(element("bdi", "", person.name), " joined");
   },
   left({ id, name }) {
     people.delete(id);
     showPeople();
-    notice(`${name} left`);
+    notice(element("bdi", "", name), " left");
   },
   said(frame) {
     const made = message(frame, "message");
-    made.append(element("p", "text", frame.text));
+    made.append(typed("p", "text", frame.text));
     add(made, mine.has(frame.id));
   },
   asked(frame) {
     const made = message(frame, "message task");
-    const answer = element("output", "answer waiting", "The worker is at it");
-    const body = element("div", "text", element("code", "", frame.text));
+    const answer = element("output", "answer waiting", "Working...");
+    const body = element("div", "text", typed("code", "", frame.text));
     body.append(answer);
     made.append(body);
     tasks.set(frame.task, answer);
@@ -187,6 +195,10 @@ const frames = {
     notice(text);
   },
   problem({ text: why }) {
+    if (!connection.open) {
+      refuseName(why);
+      return;
+    }
     problem(why);
     if (text.value) return;
     text.value = sent; // so that it can be put right
@@ -227,11 +239,11 @@ connection.addEventListener("state", ({ detail: { state, delay } }) => {
 
 function countdown() {
   const seconds = Math.ceil((nextAt - Date.now()) / 1000);
-  $("countdown").textContent = seconds > 0 ? `The server is out of reach. Next try in ${seconds} s.` : "The server is out of reach. Trying now.";
+  $("countdown").textContent = seconds > 0 ? `No connection. Retrying in ${seconds} s.` : "No connection. Retrying now.";
 }
 
 setInterval(() => { if (lostAt) countdown(); }, 1000);
-connection.addEventListener("probe", rollCall);
+connection.addEventListener("probe", lookAround);
 $("now").addEventListener("click", () => connection.retryNow());
 
 // ---- saying something
@@ -258,7 +270,7 @@ $("say").addEventListener("submit", (event) => {
   text.focus();
   if (!text.value.trim()) return;
   if (!connection.send({ type: "say", text: text.value })) {
-    problem("Not sent, there is no connection. Your message stays here.");
+    problem("Message not sent: no connection. It stays here.");
     return;
   }
   problem("");
@@ -270,13 +282,20 @@ $("newer").addEventListener("click", () => { toEnd(); text.focus(); });
 
 // ---- names and rooms
 
-function askName() {
+function askName(why = "") {
   $("name").value = name || (localStorage.getItem("name") ?? "");
+  $("name-problem").textContent = why;
   door.showModal();
   $("name").select();
 }
 
-door.addEventListener("cancel", (event) => { if (!name) event.preventDefault(); });
+function refuseName(why) {
+  connection.close();
+  name = "";
+  for (const storage of [sessionStorage, localStorage]) storage.removeItem("name");
+  askName(why);
+}
+
 $("enter").addEventListener("submit", (event) => {
   const given = $("name").value.trim();
   if (!given) {
@@ -288,7 +307,7 @@ $("enter").addEventListener("submit", (event) => {
   localStorage.setItem("name", name);
   connection.connect();
 });
-door.addEventListener("close", () => text.focus());
+door.addEventListener("close", () => name ? text.focus() : door.showModal()); // browsers let a second Escape close any dialog
 $("rename").addEventListener("click", () => { menu(false); askName(); });
 
 $("elsewhere").addEventListener("submit", (event) => {
@@ -304,12 +323,22 @@ function menu(open) {
   $("menu").ariaExpanded = String(open);
 }
 
-$("menu").addEventListener("click", () => menu(!document.body.classList.contains("menu-open")));
+function menuIsOpen() {
+  return document.body.classList.contains("menu-open");
+}
+
+$("menu").addEventListener("click", () => {
+  menu(!menuIsOpen());
+  if (menuIsOpen()) $("side").querySelector("a").focus(); // the drawer stands before its button in the page
+});
 document.addEventListener("keydown", ({ key }) => {
-  if (key === "Escape" && document.body.classList.contains("menu-open")) {
+  if (key === "Escape" && menuIsOpen()) {
     menu(false);
     $("menu").focus();
   }
+});
+document.addEventListener("focusin", ({ target }) => {
+  if (target !== $("menu") && !$("side").contains(target)) menu(false);
 });
 log.addEventListener("click", () => menu(false));
 

@@ -4,15 +4,17 @@ const FIRST = 500, LONGEST = 15_000; // milliseconds between two attempts
 const PATIENCE = 10_000; // how long an answer may take before the link counts as dead
 
 export class Connection extends EventTarget {
-  #url; #hello; #probe;
-  #socket = null; #answered = false; #failures = 0; #retry = 0; #deadline = 0;
+  #url; #hello; #welcome; #probe;
+  #socket = null; #welcomed = false; #failures = 0; #retry = 0; #deadline = 0;
 
-  // `hello` makes the first frame of every connection, `probe` one that the server answers.
+  // `hello` makes the first frame of every connection, and the frame of type `welcome` answers it: only then is it open.
+  // `probe` is a frame that the server answers.
   // Events: "state" (detail: {state, delay}), "frame" (detail: what the server sent), "probe" (it was just sent).
-  constructor(url, { hello, probe, every }) {
+  constructor(url, { hello, welcome, probe, every }) {
     super();
     this.#url = url;
     this.#hello = hello;
+    this.#welcome = welcome;
     this.#probe = probe;
     setInterval(() => this.check(), every);
     addEventListener("online", () => this.retryNow());
@@ -20,7 +22,7 @@ export class Connection extends EventTarget {
   }
 
   get open() {
-    return this.#socket?.readyState === WebSocket.OPEN;
+    return this.#welcomed && this.#socket.readyState === WebSocket.OPEN;
   }
 
   connect() {
@@ -31,14 +33,20 @@ export class Connection extends EventTarget {
     socket.onopen = () => socket.send(JSON.stringify(this.#hello()));
     socket.onmessage = ({ data }) => {
       clearTimeout(this.#deadline);
-      if (!this.#answered) {
-        this.#answered = true;
+      const frame = JSON.parse(data);
+      if (!this.#welcomed && frame.type === this.#welcome) {
+        this.#welcomed = true;
         this.#failures = 0;
         this.#tell("open");
       }
-      this.dispatchEvent(new CustomEvent("frame", { detail: JSON.parse(data) }));
+      this.dispatchEvent(new CustomEvent("frame", { detail: frame }));
     };
     socket.onclose = () => this.#lost();
+  }
+
+  // Stay away until `connect` is called.
+  close() {
+    this.#drop();
   }
 
   // True if the frame was handed to an open connection.
@@ -79,7 +87,7 @@ export class Connection extends EventTarget {
       this.#socket.close();
     }
     this.#socket = null;
-    this.#answered = false;
+    this.#welcomed = false;
   }
 
   #tell(state, delay = 0) {

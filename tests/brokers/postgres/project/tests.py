@@ -25,8 +25,9 @@ async def there_and_back(text: str) -> dict[str, Any]:
     await layer.group_send("notes", {"type": "note", "text": text})
     await layer.send("a-queue", {"type": "job"})
     assert await layer.receive("a-queue") == {"type": "job"}
+    received: dict[str, Any] = await layer.receive(channel)
     await layer.group_discard("notes", channel)
-    return await layer.receive(channel)  # type: ignore[no-any-return]
+    return received
 
 
 class Follows:
