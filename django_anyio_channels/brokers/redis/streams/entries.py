@@ -8,6 +8,9 @@ from typing import NamedTuple
 BEGINNING = b"0-0"
 """The `HistoryEntry.previous_id` of the first entry of an epoch."""
 
+NO_EPOCH = b"00000000"
+"""The epoch of a group whose position the server does not know: nothing was published to it."""
+
 _ID = rb"[0-9]{1,20}-[0-9]{1,20}"
 _POSITION = rb"[0-9a-f]{8}-%b" % _ID
 _WHOLE_POSITION = re.compile(_POSITION)
