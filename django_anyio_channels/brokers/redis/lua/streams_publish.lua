@@ -4,6 +4,7 @@
 -- ARGV: ms to keep the position, messages to keep, ms to keep them, ms to keep the history with an allowance, how many
 --       digits of an id are the same during that allowance, publishing command, channel, messages.
 -- Returns the bindings as HGETALL does, and of each message: {receivers, position}, or the error that refused it.
+begin_epoch()
 local first_id = last_id
 local reply = {KEYS[3] and redis.pcall('HGETALL', KEYS[3]) or {}}
 for index = 8, #ARGV do

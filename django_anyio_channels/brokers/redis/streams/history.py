@@ -21,7 +21,8 @@ _POSITION_TTL_MS = 24 * 3600 * 1000
 """For which a group's position is known longer than its last message."""
 
 _PUBLISH = Script("streams_load_position", "streams_publish")
-_READ = Script("streams_load_position", "streams_touch_position", "drop_foreign_type", "streams_read")
+_READ = Script("streams_load_position", "drop_foreign_type", "streams_read")
+_POSITION = Script("streams_load_position", "streams_touch_position", "streams_position")
 _LATEST = Script("streams_load_position", "drop_foreign_type", "streams_latest")
 
 
@@ -81,6 +82,12 @@ class History:
         reply = await _READ.run(session.executor(group), history_keys(group), self.position_ttl, reached, _PAGE)
         last, *entries = session.raise_for_error(reply)
         return last, _read_entries(entries)
+
+    async def position(self, session: Session, group: bytes) -> bytes:
+        """Return the position of the group's last message, and keep it for those who come back with it."""
+        reply = await _POSITION.run(session.executor(group), history_keys(group), self.position_ttl)
+        position: bytes = session.raise_for_error(reply)
+        return position
 
     async def latest(self, session: Session, group: bytes, limit: int | None) -> list[HistoryEntry]:
         """Return the last entries, the oldest first."""

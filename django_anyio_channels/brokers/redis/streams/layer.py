@@ -150,8 +150,7 @@ class RedisStreamsChannelLayer(RedisPubSubChannelLayer):
         return [Event(group, entry.message, None, None, entry.position.decode()) for entry in entries]
 
     async def position(self, group: str) -> str:
-        last, _ = await self._history.page(self.require_session(), group.encode(), b"")
-        return last.decode()
+        return (await self._history.position(self.require_session(), group.encode())).decode()
 
     def is_after(self, position: str, other: str) -> bool:
         one, two = position.encode(), other.encode()

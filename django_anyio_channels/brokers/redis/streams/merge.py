@@ -67,8 +67,12 @@ class StreamMerger:
             self._catch_up()
         return False
 
-    def add_history(self, last: bytes, entries: Sequence[HistoryEntry]) -> tuple[bool, list[HistoryEntry]]:
+    def add_history(
+        self, last: bytes, entries: Sequence[HistoryEntry], *, memory_lost: bool = False
+    ) -> tuple[bool, list[HistoryEntry]]:
         """Take the server's reply: the group's last position at that moment, and a page of the entries after `reached`.
+
+        ``memory_lost`` tells that the server has lost its memory, so that it knows nothing of before the outage.
 
         Returns whether something is missed, and the entries to emit after reporting so. They come all at once, when
         the history has been read to its end, or not at all.
@@ -76,9 +80,9 @@ class StreamMerger:
         if not self.last:
             return False, self._end(last)
         if last == self._confirmed and not self._collected:
-            return self._was_down and self._doubted != b"", self._end(last)
+            return self._was_down and (memory_lost or self._doubted != b""), self._end(last)
         if epoch_of(last) != epoch_of(self.last):
-            return self._enter_epoch(last)
+            return self._enter_epoch(last, memory_lost)
         missed = False
         for entry in entries:
             if not self._continues(entry):
@@ -100,7 +104,7 @@ class StreamMerger:
         if self.last != self._confirmed and not self._doubted:
             self._doubted, self.last = self.last, self._before_last
 
-    def _enter_epoch(self, last: bytes) -> tuple[bool, list[HistoryEntry]]:
+    def _enter_epoch(self, last: bytes, memory_lost: bool) -> tuple[bool, list[HistoryEntry]]:
         """Begin to read the history of another epoch than `last` is of.
 
         Over an unbroken connection, an epoch that is seen from its first entry on has taken nothing away. After an
@@ -109,10 +113,10 @@ class StreamMerger:
         emitted = self._doubted or self.last
         if epoch_of(emitted) != epoch_of(last):
             self._doubted = b""
+            self._entering = True
             if self._was_down:
                 self._older = max(self._older, sort_key(emitted))
-                self._reported = self._reported or epoch_of(emitted) != NO_EPOCH
-        self._entering = True
+                self._reported = self._reported or memory_lost or epoch_of(emitted) != NO_EPOCH
         self.last = self._confirmed = last[:EPOCH_PREFIX] + BEGINNING
         self._collected.clear()
         return self._reported, self._end(last) if last == self.last else []

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
@@ -130,7 +132,8 @@ class MergeMachine(RuleBasedStateMachine):
         self.history_was_cut = True
         self.lost_by_server.update(int(entry.message) for entry in self.server.stream[-count:])
         del self.server.stream[-count:]
-        self.server.clock = max(self.server.clock, self.server.time) + 1  # whoever takes over needs longer than a millisecond
+        # Whoever takes over needs longer than a millisecond.
+        self.server.clock = max(self.server.clock, self.server.time) + 1
         if self.server.stream:
             self.server.time, self.server.number = sort_key(self.server.stream[-1].position)
         else:
@@ -205,7 +208,8 @@ class MergeMachine(RuleBasedStateMachine):
         previous_id = BEGINNING if other_epoch else b"7-7"
         if continues:
             previous_id = entry_id(self.merger.last)
-        self.wire.insert(0, HistoryEntry(place(epoch, self.server.time + ahead, 5), previous_id, FORGED))
+        # The id of an entry to come cannot be guessed.
+        self.wire.insert(0, HistoryEntry(place(epoch, self.server.time + ahead, 10**6), previous_id, FORGED))
 
     @precondition(lambda self: self.merger.catching_up)
     @rule()
@@ -233,7 +237,7 @@ class MergeMachine(RuleBasedStateMachine):
     @invariant()
     def no_hole_without_a_report(self) -> None:
         seen = self.genuine()
-        for former, latter in zip(seen, seen[1:], strict=False):
+        for former, latter in pairwise(seen):
             if isinstance(former, int) and isinstance(latter, int):
                 assert set(range(former + 1, latter)) <= self.lost_by_server
 
@@ -439,4 +443,18 @@ def test_what_another_server_knew_before_does_not_come() -> None:
     assert merger.add_history(new.position, []) == (True, [])
     assert merger.reached == place(2, 0, 0)
     assert merger.add_history(new.position, [old, new]) == (False, [new])
+    assert not merger.catching_up
+
+
+@pytest.mark.parametrize("published", [False, True])
+def test_a_server_that_lost_its_memory_is_missed_by_groups_that_nobody_had_published_to(published: bool) -> None:
+    """What was published before the restart, and after the connection broke, is nowhere."""
+    merger = merger_at(b"00000000-0-0")
+    merger.restart()
+    if published:
+        assert merger.add_history(L, [], memory_lost=True) == (True, [])
+        first = EIGHT._replace(previous_id=BEGINNING)
+        assert merger.add_history(L, [first], memory_lost=True) == (False, [first])
+    else:
+        assert merger.add_history(b"00000000-0-0", [], memory_lost=True) == (True, [])
     assert not merger.catching_up

@@ -27,6 +27,7 @@ async def test_no_script_touches_an_undeclared_key(server: brokers.Redis, shimme
             for number in range(2):  # the second time over what another program has written
                 await layer.subscribe(f"group{number}")
                 await layer.join("jobs", "workers")
+                await layer.position("empty")
                 published = await asyncio.gather(*(layer.publish("jobs", b"%d" % each) for each in range(5)))
                 since = published[0].position
                 assert len(await layer.history("jobs", since=since, limit=None)) == 4
