@@ -18,7 +18,7 @@ from ..core.serializers import MessagePackSerializer, Serializer, encode_limited
 from ..core.stats import DeliveryStats
 from .consumer_group import ConsumerGroupSink, DeadLetters
 from .queues import Queues
-from .replay import ReplaySink
+from .replay import ReplaySink, check_group, check_history_range
 from .session import Backoff
 from .sharding import Shards
 from .subscriber import Subscriber
@@ -154,11 +154,14 @@ class Channel:
 
     async def history_payloads(self, group: str, *, since: str | None, limit: int | None) -> list[Event[bytes]]:
         """`history` without decoding."""
+        check_group(group)
+        check_history_range(since, limit)
         supervisor = self._shards.of(group)
         return await supervisor.retry(lambda: supervisor.layer.history(group, since=since, limit=limit))
 
     async def position(self, group: str) -> str:
         """Return the current end of the history of ``group``. Raises `NotSupported` if the broker keeps none."""
+        check_group(group)
         supervisor = self._shards.of(group)
         return await supervisor.retry(lambda: supervisor.layer.position(group))
 
@@ -193,6 +196,9 @@ class Channel:
         """
         if ack not in ("auto", "manual"):
             raise ValueError(f"ack is {ack!r}; it must be 'auto' or 'manual'")
+        for group in groups:
+            check_group(group)
+        check_history_range(since, None)
         names = [(group, False) for group in groups] + ([] if pattern is None else [(pattern, True)])
         if not names:
             raise TypeError("subscribe() needs at least one group or a pattern")

@@ -4,10 +4,33 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from reprlib import repr as short_repr
 from time import monotonic
 
 from ..core.events import Event
+from ..core.exceptions import InvalidPosition
 from .subscriber import Subscriber, Timestamped
+
+
+def check_group(group: object) -> None:
+    """Raise `TypeError` for what cannot be the name of a group."""
+    if not isinstance(group, str):
+        raise TypeError(f"The name of a group is a str, not {type(group).__name__}")
+
+
+def check_history_range(since: object, limit: object, name: str = "limit") -> None:
+    """Raise `InvalidPosition`, `TypeError` or `ValueError` for arguments that no history can take.
+
+    A layer checks what a position looks like. ``name`` is that of the argument ``limit``.
+    """
+    if since is not None and not isinstance(since, str):
+        raise InvalidPosition(f"{short_repr(since)} is no position; a position is a str, or None for the last messages")
+    if limit is None:
+        return
+    if not isinstance(limit, int) or isinstance(limit, bool):
+        raise TypeError(f"{name} is {limit!r}; it must be a whole number of messages")
+    if limit < 0:
+        raise ValueError(f"{name} is {limit}; it must be 0 messages or more")
 
 
 @dataclass(slots=True, eq=False)

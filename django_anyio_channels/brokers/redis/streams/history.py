@@ -93,7 +93,7 @@ class History:
         """Return the last entries, the oldest first."""
         if limit == 0:
             return []
-        reply = await _LATEST.run(session.executor(group), history_keys(group), _ALL if limit is None else limit)
+        reply = await _LATEST.run(session.executor(group), history_keys(group), min(limit or _ALL, _ALL))
         return _read_entries(session.raise_for_error(reply))
 
     async def after(self, session: Session, group: bytes, since: bytes, limit: int | None) -> list[HistoryEntry]:

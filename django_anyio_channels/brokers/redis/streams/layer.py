@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
+from reprlib import repr as short_repr
 from typing import Any
 
 from ....core.events import Event, PublishResult
@@ -144,7 +145,7 @@ class RedisStreamsChannelLayer(RedisPubSubChannelLayer):
         if since is None:
             entries = await self._history.latest(session, name, limit)
         elif not is_position(since):
-            raise InvalidPosition(f"{since!r} is no position; take Event.position, or what publish returned")
+            raise InvalidPosition(f"{short_repr(since)} is no position; take Event.position, or what publish returned")
         else:
             entries = await self._history.after(session, name, since.encode(), limit)
         return [Event(group, entry.message, None, None, entry.position.decode()) for entry in entries]

@@ -12,6 +12,7 @@ from django_anyio_channels import (
     AnyioChannelLayer,
     Channel,
     InMemoryChannelLayer,
+    InvalidPosition,
     NotSupported,
     PositionLost,
     RedisStreamsChannelLayer,
@@ -70,10 +71,25 @@ async def test_a_history_that_does_not_reach_back(channel: Channel, server: brok
         await channel.history("room", since=positions[2])
 
 
-@pytest.mark.parametrize("since", ["", "1", "room", "01234567-1-1 ", "Ω"])
+BEYOND = [f"01234567-{number}" for number in (f"1700000000000-{2**64}", f"{2**64}-0", f"{10**13}-0", f"1-{10**20}")]
+
+
+@pytest.mark.parametrize("since", ["", "1", "room", "01234567-1-1 ", "Ω", "x" * 10**6, *BEYOND])
 async def test_what_is_no_position(channel: Channel, since: str) -> None:
-    with pytest.raises(ValueError, match="is no position; take Event.position"):
+    [position] = await publish(channel, 0, 1)
+    since = since.replace("01234567", position[:8])
+    with pytest.raises(InvalidPosition, match="is no position; take Event.position") as caught:
         await channel.history("room", since=since)
+    assert len(str(caught.value)) < 200
+    with pytest.raises(InvalidPosition):
+        async with channel.subscribe("room", since=since):
+            raise AssertionError("nobody gets here")
+
+
+async def test_the_largest_limit(channel: Channel) -> None:
+    [position, _] = await publish(channel, 0, 2)
+    assert await numbers(channel, limit=10**30) == [0, 1]
+    assert await numbers(channel, since=position, limit=10**30) == [1]
 
 
 async def test_what_cannot_be_decoded_is_left_out(channel: Channel) -> None:

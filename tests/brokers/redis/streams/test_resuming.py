@@ -30,6 +30,7 @@ from tests.support.brokers import redis as brokers
 pytestmark = pytest.mark.anyio
 
 NOWHERE = "01234567-1-1"
+OUT_OF_RANGE = f"01234567-{2**64}-0"
 
 
 @pytest.fixture
@@ -156,6 +157,9 @@ async def test_what_cannot_be_resumed_is_reported(layer: AnyioChannelLayer) -> N
         await layer.group_resume("room", channel, since=NOWHERE)
     with pytest.raises(InvalidPosition, match="is no position; take Event.position"):
         await layer.group_resume("room", channel, since="yesterday")
+    for last, error in ((-1, ValueError), (True, TypeError), (1.5, TypeError)):
+        with pytest.raises(error, match=f"last is {last}; it must be"):
+            await layer.group_resume("room", channel, last=last)  # type: ignore[arg-type]
     assert layer.statistics()["channels"] == 0, "nothing is left of it"
     await layer.group_resume("room", channel)
     with pytest.raises(ValueError, match="is in group room already; call group_discard"):
@@ -341,9 +345,12 @@ async def test_a_browser_that_comes_back(consumer: type, projects_layer: AnyioCh
 
 
 @pytest.mark.parametrize("consumer", [Window, SyncWindow])
-@pytest.mark.parametrize("since", [NOWHERE, "yesterday", 7])
+@pytest.mark.parametrize("since", [NOWHERE, OUT_OF_RANGE, f"01234567-1-{2**64}", "yesterday", 7, ["x"], {}])
 async def test_a_browser_that_cannot(consumer: type, since: object, projects_layer: AnyioChannelLayer) -> None:
     await publish(projects_layer, 0, 3)
+    position = (await projects_layer.group_history("room"))[0].position
+    if isinstance(since, str):
+        since = since.replace(NOWHERE[:8], str(position)[:8])
     opened = await window(consumer, since)
     flags, *shown = await read(opened, 3)
     assert flags == [None, False, True]
