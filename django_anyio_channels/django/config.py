@@ -118,6 +118,7 @@ _VALUES = {
     ),
     "publish_timeout": _SECONDS,
     "max_message_size": _Value(_is_count, _COUNT.format("bytes")),
+    "mailbox_bytes": _Value(_is_count, _COUNT.format("bytes")),
     "outage_message": _Value(_is_message_type, "None or the type of the message, such as 'chat.outage'"),
 }
 

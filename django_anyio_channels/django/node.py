@@ -200,6 +200,7 @@ async def open_node(settings: Settings) -> AsyncGenerator[Node, None]:
         expiry=settings.expiry,
         publish_timeout=settings.publish_timeout,
         max_message_size=settings.max_message_size,
+        mailbox_bytes=settings.mailbox_bytes,
         on_gap=lambda seconds: node.report_missed(None, seconds),
         on_missed=lambda topic, seconds: node.report_missed(topic, seconds),
     )

@@ -13,6 +13,7 @@ from django.core.exceptions import ImproperlyConfigured
 from ..core.events import BoundQueue
 from ..core.layer import BaseChannelLayer
 from ..core.serializers import Serializer
+from ..core.stats import MAILBOX_BYTES
 from .names import BrokerNames
 
 LayerFactory = Callable[[], BaseChannelLayer]
@@ -60,6 +61,7 @@ class Settings:
     acknowledged: tuple[re.Pattern[str], ...] = ()
     publish_timeout: float = 10.0
     max_message_size: int = 4 * 1024 * 1024
+    mailbox_bytes: int = MAILBOX_BYTES
     outage_message: str | None = None
     warnings: tuple[ConfigWarning, ...] = ()
     database: str | None = None

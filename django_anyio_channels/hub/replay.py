@@ -81,11 +81,9 @@ class ReplaySink:
         self.subscriber.close()
 
     def start(self, since: str, history: list[Event[bytes]]) -> None:
-        """Put the history, then the live events after it; the mailbox's capacity grows by the history."""
+        """Put the history, then the live events after it; the mailbox's capacity is for those."""
         now = monotonic()
-        self.subscriber.capacity += len(history)
-        for event in reversed(history):
-            self.subscriber.put_back((now, event))
+        self.subscriber.put_in_front([(now, event) for event in history])
         self._history_end = (history[-1].position if history else None) or since
         held, self._held = self._held or [], None
         for entry in held:

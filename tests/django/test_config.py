@@ -31,6 +31,7 @@ def test_every_value_becomes_a_setting() -> None:
         "capacity": 3,
         "publish_timeout": 0.5,
         "max_message_size": 1000,
+        "mailbox_bytes": 2000,
         "outage_message": "chat.outage",
     }
     settings = read_config(values)
@@ -58,6 +59,7 @@ def test_every_value_becomes_a_setting() -> None:
         ({"capacity": 0}, "CONFIG['capacity'] is 0", "a whole number of messages, 1 or more", "E005"),
         ({"capacity": 1.5}, "CONFIG['capacity'] is 1.5", "a whole number", "E005"),
         ({"max_message_size": False}, "CONFIG['max_message_size'] is False", "whole number of bytes", "E005"),
+        ({"mailbox_bytes": 0}, "CONFIG['mailbox_bytes'] is 0", "whole number of bytes", "E005"),
         ({"channel_capacity": 5}, "CONFIG['channel_capacity'] is 5", "a dict from channel name", "E005"),
         ({"channel_capacity": {"a": 0}}, "CONFIG['channel_capacity'] is {'a': 0}", "a capacity from 1 to", "E005"),
         ({"channel_capacity": {1: 1}}, "CONFIG['channel_capacity'] is {1: 1}", "a dict from channel name", "E005"),

@@ -157,3 +157,16 @@ def test_a_consumers_channel_outlives_it_while_another_reader_waits() -> None:
         assert await soon(layer.receive(name)) == {"n": 3}
 
     asyncio.run(main())
+
+
+def test_a_slow_consumer_is_bounded_in_bytes() -> None:
+    async def main() -> None:
+        (layer,) = layers(1, mailbox_bytes=2500)
+        member = await layer.new_channel()
+        await layer.group_add("g", member)
+        for number in range(5):
+            await layer.group_send("g", {"n": number, "text": "x" * 1000})
+        assert layer.statistics()["dropped"] == 2
+        assert [(await soon(layer.receive(member)))["n"] for _ in range(3)] == [0, 1, 2]
+
+    asyncio.run(main())

@@ -68,11 +68,11 @@ async def test_the_gap_event_stands_where_events_are_missing() -> None:
     sink.mark_gap()
     sink.put((monotonic(), event(3)))
     sink.start("0", [event(1)])
-    assert read(subscriber) == [1, 2, "missing", "missing"], "its capacity is 3 now, and one event was dropped"
+    assert read(subscriber) == [1, 2, "missing", "missing"], "its capacity of 2 is for live events, and one was dropped"
     for number in range(4, 9):
         sink.put((monotonic(), event(number)))
     sink.mark_gap()
-    assert read(subscriber) == [4, 5, 6, "missing", "missing"], "once because it was full, once by `mark_gap`"
+    assert read(subscriber) == [4, 5, "missing", "missing"], "once because it was full, once by `mark_gap`"
     sink.put((monotonic(), event(9)))
     assert read(subscriber) == [9]
 

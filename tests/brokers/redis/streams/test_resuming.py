@@ -136,6 +136,20 @@ async def test_the_last_messages_come_first(layer: AnyioChannelLayer) -> None:
     assert await received(layer, fourth, 3) == [0, 1, 2]
 
 
+async def test_a_channel_that_comes_back_often_keeps_its_capacity(layer: AnyioChannelLayer) -> None:
+    await publish(layer, 0, 5)
+    since = (await layer.group_history("room", limit=5))[0].position
+    channel = await layer.new_channel("small")
+    for _ in range(3):
+        await layer.group_resume("room", channel, since=since)
+        assert await received(layer, channel, 4) == [1, 2, 3, 4]
+        await layer.group_discard("room", channel)
+    await layer.group_add("room", channel)
+    await publish(layer, 5, 10)
+    await becomes_true(lambda: layer.statistics()["dropped"] == 2)
+    assert await received(layer, channel, 3) == [5, 6, 7]
+
+
 async def test_while_messages_flow_nothing_is_missed_or_doubled(layer: AnyioChannelLayer) -> None:
     channel = await layer.new_channel()
     await layer.group_resume("room", channel)
