@@ -170,3 +170,44 @@ def test_a_slow_consumer_is_bounded_in_bytes() -> None:
         assert [(await soon(layer.receive(member)))["n"] for _ in range(3)] == [0, 1, 2]
 
     asyncio.run(main())
+
+
+def test_a_channel_may_be_in_very_many_groups() -> None:
+    """With a look at all of its groups for each of them this would take some minutes."""
+
+    async def main() -> None:
+        (layer,) = layers(1)
+        consumer = Consumer()
+        name = await name_of(consumer, layer)
+        for number in range(30_000):
+            await layer.group_add(f"g{number}", name)
+        await layer.group_add("g7", name)
+        await layer.group_discard("g8", name)
+        for number in (7, 8, 29_999):
+            await layer.group_send(f"g{number}", {"n": number})
+        assert [(await layer.receive(name))["n"] for _ in range(2)] == [7, 29_999]
+        del consumer
+        await forgotten()
+        while layer.statistics()["topics"] > 2:
+            await asyncio.sleep(0.01)
+
+    async def within_time() -> None:
+        async with asyncio.timeout(40):
+            await main()
+
+    asyncio.run(within_time())
+
+
+def test_many_memberships_that_end_by_themselves() -> None:
+    async def main() -> None:
+        (layer,) = layers(1, group_expiry=2.0)
+        names = [await layer.new_channel() for _ in range(3)]
+        for number in range(20):
+            for name in names:
+                await layer.group_add(f"g{number}", name)
+        while layer.statistics()["channels"]:
+            await asyncio.sleep(0.01)
+        await layer.group_add("g", names[0])
+        assert layer.statistics()["channels"] == 1
+
+    asyncio.run(asyncio.wait_for(main(), 30))
