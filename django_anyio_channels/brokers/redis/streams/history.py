@@ -20,7 +20,7 @@ _CLOCK_DIGITS = 13
 _POSITION_TTL_MS = 24 * 3600 * 1000
 """For which a group's position is known longer than its last message."""
 
-_PUBLISH = Script("streams_load_position", "streams_publish")
+_PUBLISH = Script("streams_load_position", "streams_trim_bytes", "streams_publish")
 _READ = Script("streams_load_position", "drop_foreign_type", "streams_read")
 _POSITION = Script("streams_load_position", "streams_touch_position", "streams_position")
 _LATEST = Script("streams_load_position", "drop_foreign_type", "streams_latest")
@@ -43,25 +43,33 @@ class Published(NamedTuple):
 
 
 class History:
-    """How much is kept of each group, in messages and seconds, and the scripts that keep and read it."""
+    """How much is kept of each group, in messages, seconds and bytes, and the scripts that keep and read it."""
 
-    def __init__(self, length: int, age: float) -> None:
+    def __init__(self, length: int, age: float, max_bytes: int) -> None:
         milliseconds = round(age * 1000)
         power = len(str(max(1, milliseconds // 8))) - 1
         allowance = 10**power
         self.position_ttl = milliseconds + allowance + _POSITION_TTL_MS
         """Milliseconds for which a group's position is kept."""
         self._limits = self.position_ttl, length, milliseconds, milliseconds + allowance, _CLOCK_DIGITS - power
+        for_small = max_bytes // 4
+        self._byte_limits = for_small // length, max_bytes - for_small
+        """From how many bytes on a message is large, so that all small ones have room; what large ones may take."""
 
     async def publish(
         self, session: Session, channel_prefix: bytes, messages: list[tuple[bytes, bytes]]
     ) -> list[Published | Exception]:
         """Keep and publish messages of one group, given with its name, each at once, in their order."""
         group = messages[0][0]
-        args: list[bytes | str | int] = [*self._limits, session.publish_command, channel_prefix + group]
+        args: list[bytes | str | int] = [
+            *self._limits,
+            session.publish_command,
+            channel_prefix + group,
+            *self._byte_limits,
+        ]
         for _, message in messages:
             args.append(message)
-        keys = history_keys(group)
+        keys = [*history_keys(group), companion_key(group, "large")]
         if session.peers.may_be_bound:
             keys = [*keys, bindings_key(group)]
         executor = session.executor(group)

@@ -28,8 +28,9 @@ class RedisStreamsChannelLayer(RedisPubSubChannelLayer):
     ``url`` is ``redis+streams://host:port/database``, ``rediss+streams://`` for TLS, ``unix+streams:///path``,
     ``redis+streams+sentinel://host:26379,host:26379/mastername/database`` or
     ``redis+streams+cluster://host:7000,host:7001``; everything else is as there. Of each group the last
-    ``history_length`` messages are kept, none longer than ``history_age`` seconds. A node that was away for more than
-    that, or whose server has lost its memory, gets a `Gap` instead, and so does a pattern after every outage.
+    ``history_length`` messages are kept, ``history_bytes`` in all, none longer than ``history_age`` seconds. A node
+    that was away for more than that, or whose server has lost its memory, gets a `Gap` instead, and so does a pattern
+    after every outage.
 
     In a cluster, a group's history moves with its slot, and a subscriber that had to follow gets what was published
     meanwhile. While the slot is half way between two masters, commands about its groups wait; after five seconds they
@@ -49,15 +50,17 @@ class RedisStreamsChannelLayer(RedisPubSubChannelLayer):
         *,
         history_length: int = 1000,
         history_age: float = 3600.0,
+        history_bytes: int = 64 * 1024 * 1024,
         consumer_group: str | None = None,
         redeliver_after: float = 60.0,
         deliver_at_most: int = 5,
         probe_interval: float = 10.0,
         **options: Any,
     ) -> None:
-        if history_length < 1 or not history_age > 0:
+        if history_length < 1 or not history_age > 0 or history_bytes < 1:
             raise ValueError(
-                f"history_length is {history_length} messages and history_age {history_age} s; both must be above 0"
+                f"history_length is {history_length} messages, history_age {history_age} s and history_bytes "
+                f"{history_bytes}; all must be above 0"
             )
         if not redeliver_after > 0 or deliver_at_most < 1:
             raise ValueError(
@@ -69,7 +72,7 @@ class RedisStreamsChannelLayer(RedisPubSubChannelLayer):
         self.redeliver_after = redeliver_after
         self.deliver_at_most = deliver_at_most
         self._without_history: set[str] = set()
-        self._history = History(history_length, history_age)
+        self._history = History(history_length, history_age, history_bytes)
         self._deliveries = DeliveryManager(redeliver_after)
         self._sync = HistorySync(self._history, self._deliveries.on_end)
         self._publisher: Batcher[tuple[bytes, bytes], Published]
