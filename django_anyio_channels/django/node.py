@@ -97,7 +97,7 @@ class Node:
 
     async def resume(self, group: str, channel: str, since: str | None, last: int) -> str | None:
         """Add a channel of this node to a group from a position on; see `AnyioChannelLayer.group_resume`."""
-        check_history_range(since, last, "last")
+        check_history_range(group, since, last, "last")
         topic = self._names.group(group)
         if self.local_channels.is_in(topic, channel):
             raise ValueError(f"{channel} is in group {group} already; call group_discard before group_resume")

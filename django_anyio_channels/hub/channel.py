@@ -18,7 +18,7 @@ from ..core.serializers import MessagePackSerializer, Serializer, encode_limited
 from ..core.stats import MAILBOX_BYTES, DeliveryStats
 from .consumer_group import ConsumerGroupSink, DeadLetters
 from .queues import Queues
-from .replay import ReplaySink, check_group, check_history_range
+from .replay import ReplaySink, check_group, check_history_range, check_subscription
 from .session import Backoff
 from .sharding import Shards
 from .subscriber import Subscriber
@@ -38,13 +38,13 @@ class Channel:
     over its share of the names. While one is down, only its groups and queues wait.
 
     ``serializer`` turns messages into bytes (default: MessagePack). ``capacity`` and ``expiry`` (seconds, None for no
-    limit) are a subscriber's defaults. ``mailbox_bytes`` limits the messages that wait for a subscriber behind the next
-    one, and ``max_message_size`` an encoded message. ``backoff`` says when to connect again. ``on_gap`` is called with
-    the length of an outage in seconds, after the subscriptions have been restored: what others published meanwhile was
+    limit) are a subscriber's defaults. ``mailbox_bytes`` limits what waits for one behind the next message,
+    ``max_message_size`` an encoded message. ``backoff`` says when to connect again. ``on_gap`` is called with the
+    length of an outage in seconds, after the subscriptions have been restored: what others published meanwhile was
     missed. A layer with a history misses nothing; where the history does not reach back, ``on_missed`` is called with
-    the group (or the pattern) and the length of the outage in seconds, between the events before and after the gap. It
-    is also called for a group that a cluster has moved to another server, if something may have been missed, and for
-    one whose subscription the broker refused for a time.
+    the group (or the pattern) and those seconds, between the events before and after the gap. It is also called for a
+    group that a cluster has moved to another server, if something may have been missed, and for one whose subscription
+    the broker refused for a time.
     """
 
     def __init__(
@@ -141,8 +141,8 @@ class Channel:
         """Return what was published to ``group`` after the position ``since``, oldest first, or else the last events.
 
         ``limit`` is the greatest number of events. A position is that of an event, or of what `publish` returned.
-        Raises `PositionLost` if the history no longer reaches back to it, `InvalidPosition` for a string that is not a
-        position, and `NotSupported` if the broker keeps no history.
+        Raises `PositionLost` if the history no longer reaches back to it, `InvalidPosition` for what is not a position,
+        and `NotSupported` if the broker keeps no history.
         """
         events: list[Event[Any]] = []
         for event in await self.history_payloads(group, since=since, limit=limit):
@@ -156,8 +156,7 @@ class Channel:
 
     async def history_payloads(self, group: str, *, since: str | None, limit: int | None) -> list[Event[bytes]]:
         """`history` without decoding."""
-        check_group(group)
-        check_history_range(since, limit)
+        check_history_range(group, since, limit)
         supervisor = self._shards.of(group)
         return await supervisor.retry(lambda: supervisor.layer.history(group, since=since, limit=limit))
 
@@ -196,16 +195,8 @@ class Channel:
         deliveries to a group of dead letters (``jobs.workers.dead`` for the group "jobs" and the consumer group
         "workers"). A consumer group begins with its first subscription and outlives the last one.
         """
-        if ack not in ("auto", "manual"):
-            raise ValueError(f"ack is {ack!r}; it must be 'auto' or 'manual'")
-        for group in groups:
-            check_group(group)
-        check_history_range(since, None)
+        check_subscription(groups, pattern, since, ack)
         names = [(group, False) for group in groups] + ([] if pattern is None else [(pattern, True)])
-        if not names:
-            raise TypeError("subscribe() needs at least one group or a pattern")
-        if since is not None and (len(groups) != 1 or pattern is not None):
-            raise TypeError("subscribe(since=...) takes one group: a position belongs to the history of one")
         if not consumer_group:
             consumer_group = self.layer.consumer_group if isinstance(self.layer, SupportsAcknowledgement) else None
         if consumer_group is not None and (len(groups) != 1 or pattern is not None or since is not None):

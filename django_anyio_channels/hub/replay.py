@@ -18,11 +18,24 @@ def check_group(group: object) -> None:
         raise TypeError(f"The name of a group is a str, not {type(group).__name__}")
 
 
-def check_history_range(since: object, limit: object, name: str = "limit") -> None:
+def check_subscription(groups: tuple[object, ...], pattern: str | None, since: object, ack: object) -> None:
+    """Raise `TypeError`, `ValueError` or `InvalidPosition` for arguments that `Channel.subscribe` cannot take."""
+    if ack not in ("auto", "manual"):
+        raise ValueError(f"ack is {ack!r}; it must be 'auto' or 'manual'")
+    if not groups and pattern is None:
+        raise TypeError("subscribe() needs at least one group or a pattern")
+    if since is not None and (len(groups) != 1 or pattern is not None):
+        raise TypeError("subscribe(since=...) takes one group: a position belongs to the history of one")
+    for group in groups:
+        check_history_range(group, since, None)
+
+
+def check_history_range(group: object, since: object, limit: object, name: str = "limit") -> None:
     """Raise `InvalidPosition`, `TypeError` or `ValueError` for arguments that no history can take.
 
     A layer checks what a position looks like. ``name`` is that of the argument ``limit``.
     """
+    check_group(group)
     if since is not None and not isinstance(since, str):
         raise InvalidPosition(f"{short_repr(since)} is no position; a position is a str, or None for the last messages")
     if limit is None:

@@ -67,10 +67,15 @@ class History:
             channel_prefix + group,
             *self._byte_limits,
         ]
+        large = False
         for _, message in messages:
             args.append(message)
-        keys = [*history_keys(group), companion_key(group, "large")]
-        if session.peers.may_be_bound:
+            large = large or len(message) >= self._byte_limits[0]
+        # No key more than needed: while a cluster moves a slot, a key that is not there has the call refused.
+        keys = history_keys(group)
+        if large:
+            keys = [*keys, bindings_key(group), companion_key(group, "large")]
+        elif session.peers.may_be_bound:
             keys = [*keys, bindings_key(group)]
         executor = session.executor(group)
         reply = await executor.execute(_PUBLISH.evalsha(keys, *args))
