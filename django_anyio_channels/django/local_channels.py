@@ -32,15 +32,18 @@ _NO_REPLAYS: dict[str, ReplaySink] = {}
 class LocalChannel:
     """One channel that is in use."""
 
-    __slots__ = ("mailbox", "name", "replays", "topics")
+    __slots__ = ("mailbox", "replays", "topics")
 
-    def __init__(self, name: str, mailbox: Subscriber) -> None:
-        self.name = name
+    def __init__(self, mailbox: Subscriber) -> None:
         self.mailbox = mailbox
         self.topics: tuple[str, ...] | dict[str, None] = ()
         """The topics of its groups."""
         self.replays = _NO_REPLAYS
         """The sinks of the topics that it resumed."""
+
+    @property
+    def name(self) -> str:
+        return self.mailbox.name
 
     @property
     def is_unused(self) -> bool:
@@ -145,7 +148,7 @@ class LocalChannels:
         channel = self._channels.get(name)
         if channel is None:
             mailbox = self._channel.mailbox(name, capacity=self._settings.capacity_of(name))
-            channel = self._channels[name] = LocalChannel(name, mailbox)
+            channel = self._channels[name] = LocalChannel(mailbox)
             reader = self._prefix_reader(name)
             if reader is not None:
                 mailbox.on_unclaimed = reader.add

@@ -17,8 +17,11 @@ except ModuleNotFoundError as error:
         "The mixins for consumers need Django and Channels: pip install django-anyio-channels[django]"
     ) from error
 
-TRY_AGAIN_LATER = 1013
-"""The code with which a WebSocket is closed so that its browser comes back with its last position."""
+TRY_AGAIN_LATER = 4013
+"""The code with which a WebSocket is closed so that its browser comes back with its last position.
+
+Not 1013, which means the same: Daphne accepts none but 1000 and 3000 to 4999 from an application.
+"""
 
 
 @dataclass(frozen=True)
@@ -51,8 +54,10 @@ class AsyncResumingMixin:
     async def group_missed(self: Any, message: dict[str, Any]) -> None:
         """Messages are missing here: close the WebSocket, so that the browser comes back and asks for them."""
         _require_websocket(self)
-        await self.close(code=TRY_AGAIN_LATER)
-        await self.websocket_disconnect({"type": "websocket.disconnect", "code": TRY_AGAIN_LATER})
+        try:
+            await self.close(code=TRY_AGAIN_LATER)
+        finally:
+            await self.websocket_disconnect({"type": "websocket.disconnect", "code": TRY_AGAIN_LATER})
 
 
 class ResumingMixin:
@@ -65,8 +70,10 @@ class ResumingMixin:
     def group_missed(self: Any, message: dict[str, Any]) -> None:
         """`AsyncResumingMixin.group_missed`."""
         _require_websocket(self)
-        self.close(code=TRY_AGAIN_LATER)
-        self.websocket_disconnect({"type": "websocket.disconnect", "code": TRY_AGAIN_LATER})
+        try:
+            self.close(code=TRY_AGAIN_LATER)
+        finally:
+            self.websocket_disconnect({"type": "websocket.disconnect", "code": TRY_AGAIN_LATER})
 
 
 async def _resume(consumer: Any, group: str, since: str | None, last: int) -> Resumption:

@@ -72,7 +72,8 @@ class StreamMerger:
     ) -> tuple[bool, list[HistoryEntry]]:
         """Take the server's reply: the group's last position at that moment, and a page of the entries after `reached`.
 
-        ``memory_lost`` tells that the server has lost its memory, so that it knows nothing of before the outage.
+        ``memory_lost`` tells that the server, or one of a cluster, has lost its memory in the outage, and with it what
+        was published to groups without an epoch.
 
         Returns whether something is missed, and the entries to emit after reporting so. They come all at once, when
         the history has been read to its end, or not at all.
@@ -80,7 +81,8 @@ class StreamMerger:
         if not self.last:
             return False, self._end(last)
         if last == self._confirmed and not self._collected:
-            return self._was_down and (memory_lost or self._doubted != b""), self._end(last)
+            nowhere = memory_lost and epoch_of(last) == NO_EPOCH
+            return self._was_down and (nowhere or self._doubted != b""), self._end(last)
         if epoch_of(last) != epoch_of(self.last):
             return self._enter_epoch(last, memory_lost)
         missed = False

@@ -458,3 +458,9 @@ def test_a_server_that_lost_its_memory_is_missed_by_groups_that_nobody_had_publi
     else:
         assert merger.add_history(b"00000000-0-0", [], memory_lost=True) == (True, [])
     assert not merger.catching_up
+
+
+def test_another_master_that_lost_its_memory_is_missed_by_no_group_that_has_an_epoch() -> None:
+    merger = merger_at(L)
+    merger.restart()
+    assert merger.add_history(L, [], memory_lost=True) == (False, [])

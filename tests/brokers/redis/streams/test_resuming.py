@@ -9,6 +9,7 @@ from typing import Any, cast
 import anyio
 import pytest
 from channels.consumer import AsyncConsumer
+from channels.exceptions import StopConsumer
 from channels.generic.websocket import AsyncJsonWebsocketConsumer, JsonWebsocketConsumer
 from channels.layers import BaseChannelLayer, InMemoryChannelLayer, channel_layers
 from channels.testing import WebsocketCommunicator
@@ -382,9 +383,34 @@ async def test_a_browser_is_sent_away_to_come_back_for_what_is_missing(
     await read(opened, 2)
     node = projects_layer._dispatcher.node_of_loop[asyncio.get_running_loop()]
     node.report_missed("asgi:g:room", 1.0)
-    assert await opened.receive_output(timeout=25) == {"type": "websocket.close", "code": 1013}
+    assert await opened.receive_output(timeout=25) == {"type": "websocket.close", "code": 4013}
     await opened.wait(timeout=25)
     await becomes_true(lambda: projects_layer.statistics()["channels"] == 0)
+
+
+async def test_a_consumer_is_disconnected_whatever_becomes_of_its_websocket() -> None:
+    """As where the server refuses to close it."""
+    disconnected: list[int] = []
+
+    class Refused(AsyncResumingMixin, AsyncJsonWebsocketConsumer):
+        async def close(self, code: Any = None, reason: Any = None) -> None:
+            raise ValueError("the server refuses")
+
+        async def disconnect(self, code: int) -> None:
+            disconnected.append(code)
+
+    class SyncRefused(ResumingMixin, JsonWebsocketConsumer):
+        def close(self, code: Any = None, reason: Any = None) -> None:
+            raise ValueError("the server refuses")
+
+        def disconnect(self, code: int) -> None:
+            disconnected.append(code)
+
+    with pytest.raises(StopConsumer):
+        await Refused().group_missed({})
+    with pytest.raises(StopConsumer):
+        await anyio.to_thread.run_sync(SyncRefused().group_missed, {})
+    assert disconnected == [4013, 4013]
 
 
 @pytest.mark.parametrize("make", [lambda: AnyioChannelLayer(url="memory://"), InMemoryChannelLayer])
