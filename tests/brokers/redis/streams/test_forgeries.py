@@ -282,6 +282,7 @@ async def test_jobs_go_on_after_a_forgery(server: brokers.Redis, commands: Comma
         pytest.param([("XADD", HISTORY, "*", "", "x y\nz")], id="an entry with another's position"),
         pytest.param([("DEL", CURSOR), ("RPUSH", CURSOR, "x")], id="another type"),
         pytest.param([("APPEND", CURSOR, "?")], id="no position"),
+        pytest.param([("SETRANGE", CURSOR, 9, "9" * 20 + "-1")], id="beyond time"),
     ],
 )
 async def test_a_consumer_group_goes_on_after_a_forgery(server: brokers.Redis, commands: Commands) -> None:
