@@ -103,10 +103,11 @@ class Subscriber:
     def put_in_front(self, entries: list[Timestamped]) -> None:
         """Put events before all others. They do not count toward the capacity."""
         items = self._items or deque()
+        if items and entries and not self._in_front:
+            self._bytes += len(items[0][1].message)
         items.extendleft(reversed(entries))
         self._items = items or None
         self._in_front += len(entries)
-        self._bytes = _count_bytes(items, self._in_front)
         for _ in entries:
             self._notify()
 

@@ -159,8 +159,8 @@ class HistorySync:
 
     def _log_forged(self, group: str, merger: StreamMerger) -> None:
         if merger.forged:
-            text = "%d messages on %s are not in its history: another program publishes there, or sends copies"
-            self._log.write(logging.ERROR, text, merger.forged, group)
+            text = "The history of %s lacks messages that came live (%d): another program publishes there"
+            self._log.write(logging.ERROR, text, group, merger.forged)
             merger.forged = 0
 
     async def _check_memory(self) -> None:
