@@ -199,7 +199,7 @@ async def test_members_get_what_was_sent_to_a_server_that_had_lost_its_memory_be
     own_server: brokers.Redis,
 ) -> None:
     async with AsyncExitStack() as stack:
-        stack.enter_context(anyio.fail_after(60))
+        stack.enter_context(anyio.fail_after(100))
         outputs = await listening(stack, own_server, loops=2, members=4)
         await run_sync(own_server.server.kill)
         await run_sync(own_server.server.start)
