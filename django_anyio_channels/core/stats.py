@@ -34,10 +34,15 @@ class RateLimitedLogger:
         return True
 
 
-class DeliveryStats:
-    """What the mailboxes of one `Channel` could not keep."""
+MAILBOX_BYTES = 32 * 1024 * 1024
+"""Eight of the largest messages that the default settings allow."""
 
-    def __init__(self) -> None:
+
+class DeliveryStats:
+    """What the mailboxes of one `Channel` could not keep, and how many bytes each keeps behind its first message."""
+
+    def __init__(self, mailbox_bytes: int = MAILBOX_BYTES) -> None:
+        self.mailbox_bytes = mailbox_bytes
         self.dropped = 0
         """Messages for a full mailbox."""
         self.expired = 0
@@ -46,14 +51,10 @@ class DeliveryStats:
         """Payloads that the serializer did not write, or that were encrypted with another key."""
         self._log = RateLimitedLogger()
 
-    def log_overflow(self, name: str, capacity: int) -> bool:
+    def log_overflow(self, name: str, limit: str) -> bool:
         """Log that a mailbox started dropping messages. Returns whether a record was written."""
-        return self._log.write(
-            logging.WARNING,
-            "%s is full (capacity %d). It drops messages until it is read: read faster, or raise the capacity",
-            name,
-            capacity,
-        )
+        text = "%s is full (%s). It drops messages until it is read: read faster, or raise the limit"
+        return self._log.write(logging.WARNING, text, name, limit)
 
     def log_recovered(self, name: str, dropped: int) -> None:
         """Log that a mailbox takes messages again, if `log_overflow` wrote a record for it."""

@@ -122,6 +122,7 @@ _VALUES = {
     ),
     "publish_timeout": SECONDS,
     "max_message_size": count("bytes"),
+    "mailbox_bytes": count("bytes"),
     "fast_dispatch": FLAG,
     "outage_message": Option(_is_message_type, "None or the type of the message, such as 'chat.outage'"),
 }

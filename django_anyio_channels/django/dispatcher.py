@@ -134,9 +134,10 @@ class Dispatcher:
     async def receive(self, channel: str) -> Any:
         """Wait for the next message of a channel, whichever event loop of this process it belongs to."""
         node, owner = self._nodes.current(), node_of(channel)
-        if node is not None and owner in (None, node.id):
+        is_normal = "!" not in channel
+        if node is not None and (is_normal or owner == node.id):
             return await node.receive(channel)
-        loop = self._own_loop() if owner is None else self._owning_loop(channel)
+        loop = self._own_loop() if is_normal else self._owning_loop(channel)
         if loop is asyncio.get_running_loop():
             return await self._call_here(lambda node: node.receive(channel))
         received_by: list[Node] = []

@@ -12,7 +12,7 @@ from ..core.events import Event
 from ..core.exceptions import DecodeError
 from ..core.options import LARGEST_COUNT
 from ..hub.channel import Channel
-from ..hub.replay import ReplaySink
+from ..hub.replay import ReplaySink, check_history_range
 from ..hub.subscriber import Timestamped
 from .control import Control
 from .jobs import Job, Jobs
@@ -98,6 +98,7 @@ class Node:
 
     async def resume(self, group: str, channel: str, since: str | None, last: int) -> str | None:
         """Add a channel of this node to a group from a position on; see `AnyioChannelLayer.group_resume`."""
+        check_history_range(group, since, last, "last")
         topic = self._names.group(group)
         if self.local_channels.is_in(topic, channel):
             cure = "Call group_discard() before group_resume()"
@@ -201,6 +202,7 @@ async def open_node(settings: Settings) -> AsyncGenerator[Node, None]:
         expiry=settings.expiry,
         publish_timeout=settings.publish_timeout,
         max_message_size=settings.max_message_size,
+        mailbox_bytes=settings.mailbox_bytes,
         on_gap=lambda seconds: node.report_missed(None, seconds),
         on_missed=lambda topic, seconds: node.report_missed(topic, seconds),
     )

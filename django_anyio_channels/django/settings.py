@@ -16,6 +16,7 @@ from ..core.exceptions import InvalidOption
 from ..core.layer import BaseChannelLayer
 from ..core.options import Option, check_option
 from ..core.serializers import Serializer
+from ..core.stats import MAILBOX_BYTES
 from .names import BrokerNames
 
 
@@ -92,6 +93,7 @@ class Settings:
     acknowledged: tuple[re.Pattern[str], ...] = ()
     publish_timeout: float = 10.0
     max_message_size: int = 4 * 1024 * 1024
+    mailbox_bytes: int = MAILBOX_BYTES
     outage_message: str | None = None
     fast_dispatch: bool = True
     """Whether consumers are given what waits in one go, see `fast_dispatch`."""

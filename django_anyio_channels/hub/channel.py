@@ -15,10 +15,10 @@ from ..core.exceptions import DecodeError, ListenerClosed
 from ..core.layer import BaseChannelLayer
 from ..core.notifier import NewWaiter, waiter_type
 from ..core.serializers import MessagePackSerializer, Serializer, encode_limited
-from ..core.stats import DeliveryStats
+from ..core.stats import MAILBOX_BYTES, DeliveryStats
 from .consumer_group import ConsumerGroupSink, DeadLetters
 from .queues import Queues
-from .replay import ReplaySink
+from .replay import ReplaySink, check_group, check_history_range, check_subscription
 from .session import Backoff
 from .sharding import Shards
 from .subscriber import Subscriber
@@ -38,12 +38,13 @@ class Channel:
     over its share of the names. While one is down, only its groups and queues wait.
 
     ``serializer`` turns messages into bytes (default: MessagePack). ``capacity`` and ``expiry`` (seconds, None for no
-    limit) are a subscriber's defaults. ``max_message_size`` limits an encoded message, in bytes. ``backoff`` says when
-    to connect again. ``on_gap`` is called with the length of an outage in seconds, after the subscriptions have been
-    restored: what others published meanwhile was missed. A layer with a history misses nothing; where the history does
-    not reach back, ``on_missed`` is called with the group (or the pattern) and the length of the outage in seconds,
-    between the events before and after the gap. It is also called for a group that a cluster has moved to another
-    server, if something may have been missed, and for one whose subscription the broker refused for a time.
+    limit) are a subscriber's defaults. ``mailbox_bytes`` limits what waits for one behind the next message,
+    ``max_message_size`` an encoded message. ``backoff`` says when to connect again. ``on_gap`` is called with the
+    length of an outage in seconds, after the subscriptions have been restored: what others published meanwhile was
+    missed. A layer with a history misses nothing; where the history does not reach back, ``on_missed`` is called with
+    the group (or the pattern) and those seconds, between the events before and after the gap. It is also called for a
+    group that a cluster has moved to another server, if something may have been missed, and for one whose subscription
+    the broker refused for a time.
     """
 
     def __init__(
@@ -55,6 +56,7 @@ class Channel:
         expiry: float | None = 60.0,
         publish_timeout: float = 10.0,
         max_message_size: int = 4 * 1024 * 1024,
+        mailbox_bytes: int = MAILBOX_BYTES,
         backoff: Backoff | None = None,
         on_gap: Callable[[float], None] | None = None,
         on_missed: Callable[[str, float], None] | None = None,
@@ -64,7 +66,7 @@ class Channel:
         """The layer, or the first one of a list."""
         self.serializer = serializer or MessagePackSerializer()
         self._decode = self.serializer.decode  # one for all subscribers: each look-up would make another
-        self.stats = DeliveryStats()
+        self.stats = DeliveryStats(mailbox_bytes)
         """What all subscribers together could not keep."""
         self._capacity = capacity
         self._expiry = expiry
@@ -139,8 +141,8 @@ class Channel:
         """Return what was published to ``group`` after the position ``since``, oldest first, or else the last events.
 
         ``limit`` is the greatest number of events. A position is that of an event, or of what `publish` returned.
-        Raises `PositionLost` if the history no longer reaches back to it, `InvalidPosition` for a string that is not a
-        position, and `NotSupported` if the broker keeps no history.
+        Raises `PositionLost` if the history no longer reaches back to it, `InvalidPosition` for what is not a position,
+        and `NotSupported` if the broker keeps no history.
         """
         events: list[Event[Any]] = []
         for event in await self.history_payloads(group, since=since, limit=limit):
@@ -154,11 +156,13 @@ class Channel:
 
     async def history_payloads(self, group: str, *, since: str | None, limit: int | None) -> list[Event[bytes]]:
         """`history` without decoding."""
+        check_history_range(group, since, limit)
         supervisor = self._shards.of(group)
         return await supervisor.retry(lambda: supervisor.layer.history(group, since=since, limit=limit))
 
     async def position(self, group: str) -> str:
         """Return the current end of the history of ``group``. Raises `NotSupported` if the broker keeps none."""
+        check_group(group)
         supervisor = self._shards.of(group)
         return await supervisor.retry(lambda: supervisor.layer.position(group))
 
@@ -184,20 +188,15 @@ class Channel:
         when a reader takes it; with ``ack="manual"`` only when the reader calls `Event.ack`.
 
         With ``since`` a subscription to one group begins at this position: the history after it comes first, then live
-        events, each once and in order. The capacity grows by the history. It raises what `history` raises.
+        events, each once and in order. The capacity is for those. It raises what `history` raises.
 
         The subscriptions of a ``consumer_group`` to one group, in all processes, share its events: each goes to one
         reader, when it waits. An event that is not acknowledged in time goes to another reader, and after too many
         deliveries to a group of dead letters (``jobs.workers.dead`` for the group "jobs" and the consumer group
         "workers"). A consumer group begins with its first subscription and outlives the last one.
         """
-        if ack not in ("auto", "manual"):
-            raise ValueError(f"ack is {ack!r}; it must be 'auto' or 'manual'")
+        check_subscription(groups, pattern, since, ack)
         names = [(group, False) for group in groups] + ([] if pattern is None else [(pattern, True)])
-        if not names:
-            raise TypeError("subscribe() needs at least one group or a pattern")
-        if since is not None and (len(groups) != 1 or pattern is not None):
-            raise TypeError("subscribe(since=...) takes one group: a position belongs to the history of one")
         if not consumer_group:
             consumer_group = self.layer.consumer_group if isinstance(self.layer, SupportsAcknowledgement) else None
         if consumer_group is not None and (len(groups) != 1 or pattern is not None or since is not None):

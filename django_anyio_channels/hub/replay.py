@@ -4,10 +4,46 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from reprlib import repr as short_repr
 from time import monotonic
 
 from ..core.events import Event
+from ..core.exceptions import InvalidPosition
 from .subscriber import Subscriber, Timestamped
+
+
+def check_group(group: object) -> None:
+    """Raise `TypeError` for what cannot be the name of a group."""
+    if not isinstance(group, str):
+        raise TypeError(f"The name of a group is a str, not {type(group).__name__}")
+
+
+def check_subscription(groups: tuple[object, ...], pattern: str | None, since: object, ack: object) -> None:
+    """Raise `TypeError`, `ValueError` or `InvalidPosition` for arguments that `Channel.subscribe` cannot take."""
+    if ack not in ("auto", "manual"):
+        raise ValueError(f"ack is {ack!r}; it must be 'auto' or 'manual'")
+    if not groups and pattern is None:
+        raise TypeError("subscribe() needs at least one group or a pattern")
+    if since is not None and (len(groups) != 1 or pattern is not None):
+        raise TypeError("subscribe(since=...) takes one group: a position belongs to the history of one")
+    for group in groups:
+        check_history_range(group, since, None)
+
+
+def check_history_range(group: object, since: object, limit: object, name: str = "limit") -> None:
+    """Raise `InvalidPosition`, `TypeError` or `ValueError` for arguments that no history can take.
+
+    A layer checks what a position looks like. ``name`` is that of the argument ``limit``.
+    """
+    check_group(group)
+    if since is not None and not isinstance(since, str):
+        raise InvalidPosition(f"{short_repr(since)} is no position; a position is a str, or None for the last messages")
+    if limit is None:
+        return
+    if not isinstance(limit, int) or isinstance(limit, bool):
+        raise TypeError(f"{name} is {limit!r}; it must be a whole number of messages")
+    if limit < 0:
+        raise ValueError(f"{name} is {limit}; it must be 0 messages or more")
 
 
 @dataclass(slots=True, eq=False)
@@ -58,11 +94,9 @@ class ReplaySink:
         self.subscriber.close()
 
     def start(self, since: str, history: list[Event[bytes]]) -> None:
-        """Put the history, then the live events after it; the mailbox's capacity grows by the history."""
+        """Put the history, then the live events after it; the mailbox's capacity is for those."""
         now = monotonic()
-        self.subscriber.capacity += len(history)
-        for event in reversed(history):
-            self.subscriber.put_back((now, event))
+        self.subscriber.put_in_front([(now, event) for event in history])
         self._history_end = (history[-1].position if history else None) or since
         held, self._held = self._held or [], None
         for entry in held:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Awaitable, Callable
 from dataclasses import KW_ONLY, InitVar, dataclass, field
+from itertools import islice
 from time import monotonic
 from typing import Any
 
@@ -17,14 +18,22 @@ Timestamped = tuple[float, Event[bytes]]
 """The time of arrival (`time.monotonic`) and the event; shared by all mailboxes that receive it."""
 
 
+@dataclass(slots=True)
+class _Overflow:
+    """What a full mailbox has dropped."""
+
+    logged: bool
+    dropped: int = 0
+
+
 @dataclass(slots=True, eq=False, repr=False)
 class Subscriber:
     """A bounded mailbox, opened by `Channel.subscribe`.
 
     Iterate over it, or await `receive`, in any number of tasks; each event goes to one of them, and cancelling loses
-    none. While ``capacity`` events wait, newer ones are dropped, counted in `dropped` and logged. An event that was not
-    read for ``expiry`` seconds is dropped and counted in `expired`. Events keep the order of their arrival. Each
-    subscriber decodes its own copy.
+    none. While ``capacity`` events wait, or as many bytes as a `Channel` allows, newer ones are dropped, counted in
+    `dropped` and logged. An event that was not read for ``expiry`` seconds is dropped and counted in `expired`. Events
+    keep the order of their arrival. Each subscriber decodes its own copy.
 
     Where the broker expects acknowledgements, an event is acknowledged when a reader takes it, or with ``manual_ack``
     by `Event.ack`. Dropped events are acknowledged, too.
@@ -51,8 +60,11 @@ class Subscriber:
     """Awaited by a reader of the empty mailbox, to put an event, where events are not pushed."""
     # A deque takes 600 bytes, and most mailboxes are empty most of the time.
     _items: deque[Timestamped] | None = field(default=None, init=False)
-    _dropped_since_full: int = field(default=0, init=False)
-    _overflow_logged: bool = field(default=False, init=False)
+    _bytes: int = field(default=0, init=False)
+    """The bytes of the events behind the first one, without `_in_front`. One event alone costs no accounting."""
+    _in_front: int = field(default=0, init=False)
+    """How many of the first events do not count, since they were put in front of the others."""
+    _overflow: _Overflow | None = field(default=None, init=False)
     _closed: bool = field(default=False, init=False)
 
     def __post_init__(self, new_waiter: NewWaiter) -> None:
@@ -69,14 +81,16 @@ class Subscriber:
 
     def put(self, entry: Timestamped, *, force: bool = False) -> None:
         """Add an event if there is room (or with ``force``), else count it as dropped. Neither waits nor raises."""
-        if self._items is None:
-            self._items = deque()
-        if len(self._items) >= self.capacity and not force:
-            self._drop_expired(self._items, entry[0])
-            if len(self._items) >= self.capacity:
-                self._drop()
+        items = self._items
+        if items is None:
+            self._items = deque((entry,))
+        else:
+            size = self._bytes + len(entry[1].message)
+            is_full = size > self.stats.mailbox_bytes or len(items) - self._in_front >= self.capacity
+            if is_full and not force and not self._make_room(items, entry):
                 return
-        self._items.append(entry)
+            items.append(entry)
+            self._bytes = size if not is_full else _count_bytes(items, self._in_front)
         if entry[1].ack_handle is not None:
             entry[1].ack_handle.retain()
         if not self.notifier.notify() and self.on_unclaimed is not None:
@@ -84,10 +98,22 @@ class Subscriber:
 
     def put_back(self, entry: Timestamped) -> None:
         """Return an event that was received but not used to the head of the mailbox, whatever the capacity."""
-        if self._items is None:
-            self._items = deque()
-        self._items.appendleft(entry)
-        self.notifier.notify()
+        self.put_in_front([entry])
+
+    def put_in_front(self, entries: list[Timestamped]) -> None:
+        """Put events before all others. They do not count toward the capacity."""
+        items = self._items or deque()
+        if items and entries and not self._in_front:
+            self._bytes += len(items[0][1].message)
+        items.extendleft(reversed(entries))
+        self._items = items or None
+        self._in_front += len(entries)
+        for _ in entries:
+            self._notify()
+
+    def _notify(self) -> None:
+        if not self.notifier.notify() and self.on_unclaimed is not None:
+            self.on_unclaimed(self)
 
     async def receive(self) -> Event[Any]:
         """Wait for the next event. Raises `ListenerClosed` once the mailbox is closed and empty."""
@@ -115,8 +141,14 @@ class Subscriber:
             arrived, event = items.popleft()
             if not items:
                 self._items = None
-            if self._dropped_since_full and len(items) <= self.capacity // 2:
-                self._log_recovered()
+                self._in_front = 0
+            elif self._in_front > 1:
+                self._in_front -= 1
+            else:
+                self._in_front = 0
+                self._bytes -= len(items[0][1].message)
+            if self._overflow is not None:
+                self._log_recovered(items)
             if self.expiry is not None and arrived < monotonic() - self.expiry:
                 self._count_expired(event)
                 continue
@@ -148,6 +180,7 @@ class Subscriber:
     def clear(self) -> None:
         """Drop the waiting events."""
         items, self._items = self._items, None
+        self._bytes = self._in_front = 0
         for _, event in items or ():
             release(event)
 
@@ -161,26 +194,47 @@ class Subscriber:
     def _drop_expired(self, items: deque[Timestamped], now: float) -> None:
         if self.expiry is None:
             return
-        oldest = now - self.expiry
+        oldest, before = now - self.expiry, len(items)
         while items and items[0][0] < oldest:
             self._count_expired(items.popleft()[1])
+        if len(items) < before:
+            self._in_front = max(0, self._in_front - before + len(items))
+            self._bytes = _count_bytes(items, self._in_front)
 
     def _count_expired(self, event: Event[bytes]) -> None:
         release(event)
         self.expired += 1
         self.stats.expired += 1
 
-    def _drop(self) -> None:
+    def _make_room(self, items: deque[Timestamped], entry: Timestamped) -> bool:
+        """Drop what has expired. Returns whether there is room for an event then; if not, it is counted as dropped."""
+        self._drop_expired(items, entry[0])
+        if len(items) - self._in_front >= self.capacity:
+            limit = f"capacity {self.capacity}"
+        elif items and self._bytes + len(entry[1].message) > self.stats.mailbox_bytes:
+            limit = f"mailbox_bytes {self.stats.mailbox_bytes}"
+        else:
+            return True
         self.dropped += 1
         self.stats.dropped += 1
-        self._dropped_since_full += 1
-        if self._dropped_since_full == 1:
-            self._overflow_logged = self.stats.log_overflow(self.name, self.capacity)
+        if self._overflow is None:
+            self._overflow = _Overflow(self.stats.log_overflow(self.name, limit))
+        self._overflow.dropped += 1
+        return False
 
-    def _log_recovered(self) -> None:
-        if self._overflow_logged:
-            self.stats.log_recovered(self.name, self._dropped_since_full)
-        self._dropped_since_full = 0
+    def _log_recovered(self, items: deque[Timestamped]) -> None:
+        """Log it when half of the mailbox is free again."""
+        overflow = self._overflow
+        half_full = len(items) - self._in_front > self.capacity // 2 or self._bytes > self.stats.mailbox_bytes // 2
+        if overflow is not None and not half_full:
+            self._overflow = None
+            if overflow.logged:
+                self.stats.log_recovered(self.name, overflow.dropped)
+
+
+def _count_bytes(items: deque[Timestamped], in_front: int) -> int:
+    """Return the bytes of the events behind the first one, without the first ``in_front``."""
+    return sum(len(event.message) for _, event in islice(items, max(1, in_front), None))
 
 
 def release(event: Event[bytes]) -> None:

@@ -160,8 +160,7 @@ class SubscriptionRegistry:
         """Unsubscribe from what has no sinks, until cancelled."""
         while True:
             while self._unused:
-                subscription = next(iter(self._unused))
-                del self._unused[subscription]
+                subscription, _ = self._unused.popitem()
                 await self._unsubscribe_unused(subscription)
             await self._pruning.wait()
 

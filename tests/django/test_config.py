@@ -36,6 +36,7 @@ def test_every_value_becomes_a_setting() -> None:
         "capacity": 3,
         "publish_timeout": 0.5,
         "max_message_size": 1000,
+        "mailbox_bytes": 2000,
         "outage_message": "chat.outage",
     }
     settings = read_config(values)
@@ -149,6 +150,7 @@ def test_every_value_becomes_a_setting() -> None:
             "such as ['thumbnails', 'mail.*']",
             "E005",
         ),
+        ({"mailbox_bytes": 0}, "CONFIG['mailbox_bytes'] has an invalid value (int)", "whole number of bytes", "E005"),
         (
             {"acknowledged": ["jobs"]},
             "InMemoryChannelLayer delivers each message once",

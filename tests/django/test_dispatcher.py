@@ -130,3 +130,23 @@ def test_a_message_to_a_group_that_sync_code_cannot_put_into_a_full_queue_is_log
     for _ in range(2):
         layer.group_send_sync("g", {"type": "x"})
     assert "Dropped a message to asgi:g:g for the full queue asgi:q:worker" in caplog.text
+
+
+@pytest.mark.parametrize("opened", [False, True], ids=["first call", "node is open"])
+@pytest.mark.parametrize(
+    "name", ["foo!bar", "foo!", f"specific.{'0' * 32}!{'0' * 32}", f"specific.{'0' * 16}!abc", "!a"]
+)
+def test_receiving_on_a_process_channel_of_no_event_loop_of_this_process_raises_at_once(
+    name: str, opened: bool
+) -> None:
+    async def main() -> None:
+        layer = AnyioChannelLayer()
+        if opened:
+            await layer.new_channel()
+        error, text = (
+            (TypeError, "Channel name") if name == "!a" else (ValueError, "the process or event loop that made")
+        )
+        with pytest.raises(error, match=text):
+            await asyncio.wait_for(layer.receive(name), TIME_LIMIT)
+
+    asyncio.run(main())

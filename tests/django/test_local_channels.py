@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import sys
 
 import pytest
 
@@ -157,3 +158,66 @@ def test_a_consumers_channel_outlives_it_while_another_reader_waits() -> None:
         assert await soon(layer.receive(name)) == {"n": 3}
 
     asyncio.run(main())
+
+
+def test_a_slow_consumer_is_bounded_in_bytes() -> None:
+    async def main() -> None:
+        (layer,) = layers(1, mailbox_bytes=2500)
+        member = await layer.new_channel()
+        await layer.group_add("g", member)
+        for number in range(5):
+            await layer.group_send("g", {"n": number, "text": "x" * 1000})
+        assert layer.statistics()["dropped"] == 2
+        assert [(await soon(layer.receive(member)))["n"] for _ in range(3)] == [0, 1, 2]
+
+    asyncio.run(main())
+
+
+def test_a_channel_may_be_in_very_many_groups() -> None:
+    """To look at all of its groups for each of them would take minutes where there are 40,000."""
+    count = 1000
+
+    async def main() -> None:
+        (layer,) = layers(1)
+        consumer = Consumer()
+        name = await name_of(consumer, layer)
+        for number in range(count):
+            await layer.group_add(f"g{number}", name)
+        topics = node_in(layer).local_channels._channels[name].topics
+        assert isinstance(topics, dict), "where a name is found without a look at all"
+        await layer.group_add("g7", name)
+        await layer.group_discard("g8", name)
+        for number in (7, 8, 9):
+            await layer.group_send(f"g{number}", {"n": number})
+        assert [(await layer.receive(name))["n"] for _ in range(2)] == [7, 9]
+        calls = 0
+
+        def count_call(*event: object) -> None:
+            nonlocal calls
+            calls += 1
+
+        del consumer
+        sys.setprofile(count_call)
+        await forgotten()
+        sys.setprofile(None)
+        assert len(topics) == 0
+        assert calls < 100 * count
+        while layer.statistics()["topics"] > 2:
+            await asyncio.sleep(0.01)
+
+    asyncio.run(asyncio.wait_for(main(), 60))
+
+
+def test_many_memberships_that_end_by_themselves() -> None:
+    async def main() -> None:
+        (layer,) = layers(1, group_expiry=2.0)
+        names = [await layer.new_channel() for _ in range(3)]
+        for number in range(20):
+            for name in names:
+                await layer.group_add(f"g{number}", name)
+        while layer.statistics()["channels"]:
+            await asyncio.sleep(0.01)
+        await layer.group_add("g", names[0])
+        assert layer.statistics()["channels"] == 1
+
+    asyncio.run(asyncio.wait_for(main(), 30))

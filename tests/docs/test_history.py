@@ -50,7 +50,7 @@ def test_the_options_are_documented_with_their_defaults() -> None:
     rows = [[cell.astext() for cell in row.findall(docutils.nodes.entry)] for row in body.findall(docutils.nodes.row)]
     parameters = inspect.signature(RedisStreamsChannelLayer).parameters
     assert [(name, default) for name, default, _ in rows] == [
-        (name, str(parameters[name].default)) for name in ("history_length", "history_age")
+        (name, str(parameters[name].default)) for name in ("history_length", "history_age", "history_bytes")
     ]
 
 

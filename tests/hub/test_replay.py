@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from time import monotonic
+from typing import Any
 
 import anyio
 import pytest
 
-from django_anyio_channels import Channel, Event
+from django_anyio_channels import Channel, Event, InvalidPosition
 from django_anyio_channels.core.notifier import waiter_type
 from django_anyio_channels.core.serializers import MessagePackSerializer
 from django_anyio_channels.core.stats import DeliveryStats
@@ -67,11 +68,11 @@ async def test_the_gap_event_stands_where_events_are_missing() -> None:
     sink.mark_gap()
     sink.put((monotonic(), event(3)))
     sink.start("0", [event(1)])
-    assert read(subscriber) == [1, 2, "missing", "missing"], "its capacity is 3 now, and one event was dropped"
+    assert read(subscriber) == [1, 2, "missing", "missing"], "its capacity of 2 is for live events, and one was dropped"
     for number in range(4, 9):
         sink.put((monotonic(), event(number)))
     sink.mark_gap()
-    assert read(subscriber) == [4, 5, 6, "missing", "missing"], "once because it was full, once by `mark_gap`"
+    assert read(subscriber) == [4, 5, "missing", "missing"], "once because it was full, once by `mark_gap`"
     sink.put((monotonic(), event(9)))
     assert read(subscriber) == [9]
 
@@ -133,3 +134,38 @@ async def test_a_position_belongs_to_one_group() -> None:
             with pytest.raises(TypeError, match="a position belongs to the history of one"):
                 async with channel.subscribe(*groups, pattern=pattern, since="1"):
                     pass
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "text"),
+    [
+        ({"limit": -1}, ValueError, "limit is -1; it must be 0 messages or more"),
+        ({"limit": True}, TypeError, "limit is True; it must be a whole number"),
+        ({"limit": 1.5}, TypeError, r"limit is 1\.5; it must be a whole number"),
+        ({"limit": "3"}, TypeError, "limit is '3'; it must be a whole number"),
+        ({"since": 7}, InvalidPosition, "7 is no position; a position is a str"),
+        ({"since": ["x" * 1000]}, InvalidPosition, r"\['x{12}\.\.\.x{13}'\] is no position"),
+        ({"since": b"1"}, InvalidPosition, "b'1' is no position"),
+    ],
+)
+async def test_a_range_that_no_history_can_take(arguments: Any, error: type[Exception], text: str) -> None:
+    layer = RecordingLayer(SERIALIZER.encode(1))
+    async with Channel(layer) as channel:
+        with pytest.raises(error, match=text):
+            await channel.history("room", **arguments)
+        if "since" in arguments:
+            with pytest.raises(error, match=text):
+                async with channel.subscribe("room", **arguments):
+                    pass
+    assert "history" not in [call[0] for call in layer.calls]
+
+
+async def test_the_name_of_a_group_is_a_string() -> None:
+    async with Channel(RecordingLayer(SERIALIZER.encode(1))) as channel:
+        name: Any = 7
+        for call in (channel.history, channel.position):
+            with pytest.raises(TypeError, match="The name of a group is a str, not int"):
+                await call(name)
+        with pytest.raises(TypeError, match="The name of a group is a str, not int"):
+            async with channel.subscribe(name):
+                pass

@@ -219,7 +219,7 @@ async def test_one_line_when_it_is_full_and_one_when_there_is_room(caplog: pytes
     subscriber = make(capacity=4)
     put(subscriber, *range(1000))
     assert [record.getMessage() for record in caplog.records] == [
-        "room is full (capacity 4). It drops messages until it is read: read faster, or raise the capacity"
+        "room is full (capacity 4). It drops messages until it is read: read faster, or raise the limit"
     ]
     caplog.clear()
     await received(subscriber, 1)
@@ -243,6 +243,37 @@ async def test_many_full_mailboxes_log_at_a_bounded_rate(caplog: pytest.LogCaptu
     for subscriber in subscribers:
         await received(subscriber, 1)
     assert len(caplog.records) <= 40, "a mailbox that was not logged as full is not logged as having room"
+
+
+@pytest.mark.anyio
+async def test_bytes_are_bounded_beside_the_number_of_messages(caplog: pytest.LogCaptureFixture) -> None:
+    subscriber = make(capacity=100, stats=DeliveryStats(mailbox_bytes=25_000))
+    put(subscriber, b"a" * 50_000, *(b"b" * 10_000 for _ in range(4)), b"c")
+    assert subscriber.dropped == 2, "the next one may have any size, and two wait behind it; a small one finds room"
+    assert [record.getMessage() for record in caplog.records] == [
+        "room is full (mailbox_bytes 25000). It drops messages until it is read: read faster, or raise the limit"
+    ]
+    assert await received(subscriber, 2) == [b"a" * 50_000, b"b" * 10_000]
+    assert "room takes messages again; 2 were dropped" in caplog.text
+    put(subscriber, b"d" * 20_000, b"e" * 10_000)
+    assert await received(subscriber, 3) == [b"b" * 10_000, b"c", b"d" * 20_000]
+    assert subscriber.dropped == 3
+
+
+@pytest.mark.anyio
+async def test_what_is_put_in_front_does_not_count() -> None:
+    subscriber = make(capacity=2, stats=DeliveryStats(mailbox_bytes=100))
+    subscriber.put_in_front([])
+    assert len(subscriber) == 0
+    put(subscriber, 3)
+    subscriber.put_in_front([(monotonic(), Event("g", SERIALIZER.encode(b"x" * 1000))) for _ in range(3)])
+    put(subscriber, 4, 5)
+    assert subscriber.dropped == 1
+    assert len(await received(subscriber, 3)) == 3
+    put(subscriber, 6)
+    assert (await received(subscriber, 2), subscriber.dropped) == ([3, 4], 2), "no longer than it waits"
+    put(subscriber, 7, 8, 9)
+    assert await received(subscriber, 2) == [7, 8]
 
 
 # ---- expiry ------------------------------------------------------------------------------------------------------
@@ -323,60 +354,89 @@ class Ready:
 
 
 class MailboxMachine(RuleBasedStateMachine):
-    """What is put is read in order, or counted as dropped or expired; never more waits than the capacity allows."""
+    """What is put is read in order, or counted as dropped or expired; never more waits than is allowed."""
 
-    CAPACITY, EXPIRY = 3, 10.0
+    CAPACITY, EXPIRY, BYTES = 4, 10.0, 60
 
     def __init__(self) -> None:
         super().__init__()
         self.now = 0.0
-        self.model: deque[tuple[float, int]] = deque()
+        self.model: deque[tuple[float, int, int]] = deque()
+        self.in_front = 0
         self.sent = self.read = self.cleared = 0
-        self.stats = DeliveryStats()
+        self.stats = DeliveryStats(self.BYTES)
         self.subscriber = make(capacity=self.CAPACITY, expiry=self.EXPIRY, stats=self.stats, new_waiter=Ready)
 
-    def alive(self) -> deque[tuple[float, int]]:
-        return deque(entry for entry in self.model if entry[0] >= self.now - self.EXPIRY)
+    def expire(self) -> None:
+        while self.model and self.model[0][0] < self.now - self.EXPIRY:
+            self.take()
+
+    def take(self) -> tuple[float, int, int]:
+        self.in_front = max(0, self.in_front - 1)
+        return self.model.popleft()
+
+    def has_room(self, size: int) -> bool:
+        waiting = list(self.model)[max(1, self.in_front) :]
+        fits = not self.model or sum(each[2] for each in waiting) + size <= self.BYTES
+        return fits and len(self.model) - self.in_front < self.CAPACITY
 
     @rule(seconds=st.floats(min_value=0, max_value=8))
     def time_passes(self, seconds: float) -> None:
         self.now += seconds
 
-    @rule()
-    def put(self) -> None:
-        if len(self.model) >= self.CAPACITY:
-            self.model = self.alive()
-        if len(self.model) < self.CAPACITY:
-            self.model.append((self.now, self.sent))
-        put(self.subscriber, self.sent, at=self.now)
+    @rule(padding=st.sampled_from([0, 0, 20, 50, 200]))
+    def put(self, padding: int) -> None:
+        message = self.message(padding)
+        size = len(SERIALIZER.encode(message))
+        if not self.has_room(size):
+            self.expire()
+        if self.has_room(size):
+            self.model.append((self.now, self.sent, size))
+        put(self.subscriber, message, at=self.now)
         self.sent += 1
 
-    @precondition(lambda self: self.alive())
+    @rule(padding=st.sampled_from([0, 50]), count=st.integers(0, 3))
+    def put_in_front(self, padding: int, count: int) -> None:
+        entries = []
+        for _ in range(count):
+            payload = SERIALIZER.encode(self.message(padding))
+            entries.append((self.now, Event("g", payload)))
+            self.model.insert(len(entries) - 1, (self.now, self.sent, len(payload)))
+            self.sent += 1
+        self.subscriber.put_in_front(entries)
+        self.in_front += count
+
+    def message(self, padding: int) -> list[object]:
+        return [self.sent, b"x" * padding]
+
+    @precondition(lambda self: any(each[0] >= self.now - self.EXPIRY for each in self.model))
     @rule()
     def receive(self) -> None:
-        self.model = self.alive()
+        while self.model[0][0] < self.now - self.EXPIRY:
+            self.take()
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr("django_anyio_channels.hub.subscriber.monotonic", lambda: self.now)
             with pytest.raises(StopIteration) as ended:
                 self.subscriber.receive().send(None)
-        assert ended.value.value.message == self.model.popleft()[1]
+        assert ended.value.value.message[0] == self.take()[1]
         self.read += 1
 
     @rule()
     def sweep(self) -> None:
         self.subscriber.drop_expired(self.now)
-        self.model = self.alive()
+        self.expire()
 
     @rule()
     def clear(self) -> None:
         self.cleared += len(self.model)
         self.model.clear()
+        self.in_front = 0
         self.subscriber.clear()
 
     @invariant()
     def nothing_is_unaccounted_for(self) -> None:
         subscriber = self.subscriber
-        assert len(subscriber) == len(self.model) <= self.CAPACITY
+        assert len(subscriber) == len(self.model) <= self.CAPACITY + self.in_front
         lost = subscriber.dropped + subscriber.expired
         assert self.sent == len(subscriber) + self.read + self.cleared + lost
         assert (self.stats.dropped, self.stats.expired) == (subscriber.dropped, subscriber.expired)
@@ -403,9 +463,11 @@ async def test_an_event_for_which_no_task_waits_is_announced() -> None:
     subscriber.on_unclaimed = announced.append
     put(subscriber, 1)
     assert announced == [subscriber]
-    assert await received(subscriber, 1) == [1]
+    subscriber.put_back((monotonic(), Event("g", SERIALIZER.encode(0))))
+    assert announced == 2 * [subscriber]
+    assert await received(subscriber, 2) == [0, 1]
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(received, subscriber, 1)
         await anyio.wait_all_tasks_blocked()
         put(subscriber, 2)
-    assert announced == [subscriber], "a task waited for the second one"
+    assert announced == 2 * [subscriber], "a task waited for the last one"

@@ -63,7 +63,7 @@ class RedisPubSubChannelLayer(BaseChannelLayer):
     """
 
     def __init__(self, url: str | None = None, *, probe_interval: float = 10.0, **options: Any) -> None:
-        check_options({"url": url, "probe_interval": probe_interval}, OPTIONS)
+        check_options({**options, "url": url, "probe_interval": probe_interval}, OPTIONS)
         self._location = locate(url, options, type(self))
         self._probe_interval = probe_interval
         self._queues = Queues()

@@ -35,6 +35,7 @@ POOL_OPTIONS = frozenset({"max_connections", "timeout", "auto_close_connection_p
 OF_STREAMS = {
     "history_length": count("messages"),
     "history_age": SECONDS,
+    "history_bytes": count("bytes"),
     "consumer_group": TEXT.or_none,
     "redeliver_after": SECONDS,
     "deliver_at_most": count("times"),

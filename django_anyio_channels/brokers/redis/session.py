@@ -17,7 +17,7 @@ from ...core.stats import RateLimitedLogger
 from .address import Address
 from .cluster.discovery import ClusterSeeds
 from .cluster.routing import ClusterConnections
-from .keys import base_key, bindings_key
+from .keys import base_key, bindings_key, companion_key
 from .packets import CommandExecutor, encode_command, is_redirection, translate_error
 from .peers import Peers
 from .queues import Queues
@@ -178,6 +178,11 @@ class Session:
         if transient:
             self._log.write(logging.WARNING, "Readers of %s have to wait: %s", queue, self.translate_error(reply))
         return transient
+
+    def companion_keys(self, what: str) -> list[bytes]:
+        """Return a key of the scope for the server, or one for each master of a cluster."""
+        tags = (b"" if tag is None else b"{%b}" % tag for tag in self._topology.hash_tags())
+        return [companion_key(tag + self.peers.scope, what) for tag in tags]
 
     async def keys(self, prefix: bytes, *types: str) -> list[bytes]:
         """Return the keys that begin with ``prefix``, and companions of such names, and hold one of these types."""

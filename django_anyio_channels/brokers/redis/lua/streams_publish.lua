@@ -1,12 +1,14 @@
 -- Keep messages in a group's history and publish them, each at once, in their order.
--- Expects streams_load_position.lua, and
+-- Expects streams_load_position.lua, streams_trim_bytes.lua, and
 -- KEYS: 3 the queues that are bound to the group, a hash; without it there are none.
 -- ARGV: ms to keep the position, messages to keep, ms to keep them, ms to keep the history with an allowance, how many
---       digits of an id are the same during that allowance, publishing command, channel, messages.
+--       digits of an id are the same during that allowance, publishing command, channel, 8 and 9 see the library,
+--       messages.
 -- Returns the bindings as HGETALL does, and of each message: {receivers, position}, or the error that refused it.
+begin_epoch()
 local first_id = last_id
 local reply = {KEYS[3] and redis.pcall('HGETALL', KEYS[3]) or {}}
-for index = 8, #ARGV do
+for index = 10, #ARGV do
   local entry = last_id .. '\n' .. ARGV[index]
   local id = redis.pcall('XADD', KEYS[2], 'MAXLEN', '~', ARGV[2], '*', '', entry)
   -- Another program may have written there: another type, or an entry of the end of time.
@@ -22,6 +24,7 @@ for index = 8, #ARGV do
       redis.call('XDEL', KEYS[2], id)
     else
       last_id = id
+      trim_bytes(id, #ARGV[index])
       outcome = {outcome, position}
     end
   end

@@ -8,7 +8,13 @@ from typing import NamedTuple
 BEGINNING = b"0-0"
 """The `HistoryEntry.previous_id` of the first entry of an epoch."""
 
-_ID = rb"[0-9]{1,20}-[0-9]{1,20}"
+NO_EPOCH = b"00000000"
+"""The epoch of a group whose position the server does not know: nothing was published to it."""
+
+_ID = rb"[0-9]{1,13}-[0-9]{1,20}"
+"""Milliseconds until the year 2286."""
+_LARGEST_NUMBER = 2**64 - 1
+"""That Redis takes for an id."""
 _POSITION = rb"[0-9a-f]{8}-%b" % _ID
 _WHOLE_POSITION = re.compile(_POSITION)
 _EPOCH = 8
@@ -36,7 +42,9 @@ match_entry = re.compile(rb"(%b) (%b)\n(.*)" % (_POSITION, _ID), re.DOTALL).full
 
 def is_position(text: object) -> bool:
     """Return whether this may be a position. It may come from a browser, so it may be anything."""
-    return isinstance(text, str) and text.isascii() and _WHOLE_POSITION.fullmatch(text.encode()) is not None
+    if not isinstance(text, str) or not text.isascii() or not _WHOLE_POSITION.fullmatch(text.encode()):
+        return False
+    return int(text.rpartition("-")[2]) <= _LARGEST_NUMBER
 
 
 def epoch_of(position: bytes) -> bytes:

@@ -20,8 +20,9 @@ _CLOCK_DIGITS = 13
 _POSITION_TTL_MS = 24 * 3600 * 1000
 """For which a group's position is known longer than its last message."""
 
-_PUBLISH = Script("streams_load_position", "streams_publish")
-_READ = Script("streams_load_position", "streams_touch_position", "drop_foreign_type", "streams_read")
+_PUBLISH = Script("streams_load_position", "streams_trim_bytes", "streams_publish")
+_READ = Script("streams_load_position", "drop_foreign_type", "streams_read")
+_POSITION = Script("streams_load_position", "streams_touch_position", "streams_position")
 _LATEST = Script("streams_load_position", "drop_foreign_type", "streams_latest")
 
 
@@ -42,26 +43,39 @@ class Published(NamedTuple):
 
 
 class History:
-    """How much is kept of each group, in messages and seconds, and the scripts that keep and read it."""
+    """How much is kept of each group, in messages, seconds and bytes, and the scripts that keep and read it."""
 
-    def __init__(self, length: int, age: float) -> None:
+    def __init__(self, length: int, age: float, max_bytes: int) -> None:
         milliseconds = round(age * 1000)
         power = len(str(max(1, milliseconds // 8))) - 1
         allowance = 10**power
         self.position_ttl = milliseconds + allowance + _POSITION_TTL_MS
         """Milliseconds for which a group's position is kept."""
         self._limits = self.position_ttl, length, milliseconds, milliseconds + allowance, _CLOCK_DIGITS - power
+        for_small = max_bytes // 4
+        self._byte_limits = for_small // length, max_bytes - for_small
+        """From how many bytes on a message is large, so that all small ones have room; what large ones may take."""
 
     async def publish(
         self, session: Session, channel_prefix: bytes, messages: list[tuple[bytes, bytes]]
     ) -> list[Published | Exception]:
         """Keep and publish messages of one group, given with its name, each at once, in their order."""
         group = messages[0][0]
-        args: list[bytes | str | int] = [*self._limits, session.publish_command, channel_prefix + group]
+        args: list[bytes | str | int] = [
+            *self._limits,
+            session.publish_command,
+            channel_prefix + group,
+            *self._byte_limits,
+        ]
+        large = False
         for _, message in messages:
             args.append(message)
+            large = large or len(message) >= self._byte_limits[0]
+        # No key more than needed: while a cluster moves a slot, a key that is not there has the call refused.
         keys = history_keys(group)
-        if session.peers.may_be_bound:
+        if large:
+            keys = [*keys, bindings_key(group), companion_key(group, "large")]
+        elif session.peers.may_be_bound:
             keys = [*keys, bindings_key(group)]
         executor = session.executor(group)
         reply = await executor.execute(_PUBLISH.evalsha(keys, *args))
@@ -82,11 +96,17 @@ class History:
         last, *entries = session.raise_for_error(reply)
         return last, _read_entries(entries)
 
+    async def position(self, session: Session, group: bytes) -> bytes:
+        """Return the position of the group's last message, and keep it for those who come back with it."""
+        reply = await _POSITION.run(session.executor(group), history_keys(group), self.position_ttl)
+        position: bytes = session.raise_for_error(reply)
+        return position
+
     async def latest(self, session: Session, group: bytes, limit: int | None) -> list[HistoryEntry]:
         """Return the last entries, the oldest first."""
         if limit == 0:
             return []
-        reply = await _LATEST.run(session.executor(group), history_keys(group), _ALL if limit is None else limit)
+        reply = await _LATEST.run(session.executor(group), history_keys(group), min(limit or _ALL, _ALL))
         return _read_entries(session.raise_for_error(reply))
 
     async def after(self, session: Session, group: bytes, since: bytes, limit: int | None) -> list[HistoryEntry]:

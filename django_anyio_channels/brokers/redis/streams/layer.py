@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
+from reprlib import repr as short_repr
 from typing import Any
 
 from ....core.events import Event, PublishResult
@@ -29,8 +30,9 @@ class RedisStreamsChannelLayer(RedisPubSubChannelLayer):
     ``url`` is ``redis+streams://host:port/database``, ``rediss+streams://`` for TLS, ``unix+streams:///path``,
     ``redis+streams+sentinel://host:26379,host:26379/mastername/database`` or
     ``redis+streams+cluster://host:7000,host:7001``; everything else is as there. Of each group the last
-    ``history_length`` messages are kept, none longer than ``history_age`` seconds. A node that was away for more than
-    that, or whose server has lost its memory, gets a `Gap` instead, and so does a pattern after every outage.
+    ``history_length`` messages are kept, ``history_bytes`` in all, none longer than ``history_age`` seconds. A node
+    that was away for more than that, or whose server has lost its memory, gets a `Gap` instead, and so does a pattern
+    after every outage.
 
     In a cluster, a group's history moves with its slot, and a subscriber that had to follow gets what was published
     meanwhile. While the slot is half way between two masters, commands about its groups wait; after five seconds they
@@ -50,6 +52,7 @@ class RedisStreamsChannelLayer(RedisPubSubChannelLayer):
         *,
         history_length: int = 1000,
         history_age: float = 3600.0,
+        history_bytes: int = 64 * 1024 * 1024,
         consumer_group: str | None = None,
         redeliver_after: float = 60.0,
         deliver_at_most: int = 5,
@@ -62,7 +65,7 @@ class RedisStreamsChannelLayer(RedisPubSubChannelLayer):
         self.redeliver_after = redeliver_after
         self.deliver_at_most = deliver_at_most
         self._without_history: set[str] = set()
-        self._history = History(history_length, history_age)
+        self._history = History(history_length, history_age, history_bytes)
         self._deliveries = DeliveryManager(redeliver_after)
         self._sync = HistorySync(self._history, self._deliveries.on_end)
         self._publisher: Batcher[tuple[bytes, bytes], Published]
@@ -138,14 +141,13 @@ class RedisStreamsChannelLayer(RedisPubSubChannelLayer):
         if since is None:
             entries = await self._history.latest(session, name, limit)
         elif not is_position(since):
-            raise InvalidPosition(f"{since!r} is no position; take Event.position, or what publish returned")
+            raise InvalidPosition(f"{short_repr(since)} is no position; take Event.position, or what publish returned")
         else:
             entries = await self._history.after(session, name, since.encode(), limit)
         return [Event(group, entry.message, None, None, entry.position.decode()) for entry in entries]
 
     async def position(self, group: str) -> str:
-        last, _ = await self._history.page(self.require_session(), group.encode(), b"")
-        return last.decode()
+        return (await self._history.position(self.require_session(), group.encode())).decode()
 
     def is_after(self, position: str, other: str) -> bool:
         one, two = position.encode(), other.encode()

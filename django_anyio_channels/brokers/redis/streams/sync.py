@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
+from typing import Any
 
 from ....core.events import Event, Gap
 from ....core.exceptions import ChannelLayerError, ListenerClosed
@@ -12,6 +13,7 @@ from ....core.stats import RateLimitedLogger
 from ..session import Session
 from .entries import HistoryEntry, match_entry
 from .history import History
+from .memory import ServerMemory
 from .merge import StreamMerger
 
 
@@ -38,6 +40,10 @@ class HistorySync:
         self.on_end = on_end
         self._history = history
         self._session: Session
+        self._memory = ServerMemory()
+        self._memory_checked: asyncio.Task[None] | None = None
+        self._memory_lost = False
+        """Whether the server has lost its memory since the groups of the last session were complete."""
         self._groups: dict[str, _SyncedGroup] = {}
         self._patterns: set[str] = set()
         self._broken_groups: dict[str, StreamMerger] = {}
@@ -48,6 +54,7 @@ class HistorySync:
     def start(self, session: Session) -> None:
         """Begin a session."""
         self._session = session
+        self._memory_checked = None
         self._broken_groups.update((group, synced.merger) for group, synced in self._groups.items())
         self._broken_patterns |= self._patterns
         self._groups.clear()
@@ -57,6 +64,7 @@ class HistorySync:
         """Forget what has not been subscribed to again."""
         self._broken_groups.clear()
         self._broken_patterns.clear()
+        self._memory_lost = False
 
     def reset(self) -> None:
         """Have the next session begin anew."""
@@ -131,6 +139,7 @@ class HistorySync:
 
     async def _read_on(self, session: Session, group: str, synced: _SyncedGroup) -> None:
         try:
+            await self._check_memory()
             while synced.merger.catching_up:
                 synced.restarted = False
                 last, entries = await self._history.page(session, group.encode(), synced.merger.reached)
@@ -138,7 +147,8 @@ class HistorySync:
                     return
                 if synced.restarted:
                     continue
-                missed, found = synced.merger.add_history(last, entries)
+                missed, found = synced.merger.add_history(last, entries, memory_lost=self._memory_lost)
+                self._log_forged(group, synced.merger)
                 if missed:
                     session.subscriptions.events.add(Gap(group, b"", seconds=synced.seconds))
                 for entry in found:
@@ -147,6 +157,24 @@ class HistorySync:
         finally:
             synced.reading = synced.seconds = None
 
+    def _log_forged(self, group: str, merger: StreamMerger) -> None:
+        if merger.forged:
+            text = "The history of %s lacks messages that came live (%d): another program publishes there"
+            self._log.write(logging.ERROR, text, group, merger.forged)
+            merger.forged = 0
+
+    async def _check_memory(self) -> None:
+        """Find out once in a session whether the server has lost its memory."""
+
+        async def check(session: Session) -> None:
+            if await self._memory.is_lost(session):
+                self._memory_lost = True
+
+        if self._memory_checked is None:
+            self._memory_checked = asyncio.get_running_loop().create_task(check(self._session))
+            self._memory_checked.add_done_callback(_retrieve_error)
+        await asyncio.shield(self._memory_checked)
+
     def _backfilled(self, reading: asyncio.Task[None]) -> None:
         """End the session if a hole could not be read; the next one has to."""
         error = None if reading.cancelled() else reading.exception()
@@ -154,6 +182,6 @@ class HistorySync:
             self._session.abort(ListenerClosed(str(error)))
 
 
-def _retrieve_error(reading: asyncio.Task[None]) -> None:
+def _retrieve_error(task: asyncio.Task[Any]) -> None:
     """No task may have waited for it."""
-    _ = reading.cancelled() or reading.exception()
+    _ = task.cancelled() or task.exception()

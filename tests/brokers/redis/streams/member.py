@@ -1,18 +1,25 @@
 """A process that listens to the numbers with several members, and reports what each of them received.
 
-Arguments: the URL, how many members, the last number. It prints a line when it listens, and one for each member at the
-end: the numbers that came, as JSON.
+Arguments: the URL, how many members, the last number, and in how many event loops so many members are. Each loop prints
+a line when it listens, and one for each member at the end: the numbers that came, as JSON.
 """
 
 from __future__ import annotations
 
 import json
 import sys
+import threading
 
 import anyio
 
 from django_anyio_channels import Channel, RedisStreamsChannelLayer
 from tests.brokers.redis.flow import GROUP
+
+
+def report(line: str) -> None:
+    """Print a whole line; loops in several threads do."""
+    sys.stdout.write(f"{line}\n")
+    sys.stdout.flush()
 
 
 async def main(url: str, members: int, last: int) -> None:
@@ -25,12 +32,12 @@ async def main(url: str, members: int, last: int) -> None:
         async with channel.subscribe(GROUP, capacity=100_000, expiry=None) as subscriber:
             ready += 1
             if ready == members:
-                print("listening", flush=True)
+                report("listening")
             async for event in subscriber:
                 numbers.append(event.message)
                 if event.message == last:
                     break
-        print(json.dumps(numbers), flush=True)
+        report(json.dumps(numbers))
 
     async with Channel(layer) as channel, anyio.create_task_group() as tasks:
         for _ in range(members):
@@ -38,4 +45,7 @@ async def main(url: str, members: int, last: int) -> None:
 
 
 if __name__ == "__main__":
-    anyio.run(main, sys.argv[1], int(sys.argv[2]), int(sys.argv[3]))
+    arguments = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
+    loops = [threading.Thread(target=lambda: anyio.run(main, *arguments)) for _ in range(int(sys.argv[4]))]
+    for loop in loops:
+        loop.start()

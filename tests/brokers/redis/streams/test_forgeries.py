@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from random import Random
 from typing import Any
 
 import anyio
@@ -127,6 +128,99 @@ async def test_who_comes_back_while_memory_is_used_up_hears_what_comes(own_serve
                 assert await received(subscriber, 1) == await received(other, 1) == [2]
 
 
+# ---- frames ----------------------------------------------------------------------------------------------------------
+
+
+def frame(position: str, previous_id: str) -> bytes:
+    return f"{position} {previous_id}\n".encode() + b"\xa6forged"
+
+
+def garbage(random: Random, last: str, genuine: list[bytes]) -> bytes:
+    """A frame as a hostile client may publish it, or a damaged or late copy of one."""
+    epoch, milliseconds, number = last.split("-")
+    last_id, ahead = f"{milliseconds}-{number}", random.choice([0, 1, 5_000, 10**12])
+    future = f"{int(milliseconds) + ahead}-{10**6 + random.randrange(10)}"
+    copy = random.choice(genuine)
+    return random.choice(
+        [
+            frame(f"{epoch}-{future}", last_id),
+            frame(f"{epoch}-{future}", "1700000000000-0"),
+            frame(f"{epoch}-{'9' * 20}-{'9' * 20}", last_id),
+            frame(f"{epoch}-{milliseconds}-{'9' * 20}", last_id),
+            frame(f"ffffffff-{future}", "0-0"),
+            frame(f"ffffffff-{future}", last_id),
+            frame("00000000-0-0", "0-0"),
+            copy,
+            copy[: random.randrange(len(copy))],
+            random.randbytes(random.randrange(60)),
+        ]
+    )
+
+
+@pytest.mark.parametrize("seed", range(4))
+async def test_garbage_makes_no_group_deaf(server: brokers.Redis, seed: int) -> None:
+    random, numbers, missed = Random(seed), range(60), list[str]()
+    got: list[Any] = []
+    async with (
+        open_channel(server) as publisher,
+        open_channel(server, capacity=10_000, on_missed=lambda group, seconds: missed.append(group)) as reader,
+        reader.subscribe("g") as subscriber,
+        anyio.create_task_group() as tasks,
+    ):
+
+        async def read() -> None:
+            async for event in subscriber:
+                got.append(event.message)
+
+        tasks.start_soon(read)
+        genuine: list[bytes] = []
+        with server.client() as raw:
+            for number in numbers:
+                for _ in range(random.randrange(4) if genuine else 0):
+                    raw.publish("g", garbage(random, server.ask("GET", POSITION), genuine))
+                position = (await publisher.publish("g", number)).position
+                genuine.append(frame(str(position), "1700000000000-0"))
+        # What the last frames have spoiled may take one more with it, which is reported.
+        await becomes_true(lambda: numbers[-1] in got or missed)
+        await publisher.publish("g", "end")
+        await becomes_true(lambda: "end" in got)
+        assert reader.outages == 0
+        tasks.cancel_scope.cancel()
+    found = [message for message in got if isinstance(message, int)]
+    assert found == sorted(set(found)), "each once, in order"
+    assert missed or found == list(numbers), "none is missed in silence"
+
+
+@pytest.mark.parametrize("ahead", [1, 10**12])
+async def test_after_a_forged_frame_no_message_is_missed(
+    server: brokers.Redis, ahead: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    missed: list[str] = []
+    async with (
+        open_channel(server) as publisher,
+        open_channel(server, on_missed=lambda group, seconds: missed.append(group)) as reader,
+        reader.subscribe("g") as subscriber,
+    ):
+        await publisher.publish("g", 0)
+        epoch, milliseconds, number = server.ask("GET", POSITION).split("-")
+        with server.client() as raw:
+            raw.publish("g", frame(f"{epoch}-{int(milliseconds) + ahead}-7", f"{milliseconds}-{number}"))
+        for number in (1, 2, 3):
+            await publisher.publish("g", number)
+        assert [each for each in await received(subscriber, 5) if each != "forged"] == [0, 1, 2, 3]
+        assert missed == []
+        await becomes_true(lambda: "The history of g lacks messages that came live (1)" in caplog.text)
+
+
+async def test_a_name_that_is_merely_joined_takes_no_memory(server: brokers.Redis) -> None:
+    async with open_channel(server) as channel:
+        async with channel.subscribe(*(f"user.{number}" for number in range(20))) as subscriber:
+            assert server.ask("KEYS", "*user*") == []
+            await channel.publish("user.7", 1)
+            assert await received(subscriber, 1) == [1]
+        assert set(server.ask("KEYS", "*user*")) == {"{user.7}|position", "{user.7}|history"}
+
+
 # ---- acknowledged work -----------------------------------------------------------------------------------------------
 
 
@@ -188,6 +282,7 @@ async def test_jobs_go_on_after_a_forgery(server: brokers.Redis, commands: Comma
         pytest.param([("XADD", HISTORY, "*", "", "x y\nz")], id="an entry with another's position"),
         pytest.param([("DEL", CURSOR), ("RPUSH", CURSOR, "x")], id="another type"),
         pytest.param([("APPEND", CURSOR, "?")], id="no position"),
+        pytest.param([("SETRANGE", CURSOR, 9, "9" * 20 + "-1")], id="beyond time"),
     ],
 )
 async def test_a_consumer_group_goes_on_after_a_forgery(server: brokers.Redis, commands: Commands) -> None:

@@ -12,6 +12,7 @@ from django_anyio_channels import (
     AnyioChannelLayer,
     Channel,
     InMemoryChannelLayer,
+    InvalidPosition,
     NotSupported,
     PositionLost,
     RedisStreamsChannelLayer,
@@ -70,10 +71,58 @@ async def test_a_history_that_does_not_reach_back(channel: Channel, server: brok
         await channel.history("room", since=positions[2])
 
 
-@pytest.mark.parametrize("since", ["", "1", "room", "01234567-1-1 ", "Ω"])
+BEYOND = [f"01234567-{number}" for number in (f"1700000000000-{2**64}", f"{2**64}-0", f"{10**13}-0", f"1-{10**20}")]
+
+
+async def test_a_history_is_bounded_in_bytes(server: brokers.Redis) -> None:
+    layer = RedisStreamsChannelLayer(brokers.with_streams(server.url), history_length=10, history_bytes=400_000)
+    async with Channel(layer) as channel:
+        positions = [str((await channel.publish("room", b"%d" % n * 50_000)).position) for n in range(9)]
+        small = await channel.publish("room", b"small")
+        events = await channel.history("room")
+        assert [event.message[:1] for event in events] == [b"4", b"5", b"6", b"7", b"8", b"s"]
+        with pytest.raises(PositionLost):
+            await channel.history("room", since=positions[2])
+        assert len(await channel.history("room", since=positions[3])) == 6
+        await channel.publish("room", b"9" * 500_000)
+        assert [event.message[:1] for event in await channel.history("room")] == [b"s", b"9"], "the last stays"
+        assert [event.message[:1] for event in await channel.history("room", since=small.position)] == [b"9"]
+        await publish(channel, 0, 10)
+        assert (await numbers(channel))[-10:] == list(range(10)), "small messages are bounded by their number"
+
+
+@pytest.mark.parametrize(
+    "commands", [[("DEL", "{room}|large"), ("SET", "{room}|large", "x")], [("RPUSH", "{room}|large", "x")]]
+)
+async def test_a_forgery_of_what_is_large_ends_nothing(server: brokers.Redis, commands: list[tuple[str, ...]]) -> None:
+    layer = RedisStreamsChannelLayer(brokers.with_streams(server.url), history_bytes=400_000)
+    async with Channel(layer) as channel:
+        await channel.publish("room", b"x" * 50_000)
+        for command in commands:
+            server.ask(*command)
+        for _ in range(20):
+            await channel.publish("room", b"x" * 50_000)
+        assert 5 <= len(await channel.history("room")) <= 7
+        await channel.queues.purge("room")
+        assert server.ask("KEYS", "*room*") == ["{room}|position"]
+
+
+@pytest.mark.parametrize("since", ["", "1", "room", "01234567-1-1 ", "Ω", "x" * 10**6, *BEYOND])
 async def test_what_is_no_position(channel: Channel, since: str) -> None:
-    with pytest.raises(ValueError, match="is no position; take Event.position"):
+    [position] = await publish(channel, 0, 1)
+    since = since.replace("01234567", position[:8])
+    with pytest.raises(InvalidPosition, match="is no position; take Event.position") as caught:
         await channel.history("room", since=since)
+    assert len(str(caught.value)) < 200
+    with pytest.raises(InvalidPosition):
+        async with channel.subscribe("room", since=since):
+            raise AssertionError("nobody gets here")
+
+
+async def test_the_largest_limit(channel: Channel) -> None:
+    [position, _] = await publish(channel, 0, 2)
+    assert await numbers(channel, limit=10**30) == [0, 1]
+    assert await numbers(channel, since=position, limit=10**30) == [1]
 
 
 async def test_what_cannot_be_decoded_is_left_out(channel: Channel) -> None:

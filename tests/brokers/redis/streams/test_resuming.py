@@ -9,6 +9,7 @@ from typing import Any, cast
 import anyio
 import pytest
 from channels.consumer import AsyncConsumer
+from channels.exceptions import StopConsumer
 from channels.generic.websocket import AsyncJsonWebsocketConsumer, JsonWebsocketConsumer
 from channels.layers import BaseChannelLayer, InMemoryChannelLayer, channel_layers
 from channels.testing import WebsocketCommunicator
@@ -30,6 +31,7 @@ from tests.support.brokers import redis as brokers
 pytestmark = pytest.mark.anyio
 
 NOWHERE = "01234567-1-1"
+OUT_OF_RANGE = f"01234567-{2**64}-0"
 
 
 @pytest.fixture
@@ -135,6 +137,20 @@ async def test_the_last_messages_come_first(layer: AnyioChannelLayer) -> None:
     assert await received(layer, fourth, 3) == [0, 1, 2]
 
 
+async def test_a_channel_that_comes_back_often_keeps_its_capacity(layer: AnyioChannelLayer) -> None:
+    await publish(layer, 0, 5)
+    since = (await layer.group_history("room", limit=5))[0].position
+    channel = await layer.new_channel("small")
+    for _ in range(3):
+        await layer.group_resume("room", channel, since=since)
+        assert await received(layer, channel, 4) == [1, 2, 3, 4]
+        await layer.group_discard("room", channel)
+    await layer.group_add("room", channel)
+    await publish(layer, 5, 10)
+    await becomes_true(lambda: layer.statistics()["dropped"] == 2)
+    assert await received(layer, channel, 3) == [5, 6, 7]
+
+
 async def test_while_messages_flow_nothing_is_missed_or_doubled(layer: AnyioChannelLayer) -> None:
     channel = await layer.new_channel()
     await layer.group_resume("room", channel)
@@ -156,6 +172,9 @@ async def test_what_cannot_be_resumed_is_reported(layer: AnyioChannelLayer) -> N
         await layer.group_resume("room", channel, since=NOWHERE)
     with pytest.raises(InvalidPosition, match="is no position; take Event.position"):
         await layer.group_resume("room", channel, since="yesterday")
+    for last, error in ((-1, ValueError), (True, TypeError), (1.5, TypeError)):
+        with pytest.raises(error, match=f"last is {last}; it must be"):
+            await layer.group_resume("room", channel, last=last)  # type: ignore[arg-type]
     assert layer.statistics()["channels"] == 0, "nothing is left of it"
     await layer.group_resume("room", channel)
     with pytest.raises(ValueError, match="already in group .room.. Call group_discard"):
@@ -341,9 +360,12 @@ async def test_a_browser_that_comes_back(consumer: type, projects_layer: AnyioCh
 
 
 @pytest.mark.parametrize("consumer", [Window, SyncWindow])
-@pytest.mark.parametrize("since", [NOWHERE, "yesterday", 7])
+@pytest.mark.parametrize("since", [NOWHERE, OUT_OF_RANGE, f"01234567-1-{2**64}", "yesterday", 7, ["x"], {}])
 async def test_a_browser_that_cannot(consumer: type, since: object, projects_layer: AnyioChannelLayer) -> None:
     await publish(projects_layer, 0, 3)
+    position = (await projects_layer.group_history("room"))[0].position
+    if isinstance(since, str):
+        since = since.replace(NOWHERE[:8], str(position)[:8])
     opened = await window(consumer, since)
     flags, *shown = await read(opened, 3)
     assert flags == [None, False, True]
@@ -364,6 +386,31 @@ async def test_a_browser_is_sent_away_to_come_back_for_what_is_missing(
     assert await opened.receive_output(timeout=25) == {"type": "websocket.close", "code": 4013}
     await opened.wait(timeout=25)
     await becomes_true(lambda: projects_layer.statistics()["channels"] == 0)
+
+
+async def test_a_consumer_is_disconnected_whatever_becomes_of_its_websocket() -> None:
+    """As where the server refuses to close it."""
+    disconnected: list[int] = []
+
+    class Refused(AsyncResumingMixin, AsyncJsonWebsocketConsumer):
+        async def close(self, code: Any = None, reason: Any = None) -> None:
+            raise ValueError("the server refuses")
+
+        async def disconnect(self, code: int) -> None:
+            disconnected.append(code)
+
+    class SyncRefused(ResumingMixin, JsonWebsocketConsumer):
+        def close(self, code: Any = None, reason: Any = None) -> None:
+            raise ValueError("the server refuses")
+
+        def disconnect(self, code: int) -> None:
+            disconnected.append(code)
+
+    with pytest.raises(StopConsumer):
+        await Refused().group_missed({})
+    with pytest.raises(StopConsumer):
+        await anyio.to_thread.run_sync(SyncRefused().group_missed, {})
+    assert disconnected == [4013, 4013]
 
 
 @pytest.mark.parametrize("make", [lambda: AnyioChannelLayer(url="memory://"), InMemoryChannelLayer])

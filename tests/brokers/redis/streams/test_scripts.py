@@ -22,11 +22,13 @@ pytestmark = pytest.mark.anyio
 async def test_no_script_touches_an_undeclared_key(server: brokers.Redis, shimmed: list[Script]) -> None:
     url = brokers.with_streams(server.url)
     async with connecting(RedisStreamsChannelLayer) as connect:
-        layer, other = [await connect(url, redeliver_after=0.2) for _ in range(2)]
+        layer, other = [await connect(url, redeliver_after=0.2, history_bytes=100_000) for _ in range(2)]
         with anyio.fail_after(30):
             for number in range(2):  # the second time over what another program has written
                 await layer.subscribe(f"group{number}")
                 await layer.join("jobs", "workers")
+                await layer.position("empty")
+                await layer.publish("jobs", b"large" * 10_000)
                 published = await asyncio.gather(*(layer.publish("jobs", b"%d" % each) for each in range(5)))
                 since = published[0].position
                 assert len(await layer.history("jobs", since=since, limit=None)) == 4

@@ -368,7 +368,7 @@ async def test_a_message_that_is_too_large(
 # ---- settings ----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("options", [{"history_length": 0}, {"history_age": 0.0}])
+@pytest.mark.parametrize("options", [{"history_length": 0}, {"history_age": 0.0}, {"history_bytes": 0}])
 def test_a_history_of_nothing_is_refused(options: dict[str, float]) -> None:
     with pytest.raises(ValueError, match="has an invalid value"):
         RedisStreamsChannelLayer("redis+streams://localhost", **options)  # type: ignore[arg-type]

@@ -177,29 +177,49 @@ async def test_a_reader_whose_event_loop_stands_still(own_server: brokers.Redis)
     assert missed == []
 
 
+async def listening(
+    stack: AsyncExitStack, server: brokers.Redis, *, processes: int = 2, loops: int = 1, members: int
+) -> list[BufferedByteReceiveStream]:
+    """Start processes with so many members in each of so many event loops; return their outputs when all listen."""
+    url = brokers.with_streams(server.url)
+    command = [sys.executable, "-m", "tests.brokers.redis.streams.member", url, str(members), "0", str(loops)]
+    outputs = []
+    for _ in range(processes):
+        process = await anyio.open_process(command, cwd=ROOT, env=in_a_hurry(), stderr=None)
+        stack.push_async_callback(process.aclose)
+        assert process.stdout is not None
+        outputs.append(BufferedByteReceiveStream(process.stdout))
+    for output in outputs:
+        for _ in range(loops):
+            assert await output.receive_until(b"\n", 100) == b"listening"
+    return outputs
+
+
+async def test_members_get_what_was_sent_to_a_server_that_had_lost_its_memory_before_they_were_back(
+    own_server: brokers.Redis,
+) -> None:
+    async with AsyncExitStack() as stack:
+        stack.enter_context(anyio.fail_after(100))
+        outputs = await listening(stack, own_server, loops=2, members=4)
+        await run_sync(own_server.server.kill)
+        await run_sync(own_server.server.start)
+        numbers = [*range(1, 20), 0]
+        async with Channel(layer_of(own_server)) as channel:
+            for number in numbers:
+                await channel.publish(GROUP, number)
+        for output in outputs:
+            for _ in range(8):
+                assert json.loads(await output.receive_until(b"\n", 1000)) == numbers
+
+
 async def test_ten_thousand_messages_to_members_of_several_processes() -> None:
     """Through killed connections of every kind, a frozen and a killed server, each member gets each message once."""
     server = brokers.plain("redis", *brokers.WITH_AOF)
     count, members = 10_000, 3
     with brokers.running(server):
-        command = [
-            sys.executable,
-            "-m",
-            "tests.brokers.redis.streams.member",
-            brokers.with_streams(server.url),
-            str(members),
-            "0",
-        ]
         async with AsyncExitStack() as stack:
-            outputs = []
-            for _ in range(2):
-                process = await anyio.open_process(command, cwd=ROOT, env=in_a_hurry(), stderr=None)
-                stack.push_async_callback(process.aclose)
-                assert process.stdout is not None
-                outputs.append(BufferedByteReceiveStream(process.stdout))
+            outputs = await listening(stack, server, members=members)
             stack.enter_context(anyio.fail_after(100))
-            for output in outputs:
-                assert await output.receive_until(b"\n", 100) == b"listening"
             accepted = set()
             numbers, to_go = itertools.count(1), count
 
