@@ -58,7 +58,7 @@ ROOMS = [
     {"keys", "topics", "payloads", "statements"},
     {"packets"},
     {"decoder"},
-    {"scripts"},
+    {"scripts", "tables"},
     {"address"},
     {"inflight"},
     {"connection"},

@@ -134,10 +134,9 @@ class PostgreSQLChannelLayer(BaseChannelLayer):
     def publish_in_transaction(self, group: str, message: bytes, *, encoding: str) -> QueryGenerator[PublishResult]:
         return transactions.publish(group, message, encoding=encoding)
 
-    def queues_in_transaction(self) -> QueryGenerator[bool]:
-        return transactions.schema_exists()
-
-    def put_in_transaction(self, queue: str, message: bytes, *, capacity: int, expiry: float) -> QueryGenerator[bool]:
+    def put_in_transaction(
+        self, queue: str, message: bytes, *, capacity: int, expiry: float
+    ) -> QueryGenerator[bool | None]:
         return transactions.put(queue.encode(), message, capacity=capacity, expiry=expiry)
 
     def count_subscribers_in_transaction(self, group: str) -> QueryGenerator[int]:
