@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any
+import weakref
+from collections.abc import Mapping
+from typing import Any, Protocol
 from urllib.parse import urlencode
 
 from django.core.exceptions import ImproperlyConfigured
 from django.db import connections
 from django.db.backends.base.base import NO_DB_ALIAS
 from django.db.backends.signals import connection_created
+from django.dispatch import receiver
 
 from ..core.hints import did_you_mean
 from .settings import ConfigError
+
+_CLOSE_TIMEOUT = 30.0
 
 _IN_THE_URL = frozenset(
     {
@@ -116,16 +120,26 @@ def _connection_parameters(alias: str) -> dict[str, str]:
     return {name: value if name in _IGNORED else str(value) for name, value in parameters.items() if value is not None}
 
 
-def call_before_teardown(call: Callable[[], None]) -> Callable[..., None]:
-    """Call back before Django creates, clones or drops a database, which fails while a connection to it is open.
+class _Nodes(Protocol):
+    """What has connections to a database."""
 
-    That ends when nothing refers to the returned receiver any more.
+    def close_all(self, timeout: float) -> None: ...
+
+
+_nodes: weakref.WeakSet[_Nodes] = weakref.WeakSet()
+
+
+def close_before_teardown(nodes: _Nodes) -> None:
+    """Close all nodes before Django creates, clones or drops a database, which fails while a connection to it is open.
+
+    That ends with the nodes, not with their layer: Channels may have dropped the layer, and they are still closing.
     """
+    _nodes.add(nodes)
 
-    def receiver(sender: object, connection: Any, **kwargs: object) -> None:
-        # These are all that Django opens a connection without a database for.
-        if connection.alias == NO_DB_ALIAS and connection.vendor == "postgresql":
-            call()
 
-    connection_created.connect(receiver)
-    return receiver
+@receiver(connection_created)
+def _close_nodes(sender: object, connection: Any, **kwargs: object) -> None:
+    # These are all that Django opens a connection without a database for.
+    if connection.alias == NO_DB_ALIAS and connection.vendor == "postgresql":
+        for nodes in list(_nodes):
+            nodes.close_all(_CLOSE_TIMEOUT)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import warnings
+import weakref
 from collections.abc import Mapping
 from functools import partial
 from types import TracebackType
@@ -23,7 +24,6 @@ except ModuleNotFoundError as error:
 
 from .config import read_config
 from .consumers import acknowledge_when_handled, calling_consumer
-from .databases import call_before_teardown
 from .dispatcher import Dispatcher, same_node
 from .jobs import Job
 from .messages import seal
@@ -62,7 +62,8 @@ class AnyioChannelLayer(BaseChannelLayer):
         self._dispatcher = Dispatcher(settings)
         self._node_of_loop = self._dispatcher.node_of_loop
         self._in_transaction: dict[str | None, TransactionalLayer] = {}
-        self._teardown_receiver = settings.database and call_before_teardown(self._dispatcher.close_all)
+        # Channels drops its layers when CHANNEL_LAYERS changes, as in `override_settings`; event loops keep the nodes.
+        weakref.finalize(self, self._dispatcher.close_soon).atexit = False
 
     @classmethod
     def read_config(cls, config: Mapping[str, Any]) -> Settings:
