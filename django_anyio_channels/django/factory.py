@@ -9,7 +9,6 @@ from __future__ import annotations
 import inspect
 import re
 from collections.abc import Mapping, Sequence
-from functools import partial
 from importlib import import_module
 from typing import Any
 
@@ -18,7 +17,7 @@ from django.utils.module_loading import import_string
 from ..core.exceptions import MissingDriver
 from ..core.hints import did_you_mean
 from ..core.layer import BaseChannelLayer
-from .databases import layer_arguments
+from .databases import layer_arguments, unusable_database
 from .settings import ConfigError, LayerFactory, Settings, invalid_value
 
 LAYERS = {
@@ -86,15 +85,24 @@ def _layer_factory(found: type[BaseChannelLayer], arguments: Mapping[str, Any]) 
         from ..brokers.memory.broker import InMemoryBroker
 
         arguments = {"broker": InMemoryBroker(), **arguments}
-    return _checked(found, partial(found, **arguments))
+    # No partial: its repr, which error pages show, has the arguments and so the password.
+    return _checked(found, lambda: found(**arguments))
 
 
 def _database_layer_factory(alias: Any, options: Mapping[str, Any]) -> LayerFactory:
     if not isinstance(alias, str):
         raise invalid_value("database", alias, "an alias of DATABASES, such as 'default'")
     found = layer_class("postgresql")
-    # Read again for each layer: Django's test runner puts the test database there later.
-    return _checked(found, lambda: found(**layer_arguments(alias, options)))
+
+    def make_layer() -> BaseChannelLayer:
+        # Read again for each layer: Django's test runner puts the test database there later.
+        arguments = layer_arguments(alias, options)
+        try:
+            return found(**arguments)
+        except ValueError as error:
+            raise unusable_database(alias, error) from None
+
+    return _checked(found, make_layer)
 
 
 def _checked(found: type[BaseChannelLayer], make_layer: LayerFactory) -> LayerFactory:

@@ -58,7 +58,7 @@ ROOMS = [
     {"keys", "topics", "payloads", "statements"},
     {"packets"},
     {"decoder"},
-    {"scripts", "tables"},
+    {"scripts", "tables", "parameters"},
     {"address"},
     {"inflight"},
     {"connection"},
