@@ -20,7 +20,7 @@ import asyncpg
 
 from ...core.exceptions import ListenerClosed
 from ...core.hints import did_you_mean
-from .parameters import TLS_MODES, address_text, check_port, read_parameters
+from .parameters import address_text, read_parameters
 
 CONNECT_TIMEOUT = 5.0
 _ABANDON_TIMEOUT = 0.5
@@ -73,7 +73,6 @@ class Address:
                     name, OPTIONS | layer_options, otherwise=f"The options of asyncpg are {', '.join(sorted(OPTIONS))}"
                 )
                 raise TypeError(f"PostgreSQLChannelLayer knows no option {name!r}. {hint}")
-        _check_options(options)
         of_url = read_parameters(url or "postgresql://")
         if options.get("host"):
             of_url.pop("port", None)
@@ -138,9 +137,19 @@ _REFUSALS = (ListenerClosed, OSError, TimeoutError, asyncpg.PostgresError, async
 
 _CURES: tuple[tuple[type[BaseException], str, str], ...] = (
     (
+        asyncpg.TooManyConnectionsError,
+        "for (role|database)",
+        "Each event loop needs two connections: raise the CONNECTION LIMIT, or close other connections",
+    ),
+    (
+        asyncpg.TooManyConnectionsError,
+        "",
+        "Each event loop needs two connections: raise the server's max_connections, or close other connections",
+    ),
+    (
         asyncpg.PostgresError,
         "no encryption|SSL off|SSL required",
-        "The server wants TLS: add ?sslmode=require to the URL, or ssl='require'",
+        "The server wants TLS: add ?sslmode=require to the URL, or ssl='require'; or allow this in its pg_hba.conf",
     ),
     (asyncpg.PostgresError, "authentication failed", "Correct the user name and the password"),
     (asyncpg.PostgresError, "no pg_hba.conf entry", "Allow it in the server's pg_hba.conf, or correct the user name"),
@@ -156,16 +165,6 @@ _CURES: tuple[tuple[type[BaseException], str, str], ...] = (
     ),
     (asyncpg.PostgresError, "permission denied for database", "GRANT CONNECT ON DATABASE to the user"),
     (asyncpg.PostgresError, "database .* does not exist|no such database", "Create the database, or correct its name"),
-    (
-        asyncpg.TooManyConnectionsError,
-        "for (role|database)",
-        "Each event loop needs two connections: raise the CONNECTION LIMIT, or close other connections",
-    ),
-    (
-        asyncpg.TooManyConnectionsError,
-        "",
-        "Each event loop needs two connections: raise the server's max_connections, or close other connections",
-    ),
     (
         asyncpg.PostgresError,
         "no more connections allowed",
@@ -191,16 +190,6 @@ _CURES: tuple[tuple[type[BaseException], str, str], ...] = (
     (TimeoutError, "", "Check that the server runs and that the address is right"),
 )
 """Type of the error, pattern of its text, cure; the first that fits."""
-
-
-def _check_options(options: Mapping[str, Any]) -> None:
-    """Raise `ValueError` for what asyncpg would complain of at each attempt to connect."""
-    port, mode = options.get("port"), options.get("ssl")
-    for each in port if isinstance(port, (list, tuple)) else [port]:
-        if each is not None:
-            check_port(each)
-    if isinstance(mode, str) and mode not in TLS_MODES:
-        raise ValueError(f"ssl is {mode!r}; it must be a bool, an ssl.SSLContext or one of {', '.join(TLS_MODES)}")
 
 
 def _without_none(**arguments: str | None) -> dict[str, str]:

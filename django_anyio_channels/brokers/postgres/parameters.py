@@ -13,11 +13,11 @@ from urllib.parse import parse_qsl, quote, unquote, urlencode
 from ...core.hints import did_you_mean
 from ..common.urls import BrokerURL, host_and_port, read_url, without_secrets
 
-TLS_MODES = ("disable", "allow", "prefer", "require", "verify-ca", "verify-full")
+_TLS_MODES = ("disable", "allow", "prefer", "require", "verify-ca", "verify-full")
 _TLS_VERSIONS = ("TLSv1", "TLSv1.1", "TLSv1.2", "TLSv1.3")
 
 _CHOICES = {
-    "sslmode": TLS_MODES,
+    "sslmode": _TLS_MODES,
     "sslnegotiation": ("postgres", "direct"),
     "ssl_min_protocol_version": _TLS_VERSIONS,
     "ssl_max_protocol_version": _TLS_VERSIONS,
@@ -82,7 +82,7 @@ def read_parameters(url: str) -> dict[str, Any]:
 
 def _hosts(parts: BrokerURL, given: dict[str, str]) -> dict[str, Any]:
     """Return ``host`` and ``port``, lists of one length; either may be left out."""
-    ports = [check_port(port) for port in given.get("port", "").split(",") if port]
+    ports = [_read_port(port) for port in given.get("port", "").split(",") if port]
     if parts.hosts == ("",):
         hosts = given["host"].split(",") if "host" in given else []
         return {"host": hosts, "port": ports[0] if len(ports) == 1 else ports}
@@ -97,11 +97,9 @@ def _hosts(parts: BrokerURL, given: dict[str, str]) -> dict[str, Any]:
     }
 
 
-def check_port(port: object) -> int:
-    """Return a port as a number. Raises `ValueError`."""
-    text = str(port)
-    if isinstance(port, bool) or not (text.isascii() and text.isdecimal() and 0 < int(text) < 65536):
-        raise ValueError(f"port is {port!r}; it must be a number from 1 to 65535")
+def _read_port(text: str) -> int:
+    if not (text.isascii() and text.isdecimal() and 0 < int(text) < 65536):
+        raise ValueError("A port in the URL is no number from 1 to 65535")
     return int(text)
 
 

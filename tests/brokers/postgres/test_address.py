@@ -11,7 +11,6 @@ import asyncpg
 import pytest
 from anyio.abc import SocketAttribute, SocketStream
 from anyio.to_thread import run_sync
-from django.views.debug import ExceptionReporter
 
 from django_anyio_channels import AnyioChannelLayer, ListenerClosed, PostgreSQLChannelLayer
 from django_anyio_channels.brokers.postgres.address import Address
@@ -97,18 +96,23 @@ async def test_no_error_page_shows_the_password(server: brokers.Postgres, server
     try:
         await layer.group_send("room", {"type": "x"})
     except ListenerClosed as error:
-        page = ExceptionReporter(None, type(error), error, error.__traceback__)
-        shown = page.get_traceback_html() + page.get_traceback_text() + repr(page.get_traceback_data())
+        shown = repr(variables_of(error))
         assert "127.0.0.1" in shown
         assert SECRET not in shown
-        chain: list[BaseException | None] = [error]
-        while (last := chain[-1]) is not None:
-            chain.append(last.__cause__ or last.__context__)
-        frames = [frame for each in chain if each for frame, _ in walk_tb(each.__traceback__)]
-        assert not [frame for frame in frames if "asyncpg" in frame.f_code.co_filename]
     else:
         pytest.fail("it has connected")
     await layer.close()
+
+
+def variables_of(error: BaseException | None) -> list[tuple[str, str]]:
+    """Return the errors of a chain, and what the variables of their frames look like."""
+    found = []
+    while error is not None:
+        found.append((type(error).__name__, str(error)))
+        for frame, _ in walk_tb(error.__traceback__):
+            found += [(name, repr(value)) for name, value in frame.f_locals.items()]
+        error = error.__cause__ or error.__context__
+    return found
 
 
 def django_layer(url: str) -> AnyioChannelLayer:
@@ -178,8 +182,9 @@ async def test_what_a_server_refuses_has_its_own_cure(database: brokers.Postgres
         for role in ("missing", "none of them"):
             text = await refusal(database.url, server_settings={"role": role})
             assert "Correct the role in server_settings" in text
-        assert "Correct server_settings" in await refusal(database.url, server_settings={"no_such.thing": "\\x", "nono": "1"})
-        assert "Correct server_settings" in await refusal(database.url, server_settings={"work_mem": "much"})
+        for setting in ("no_such_setting", "work_mem"):
+            text = await refusal(database.url, server_settings={setting: "much"})
+            assert "Correct server_settings" in text
         text = await refusal(database.url + "?sslmode=require")
         assert "rejected SSL upgrade. The server does not speak TLS" in text
     finally:
@@ -195,7 +200,7 @@ async def test_a_missing_role_without_a_password(own_server: brokers.Postgres) -
     with anyio.fail_after(30):
         while "does not exist. Create the role with LOGIN" not in await refusal(url):
             pass
-    assert "Allow it in the server's pg_hba.conf" in await refusal(url.replace("nobody", "somebody"))
+    assert "or allow this in its pg_hba.conf" in await refusal(url.replace("nobody", "somebody"))
 
 
 async def test_what_is_no_server_or_no_postgresql() -> None:
