@@ -221,6 +221,12 @@ async def test_what_is_no_server_or_no_postgresql() -> None:
         tasks.cancel_scope.cancel()
 
 
+async def test_a_missing_certificate_of_the_authority(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    text = await refusal(f"postgresql://127.0.0.1:{free_port()}/d?sslmode=verify-full")
+    assert "root.crt" in text
+
+
 async def test_pgbouncers_refusals(database: brokers.Postgres) -> None:
     with brokers.pgbouncer(database, "session") as pooler:
         wrong = pooler.url.replace("correct%20horse", "wrong")
