@@ -37,6 +37,7 @@ class SharedLocks:
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
+        self._wanted: set[int] = set()
         self._missing: set[int] = set()
         self._log = RateLimitedLogger()
         self.calls: Batcher[int, None] = Batcher(self._try)
@@ -44,10 +45,12 @@ class SharedLocks:
 
     async def hold(self, key: int) -> None:
         """Hold a lock from now on, or as soon as that can be."""
+        self._wanted.add(key)
         await self.calls.call(key)
 
     def forget(self, key: int) -> None:
-        """Do not try again."""
+        """Do not try again; the caller unlocks."""
+        self._wanted.discard(key)
         self._missing.discard(key)
 
     async def run(self) -> None:
@@ -60,7 +63,7 @@ class SharedLocks:
 
     async def _try(self, keys: Collection[int]) -> Sequence[None]:
         rows = await self._connection.fetch(TRY_LOCKS_SHARED, text_array(keys))
-        self._missing = self._missing.difference(keys).union(key for (key,) in rows)
+        self._missing = self._missing.difference(keys).union(key for (key,) in rows) & self._wanted
         for key in self._missing:
             self._log.write(
                 logging.ERROR,

@@ -177,6 +177,7 @@ async def test_what_a_server_refuses_has_its_own_cure(database: brokers.Postgres
     try:
         assert "Create the role with LOGIN" in await refusal(staff)
         assert "raise the CONNECTION LIMIT" in await refusal(one)
+        database.ask(f"ALTER ROLE {name}_one CONNECTION LIMIT -1")
         database.ask(f"REVOKE CONNECT ON DATABASE {name} FROM PUBLIC")
         assert "GRANT CONNECT ON DATABASE" in await refusal(one)
         for role in ("missing", "none of them"):
