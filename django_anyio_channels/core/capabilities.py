@@ -87,11 +87,13 @@ class SupportsTransactions(Protocol):
     def publish_in_transaction(self, group: str, message: bytes, *, encoding: str) -> QueryGenerator[PublishResult]:
         """`BaseChannelLayer.publish`."""
 
-    def queues_in_transaction(self) -> QueryGenerator[bool]:
-        """Return whether the tables exist that `put_in_transaction` needs; every queue verb of a layer makes them."""
+    def put_in_transaction(
+        self, queue: str, message: bytes, *, capacity: int, expiry: float
+    ) -> QueryGenerator[bool | None]:
+        """`BaseChannelLayer.put`; returns whether there was room.
 
-    def put_in_transaction(self, queue: str, message: bytes, *, capacity: int, expiry: float) -> QueryGenerator[bool]:
-        """`BaseChannelLayer.put`; returns whether there was room."""
+        Returns None if the tables that it needs do not exist; every queue verb of a layer makes them.
+        """
 
     def count_subscribers_in_transaction(self, group: str) -> QueryGenerator[int]:
         """`BaseChannelLayer.count_subscribers`, as seen in the database of that connection."""

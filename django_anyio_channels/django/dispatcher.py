@@ -13,6 +13,7 @@ from ..core.exceptions import ChannelClosed, QueueFull
 from ..core.stats import RateLimitedLogger
 from . import event_loops
 from .cross_loop import EventLoopClosed, Loop, submit, wait_async, wait_blocking
+from .databases import close_before_teardown
 from .names import node_of
 from .node import Node, open_node
 from .settings import Settings
@@ -41,6 +42,8 @@ class Dispatcher:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._nodes = event_loops.LoopLocal(lambda: open_node(settings))
+        if settings.database:
+            close_before_teardown(self._nodes)
         self.node_of_loop = self._nodes.resources
         """The open node of each event loop. Read by the layer itself, which saves a call for each message."""
         layer, *others = settings.make_layers()
@@ -184,6 +187,6 @@ class Dispatcher:
         if loop is not None:
             await self._run_in(loop, self._nodes.close_current)
 
-    def close_all(self) -> None:
-        """Close the nodes of every loop, from a thread that runs none. The next call opens another one."""
-        self._nodes.close_all(self._timeout)
+    def close_soon(self) -> None:
+        """Have the nodes of every loop closed, because nobody can call this any more."""
+        self._nodes.close_soon()

@@ -127,6 +127,12 @@ class LoopLocal(Generic[T]):
                     del self._entries[entry.loop]
                     self.resources.pop(entry.loop, None)
 
+    def close_soon(self) -> None:
+        """Have the resource of every loop closed, without waiting. May be called by the garbage collector."""
+        for entry in list(self._entries.values()):
+            with suppress(RuntimeError):  # the loop is closed
+                entry.loop.call_soon_threadsafe(entry.task.cancel)
+
     def _close_idle_loops(self) -> None:
         """Close the resources of loops that were stopped but never closed."""
         for entry in list(self._entries.values()):

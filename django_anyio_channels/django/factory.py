@@ -9,6 +9,7 @@ from __future__ import annotations
 import inspect
 import re
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from importlib import import_module
 from typing import Any
 
@@ -18,7 +19,7 @@ from ..core.exceptions import InvalidOption, MissingDriver
 from ..core.hints import did_you_mean
 from ..core.layer import BaseChannelLayer
 from ..core.options import TEXT, Option, instance_of, option_names, refuse_unknown_options
-from .databases import layer_arguments
+from .databases import layer_arguments, unusable_database
 from .settings import ConfigError, LayerFactory, Settings, check_key
 
 LAYERS = {
@@ -92,11 +93,20 @@ def _layer_factory(found: type[BaseChannelLayer], arguments: Mapping[str, Any]) 
 def _database_layer_factory(alias: Any, options: Mapping[str, Any]) -> LayerFactory:
     check_key("database", alias, Option(TEXT.is_valid, "an alias of DATABASES, such as 'default'"))
     # Read again for each layer: Django's test runner puts the test database there later.
-    return _checked_factory(layer_class("postgresql"), lambda: layer_arguments(alias, options))
+    return _checked_factory(
+        layer_class("postgresql"), lambda: layer_arguments(alias, options), partial(unusable_database, alias)
+    )
 
 
-def _checked_factory(found: type[BaseChannelLayer], arguments: Callable[[], Mapping[str, Any]]) -> LayerFactory:
-    """Return the factory of a layer whose arguments are good; that shows when one is made."""
+def _checked_factory(
+    found: type[BaseChannelLayer],
+    arguments: Callable[[], Mapping[str, Any]],
+    explain: Callable[[ValueError], ConfigError] | None = None,
+) -> LayerFactory:
+    """Return the factory of a layer whose arguments are good; that shows when one is made.
+
+    ``explain`` makes the error for a value that no option of CONFIG has.
+    """
     make_layer = LayerFactory(found, arguments)
     try:
         if not any(each.kind is each.VAR_KEYWORD for each in inspect.signature(found).parameters.values()):
@@ -106,6 +116,8 @@ def _checked_factory(found: type[BaseChannelLayer], arguments: Callable[[], Mapp
         message = f"{found.__name__} cannot be made from CONFIG: {error.problem}"
         raise ConfigError(message, hint=error.cure, code="E003") from error
     except (TypeError, ValueError) as error:
+        if explain is not None and isinstance(error, ValueError):
+            raise explain(error) from None
         raise ConfigError(
             f"{found.__name__} cannot be made from CONFIG: {error}",
             hint="Correct 'url' or 'options'; the documentation of the layer lists what it takes.",

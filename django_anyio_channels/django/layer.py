@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import warnings
+import weakref
 from collections.abc import Coroutine, Mapping
 from functools import partial
 from types import TracebackType
@@ -24,7 +25,6 @@ except ModuleNotFoundError as error:
 
 from .config import read_config, refuse_misplaced_keys
 from .consumers import acknowledge_when_handled, called_by_channels_loop, calling_consumer
-from .databases import call_before_teardown
 from .dispatcher import Dispatcher, same_node
 from .fast_dispatch import is_supported, speed_up
 from .jobs import Job
@@ -67,7 +67,8 @@ class AnyioChannelLayer(BaseChannelLayer):
         self._dispatcher = Dispatcher(settings)
         self._node_of_loop = self._dispatcher.node_of_loop
         self._in_transaction: dict[str | None, TransactionalLayer] = {}
-        self._teardown_receiver = settings.database and call_before_teardown(self._dispatcher.close_all)
+        # Channels drops its layers when CHANNEL_LAYERS changes, as in `override_settings`; event loops keep the nodes.
+        weakref.finalize(self, self._dispatcher.close_soon).atexit = False
 
     @classmethod
     def read_config(cls, config: Mapping[str, Any]) -> Settings:

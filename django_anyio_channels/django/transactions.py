@@ -70,20 +70,28 @@ class TransactionDispatcher:
         encoding = connection.connection.info.parameter_status("server_encoding")
         published = self._run(connection, self._publisher.publish_in_transaction(topic, payload, encoding=encoding))
         for queue, capacity, expiry in published.bound_queues:
-            statements = self._publisher.put_in_transaction(queue, payload, capacity=capacity, expiry=expiry)
-            if not self._run(connection, statements):
+            if not self._put(connection, queue, payload, capacity, expiry):
                 self._log.write(logging.WARNING, "Dropped a message to %s for the full queue %s", topic, queue)
 
     def put_sync(self, channel: str, payload: bytes) -> None:
         connection = self._connection()
         queue, capacity, expiry = self._settings.queue_of(channel)
-        if not self._run(connection, self._publisher.queues_in_transaction()):
+        accepted = self._put(connection, queue, payload, capacity, expiry)
+        if accepted is None:
             # On the layer's own connection: created here, they would block other senders until this transaction ends.
             # A purge creates them all; this one finds nothing.
             self._dispatcher.call_sync(lambda node: node.channel.queues.purge(self._settings.names.nodes))
-        statements = self._publisher.put_in_transaction(queue, payload, capacity=capacity, expiry=expiry)
-        if not self._run(connection, statements):
+            accepted = self._put(connection, queue, payload, capacity, expiry)
+        if accepted is None:
+            raise NotSupported(
+                f"The search_path of {self._using!r} in this transaction does not lead to the tables of normal channels"
+            )
+        if not accepted:
             raise QueueFull(queue, capacity)
+
+    def _put(self, connection: Any, queue: str, payload: bytes, capacity: int, expiry: float) -> bool | None:
+        put = self._publisher.put_in_transaction(queue, payload, capacity=capacity, expiry=expiry)
+        return self._run(connection, put)
 
     def _connection(self) -> Any:
         connection: Any = connections[self._using]

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 from django.db import connections
+from django.db.backends.postgresql.base import DatabaseWrapper
 from django.db.utils import ConnectionHandler
 
 from django_anyio_channels import PostgreSQLChannelLayer
@@ -33,75 +35,45 @@ def alias(monkeypatch: pytest.MonkeyPatch) -> Alias:
     return put
 
 
-def test_the_address_and_the_user(alias: Alias) -> None:
-    arguments = alias(
-        HOST="db.example", PORT="6543", USER="ana", PASSWORD="a b/c", CONN_MAX_AGE=60, CONN_HEALTH_CHECKS=True
-    )
+def test_parameters_of_libpq_become_a_url_without_the_password(alias: Alias) -> None:
+    options = {"sslmode": "verify-full", "sslrootcert": "/a b/ca.crt", "sslcert": None, "assume_role": "clerk"}
+    arguments = alias(HOST="db.example", PORT="6543", USER="ana", PASSWORD="a b/c", CONN_MAX_AGE=60, OPTIONS=options)
+    assert arguments.pop("credentials")
     assert arguments == {
-        "host": "db.example",
-        "port": "6543",
-        "user": "ana",
+        "url": "postgresql://?dbname=shop&host=db.example&port=6543&role=clerk&sslmode=verify-full"
+        "&sslrootcert=%2Fa+b%2Fca.crt&user=ana",
         "password": "a b/c",
-        "database": "shop",
-        "server_settings": {},
-    }
-    assert PostgreSQLChannelLayer(**arguments).address == "postgresql://db.example:6543/shop"
-
-
-def test_a_socket_and_several_hosts(alias: Alias) -> None:
-    assert alias(HOST="/run/postgresql")["host"] == "/run/postgresql"
-    several = alias(HOST="a,b", PORT="1,2", OPTIONS={"target_session_attrs": "read-write"})
-    assert (several["host"], several["port"]) == (["a", "b"], ["1", "2"])
-    assert several["url"] == "postgresql://?target_session_attrs=read-write"
-
-
-def test_parameters_of_libpq_go_into_the_url(alias: Alias) -> None:
-    arguments = alias(
-        OPTIONS={"sslmode": "verify-full", "sslrootcert": "/a b/ca.crt", "sslcert": None, "passfile": "/p"}
-    )
-    assert arguments["url"] == "postgresql://?passfile=%2Fp&sslmode=verify-full&sslrootcert=%2Fa+b%2Fca.crt"
-    arguments = alias(NAME="", OPTIONS={"service": "shop"})
-    assert arguments == {"url": "postgresql://?service=shop", "server_settings": {}}
-
-
-def test_parameters_of_the_server_go_to_the_server(alias: Alias) -> None:
-    options = {"options": "-c search_path=chat", "application_name": "shop", "assume_role": "clerk"}
-    assert alias(OPTIONS=options)["server_settings"] == {
-        "options": "-c search_path=chat",
-        "application_name": "shop",
-        "role": "clerk",
     }
 
 
-def test_the_connect_timeout(alias: Alias) -> None:
-    assert alias(OPTIONS={"connect_timeout": 3})["timeout"] == 3.0
-    assert alias(OPTIONS={"connect_timeout": "7"})["timeout"] == 7.0
-    assert "timeout" not in alias(OPTIONS={"connect_timeout": 0})  # endless for libpq
+def test_several_hosts_and_a_socket(alias: Alias) -> None:
+    for host, address in (("/run/postgresql", "%2Frun%2Fpostgresql:2"), ("a,b", "a:2,b:2")):
+        layer = PostgreSQLChannelLayer(**alias(HOST=host, PORT="2"))
+        assert layer.address == f"postgresql://{address}/shop"
 
 
 def test_parameters_of_psycopg_and_django_are_ignored(alias: Alias) -> None:
-    options = {
-        "server_side_binding": True,
-        "isolation_level": 2,
-        "pool": False,
-        "prepare_threshold": 5,
-        "keepalives_idle": 30,
-        "tcp_user_timeout": 1000,
-        "channel_binding": "prefer",
-        "gssencmode": "disable",
-    }
-    assert alias(OPTIONS=options) == {"database": "shop", "server_settings": {}}
+    options = {"server_side_binding": True, "isolation_level": 2, "pool": False, "prepare_threshold": 5}
+    arguments = alias(OPTIONS=options, CONN_HEALTH_CHECKS=True)
+    assert arguments["url"] == "postgresql://?dbname=shop"
 
 
-def test_the_layers_own_options_override(alias: Alias) -> None:
-    options = {
-        "probe_interval": 3.0,
-        "timeout": 1.0,
-        "server_settings": {"application_name": "layer", "work_mem": "1MB"},
-    }
-    arguments = alias(options=options, OPTIONS={"connect_timeout": 9, "application_name": "shop"})
-    assert (arguments["probe_interval"], arguments["timeout"]) == (3.0, 1.0)
-    assert arguments["server_settings"] == {"application_name": "layer", "work_mem": "1MB"}
+def test_the_layers_own_options_are_added(alias: Alias) -> None:
+    options = {"probe_interval": 3.0, "timeout": 1.0, "server_settings": {"work_mem": "1MB"}}
+    assert options.items() <= alias(options=options, OPTIONS={"connect_timeout": 9}).items()
+
+
+def test_the_backend_is_asked_again_for_the_user_and_the_password(
+    alias: Alias, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As by a backend that fetches a password which expires."""
+    tokens = iter(["first", "second", "third"])
+    credentials = alias(USER="ana", PASSWORD="old")["credentials"]
+    parameters = DatabaseWrapper.get_connection_params
+    monkeypatch.setattr(
+        DatabaseWrapper, "get_connection_params", lambda self: {**parameters(self), "password": next(tokens)}
+    )
+    assert [asyncio.run(credentials()) for _ in range(2)] == [("ana", "first"), ("ana", "second")]
 
 
 @pytest.mark.parametrize(
@@ -109,10 +81,10 @@ def test_the_layers_own_options_override(alias: Alias) -> None:
     [
         (
             {"OPTIONS": {"channel_binding": "require"}},
-            "['OPTIONS'] has 'channel_binding', which asyncpg does not support",
+            "DATABASES['chat'] cannot be used: postgresql:///shop has channel_binding=require, which asyncpg cannot do",
             "'url' of its own",
         ),
-        ({"OPTIONS": {"sslmod": "require"}}, "DATABASES['chat']['OPTIONS'] has 'sslmod'", "Remove it if"),
+        ({"OPTIONS": {"sslmod": "require"}}, "unknown option 'sslmod'. Did you mean 'sslmode'?", "Remove it if"),
         ({"ENGINE": "django.db.backends.sqlite3"}, "['ENGINE'] is 'django.db.backends.sqlite3'", "Name an alias whose"),
         ({"ENGINE": "no.such.engine"}, "'no.such.engine' isn't an available database backend", "Correct DATABASES["),
         ({"NAME": ""}, "Please supply the NAME", "Correct DATABASES['chat']"),
@@ -122,6 +94,7 @@ def test_the_layers_own_options_override(alias: Alias) -> None:
 def test_parameters_that_cannot_be_used(alias: Alias, changes: dict[str, Any], message: str, hint: str) -> None:
     with pytest.raises(ConfigError) as refused:
         alias(**changes)
+        read_config({"database": "chat"})
     assert message in str(refused.value)
     assert hint in refused.value.hint
     assert refused.value.code == "E008"

@@ -222,6 +222,26 @@ def test_a_forked_child_has_no_resources() -> None:
     assert os.waitpid(asyncio.run(main()), 0)[1] == 0
 
 
+def test_closing_soon_reaches_loops_that_run_pause_and_are_closed() -> None:
+    opener = Opener()
+    loop_local = LoopLocal(opener)
+    background = BackgroundLoop()
+    paused, closed = asyncio.new_event_loop(), asyncio.new_event_loop()
+    for loop in (paused, closed):
+        loop.run_until_complete(loop_local.get_or_open())
+    asyncio.run_coroutine_threadsafe(loop_local.get_or_open(), background.loop()).result(TIME_LIMIT)
+    closed_task = loop_local._entries[closed].task
+    closed.close()
+    loop_local.close_soon()
+    background.stop()
+    assert opener.closed == 1
+    task = loop_local._entries[paused].task
+    paused.run_until_complete(asyncio.wait([task]))
+    assert opener.closed == 2
+    paused.close()
+    closed_task._log_destroy_pending = False  # type: ignore[attr-defined]
+
+
 def test_closing_everywhere_reaches_loops_that_run_and_loops_that_pause() -> None:
     opener = Opener()
     loop_local = LoopLocal(opener)

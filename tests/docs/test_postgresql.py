@@ -10,14 +10,14 @@ import docutils.nodes
 import pytest
 
 from django_anyio_channels import PostgreSQLChannelLayer
-from django_anyio_channels.django import databases as database
+from django_anyio_channels.brokers.postgres import parameters
+from django_anyio_channels.django import databases
 from tests.support.paths import ROOT
 
 from .test_readme import parsed
 
 PAGE = parsed((ROOT / "docs" / "postgresql.rst").read_text())
 PYTHON = [block for block in PAGE.findall(docutils.nodes.literal_block) if "python" in block["classes"]]
-HANDLED = {"assume_role", "connect_timeout"}
 
 
 def first_cells(name: str) -> list[str]:
@@ -36,7 +36,8 @@ def test_python_compiles(block: docutils.nodes.literal_block) -> None:
 
 
 def test_every_option_that_takes_effectis_documented() -> None:
-    assert names("options") == database._IN_THE_URL | set(database._SERVER_SETTINGS) | HANDLED
+    documented = {"role" if name == "assume_role" else name for name in names("options")}
+    assert documented == parameters._READ_BY_ASYNCPG | parameters._SERVER_SETTINGS | {"connect_timeout"}
     assert names("taken") == {"HOST", "PORT", "USER", "PASSWORD", "NAME"}
 
 
@@ -53,5 +54,6 @@ def test_the_layers_own_options_are_documented_with_their_defaults() -> None:
 def test_what_is_ignored_is_ignored() -> None:
     [sentence] = [each.astext() for each in PAGE.findall(docutils.nodes.paragraph) if "are ignored" in each.astext()]
     assert "prepare_threshold" in sentence
-    assert {"prepare_threshold", "keepalives"} <= database._IGNORED
-    assert "require" not in database._WITHOUT_EFFECT["channel_binding"]
+    assert "prepare_threshold" in databases._OF_PSYCOPG
+    assert "keepalives" in parameters._IGNORED
+    assert "require" not in parameters._WITHOUT_EFFECT["channel_binding"]

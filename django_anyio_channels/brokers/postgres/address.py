@@ -11,17 +11,17 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-from collections.abc import Callable, Mapping
+import re
+import ssl
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
-from urllib.parse import parse_qsl, quote
 
 import asyncpg
 
 from ...core.exceptions import ListenerClosed
-from ...core.hints import did_you_mean
 from ...core.options import check_options, refuse_unknown_options
-from ..common.urls import read_url, without_secrets
 from .options import OPTIONS as TYPES
+from .parameters import address_text, read_parameters
 
 CONNECT_TIMEOUT = 5.0
 _ABANDON_TIMEOUT = 0.5
@@ -37,18 +37,11 @@ _RESERVED = frozenset(
 OPTIONS = frozenset(inspect.signature(asyncpg.connect).parameters) - _RESERVED
 """What a layer hands on to `asyncpg.connect`."""
 
-# asyncpg would send any other to the server as a setting, a misspelt `sslmode` too.
-_URL_OPTIONS = frozenset(
-    {
-        *("host", "port", "user", "password", "passfile", "database", "dbname", "service", "servicefile"),
-        *("sslmode", "sslcert", "sslkey", "sslrootcert", "sslcrl", "sslpassword", "sslnegotiation"),
-        *("ssl_min_protocol_version", "ssl_max_protocol_version", "target_session_attrs", "krbsrvname", "gsslib"),
-        *("application_name", "search_path", "options"),
-    }
-)
-
 OnNotification = Callable[[str, str], None]
 """Called with the channel and the payload."""
+
+Credentials = Callable[[], Awaitable[tuple[str | None, str | None]]]
+"""Returns the user and the password; None is what the other arguments say."""
 
 
 class NotificationConnection(asyncpg.Connection):
@@ -63,18 +56,33 @@ class NotificationConnection(asyncpg.Connection):
 class Address:
     """One PostgreSQL database and how to log in to it."""
 
-    def __init__(self, url: str | None, options: Mapping[str, Any], *, layer_options: frozenset[str]) -> None:
-        """``layer_options`` are the names of the layer's own options, for the hint at the nearest name."""
+    def __init__(
+        self,
+        url: str | None,
+        options: Mapping[str, Any],
+        *,
+        layer_options: frozenset[str],
+        credentials: Credentials | None = None,
+    ) -> None:
+        """``layer_options`` are the names of the layer's own options, for the hint at the nearest name.
+
+        ``credentials`` is asked for each new connection.
+        """
         refuse_unknown_options("PostgreSQLChannelLayer", options, OPTIONS | layer_options)
         check_options({"url": url, **options}, TYPES)
-        settings = {"application_name": APPLICATION_NAME, **(options.get("server_settings") or {})}
-        self._text = _check_url(url or "postgresql://", options)
+        of_url = read_parameters(url or "postgresql://")
+        if options.get("host"):
+            of_url.pop("port", None)
+        settings = {**of_url.pop("server_settings", {}), **(options.get("server_settings") or {})}
+        given = {name: value for name, value in options.items() if value is not None}
+        self._credentials = credentials
         self._arguments: dict[str, Any] = {
             "timeout": CONNECT_TIMEOUT,
-            **options,
-            "server_settings": settings,
-            "dsn": url,
+            **of_url,
+            **given,
+            "server_settings": {"application_name": APPLICATION_NAME, **settings},
         }
+        self._text = address_text(self._arguments)
 
     def __str__(self) -> str:
         """A URL without secrets."""
@@ -82,38 +90,113 @@ class Address:
 
     async def open(self, on_notification: OnNotification, *, cache_statements: bool) -> NotificationConnection:
         """Log in, once. Raises `ListenerClosed` naming the address and the cure, and leaves nothing open."""
-        arguments = {**self._arguments, "statement_cache_size": 100 if cache_statements else 0}
-        connecting = asyncpg.connect(**arguments, connection_class=NotificationConnection)
-        attempt: asyncio.Future[NotificationConnection] = asyncio.ensure_future(connecting)
+        attempt = asyncio.ensure_future(self._connect(100 if cache_statements else 0))
         try:
-            connection = await asyncio.shield(attempt)
+            await asyncio.wait([attempt])
         except asyncio.CancelledError:
             await _abandon(attempt)
             raise
-        except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError, ValueError) as error:
-            raise ListenerClosed(self._explain(error)) from error
-        connection.on_notification = on_notification
+        error = attempt.exception()
+        if error is None:
+            connection = attempt.result()
+            connection.on_notification = on_notification
+            return connection
+        if isinstance(error, _REFUSALS):
+            # Without the error itself: the frames of its traceback hold the password.
+            raise ListenerClosed(self._explain(error))
+        raise _without_frames(error)
+
+    async def _connect(self, statement_cache_size: int) -> NotificationConnection:
+        arguments = {**self._arguments, "statement_cache_size": statement_cache_size}
+        if self._credentials is not None:
+            try:
+                user, password = await self._credentials()
+            except Exception as error:
+                raise ListenerClosed(
+                    f"{self}: the credentials cannot be fetched: {type(error).__name__}: {error}"
+                ) from None
+            arguments.update(_without_none(user=user, password=password))
+        connection: NotificationConnection
+        connection = await asyncpg.connect(**arguments, connection_class=NotificationConnection)
         return connection
 
-    def _explain(self, error: Exception) -> str:
-        reason = str(error) or f"no answer within {self._arguments['timeout']:g} s"
-        for kind, cure in _CURES:
-            if isinstance(error, kind):
+    def _explain(self, error: BaseException) -> str:
+        if isinstance(error, ListenerClosed):
+            return str(error)
+        reason = str(error).rstrip(".") or f"no answer within {self._arguments['timeout']:g} s"
+        for kind, pattern, cure in _CURES:
+            if isinstance(error, kind) and re.search(pattern, reason):
                 return f"{self}: {reason}. {cure}"
-        if "no encryption" in reason or "SSL off" in reason:
-            return f"{self}: {reason}. The server wants TLS: add ?sslmode=require to the URL, or ssl=True"
-        return f"{self}: {reason}. Check that the server runs and that the address is right"
+        return f"{self}: {reason}"
 
 
-_CURES: tuple[tuple[type[Exception], str], ...] = (
-    (asyncpg.InvalidPasswordError, "Correct the user name and the password"),
-    (asyncpg.InvalidCatalogNameError, "Create the database, or correct its name"),
+_REFUSALS = (ListenerClosed, OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError, ValueError)
+
+_CURES: tuple[tuple[type[BaseException], str, str], ...] = (
     (
         asyncpg.TooManyConnectionsError,
+        "for (role|database)",
+        "Each event loop needs two connections: raise the CONNECTION LIMIT, or close other connections",
+    ),
+    (
+        asyncpg.TooManyConnectionsError,
+        "",
         "Each event loop needs two connections: raise the server's max_connections, or close other connections",
     ),
-    (asyncpg.CannotConnectNowError, "The server is starting or stopping; this is tried again"),
+    (
+        asyncpg.PostgresError,
+        "no encryption|SSL off|SSL required",
+        "The server wants TLS: add ?sslmode=require to the URL, or ssl='require'; or allow this in its pg_hba.conf",
+    ),
+    (asyncpg.PostgresError, "authentication failed", "Correct the user name and the password"),
+    (asyncpg.PostgresError, "no pg_hba.conf entry", "Allow it in the server's pg_hba.conf, or correct the user name"),
+    (
+        asyncpg.InvalidAuthorizationSpecificationError,
+        "role .* (does not exist|is not permitted to log in)",
+        "Create the role with LOGIN, or correct the user name",
+    ),
+    (
+        asyncpg.PostgresError,
+        'role "|"role"',
+        "Correct the role in server_settings (assume_role of Django), or GRANT it to the user",
+    ),
+    (asyncpg.PostgresError, "permission denied for database", "GRANT CONNECT ON DATABASE to the user"),
+    (asyncpg.PostgresError, "database .* does not exist|no such database", "Create the database, or correct its name"),
+    (
+        asyncpg.PostgresError,
+        "no more connections allowed",
+        "Each event loop needs two connections: raise max_client_conn of the pooler, or close other connections",
+    ),
+    (
+        asyncpg.PostgresError,
+        "startup parameter",
+        "Take the setting out of server_settings and the URL, or add it to ignore_startup_parameters of the pooler",
+    ),
+    (asyncpg.PostgresError, "parameter", "Correct server_settings, or the options in the URL"),
+    (asyncpg.CannotConnectNowError, "", "The server is starting or stopping; this is tried again"),
+    (asyncpg.PostgresConnectionError, "", "Check that a PostgreSQL server is at this address"),
+    (
+        ssl.SSLCertVerificationError,
+        "",
+        "Check that sslrootcert is the authority of the server's certificate, and that this has the name of the host",
+    ),
+    (ssl.SSLError, "", "Check that the server speaks TLS, and which certificates it wants"),
+    (OSError, "rejected SSL upgrade", "The server does not speak TLS: turn on its ssl, or use sslmode=prefer"),
+    (asyncpg.TargetServerAttributeNotMatched, "", "Correct target_session_attrs, or the addresses"),
+    (OSError, "", "Check that the server runs and that the address is right"),
+    (TimeoutError, "", "Check that the server runs and that the address is right"),
 )
+"""Type of the error, pattern of its text, cure; the first that fits."""
+
+
+def _without_none(**arguments: str | None) -> dict[str, str]:
+    return {name: value for name, value in arguments.items() if value is not None}
+
+
+def _without_frames(error: BaseException) -> BaseException:
+    """Return an error without its traceback, and without the errors before it."""
+    error.__cause__ = error.__context__ = None
+    return error.with_traceback(None)
 
 
 async def _abandon(attempt: asyncio.Future[NotificationConnection]) -> None:
@@ -127,26 +210,3 @@ async def _abandon(attempt: asyncio.Future[NotificationConnection]) -> None:
     if not attempt.cancelled() and attempt.exception() is None:
         attempt.result().terminate()
     await asyncio.sleep(0)  # the transport closes its socket in the next turn
-
-
-def _check_url(url: str, options: Mapping[str, Any]) -> str:
-    """Return the address without secrets. Raises `ValueError` for a wrong URL."""
-    parts = read_url(url)
-    if parts.scheme not in ("postgresql", "postgres") or parts.kinds:
-        raise ValueError(
-            f"{without_secrets(url)!r} is not a PostgreSQL URL; one is postgresql://user:password@host:5432/database"
-        )
-    query = dict(parse_qsl(parts.query, keep_blank_values=True))
-    host = options.get("host") or query.get("host") or ",".join(parts.hosts)
-    if isinstance(host, (list, tuple)):
-        host = ",".join(host)
-    port = options.get("port") or query.get("port")
-    if port and not isinstance(port, (list, tuple)) and f":{port}" not in host:
-        host = f"{host}:{port}"
-    database = options.get("database") or query.get("database") or query.get("dbname") or parts.path
-    text = f"postgresql://{host if ':' in host or not host.startswith('/') else quote(host, safe='')}/{database}"
-    for name in query:
-        if name not in _URL_OPTIONS:
-            hint = did_you_mean(name, _URL_OPTIONS, otherwise="Settings of the server go into server_settings={...}")
-            raise ValueError(f"The URL {text} has an unknown option {name!r}. {hint}")
-    return text

@@ -9,7 +9,7 @@ from typing import Any
 
 import asyncpg
 
-from ...core.exceptions import DeliveryUnknown, ListenerClosed
+from ...core.exceptions import DeliveryUnknown, ListenerClosed, NotSupported
 from ..common.watchdog import Watchdog
 from .address import Address, NotificationConnection, OnNotification
 from .statements import SERVER_STATE, SESSION_SETTINGS, TRANSACTION_SETTINGS
@@ -22,9 +22,8 @@ CONNECTION_ERRORS = (
     asyncpg.InternalClientError,  # the server closes the connection as asyncpg begins a statement
     asyncpg.PostgresConnectionError,
     asyncpg.exceptions.OperatorInterventionError,
-    asyncpg.ReadOnlySQLTransactionError,
 )
-"""The server or the connection went away, or the server became a standby."""
+"""The server or the connection went away."""
 
 
 class Connection:
@@ -50,6 +49,7 @@ class Connection:
         self.is_behind_pooler = False
         """Whether a pooler stands between, which gives out process ids of its own."""
         self.server_encoding = ""
+        self._is_read_only = False
         self._on_lost: Callable[[ListenerClosed], None] | None = on_lost
         self._on_notification = on_notification
         self._pooled = pooled
@@ -66,7 +66,7 @@ class Connection:
 
     async def check_server(self) -> None:
         """Raise `ListenerClosed` if the server is a standby."""
-        ((standby, self.process_id),) = await self.fetch(SERVER_STATE)
+        ((standby, self.process_id, self._is_read_only),) = await self.fetch(SERVER_STATE)
         self.is_behind_pooler = self._driver.get_server_pid() != self.process_id
         if standby:
             raise ListenerClosed(
@@ -129,6 +129,10 @@ class Connection:
         if on_lost is not None:
             on_lost(ListenerClosed(reason))
 
+    def _broken(self, error: Exception) -> DeliveryUnknown:
+        self._lose(f"{self.address}: {error}")
+        return DeliveryUnknown(f"{self.address}: {error}; what was sent may be accepted")
+
     @asynccontextmanager
     async def _translate_errors(self) -> AsyncIterator[None]:
         async with self._lock:
@@ -137,9 +141,15 @@ class Connection:
             self.watchdog.received = True
             try:
                 yield
+            except asyncpg.ReadOnlySQLTransactionError as error:
+                if not self._is_read_only:  # it was no standby when the session began
+                    raise self._broken(error) from error
+                raise NotSupported(
+                    f"{self.address}: {error}. Normal channels write, and default_transaction_read_only is on: "
+                    f"turn it off for this user, or by server_settings={{'default_transaction_read_only': 'off'}}"
+                ) from error
             except CONNECTION_ERRORS as error:
-                self._lose(f"{self.address}: {error}")
-                raise DeliveryUnknown(f"{self.address}: {error}; what was sent may be accepted") from error
+                raise self._broken(error) from error
             except asyncpg.PostgresError as error:
                 if self._driver.is_closed():
                     raise DeliveryUnknown(f"{self.address}: {error}") from error

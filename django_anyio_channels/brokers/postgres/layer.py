@@ -18,13 +18,13 @@ except ImportError as error:
     raise MissingDriver("PostgreSQLChannelLayer needs asyncpg: pip install django-anyio-channels[postgres]") from error
 
 from . import transactions
-from .address import Address
+from .address import Address, Credentials
 from .options import OPTIONS
 from .peers import PEER_TIMEOUT
 from .queues import LeasedMessages, Message
 from .session import Session
 
-_OPTIONS = frozenset({"url", "listen_url", "probe_interval"})
+_OPTIONS = frozenset({"url", "listen_url", "probe_interval", "credentials"})
 
 
 class PostgreSQLChannelLayer(BaseChannelLayer):
@@ -37,6 +37,8 @@ class PostgreSQLChannelLayer(BaseChannelLayer):
     One of the two connections listens all the time, which a pooler in transaction mode (PgBouncer, RDS Proxy) cannot
     carry: then give the direct address as ``listen_url``, and the rest goes through ``url``.
 
+    ``credentials`` is an async callable that returns a user and a password; it is called for each new connection.
+
     A connection that is silent for ``probe_interval`` seconds is given up. `publish` returns when the server has
     committed the message; messages of more than some 4000 bytes travel in parts, up to 64 MB and more. There are no
     patterns.
@@ -48,12 +50,14 @@ class PostgreSQLChannelLayer(BaseChannelLayer):
         *,
         listen_url: str | None = None,
         probe_interval: float = 10.0,
+        credentials: Credentials | None = None,
         **options: Any,
     ) -> None:
-        check_options({"listen_url": listen_url, "probe_interval": probe_interval}, OPTIONS)
-        self._address = Address(url, options, layer_options=_OPTIONS)
-        is_separate = listen_url is not None
-        self._listen_address = Address(listen_url, {}, layer_options=_OPTIONS) if is_separate else self._address
+        given = {"listen_url": listen_url, "probe_interval": probe_interval, "credentials": credentials}
+        check_options(given, OPTIONS)
+        self._address = self._listen_address = Address(url, options, layer_options=_OPTIONS, credentials=credentials)
+        if listen_url is not None:
+            self._listen_address = Address(listen_url, {}, layer_options=_OPTIONS, credentials=credentials)
         self._probe_interval = probe_interval
         self._scope = ""
         self._leased: dict[bytes, LeasedMessages] = {}
@@ -137,10 +141,9 @@ class PostgreSQLChannelLayer(BaseChannelLayer):
     def publish_in_transaction(self, group: str, message: bytes, *, encoding: str) -> QueryGenerator[PublishResult]:
         return transactions.publish(group, message, encoding=encoding)
 
-    def queues_in_transaction(self) -> QueryGenerator[bool]:
-        return transactions.schema_exists()
-
-    def put_in_transaction(self, queue: str, message: bytes, *, capacity: int, expiry: float) -> QueryGenerator[bool]:
+    def put_in_transaction(
+        self, queue: str, message: bytes, *, capacity: int, expiry: float
+    ) -> QueryGenerator[bool | None]:
         return transactions.put(queue.encode(), message, capacity=capacity, expiry=expiry)
 
     def count_subscribers_in_transaction(self, group: str) -> QueryGenerator[int]:

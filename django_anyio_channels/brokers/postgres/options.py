@@ -25,6 +25,7 @@ OPTIONS = {
     "url": TEXT.or_none,
     "listen_url": TEXT.or_none,
     "probe_interval": SECONDS,
+    "credentials": Option(lambda value: value is None or callable(value), "a function that returns user and password"),
     "host": _one_or_several(TEXT).or_none,
     "port": _one_or_several(PORT).or_none,
     "user": TEXT.or_none,

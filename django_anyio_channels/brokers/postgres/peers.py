@@ -9,11 +9,11 @@ import asyncio
 from contextlib import suppress
 
 from ...core.exceptions import ListenerClosed
-from ..common.batching import Batcher
 from ..common.peers import PeerBarrier
 from .connection import Connection
 from .payloads import lock_key, nodes_channel
-from .statements import COUNT_SUBSCRIBERS, PUBLISH, lock_shared
+from .statements import COUNT_SUBSCRIBERS, PUBLISH
+from .subscriptions import SharedLocks
 
 PEER_TIMEOUT = 1.5
 """Seconds after the beginning of a session; between two attempts to connect a node waits one (`Backoff.longest`)."""
@@ -22,13 +22,13 @@ PEER_TIMEOUT = 1.5
 class Peers:
     """Keeps a barrier up to date for one session."""
 
-    def __init__(self, scope: str, barrier: PeerBarrier, connection: Connection, scripts: Batcher[str, None]) -> None:
+    def __init__(self, scope: str, barrier: PeerBarrier, connection: Connection, locks: SharedLocks) -> None:
         self.channel = nodes_channel(scope)
         """The NOTIFY channel of the announcements, which the session must listen to."""
         self._lock = lock_key(self.channel)
         self._barrier = barrier
         self._connection = connection
-        self._scripts = scripts
+        self._locks = locks
         self._is_counted = False
         self._joined = asyncio.Event()
         self._joined.set()
@@ -50,5 +50,5 @@ class Peers:
         """Announce this node, once it listens to all that it subscribed to before."""
         self._is_counted = True
         with suppress(ListenerClosed):  # the session is over
-            await self._scripts.call(lock_shared(self._lock))
+            await self._locks.hold(self._lock)
             await self._connection.fetch(PUBLISH, [self.channel], [""])

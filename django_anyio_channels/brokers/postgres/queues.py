@@ -19,6 +19,7 @@ from ..common.waiters import WaiterQueue
 from . import statements as sql
 from .connection import Connection
 from .payloads import wake_channel
+from .tables import Tables
 
 _REQUEUE_DELAY = 0.25
 """Seconds that a message which was taken for a cancelled reader waits for the next reader of this node."""
@@ -29,6 +30,8 @@ _POLL_INTERVAL = 5.0
 _POLLS_BEFORE_UNLISTEN = 2
 _POLLS_BETWEEN_SWEEPS = 6
 _MAX_BATCH_BYTES = 1024 * 1024
+
+_VANISHED = (asyncpg.UndefinedTableError, asyncpg.UndefinedFunctionError, asyncpg.InvalidSchemaNameError)
 
 
 class Message(NamedTuple):
@@ -89,7 +92,7 @@ class Queues:
         self._connection = connection
         self._scripts = scripts
         self._leased = leased
-        self._schema_exists = False
+        self._tables: Tables | None = None
         self._readers: dict[bytes, _QueueReader] = {}
         self._by_channel: dict[str, _QueueReader] = {}
         self._wake = asyncio.Event()
@@ -177,7 +180,7 @@ class Queues:
     async def _take_for(self, readers: Sequence[_QueueReader]) -> None:
         unlistened = {reader.channel: reader for reader in readers if reader.channel not in self._by_channel}
         if unlistened:
-            await self._ensure_schema()
+            await self._require_tables()
             self._by_channel.update(unlistened)
             await self._scripts.call(sql.listen(*unlistened))
         wanted = {reader.queue: (reader, len(reader.waiters)) for reader in readers if reader.waiters}
@@ -264,42 +267,52 @@ class Queues:
         if channels:
             await self._scripts.call(sql.unlisten(*channels))
         self._polls += 1
-        if self._schema_exists and self._polls % _POLLS_BETWEEN_SWEEPS == 0:
+        if self._tables is not None and self._polls % _POLLS_BETWEEN_SWEEPS == 0:
             await self._run(sql.SWEEP)
 
     # ---- the tables ---------------------------------------------------------------------------------------------
 
     async def _run(self, statement: str, *parameters: object, retry: bool = True) -> list[Any]:
         """Run a statement on the tables, and create them where they are missing."""
-        await self._ensure_schema()
+        tables = await self._require_tables()
         address = self._connection.address
         try:
-            return await self._connection.fetch(statement, *parameters)
+            return await self._connection.fetch(sql.in_schema(statement, tables.schema), *parameters)
         except asyncpg.InsufficientPrivilegeError as error:
             raise NotSupported(
-                f"{address}: {error}. Normal channels need all rights on django_anyio_channels_queue and "
-                f"django_anyio_channels_binding: GRANT them to the layer's user"
+                f"{address}: {error}. Normal channels need these rights on their tables:\n{tables.grants}"
             ) from error
         except asyncpg.PostgresError as error:
-            if retry and isinstance(error, (asyncpg.UndefinedTableError, asyncpg.UndefinedFunctionError)):
-                self._schema_exists = False
+            if retry and isinstance(error, _VANISHED):
+                self._tables = None
                 return await self._run(statement, *parameters, retry=False)
             raise ChannelLayerError(f"{address}: {error}") from error
 
-    async def _ensure_schema(self) -> None:
-        if self._schema_exists:
-            return
-        ((exists,),) = await self._connection.fetch(sql.SCHEMA_EXISTS)
-        if not exists:
-            try:
-                await self._connection.execute(sql.SCHEMA)
-            except asyncpg.InsufficientPrivilegeError as error:
-                raise NotSupported(
-                    f"{self._connection.address}: {error}. Normal channels need two tables and a function, which the "
-                    f"layer's user may not create. Have an administrator run this, and GRANT the user all rights on "
-                    f"them:\n{sql.SCHEMA}"
-                ) from error
-        self._schema_exists = True
+    async def _require_tables(self) -> Tables:
+        if self._tables is None:
+            tables = await self._find_tables()
+            if not tables.are_complete:
+                await self._create(tables)
+                tables = await self._find_tables()  # another role may have been quicker
+            self._tables = tables
+        return self._tables
+
+    async def _find_tables(self) -> Tables:
+        tables = Tables(*(await self._connection.fetch(sql.FIND_TABLES))[0])
+        tables.require_usable(self._connection.address)
+        return tables
+
+    async def _create(self, tables: Tables) -> None:
+        address = self._connection.address
+        try:
+            await self._connection.execute(sql.in_schema(sql.SCHEMA, tables.schema))
+        except asyncpg.InsufficientPrivilegeError as error:
+            raise NotSupported(
+                f"{address}: {error}. Normal channels need two tables and a function, which {tables.user} may not "
+                f"create. Have the owner of the schema or of the database run this:\n{tables.definition}"
+            ) from error
+        except asyncpg.PostgresError as error:
+            raise ChannelLayerError(f"{address}: the tables of normal channels cannot be created: {error}") from error
 
     def close(self, error: ListenerClosed) -> None:
         """Fail every reader that waits."""

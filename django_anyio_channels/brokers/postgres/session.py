@@ -12,7 +12,7 @@ import anyio
 import asyncpg
 
 from ...core.events import PublishResult
-from ...core.exceptions import ListenerClosed
+from ...core.exceptions import ChannelLayerError, ListenerClosed, PublishRefused
 from ...core.stats import RateLimitedLogger
 from ..common.batching import Batcher
 from ..common.event_stream import EventStream
@@ -22,13 +22,35 @@ from .connection import Connection
 from .payloads import channel_name, encode, lock_key, wake_channel
 from .peers import Peers
 from .queues import LeasedMessages, Queues
-from .statements import COUNT_SUBSCRIBERS, PUBLISH, PUBLISH_TO_BOUND, listen, text_array, unlisten
-from .subscriptions import Subscriptions
+from .statements import (
+    COUNT_SUBSCRIBERS,
+    FIND_TABLES,
+    LISTEN_SETTINGS,
+    PUBLISH,
+    PUBLISH_TO_BOUND,
+    in_schema,
+    listen,
+    text_array,
+    unlisten,
+)
+from .subscriptions import SharedLocks, Subscriptions
+from .tables import Tables
 from .transactions import bound_queues
 
 _MAX_BATCH_BYTES = 512 * 1024
 _POOLER_DELAY = 0.2
 _CLOSE_TIMEOUT = 2.0
+_POOLED = (
+    "A pooler in transaction mode (PgBouncer, RDS Proxy) cannot LISTEN: give the server's own address, or that of a "
+    "pooler in session mode, as listen_url. Both must lead to the same database"
+)
+_STATEMENTS_OF_OTHERS = (asyncpg.DuplicatePreparedStatementError, asyncpg.InvalidSQLStatementNameError)
+"""Statements are prepared in the session of another client."""
+
+_FIND_BINDINGS_INTERVAL = 5.0
+_BINDINGS_LOST = (asyncpg.UndefinedTableError, asyncpg.InvalidSchemaNameError, asyncpg.InsufficientPrivilegeError)
+"""The table of bindings was dropped, or taken from this role."""
+
 _DRAIN_TIMEOUT = 0.2
 """Seconds for messages that are being taken over one connection when the other one has broken."""
 
@@ -60,17 +82,19 @@ class Session:
         self._tasks: list[asyncio.Task[None]] = []
         self._test_channel = wake_channel(secrets.token_bytes())  # of a queue that nobody else has
         self._notifications_arrive = False
-        self._may_be_bound = False
+        self._bindings_in = ""
+        self._find_bindings_at = 0.0
         self._barrier = barrier
         self._publishes: Batcher[tuple[str, list[str]], PublishResult]
         self._publishes = Batcher(self._flush_publishes, max_bytes=_MAX_BATCH_BYTES)
         self._log = RateLimitedLogger()
         self.events = EventStream()
-        self.subscriptions = Subscriptions(self._listening, self.events)
+        self._locks = SharedLocks(self._listening)
+        self.subscriptions = Subscriptions(self._listening, self.events, self._locks)
         self.queues = Queues(self._publishing, self.subscriptions.scripts, leased)
         self._batchers: Sequence[Batcher[Any, Any]]
-        self._batchers = self.subscriptions.scripts, self._publishes, self.queues.puts
-        self._peers = Peers(scope, barrier, self._publishing, self.subscriptions.scripts)
+        self._batchers = self.subscriptions.scripts, self._locks.calls, self._publishes, self.queues.puts
+        self._peers = Peers(scope, barrier, self._publishing, self._locks)
 
     @property
     def processes(self) -> dict[str, int]:
@@ -104,10 +128,18 @@ class Session:
                     raise error
             await self._start()
         except BaseException as error:
-            self._fail(error if isinstance(error, ListenerClosed) else ListenerClosed(f"{self._address}: {error!r}"))
+            closed = error if isinstance(error, ListenerClosed) else ListenerClosed(self._explain(error))
+            self._fail(closed)
             with anyio.CancelScope(shield=True):
                 await self._close_connections(gracefully=False)
+            if isinstance(error, asyncpg.PostgresError):
+                raise closed from error
             raise
+
+    def _explain(self, error: BaseException) -> str:
+        if isinstance(error, _STATEMENTS_OF_OTHERS):
+            return f"{self._address}: {error.args[0]}. {_POOLED}"
+        return f"{self._address}: {error if isinstance(error, asyncpg.PostgresError) else repr(error)}"
 
     async def _open_connection(self, connection: Connection) -> None:
         await connection.open(cache_statements=self._cache_statements)
@@ -119,10 +151,16 @@ class Session:
         await self._publishing.check_server()
         await self._publishing.prepare()
         await self._verify_notifications()
+        await self._listening.fetch(LISTEN_SETTINGS)
         await self._listening.execute(listen(self._peers.channel))
         self._barrier.start()
         self._taking = self._create_task(self.queues.run())
-        works = *(batcher.run() for batcher in self._batchers), self.queues.maintain(), self._peers.run()
+        works = (
+            *(batcher.run() for batcher in self._batchers),
+            self.queues.maintain(),
+            self._peers.run(),
+            self._locks.run(),
+        )
         self._tasks = list(map(self._create_task, works))
         for connection in self._open_connections:
             connection.watchdog.start()
@@ -138,9 +176,7 @@ class Session:
         await self._listening.execute(unlisten(self._test_channel))
         if not self._notifications_arrive:
             raise ListenerClosed(
-                f"{self._listening.address} does not receive what is notified through {self._address}. A pooler in "
-                f"transaction mode (PgBouncer, RDS Proxy) cannot LISTEN: give the server's own address, or that of a "
-                f"pooler in session mode, as listen_url. Both must lead to the same database"
+                f"{self._listening.address} does not receive what is notified through {self._address}. {_POOLED}"
             )
 
     def _create_task(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
@@ -195,7 +231,10 @@ class Session:
 
     async def count_subscribers(self, group: str) -> int:
         """Return how many nodes count ``group`` among their first subscriptions."""
-        ((count,),) = await self._publishing.fetch(COUNT_SUBSCRIBERS, lock_key(channel_name(group)))
+        try:
+            ((count,),) = await self._publishing.fetch(COUNT_SUBSCRIBERS, lock_key(channel_name(group)))
+        except asyncpg.PostgresError as error:
+            raise ChannelLayerError(f"{self._address}: {error}") from error
         return int(count)
 
     def _on_notification(self, channel: str, payload: str) -> None:
@@ -219,16 +258,30 @@ class Session:
         channels = [channel_name(group) for group, parts in publications for _ in parts]
         payloads = [part for _, parts in publications for part in parts]
         nothing_bound = [PublishResult()] * len(publications)
-        if not self._may_be_bound:
-            ((_, self._may_be_bound),) = await self._publishing.fetch(PUBLISH, channels, payloads)
-            if not self._may_be_bound:
-                return nothing_bound
-            channels, payloads = [], []  # they are sent
-        groups = text_array({group.encode() for group, _ in publications})
         try:
-            rows = await self._publishing.fetch(PUBLISH_TO_BOUND, channels, payloads, groups)
-        except asyncpg.UndefinedTableError:  # the tables were dropped
-            self._may_be_bound = False
+            if not self._bindings_in:
+                ((_, may_be_bound),) = await self._publishing.fetch(PUBLISH, channels, payloads)
+                if not may_be_bound or not await self._find_bindings():
+                    return nothing_bound
+                channels, payloads = [], []  # they are sent
+            statement = in_schema(PUBLISH_TO_BOUND, self._bindings_in)
+            groups = text_array({group.encode() for group, _ in publications})
+            rows = await self._publishing.fetch(statement, channels, payloads, groups)
+        except _BINDINGS_LOST:
+            self._bindings_in = ""
             return await self._flush_publishes(publications) if channels else nothing_bound
+        except asyncpg.PostgresError as error:
+            raise PublishRefused(f"{self._address}: {error}") from error
         bound = bound_queues(rows)
         return [PublishResult(bound_queues=bound.get(group, ())) for group, _ in publications]
+
+    async def _find_bindings(self) -> bool:
+        """Find the table of bindings; where this role may not use it, not again within seconds."""
+        now = asyncio.get_running_loop().time()
+        if now >= self._find_bindings_at:
+            tables = Tables(*(await self._publishing.fetch(FIND_TABLES))[0])
+            if tables.have_bindings():
+                self._bindings_in = tables.schema
+            else:
+                self._find_bindings_at = now + _FIND_BINDINGS_INTERVAL
+        return self._bindings_in != ""

@@ -1,12 +1,14 @@
 """The SQL statements of ``sql/`` by name, those that cannot have parameters, and parameters as the others take them.
 
 The head of each file says what the statement expects and returns. It is not sent: drivers that substitute parameters
-in the text would do so in its comments, too.
+in the text would do so in its comments, too. ``{schema}`` is the schema of the tables; see `in_schema`. Functions have
+theirs, too: another role may have made one of the same name that fits the parameters better.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import lru_cache
 from importlib.resources import files
 
 _FILES = files(__package__) / "sql"
@@ -19,6 +21,9 @@ def _load(name: str) -> str:
 
 BIND = _load("bind")
 COUNT_SUBSCRIBERS = _load("count_subscribers")
+FIND_TABLES = _load("find_tables")
+GRANTS = _load("grants")
+LISTEN_SETTINGS = _load("listen_settings")
 PUBLISH = _load("publish")
 PUBLISH_TO_BOUND = _load("publish_to_bound")
 PURGE = _load("purge")
@@ -27,13 +32,19 @@ PUT_IN_TRANSACTION = _load("put_in_transaction")
 PUT_MANY = _load("put_many")
 REQUEUE = _load("requeue")
 SCHEMA = _load("schema")
-SCHEMA_EXISTS = _load("schema_exists")
 SERVER_STATE = _load("server_state")
 SESSION_SETTINGS = _load("session_settings")
 SWEEP = _load("sweep")
 TAKE = _load("take")
 TRANSACTION_SETTINGS = _load("transaction_settings")
+TRY_LOCKS_SHARED = _load("try_locks_shared")
 UNBIND = _load("unbind")
+
+
+@lru_cache
+def in_schema(statement: str, schema: str) -> str:
+    """Return a statement on the tables in ``schema``."""
+    return statement.replace("{schema}", _quoted(schema))
 
 
 def listen(*channels: str) -> str:
@@ -44,13 +55,8 @@ def unlisten(*channels: str) -> str:
     return "; ".join(f"UNLISTEN {_quoted(channel)}" for channel in channels)
 
 
-def lock_shared(key: int) -> str:
-    """Hold a shared advisory lock until the session ends."""
-    return f"SELECT pg_advisory_lock_shared({key})"
-
-
 def unlock_shared(key: int) -> str:
-    return f"SELECT pg_advisory_unlock_shared({key})"
+    return f"SELECT pg_catalog.pg_advisory_unlock_shared({key})"
 
 
 def text_array(values: Iterable[object]) -> list[str]:
@@ -61,5 +67,5 @@ def text_array(values: Iterable[object]) -> list[str]:
     return [rf"\x{value.hex()}" if isinstance(value, bytes) else str(value) for value in values]
 
 
-def _quoted(channel: str) -> str:
-    return '"' + channel.replace('"', '""') + '"'
+def _quoted(name: str) -> str:
+    return '"' + name.replace('"', '""') + '"'

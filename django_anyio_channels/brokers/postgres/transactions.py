@@ -9,13 +9,20 @@ from ...core.capabilities import QueryGenerator
 from ...core.events import BoundQueue, PublishResult
 from . import statements as sql
 from .payloads import channel_name, encode, lock_key, wake_channel
+from .tables import Tables
 
 
 def publish(group: str, message: bytes, *, encoding: str) -> QueryGenerator[PublishResult]:
     """Notify, and return the bound queues."""
     payloads = encode(message, server_encoding=encoding)
     ((_, may_be_bound),) = yield sql.PUBLISH, ([channel_name(group)] * len(payloads), payloads)
-    rows = (yield sql.PUBLISH_TO_BOUND, ([], [], sql.text_array([group.encode()]))) if may_be_bound else []
+    if not may_be_bound:
+        return PublishResult()
+    ((*row,),) = yield sql.FIND_TABLES, ()
+    tables = Tables(*row)
+    if not tables.have_bindings():
+        return PublishResult()
+    rows = yield sql.in_schema(sql.PUBLISH_TO_BOUND, tables.schema), ([], [], sql.text_array([group.encode()]))
     return PublishResult(bound_queues=bound_queues(rows).get(group, ()))
 
 
@@ -28,16 +35,16 @@ def bound_queues(rows: Iterable[Any]) -> dict[str, list[BoundQueue]]:
     return found
 
 
-def schema_exists() -> QueryGenerator[bool]:
-    """Return whether the tables exist that `put` needs."""
-    ((exists,),) = yield sql.SCHEMA_EXISTS, ()
-    return bool(exists)
-
-
-def put(queue: bytes, message: bytes, *, capacity: int, expiry: float) -> QueryGenerator[bool]:
-    """Append to a queue; return whether there was room."""
+def put(queue: bytes, message: bytes, *, capacity: int, expiry: float) -> QueryGenerator[bool | None]:
+    """Append to a queue; return whether there was room, or None if the tables do not exist."""
+    ((*row,),) = yield sql.FIND_TABLES, ()
+    tables = Tables(*row)
+    tables.require_usable("The connection of this transaction")
+    if not tables.are_complete:
+        return None
     in_text = sql.text_array([queue, message])
-    ((count,),) = yield sql.PUT_IN_TRANSACTION, (*in_text, expiry, capacity, wake_channel(queue))
+    statement = sql.in_schema(sql.PUT_IN_TRANSACTION, tables.schema)
+    ((count,),) = yield statement, (*in_text, expiry, capacity, wake_channel(queue))
     return bool(count)
 
 

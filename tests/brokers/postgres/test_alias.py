@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from django.db import connections
+from django.db.backends.postgresql.base import DatabaseWrapper
 from django.db.utils import ConnectionHandler
 
 from django_anyio_channels import ListenerClosed, PostgreSQLChannelLayer
@@ -92,6 +93,24 @@ async def test_schema_role_and_name(database: Postgres, make: Make) -> None:
     await layer.put("queue", b"", capacity=1, expiry=60)
     tables = database.ask("SELECT DISTINCT schemaname, tableowner FROM pg_tables WHERE tablename LIKE 'django_anyio%'")
     assert tables == [("chat", "clerk")]
+    await layer.disconnect()
+
+
+async def test_a_password_that_expires(database: Postgres, make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The backend of Django fetches one for each connection, as those for RDS IAM and Microsoft Entra do."""
+    database.ask("DROP ROLE IF EXISTS token")
+    database.ask("CREATE ROLE token LOGIN PASSWORD 'first'")
+    layer = make(database, USER="token", PASSWORD="expired")
+    parameters = DatabaseWrapper.get_connection_params
+    for password in ("first", "second"):
+        database.ask(f"ALTER ROLE token PASSWORD '{password}'")
+        monkeypatch.setattr(
+            DatabaseWrapper,
+            "get_connection_params",
+            lambda self, password=password: {**parameters(self), "password": password},
+        )
+        await layer.connect()
+        assert sessions(database, "usename") == [("token",)]
     await layer.disconnect()
 
 

@@ -30,6 +30,8 @@ class Driver:
         return self.closed
 
     async def execute(self, script: str) -> None:
+        if script == "INSERT":
+            raise asyncpg.ReadOnlySQLTransactionError("cannot execute INSERT in a read-only transaction")
         self.closed = True
         raise asyncpg.InternalServerError("the server gave up")
 
@@ -48,3 +50,12 @@ async def test_an_error_that_closed_the_connection_leaves_the_outcome_open() -> 
     await connection.open(cache_statements=True)
     with pytest.raises(DeliveryUnknown, match="postgresql://test/: the server gave up"):
         await connection.execute("SELECT 1")
+
+
+async def test_a_server_that_has_become_a_standby_ends_the_session() -> None:
+    lost: list[ListenerClosed] = []
+    connection = Connection(cast(Address, DriverAddress()), lost.append, probe_interval=60)
+    await connection.open(cache_statements=True)
+    with pytest.raises(DeliveryUnknown, match="in a read-only transaction"):
+        await connection.execute("INSERT")
+    assert len(lost) == 1

@@ -49,6 +49,6 @@ def test_djangos_runner_in_parallel(own_server: Postgres, tmp_path: Path) -> Non
 def test_pytest_django_reuses_the_database(own_server: Postgres) -> None:
     for more in ({}, {"USE_TZ": "0", "CONN_MAX_AGE": "60"}):
         printed = run(own_server, *PYTEST, "--reuse-db", str(OWN / "tests.py"), **more)
-        assert "7 passed" in printed
+        assert "9 passed" in printed
         assert set(re.findall("followed to (.*)", printed)) == {"test_postgres"}
         assert databases(own_server) == {"test_postgres"}

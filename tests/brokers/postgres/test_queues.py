@@ -20,13 +20,14 @@ from django_anyio_channels.brokers.postgres.connection import Connection
 from django_anyio_channels.brokers.postgres.payloads import wake_channel
 from django_anyio_channels.brokers.postgres.queues import Leased, LeasedMessages, Message, Queues
 from django_anyio_channels.brokers.postgres.statements import (
+    FIND_TABLES,
     PURGE,
     PUT,
     REQUEUE,
     SCHEMA,
-    SCHEMA_EXISTS,
     SWEEP,
     TAKE,
+    in_schema,
     listen,
     unlisten,
 )
@@ -57,11 +58,12 @@ class ScriptedConnection:
         self.may_take = asyncio.Event()
 
     async def fetch(self, statement: str, *parameters: object) -> Any:
+        statement = statement.replace('"public"', "{schema}")
         self.sent.append(statement)
         if statement == TAKE:
             await self.may_take.wait()
-        if statement == SCHEMA_EXISTS:
-            return [(True,)]
+        if statement == FIND_TABLES:
+            return [("public", True, None, True, "postgres")]
         if statement == PUT:
             return [(1,)]
         answers = self.answers.get(statement)
@@ -192,7 +194,7 @@ async def test_purge_forgets_only_what_it_names() -> None:
     for name in (b"mine", b"theirs"):
         assert await queues.take(name) == b"1"
     await queues.purge(b"mine")
-    assert connection.sent == [SCHEMA_EXISTS, PURGE]
+    assert connection.sent == [FIND_TABLES, PURGE]
     assert await queues.take(b"theirs") == b"2"
     with anyio.move_on_after(0.05) as scope:
         await queues.take(b"mine")
@@ -309,12 +311,14 @@ async def test_without_the_right_to_make_tables_the_error_has_the_sql(
             with pytest.raises(NotSupported) as caught:
                 await call
             assert layer.address in str(caught.value)
-            assert SCHEMA in str(caught.value)
+            assert in_schema(SCHEMA, "public") in str(caught.value)
         with psycopg.connect(database.url, autocommit=True) as owner:
-            owner.execute(SCHEMA.encode())
-        with pytest.raises(NotSupported, match=r"permission denied .*GRANT them"):
+            owner.execute(in_schema(SCHEMA, "public").encode())
+        with pytest.raises(NotSupported, match="permission denied .*need these rights") as caught:
             await layer.put("q", b"x", capacity=1, expiry=60)
-        database.ask("GRANT ALL ON django_anyio_channels_queue, django_anyio_channels_binding TO guest")
+        _, _, grants = str(caught.value).partition("\n")
+        with psycopg.connect(database.url, autocommit=True) as owner:
+            owner.execute(grants.encode())
         await layer.put("q", b"x", capacity=1, expiry=60)
         assert await layer.take("q") == b"x"
     finally:

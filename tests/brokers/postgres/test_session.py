@@ -5,16 +5,21 @@ from __future__ import annotations
 import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Any
 
 import anyio
+import anyio.to_thread
+import asyncpg
 import pytest
 
 from django_anyio_channels import ListenerClosed, PostgreSQLChannelLayer
 from django_anyio_channels.brokers.common.peers import PeerBarrier
 from django_anyio_channels.brokers.postgres.address import Address
+from django_anyio_channels.brokers.postgres.connection import Connection
 from django_anyio_channels.brokers.postgres.queues import Queues
 from django_anyio_channels.brokers.postgres.session import Session
 from django_anyio_channels.core.events import PublishResult
+from django_anyio_channels.core.exceptions import ChannelLayerError, PublishRefused
 from tests.support.brokers import postgres as brokers
 from tests.support.brokers.server import free_port
 
@@ -73,6 +78,73 @@ async def test_a_pooler_in_transaction_mode_is_recognised(server: brokers.Postgr
             ) as caught:
                 await layer.connect()
             assert str(pooler.server.port) in str(caught.value)
+
+
+async def test_a_pooler_is_recognised_by_the_statements_of_another_process(
+    server: brokers.Postgres, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with brokers.pgbouncer(server, "transaction") as pooler:
+        for _ in range(3):
+            monkeypatch.setattr("asyncpg.connection._uid", 0)  # as in a new process
+            layer = PostgreSQLChannelLayer(pooler.url)
+            with pytest.raises(
+                ListenerClosed, match=r"transaction mode \(PgBouncer, RDS Proxy\).*listen_url"
+            ) as caught:
+                await layer.connect()
+            assert "statement_cache_size" not in str(caught.value)
+
+
+async def test_the_server_ends_a_session_whose_process_reads_no_more(
+    database: brokers.Postgres, connect: Connect
+) -> None:
+    """Its unread notifications would fill the server's queue, and then every commit with a NOTIFY fails."""
+    stopped = await connect(database.url, server_settings={"tcp_user_timeout": "1000"}, probe_interval=1000.0)
+    await stopped.subscribe("g")
+    assert stopped._session is not None
+    driver: Any = stopped._session._listening._driver
+    driver._transport.pause_reading()
+    fill = "SELECT count(pg_notify('g', n || repeat('x', 7900))) FROM generate_series(1, 3000) AS n"
+    listens = "SELECT count(*) FROM pg_stat_activity WHERE pid = %s"
+    with anyio.fail_after(60):
+        while database.ask(listens, stopped.processes["listening"]) != [(0,)]:
+            await anyio.to_thread.run_sync(database.ask, fill)
+        while database.ask("SELECT pg_notification_queue_usage() > 0.001") != [(False,)]:
+            database.ask("NOTIFY g")  # it advances the queue
+    driver._transport.resume_reading()
+
+
+async def test_the_server_gives_up_a_reader_after_half_a_minute(database: brokers.Postgres, connect: Connect) -> None:
+    for options, expected in (({}, "30000"), ({"server_settings": {"tcp_user_timeout": "1min"}}, "60000")):
+        layer = await connect(database.url, **options)
+        assert layer._session is not None
+        assert await layer._session._listening.fetch("SHOW tcp_user_timeout") == [(expected,)]
+
+
+async def test_a_refused_message_names_the_address(
+    database: brokers.Postgres, connect: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    layer = await connect(database.url)
+
+    async def refuse(self: Connection, statement: str, *parameters: object) -> None:
+        raise asyncpg.ProgramLimitExceededError("too many notifications in the NOTIFY queue")
+
+    monkeypatch.setattr(Connection, "fetch", refuse)
+    with pytest.raises(PublishRefused, match=f"{layer.address}: too many notifications"):
+        await layer.publish("g", b"x")
+    with pytest.raises(ChannelLayerError, match=f"{layer.address}: too many notifications"):
+        await layer.count_subscribers("g")
+
+
+async def test_an_error_while_connecting_names_the_address(
+    database: brokers.Postgres, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def refuse(self: Connection) -> None:
+        raise asyncpg.InsufficientPrivilegeError("not allowed")
+
+    monkeypatch.setattr(Connection, "prepare", refuse)
+    layer = PostgreSQLChannelLayer(database.url)
+    with pytest.raises(ListenerClosed, match=f"{layer.address}: not allowed"):
+        await layer.connect()
 
 
 async def test_listen_url_leads_around_a_pooler(database: brokers.Postgres, connect: Connect) -> None:

@@ -2,8 +2,15 @@
 
 from __future__ import annotations
 
+import anyio
+import asyncpg
+import psycopg
 import pytest
 
+from django_anyio_channels.brokers.postgres import subscriptions
+from django_anyio_channels.brokers.postgres.connection import Connection
+from django_anyio_channels.brokers.postgres.payloads import lock_key
+from django_anyio_channels.core.exceptions import SubscriptionRefused
 from tests.support.brokers import postgres as brokers
 
 from .conftest import Connect
@@ -40,3 +47,37 @@ async def test_every_byte_arrives_whatever_the_encoding_of_the_database(
     assert (event.group, event.message) == (group, message)
     await layer.put(group, message, capacity=1, expiry=60)
     assert await layer.take(group) == message
+
+
+async def test_a_lock_that_another_session_holds_delays_only_that_a_node_is_counted(
+    database: brokers.Postgres, connect: Connect, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(subscriptions, "_LOCK_AGAIN_INTERVAL", 0.01)
+    layer = await connect(database.url)
+    with psycopg.connect(database.url) as theirs, anyio.fail_after(30):
+        theirs.execute("SELECT pg_advisory_lock(%s), pg_advisory_lock(%s)", (lock_key("g"), lock_key("left")))
+        for group in ("g", "left"):
+            await layer.subscribe(group)
+        await layer.publish("g", b"x")
+        assert (await layer.next_published()).message == b"x"
+        assert await layer.count_subscribers("g") == 0
+        assert f"a session holds advisory lock {lock_key('g')} exclusively" in caplog.text
+        await layer.unsubscribe("left")
+    with anyio.fail_after(30):
+        while await layer.count_subscribers("g") == 0:
+            await anyio.sleep(0.01)
+    assert await layer.count_subscribers("g") == 1
+    assert await layer.count_subscribers("left") == 0
+
+
+async def test_a_refused_subscription_names_the_address(
+    database: brokers.Postgres, connect: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    layer = await connect(database.url)
+
+    async def refuse(self: Connection, script: str) -> None:
+        raise asyncpg.OutOfMemoryError("out of shared memory")
+
+    monkeypatch.setattr(Connection, "execute", refuse)
+    with pytest.raises(SubscriptionRefused, match=f"{layer.address}: out of shared memory"):
+        await layer.subscribe("g")

@@ -247,6 +247,36 @@ async def test_a_table_that_vanished_is_made_for_a_transaction_too(layer: AnyioC
     assert await numbers(layer, "a-queue", 1) == [1]
 
 
+async def test_tables_of_another_role_are_not_used_in_a_transaction(
+    layer: AnyioChannelLayer, member: str, django: Postgres
+) -> None:
+    await soon(layer.send("a-queue", n(0)))
+    owner = f"role_{django.database}"
+    django.ask(f"CREATE ROLE {owner}")
+    django.ask(f"ALTER TABLE django_anyio_channels_binding OWNER TO {owner}")
+
+    def send() -> None:
+        with transaction.atomic():
+            layer.in_transaction().group_send_sync("room", n(1))
+            with pytest.raises(NotSupported, match=f"belongs to {owner}"):
+                layer.in_transaction().send_sync("a-queue", n(1))
+
+    await in_thread(send)
+    assert await numbers(layer, member, 1) == [1]
+
+
+async def test_a_transaction_whose_search_path_leads_elsewhere(layer: AnyioChannelLayer, django: Postgres) -> None:
+    django.ask("CREATE SCHEMA elsewhere")
+
+    def send() -> None:
+        with transaction.atomic(), connections["default"].cursor() as cursor:
+            cursor.execute("SET LOCAL search_path = elsewhere")
+            with pytest.raises(NotSupported, match="search_path of 'default' in this transaction does not lead to"):
+                layer.in_transaction().send_sync("a-queue", n(1))
+
+    await in_thread(send)
+
+
 async def test_nobody_waits_for_a_transaction_that_lasts(layer: AnyioChannelLayer) -> None:
     def begin() -> None:
         transaction.set_autocommit(False)

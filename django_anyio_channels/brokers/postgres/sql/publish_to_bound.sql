@@ -3,7 +3,8 @@
 -- Returns a row for each binding that has not ended: topic, queue, capacity, seconds a message lives. Where there is
 -- none it returns one row of NULLs.
 WITH sent AS MATERIALIZED (
-    SELECT count(pg_notify(channel, payload)) FROM unnest($1::text[], $2::text[]) AS t(channel, payload)
+    SELECT pg_catalog.count(pg_catalog.pg_notify(channel, payload))
+    FROM unnest($1::text[], $2::text[]) AS t(channel, payload)
 )
-SELECT topic, queue, capacity, expiry FROM sent LEFT JOIN django_anyio_channels_binding
-ON topic = ANY($3::text[]::bytea[]) AND ends > clock_timestamp()
+SELECT topic, queue, capacity, expiry FROM sent LEFT JOIN {schema}.django_anyio_channels_binding
+ON topic = ANY($3::text[]::bytea[]) AND ends > pg_catalog.clock_timestamp()

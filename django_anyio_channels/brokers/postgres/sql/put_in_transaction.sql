@@ -4,12 +4,14 @@
 -- It does without the lock of django_anyio_channels_put: a transaction may last, and nobody else could put meanwhile.
 WITH room AS (
     SELECT FROM (
-        SELECT FROM django_anyio_channels_queue
-        WHERE queue = $1::text::bytea AND expires > clock_timestamp() LIMIT $4::int
-    ) AS waiting HAVING count(*) < $4::int
+        SELECT FROM {schema}.django_anyio_channels_queue
+        WHERE queue = $1::text::bytea AND expires > pg_catalog.clock_timestamp() LIMIT $4::int
+    ) AS waiting HAVING pg_catalog.count(*) < $4::int
 ), added AS (
-    INSERT INTO django_anyio_channels_queue (queue, message, expires)
-    SELECT $1::text::bytea, $2::text::bytea, clock_timestamp() + make_interval(secs => $3::float8) FROM room
+    INSERT INTO {schema}.django_anyio_channels_queue (queue, message, expires)
+    SELECT $1::text::bytea, $2::text::bytea,
+        pg_catalog.clock_timestamp() + pg_catalog.make_interval(secs => $3::float8)
+    FROM room
     RETURNING id
 )
-SELECT count(pg_notify($5::text, '')) FROM added
+SELECT pg_catalog.count(pg_catalog.pg_notify($5::text, '')) FROM added

@@ -3,8 +3,9 @@
 -- channel; and $4 the capacity of every queue.
 -- Returns a row for each queue: the queue, how many of its first messages were accepted.
 -- The queues are locked in their order, so that two of these do not deadlock.
-SELECT queue, django_anyio_channels_put(queue, messages, expiries, $4::int, wake) FROM (
-    SELECT queue, array_agg(message ORDER BY n) AS messages, array_agg(expiry ORDER BY n) AS expiries, wake
+SELECT queue, {schema}.django_anyio_channels_put(queue, messages, expiries, $4::int, wake) FROM (
+    SELECT queue, wake, pg_catalog.array_agg(message ORDER BY n) AS messages,
+        pg_catalog.array_agg(expiry ORDER BY n) AS expiries
     FROM unnest($1::text[]::bytea[], $2::text[]::bytea[], $3::text[]::float8[], $5::text[])
     WITH ORDINALITY AS t(queue, message, expiry, wake, n)
     GROUP BY queue, wake ORDER BY queue OFFSET 0

@@ -12,11 +12,12 @@ from uuid import uuid4
 from asgiref.sync import async_to_sync
 from channels.layers import get_channel_layer
 from django.core.exceptions import SynchronousOnlyOperation
-from django.db import DataError, InternalError, NotSupportedError, ProgrammingError, connection, transaction
+from django.db import DataError, InternalError, NotSupportedError, connection, transaction
 from django.test import TestCase, TransactionTestCase
 from django.test.utils import CaptureQueriesContext
 
 from django_anyio_channels import AnyioChannelLayer
+from django_anyio_channels.core.exceptions import NotSupported
 
 layer: Any = get_channel_layer()
 END = {"type": "end"}
@@ -126,7 +127,7 @@ class ToKnow(TransactionTestCase):
         with transaction.atomic(), connection.cursor() as cursor:
             cursor.execute("SET LOCAL search_path = nowhere")
             layer.in_transaction().group_send_sync(room, N)
-            with self.assertRaisesMessage(ProgrammingError, "django_anyio_channels_queue"), transaction.atomic():
+            with self.assertRaisesMessage(NotSupported, "the search_path of "), transaction.atomic():
                 layer.in_transaction().send_sync(jobs, N)
         assert (received(me), received(jobs)) == ([N], [])
 

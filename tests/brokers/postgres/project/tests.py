@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 from asgiref.sync import async_to_sync
 from channels.layers import get_channel_layer
 from django.db import connection, transaction
-from django.test import TestCase, TransactionTestCase
+from django.test import TestCase, TransactionTestCase, override_settings
 
 from tests.brokers.postgres.project.models import Note
 from tests.support.brokers.server import wait_until
@@ -17,6 +18,20 @@ from tests.support.brokers.server import wait_until
 layer: Any = get_channel_layer()
 # There is no test database yet, so this link leads to the real one.
 layer.group_send_sync("early", {"type": "early"})
+
+OTHER = {"default": {"BACKEND": "django_anyio_channels.AnyioChannelLayer", "CONFIG": {"database": "default"}}}
+paused = asyncio.new_event_loop()
+
+
+def count_connections() -> int:
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "SELECT count(*) FROM pg_stat_activity "
+            "WHERE application_name = 'django-anyio-channels' AND datname = current_database()"
+        )
+        [(count,)] = cursor.fetchall()
+    assert isinstance(count, int)
+    return count
 
 
 async def there_and_back(text: str) -> dict[str, Any]:
@@ -80,6 +95,25 @@ class InTransactionTestCase(Follows, TransactionTestCase):
             note = Note.objects.create(text="a")
             layer.in_transaction().send_sync(channel, {"type": "note", "id": note.pk})
         assert async_to_sync(layer.receive)(channel) == {"type": "note", "id": note.pk}
+
+    def test_a_layer_that_channels_drops_leaves_no_connection(self) -> None:
+        layer.group_send_sync("notes", {"type": "note"})
+        before = count_connections()
+        for _ in range(2):
+            with override_settings(CHANNEL_LAYERS=OTHER):
+                dropped: Any = get_channel_layer()
+                dropped.group_send_sync("notes", {"type": "note"})
+                assert count_connections() > before
+            del dropped
+            wait_until(lambda: count_connections() == before, "its connections are closed")
+
+    def test_a_layer_that_channels_drops_while_its_event_loop_pauses(self) -> None:
+        async def send() -> None:
+            other: Any = get_channel_layer()
+            await other.new_channel()
+
+        with override_settings(CHANNEL_LAYERS=OTHER):
+            paused.run_until_complete(send())
 
     async def test_in_an_asynchronous_test(self) -> None:
         assert await there_and_back("c") == {"type": "note", "text": "c"}
