@@ -15,7 +15,7 @@ from .django.settings import ConfigError, ConfigWarning, LayerFactory, Settings,
 DEFAULT_HOST = "redis://localhost:6379"
 
 _SAME = ("prefix", "expiry", "group_expiry", "capacity", "channel_capacity", "symmetric_encryption_keys")
-_NEW = ("publish_timeout", "max_message_size", "outage_message")
+_NEW = ("publish_timeout", "max_message_size", "mailbox_bytes", "fast_dispatch", "outage_message")
 _WITHOUT_EFFECT = {
     "random_prefix_length": "Leave it out: messages need no random prefix, even equal ones.",
     "serializer_format": "Leave it out: messages are MessagePack, which holds all that JSON can.",
