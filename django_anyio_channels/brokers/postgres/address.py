@@ -19,6 +19,7 @@ import asyncpg
 
 from ...core.exceptions import ListenerClosed
 from ...core.hints import did_you_mean
+from ..common.lookups import keep_lookups_working
 from ..common.urls import read_url, without_secrets
 
 CONNECT_TIMEOUT = 5.0
@@ -85,6 +86,7 @@ class Address:
     async def open(self, on_notification: OnNotification, *, cache_statements: bool) -> NotificationConnection:
         """Log in, once. Raises `ListenerClosed` naming the address and the cure, and leaves nothing open."""
         arguments = {**self._arguments, "statement_cache_size": 100 if cache_statements else 0}
+        keep_lookups_working()
         connecting = asyncpg.connect(**arguments, connection_class=NotificationConnection)
         attempt: asyncio.Future[NotificationConnection] = asyncio.ensure_future(connecting)
         try:

@@ -19,6 +19,7 @@ import hiredis
 from redis.exceptions import RedisError
 
 from ...core.exceptions import ListenerClosed
+from ..common.lookups import keep_lookups_working
 from ..common.watchdog import Watchdog
 from .address import Address
 from .packets import CommandExecutor, encode_command
@@ -76,6 +77,7 @@ class Connection(asyncio.Protocol):
         self._ended: str | None = None
         self._watchdog = Watchdog(math.inf, self.abort, self.end)
         self._transport: asyncio.Transport
+        self._abandoned = False
         self.lost: asyncio.Future[None] = self._loop.create_future()
         """Done when the socket is closed and everything that came over it was handed out."""
 
@@ -143,6 +145,12 @@ class Connection(asyncio.Protocol):
         """Drop the connection because it is not needed any more."""
         self.end("the connection was closed")
 
+    def abandon(self) -> None:
+        """`abort` when connecting was cancelled: uvloop opens the connection nevertheless, if not at once."""
+        self._abandoned = True
+        if hasattr(self, "_transport"):
+            self.abort()
+
     async def close(self) -> None:
         """Close the connection gracefully: what is not sent yet is sent, if the server takes it within a second."""
         self._flush()
@@ -179,6 +187,8 @@ class Connection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
+        if self._abandoned:
+            self.abort()
         self._transport.set_write_buffer_limits(high=2**30)
 
     def data_received(self, data: bytes) -> None:
@@ -255,14 +265,22 @@ async def open_connection(
 
 async def _connect(address: Address, observer: ConnectionObserver | None) -> Connection:
     loop = asyncio.get_running_loop()
+    keep_lookups_working()
+    attempts: list[Connection] = []
 
     def connection() -> Connection:
-        return Connection(str(address), observer)
+        attempts.append(Connection(str(address), observer))
+        return attempts[-1]
 
-    if address.path is not None:
-        return (await loop.create_unix_connection(connection, address.path))[1]
-    host, port = await address.find_server()
-    transport, made = await loop.create_connection(connection, host, port, ssl=address.ssl_context)
+    try:
+        if address.path is not None:
+            return (await loop.create_unix_connection(connection, address.path))[1]
+        host, port = await address.find_server()
+        transport, made = await loop.create_connection(connection, host, port, ssl=address.ssl_context)
+    except BaseException:
+        for attempt in attempts:
+            attempt.abandon()
+        raise
     if address.keepalive is not None:
         keep = transport.get_extra_info("socket")
         keep.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
