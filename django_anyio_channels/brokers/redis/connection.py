@@ -154,9 +154,10 @@ class Connection(asyncio.Protocol):
     async def close(self) -> None:
         """Close the connection gracefully: what is not sent yet is sent, if the server takes it within a second."""
         self._flush()
-        # Closing our end is not enough where a forked child has inherited it.
-        self._transport.write(_QUIT)
-        self._transport.close()
+        if self._ended is None:
+            # Closing our end is not enough where a forked child has inherited it.
+            self._transport.write(_QUIT)
+            self._transport.close()
         await asyncio.wait([self.lost], timeout=1.0)
         self.abort()
 
@@ -180,7 +181,8 @@ class Connection(asyncio.Protocol):
     def _flush(self) -> None:
         self._flush_scheduled = False
         self._last_burst = len(self._outbox)
-        self._transport.write(b"".join(self._outbox))
+        if self._ended is None:  # uvloop raises what asyncio ignores
+            self._transport.write(b"".join(self._outbox))
         self._outbox.clear()
 
     # ---- asyncio.Protocol ---------------------------------------------------------------------------------------

@@ -18,9 +18,12 @@ pytestmark = pytest.mark.anyio
 
 
 class Transport(asyncio.Transport):
-    """Knows whether it was closed."""
+    """Knows whether it was closed, and takes nothing then."""
 
     closed = False
+
+    def write(self, data: bytes | bytearray | memoryview[Any]) -> None:
+        assert not self.closed
 
     def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
         pass
@@ -39,6 +42,21 @@ async def test_a_connection_that_opens_although_connecting_was_cancelled_is_clos
     assert transport.closed
     with pytest.raises(ListenerClosed, match="was closed"):
         connection.require_open()
+
+
+async def test_a_connection_that_has_ended_writes_nothing() -> None:
+    """uvloop raises what asyncio ignores."""
+    connection, transport = Connection("redis://test"), Transport()
+    connection.connection_made(transport)
+    replies = [connection.execute(b"PING") for _ in range(3)]
+    connection.end("enough")
+    await asyncio.sleep(0)
+    for reply in replies:
+        with pytest.raises(ListenerClosed, match="enough"):
+            await reply
+    connection.connection_lost(None)
+    await connection.close()
+    assert transport.closed
 
 
 async def test_a_session_that_is_closed_when_it_has_just_connected_leaves_nothing_open(
