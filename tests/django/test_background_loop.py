@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import _thread
 import asyncio
 import subprocess
 import sys
 import textwrap
 import threading
 from collections.abc import Callable, Iterator
+from types import SimpleNamespace
 
 import pytest
 
-from django_anyio_channels import ChannelClosed, ListenerClosed
+from django_anyio_channels import ChannelClosed, ListenerClosed, NotSupported
 from django_anyio_channels.django import background_loop
 from django_anyio_channels.django.background_loop import BackgroundLoop
 from tests.support.brokers import redis
@@ -101,6 +103,31 @@ def test_a_loop_that_ends_while_it_is_stopped(monkeypatch: pytest.MonkeyPatch) -
     background.loop_if_running = None
     with pytest.raises(ChannelClosed, match="register yours after"):
         background.loop()
+
+
+def test_a_loop_that_ends_after_a_reset_leaves_the_next_one_alone() -> None:
+    background = BackgroundLoop()
+    first, stop, ended = background.loop(), background._stop, background._ended
+    background.reset()
+    second = background.loop()
+    first.call_soon_threadsafe(stop.set)
+    ended.result(TIME_LIMIT)
+    assert background.loop() is second
+    background.stop()
+
+
+def test_green_threads_are_recognised(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Programs that really have them are tested below; they are not measured."""
+    background = BackgroundLoop()
+    patched: Callable[[str], bool] = lambda module: True  # noqa: E731
+    monkeypatch.setitem(sys.modules, "eventlet.patcher", SimpleNamespace(is_monkey_patched=patched))
+    with pytest.raises(NotSupported, match="instead of eventlet"):
+        background.loop()
+    monkeypatch.delitem(sys.modules, "eventlet.patcher")
+    gevent = SimpleNamespace(is_module_patched=patched, get_original=lambda *names: _thread.start_new_thread)
+    monkeypatch.setitem(sys.modules, "gevent.monkey", gevent)
+    assert background.loop().is_running()
+    background.stop()
 
 
 def test_without_file_descriptors_the_caller_gets_the_error(url: str) -> None:

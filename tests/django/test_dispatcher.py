@@ -123,16 +123,16 @@ def test_a_blocked_loop_does_not_keep_other_threads_waiting(in_a_loop: bool) -> 
     thread = threading.Thread(target=lambda: asyncio.run(asyncio.wait_for(serve(), TIME_LIMIT)))
     thread.start()
     assert blocked.wait(TIME_LIMIT)
-    layer.group_add_sync("g", "worker")
     if in_a_loop:
         asyncio.run(send())
     else:
+        layer.group_add_sync("g", "worker")
         for number in range(3):
             layer.group_send_sync("g", {"n": number})
+        assert asyncio.run(layer.receive("worker")) == {"n": 0}
     go_on.set()
     thread.join(TIME_LIMIT)
     assert [message["n"] for message in received] == [0, 1, 2, "last"]
-    assert asyncio.run(layer.receive("worker")) == {"n": 0}
 
 
 def test_sync_methods_are_refused_in_an_event_loop() -> None:
