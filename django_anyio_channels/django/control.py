@@ -105,10 +105,9 @@ class Control:
             if command == "group_add" and not loop.is_closed():
                 raise ListenerClosed("The event loop that made the name of the channel does not run; nothing was done")
             # That layer may have another broker; an inbox of its name is nowhere else.
-            subscribers = await self._channel.count_subscribers(inbox)
-            if subscribers is None:
-                subscribers = (await self._channel.publish_payload(inbox, b"")).receivers
-            idle += (topic == inbox) if subscribers is None else subscribers
+            counted = await self._channel.count_subscribers(inbox)
+            receivers = (await self._channel.publish_payload(inbox, b"")).receivers if counted is None else counted
+            idle += (topic == inbox) if receivers is None else receivers
         return idle
 
     def receive(self, payload: bytes) -> None:

@@ -215,6 +215,9 @@ class Connection(asyncio.Protocol):
 
     def _received_reply(self, reply: Any) -> None:
         if not self._waiting:
+            if isinstance(reply, hiredis.ReplyError):  # such as that there are too many clients
+                self.end(str(reply))
+                return
             raise hiredis.ProtocolError(f"{reply!r}, unasked")
         if self._unsubscribing and self._unsubscribing[0] is self._waiting[0]:
             if reply not in (_UNSUBSCRIBED, [b"pong", _UNSUBSCRIBED]):

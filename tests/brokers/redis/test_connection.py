@@ -59,6 +59,15 @@ async def test_a_connection_that_has_ended_writes_nothing() -> None:
     assert transport.closed
 
 
+async def test_a_server_that_refuses_before_it_is_asked_gives_the_reason() -> None:
+    """On uvloop its words may come first."""
+    connection = Connection("redis://test")
+    connection.connection_made(Transport())
+    connection.data_received(b"-ERR max number of clients reached\r\n")
+    with pytest.raises(ListenerClosed, match=r"redis://test: ERR max number of clients reached$"):
+        connection.require_open()
+
+
 async def test_a_session_that_is_closed_when_it_has_just_connected_leaves_nothing_open(
     server: brokers.Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
