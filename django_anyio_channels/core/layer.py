@@ -53,6 +53,11 @@ class BaseChannelLayer(ABC):
         """Whether `publish` returns the queues that are bound to a group, so that they may be at another broker."""
         return False
 
+    @property
+    def needs_asyncio(self) -> bool:
+        """Whether the layer runs on asyncio's event loops only (uvloop's are such), not on trio's."""
+        return False
+
     @abstractmethod
     async def connect(self) -> None:
         """Begin a session. Raises `ListenerClosed`."""

@@ -47,6 +47,11 @@ def waiter_type() -> NewWaiter:
     return cast(NewWaiter, getattr(loop, "create_future", _EventWaiter))
 
 
+def is_asyncio() -> bool:
+    """Return whether the running event loop is one of asyncio's kind, as uvloop's is."""
+    return waiter_type() is not _EventWaiter
+
+
 class Notifier:
     """Wakes tasks that wait for a change.
 

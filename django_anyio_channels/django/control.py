@@ -15,6 +15,7 @@ import msgspec
 
 from ..core.exceptions import ChannelLayerError, DecodeError, ListenerClosed
 from ..hub.channel import Channel
+from .event_loops import open_in_idle_loops
 from .local_channels import LocalChannels
 from .messages import CONTROL, seal
 from .names import is_channel_of
@@ -67,30 +68,47 @@ class Control:
     async def request(self, topic: str, command: str, group: str = "", channel: str = "") -> None:
         """Send a command to every node that subscribes to ``topic``, and wait until all have carried it out.
 
-        A node that has gone has nothing left to change, so it is not waited for where the broker can tell. Raises
-        `ListenerClosed` if a node does not reply in time, or replies with an error.
+        A node that has gone has nothing left to change, so it is not waited for where the broker can tell. Nor is one
+        of this process whose event loop does not run: it gets the command before all later messages, when it does.
+        Raises `ListenerClosed` if a node does not reply in time, or replies with an error.
         """
         request_id = secrets.token_hex(8)
         replies = self._pending[request_id] = asyncio.Queue()
         errors: list[str | None] = []
         try:
+            idle = await self._count_idle(topic, command)
             subscribers = await self._channel.count_subscribers(topic)
             published = await self._publish(topic, Command(command, request_id, self._node_id, group, channel))
             # A broker may count a monitor among those that received a message.
             receivers = min((number for number in (subscribers, published) if number is not None), default=1)
             try:
                 async with asyncio.timeout(self._timeout):
-                    while len(errors) < receivers:
+                    while len(errors) < receivers - idle:
                         errors.append(await replies.get())
             except TimeoutError:
                 raise ListenerClosed(
-                    f"{len(errors)} of {receivers} nodes replied within {self._timeout:g} s; "
+                    f"{len(errors)} of {receivers - idle} nodes replied within {self._timeout:g} s; "
                     f"the others are gone, or something blocks their event loops"
                 ) from None
         finally:
             del self._pending[request_id]
         for error in filter(None, errors):
             raise ListenerClosed(error)
+
+    async def _count_idle(self, topic: str, command: str) -> int:
+        """Return how many nodes of this process subscribe to ``topic`` in event loops that do not run."""
+        idle = 0
+        for loop, node in open_in_idle_loops():
+            inbox = self._names.inbox(node.id)
+            if node.inbox != inbox or topic not in (self._names.nodes, inbox):
+                continue
+            if command == "group_add" and not loop.is_closed():
+                raise ListenerClosed("The event loop that made the name of the channel does not run; nothing was done")
+            # That layer may have another broker; an inbox of its name is nowhere else.
+            counted = await self._channel.count_subscribers(inbox)
+            receivers = (await self._channel.publish_payload(inbox, b"")).receivers if counted is None else counted
+            idle += (topic == inbox) if receivers is None else receivers
+        return idle
 
     def receive(self, payload: bytes) -> None:
         """Handle a control message that was published to this node or to all. Raises `DecodeError` for a forged one."""
@@ -101,6 +119,11 @@ class Control:
         if isinstance(message, Command):
             if message.command in _CHANNEL_COMMANDS and not is_channel_of(self._node_id, message.channel):
                 raise DecodeError(f"its channel {message.channel!r} is not a channel of this node")
+            # At once, so that it comes before the messages that were sent after it.
+            if message.command == "flush":
+                self._local_channels.flush()
+            elif message.command == "group_discard":
+                self._local_channels.group_discard(self._names.group(message.group), message.channel)
             self._start_soon(self._handle(message))
         elif message.request_id in self._pending:
             self._pending[message.request_id].put_nowait(message.error)
@@ -108,15 +131,11 @@ class Control:
             raise DecodeError("it is a reply to no request of this node")
 
     async def _handle(self, command: Command) -> None:
-        topic, error = self._names.group(command.group), None
+        error = None
         try:
             if command.command == "group_add":
-                await self._local_channels.group_add(topic, command.channel)
-            elif command.command == "group_discard":
-                self._local_channels.group_discard(topic, command.channel)
-            elif command.command == "flush":
-                self._local_channels.flush()
-            else:
+                await self._local_channels.group_add(self._names.group(command.group), command.channel)
+            elif command.command not in ("group_discard", "flush"):
                 error = f"Node {self._node_id} does not know the command {command.command!r}"
         except ChannelLayerError as failure:
             error = str(failure)

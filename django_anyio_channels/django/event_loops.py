@@ -1,10 +1,11 @@
-"""One open resource for each event loop, and the background event loop of the process."""
+"""One open resource for each event loop."""
 
 from __future__ import annotations
 
 import asyncio
 import atexit
 import contextvars
+import itertools
 import os
 import threading
 import weakref
@@ -15,12 +16,13 @@ from typing import Any, Generic, TypeVar
 
 from asgiref.sync import AsyncToSync
 
+from .background_loop import Loop, background
+
 # The first use of anyio would import this inside the server's event loop, and block it for 0.1 s.
 with suppress(ImportError):
     import_module("anyio._backends._asyncio")
 
 T = TypeVar("T")
-Loop = asyncio.AbstractEventLoop
 
 
 class _LoopEntry(Generic[T]):
@@ -31,6 +33,8 @@ class _LoopEntry(Generic[T]):
         self.thread = threading.get_ident()
         self.opened: asyncio.Future[T] = loop.create_future()
         self.task: asyncio.Task[None]
+        self.resource: T | None = None
+        self.is_blocked = False
 
 
 class LoopLocal(Generic[T]):
@@ -68,6 +72,7 @@ class LoopLocal(Generic[T]):
             entry = self._entries.get(loop)
             if entry is None:
                 entry = self._entries[loop] = _LoopEntry(loop)
+                _remember(entry)
                 # A context of its own: the caller's variables and cancel scopes are not the loop's.
                 entry.task = contextvars.Context().run(loop.create_task, self._run(entry))
         return await asyncio.shield(entry.opened)
@@ -77,9 +82,18 @@ class LoopLocal(Generic[T]):
         with self._lock:
             for entry in list(self._entries.values()):
                 loop = entry.loop
-                if loop in self.resources and loop.is_running() and entry.thread != threading.get_ident():
+                is_open = loop in self.resources and loop.is_running() and not entry.is_blocked
+                if is_open and entry.thread != threading.get_ident():
                     return loop
         return background.loop()
+
+    def set_blocked(self, loop: Loop) -> None:
+        """Have `any_other` pass over a loop until it has time again."""
+        entry = self._entries.get(loop)
+        if entry is not None:
+            entry.is_blocked = True
+            with suppress(RuntimeError):  # it has ended meanwhile
+                loop.call_soon_threadsafe(setattr, entry, "is_blocked", False)
 
     def call_count(self) -> int:
         """Count a call from the running loop, and return how many it has made."""
@@ -110,7 +124,7 @@ class LoopLocal(Generic[T]):
     async def _run(self, entry: _LoopEntry[T]) -> None:
         try:
             async with self._opener() as resource:
-                self.resources[entry.loop] = resource
+                self.resources[entry.loop] = entry.resource = resource
                 entry.opened.set_result(resource)
                 await entry.loop.create_future()
         except asyncio.CancelledError:
@@ -122,6 +136,7 @@ class LoopLocal(Generic[T]):
             entry.opened.set_exception(error)
             entry.opened.exception()
         finally:
+            entry.resource = None
             with self._lock:
                 if self._entries.get(entry.loop) is entry:
                     del self._entries[entry.loop]
@@ -150,60 +165,42 @@ def is_async_to_sync_loop() -> bool:
     return asyncio.get_running_loop() in AsyncToSync.loop_thread_executors
 
 
-class BackgroundLoop:
-    """An event loop in a daemon thread, started when first needed and ended with the process."""
-
-    def __init__(self) -> None:
-        self.reset()
-
-    def reset(self) -> None:
-        """Return to the initial state without ending the present loop."""
-        self._lock = threading.Lock()
-        self.loop_if_running: Loop | None = None
-        """The loop, if it was started."""
-        self._thread: threading.Thread | None = None
-        self._stop: asyncio.Event
-
-    def loop(self) -> Loop:
-        """Return the running loop, started if need be."""
-        with self._lock:
-            if self.loop_if_running is None:
-                started = threading.Event()
-                self._thread = threading.Thread(
-                    target=lambda: asyncio.run(self._run(started)), name="django-anyio-channels", daemon=True
-                )
-                self._thread.start()
-                started.wait()
-                assert self.loop_if_running is not None
-            return self.loop_if_running
-
-    def stop(self) -> None:
-        """Cancel the tasks of the loop, and wait for its end."""
-        if self.loop_if_running is not None and self._thread is not None:
-            self.loop_if_running.call_soon_threadsafe(self._stop.set)
-            self._thread.join(timeout=10.0)
-
-    async def _run(self, started: threading.Event) -> None:
-        self.loop_if_running = asyncio.get_running_loop()
-        self._stop = asyncio.Event()
-        started.set()
-        await self._stop.wait()
+_all_entries: dict[int, weakref.ref[_LoopEntry[Any]]] = {}
+_numbers = itertools.count()
 
 
-background = BackgroundLoop()
+def _remember(entry: _LoopEntry[Any]) -> None:
+    for number, gone in _all_entries.copy().items():
+        if gone() is None:
+            _all_entries.pop(number, None)
+    _all_entries[next(_numbers)] = weakref.ref(entry)
+
+
+def open_in_idle_loops() -> list[tuple[Loop, Any]]:
+    """Return the open resources of this process whose event loops do not run, with these loops.
+
+    A loop that was closed without cancelling its tasks leaves its resource open until the garbage collector comes.
+    """
+    entries = [entry for reference in _all_entries.copy().values() if (entry := reference()) is not None]
+    return [
+        (entry.loop, entry.resource) for entry in entries if entry.resource is not None and not entry.loop.is_running()
+    ]
+
+
 _all_loop_locals: weakref.WeakSet[LoopLocal[Any]] = weakref.WeakSet()
 _parent_resources: list[object] = []
 
 
 def _close_at_exit() -> None:
-    background.stop()
+    background.stop_for_good()
     for loop_local in list(_all_loop_locals):
         loop_local._close_idle_loops()
 
 
 def _reset_in_child() -> None:
     # The parent's loops and connections are kept, not closed: closing them here would disturb the parent's.
-    _parent_resources.append(background.loop_if_running)
+    _parent_resources.append((background.loop_if_running, _all_entries.copy()))
+    _all_entries.clear()
     background.reset()
     for loop_local in list(_all_loop_locals):
         _parent_resources.append(loop_local._entries)

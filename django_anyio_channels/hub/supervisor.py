@@ -10,9 +10,9 @@ from typing import TypeVar
 
 import anyio
 
-from ..core.exceptions import ChannelClosed, DeliveryUnknown, ListenerClosed
+from ..core.exceptions import ChannelClosed, DeliveryUnknown, ListenerClosed, NotSupported
 from ..core.layer import BaseChannelLayer
-from ..core.notifier import Notifier, waiter_type
+from ..core.notifier import Notifier, is_asyncio, waiter_type
 from ..core.stats import RateLimitedLogger
 from .session import CHECK_ADDRESS, Backoff, Session, logger
 from .subscriptions import SubscriptionRegistry
@@ -35,6 +35,11 @@ class Supervisor:
         timeout: float,
         backoff: Backoff,
     ) -> None:
+        if layer.needs_asyncio and not is_asyncio():
+            raise NotSupported(
+                f"{type(layer).__name__} runs on asyncio only: use asyncio.run() or anyio.run(backend='asyncio'). "
+                f"InMemoryChannelLayer runs on trio, too"
+            )
         self.layer = layer
         self.session: Session | None = None
         """The session that is up, or None."""

@@ -11,7 +11,7 @@ from typing import cast
 import pytest
 
 from django_anyio_channels.brokers.mqtt.queues.handoff import orphaned_queues
-from django_anyio_channels.django.event_loops import background
+from django_anyio_channels.django.background_loop import background
 
 from .kinds import KINDS, Broker, Kind, MortalBroker
 from .processes import Processes
@@ -70,7 +70,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     measured_kinds = {kind.name for kind in kinds if kind.measured and (kind.name == "memory" or not in_memory)}
 
     def measured(kind: Kind, case: tuple[str, ...]) -> bool:
-        return kind.name in measured_kinds and (once or "encrypted" not in case)
+        return kind.name in measured_kinds and (once or "encrypted" not in case) and "uvloop" not in case
 
     cases = [
         pytest.param(
@@ -100,13 +100,15 @@ def kind(request: pytest.FixtureRequest) -> Kind:
 
 @pytest.fixture
 def anyio_backend(request: pytest.FixtureRequest, kind: Kind) -> tuple[str, dict[str, bool]]:
-    """Parametrised together with the kind: most brokers' drivers are asyncio's.
+    """Parametrised together with the kind: most brokers' drivers are asyncio's, and uvloop is one of its event loops.
 
     asyncio's debug mode doubles the time that everything takes, so one broker has it for all, and not while that is
     measured.
     """
-    if request.param != "asyncio":
-        return request.param, {}
+    if request.param == "trio":
+        return "trio", {}
+    if request.param == "uvloop":
+        return "asyncio", {"use_uvloop": True}
     debug = kind.name == "memory" and request.node.get_closest_marker("unmeasured") is not None
     return request.param, {"debug": debug}
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import threading
 import traceback
@@ -14,7 +15,7 @@ import pytest
 from asgiref.sync import async_to_sync, sync_to_async
 from channels.exceptions import ChannelFull, MessageTooLarge
 
-from django_anyio_channels import AnyioChannelLayer
+from django_anyio_channels import AnyioChannelLayer, ListenerClosed
 
 from .processes import END, TIME_LIMIT, Processes, n, numbers, rest, soon
 
@@ -196,6 +197,35 @@ def test_a_loop_closed_without_cancelling_its_tasks(processes: Processes) -> Non
     asyncio.run(soon(layer.group_send("g", n(3))))
 
 
+@pytest.mark.filterwarnings("ignore::ResourceWarning")  # the loop that was closed too early leaves its connections
+def test_loops_that_do_not_run_are_not_asked(processes: Processes) -> None:
+    layer = processes.new()
+    paused, closed = asyncio.new_event_loop(), asyncio.new_event_loop()
+    channels = [loop.run_until_complete(layer.new_channel()) for loop in (paused, closed)]
+    paused.run_until_complete(layer.group_add("g", channels[0]))
+    paused.run_until_complete(layer.send(channels[0], n(0)))
+    closed.set_exception_handler(lambda loop, context: None)  # asyncio logs the tasks that are left
+    closed.close()
+    asyncio.run(soon(layer.flush()))
+    layer.send_sync(channels[0], n(1))
+    layer.group_send_sync("g", n(2))
+    assert paused.run_until_complete(rest(layer, channels[0])) == [n(1)]
+
+    paused.run_until_complete(layer.group_add("g", channels[0]))
+    layer.group_discard_sync("g", channels[0])
+    layer.group_send_sync("g", n(3))
+    assert paused.run_until_complete(rest(layer, channels[0])) == []
+    with pytest.raises(ListenerClosed, match="does not run"):
+        layer.group_add_sync("g", channels[0])
+    with pytest.raises(ValueError, match="does not run"):
+        async_to_sync(layer.receive)(channels[0])
+    layer.group_add_sync("g", channels[1])
+    paused.run_until_complete(layer.close())
+    paused.close()
+    del closed
+    gc.collect()
+
+
 # ---- synchronous code --------------------------------------------------------------------------------------------
 
 
@@ -273,8 +303,9 @@ async def test_group_calls_in_a_thread_of_an_async_program(processes: Processes)
 
 
 @pytest.mark.anyio
-async def test_sync_methods_on_the_loops_own_thread(processes: Processes) -> None:
+async def test_sync_methods_on_the_loops_own_thread(processes: Processes, monkeypatch: pytest.MonkeyPatch) -> None:
     """Not what one should do, but it must not stand still for ever."""
+    monkeypatch.setenv("DJANGO_ALLOW_ASYNC_UNSAFE", "1")
     layer = processes.new()
     channel = await layer.new_channel()
     await layer.group_add("g", channel)
@@ -286,7 +317,8 @@ async def test_sync_methods_on_the_loops_own_thread(processes: Processes) -> Non
 
 
 @pytest.mark.anyio
-async def test_group_add_sync_on_the_loops_own_thread(processes: Processes) -> None:
+async def test_group_add_sync_on_the_loops_own_thread(processes: Processes, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DJANGO_ALLOW_ASYNC_UNSAFE", "1")
     layer = processes.new(publish_timeout=20.0)
     layer.group_add_sync("g", "normal")
     await layer.group_send("g", n(1))

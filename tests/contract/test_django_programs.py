@@ -11,6 +11,8 @@ import pytest
 
 from tests.support.programs import QUIET_ASYNCIO
 
+from .processes import Processes
+
 BEGINNING = """
 import asyncio, os, sys, threading
 from asgiref.sync import async_to_sync
@@ -23,8 +25,9 @@ async def converse():
     await layer.group_add("g", channel)
     await layer.group_send("g", {{"type": "x"}})
     assert await layer.receive(channel) == {{"type": "x"}}
-    await layer.send("normal", {{"type": "y"}})
-    assert await layer.receive("normal") == {{"type": "y"}}
+    normal = f"normal-{{threading.get_native_id()}}"
+    await layer.send(normal, {{"type": "y"}})
+    assert await layer.receive(normal) == {{"type": "y"}}
     return channel
 
 def publish():
@@ -162,10 +165,54 @@ PROGRAMS = {
 @pytest.mark.usefixtures("measured_programs")
 @pytest.mark.parametrize("program", PROGRAMS)
 def test_a_program_ends_quietly(program: str, tmp_path: Path) -> None:
-    script = tmp_path / "program.py"
-    script.write_text(QUIET_ASYNCIO + BEGINNING.format(arguments="") + textwrap.dedent(PROGRAMS[program]))
+    check_quiet(tmp_path / "program.py", BEGINNING.format(arguments="") + textwrap.dedent(PROGRAMS[program]))
+
+
+EVERYTHING = """
+def in_threads(function):
+    threads = [threading.Thread(target=function) for _ in range(4)]
+    for thread in threads: thread.start()
+    for thread in threads: thread.join()
+
+def outlive_the_main_thread():
+    threading.main_thread().join()
+    layer.group_send_sync("g", {"type": "x"})  # asgiref's async_to_sync needs an executor
+    asyncio.run(converse())
+
+publish()
+asyncio.run(converse())
+in_threads(publish)
+in_threads(lambda: asyncio.run(converse()))
+child = os.fork()
+asyncio.run(converse())
+publish()
+if child:
+    assert os.waitpid(child, 0)[1] == 0
+    threading.Thread(target=outlive_the_main_thread).start()
+"""
+
+EVENT_LOOPS = {
+    "asyncio": "",
+    "uvloop": "import asyncio, uvloop; asyncio.set_event_loop_policy(uvloop.EventLoopPolicy())\n",
+}
+
+
+@pytest.mark.usefixtures("mortal_broker", "distinct_broker")
+@pytest.mark.parametrize("event_loop", EVENT_LOOPS)
+def test_a_program_that_does_everything_on_a_server_ends_quietly(
+    event_loop: str, plain_processes: Processes, tmp_path: Path
+) -> None:
+    """The host has a name: after the end of the main thread, Python's executors look none up."""
+    config = {**plain_processes.config, "url": plain_processes.config["url"].replace("127.0.0.1", "localhost")}
+    arguments = ", ".join(f"{key}={value!r}" for key, value in config.items())
+    check_quiet(tmp_path / "program.py", EVENT_LOOPS[event_loop] + BEGINNING.format(arguments=arguments) + EVERYTHING)
+
+
+def check_quiet(script: Path, program: str) -> None:
+    """Run a program that shall say nothing, not even what Python says in its development mode."""
+    script.write_text(QUIET_ASYNCIO + program)
     options = ["-X", "dev", "-W", "error"]
-    if program == "a fork" and sys.version_info >= (3, 12):
+    if sys.version_info >= (3, 12):
         # Python itself warns of a fork in a process with threads.
         options += ["-W", "ignore:This process:DeprecationWarning"]
     ended = subprocess.run([sys.executable, *options, script], capture_output=True, text=True, timeout=60, check=False)

@@ -38,10 +38,20 @@ def open_files() -> set[str]:
     found = set()
     for number in os.listdir("/proc/self/fd"):
         try:
-            found.add(f"{number} {os.readlink(f'/proc/self/fd/{number}')}")
+            file = os.readlink(f"/proc/self/fd/{number}")
         except FileNotFoundError:
             continue  # the descriptor of the listing itself
+        if file != "/dev/null":  # each of uvloop's event loops keeps one in reserve
+            found.add(f"{number} {file}")
     return found
+
+
+async def only_open(before: set[str]) -> None:
+    """Wait until no other files are open: an event loop closes a socket in one of its next turns."""
+    with anyio.move_on_after(TIME_LIMIT):
+        while open_files() != before:
+            await anyio.lowlevel.checkpoint()
+    assert open_files() == before
 
 
 # ---- 1: connect tries once ---------------------------------------------------------------------------------------
@@ -56,7 +66,7 @@ async def test_1_connect_to_a_dead_broker_names_the_address_and_leaves_nothing_o
     with anyio.fail_after(TIME_LIMIT), pytest.raises(ListenerClosed) as caught:
         await layer.connect()
     assert layer.address in str(caught.value)
-    assert open_files() == before
+    await only_open(before)
 
 
 async def test_1_after_a_failed_connect_the_same_layer_can_connect(mortal_broker: MortalBroker, unique: Unique) -> None:
@@ -79,7 +89,7 @@ async def test_1_a_cancelled_connect_leaves_nothing_open(broker: Broker) -> None
         scope.cancel()
         await layer.connect()
     await layer.disconnect()
-    assert open_files() == before
+    await only_open(before)
 
 
 # ---- 2: disconnect at any time -----------------------------------------------------------------------------------
@@ -173,7 +183,7 @@ async def test_2_disconnect_of_a_half_connected_layer(broker: Broker) -> None:
                     await anyio.lowlevel.checkpoint()
                 await layer.disconnect()
             await layer.disconnect()
-    assert open_files() == before
+    await only_open(before)
 
 
 async def test_2_disconnect_never_raises_for_a_broker_that_is_gone(mortal_broker: MortalBroker) -> None:

@@ -9,7 +9,7 @@ from concurrent.futures import CancelledError
 
 import pytest
 
-from django_anyio_channels import DeliveryUnknown
+from django_anyio_channels import ChannelClosed, DeliveryUnknown
 from django_anyio_channels.django.cross_loop import EventLoopClosed, submit, wait_async, wait_blocking
 
 TIME_LIMIT = 30.0
@@ -109,7 +109,7 @@ def test_a_loop_that_ends_meanwhile_is_an_error(other: OtherThread) -> None:
     other.end()
     with pytest.raises(EventLoopClosed, match="ended meanwhile"):
         wait_blocking(future, TIME_LIMIT)
-    with pytest.raises(RuntimeError, match="closed"):
+    with pytest.raises(ChannelClosed, match="has ended"):
         submit(other.loop, answer, other.discarded.append)
 
 

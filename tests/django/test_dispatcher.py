@@ -7,9 +7,11 @@ import threading
 from typing import Any
 
 import pytest
+from django.core.exceptions import SynchronousOnlyOperation
 
 from django_anyio_channels import AnyioChannelLayer, Channel, ChannelClosed, NotSupported
-from django_anyio_channels.django import event_loops
+from django_anyio_channels.django import dispatcher
+from django_anyio_channels.django.background_loop import BackgroundLoop
 from django_anyio_channels.django.node import Node
 from tests.contract.kinds import RemoteMemoryLayer
 
@@ -30,7 +32,8 @@ def test_a_loop_that_keeps_publishing_gets_a_node_of_its_own() -> None:
 
 
 def test_closing_where_no_background_loop_runs(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(event_loops, "background", event_loops.BackgroundLoop())
+    background = BackgroundLoop()
+    monkeypatch.setattr(dispatcher, "background", background)
     layer = AnyioChannelLayer(layer=RemoteMemoryLayer)
 
     async def main() -> None:
@@ -39,7 +42,7 @@ def test_closing_where_no_background_loop_runs(monkeypatch: pytest.MonkeyPatch) 
         assert layer.statistics()["nodes"] == 0
 
     asyncio.run(main())
-    assert event_loops.background.loop_if_running is None
+    assert background.loop_if_running is None
 
 
 @pytest.mark.parametrize("verb", ["group_add_sync", "group_discard_sync"])
@@ -96,6 +99,58 @@ def test_a_message_for_a_node_that_is_closing_goes_another_way(verb: str, monkey
     asyncio.run(serve(lambda: getattr(layer, f"{verb}_sync")("x", {"n": 1})))
     asyncio.run(serve(lambda: asyncio.run(getattr(layer, verb)("x", {"n": 1}))))
     assert len(calls) == 4
+
+
+@pytest.mark.parametrize("in_a_loop", [False, True])
+def test_a_blocked_loop_does_not_keep_other_threads_waiting(in_a_loop: bool) -> None:
+    layer = AnyioChannelLayer(layer=RemoteMemoryLayer)
+    blocked, go_on = threading.Event(), threading.Event()
+    received: list[Any] = []
+
+    async def serve() -> None:
+        channel = await layer.new_channel()
+        await layer.group_add("g", channel)
+        blocked.set()
+        assert go_on.wait(TIME_LIMIT)
+        received.extend([await layer.receive(channel) for _ in range(3)])
+        await layer.send(channel, {"n": "last"})
+        received.append(await layer.receive(channel))
+
+    async def send() -> None:
+        for number in range(3):
+            await layer.group_send("g", {"n": number})
+
+    thread = threading.Thread(target=lambda: asyncio.run(asyncio.wait_for(serve(), TIME_LIMIT)))
+    thread.start()
+    assert blocked.wait(TIME_LIMIT)
+    if in_a_loop:
+        asyncio.run(send())
+    else:
+        layer.group_add_sync("g", "worker")
+        for number in range(3):
+            layer.group_send_sync("g", {"n": number})
+        assert asyncio.run(layer.receive("worker")) == {"n": 0}
+    go_on.set()
+    thread.join(TIME_LIMIT)
+    assert [message["n"] for message in received] == [0, 1, 2, "last"]
+
+
+def test_sync_methods_are_refused_in_an_event_loop() -> None:
+    layer = AnyioChannelLayer()
+
+    async def main() -> None:
+        for method, arguments in (
+            (layer.send_sync, ("worker", {"n": 1})),
+            (layer.group_send_sync, ("g", {"n": 1})),
+            (layer.group_add_sync, ("g", "worker")),
+            (layer.group_discard_sync, ("g", "worker")),
+        ):
+            with pytest.raises(SynchronousOnlyOperation, match="await the method without _sync"):
+                method(*arguments)
+        await layer.send("worker", {"n": 2})
+        assert await layer.receive("worker") == {"n": 2}
+
+    asyncio.run(main())
 
 
 def test_sync_code_reaches_each_of_several_brokers_in_memory() -> None:

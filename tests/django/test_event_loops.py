@@ -12,7 +12,9 @@ from contextlib import asynccontextmanager
 import pytest
 from asgiref.sync import async_to_sync
 
-from django_anyio_channels.django.event_loops import BackgroundLoop, LoopLocal, is_async_to_sync_loop
+from django_anyio_channels.django import event_loops
+from django_anyio_channels.django.background_loop import BackgroundLoop, background
+from django_anyio_channels.django.event_loops import LoopLocal, is_async_to_sync_loop, open_in_idle_loops
 
 TIME_LIMIT = 30.0
 
@@ -119,8 +121,8 @@ def test_an_error_at_closing_is_reported() -> None:
 def test_closing_closes_the_running_loops_only() -> None:
     opener = Opener()
     loop_local = LoopLocal(opener)
-    background = BackgroundLoop()
-    elsewhere = asyncio.run_coroutine_threadsafe(loop_local.get_or_open(), background.loop()).result(TIME_LIMIT)
+    own = BackgroundLoop()
+    elsewhere = asyncio.run_coroutine_threadsafe(loop_local.get_or_open(), own.loop()).result(TIME_LIMIT)
 
     async def main() -> None:
         mine = await loop_local.get_or_open()
@@ -128,11 +130,11 @@ def test_closing_closes_the_running_loops_only() -> None:
         await loop_local.close_current()
         assert mine != elsewhere
         assert loop_local.all_open() == [elsewhere]
-        assert loop_local.any_other() is background.loop()
-        assert loop_local.resources == {background.loop(): elsewhere}
+        assert loop_local.any_other() is own.loop()
+        assert loop_local.resources == {own.loop(): elsewhere}
 
     asyncio.run(main())
-    background.stop()
+    own.stop()
     assert opener.opened == opener.closed == 2
 
 
@@ -192,21 +194,56 @@ def test_a_loop_of_async_to_sync_is_async_to_sync_loop() -> None:
     assert not asyncio.run(look())
 
 
-def test_the_background_loop_is_one_for_all_threads_and_can_be_reset() -> None:
-    background = BackgroundLoop()
-    background.stop()
-    assert background.loop_if_running is None
-    loops: list[object] = []
-    threads = [threading.Thread(target=lambda: loops.append(background.loop())) for _ in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(TIME_LIMIT)
-    assert len(set(loops)) == 1
-    background.stop()
-    background.reset()
-    assert background.loop() not in loops
-    background.stop()
+def test_resources_in_loops_that_do_not_run_are_known_until_they_are_collected() -> None:
+    loop_local, other = LoopLocal(Opener()), LoopLocal(Opener())
+    paused, closed = asyncio.new_event_loop(), asyncio.new_event_loop()
+    names = {id(paused): "paused", id(closed): "closed"}
+    for loop in (paused, closed):
+        loop.run_until_complete(loop_local.get_or_open())
+        loop.set_exception_handler(lambda loop, context: None)
+    closed.close()
+    del loop
+
+    async def found() -> list[tuple[str, int]]:
+        await other.get_or_open()
+        return [(name, resource) for loop, resource in open_in_idle_loops() if (name := names.get(id(loop)))]
+
+    assert asyncio.run(found()) == [("paused", 1), ("closed", 2)]
+    loop_local._close_idle_loops()
+    assert asyncio.run(found()) == [("closed", 2)]
+    del closed
+    asyncio.run(loop_local.get_or_open())
+    gc.collect()
+    asyncio.run(other.get_or_open())
+    assert len(event_loops._all_entries) == sum(entry() is not None for entry in event_loops._all_entries.values())
+    paused.close()
+
+
+def test_a_blocked_loop_is_passed_over_until_it_has_time() -> None:
+    loop_local = LoopLocal(Opener())
+    other = BackgroundLoop()
+    asyncio.run_coroutine_threadsafe(loop_local.get_or_open(), other.loop()).result(TIME_LIMIT)
+    go_on = threading.Event()
+    other.loop().call_soon_threadsafe(go_on.wait, TIME_LIMIT)
+    assert loop_local.any_other() is other.loop()
+    loop_local.set_blocked(other.loop())
+    assert loop_local.any_other() is background.loop()
+    go_on.set()
+    asyncio.run_coroutine_threadsafe(asyncio.sleep(0), other.loop()).result(TIME_LIMIT)
+    assert loop_local.any_other() is other.loop()
+    ended = other.loop()
+    other.stop()
+    loop_local.set_blocked(ended)
+    assert loop_local.any_other() is background.loop()
+
+
+def test_a_loop_that_ends_while_it_is_set_blocked() -> None:
+    loop_local = LoopLocal(Opener())
+    loop = asyncio.new_event_loop()
+    loop.run_until_complete(loop_local.get_or_open())
+    loop.set_exception_handler(lambda loop, context: None)
+    loop.close()
+    loop_local.set_blocked(loop)
 
 
 def test_a_forked_child_has_no_resources() -> None:
@@ -245,8 +282,8 @@ def test_closing_soon_reaches_loops_that_run_pause_and_are_closed() -> None:
 def test_closing_everywhere_reaches_loops_that_run_and_loops_that_pause() -> None:
     opener = Opener()
     loop_local = LoopLocal(opener)
-    background = BackgroundLoop()
-    asyncio.run_coroutine_threadsafe(loop_local.get_or_open(), background.loop()).result(TIME_LIMIT)
+    own = BackgroundLoop()
+    asyncio.run_coroutine_threadsafe(loop_local.get_or_open(), own.loop()).result(TIME_LIMIT)
     paused = asyncio.new_event_loop()
     paused.run_until_complete(loop_local.get_or_open())
     loop_local.close_all(TIME_LIMIT)
@@ -261,4 +298,4 @@ def test_closing_everywhere_reaches_loops_that_run_and_loops_that_pause() -> Non
     asyncio.run(main())
     assert (opener.opened, opener.closed) == (3, 3)
     paused.close()
-    background.stop()
+    own.stop()

@@ -18,8 +18,12 @@ from django_anyio_channels import (
     Event,
     Gap,
     ListenerClosed,
+    MQTTChannelLayer,
     NotSupported,
     PayloadTooLarge,
+    PostgreSQLChannelLayer,
+    RedisPubSubChannelLayer,
+    RedisStreamsChannelLayer,
     SubscriptionRefused,
 )
 from tests.support.scripted import TIME_LIMIT, ScriptedLayer, Silence, until
@@ -27,6 +31,24 @@ from tests.support.scripted import TIME_LIMIT, ScriptedLayer, Silence, until
 from .helpers import AT_ONCE, check_usable, encoded, hub, open_channel, received
 
 pytestmark = pytest.mark.anyio
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [
+        RedisPubSubChannelLayer("redis://localhost:1"),
+        RedisStreamsChannelLayer("redis://localhost:1"),
+        PostgreSQLChannelLayer("postgresql://localhost:1/shop"),
+        MQTTChannelLayer("mqtt://localhost:1"),
+    ],
+    ids=lambda layer: layer.address,
+)
+@pytest.mark.parametrize("anyio_backend", ["trio"])
+async def test_layers_of_asyncio_are_refused_on_trio(layer: BaseChannelLayer) -> None:
+    with anyio.fail_after(TIME_LIMIT):
+        with pytest.raises(NotSupported, match=f"{type(layer).__name__} runs on asyncio only"):
+            async with Channel(layer):
+                pass
 
 
 # ---- supervision -------------------------------------------------------------------------------------------------

@@ -18,6 +18,7 @@ from typing import Any, Protocol, cast
 import anyio
 
 from ...core.exceptions import DeliveryUnknown, ListenerClosed, PayloadTooLarge
+from ..common.lookups import keep_lookups_working
 from ..common.watchdog import Watchdog
 from . import packets
 from .address import MQTTOptions
@@ -52,6 +53,7 @@ async def open_connection(options: MQTTOptions, observer: ConnectionObserver) ->
     """
     connection = MQTTConnection(options, observer)
     try:
+        keep_lookups_working()
         await asyncio.get_running_loop().create_connection(
             lambda: connection, options.host, options.port, ssl=options.ssl_context()
         )
@@ -154,7 +156,8 @@ class MQTTConnection(asyncio.Protocol):
                     await asyncio.shield(self._lost)
             finally:
                 self._transport.abort()
-            await asyncio.shield(self._lost)
+            with anyio.move_on_after(_CLOSE_SECONDS):
+                await asyncio.shield(self._lost)  # uvloop does not report it if connecting was cancelled
 
     def check(self) -> None:
         """Raise `ListenerClosed` if the connection is over."""

@@ -77,6 +77,10 @@ class MQTTChannelLayer(BaseChannelLayer):
         self._session: Session | None = None
 
     @property
+    def needs_asyncio(self) -> bool:
+        return True
+
+    @property
     def address(self) -> str:
         return self._options.address
 

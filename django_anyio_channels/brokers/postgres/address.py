@@ -20,6 +20,7 @@ import asyncpg
 
 from ...core.exceptions import ListenerClosed
 from ...core.options import check_options, refuse_unknown_options
+from ..common.lookups import keep_lookups_working
 from .options import OPTIONS as TYPES
 from .parameters import address_text, read_parameters
 
@@ -90,6 +91,7 @@ class Address:
 
     async def open(self, on_notification: OnNotification, *, cache_statements: bool) -> NotificationConnection:
         """Log in, once. Raises `ListenerClosed` naming the address and the cure, and leaves nothing open."""
+        keep_lookups_working()
         attempt = asyncio.ensure_future(self._connect(100 if cache_statements else 0))
         try:
             await asyncio.wait([attempt])

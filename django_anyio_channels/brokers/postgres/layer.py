@@ -65,6 +65,10 @@ class PostgreSQLChannelLayer(BaseChannelLayer):
         self._session: Session | None = None
 
     @property
+    def needs_asyncio(self) -> bool:
+        return True
+
+    @property
     def address(self) -> str:
         return str(self._address)
 

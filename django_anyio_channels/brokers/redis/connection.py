@@ -18,6 +18,7 @@ import anyio
 import hiredis
 
 from ...core.exceptions import ListenerClosed
+from ..common.lookups import keep_lookups_working
 from ..common.watchdog import Watchdog
 from .address import Address
 from .packets import CommandExecutor, encode_command
@@ -79,6 +80,7 @@ class Connection(asyncio.Protocol):
         self._ended: str | None = None
         self._watchdog = Watchdog(math.inf, self.abort, self.end)
         self._transport: asyncio.Transport
+        self._abandoned = False
         self.lost: asyncio.Future[None] = self._loop.create_future()
         """Done when the socket is closed and everything that came over it was handed out."""
 
@@ -146,12 +148,19 @@ class Connection(asyncio.Protocol):
         """Drop the connection because it is not needed any more."""
         self.end("the connection was closed")
 
+    def abandon(self) -> None:
+        """`abort` when connecting was cancelled: uvloop opens the connection nevertheless, if not at once."""
+        self._abandoned = True
+        if hasattr(self, "_transport"):
+            self.abort()
+
     async def close(self) -> None:
         """Close the connection gracefully: what is not sent yet is sent, if the server takes it within a second."""
         self._flush()
-        # Closing our end is not enough where a forked child has inherited it.
-        self._transport.write(_QUIT)
-        self._transport.close()
+        if self._ended is None:
+            # Closing our end is not enough where a forked child has inherited it.
+            self._transport.write(_QUIT)
+            self._transport.close()
         await asyncio.wait([self.lost], timeout=1.0)
         self.abort()
 
@@ -175,13 +184,16 @@ class Connection(asyncio.Protocol):
     def _flush(self) -> None:
         self._flush_scheduled = False
         self._last_burst = len(self._outbox)
-        self._transport.write(b"".join(self._outbox))
+        if self._ended is None:  # uvloop raises what asyncio ignores
+            self._transport.write(b"".join(self._outbox))
         self._outbox.clear()
 
     # ---- asyncio.Protocol ---------------------------------------------------------------------------------------
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
+        if self._abandoned:
+            self.abort()
         self._transport.set_write_buffer_limits(high=2**30)
 
     def data_received(self, data: bytes) -> None:
@@ -206,6 +218,9 @@ class Connection(asyncio.Protocol):
 
     def _received_reply(self, reply: Any) -> None:
         if not self._waiting:
+            if isinstance(reply, hiredis.ReplyError):  # such as that there are too many clients
+                self.end(str(reply))
+                return
             raise hiredis.ProtocolError(f"{reply!r}, unasked")
         if self._unsubscribing and self._unsubscribing[0] is self._waiting[0]:
             if reply not in (_UNSUBSCRIBED, [b"pong", _UNSUBSCRIBED]):
@@ -263,13 +278,21 @@ async def _log_in(connection: Connection, address: Address, commands: tuple[byte
 
 async def _connect(address: Address, observer: ConnectionObserver | None, subscribes: bool) -> Connection:
     loop = asyncio.get_running_loop()
+    keep_lookups_working()
+    attempts: list[Connection] = []
 
     def connection() -> Connection:
-        return Connection(str(address), observer, subscribes=subscribes)
+        attempts.append(Connection(str(address), observer, subscribes=subscribes))
+        return attempts[-1]
 
-    if address.path is not None:
-        return (await loop.create_unix_connection(connection, address.path))[1]
-    transport, made = await loop.create_connection(connection, address.host, address.port, ssl=address.ssl_context)
+    try:
+        if address.path is not None:
+            return (await loop.create_unix_connection(connection, address.path))[1]
+        transport, made = await loop.create_connection(connection, address.host, address.port, ssl=address.ssl_context)
+    except BaseException:
+        for attempt in attempts:
+            attempt.abandon()
+        raise
     if address.keepalive is not None:
         keep = transport.get_extra_info("socket")
         keep.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)

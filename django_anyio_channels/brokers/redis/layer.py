@@ -75,6 +75,10 @@ class RedisPubSubChannelLayer(BaseChannelLayer):
         self._session: Session | None = None
 
     @property
+    def needs_asyncio(self) -> bool:
+        return True
+
+    @property
     def address(self) -> str:
         return str(self._location)
 

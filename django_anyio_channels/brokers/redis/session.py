@@ -81,16 +81,23 @@ class Session:
         try:
             with self._opening:
                 await self._topology.open()
-                self.error = None
-                self._opened = True
-                self._prune_later()
-                self._queues.start(self)
-                self.peers.start(self, self._topology.hash_tags())
+                if self._opening.cancel_called:  # too late: a step that has its answer is not cancelled
+                    with anyio.CancelScope(shield=True):
+                        await self._topology.close()
+                else:
+                    self._begin()
             if not self._opened:
                 raise ListenerClosed(f"{self._topology.address} was disconnected while it connected")
         except ListenerClosed as error:
             self.subscriptions.end(error)
             raise
+
+    def _begin(self) -> None:
+        self.error = None
+        self._opened = True
+        self._prune_later()
+        self._queues.start(self)
+        self.peers.start(self, self._topology.hash_tags())
 
     async def close(self, error: ListenerClosed) -> list[Event[bytes]]:
         """Close the session, gracefully if it is still up. Returns events that were received but not consumed."""

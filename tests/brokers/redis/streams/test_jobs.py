@@ -16,7 +16,7 @@ from channels.layers import BaseChannelLayer, channel_layers
 from channels.worker import Worker
 
 from django_anyio_channels import AnyioChannelLayer, ListenerClosed
-from django_anyio_channels.django.event_loops import background
+from django_anyio_channels.django.background_loop import background
 from tests.brokers.redis.conftest import becomes_true
 from tests.support.brokers import redis as brokers
 
