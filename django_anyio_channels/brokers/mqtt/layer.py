@@ -176,7 +176,8 @@ class MQTTChannelLayer(BaseChannelLayer):
         session = self._connected()
         if not session.has_queues:
             raise NotSupported(
-                f"{self.address}: queues (normal channels) need a broker with shared subscriptions, and a node without "
-                f"session_expiry; use another client_id for them, or Redis or PostgreSQL"
+                f"{self.address}: queues (normal channels) need a broker that has shared subscriptions and retained "
+                f"messages, and a node without session_expiry. Enable them (mosquitto: retain_available), use another "
+                f"client_id for queues, or use Redis or PostgreSQL"
             )
         return session.queues

@@ -89,6 +89,7 @@ class ConnAck(NamedTuple):
     receive_maximum: int = 0xFFFF
     maximum_packet_size: int = LARGEST_PACKET
     maximum_qos: int = 2
+    retain_available: bool = True
     shared_subscriptions: bool = True
     server_keep_alive: int | None = None
     """Seconds; overrides what the CONNECT says."""

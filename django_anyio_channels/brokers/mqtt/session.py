@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from dataclasses import replace
 
 import anyio
 
@@ -16,14 +17,15 @@ from .connection import MQTTConnection, open_connection
 from .inflight import PublishAck
 from .packets import NO_PROPERTIES, Publish, reason_name
 from .queues.client import MQTTQueues
+from .queues.messaging import last_message
 from .subscriptions import Subscription, Subscriptions
 from .topics import to_topic
 
 logger = logging.getLogger("django_anyio_channels")
 
 _NO_LOCAL = 0x04
-_BETWEEN_NODES = 0x21
-"""Options of a SUBSCRIBE: QoS 1 and Retain Handling 2, as nodes retain nothing of what they send to each other."""
+_WITHOUT_RETAINED = 0x20
+"""Options of a SUBSCRIBE; the second is Retain Handling 2."""
 
 
 class Session:
@@ -36,6 +38,8 @@ class Session:
         self.connection: MQTTConnection | None = None
         self.events = EventStream()
         self.queues = MQTTQueues(self)
+        if not options.will and not options.session_expiry:
+            options = replace(options, will=last_message(scope, self.node, min(options.qos, 1)))
         self._options = options
         self._bridge = bridge
         self._subscriptions = Subscriptions(self.address, self.events, persistent=options.session_expiry > 0)
@@ -113,7 +117,8 @@ class Session:
     def has_queues(self) -> bool:
         """Whether the nodes can own queues."""
         # The broker would keep requests for a persistent session's node that has died, and none would be handled.
-        return not self._options.session_expiry and self.live().answer.shared_subscriptions
+        answer = self.live().answer
+        return not self._options.session_expiry and answer.shared_subscriptions and answer.retain_available
 
     def message_received(self, message: Publish, ack_handle: PublishAck | None) -> None:
         """See `ConnectionObserver`."""
@@ -137,7 +142,7 @@ class Session:
             return
         options = self._options.qos | _NO_LOCAL * self._options.no_local
         if subscription.handler is not None:
-            options = _BETWEEN_NODES
+            options = 1 if subscription.retained else 1 | _WITHOUT_RETAINED
         reason = await connection.subscribe(topic_filter, options, subscription.identifier)
         if reason < packets.ERRORS:
             subscription.confirmed = True

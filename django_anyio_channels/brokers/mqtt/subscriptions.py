@@ -36,6 +36,8 @@ class Subscription:
     """Returns the payload for the subscriber, or None for nothing. Without it that is the message's payload."""
     handler: Callable[[bytes], None] | None = None
     """Takes the payloads in place of the event stream."""
+    retained: bool = False
+    """Whether the handler gets what is retained, too."""
     identifier: int = 0
     """The number by which the broker says that a message is for this subscription; set by `Subscriptions.add`."""
     confirmed: bool = False
