@@ -15,6 +15,8 @@ from typing import Any, Generic, TypeVar
 
 from asgiref.sync import AsyncToSync
 
+from .process_end import watch
+
 # The first use of anyio would import this inside the server's event loop, and block it for 0.1 s.
 with suppress(ImportError):
     import_module("anyio._backends._asyncio")
@@ -61,6 +63,7 @@ class LoopLocal(Generic[T]):
     async def get_or_open(self) -> T:
         """Return the resource of the running loop, opened if need be. Raises what opening raises."""
         loop = asyncio.get_running_loop()
+        watch(close_everything)
         with self._lock:
             for closed in [other for other in list(self._entries) if other.is_closed()]:
                 self._entries.pop(closed, None)
@@ -160,6 +163,7 @@ class BackgroundLoop:
 
     def loop(self) -> Loop:
         """Return the running loop, started if need be."""
+        watch(close_everything)
         with self._lock:
             if self.loop_if_running is None:
                 started = threading.Event()
@@ -187,12 +191,22 @@ class BackgroundLoop:
 background = BackgroundLoop()
 _all_loop_locals: weakref.WeakSet[LoopLocal[Any]] = weakref.WeakSet()
 _parent_resources: list[object] = []
+_SECONDS_TO_CLOSE = 5.0
+"""How long SIGTERM waits for an event loop; Docker kills after 10 s."""
 
 
 def _close_at_exit() -> None:
     background.stop()
     for loop_local in list(_all_loop_locals):
         loop_local._close_idle_loops()
+
+
+def close_everything() -> None:
+    """Close the resources of all event loops, from a thread that runs none, because the process ends."""
+    for loop_local in list(_all_loop_locals):
+        with suppress(Exception):  # the process ends, whatever happens
+            loop_local.close_all(_SECONDS_TO_CLOSE)
+    background.stop()
 
 
 def _reset_in_child() -> None:

@@ -1,17 +1,16 @@
 """Which node owns a queue: retained announcements, and the election of an owner.
 
 The owner announces itself at ``owner/<queue>``, to which every node subscribes that uses the queue. The announcement is
-retained, so a newcomer has it when it has subscribed. A node that disconnects announces that its queues are vacant; of
-one that the broker has lost the broker says it, with the node's will. A broker says only by retained messages who has
-announced itself, whoever else subscribes: that a message reaches somebody (no reason code 16) says nothing, because a
-logger may subscribe to every topic.
+retained, so a newcomer gets it when it subscribes. A node that disconnects announces that its queues are vacant, and
+the broker publishes the will of a node that it has lost. Reason code 16 (no matching subscribers) would not do: a
+broker does not return it while a logger subscribes to every topic.
 
 A candidate subscribes to the queue's requests, and then claims the queue at the same topic. All candidates get the
-claims in the broker's order, and the first one wins. Claims are retained, so that whoever subscribes later finds them.
+claims in the broker's order, and the first one wins. Claims are retained, so that a later candidate gets them, too.
 
-An owner that does not answer loses its queue to the next node that needs it. When it comes back, or when a broker that
-keeps no order has let two nodes win, each of them hears of the other one, and the one with the greater name hands its
-queue off.
+An owner that does not reply loses its queue to the next node that needs it. If it comes back, or if a broker that keeps
+no order has let two nodes win, each gets the announcement of the other one, and the node with the greater name hands
+its queue off.
 """
 
 from __future__ import annotations
@@ -39,7 +38,7 @@ ANNOUNCEMENT_SECONDS = 300
 """After which the broker forgets an announcement that is not repeated, so that none stays for ever."""
 _REPEAT_SECONDS = 100.0
 _ASK_SECONDS = 30.0
-"""How long nothing may be heard of an owner before it is asked."""
+"""How long an owner may announce nothing before it is asked."""
 _SILENCE_SECONDS = 4.0
 """How long an owner that was asked may be silent."""
 _IDLE_SECONDS = 60.0
@@ -58,14 +57,14 @@ class Route:
     """Set while there is an owner, and at the end of the session."""
     asked: asyncio.Event = field(default_factory=asyncio.Event)
     """Set when our question is back from the broker, after whatever was retained."""
-    heard_at: float = 0.0
+    confirmed_at: float = 0.0
     silent_since: float | None = None
     """When the owner was asked, if it has not answered yet."""
     task: asyncio.Task[Any] | None = None
     """An election, or the end of this route."""
 
     def set_owner(self, owner: str | None) -> None:
-        self.owner, self.silent_since, self.heard_at = owner, None, monotonic()
+        self.owner, self.silent_since, self.confirmed_at = owner, None, monotonic()
         if owner is None:
             self.known.clear()
         else:
@@ -111,7 +110,7 @@ class Elections:
         return topic in self._routes and self._routes[topic].owner is not None
 
     def vacate(self, topic: bytes) -> None:
-        """Note that the queue has no owner: the broker has said that nobody gets its requests."""
+        """Note that the queue has no owner: nobody subscribes to its requests."""
         self._routes[topic].set_owner(None)
 
     def ask(self, topic: bytes) -> None:
@@ -138,14 +137,14 @@ class Elections:
             if topic in self.owners:
                 if not self.owners[topic].is_used() and idle:
                     self._hand_off(topic)
-                elif now - route.heard_at > _REPEAT_SECONDS:
-                    route.heard_at = now
+                elif now - route.confirmed_at > _REPEAT_SECONDS:
+                    route.confirmed_at = now
                     self._messaging.start_soon(self._announce(topic, "owner"))
             elif idle:
                 self._start(route, partial(self._forget, topic, route))
             elif route.silent_since is not None and now - route.silent_since > _SILENCE_SECONDS:
                 route.set_owner(None)
-            elif now - route.heard_at > _ASK_SECONDS:
+            elif now - route.confirmed_at > _ASK_SECONDS:
                 self.ask(topic)
 
     async def give_up(self, topic: bytes) -> QueueOwner | None:
