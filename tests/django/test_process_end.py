@@ -218,8 +218,10 @@ async def test_a_resource_that_does_not_close_keeps_no_other_one(monkeypatch: py
 
     @asynccontextmanager
     async def resource(name: str) -> AsyncIterator[str]:
-        yield name
-        closed.append(name)
+        try:
+            yield name
+        finally:
+            closed.append(name)
 
     stuck, other = (event_loops.LoopLocal(partial(resource, name)) for name in ("stuck", "other"))
     await stuck.get_or_open()
