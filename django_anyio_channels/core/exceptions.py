@@ -14,6 +14,10 @@ class ListenerClosed(ChannelLayerError):
     """
 
 
+class BrokerRefused(ListenerClosed):
+    """A broker runs at the address, and does not let us in; the message says what to change."""
+
+
 class ChannelClosed(ListenerClosed):
     """The `Channel` is not open, or not any more; nothing was done."""
 

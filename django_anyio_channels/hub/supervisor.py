@@ -10,7 +10,7 @@ from typing import TypeVar
 
 import anyio
 
-from ..core.exceptions import ChannelClosed, DeliveryUnknown, ListenerClosed
+from ..core.exceptions import BrokerRefused, ChannelClosed, DeliveryUnknown, ListenerClosed
 from ..core.layer import BaseChannelLayer
 from ..core.notifier import Notifier, waiter_type
 from ..core.stats import RateLimitedLogger
@@ -81,9 +81,10 @@ class Supervisor:
             raise ChannelClosed(f"The Channel to {self.layer.address} is closed")
         if self.session is None:
             reason = self._last_error or "it does not answer"
+            refused = isinstance(self._last_error, BrokerRefused)
+            cure = "" if refused else ". Check that the broker runs and that the address is right"
             raise ListenerClosed(
-                f"No connection to {self.layer.address} for {self._timeout:g} s ({reason}). "
-                f"Check that the broker runs and that the address is right"
+                f"No connection to {self.layer.address} for {self._timeout:g} s ({reason}){cure}"
             ) from self._last_error
         return self.session
 

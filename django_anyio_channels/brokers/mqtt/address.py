@@ -10,6 +10,7 @@ from uuid import uuid4
 
 import msgspec
 
+from ...core.exceptions import BrokerRefused, ListenerClosed
 from ...core.hints import did_you_mean
 from ..common.urls import host_and_port, read_url, without_secrets
 from .packets import CONNECT, Will, pack_packet, pack_properties, pack_text
@@ -57,6 +58,26 @@ class MQTTOptions:
         if self.cert_file:
             context.load_cert_chain(self.cert_file, self.key_file)
         return context
+
+    @property
+    def why_closed(self) -> str:
+        """Why a broker may end a connection before it has answered."""
+        tls = "" if self.tls else "wants TLS at this port (use mqtts://), "
+        return f"It {tls}speaks no MQTT 5 there, or has as many clients as it takes (mosquitto: max_connections)"
+
+    @property
+    def user(self) -> str:
+        """How errors call the user."""
+        return f"user {self.username!r}" if self.username else "anonymous users"
+
+    def explain(self, error: OSError) -> ListenerClosed:
+        """Return what to raise for an error of connecting."""
+        text = f"{self.address}: {error}" if str(error) else f"{self.address}: {type(error).__name__}"
+        if isinstance(error, ssl.SSLCertVerificationError):
+            text += ". Name the authority that signed its certificate as ca_file, and the host as the certificate does"
+        elif self.tls and isinstance(error, (ssl.SSLError, ConnectionResetError)):
+            text += ". It may not speak TLS at this port (use mqtt://), or wants a certificate (cert_file, key_file)"
+        return BrokerRefused(text) if isinstance(error, ssl.SSLError) else ListenerClosed(text)
 
     def connect_packet(self) -> bytes:
         """Encode the CONNECT."""

@@ -102,7 +102,7 @@ class MQTTConnection(asyncio.Protocol):
         self._lost.set_result(None)
         reason = f"the connection broke ({exc})" if exc else "the broker closed the connection"
         if not self._answered.done():
-            reason += " before it answered; it must speak MQTT 5, and with TLS if the URL is mqtts://"
+            reason += f" before it answered. {self._options.why_closed}"
         self.fail(reason)
 
     async def handshake(self) -> None:

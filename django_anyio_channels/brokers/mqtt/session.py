@@ -8,7 +8,14 @@ from dataclasses import replace
 
 import anyio
 
-from ...core.exceptions import ChannelLayerError, ListenerClosed, PayloadTooLarge, PublishRefused, SubscriptionRefused
+from ...core.exceptions import (
+    BrokerRefused,
+    ChannelLayerError,
+    ListenerClosed,
+    PayloadTooLarge,
+    PublishRefused,
+    SubscriptionRefused,
+)
 from ..common.event_stream import EventStream
 from . import packets
 from .address import MQTTOptions
@@ -26,6 +33,28 @@ logger = logging.getLogger("django_anyio_channels")
 _NO_LOCAL = 0x04
 _WITHOUT_RETAINED = 0x20
 """Options of a SUBSCRIBE; the second is Retain Handling 2."""
+
+
+_LIMITED = "It lets nobody in for now, or not so many clients: raise its limits (mosquitto: max_connections)"
+_CURES = {
+    0x82: "Check that receive_maximum and keepalive are what the broker takes",
+    0x85: "Use another client_id: this one is invalid there, or not this user's",
+    0x86: "Check username and password",
+    0x87: "Check username and password, and what the access control allows {user}, for the will too",
+    0x88: _LIMITED,
+    0x89: _LIMITED,
+    0x8A: "An administrator has banned this client, by its user name, client_id or address",
+    0x8C: "It wants another way to log in than username and password",
+    0x90: "Correct the topic of the will",
+    0x95: "The CONNECT packet is too large: use a shorter client_id, password or will",
+    0x97: _LIMITED,
+    0x99: "Correct the payload of the will",
+    0x9A: "It retains no messages: use a will without retain",
+    0x9C: "Use the address of the other server",
+    0x9D: "Use the address of the other server",
+    0x9F: _LIMITED,
+}
+"""What to do about a refused CONNECT, by its reason code."""
 
 
 class Session:
@@ -61,7 +90,7 @@ class Session:
             with anyio.CancelScope(shield=True):
                 await self._end()
             if isinstance(error, OSError):
-                raise ListenerClosed(f"{self.address}: {error}") from error
+                raise self._options.explain(error) from error
             raise
 
     async def _connect(self) -> None:
@@ -70,17 +99,15 @@ class Session:
         self.connection = await open_connection(self._options, self)
         answer, qos = self.connection.answer, self._options.qos
         if answer.reason == packets.UNSUPPORTED_PROTOCOL_VERSION:
-            raise ListenerClosed(
+            raise BrokerRefused(
                 f"{self.address} speaks only MQTT 3.1.1; this layer needs MQTT 5: enable it there, or use a broker "
                 f"that has it, such as mosquitto since 1.6, EMQX, HiveMQ or VerneMQ"
             )
+        if answer.maximum_qos < qos or answer.reason == packets.QOS_NOT_SUPPORTED:
+            raise BrokerRefused(f"{self.address} offers no QoS {qos}; use qos={min(answer.maximum_qos, qos - 1)}")
         if answer.reason != 0:
-            raise ListenerClosed(
-                f"{self.address} refused the connection: {reason_name(answer.reason)}. Check username, password and "
-                f"client_id"
-            )
-        if answer.maximum_qos < qos:
-            raise ListenerClosed(f"{self.address} offers no QoS {qos}; use qos={answer.maximum_qos}")
+            cure = _CURES.get(answer.reason, "The broker's log says more").format(user=self._options.user)
+            raise BrokerRefused(f"{self.address} refused the connection: {reason_name(answer.reason)}. {cure}")
         self._subscriptions.begin(resumed=answer.session_present)
 
     async def close(self) -> None:
@@ -150,7 +177,7 @@ class Session:
         self._subscriptions.remove(topic_filter)
         raise SubscriptionRefused(
             f"{self.address} refused the subscription to {subscription.name}: {reason_name(reason)}. Check what the "
-            f"broker's access control allows user {self._options.username!r} to read"
+            f"broker's access control allows {self._options.user} to read"
         )
 
     async def unsubscribe(self, topic_filter: bytes) -> None:
@@ -172,9 +199,7 @@ class Session:
                 f"{refusal}. It has {len(payload)} bytes: send less, or raise the broker's limit (mosquitto: "
                 f"message_size_limit)"
             )
-        raise PublishRefused(
-            f"{refusal}. Check what the broker's access control allows user {self._options.username!r} to write"
-        )
+        raise PublishRefused(f"{refusal}. Check what the broker's access control allows {self._options.user} to write")
 
     def bridged(self, group: str) -> BridgedGroup | None:
         """Return the topic of a group of devices; None for every other group."""
