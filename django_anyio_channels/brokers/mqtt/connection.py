@@ -154,7 +154,8 @@ class MQTTConnection(asyncio.Protocol):
                     await asyncio.shield(self._lost)
             finally:
                 self._transport.abort()
-            await asyncio.shield(self._lost)
+            with anyio.move_on_after(_CLOSE_SECONDS):
+                await asyncio.shield(self._lost)  # uvloop does not report it if connecting was cancelled
 
     def check(self) -> None:
         """Raise `ListenerClosed` if the connection is over."""

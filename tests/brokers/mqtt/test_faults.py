@@ -34,7 +34,7 @@ from tests.support.brokers import mosquitto
 from tests.support.brokers.mosquitto import USERNAME, Mosquitto
 from tests.support.layers import TIME_LIMIT
 
-from .conftest import Connect
+from .conftest import Connect, on_uvloop_too
 
 pytestmark = pytest.mark.anyio
 
@@ -148,6 +148,7 @@ async def test_a_message_to_a_frozen_broker_raises_instead_of_hanging(connect: C
             assert layer.address in str(caught.value)
 
 
+@on_uvloop_too
 async def test_a_frozen_broker_does_not_let_us_in() -> None:
     broker = mosquitto.mosquitto()
     with mosquitto.running(broker):
@@ -158,6 +159,7 @@ async def test_a_frozen_broker_does_not_let_us_in() -> None:
             assert layer.address in str(caught.value)
 
 
+@on_uvloop_too
 async def test_connecting_anew_ends_an_attempt_that_still_waits() -> None:
     broker = mosquitto.mosquitto()
     with mosquitto.running(broker):
@@ -459,6 +461,7 @@ async def test_a_resumed_session_does_not_wait_for_ever_for_subscribers(
 # ---- queues ------------------------------------------------------------------------------------------------------
 
 
+@on_uvloop_too
 async def test_queues_survive_the_death_of_the_broker(connect: Connect) -> None:
     broker = mosquitto.mosquitto()
     with mosquitto.running(broker):
@@ -612,6 +615,7 @@ async def test_an_owner_that_does_not_answer_loses_its_queue(
             await until(lambda: (b"silent" in owners(owner)) != (b"silent" in owners(reader)))
 
 
+@on_uvloop_too
 async def test_a_reader_outlives_the_owner_of_its_queue(broker: Mosquitto, connect: Connect) -> None:
     owner, reader, writer = [await connect(broker.url) for _ in range(3)]
     await owner.put("orphan", b"first", capacity=100, expiry=60)

@@ -31,7 +31,7 @@ from tests.support.brokers import mosquitto
 from tests.support.brokers.mosquitto import USERNAME, Mosquitto
 from tests.support.layers import TIME_LIMIT
 
-from .conftest import Connect
+from .conftest import Connect, on_uvloop_too
 from .translating import translating
 
 pytestmark = pytest.mark.anyio
@@ -53,6 +53,7 @@ async def test_every_quality_of_service(broker: Mosquitto, connect: Connect, sen
     assert [event.message for event in await read(reader, 200)] == [b"%d" % number for number in range(200)]
 
 
+@on_uvloop_too
 @pytest.mark.parametrize("qos", [0, 1, 2])
 async def test_groups_and_patterns(broker: Mosquitto, connect: Connect, qos: int) -> None:
     layer = await connect(broker.url, qos=qos)
@@ -157,6 +158,7 @@ async def test_groups_whose_checksums_are_the_same_are_distinguished(
         assert await read(layer, 1) == [Event(name, name.encode())]
 
 
+@on_uvloop_too
 async def test_one_task_and_many_tasks_keep_their_order(broker: Mosquitto, connect: Connect) -> None:
     reader, writer = await connect(broker.url), await connect(broker.url)
     await reader.subscribe("order")
@@ -359,6 +361,7 @@ async def test_a_message_that_the_broker_refuses_raises(
 # ---- encryption --------------------------------------------------------------------------------------------------
 
 
+@on_uvloop_too
 async def test_tls(encrypted_broker: Mosquitto, connect: Connect) -> None:
     layer = await connect(encrypted_broker.url)
     await layer.subscribe("secret")
@@ -373,6 +376,7 @@ async def test_a_certificate_that_nobody_vouches_for_is_refused(encrypted_broker
     assert layer.address in str(caught.value)
 
 
+@on_uvloop_too
 async def test_a_plain_port_does_not_take_tls(broker: Mosquitto) -> None:
     layer = MQTTChannelLayer(f"mqtts://127.0.0.1:{broker.port}")
     with pytest.raises(ListenerClosed, match=r"may not speak TLS at this port \(use mqtt://\)"):

@@ -14,7 +14,7 @@ import anyio.lowlevel
 import pytest
 from msgspec.msgpack import encode
 
-from django_anyio_channels import DeliveryUnknown, ListenerClosed, PublishRefused
+from django_anyio_channels import DeliveryUnknown, ListenerClosed, PublishRefused, SubscriptionRefused
 from django_anyio_channels.brokers.mqtt.packets import NO_MATCHING_SUBSCRIBERS
 from django_anyio_channels.brokers.mqtt.queues import handoff
 from django_anyio_channels.brokers.mqtt.queues.client import MQTTQueues
@@ -52,6 +52,8 @@ class Node:
 
     async def subscribe(self, subscription: Subscription) -> None:
         await self._round_trip()
+        if (self, subscription.topic_filter) in [(node, each.topic_filter) for node, each in self.table]:
+            return
         self.table.append((self, subscription))
         if subscription.retained and subscription.topic_filter in self.retained:
             assert subscription.handler is not None
@@ -714,3 +716,206 @@ async def test_a_node_that_is_gone_waits_no_longer(nodes: list[Node]) -> None:
     await driver.do()
     assert driver.replies == [("b", 1, "ok"), ("here", 2, "message")]
     assert not driver.owner.readers
+
+
+# ---- who owns a queue --------------------------------------------------------------------------------------------
+
+
+def route_of(node: Node) -> Any:
+    return node.queues.requests.elections._routes[b"jobs"]
+
+
+def owns(node: Node) -> bool:
+    return b"jobs" in node.queues.requests.elections.owners
+
+
+def repeat(node: Node, monkeypatch: pytest.MonkeyPatch, **seconds: float) -> None:
+    """What a node does each second, with other times."""
+    with monkeypatch.context() as patched:
+        for name, value in seconds.items():
+            patched.setattr(f"{QUEUES}.election._{name.upper()}_SECONDS", value)
+        node.queues.requests.elections.repeat()
+
+
+async def test_a_queue_that_nobody_uses_is_forgotten_everywhere(
+    nodes: list[Node], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    owner, reader, _ = nodes
+    await acquaint(owner, reader)
+    await owner.queues.put("jobs", b"expires", 10, 0.001)
+    await until(lambda: not owner.queues.requests.elections.owners[b"jobs"].is_used())
+    for node in (owner, reader):
+        repeat(node, monkeypatch, idle=0.0)
+    await until(lambda: not owns(owner))
+    repeat(owner, monkeypatch, idle=0.0)
+    await until(lambda: not owner.queues.requests.elections._routes)
+    await until(lambda: not reader.queues.requests.elections._routes)
+    assert not owner.retained
+    assert not [each for _, each in owner.table if b"jobs" in each.topic_filter]
+    await acquaint(reader, owner)
+
+
+@pytest.mark.parametrize("used", ["a message", "a reader", "a binding"])
+async def test_a_queue_in_use_is_not_forgotten(nodes: list[Node], used: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    owner, reader, _ = nodes
+    await acquaint(owner, reader)
+    jobs = owner.queues.requests.elections.owners[b"jobs"]
+    if used == "a message":
+        await owner.put(b"second")
+    elif used == "a reader":
+        taking = asyncio.create_task(reader.take())
+        await until(lambda: jobs.readers)
+    else:
+        await reader.queues.bind("news", "jobs", 10, 60.0, 60.0)
+    repeat(owner, monkeypatch, idle=0.0)
+    await anyio.wait_all_tasks_blocked()
+    assert owns(owner)
+    if used == "a reader":
+        await owner.put(b"second")
+        assert await taking == b"second"
+
+
+async def test_a_binding_that_has_expired_keeps_no_queue(nodes: list[Node], monkeypatch: pytest.MonkeyPatch) -> None:
+    owner, _, _ = nodes
+    await owner.queues.bind("news", "jobs", 10, 60.0, 0.0)
+    repeat(owner, monkeypatch, idle=0.0)
+    await until(lambda: not owns(owner))
+    assert not [each for _, each in owner.table if each.topic_filter.endswith(b"news")]
+
+
+async def test_an_announcement_is_repeated(nodes: list[Node], monkeypatch: pytest.MonkeyPatch) -> None:
+    owner, reader, _ = nodes
+    await acquaint(owner, reader)
+    owner.retained.clear()
+    repeat(owner, monkeypatch, repeat=0.0)
+    await until(lambda: OWNER in owner.retained)
+
+
+async def test_what_a_dead_owner_has_left_is_forgotten(nodes: list[Node], monkeypatch: pytest.MonkeyPatch) -> None:
+    owner, reader, _ = nodes
+    await acquaint(owner, reader)
+    await owner.cut()
+    await reader.publish(NODES + b"gone", encode(["gone", "a", 0, []]))
+    assert OWNER in reader.retained
+    repeat(reader, monkeypatch, idle=0.0)
+    await until(lambda: not reader.retained)
+
+
+async def test_an_owner_that_is_quiet_is_asked(nodes: list[Node], monkeypatch: pytest.MonkeyPatch) -> None:
+    owner, reader, _ = nodes
+    await acquaint(owner, reader)
+    route = route_of(reader)
+    before = route.confirmed_at
+    repeat(reader, monkeypatch, ask=0.0)
+    await until(lambda: route.confirmed_at > before)
+    assert route.silent_since is None
+    owner.ignored.add(OWNER)
+    repeat(reader, monkeypatch, ask=0.0)
+    await until(lambda: route.silent_since)
+    repeat(reader, monkeypatch, silence=0.0)
+    assert route.owner is None
+
+
+async def two_owners(nodes: list[Node]) -> None:
+    """As after an election at a broker that does not keep the order."""
+    first, second, _ = nodes
+    await acquaint(first, second)
+    await first.put(b"at the first")
+    route_of(second).set_owner(None)
+    first.ignored.add(OWNER)
+    await second.queues.requests.elections.find_owner(b"jobs")
+    first.ignored.clear()
+    assert owns(first)
+    assert owns(second)
+
+
+@pytest.mark.parametrize("announced", [0, 1])
+async def test_of_two_owners_one_hands_off_to_the_other(
+    nodes: list[Node], announced: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await two_owners(nodes)
+    first, second, third = nodes
+    second.queues.requests.elections.owners[b"jobs"].store.put(b"at the second", 10, 60.0)
+    repeat(nodes[announced], monkeypatch, repeat=0.0)
+    await until(lambda: not owns(second))
+    assert owns(first)
+    assert sorted([await third.take(), await third.take()]) == [b"at the first", b"at the second"]
+    assert third.retained[OWNER].startswith(encode(["owner", "a"])[:8].replace(b"\x92", b"\x94"))
+
+
+async def test_a_queue_is_given_up_once(nodes: list[Node]) -> None:
+    owner, reader, _ = nodes
+    await acquaint(owner, reader)
+    elections = owner.queues.requests.elections
+    given_up = await asyncio.gather(elections.give_up(b"jobs"), elections.give_up(b"jobs"))
+    assert [each is None for each in given_up] == [False, True]
+
+
+async def test_a_hand_off_of_a_queue_that_is_gone_does_nothing(nodes: list[Node]) -> None:
+    owner, reader, _ = nodes
+    await acquaint(owner, reader)
+    hand_offs = owner.queues._hand_offs
+    await asyncio.gather(hand_offs._hand_off(b"jobs"), hand_offs._hand_off(b"jobs"))
+    await acquaint(reader, owner)
+
+
+async def test_what_was_retained_for_a_former_session_says_nothing(nodes: list[Node]) -> None:
+    owner, reader, _ = nodes
+    owner.retained[OWNER] = encode(["owner", "a", 1, []])
+    await acquaint(owner, reader)
+    assert owns(owner)
+
+
+async def test_a_dead_node_is_not_sent_anything_while_all_topics_are_subscribed(nodes: list[Node]) -> None:
+    owner, dead, reader = nodes
+    await acquaint(owner, dead)
+    task = asyncio.create_task(dead.take())
+    await until(lambda: owner.queues.requests.elections.owners[b"jobs"].readers)
+    await reader.listen(NODES + b"node/b", no_reply)  # so the broker does not say that nobody gets it
+    await dead.cut()
+    with pytest.raises(ListenerClosed):
+        await task
+    await reader.publish(NODES + b"gone", encode(["gone", "b", 0, []]))
+    assert not owner.queues.requests.elections.owners[b"jobs"].readers
+    owner.queues.requests.elections.owners[b"jobs"].readers[("b", 7)] = None  # announced at the same moment
+    await owner.put(b"second")
+    assert await reader.take() == b"second"
+    await dead.reconnect()
+    task = asyncio.create_task(dead.take())
+    await until(lambda: owner.queues.requests.elections.owners[b"jobs"].readers)
+    await owner.put(b"third")
+    assert await task == b"third"
+
+
+async def test_only_so_many_dead_nodes_are_remembered(nodes: list[Node], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(f"{QUEUES}.messaging._REMEMBERED_NODES", 2)
+    one, other, _ = nodes
+    for name in ("x", "y", "z", "a"):
+        await other.publish(NODES + b"gone", encode(["gone", name, 0, []]))
+    assert list(one.queues.messaging._gone) == ["y", "z"]
+
+
+async def test_a_broker_that_does_not_let_a_node_read_is_named(
+    nodes: list[Node], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(f"{QUEUES}.election._ECHO_SECONDS", 0.01)
+    nodes[0].ignored.add(OWNER)
+    with pytest.raises(SubscriptionRefused, match=r"the owner of queue jobs\. Check .* read and write the topics"):
+        await nodes[0].put(b"x")
+
+
+async def test_a_node_that_leaves_does_not_wait_long_for_a_successor(
+    nodes: list[Node], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(f"{QUEUES}.election._ADOPTION_SECONDS", 0.01)
+    owner, reader, logger = nodes
+    await acquaint(owner, reader)
+    await owner.put(b"kept")
+    for node in (reader, logger):
+        await node.cut()
+    await logger.reconnect()
+    logger.table[:] = [entry for entry in logger.table if entry[0] is not logger]
+    await logger.listen(NODES + b"successors", no_reply)
+    await owner.disconnect()
+    await reader.reconnect()
+    assert await reader.take() == b"kept"

@@ -25,6 +25,8 @@ from typing import Any, TypeVar
 
 import anyio
 
+from ....core.exceptions import SubscriptionRefused
+from ..topics import to_group
 from .messaging import CLEARED, Message, Messaging
 from .owner import VERBS, QueueOwner
 
@@ -44,6 +46,8 @@ _SILENCE_SECONDS = 4.0
 _IDLE_SECONDS = 60.0
 """After which a queue that nobody uses is forgotten."""
 _ADOPTION_SECONDS = 1.0
+_ECHO_SECONDS = 10.0
+"""How long the broker may take to deliver to this node what it publishes."""
 
 
 @dataclass(slots=True, eq=False)
@@ -180,28 +184,37 @@ class Elections:
         await self._messaging.listen(_OWNERS + topic, _VERBS, receive, retained=True)
         route.asked.clear()
         await self._announce(topic, "ask")
-        await route.asked.wait()
+        await self._wait(topic, route.asked)
         if route.owner is not None:
             return
         await self._messaging.listen(requests, VERBS, partial(self._receive_request, topic, route), shared=True)
         try:
             await self._announce(topic, "claim")
-            await route.known.wait()
+            await self._wait(topic, route.known)
             if route.owner == self._node:
                 self.owners.setdefault(topic, QueueOwner(topic, self._messaging))
         finally:
             if topic not in self.owners:
                 await self._messaging.stop_listening(requests, shared=True)
 
+    async def _wait(self, topic: bytes, event: asyncio.Event) -> None:
+        """Wait for what this node has published."""
+        with anyio.move_on_after(_ECHO_SECONDS):
+            await event.wait()
+            return
+        raise SubscriptionRefused(
+            f"{self._messaging.transport.address} does not deliver the announcement of the owner of queue "
+            f"{to_group(topic)}. Check that its access control lets this node read and write the topics between nodes"
+        )
+
     async def _give_up(self, topic: bytes, route: Route) -> QueueOwner:
         await self._messaging.stop_listening(REQUESTS + topic, shared=True)
         await self.owners[topic].close_bindings()
-        owner = self.owners.pop(topic)
         if route.owner == self._node:
             route.set_owner(None)
         await self._announce(topic, "vacant")
         await self._messaging.clear(_OWNERS + topic)
-        return owner
+        return self.owners.pop(topic)
 
     async def _forget(self, topic: bytes, route: Route) -> None:
         if route.owner is None:
