@@ -15,6 +15,8 @@ from ...core.hints import did_you_mean
 from ..common.urls import host_and_port, read_url, without_secrets
 from .packets import CONNECT, Will, pack_packet, pack_properties, pack_text
 
+_MADE_UP = "anyio-"
+"""What each client_id begins with that nobody has chosen."""
 _SCHEMES = {"mqtt": False, "mqtts": True}
 _NOT_IN_THE_QUERY = {"host", "port", "tls", "will", "username", "password"}
 
@@ -40,6 +42,11 @@ class MQTTOptions:
     no_local: bool = False
     receive_maximum: int = 65_535
     will: Will | None = None
+
+    @property
+    def fits_any_connection(self) -> bool:
+        """Whether the broker can have several connections with these options at once."""
+        return self.client_id.startswith(_MADE_UP) and not self.session_expiry
 
     @property
     def address(self) -> str:
@@ -112,7 +119,7 @@ def make_options(url: str | None, **given: Any) -> MQTTOptions:
     return replace(
         options,
         port=options.port or (8883 if options.tls else 1883),
-        client_id=options.client_id or f"anyio-{uuid4().hex[:16]}",
+        client_id=options.client_id or f"{_MADE_UP}{uuid4().hex[:16]}",
     )
 
 

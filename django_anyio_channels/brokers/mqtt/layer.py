@@ -81,6 +81,12 @@ class MQTTChannelLayer(BaseChannelLayer):
         return self._options.address
 
     def set_scope(self, prefix: str) -> None:
+        """See `BaseChannelLayer`. Raises `ValueError` if the options are for one connection only."""
+        if not self._options.fits_any_connection:
+            raise ValueError(
+                "client_id and session_expiry are for one connection, which a Channel has; each event loop of each "
+                "process of a Django project has its own, and the broker would end the connection of the former one"
+            )
         self._scope = prefix
 
     async def connect(self) -> None:

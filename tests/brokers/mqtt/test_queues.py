@@ -919,3 +919,20 @@ async def test_a_node_that_leaves_does_not_wait_long_for_a_successor(
     await owner.disconnect()
     await reader.reconnect()
     assert await reader.take() == b"kept"
+
+
+async def test_a_claim_that_came_late_changes_no_owner(nodes: list[Node]) -> None:
+    owner, reader, late = nodes
+    await acquaint(owner, reader)
+    await late.publish(OWNER, encode(["claim", "c", 7, []]), retain=True)
+    await late.publish(OWNER, encode(["vacant", "c", 7, []]))
+    assert route_of(reader).owner == "a"
+    await until(lambda: late.retained[OWNER] == encode(["owner", "a", owner.queues.requests.elections._number, []]))
+
+
+async def test_a_node_that_leaves_knows_no_owner_of_what_it_has_not_used(nodes: list[Node]) -> None:
+    leaver, other, _ = nodes
+    await leaver.queues.requests.leave()
+    await other.listen(NODES + b"successors", no_reply)
+    with pytest.raises(ListenerClosed, match="there is no other node"):
+        await leaver.put(b"x")
