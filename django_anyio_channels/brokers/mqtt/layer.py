@@ -71,7 +71,17 @@ class MQTTChannelLayer(BaseChannelLayer):
         bridge: Bridge | None = None,
     ) -> None:
         given = {name: value for name, value in locals().items() if name not in ("self", "url", "bridge")}
-        self._options = make_options(url, **given)
+        failure = None
+        try:
+            self._options = make_options(url, **given)
+            self._options.connect_packet()
+        except ValueError as error:
+            failure = error.with_traceback(None)
+        if failure is not None:
+            # Error reports show the variables of frames: none has the password any more.
+            url = password = failure.__context__ = None
+            given.clear()
+            raise failure
         self._bridge = bridge
         self._scope = ""
         self._session: Session | None = None

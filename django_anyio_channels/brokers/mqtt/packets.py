@@ -145,7 +145,7 @@ def _integer(value: int) -> bytes:
 def pack_text(value: str | bytes) -> bytes:
     encoded = value if isinstance(value, bytes) else value.encode()
     if len(encoded) > 0xFFFF:
-        raise ValueError(f"MQTT texts have at most 65535 bytes in UTF-8, not {len(encoded)}: {encoded[:40]!r}...")
+        raise ValueError(f"MQTT texts have at most 65535 bytes in UTF-8, not {len(encoded)}")
     return _pair.pack(len(encoded)) + encoded
 
 
