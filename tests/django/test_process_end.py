@@ -11,12 +11,14 @@ import subprocess
 import sys
 import textwrap
 import threading
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, suppress
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from urllib.request import urlopen
 
 import anyio
 import anyio.to_thread
@@ -81,10 +83,12 @@ PROGRAMS = {
             time.sleep(60)
         """,
 }
-UVICORN = {
-    "uvicorn": ["--loop", "asyncio"],
-    "uvicorn on uvloop": ["--loop", "uvloop"],
-    "workers of uvicorn": ["--workers", "2"],
+UVICORN = ["uvicorn", "--lifespan", "off", "--port", "{port}"]
+SERVERS = {
+    "uvicorn": [*UVICORN, "--loop", "asyncio"],
+    "uvicorn on uvloop": [*UVICORN, "--loop", "uvloop"],
+    "workers of uvicorn": [*UVICORN, "--workers", "2"],
+    "daphne": ["daphne", "-p", "{port}"],
 }
 
 
@@ -105,18 +109,12 @@ async def peer(broker: Mosquitto) -> AsyncIterator[AnyioChannelLayer]:
         await layer.close()
 
 
-def end(program: list[str], broker: Mosquitto, folder: Path, ready: str) -> int:
-    """Start a program, end it by SIGTERM when it prints that it is ready, and return its exit code."""
+def end(program: list[str], broker: Mosquitto, folder: Path, wait: Callable[[Any], None]) -> int:
+    """Start a program, end it by SIGTERM after ``wait`` has returned, and return its exit code."""
     path = os.pathsep.join([*sys.path, str(folder)])
     environment = {**os.environ, "CHANNEL_LAYER_URL": broker.url, "PYTHONPATH": path}
-    pipe = subprocess.PIPE
-    with subprocess.Popen(program, env=environment, stdout=pipe, stderr=subprocess.STDOUT, text=True) as process:
-        assert process.stdout is not None
-        output = ""
-        while ready not in output:
-            line = process.stdout.readline()
-            assert line, output
-            output += line
+    with subprocess.Popen([sys.executable, *program], env=environment, stdout=subprocess.PIPE, text=True) as process:
+        wait(process.stdout)
         process.terminate()
         return process.wait(TIME_LIMIT)
 
@@ -126,33 +124,32 @@ async def test_an_orderly_end_hands_the_queues_off(
     program: str, broker: Mosquitto, peer: AnyioChannelLayer, tmp_path: Path
 ) -> None:
     (tmp_path / "program.py").write_text(BEGINNING + textwrap.dedent(program))
-    command = [sys.executable, str(tmp_path / "program.py")]
-    code = await anyio.to_thread.run_sync(end, command, broker, tmp_path, "ready")
-    assert code == -signal.SIGTERM
+
+    def is_ready(output: Any) -> None:
+        assert output.readline() == "ready\n"
+
+    command = [str(tmp_path / "program.py")]
+    assert await anyio.to_thread.run_sync(end, command, broker, tmp_path, is_ready) == -signal.SIGTERM
     assert await peer.receive("jobs") == {"type": "job"}
 
 
-@pytest.mark.parametrize("options", UVICORN.values(), ids=UVICORN)
+@pytest.mark.parametrize("server", SERVERS.values(), ids=SERVERS)
 async def test_the_end_of_a_server_hands_the_queues_off(
-    options: list[str], broker: Mosquitto, peer: AnyioChannelLayer, tmp_path: Path
+    server: list[str], broker: Mosquitto, peer: AnyioChannelLayer, tmp_path: Path
 ) -> None:
     (tmp_path / "program.py").write_text(BEGINNING)
     port = free_port()
-    command = [sys.executable, "-m", "uvicorn", "program:app", "--lifespan", "off", "--port", str(port), *options]
 
-    async def visit() -> None:
+    def visit(_: object) -> None:
+        deadline = time.monotonic() + TIME_LIMIT
         while True:
-            try:
-                async with await anyio.connect_tcp("127.0.0.1", port) as stream:
-                    await stream.send(b"GET / HTTP/1.0\r\n\r\n")
-                    if await stream.receive():
-                        return
-            except (OSError, anyio.BrokenResourceError, anyio.EndOfStream):
-                await anyio.sleep(0.05)
+            with suppress(OSError), urlopen(f"http://127.0.0.1:{port}/", timeout=TIME_LIMIT):
+                return
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
 
-    async with anyio.create_task_group() as tasks:
-        tasks.start_soon(visit)
-        assert await anyio.to_thread.run_sync(end, command, broker, tmp_path, "GET /") in (0, -signal.SIGTERM)
+    command = ["-m", *[each.format(port=port) for each in server], "program:app"]
+    assert await anyio.to_thread.run_sync(end, command, broker, tmp_path, visit) in (0, -signal.SIGTERM)
     assert await peer.receive("jobs") == {"type": "job"}
 
 

@@ -9,6 +9,8 @@ from typing import NamedTuple
 
 LARGEST_PACKET = 268_435_455
 """Bytes after the fixed header that the protocol can express."""
+LONGEST_TOPIC = 65_535
+"""Bytes of a topic, and of any other text."""
 
 CONNECT, CONNACK, PUBLISH, PUBACK, PUBREC, PUBREL, PUBCOMP = range(0x10, 0x80, 0x10)
 SUBACK, UNSUBACK, PINGRESP, DISCONNECT = 0x90, 0xB0, 0xD0, 0xE0
@@ -144,7 +146,7 @@ def _integer(value: int) -> bytes:
 
 def pack_text(value: str | bytes) -> bytes:
     encoded = value if isinstance(value, bytes) else value.encode()
-    if len(encoded) > 0xFFFF:
+    if len(encoded) > LONGEST_TOPIC:
         raise ValueError(f"MQTT texts have at most 65535 bytes in UTF-8, not {len(encoded)}")
     return _pair.pack(len(encoded)) + encoded
 

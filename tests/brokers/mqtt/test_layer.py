@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import queue
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 from pathlib import Path
@@ -176,6 +176,22 @@ async def test_one_task_and_many_tasks_keep_their_order(broker: Mosquitto, conne
 
 
 BURST = [b"%d" % number for number in range(3000)]
+
+
+async def test_names_that_are_too_long_use_up_nothing(broker: Mosquitto, connect: Connect) -> None:
+    """Between nodes a queue's topic is longer than its name."""
+    layer = await connect(broker.url)
+    outgoing = layer._session.connection._outgoing
+    calls: list[Callable[[], Awaitable[object]]] = [
+        lambda: layer.publish("x" * 65_536, b"x"),
+        lambda: layer.subscribe("x" * 65_536),
+        lambda: layer.put("x" * 65_535, b"x", capacity=1, expiry=60),
+        lambda: layer._session.publish(b"x" * 65_536, b"x"),
+    ]
+    for call in calls:
+        with pytest.raises(ValueError, match="65535"):
+            await call()
+    assert not outgoing._replies
 
 
 async def test_a_burst_respects_the_brokers_receive_maximum(connect: Connect) -> None:

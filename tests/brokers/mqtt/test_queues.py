@@ -501,6 +501,21 @@ async def test_what_no_node_has_published_is_dropped_and_logged(
     assert await taking == b"goes on"
 
 
+async def test_forged_requests_are_logged_at_a_bounded_rate(
+    nodes: list[Node], caplog: pytest.LogCaptureFixture
+) -> None:
+    owner, reader, other_client = nodes
+    await acquaint(owner, reader)
+    owner.forbidden.add(NODES + b"node/evil")
+    for number in range(100):
+        await other_client.publish(JOBS, encode(["put", "evil", number, [b"x", 200, 60.0]]))
+        await other_client.publish(JOBS, encode(["put", "x" * 70_000, number, [b"x", 200, 60.0]]))
+        await other_client.publish(JOBS, b"garbage")
+    await until(lambda: not owner.queues.messaging._tasks)
+    assert 1 <= len(caplog.records) <= 10
+    assert all(len(line) < 1000 for line in caplog.messages)
+
+
 async def test_garbage_for_a_candidate_is_dropped(nodes: list[Node], caplog: pytest.LogCaptureFixture) -> None:
     candidate, other_client, _ = nodes
     candidate.ignored.add(OWNER)

@@ -25,7 +25,7 @@ CLEARED = "cleared"
 _GONE = b"gone"
 _REMEMBERED_NODES = 1000
 
-PartOfTopic = Annotated[str, msgspec.Meta(pattern=r"^[^+#\0]*$")]
+PartOfTopic = Annotated[str, msgspec.Meta(pattern=r"^[^+#\0]*$", max_length=65_535)]
 """Text that makes no filter of the topic that it is put into."""
 
 
