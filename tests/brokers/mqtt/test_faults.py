@@ -519,7 +519,7 @@ async def test_garbage_on_the_topics_of_nodes_ends_no_session(
     with mosquitto.running(broker), anyio.fail_after(TIME_LIMIT):
         owner, other = await connect(broker.url), await connect(broker.url)
         await owner.put("jobs", b"1", capacity=10, expiry=60)
-        for topic in (f"node/{owner._session.node}", "queue/jobs", "successors", "purge", "gone", "owner/later"):
+        for topic in (f"node/{owner._session.node}", "queue/jobs", "successors", "purge", "presence", "owner/later"):
             for payload in (b"", b"\xff" * 100, b"\x93\x01", b"lamp on"):
                 connection = other._session.live()
                 await connection.publish(b"%nodes//" + topic.encode(), payload, qos=1, retain=True, properties=b"\0")

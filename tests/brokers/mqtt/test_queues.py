@@ -147,6 +147,7 @@ async def nodes() -> AsyncIterator[list[Node]]:
         yield made
         for node in made:
             await node.cut()
+        handoff.orphaned_queues.clear()
 
 
 async def acquaint(owner: Node, reader: Node) -> None:
@@ -810,7 +811,7 @@ async def test_what_a_dead_owner_has_left_is_forgotten(nodes: list[Node], monkey
     owner, reader, _ = nodes
     await acquaint(owner, reader)
     await owner.cut()
-    await reader.publish(NODES + b"gone", encode(["gone", "a", 0, []]))
+    await reader.publish(NODES + b"presence", encode(["gone", "a", 0, []]))
     assert OWNER in reader.retained
     repeat(reader, monkeypatch, idle=0.0)
     await until(lambda: not reader.retained)
@@ -890,7 +891,7 @@ async def test_a_dead_node_is_not_sent_anything_while_all_topics_are_subscribed(
     await dead.cut()
     with pytest.raises(ListenerClosed):
         await task
-    await reader.publish(NODES + b"gone", encode(["gone", "b", 0, []]))
+    await reader.publish(NODES + b"presence", encode(["gone", "b", 0, []]))
     assert not owner.queues.requests.elections.owners[b"jobs"].readers
     owner.queues.requests.elections.owners[b"jobs"].readers[("b", 7)] = None  # announced at the same moment
     await owner.put(b"second")
@@ -906,8 +907,8 @@ async def test_only_so_many_dead_nodes_are_remembered(nodes: list[Node], monkeyp
     monkeypatch.setattr(f"{QUEUES}.messaging._REMEMBERED_NODES", 2)
     one, other, _ = nodes
     for name in ("x", "y", "z", "a"):
-        await other.publish(NODES + b"gone", encode(["gone", name, 0, []]))
-    assert list(one.queues.messaging._gone) == ["y", "z"]
+        await other.publish(NODES + b"presence", encode(["gone", name, 0, []]))
+    assert list(one.queues.messaging._presence) == ["y", "z"]
 
 
 async def test_a_broker_that_does_not_let_a_node_read_is_named(
@@ -951,3 +952,39 @@ async def test_a_node_that_leaves_knows_no_owner_of_what_it_has_not_used(nodes: 
     await other.listen(NODES + b"successors", no_reply)
     with pytest.raises(ListenerClosed, match="there is no other node"):
         await leaver.put(b"x")
+
+
+async def test_what_comes_to_a_node_that_has_left_goes_to_another_reader(nodes: list[Node]) -> None:
+    """Its task still waits, and a client that subscribes to everything hides that nobody gets it."""
+    owner, leaver, reader = nodes
+    await acquaint(owner, leaver)
+    waiting = asyncio.create_task(leaver.take())
+    await until(lambda: owner.queues.requests.elections.owners[b"jobs"].readers)
+    await leaver.queues.close()
+    assert not owner.queues.requests.elections.owners[b"jobs"].readers
+    leaver.queues._repeat()  # a second has passed
+    await anyio.wait_all_tasks_blocked()
+    assert not owner.queues.requests.elections.owners[b"jobs"].readers
+    await owner.queues.messaging.reply("b", 1, "message", "jobs", (0.0, 60.0, b"came late"))
+    assert not waiting.done()
+    owner.queues.requests.elections.owners[b"jobs"].readers[("b", 7)] = None  # an announcement that was on its way
+    await owner.put(b"second")
+    assert await reader.take() == b"second"
+    waiting.cancel()
+
+
+async def test_a_message_that_a_node_got_no_more_is_returned_when_it_is_known(nodes: list[Node]) -> None:
+    owner, dead, reader = nodes
+    await acquaint(owner, dead)
+    publish = owner.publish
+
+    async def publish_meanwhile(topic: bytes, payload: bytes, **options: Any) -> int:
+        if topic == NODES + b"node/b":
+            await reader.publish(NODES + b"presence", encode(["gone", "b", 0, []]))
+        return await publish(topic, payload, **options)
+
+    owner.publish = publish_meanwhile  # type: ignore[method-assign]
+    owner.queues.requests.elections.owners[b"jobs"].readers[("b", 7)] = None
+    dead.queues._readers.receive = lambda reply: None  # type: ignore[method-assign]
+    await owner.put(b"second")
+    assert await reader.take() == b"second"

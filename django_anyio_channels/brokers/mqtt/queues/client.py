@@ -17,7 +17,8 @@ process costs all queues. Where this matters, use a broker that has queues: Redi
 
 Topics, in the scope of the prefix (a group's topic never begins so, see `topics`): ``%nodes/<scope>/queue/<queue>`` for
 requests, ``owner/<queue>`` for the announcement of its owner (the only retained one), ``node/<client id>`` for replies,
-``successors`` for queues whose owner disconnects, ``gone`` for the wills of nodes, ``purge``.
+``successors`` for queues whose owner disconnects, ``presence`` for nodes that leave, die (their wills) and come back,
+``purge``.
 """
 
 from __future__ import annotations
@@ -99,8 +100,6 @@ class MQTTQueues:
             with anyio.move_on_after(_CLOSE_SECONDS / 2):
                 await self._readers.close()
             await self._hand_offs.close()
-            # The owners that did not reply learn now that this node takes no messages any more.
-            await self.messaging.stop_listening(REPLIES + self.messaging.node.encode())
 
     def end(self, error: ListenerClosed) -> None:
         """The session is over: fail all calls with ``error``. What is left is kept for the next session."""

@@ -124,9 +124,9 @@ class Elections:
             self._messaging.start_soon(self._announce(topic, "ask"))
 
     def node_gone(self, node: str) -> None:
-        """Note that a node has died: it owns nothing, and waits for nothing."""
+        """Note that a node has gone. It owns nothing, but for this node, whose queues are handed off yet."""
         for route in self._routes.values():
-            if route.owner == node:
+            if route.owner == node != self._node:
                 route.set_owner(None)
         for owner in self.owners.values():
             owner.drop_node(node)

@@ -22,7 +22,9 @@ ENVELOPE_BYTES = 96
 """What a message needs at most on its way between nodes, besides itself and the names of topics and nodes."""
 CLEARED = "cleared"
 """The verb of an empty message, with which a retained one is cleared."""
-_GONE = b"gone"
+_PRESENCE = b"presence"
+_LEAVING = 1
+"""The number of the announcement of a node that leaves. The will has another one."""
 _REMEMBERED_NODES = 1000
 
 PartOfTopic = Annotated[str, msgspec.Meta(pattern=r"^[^+#\0]*$", max_length=65_535)]
@@ -79,7 +81,7 @@ def _topics(scope: str) -> bytes:
 
 def last_message(scope: str, node: str, qos: int) -> Will:
     """Return what the broker is to say when it has lost a node."""
-    return Will((_topics(scope) + _GONE).decode(), _encode(Message("gone", node, 0, ())), qos)
+    return Will((_topics(scope) + _PRESENCE).decode(), _encode(Message("gone", node, 0, ())), qos)
 
 
 class Messaging:
@@ -91,8 +93,10 @@ class Messaging:
         self.node = transport.node
         self._topics = _topics(transport.scope)
         self._receive_reply = receive_reply
-        self._gone: dict[str, None] = {}
-        """Nodes that have died, and sent nothing since."""
+        self._presence: dict[str, int] = {}
+        """How often nodes have gone and come back, in turn: with an odd number a node is gone."""
+        self._gone = asyncio.Event()
+        """Set when this node has gone."""
         self._tasks: set[asyncio.Task[object]] = set()
         self._log = RateLimitedLogger()
 
@@ -122,7 +126,6 @@ class Messaging:
                 text = "Dropped a message on %s that was not published by this version of this package: %s"
                 self._log.write(logging.ERROR, text, (self._topics + name).decode(errors="replace"), error)
             else:
-                self._gone.pop(node, None)
                 handler(message)
 
         topic_filter = self._filter(name, shared)
@@ -130,16 +133,44 @@ class Messaging:
         await self.transport.subscribe(subscription)
 
     async def watch_nodes(self, node_gone: Callable[[str], None]) -> None:
-        """Call ``node_gone`` with the name of each node that the broker has lost."""
+        """Call ``node_gone`` with the name of each node that leaves, or that the broker has lost."""
 
         def receive(message: Message) -> None:
-            if message.node != self.node:  # else it is our own former session
-                self._gone[message.node] = None
-                if len(self._gone) > _REMEMBERED_NODES:
-                    del self._gone[next(iter(self._gone))]
-                node_gone(message.node)
+            verb, node, number, _ = message
+            if node == self.node and number != _LEAVING:
+                return  # the will of our former session
+            seen = self._presence.pop(node, 0)
+            if seen % 2 == (verb == "back"):
+                seen += 1
+            if seen:
+                self._presence[node] = seen
+            if len(self._presence) > _REMEMBERED_NODES:
+                del self._presence[next(iter(self._presence))]
+            if verb == "gone":
+                node_gone(node)
+                if node == self.node:
+                    self._gone.set()
 
-        await self.listen(_GONE, {"gone": tuple[()]}, receive)
+        await self.listen(_PRESENCE, {"gone": tuple[()], "back": tuple[()]}, receive)
+        await self.send(_PRESENCE, Message("back", self.node, 0, ()))
+
+    async def leave(self) -> None:
+        """Have no node deliver a message here from now on; what was delivered before has arrived when it returns."""
+        await self.send(_PRESENCE, Message("gone", self.node, _LEAVING, ()))
+        await self._gone.wait()
+
+    @property
+    def has_left(self) -> bool:
+        """Whether other nodes deliver no messages here any more."""
+        return self._gone.is_set()
+
+    async def deliver(self, node: str, number: int, *arguments: Any) -> bool:
+        """Send a message to a reader. Returns False if its node does not get it, because it has gone."""
+        before = self._presence.get(node, 0)
+        if before % 2 or not await self.reply(node, number, "message", *arguments):
+            return False
+        # The broker has sent us the announcement of the node's end before it acknowledges what came after that.
+        return self._presence.get(node, 0) == before
 
     async def stop_listening(self, name: bytes, *, shared: bool = False) -> None:
         """Undo `listen`."""
@@ -163,11 +194,10 @@ class Messaging:
         await self.transport.publish(self._topics + name, b"", retain=True)
 
     async def reply(self, node: str, number: int, verb: str, *arguments: Any) -> bool:
-        """Reply to a request. Returns whether the requesting node still exists."""
+        """Reply to a request. Returns False if the requesting node does not exist any more."""
         message = Message(verb, self.node, number, arguments)
         if node != self.node:
-            # The broker has sent us the node's will before it acknowledges what came after the node's end.
-            return await self.send(REPLIES + node.encode(), message) and node not in self._gone
+            return await self.send(REPLIES + node.encode(), message)
         self._receive_reply(message)
         return True
 

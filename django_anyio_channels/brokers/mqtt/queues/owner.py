@@ -111,7 +111,7 @@ class QueueOwner:
 
     async def _deliver(self, reader: Requester, message: QueuedMessage) -> None:
         node, number = reader
-        if not await self._messaging.reply(node, number, "message", self._topic.decode(), message.pack()):
+        if not await self._messaging.deliver(node, number, self._topic.decode(), message.pack()):
             self.drop_node(node)
             self.store.appendleft(message)
             self._dispatch()

@@ -77,7 +77,7 @@ class Requests:
     async def deliver(self, topic: bytes, request: Message) -> None:
         """Send a request once. If its queue has no owner, one is elected first.
 
-        Raises `ListenerClosed` if this node leaves and no other one can become the owner.
+        Raises `ListenerClosed` if this node leaves and no other one becomes the owner.
         """
         while not self._leaving:
             await self.elections.find_owner(topic)
@@ -87,8 +87,11 @@ class Requests:
         if self.elections.is_owned(topic) and await self._messaging.send(REQUESTS + topic, request):
             return
         adopt = Message("adopt", self._messaging.node, 0, (topic.decode(), request))
-        if not (await self._messaging.send(_SUCCESSORS, adopt) and await self.elections.is_adopted(topic)):
-            raise ListenerClosed(f"The queue {to_group(topic)} has no owner, and there is no other node")
+        nobody = f"The queue {to_group(topic)} has no owner, and there is no other node"
+        if not await self._messaging.send(_SUCCESSORS, adopt):
+            raise ListenerClosed(nobody)
+        if not await self.elections.is_adopted(topic):
+            raise DeliveryUnknown(f"{nobody} that says so")
 
     def _forward(self, topic: bytes, request: Message) -> None:
         """Pass on a request that came while the election was undecided, or after it was lost."""
