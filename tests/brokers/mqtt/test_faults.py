@@ -499,7 +499,7 @@ async def test_a_node_that_may_not_hand_off_its_queues_disconnects_without_an_er
     connect: Connect, caplog: pytest.LogCaptureFixture
 ) -> None:
     rules = [f"topic readwrite %nodes//{each}/#" for each in ("queue", "owner", "node")]
-    broker = mosquitto.protected(*rules, "topic read %nodes//successors")
+    broker = mosquitto.protected(*rules, "topic readwrite %nodes//presence", "topic read %nodes//successors")
     with mosquitto.running(broker):
         layer = await connect(broker.url)
         await layer.put("queue", b"kept", capacity=10, expiry=60)

@@ -95,6 +95,7 @@ class Messaging:
         self._receive_reply = receive_reply
         self._presence: dict[str, int] = {}
         """How often nodes have gone and come back, in turn: with an odd number a node is gone."""
+        self._joined = False
         self._gone = asyncio.Event()
         """Set when this node has gone."""
         self._tasks: set[asyncio.Task[object]] = set()
@@ -152,12 +153,18 @@ class Messaging:
                     self._gone.set()
 
         await self.listen(_PRESENCE, {"gone": tuple[()], "back": tuple[()]}, receive)
-        await self.send(_PRESENCE, Message("back", self.node, 0, ()))
+
+    async def join(self) -> None:
+        """Have nodes deliver messages here, before the first reader is announced."""
+        if not self._joined:
+            self._joined = True
+            await self.send(_PRESENCE, Message("back", self.node, 0, ()))
 
     async def leave(self) -> None:
         """Have no node deliver a message here from now on; what was delivered before has arrived when it returns."""
-        await self.send(_PRESENCE, Message("gone", self.node, _LEAVING, ()))
-        await self._gone.wait()
+        if self._joined:
+            await self.send(_PRESENCE, Message("gone", self.node, _LEAVING, ()))
+            await self._gone.wait()
 
     @property
     def has_left(self) -> bool:

@@ -97,6 +97,7 @@ class Readers:
                 raise
 
     async def _announce(self, topic: bytes, numbers: list[int]) -> None:
+        await self._messaging.join()
         await self._requests.deliver(topic, Message("take", self._node, 0, (numbers,)))
 
     def repeat(self) -> None:
