@@ -812,6 +812,7 @@ async def test_what_a_dead_owner_has_left_is_forgotten(nodes: list[Node], monkey
     await acquaint(owner, reader)
     await owner.cut()
     await reader.publish(NODES + b"presence", encode(["gone", "a", 0, []]))
+    await until(lambda: route_of(reader).owner is None)
     assert OWNER in reader.retained
     repeat(reader, monkeypatch, idle=0.0)
     await until(lambda: not reader.retained)
@@ -892,7 +893,7 @@ async def test_a_dead_node_is_not_sent_anything_while_all_topics_are_subscribed(
     with pytest.raises(ListenerClosed):
         await task
     await reader.publish(NODES + b"presence", encode(["gone", "b", 0, []]))
-    assert not owner.queues.requests.elections.owners[b"jobs"].readers
+    await until(lambda: not owner.queues.requests.elections.owners[b"jobs"].readers)
     owner.queues.requests.elections.owners[b"jobs"].readers[("b", 7)] = None  # announced at the same moment
     await owner.put(b"second")
     assert await reader.take() == b"second"
@@ -908,7 +909,7 @@ async def test_only_so_many_dead_nodes_are_remembered(nodes: list[Node], monkeyp
     one, other, _ = nodes
     for name in ("x", "y", "z", "a"):
         await other.publish(NODES + b"presence", encode(["gone", name, 0, []]))
-    assert list(one.queues.messaging._presence) == ["y", "z"]
+    await until(lambda: list(one.queues.messaging._presence) == ["y", "z"])
 
 
 async def test_a_broker_that_does_not_let_a_node_read_is_named(
@@ -961,7 +962,7 @@ async def test_what_comes_to_a_node_that_has_left_goes_to_another_reader(nodes: 
     waiting = asyncio.create_task(leaver.take())
     await until(lambda: owner.queues.requests.elections.owners[b"jobs"].readers)
     await leaver.queues.close()
-    assert not owner.queues.requests.elections.owners[b"jobs"].readers
+    await until(lambda: not owner.queues.requests.elections.owners[b"jobs"].readers)
     leaver.queues._repeat()  # a second has passed
     await anyio.wait_all_tasks_blocked()
     assert not owner.queues.requests.elections.owners[b"jobs"].readers

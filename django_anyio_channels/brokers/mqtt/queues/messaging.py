@@ -136,10 +136,7 @@ class Messaging:
     async def watch_nodes(self, node_gone: Callable[[str], None]) -> None:
         """Call ``node_gone`` with the name of each node that leaves, or that the broker has lost."""
 
-        def receive(message: Message) -> None:
-            verb, node, number, _ = message
-            if node == self.node and number != _LEAVING:
-                return  # the will of our former session
+        def change(verb: str, node: str) -> None:
             seen = self._presence.pop(node, 0)
             if seen % 2 == (verb == "back"):
                 seen += 1
@@ -149,8 +146,14 @@ class Messaging:
                 del self._presence[next(iter(self._presence))]
             if verb == "gone":
                 node_gone(node)
-                if node == self.node:
-                    self._gone.set()
+
+        def receive(message: Message) -> None:
+            if message.node != self.node:
+                # After `deliver` has got the acknowledgements that the broker sent before this.
+                asyncio.get_running_loop().call_soon(change, message.verb, message.node)
+            elif message.number == _LEAVING:  # it is not the will of our former session
+                change(message.verb, message.node)
+                self._gone.set()
 
         await self.listen(_PRESENCE, {"gone": tuple[()], "back": tuple[()]}, receive)
 
