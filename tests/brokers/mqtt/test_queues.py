@@ -989,3 +989,19 @@ async def test_a_message_that_a_node_got_no_more_is_returned_when_it_is_known(no
     dead.queues._readers.receive = lambda reply: None  # type: ignore[method-assign]
     await owner.put(b"second")
     assert await reader.take() == b"second"
+
+
+async def test_a_request_that_comes_during_an_election_is_passed_on(
+    nodes: list[Node], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    candidate, writer, _ = nodes
+    candidate.ignored.add(OWNER)
+    own = asyncio.create_task(candidate.put(b"own"))
+    await anyio.wait_all_tasks_blocked()
+    await writer.answer_for(candidate, "ask")
+    await anyio.wait_all_tasks_blocked()
+    await writer.publish(JOBS, encode(["put", "b", 1, [b"other's", 10, 60.0]]))
+    repeat(candidate, monkeypatch, idle=0.0)
+    await writer.answer_for(candidate, "claim")
+    await own
+    assert sorted([await candidate.take(), await candidate.take()]) == [b"other's", b"own"]
