@@ -462,8 +462,9 @@ async def test_a_resumed_session_does_not_wait_for_ever_for_subscribers(
 
 
 @on_uvloop_too
-async def test_queues_survive_the_death_of_the_broker(connect: Connect) -> None:
-    broker = mosquitto.mosquitto()
+@pytest.mark.parametrize("make", [mosquitto.mosquitto, mosquitto.persistent], ids=["forgets", "persistent"])
+async def test_queues_survive_the_death_of_the_broker(connect: Connect, make: Callable[[], Mosquitto]) -> None:
+    broker = make()
     with mosquitto.running(broker):
         owner, reader = await connect(broker.url), await connect(broker.url)
         for number in range(10):
