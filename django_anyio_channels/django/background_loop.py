@@ -10,6 +10,7 @@ from concurrent.futures import Future, wait
 from contextlib import suppress
 
 from ..core.exceptions import ChannelClosed, ListenerClosed, NotSupported
+from .process_end import watch
 
 Loop = asyncio.AbstractEventLoop
 
@@ -36,6 +37,7 @@ class BackgroundLoop:
 
         Raises `ListenerClosed` if it cannot be started; the next call tries again.
         """
+        watch()
         with self._lock:
             return self.loop_if_running or self._start()
 

@@ -17,6 +17,7 @@ from typing import Any, Generic, TypeVar
 from asgiref.sync import AsyncToSync
 
 from .background_loop import Loop, background
+from .process_end import close_at_end, watch
 
 # The first use of anyio would import this inside the server's event loop, and block it for 0.1 s.
 with suppress(ImportError):
@@ -65,6 +66,7 @@ class LoopLocal(Generic[T]):
     async def get_or_open(self) -> T:
         """Return the resource of the running loop, opened if need be. Raises what opening raises."""
         loop = asyncio.get_running_loop()
+        watch()
         with self._lock:
             for closed in [other for other in list(self._entries) if other.is_closed()]:
                 self._entries.pop(closed, None)
@@ -189,12 +191,22 @@ def open_in_idle_loops() -> list[tuple[Loop, Any]]:
 
 _all_loop_locals: weakref.WeakSet[LoopLocal[Any]] = weakref.WeakSet()
 _parent_resources: list[object] = []
+_SECONDS_TO_CLOSE = 5.0
+"""How long SIGTERM waits for an event loop; Docker kills after 10 s."""
 
 
 def _close_at_exit() -> None:
     background.stop_for_good()
     for loop_local in list(_all_loop_locals):
         loop_local._close_idle_loops()
+
+
+def close_everything() -> None:
+    """Close the resources of all event loops, from a thread that runs none, because the process ends."""
+    for loop_local in list(_all_loop_locals):
+        with suppress(Exception):  # the process ends, whatever happens
+            loop_local.close_all(_SECONDS_TO_CLOSE)
+    background.stop_for_good()
 
 
 def _reset_in_child() -> None:
@@ -208,4 +220,5 @@ def _reset_in_child() -> None:
 
 
 atexit.register(_close_at_exit)
+close_at_end(close_everything)
 os.register_at_fork(after_in_child=_reset_in_child)

@@ -76,10 +76,21 @@ def layer_factories(config: Mapping[str, Any], settings: Settings) -> list[Layer
     if "database" in config:
         return [_database_layer_factory(config["database"], options)]
     if "layer" in config:
-        return [_layer_factory(_custom_layer(config["layer"]), options)]
+        return _scoped([_layer_factory(_custom_layer(config["layer"]), options)], settings.names.prefix)
     urls = url if isinstance(url, (list, tuple)) else [url]
     _check_broker_list(urls)
-    return [_layer_factory(_layer_of_url(each), {"url": each, **options}) for each in urls]
+    factories = [_layer_factory(_layer_of_url(each), {"url": each, **options}) for each in urls]
+    return _scoped(factories, settings.names.prefix)
+
+
+def _scoped(factories: list[LayerFactory], prefix: str) -> list[LayerFactory]:
+    """Return factories whose layers have no options that one connection alone may have."""
+    for make_layer in factories:
+        try:
+            make_layer().set_scope(prefix)
+        except ValueError as error:
+            raise ConfigError(f"CONFIG cannot be used: {error}.", hint="Remove them.", code="E003") from error
+    return factories
 
 
 def _layer_factory(found: type[BaseChannelLayer], arguments: Mapping[str, Any]) -> LayerFactory:

@@ -107,3 +107,17 @@ def test_a_missing_driver_is_not_a_mistake_in_config(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(django_anyio_channels, "__getattr__", load)
     with pytest.raises(MissingDriver, match="carrier-pigeon"):
         read_config({"layer": "django_anyio_channels.PigeonLayer"})
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"url": "mqtt://broker/?client_id=web"},
+        {"url": "mqtt://broker", "options": {"client_id": "web", "session_expiry": 60}},
+        {"layer": "django_anyio_channels.MQTTChannelLayer", "options": {"host": "broker", "client_id": "web"}},
+    ],
+)
+def test_options_for_one_connection_are_refused_with_the_reason(config: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match="each event loop of each process of a Django project has its own") as caught:
+        read_config(config)
+    assert "client_id and session_expiry" in str(caught.value)

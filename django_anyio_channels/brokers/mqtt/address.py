@@ -10,12 +10,14 @@ from uuid import uuid4
 
 import msgspec
 
-from ...core.exceptions import InvalidOption
+from ...core.exceptions import InvalidOption, ListenerClosed
 from ...core.hints import did_you_mean
 from ...core.options import FILE, FLAG, SECONDS, TEXT, check_option, check_options, choice, count, instance_of
 from ..common.urls import host_and_port, read_url, without_secrets
 from .packets import CONNECT, Will, pack_packet, pack_properties, pack_text
 
+_MADE_UP = "anyio-"
+"""What each client_id begins with that nobody has chosen."""
 _SCHEMES = {"mqtt": False, "mqtts": True}
 _NOT_IN_THE_QUERY = {"host", "port", "tls", "will", "username", "password"}
 
@@ -61,6 +63,11 @@ class MQTTOptions:
     will: Will | None = None
 
     @property
+    def fits_any_connection(self) -> bool:
+        """Whether the broker can have several connections with these options at once."""
+        return self.client_id.startswith(_MADE_UP) and not self.session_expiry
+
+    @property
     def address(self) -> str:
         """The URL without secrets."""
         user = f"{quote(self.username)}@" if self.username else ""
@@ -77,6 +84,28 @@ class MQTTOptions:
         if self.cert_file:
             context.load_cert_chain(self.cert_file, self.key_file)
         return context
+
+    @property
+    def why_closed(self) -> str:
+        """Why a broker may end a connection before it has answered."""
+        tls = "" if self.tls else "wants TLS at this port (use mqtts://), "
+        return f"It {tls}speaks no MQTT 5 there, or has as many clients as it takes (mosquitto: max_connections)"
+
+    @property
+    def user(self) -> str:
+        """How errors call the user."""
+        return f"user {self.username!r}" if self.username else "anonymous users"
+
+    def explain(self, error: OSError) -> ListenerClosed:
+        """Return what to raise for an error of connecting."""
+        text = f"{self.address}: {error}" if str(error) else f"{self.address}: {type(error).__name__}"
+        if isinstance(error, ssl.SSLCertVerificationError):
+            text += ". Name the authority that signed its certificate as ca_file, and the host as the certificate does"
+        elif self.tls and isinstance(error, (ssl.SSLError, ConnectionResetError)):
+            text += ". It may not speak TLS at this port (use mqtt://), or wants a certificate (cert_file, key_file)"
+        elif not isinstance(error, ssl.SSLError):
+            text += ". Check that the broker runs and that the address is right"
+        return ListenerClosed(text)
 
     def connect_packet(self) -> bytes:
         """Encode the CONNECT."""
@@ -110,7 +139,7 @@ def make_options(url: str | None, **given: Any) -> MQTTOptions:
     return replace(
         options,
         port=options.port or (8883 if options.tls else 1883),
-        client_id=options.client_id or f"anyio-{uuid4().hex[:16]}",
+        client_id=options.client_id or f"{_MADE_UP}{uuid4().hex[:16]}",
     )
 
 

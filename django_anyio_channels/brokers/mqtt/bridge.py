@@ -17,6 +17,7 @@ from typing import Any
 
 import msgspec
 
+from ...core.exceptions import PayloadTooLarge
 from ...core.hints import did_you_mean
 from ...core.serializers import Serializer, encode_limited
 from ...core.stats import RateLimitedLogger
@@ -59,6 +60,9 @@ class BridgedGroup:
     def from_device(self, message: Publish) -> bytes | None:
         """Return the payload for the members of the group. An invalid message is logged, and None returned."""
         try:
+            # JSON may shrink when it is decoded, and decoding it costs more than its size says.
+            if len(message.payload) > self.bridge.limit:
+                raise PayloadTooLarge(f"max_message_size is {self.bridge.limit} bytes")
             payload = _from_json(message.payload) if self.rule.payload == "json" else message.payload
             event = {"type": MESSAGE_TYPE, "topic": message.topic.decode(), "payload": payload}
             return encode_limited(self.bridge.limit, self.bridge.serializer, event)

@@ -104,7 +104,7 @@ class MQTTConnection(asyncio.Protocol):
         self._lost.set_result(None)
         reason = f"the connection broke ({exc})" if exc else "the broker closed the connection"
         if not self._answered.done():
-            reason += " before it answered; it must speak MQTT 5, and with TLS if the URL is mqtts://"
+            reason += f" before it answered. {self._options.why_closed}"
         self.fail(reason)
 
     async def handshake(self) -> None:
@@ -173,6 +173,7 @@ class MQTTConnection(asyncio.Protocol):
         calls; at QoS 1 and 2 no more than the broker's Receive Maximum are in flight, the others wait.
         """
         self.check()
+        _check_topic(topic)
         size, limit = (
             packets.publish_size(topic, payload, qos=qos, properties=properties),
             self.answer.maximum_packet_size,
@@ -199,6 +200,7 @@ class MQTTConnection(asyncio.Protocol):
     async def subscribe(self, topic_filter: bytes, options: int, identifier: int) -> int:
         """Subscribe, and return the broker's reason code."""
         self.check()
+        _check_topic(topic_filter)
         packet_id, reply = await self._outgoing.reserve(self._outgoing.subscribes)
         self._write(packets.subscribe(packet_id, topic_filter, options, identifier))
         return int((await reply)[0])
@@ -280,3 +282,9 @@ class MQTTConnection(asyncio.Protocol):
             self._receive_connack(packet)
         else:
             self.fail(f"the broker ended the connection: {reason_name(packet.reason)}")
+
+
+def _check_topic(topic: bytes) -> None:
+    """Raise `ValueError` for a topic that is too long, before it gets a packet identifier."""
+    if len(topic) > packets.LONGEST_TOPIC:
+        raise ValueError(f"An MQTT topic has at most {packets.LONGEST_TOPIC} bytes, not {len(topic)}")

@@ -125,6 +125,7 @@ class Decoder:
             receive_maximum=limits.get(0x21, 0xFFFF),
             maximum_packet_size=limits.get(0x27, packets.LARGEST_PACKET),
             maximum_qos=limits.get(0x24, 2),
+            retain_available=bool(limits.get(0x25, 1)),
             shared_subscriptions=bool(limits.get(0x2A, 1)),
             server_keep_alive=limits.get(0x13),
         )

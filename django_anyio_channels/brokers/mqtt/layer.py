@@ -71,7 +71,17 @@ class MQTTChannelLayer(BaseChannelLayer):
         bridge: Bridge | None = None,
     ) -> None:
         given = {name: value for name, value in locals().items() if name not in ("self", "url", "bridge")}
-        self._options = make_options(url, **given)
+        failure = None
+        try:
+            self._options = make_options(url, **given)
+            self._options.connect_packet()
+        except ValueError as error:
+            failure = error.with_traceback(None)
+        if failure is not None:
+            # Error reports show the variables of frames: none has the password any more.
+            url = password = failure.__context__ = None
+            given.clear()
+            raise failure
         self._bridge = bridge
         self._scope = ""
         self._session: Session | None = None
@@ -85,6 +95,12 @@ class MQTTChannelLayer(BaseChannelLayer):
         return self._options.address
 
     def set_scope(self, prefix: str) -> None:
+        """See `BaseChannelLayer`. Raises `ValueError` if the options are for one connection only."""
+        if not self._options.fits_any_connection:
+            raise ValueError(
+                "client_id and session_expiry are for one connection, which a Channel has; each event loop of each "
+                "process of a Django project has its own, and the broker would end the connection of the former one"
+            )
         self._scope = prefix
 
     async def connect(self) -> None:
@@ -180,7 +196,8 @@ class MQTTChannelLayer(BaseChannelLayer):
         session = self._connected()
         if not session.has_queues:
             raise NotSupported(
-                f"{self.address}: queues (normal channels) need a broker with shared subscriptions, and a node without "
-                f"session_expiry; use another client_id for them, or Redis or PostgreSQL"
+                f"{self.address}: queues (normal channels) need a broker that has shared subscriptions and retained "
+                f"messages, and a node without session_expiry. Enable them (mosquitto: retain_available), use another "
+                f"client_id for queues, or use Redis or PostgreSQL"
             )
         return session.queues

@@ -9,6 +9,8 @@ from typing import NamedTuple
 
 LARGEST_PACKET = 268_435_455
 """Bytes after the fixed header that the protocol can express."""
+LONGEST_TOPIC = 65_535
+"""Bytes of a topic, and of any other text."""
 
 CONNECT, CONNACK, PUBLISH, PUBACK, PUBREC, PUBREL, PUBCOMP = range(0x10, 0x80, 0x10)
 SUBACK, UNSUBACK, PINGRESP, DISCONNECT = 0x90, 0xB0, 0xD0, 0xE0
@@ -20,6 +22,7 @@ NO_PROPERTIES = b"\0"
 NO_MATCHING_SUBSCRIBERS = 0x10
 UNSUPPORTED_PROTOCOL_VERSION = 0x84
 PACKET_TOO_LARGE = 0x95
+QOS_NOT_SUPPORTED = 0x9B
 ERRORS = 0x80
 """The first reason code that is an error."""
 
@@ -89,6 +92,7 @@ class ConnAck(NamedTuple):
     receive_maximum: int = 0xFFFF
     maximum_packet_size: int = LARGEST_PACKET
     maximum_qos: int = 2
+    retain_available: bool = True
     shared_subscriptions: bool = True
     server_keep_alive: int | None = None
     """Seconds; overrides what the CONNECT says."""
@@ -142,8 +146,8 @@ def _integer(value: int) -> bytes:
 
 def pack_text(value: str | bytes) -> bytes:
     encoded = value if isinstance(value, bytes) else value.encode()
-    if len(encoded) > 0xFFFF:
-        raise ValueError(f"MQTT texts have at most 65535 bytes in UTF-8, not {len(encoded)}: {encoded[:40]!r}...")
+    if len(encoded) > LONGEST_TOPIC:
+        raise ValueError(f"MQTT texts have at most 65535 bytes in UTF-8, not {len(encoded)}")
     return _pair.pack(len(encoded)) + encoded
 
 

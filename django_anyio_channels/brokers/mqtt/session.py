@@ -4,10 +4,17 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from dataclasses import replace
 
 import anyio
 
-from ...core.exceptions import ChannelLayerError, ListenerClosed, PayloadTooLarge, PublishRefused, SubscriptionRefused
+from ...core.exceptions import (
+    ChannelLayerError,
+    ListenerClosed,
+    PayloadTooLarge,
+    PublishRefused,
+    SubscriptionRefused,
+)
 from ..common.event_stream import EventStream
 from . import packets
 from .address import MQTTOptions
@@ -16,14 +23,37 @@ from .connection import MQTTConnection, open_connection
 from .inflight import PublishAck
 from .packets import NO_PROPERTIES, Publish, reason_name
 from .queues.client import MQTTQueues
+from .queues.messaging import last_message
 from .subscriptions import Subscription, Subscriptions
 from .topics import to_topic
 
 logger = logging.getLogger("django_anyio_channels")
 
 _NO_LOCAL = 0x04
-_BETWEEN_NODES = 0x21
-"""Options of a SUBSCRIBE: QoS 1 and Retain Handling 2, as nodes retain nothing of what they send to each other."""
+_WITHOUT_RETAINED = 0x20
+"""Options of a SUBSCRIBE; the second is Retain Handling 2."""
+
+
+_LIMITED = "It lets nobody in for now, or not so many clients: raise its limits (mosquitto: max_connections)"
+_CURES = {
+    0x82: "Check that receive_maximum and keepalive are what the broker takes",
+    0x85: "Use another client_id: this one is invalid there, or not this user's",
+    0x86: "Check username and password",
+    0x87: "Check username and password, and what the access control allows {user}, for the will too",
+    0x88: _LIMITED,
+    0x89: _LIMITED,
+    0x8A: "An administrator has banned this client, by its user name, client_id or address",
+    0x8C: "It wants another way to log in than username and password",
+    0x90: "Correct the topic of the will",
+    0x95: "The CONNECT packet is too large: use a shorter client_id, password or will",
+    0x97: _LIMITED,
+    0x99: "Correct the payload of the will",
+    0x9A: "It retains no messages: use a will without retain",
+    0x9C: "Use the address of the other server",
+    0x9D: "Use the address of the other server",
+    0x9F: _LIMITED,
+}
+"""What to do about a refused CONNECT, by its reason code."""
 
 
 class Session:
@@ -36,6 +66,8 @@ class Session:
         self.connection: MQTTConnection | None = None
         self.events = EventStream()
         self.queues = MQTTQueues(self)
+        if not options.will and not options.session_expiry:
+            options = replace(options, will=last_message(scope, self.node, min(options.qos, 1)))
         self._options = options
         self._bridge = bridge
         self._subscriptions = Subscriptions(self.address, self.events, persistent=options.session_expiry > 0)
@@ -57,7 +89,7 @@ class Session:
             with anyio.CancelScope(shield=True):
                 await self._end()
             if isinstance(error, OSError):
-                raise ListenerClosed(f"{self.address}: {error}") from error
+                raise self._options.explain(error) from error
             raise
 
     async def _connect(self) -> None:
@@ -70,13 +102,11 @@ class Session:
                 f"{self.address} speaks only MQTT 3.1.1; this layer needs MQTT 5: enable it there, or use a broker "
                 f"that has it, such as mosquitto since 1.6, EMQX, HiveMQ or VerneMQ"
             )
+        if answer.maximum_qos < qos or answer.reason == packets.QOS_NOT_SUPPORTED:
+            raise ListenerClosed(f"{self.address} offers no QoS {qos}; use qos={min(answer.maximum_qos, qos - 1)}")
         if answer.reason != 0:
-            raise ListenerClosed(
-                f"{self.address} refused the connection: {reason_name(answer.reason)}. Check username, password and "
-                f"client_id"
-            )
-        if answer.maximum_qos < qos:
-            raise ListenerClosed(f"{self.address} offers no QoS {qos}; use qos={answer.maximum_qos}")
+            cure = _CURES.get(answer.reason, "The broker's log says more").format(user=self._options.user)
+            raise ListenerClosed(f"{self.address} refused the connection: {reason_name(answer.reason)}. {cure}")
         self._subscriptions.begin(resumed=answer.session_present)
 
     async def close(self) -> None:
@@ -113,7 +143,8 @@ class Session:
     def has_queues(self) -> bool:
         """Whether the nodes can own queues."""
         # The broker would keep requests for a persistent session's node that has died, and none would be handled.
-        return not self._options.session_expiry and self.live().answer.shared_subscriptions
+        answer = self.live().answer
+        return not self._options.session_expiry and answer.shared_subscriptions and answer.retain_available
 
     def message_received(self, message: Publish, ack_handle: PublishAck | None) -> None:
         """See `ConnectionObserver`."""
@@ -137,7 +168,7 @@ class Session:
             return
         options = self._options.qos | _NO_LOCAL * self._options.no_local
         if subscription.handler is not None:
-            options = _BETWEEN_NODES
+            options = 1 if subscription.retained else 1 | _WITHOUT_RETAINED
         reason = await connection.subscribe(topic_filter, options, subscription.identifier)
         if reason < packets.ERRORS:
             subscription.confirmed = True
@@ -145,7 +176,7 @@ class Session:
         self._subscriptions.remove(topic_filter)
         raise SubscriptionRefused(
             f"{self.address} refused the subscription to {subscription.name}: {reason_name(reason)}. Check what the "
-            f"broker's access control allows user {self._options.username!r} to read"
+            f"broker's access control allows {self._options.user} to read"
         )
 
     async def unsubscribe(self, topic_filter: bytes) -> None:
@@ -167,9 +198,7 @@ class Session:
                 f"{refusal}. It has {len(payload)} bytes: send less, or raise the broker's limit (mosquitto: "
                 f"message_size_limit)"
             )
-        raise PublishRefused(
-            f"{refusal}. Check what the broker's access control allows user {self._options.username!r} to write"
-        )
+        raise PublishRefused(f"{refusal}. Check what the broker's access control allows {self._options.user} to write")
 
     def bridged(self, group: str) -> BridgedGroup | None:
         """Return the topic of a group of devices; None for every other group."""

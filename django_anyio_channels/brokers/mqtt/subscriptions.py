@@ -36,6 +36,8 @@ class Subscription:
     """Returns the payload for the subscriber, or None for nothing. Without it that is the message's payload."""
     handler: Callable[[bytes], None] | None = None
     """Takes the payloads in place of the event stream."""
+    retained: bool = False
+    """Whether the handler gets what is retained, too."""
     identifier: int = 0
     """The number by which the broker says that a message is for this subscription; set by `Subscriptions.add`."""
     confirmed: bool = False
@@ -53,6 +55,7 @@ class Subscriptions:
         self._by_filter: dict[bytes, Subscription] = {}
         self._by_identifier: dict[int, Subscription] = {}
         self._buffering = persistent
+        self._translates = False
         self._session_backlog: list[tuple[Publish, PublishAck | None]] = []
         """Messages of a resumed session, which the broker sends at once, without a subscriber yet."""
         self._timer: asyncio.TimerHandle | None = None
@@ -95,6 +98,12 @@ class Subscriptions:
         else:
             candidates = list(self._by_filter.values())
         subscriptions = [each for each in candidates if matches(each.topic_filter, message.topic)]
+        if not subscriptions and message.subscriptions:
+            subscriptions = [
+                each for each in candidates if matches(each.topic_filter.replace(b".", b"/"), message.topic)
+            ]
+            if subscriptions:
+                message = self._untranslated(message, subscriptions[0])
         if self._buffering and not subscriptions:
             self._session_backlog.append((message, ack_handle))
             return
@@ -114,6 +123,18 @@ class Subscriptions:
             self._events.add(Event(group, payload, subscription.subscription, retained))
         if ack_handle is not None:
             ack_handle.release()
+
+    def _untranslated(self, message: Publish, subscription: Subscription) -> Publish:
+        """Return a message, as it was published, of a broker that translates dots in topics into slashes."""
+        if not self._translates:
+            self._translates = True
+            text = (
+                "%s translates dots in topics into slashes, as RabbitMQ does (the first topic: %s). Names that differ "
+                "only in these are one group there, and subscribers to a pattern get the translated names"
+            )
+            logger.warning(text, self._address, subscription.topic_filter.decode())
+        topic = subscription.topic_filter
+        return message if subscription.group is None or topic.startswith(b"$share/") else message._replace(topic=topic)
 
     def begin(self, *, resumed: bool) -> None:
         """Begin the session. The messages of a resumed one wait for their subscribers."""

@@ -17,6 +17,11 @@ __all__ = ["anyio_backend"]
 
 Connect = Callable[..., Any]
 
+on_uvloop_too = pytest.mark.parametrize(
+    "anyio_backend", [("asyncio", {"debug": False}), ("asyncio", {"use_uvloop": True})], ids=["asyncio", "uvloop"]
+)
+"""For tests of what an event loop does for a connection."""
+
 
 @pytest.fixture(scope="session")
 def broker() -> Iterator[Mosquitto]:

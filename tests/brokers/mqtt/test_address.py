@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import math
 import ssl
+from collections.abc import Iterator
 from pathlib import Path
+from traceback import walk_tb
 from typing import Any
 
 import pytest
 
-from django_anyio_channels import MQTTChannelLayer
+from django_anyio_channels import ListenerClosed, MQTTChannelLayer
 from django_anyio_channels.brokers.mqtt.address import make_options
 from django_anyio_channels.brokers.mqtt.packets import Will
 from django_anyio_channels.core.exceptions import InvalidOption
+from tests.support.brokers.mosquitto import Mosquitto
 from tests.support.brokers.redis import make_certificates
 
 
@@ -149,3 +152,41 @@ def test_the_delay_of_a_will_is_sent() -> None:
 
 def test_the_repr_does_not_show_the_password() -> None:
     assert "geheim" not in repr(make_options("mqtt://anna:geheim@host"))
+
+
+def variables(error: BaseException | None) -> Iterator[str]:
+    """What an error report shows: the text of each error of the chain, and the variables of each frame."""
+    while error is not None:
+        yield str(error)
+        frames = walk_tb(error.__traceback__)
+        for frame in [frame for frame, _ in frames if frame.f_code.co_filename != __file__]:
+            yield from map(repr, frame.f_locals.values())
+        error = error.__cause__ or error.__context__
+
+
+@pytest.mark.parametrize(
+    ("url", "options"),
+    [
+        ("mqtt://anna:geheim@host/path", {}),
+        ("mqtt://anna:geheim@host:0", {}),
+        ("mqtt://anna:geheim@one,two", {}),
+        ("mqtt://anna:geheim@host/?qos=x", {}),
+        ("mqtt://anna:geheim@host/?qos=5", {}),
+        ("mqtt://host", {"password": "geheim", "qos": 7}),
+        ("mqtt://host", {"password": "geheim" * 20_000}),
+    ],
+)
+def test_an_error_report_about_options_has_no_secret(url: str, options: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=".") as caught:
+        MQTTChannelLayer(url, **options)
+    assert not [each for each in variables(caught.value) if "geheim" in each]
+
+
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+@pytest.mark.anyio
+@pytest.mark.parametrize("scheme", ["mqtt", "mqtts"])
+async def test_an_error_report_about_a_connection_has_no_secret(scheme: str, protected_broker: Mosquitto) -> None:
+    layer = MQTTChannelLayer(f"{scheme}://anna:geheim@127.0.0.1:{protected_broker.port}")
+    with pytest.raises(ListenerClosed) as caught:
+        await layer.connect()
+    assert not [each for each in variables(caught.value) if "geheim" in each]

@@ -21,7 +21,8 @@ from channels.layers import channel_layers
 from channels.testing import WebsocketCommunicator
 from paho.mqtt.enums import CallbackAPIVersion
 
-from django_anyio_channels import AnyioChannelLayer
+from django_anyio_channels import AnyioChannelLayer, MQTTChannelLayer
+from django_anyio_channels.brokers.mqtt.layer import Properties
 from django_anyio_channels.core.exceptions import SubscriptionRefused
 from django_anyio_channels.django.config import read_config
 from django_anyio_channels.django.settings import ConfigError
@@ -197,6 +198,37 @@ GARBAGE = [
     b'{"unfinished": ',
     msgspec.msgpack.encode({"type": "websocket.close"}),
 ]
+
+
+async def test_a_retained_message_with_any_properties_ends_nothing(layer: AnyioChannelLayer, broker: Mosquitto) -> None:
+    """U+FEFF is a character like others, and 80,000 user properties are many, but not too many."""
+    topic = "home/kitchen/temperature"
+    device = MQTTChannelLayer(broker.url)
+    await device.connect()
+    odd = Properties(
+        user_properties=[("\ufeff", "\ufeff"), *[("", "")] * 80_000], content_type="\ufeff", response_topic="\ufeff"
+    )
+    try:
+        await device.publish(topic, b"21", retain=True, properties=odd)
+        name = await member(layer, "kitchen")
+        assert await layer.receive(name) == message(topic, 21)
+        await device.publish(topic, b"22")
+        assert await layer.receive(name) == message(topic, 22)
+    finally:
+        await device.publish(topic, b"", retain=True)
+        await device.disconnect()
+
+
+async def test_the_limit_is_that_of_what_the_device_sends(
+    layer: AnyioChannelLayer, device: Device, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Decoded it may be smaller, but that it must not get to be."""
+    name = await member(layer, "kitchen")
+    device.publish("home/kitchen/temperature", b"[" + b" " * 20_000 + b"]")
+    device.publish("home/kitchen/temperature", "21")
+    assert await layer.receive(name) == message("home/kitchen/temperature", 21)
+    assert "Dropped 20002 bytes" in caplog.text
+    assert "max_message_size is 10000 bytes" in caplog.text
 
 
 class Dashboard(AsyncJsonWebsocketConsumer):

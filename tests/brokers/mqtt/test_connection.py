@@ -226,7 +226,7 @@ async def test_a_connection_that_was_never_accepted_raises_and_reports_nothing()
     await anyio.wait_all_tasks_blocked()
     one.connection_lost(ConnectionResetError("reset"))
     with pytest.raises(
-        ListenerClosed, match=r"the connection broke \(reset\) before it answered; it must speak MQTT 5"
+        ListenerClosed, match=r"the connection broke \(reset\) before it answered. It wants TLS at this port"
     ):
         await handshake
     assert one.ended == []

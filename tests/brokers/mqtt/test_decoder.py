@@ -48,7 +48,7 @@ def publish(properties: bytes = b"", *, qos: int = 0, payload: bytes = b"hi") ->
 
 
 SAMPLES: list[tuple[bytes, IncomingPacket | None]] = [
-    (packet(0x20, b"\x01\x00" + listed(LIMITS)), ConnAck(True, 0, 10, 4096, 1, False, 30)),
+    (packet(0x20, b"\x01\x00" + listed(LIMITS)), ConnAck(True, 0, 10, 4096, 1, False, False, 30)),
     (packet(0x20, b"\x00\x87"), ConnAck(False, 0x87)),
     (PUBLISH, Publish(b"t", b"hi", 1, 7, ())),
     (publish(PROPERTIES), Publish(b"t", b"hi", 0, 0, (131,))),

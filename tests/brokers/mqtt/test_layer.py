@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import queue
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -30,7 +30,8 @@ from tests.support.brokers import mosquitto
 from tests.support.brokers.mosquitto import USERNAME, Mosquitto
 from tests.support.layers import TIME_LIMIT
 
-from .conftest import Connect
+from .conftest import Connect, on_uvloop_too
+from .translating import translating
 
 pytestmark = pytest.mark.anyio
 
@@ -51,6 +52,7 @@ async def test_every_quality_of_service(broker: Mosquitto, connect: Connect, sen
     assert [event.message for event in await read(reader, 200)] == [b"%d" % number for number in range(200)]
 
 
+@on_uvloop_too
 @pytest.mark.parametrize("qos", [0, 1, 2])
 async def test_groups_and_patterns(broker: Mosquitto, connect: Connect, qos: int) -> None:
     layer = await connect(broker.url, qos=qos)
@@ -100,6 +102,38 @@ async def test_queues_need_shared_subscriptions(connect: Connect) -> None:
         await layer.disconnect()
 
 
+async def test_queues_need_retained_messages(connect: Connect) -> None:
+    broker = mosquitto.mosquitto("retain_available false")
+    with mosquitto.running(broker):
+        layer = await connect(broker.url)
+        with pytest.raises(NotSupported, match=r"queues .* need .* retained messages.*mosquitto: retain_available"):
+            await layer.put("queue", b"x", capacity=1, expiry=60)
+        await layer.subscribe("group")
+        await layer.publish("group", b"groups go on")
+        assert await read(layer, 1) == [Event("group", b"groups go on")]
+
+
+async def test_a_broker_that_translates_dots_loses_no_message(
+    broker: Mosquitto, connect: Connect, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with translating(broker.port) as url, AsyncExitStack() as stack:
+        layer = MQTTChannelLayer(url)
+        await layer.connect()
+        stack.push_async_callback(layer.disconnect)
+        await layer.subscribe("room.1")
+        await layer.subscribe_pattern("level.a/+")
+        for group in ("room.1", "room.1", "level.a/b"):
+            await layer.publish(group, b"x")
+        events = [(event.group, event.subscription) for event in await read(layer, 3)]
+        assert events == [("room.1", None), ("room.1", None), ("level/a/b", "level.a/+")]
+        assert (
+            caplog.text.count("translates dots in topics into slashes, as RabbitMQ does (the first topic: room.1)") == 1
+        )
+        with anyio.fail_after(TIME_LIMIT):
+            await layer.put("jobs.1", b"job", capacity=10, expiry=60)
+            assert await layer.take("jobs.1") == b"job"
+
+
 async def test_unsubscribing_while_subscribing_leaves_no_subscription(broker: Mosquitto, connect: Connect) -> None:
     layer = await connect(broker.url)
     async with anyio.create_task_group() as tasks:
@@ -123,6 +157,7 @@ async def test_groups_whose_checksums_are_the_same_are_distinguished(
         assert await read(layer, 1) == [Event(name, name.encode())]
 
 
+@on_uvloop_too
 async def test_one_task_and_many_tasks_keep_their_order(broker: Mosquitto, connect: Connect) -> None:
     reader, writer = await connect(broker.url), await connect(broker.url)
     await reader.subscribe("order")
@@ -140,6 +175,22 @@ async def test_one_task_and_many_tasks_keep_their_order(broker: Mosquitto, conne
 
 
 BURST = [b"%d" % number for number in range(3000)]
+
+
+async def test_names_that_are_too_long_use_up_nothing(broker: Mosquitto, connect: Connect) -> None:
+    """Between nodes a queue's topic is longer than its name."""
+    layer = await connect(broker.url)
+    outgoing = layer._session.connection._outgoing
+    calls: list[Callable[[], Awaitable[object]]] = [
+        lambda: layer.publish("x" * 65_536, b"x"),
+        lambda: layer.subscribe("x" * 65_536),
+        lambda: layer.put("x" * 65_535, b"x", capacity=1, expiry=60),
+        lambda: layer._session.publish(b"x" * 65_536, b"x"),
+    ]
+    for call in calls:
+        with pytest.raises(ValueError, match="65535"):
+            await call()
+    assert not outgoing._replies
 
 
 async def test_a_burst_respects_the_brokers_receive_maximum(connect: Connect) -> None:
@@ -292,7 +343,7 @@ async def test_the_right_password_is_let_in(protected_broker: Mosquitto, connect
 async def test_a_wrong_password_is_named_without_showing_it(protected_broker: Mosquitto) -> None:
     url = f"mqtt://{USERNAME}@127.0.0.1:{protected_broker.port}"
     layer = MQTTChannelLayer(url, password="geheim")
-    with pytest.raises(ListenerClosed, match=r"(?i)not authori[sz]ed.*Check username, password") as caught:
+    with pytest.raises(ListenerClosed, match=r"(?i)not authori[sz]ed.*Check username and password") as caught:
         await layer.connect()
     assert layer.address in str(caught.value)
     assert "geheim" not in str(caught.value)
@@ -325,6 +376,7 @@ async def test_a_message_that_the_broker_refuses_raises(
 # ---- encryption --------------------------------------------------------------------------------------------------
 
 
+@on_uvloop_too
 async def test_tls(encrypted_broker: Mosquitto, connect: Connect) -> None:
     layer = await connect(encrypted_broker.url)
     await layer.subscribe("secret")
@@ -334,9 +386,47 @@ async def test_tls(encrypted_broker: Mosquitto, connect: Connect) -> None:
 
 async def test_a_certificate_that_nobody_vouches_for_is_refused(encrypted_broker: Mosquitto) -> None:
     layer = MQTTChannelLayer(host="127.0.0.1", port=encrypted_broker.port, tls=True)
-    with pytest.raises(ListenerClosed, match="certificate verify failed") as caught:
+    with pytest.raises(ListenerClosed, match="certificate verify failed.*Name the authority .* as ca_file") as caught:
         await layer.connect()
     assert layer.address in str(caught.value)
+
+
+@on_uvloop_too
+async def test_a_plain_port_does_not_take_tls(broker: Mosquitto) -> None:
+    layer = MQTTChannelLayer(f"mqtts://127.0.0.1:{broker.port}")
+    with pytest.raises(ListenerClosed, match=r"may not speak TLS at this port \(use mqtt://\)"):
+        await layer.connect()
+
+
+async def test_what_speaks_something_else_is_named() -> None:
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read(10)
+        writer.write(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+        writer.close()
+
+    async with await asyncio.start_server(serve, "127.0.0.1", 0) as server:
+        host = f"127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        with pytest.raises(ListenerClosed, match=r"wrong version number.*use mqtt://"):
+            await MQTTChannelLayer(f"mqtts://{host}").connect()
+        with pytest.raises(
+            ListenerClosed, match=r"before it answered. .*\(use mqtts://\).* no MQTT 5 .*max_connections"
+        ):
+            await MQTTChannelLayer(f"mqtt://{host}").connect()
+
+
+@pytest.mark.parametrize(
+    ("reason", "cure"),
+    [
+        (0x85, "Client identifier not valid .*Use another client_id"),
+        (0x87, "Not authorized .*what the access control allows anonymous users, for the will too"),
+        (0x97, "Quota exceeded .*raise its limits"),
+        (0x80, "Unspecified error .*The broker's log says more"),
+    ],
+)
+async def test_a_refusal_says_what_to_do(reason: int, cure: str) -> None:
+    async with scripted_broker(bytes((0x20, 3, 0, reason, 0))) as url:
+        with pytest.raises(ListenerClosed, match=cure):
+            await MQTTChannelLayer(url).connect()
 
 
 async def test_a_broker_that_wants_our_certificate(connect: Connect) -> None:

@@ -14,7 +14,7 @@ import anyio.lowlevel
 import pytest
 from msgspec.msgpack import encode
 
-from django_anyio_channels import DeliveryUnknown, ListenerClosed, PublishRefused
+from django_anyio_channels import DeliveryUnknown, ListenerClosed, PublishRefused, SubscriptionRefused
 from django_anyio_channels.brokers.mqtt.packets import NO_MATCHING_SUBSCRIBERS
 from django_anyio_channels.brokers.mqtt.queues import handoff
 from django_anyio_channels.brokers.mqtt.queues.client import MQTTQueues
@@ -28,6 +28,7 @@ pytestmark = pytest.mark.anyio
 
 NODES = b"%nodes//"
 JOBS = NODES + b"queue/jobs"
+OWNER = NODES + b"owner/jobs"
 QUEUES = "django_anyio_channels.brokers.mqtt.queues"
 
 
@@ -37,6 +38,7 @@ class Node:
 
     node: str
     table: list[tuple[Node, Subscription]]
+    retained: dict[bytes, bytes]
     scope: str = ""
     dead: bool = False
     ignored: set[bytes] = field(default_factory=set)
@@ -50,7 +52,12 @@ class Node:
 
     async def subscribe(self, subscription: Subscription) -> None:
         await self._round_trip()
+        if (self, subscription.topic_filter) in [(node, each.topic_filter) for node, each in self.table]:
+            return
         self.table.append((self, subscription))
+        if subscription.retained and subscription.topic_filter in self.retained:
+            assert subscription.handler is not None
+            subscription.handler(self.retained[subscription.topic_filter])
 
     async def unsubscribe(self, topic_filter: bytes) -> None:
         await self._round_trip()
@@ -59,12 +66,16 @@ class Node:
     async def listen(self, topic_filter: bytes, handler: Callable[[bytes], None]) -> None:
         await self.subscribe(Subscription(topic_filter, "a test's", handler=handler))
 
-    async def publish(self, topic: bytes, payload: bytes) -> int:
+    async def publish(self, topic: bytes, payload: bytes, *, retain: bool = False, properties: bytes = b"\0") -> int:
         await self._round_trip()
         if topic in self.ignored:
             return 0
         if topic in self.forbidden:
             raise PublishRefused(f"not allowed to write {topic.decode()}")
+        if retain:
+            self.retained[topic] = payload
+        if retain and not payload:
+            del self.retained[topic]
         subscriptions: dict[tuple[str | None, bytes], Subscription] = {}
         for node, each in self.table:
             if each.topic_filter.removeprefix(b"$share/anyio/") == topic:
@@ -74,6 +85,10 @@ class Node:
             assert each.handler is not None
             each.handler(payload)
         return 0 if subscriptions else NO_MATCHING_SUBSCRIBERS
+
+    async def answer_for(self, candidate: Node, verb: str) -> None:
+        """Send an announcement of the queue ``jobs`` that the broker has lost, as the candidate sent it."""
+        await self.publish(OWNER, encode([verb, candidate.node, candidate.queues.requests.elections._number, []]))
 
     @property
     def largest_packet(self) -> int:
@@ -124,13 +139,15 @@ class Node:
 async def nodes() -> AsyncIterator[list[Node]]:
     """Three nodes of one table."""
     table: list[tuple[Node, Subscription]] = []
-    made = [Node(name, table) for name in "abc"]
+    retained: dict[bytes, bytes] = {}
+    made = [Node(name, table, retained) for name in "abc"]
     with anyio.fail_after(TIME_LIMIT):
         for node in made:
             await node.queues.begin()
         yield made
         for node in made:
             await node.cut()
+        handoff.orphaned_queues.clear()
 
 
 async def acquaint(owner: Node, reader: Node) -> None:
@@ -228,7 +245,7 @@ def test_what_had_not_begun_when_the_event_loop_ends_is_left_in_silence(caplog: 
         raise AssertionError("it must not begin")
 
     async def main() -> None:
-        node = Node("one", [])
+        node = Node("one", [], {})
         node.queues.messaging.start_soon(work())
         for task in asyncio.all_tasks() - {asyncio.current_task()}:
             task.cancel()  # as the end of the event loop does
@@ -242,14 +259,14 @@ async def test_a_mistake_is_logged_with_its_traceback(caplog: pytest.LogCaptureF
     async def work() -> None:
         raise ZeroDivisionError("a mistake")
 
-    Node("one", []).queues.messaging.start_soon(work())
+    Node("one", [], {}).queues.messaging.start_soon(work())
     await until(lambda: "a mistake" in caplog.text)
     assert caplog.records[-1].exc_info
 
 
 async def test_a_session_that_ends_during_an_election_ends_the_call(nodes: list[Node]) -> None:
     candidate = nodes[0]
-    candidate.ignored.add(NODES + b"claim/jobs")
+    candidate.ignored.add(OWNER)
     task = asyncio.create_task(candidate.put(b"x"))
     await anyio.wait_all_tasks_blocked()
     assert not task.done()
@@ -340,7 +357,7 @@ async def test_a_reader_that_does_not_come_back_is_removed(nodes: list[Node], mo
     monkeypatch.setattr(f"{QUEUES}.readers._LINGER_SECONDS", 0.0)
     owner, reader, _ = nodes
     await acquaint(owner, reader)
-    jobs = owner.queues.requests.owners[b"jobs"]
+    jobs = owner.queues.requests.elections.owners[b"jobs"]
     task = asyncio.create_task(reader.take())
     await until(lambda: jobs.readers)
     task.cancel()
@@ -410,7 +427,7 @@ async def test_the_next_node_of_the_process_gets_what_nobody_took(nodes: list[No
     owner = nodes[0]
     await owner.put(b"kept")
     await owner.disconnect()
-    next_node = Node("d", owner.table)
+    next_node = Node("d", owner.table, owner.retained)
     next_node.address = owner.address
     await next_node.queues.begin()
     assert await next_node.take() == b"kept"
@@ -485,13 +502,30 @@ async def test_what_no_node_has_published_is_dropped_and_logged(
     assert await taking == b"goes on"
 
 
+async def test_forged_requests_are_logged_at_a_bounded_rate(
+    nodes: list[Node], caplog: pytest.LogCaptureFixture
+) -> None:
+    owner, reader, other_client = nodes
+    await acquaint(owner, reader)
+    owner.forbidden.add(NODES + b"node/evil")
+    for number in range(100):
+        await other_client.publish(JOBS, encode(["put", "evil", number, [b"x", 200, 60.0]]))
+        await other_client.publish(JOBS, encode(["put", "x" * 70_000, number, [b"x", 200, 60.0]]))
+        await other_client.publish(JOBS, b"garbage")
+    await until(lambda: not owner.queues.messaging._tasks)
+    assert 1 <= len(caplog.records) <= 10
+    assert all(len(line) < 1000 for line in caplog.messages)
+
+
 async def test_garbage_for_a_candidate_is_dropped(nodes: list[Node], caplog: pytest.LogCaptureFixture) -> None:
     candidate, other_client, _ = nodes
-    candidate.ignored.add(NODES + b"claim/jobs")
+    candidate.ignored.add(OWNER)
     standing = asyncio.create_task(candidate.put(b"x"))
     await anyio.wait_all_tasks_blocked()
+    await other_client.answer_for(candidate, "ask")
+    await anyio.wait_all_tasks_blocked()
     await other_client.publish(JOBS, b"garbage")
-    await other_client.publish(NODES + b"claim/jobs", encode(["claim", "a", 0, []]))
+    await other_client.answer_for(candidate, "claim")
     await standing
     assert (
         "Dropped a message on %nodes//queue/jobs that was not published by this version of this package" in caplog.text
@@ -501,21 +535,20 @@ async def test_garbage_for_a_candidate_is_dropped(nodes: list[Node], caplog: pyt
 
 async def test_requests_that_come_during_an_election_wait_for_it(nodes: list[Node]) -> None:
     candidate, writer, _ = nodes
-    candidate.ignored.add(NODES + b"claim/jobs")
+    candidate.ignored.add(OWNER)
     own = [asyncio.create_task(candidate.put(b"own")) for _ in range(2)]
     await anyio.wait_all_tasks_blocked()
+    await writer.answer_for(candidate, "ask")
+    await anyio.wait_all_tasks_blocked()
+    writer.ignored.add(OWNER)
     other = asyncio.create_task(writer.put(b"another's"))
     await anyio.wait_all_tasks_blocked()
     assert not any(task.done() for task in (*own, other))
-    await writer.publish(NODES + b"claim/jobs", encode(["claim", "a", 0, []]))
+    writer.ignored.clear()
+    await writer.answer_for(writer, "ask")
+    await writer.answer_for(candidate, "claim")
     await asyncio.gather(*own, other)
     assert sorted([await writer.take() for _ in range(3)]) == [b"another's", b"own", b"own"]
-
-
-async def test_whether_all_topics_are_subscribed_to_is_not_known_without_a_connection(nodes: list[Node]) -> None:
-    [first, *_] = nodes
-    await first.cut()
-    assert not await first.queues.messaging.all_topics_subscribed()
 
 
 async def test_what_is_undelivered_is_returned_once_by_a_node_that_leaves(nodes: list[Node]) -> None:
@@ -539,7 +572,7 @@ async def test_a_node_that_leaves_an_owner_that_does_not_answer_hands_off_its_ow
     await anyio.wait_all_tasks_blocked()
     leaver.queues._repeat()  # a second has passed
     await leaving
-    assert b"others" in successor.queues.requests.owners or b"others" in mute.queues.requests.owners
+    assert b"others" in successor.queues.requests.elections.owners or b"others" in mute.queues.requests.elections.owners
     assert await successor.queues.take("others") == b"kept"
 
 
@@ -585,8 +618,8 @@ async def test_the_readers_of_a_queue_go_with_it_to_the_next_owner(nodes: list[N
     await reader.queues.requests.leave()  # it gets no queues
     reader.ignored.add(JOBS)  # nor does it say again that it waits
     await owner.queues.close()
-    await until(lambda: b"jobs" in successor.queues.requests.owners)
-    await until(lambda: successor.queues.requests.owners[b"jobs"].readers == {("b", number): None})
+    await until(lambda: b"jobs" in successor.queues.requests.elections.owners)
+    await until(lambda: successor.queues.requests.elections.owners[b"jobs"].readers == {("b", number): None})
     await successor.put(b"second")
     assert await task == b"second"
 
@@ -599,7 +632,7 @@ async def test_a_request_that_comes_late_to_a_node_goes_on_to_the_owner(nodes: l
     task = asyncio.create_task(reader.take())
     await anyio.wait_all_tasks_blocked()
     (number,) = reader_queue(reader).known
-    late.queues.requests._receive_request(b"jobs", Message("take", reader.node, 0, ([number],)))
+    late.queues.requests._forward(b"jobs", Message("take", reader.node, 0, ([number],)))
     await owner.put(b"second")
     assert await task == b"second"
 
@@ -699,3 +732,276 @@ async def test_a_node_that_is_gone_waits_no_longer(nodes: list[Node]) -> None:
     await driver.do()
     assert driver.replies == [("b", 1, "ok"), ("here", 2, "message")]
     assert not driver.owner.readers
+
+
+# ---- who owns a queue --------------------------------------------------------------------------------------------
+
+
+def route_of(node: Node) -> Any:
+    return node.queues.requests.elections._routes[b"jobs"]
+
+
+def owns(node: Node) -> bool:
+    return b"jobs" in node.queues.requests.elections.owners
+
+
+def repeat(node: Node, monkeypatch: pytest.MonkeyPatch, **seconds: float) -> None:
+    """What a node does each second, with other times."""
+    with monkeypatch.context() as patched:
+        for name, value in seconds.items():
+            patched.setattr(f"{QUEUES}.election._{name.upper()}_SECONDS", value)
+        node.queues.requests.elections.repeat()
+
+
+async def test_a_queue_that_nobody_uses_is_forgotten_everywhere(
+    nodes: list[Node], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    owner, reader, _ = nodes
+    await acquaint(owner, reader)
+    await owner.queues.put("jobs", b"expires", 10, 0.001)
+    await until(lambda: not owner.queues.requests.elections.owners[b"jobs"].is_used())
+    for node in (owner, reader):
+        repeat(node, monkeypatch, idle=0.0)
+    await until(lambda: not owns(owner))
+    repeat(owner, monkeypatch, idle=0.0)
+    await until(lambda: not owner.queues.requests.elections._routes)
+    await until(lambda: not reader.queues.requests.elections._routes)
+    assert not owner.retained
+    assert not [each for _, each in owner.table if b"jobs" in each.topic_filter]
+    await acquaint(reader, owner)
+
+
+@pytest.mark.parametrize("used", ["a message", "a reader", "a binding"])
+async def test_a_queue_in_use_is_not_forgotten(nodes: list[Node], used: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    owner, reader, _ = nodes
+    await acquaint(owner, reader)
+    jobs = owner.queues.requests.elections.owners[b"jobs"]
+    if used == "a message":
+        await owner.put(b"second")
+    elif used == "a reader":
+        taking = asyncio.create_task(reader.take())
+        await until(lambda: jobs.readers)
+    else:
+        await reader.queues.bind("news", "jobs", 10, 60.0, 60.0)
+    repeat(owner, monkeypatch, idle=0.0)
+    await anyio.wait_all_tasks_blocked()
+    assert owns(owner)
+    if used == "a reader":
+        await owner.put(b"second")
+        assert await taking == b"second"
+
+
+async def test_a_binding_that_has_expired_keeps_no_queue(nodes: list[Node], monkeypatch: pytest.MonkeyPatch) -> None:
+    owner, _, _ = nodes
+    await owner.queues.bind("news", "jobs", 10, 60.0, 0.0)
+    repeat(owner, monkeypatch, idle=0.0)
+    await until(lambda: not owns(owner))
+    assert not [each for _, each in owner.table if each.topic_filter.endswith(b"news")]
+
+
+async def test_an_announcement_is_repeated(nodes: list[Node], monkeypatch: pytest.MonkeyPatch) -> None:
+    owner, reader, _ = nodes
+    await acquaint(owner, reader)
+    owner.retained.clear()
+    repeat(owner, monkeypatch, repeat=0.0)
+    await until(lambda: OWNER in owner.retained)
+
+
+async def test_what_a_dead_owner_has_left_is_forgotten(nodes: list[Node], monkeypatch: pytest.MonkeyPatch) -> None:
+    owner, reader, _ = nodes
+    await acquaint(owner, reader)
+    await owner.cut()
+    await reader.publish(NODES + b"presence", encode(["gone", "a", 0, []]))
+    await until(lambda: route_of(reader).owner is None)
+    assert OWNER in reader.retained
+    repeat(reader, monkeypatch, idle=0.0)
+    await until(lambda: not reader.retained)
+
+
+async def test_an_owner_that_is_quiet_is_asked(nodes: list[Node], monkeypatch: pytest.MonkeyPatch) -> None:
+    owner, reader, _ = nodes
+    await acquaint(owner, reader)
+    route = route_of(reader)
+    before = route.confirmed_at
+    repeat(reader, monkeypatch, ask=0.0)
+    await until(lambda: route.confirmed_at > before)
+    assert route.silent_since is None
+    owner.ignored.add(OWNER)
+    repeat(reader, monkeypatch, ask=0.0)
+    await until(lambda: route.silent_since)
+    repeat(reader, monkeypatch, silence=0.0)
+    assert route.owner is None
+
+
+async def two_owners(nodes: list[Node]) -> None:
+    """As after an election at a broker that does not keep the order."""
+    first, second, _ = nodes
+    await acquaint(first, second)
+    await first.put(b"at the first")
+    route_of(second).set_owner(None)
+    first.ignored.add(OWNER)
+    await second.queues.requests.elections.find_owner(b"jobs")
+    first.ignored.clear()
+    assert owns(first)
+    assert owns(second)
+
+
+@pytest.mark.parametrize("announced", [0, 1])
+async def test_of_two_owners_one_hands_off_to_the_other(
+    nodes: list[Node], announced: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await two_owners(nodes)
+    first, second, third = nodes
+    second.queues.requests.elections.owners[b"jobs"].store.put(b"at the second", 10, 60.0)
+    repeat(nodes[announced], monkeypatch, repeat=0.0)
+    await until(lambda: not owns(second))
+    assert owns(first)
+    assert sorted([await third.take(), await third.take()]) == [b"at the first", b"at the second"]
+    assert third.retained[OWNER].startswith(encode(["owner", "a"])[:8].replace(b"\x92", b"\x94"))
+
+
+async def test_a_queue_is_given_up_once(nodes: list[Node]) -> None:
+    owner, reader, _ = nodes
+    await acquaint(owner, reader)
+    elections = owner.queues.requests.elections
+    given_up = await asyncio.gather(elections.give_up(b"jobs"), elections.give_up(b"jobs"))
+    assert [each is None for each in given_up] == [False, True]
+
+
+async def test_a_hand_off_of_a_queue_that_is_gone_does_nothing(nodes: list[Node]) -> None:
+    owner, reader, _ = nodes
+    await acquaint(owner, reader)
+    hand_offs = owner.queues._hand_offs
+    await asyncio.gather(hand_offs._hand_off(b"jobs"), hand_offs._hand_off(b"jobs"))
+    await acquaint(reader, owner)
+
+
+async def test_what_was_retained_for_a_former_session_says_nothing(nodes: list[Node]) -> None:
+    owner, reader, _ = nodes
+    owner.retained[OWNER] = encode(["owner", "a", 1, []])
+    await acquaint(owner, reader)
+    assert owns(owner)
+
+
+async def test_a_dead_node_is_not_sent_anything_while_all_topics_are_subscribed(nodes: list[Node]) -> None:
+    owner, dead, reader = nodes
+    await acquaint(owner, dead)
+    task = asyncio.create_task(dead.take())
+    await until(lambda: owner.queues.requests.elections.owners[b"jobs"].readers)
+    await reader.listen(NODES + b"node/b", no_reply)  # so the broker does not say that nobody gets it
+    await dead.cut()
+    with pytest.raises(ListenerClosed):
+        await task
+    await reader.publish(NODES + b"presence", encode(["gone", "b", 0, []]))
+    await until(lambda: not owner.queues.requests.elections.owners[b"jobs"].readers)
+    owner.queues.requests.elections.owners[b"jobs"].readers[("b", 7)] = None  # announced at the same moment
+    await owner.put(b"second")
+    assert await reader.take() == b"second"
+    await dead.reconnect()
+    task = asyncio.create_task(dead.take())
+    await until(lambda: owner.queues.requests.elections.owners[b"jobs"].readers)
+    await owner.put(b"third")
+    assert await task == b"third"
+
+
+async def test_only_so_many_dead_nodes_are_remembered(nodes: list[Node], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(f"{QUEUES}.messaging._REMEMBERED_NODES", 2)
+    one, other, _ = nodes
+    for name in ("x", "y", "z", "a"):
+        await other.publish(NODES + b"presence", encode(["gone", name, 0, []]))
+    await until(lambda: list(one.queues.messaging._presence) == ["y", "z"])
+
+
+async def test_a_broker_that_does_not_let_a_node_read_is_named(
+    nodes: list[Node], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(f"{QUEUES}.election._ECHO_SECONDS", 0.01)
+    nodes[0].ignored.add(OWNER)
+    with pytest.raises(SubscriptionRefused, match=r"the owner of queue jobs\. Check .* read and write the topics"):
+        await nodes[0].put(b"x")
+
+
+async def test_a_node_that_leaves_does_not_wait_long_for_a_successor(
+    nodes: list[Node], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(f"{QUEUES}.election._ADOPTION_SECONDS", 0.01)
+    owner, reader, logger = nodes
+    await acquaint(owner, reader)
+    await owner.put(b"kept")
+    for node in (reader, logger):
+        await node.cut()
+    await logger.reconnect()
+    logger.table[:] = [entry for entry in logger.table if entry[0] is not logger]
+    await logger.listen(NODES + b"successors", no_reply)
+    await owner.disconnect()
+    await reader.reconnect()
+    assert await reader.take() == b"kept"
+
+
+async def test_a_claim_that_came_late_changes_no_owner(nodes: list[Node]) -> None:
+    owner, reader, late = nodes
+    await acquaint(owner, reader)
+    await late.publish(OWNER, encode(["claim", "c", 7, []]), retain=True)
+    await late.publish(OWNER, encode(["vacant", "c", 7, []]))
+    assert route_of(reader).owner == "a"
+    await until(lambda: late.retained[OWNER] == encode(["owner", "a", owner.queues.requests.elections._number, []]))
+
+
+async def test_a_node_that_leaves_knows_no_owner_of_what_it_has_not_used(nodes: list[Node]) -> None:
+    leaver, other, _ = nodes
+    await leaver.queues.requests.leave()
+    await other.listen(NODES + b"successors", no_reply)
+    with pytest.raises(ListenerClosed, match="there is no other node"):
+        await leaver.put(b"x")
+
+
+async def test_what_comes_to_a_node_that_has_left_goes_to_another_reader(nodes: list[Node]) -> None:
+    """Its task still waits, and a client that subscribes to everything hides that nobody gets it."""
+    owner, leaver, reader = nodes
+    await acquaint(owner, leaver)
+    waiting = asyncio.create_task(leaver.take())
+    await until(lambda: owner.queues.requests.elections.owners[b"jobs"].readers)
+    await leaver.queues.close()
+    await until(lambda: not owner.queues.requests.elections.owners[b"jobs"].readers)
+    leaver.queues._repeat()  # a second has passed
+    await anyio.wait_all_tasks_blocked()
+    assert not owner.queues.requests.elections.owners[b"jobs"].readers
+    await owner.queues.messaging.reply("b", 1, "message", "jobs", (0.0, 60.0, b"came late"))
+    assert not waiting.done()
+    owner.queues.requests.elections.owners[b"jobs"].readers[("b", 7)] = None  # an announcement that was on its way
+    await owner.put(b"second")
+    assert await reader.take() == b"second"
+    waiting.cancel()
+
+
+async def test_a_message_that_a_node_got_no_more_is_returned_when_it_is_known(nodes: list[Node]) -> None:
+    owner, dead, reader = nodes
+    await acquaint(owner, dead)
+    publish = owner.publish
+
+    async def publish_meanwhile(topic: bytes, payload: bytes, **options: Any) -> int:
+        if topic == NODES + b"node/b":
+            await reader.publish(NODES + b"presence", encode(["gone", "b", 0, []]))
+        return await publish(topic, payload, **options)
+
+    owner.publish = publish_meanwhile  # type: ignore[method-assign]
+    owner.queues.requests.elections.owners[b"jobs"].readers[("b", 7)] = None
+    dead.queues._readers.receive = lambda reply: None  # type: ignore[method-assign]
+    await owner.put(b"second")
+    assert await reader.take() == b"second"
+
+
+async def test_a_request_that_comes_during_an_election_is_passed_on(
+    nodes: list[Node], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    candidate, writer, _ = nodes
+    candidate.ignored.add(OWNER)
+    own = asyncio.create_task(candidate.put(b"own"))
+    await anyio.wait_all_tasks_blocked()
+    await writer.answer_for(candidate, "ask")
+    await anyio.wait_all_tasks_blocked()
+    await writer.publish(JOBS, encode(["put", "b", 1, [b"other's", 10, 60.0]]))
+    repeat(candidate, monkeypatch, idle=0.0)
+    await writer.answer_for(candidate, "claim")
+    await own
+    assert sorted([await candidate.take(), await candidate.take()]) == [b"other's", b"own"]

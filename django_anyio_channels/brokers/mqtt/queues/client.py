@@ -4,8 +4,8 @@ MQTT passes a message on or forgets it. So the messages of a queue are in the me
 of a message:
 
 * `MQTTQueues.put` sends a request to the queue's topic, to which only the owner subscribes (``$share``, so that never
-  two nodes handle one request). When the broker says that nobody does (reason code 16), the requesting node becomes the
-  owner itself (`requests`).
+  two nodes handle one request). A queue without an owner gets one before that, the first node that needs it
+  (`election`, `requests`).
 * The owner (`owner`) keeps the message (`store`), or sends it to the node of the reader that waits longest, and there
   one of the waiting tasks gets it (`readers`).
 * A node that disconnects hands its queues off to another node of its scope, or if there is none, to the next session of
@@ -16,27 +16,23 @@ messages and bindings of the queues that it owns, and the messages on their way 
 process costs all queues. Where this matters, use a broker that has queues: Redis or PostgreSQL.
 
 Topics, in the scope of the prefix (a group's topic never begins so, see `topics`): ``%nodes/<scope>/queue/<queue>`` for
-requests, ``claim/<queue>`` for the election of its owner, ``node/<client id>`` for replies, ``successors`` for queues
-whose owner disconnects, ``purge``. Other clients that subscribe to them, as with ``#``, are taken for an owner. (No
-wildcard matches what begins with ``$``; but of that mosquitto 2.0.11 has no shared subscriptions.)
+requests, ``owner/<queue>`` for the announcement of its owner (the only retained one), ``node/<client id>`` for replies,
+``successors`` for queues whose owner disconnects, ``presence`` for nodes that leave, die (their wills) and come back,
+``purge``.
 """
 
 from __future__ import annotations
 
 import asyncio
-import logging
 
 import anyio
 
 from ....core.exceptions import ListenerClosed, PayloadTooLarge, QueueFull
 from ..topics import to_group, to_topic
 from .handoff import HandOffs
-from .messaging import ALL_TOPICS_SUBSCRIBED, REPLIES, Message, Messaging, PartOfTopic, Transport
+from .messaging import REPLIES, Message, Messaging, PartOfTopic, Transport
 from .readers import Readers
-from .requests import Requests
 from .store import PackedMessage
-
-logger = logging.getLogger("django_anyio_channels")
 
 _PURGE = b"purge"
 _REPLY_VERBS = {"ok": tuple[()], "full": tuple[()], "message": tuple[PartOfTopic, PackedMessage]}
@@ -53,15 +49,13 @@ class MQTTQueues:
     def __init__(self, transport: Transport) -> None:
         self._transport = transport
         self.messaging = Messaging(transport, self._receive_reply)
-        self.requests = Requests(self.messaging)
-        self._hand_offs = HandOffs(self.messaging, self.requests)
+        self._hand_offs = HandOffs(self.messaging)
+        self.requests = self._hand_offs.requests
         self._readers = Readers(self.messaging, self.requests, self._hand_offs)
         self._timer: asyncio.TimerHandle | None = None
-        self._checked = False
 
     async def put(self, queue: str, message: bytes, capacity: int, expiry: float) -> None:
         """See `BaseChannelLayer`, as for the other verbs."""
-        self._check_subscriptions()
         topic = to_topic(queue)
         size, limit = len(message) + self.messaging.envelope_size(topic), self._transport.largest_packet
         if size > limit:
@@ -73,7 +67,6 @@ class MQTTQueues:
             raise QueueFull(queue, capacity)
 
     async def take(self, queue: str) -> bytes:
-        self._check_subscriptions()
         return await self._readers.take(to_topic(queue))
 
     async def bind(self, group: str, queue: str, capacity: int, expiry: float, lifetime: float) -> None:
@@ -85,23 +78,13 @@ class MQTTQueues:
     async def purge(self, prefix: str) -> None:
         await self.messaging.send(_PURGE, Message("purge", self.messaging.node, 0, (prefix,)))
 
-    def _check_subscriptions(self) -> None:
-        """Once a session: warn if the broker cannot tell whether a queue has an owner."""
-
-        async def check() -> None:
-            if await self.messaging.all_topics_subscribed():
-                logger.warning("%s: %s", self._transport.address, ALL_TOPICS_SUBSCRIBED)
-
-        if not self._checked:
-            self._checked = True
-            self.messaging.start_soon(check())
-
     async def begin(self) -> None:
         """Begin the session. Raises `ListenerClosed`, and `SubscriptionRefused` if the broker does not allow it."""
         self._repeat()
         await asyncio.gather(
             self.messaging.listen(REPLIES + self.messaging.node.encode(), _REPLY_VERBS, self._receive_reply),
             self.messaging.listen(_PURGE, {"purge": tuple[str]}, self._on_purge),
+            self.messaging.watch_nodes(self.requests.elections.node_gone),
             self.requests.accept_queues(),
         )
         await self._hand_offs.begin()
@@ -117,8 +100,6 @@ class MQTTQueues:
             with anyio.move_on_after(_CLOSE_SECONDS / 2):
                 await self._readers.close()
             await self._hand_offs.close()
-            # The owners that did not reply learn now that this node takes no messages any more.
-            await self.messaging.stop_listening(REPLIES + self.messaging.node.encode())
 
     def end(self, error: ListenerClosed) -> None:
         """The session is over: fail all calls with ``error``. What is left is kept for the next session."""
@@ -136,7 +117,7 @@ class MQTTQueues:
 
     def _on_purge(self, purge: Message) -> None:
         (prefix,) = purge.arguments
-        for topic, owner in self.requests.owners.items():
+        for topic, owner in self.requests.elections.owners.items():
             if to_group(topic).startswith(prefix):
                 owner.purge()
         self._readers.purge(prefix)

@@ -7,7 +7,7 @@ import logging
 import os
 from dataclasses import dataclass, field
 
-from .messaging import ALL_TOPICS_SUBSCRIBED, ENVELOPE_BYTES, Message, Messaging
+from .messaging import ENVELOPE_BYTES, Message, Messaging
 from .owner import Binding, pack_bindings
 from .requests import Requests
 from .store import QueuedMessage
@@ -50,33 +50,43 @@ os.register_at_fork(after_in_child=orphaned_queues.clear)
 class HandOffs:
     """Gives queues to other nodes."""
 
-    def __init__(self, messaging: Messaging, requests: Requests) -> None:
+    def __init__(self, messaging: Messaging) -> None:
+        self.requests = Requests(messaging, lambda topic: messaging.start_soon(self._hand_off(topic)))
         self._messaging = messaging
-        self._requests = requests
         self._key = (messaging.transport.address, messaging.transport.scope)
 
     async def begin(self) -> None:
         """Give away the queues left over from former sessions."""
-        if self._key in orphaned_queues and await self._messaging.all_topics_subscribed():
-            text = "The queues left over at %s are offered in its next session. %s"
-            logger.error(text, self._messaging.transport.address, ALL_TOPICS_SUBSCRIBED)
-        else:
-            await self.give(*orphaned_queues.pop(self._key, []))
+        orphans = orphaned_queues.pop(self._key, [])
+        for orphan in orphans:
+            # Of a queue that is empty, too: what is retained of its former owner is replaced.
+            self._messaging.start_soon(self.requests.elections.find_owner(orphan.topic))
+        await self.give(*orphans)
 
     async def close(self) -> None:
         """Give every queue of this node to another one."""
-        await self._requests.leave()
-        for topic in list(self._requests.owners):
-            owner = await self._requests.give_up(topic)
-            await self.give(OrphanedQueue(topic, owner.store.clear(), owner.bindings))
-            for node, number in list(owner.readers):
-                await self._requests.deliver(topic, Message("take", node, 0, ([number],)))
+        await self.requests.leave()
+        hand_offs = map(self._hand_off, list(self.requests.elections.owners))
+        for error in await asyncio.gather(*hand_offs, return_exceptions=True):
+            if error is not None:
+                raise error
+
+    async def _hand_off(self, topic: bytes) -> None:
+        """Give a queue that this node owns to another one."""
+        owner = await self.requests.elections.give_up(topic)
+        if owner is None:
+            return
+        await self.give(OrphanedQueue(topic, owner.store.clear(), owner.bindings))
+        for node, number in owner.readers:
+            await self.requests.deliver(topic, Message("take", node, 0, ([number],)))
 
     def end(self) -> None:
         """Keep the queues of a session that is over for the next one."""
-        for topic, owner in self._requests.owners.items():
-            self.save(OrphanedQueue(topic, owner.store.clear(), owner.bindings))
-        self._requests.owners.clear()
+        owners = self.requests.elections.owners
+        for topic, owner in owners.items():
+            orphan = OrphanedQueue(topic, owner.store.clear(), owner.bindings)
+            orphaned_queues.setdefault(self._key, []).append(orphan)
+        owners.clear()
 
     def save(self, orphan: OrphanedQueue) -> None:
         """Keep a queue for the next session."""
@@ -99,8 +109,8 @@ class HandOffs:
         topic = orphan.topic
         room = self._messaging.transport.largest_packet - self._messaging.envelope_size(topic)
         if orphan.bindings:
-            await self._requests.send(topic, "bind", pack_bindings(orphan.bindings))
+            await self.requests.send(topic, "bind", pack_bindings(orphan.bindings))
             orphan.bindings = {}
         while portion := orphan.first_messages(min(_HAND_OFF_BYTES, room)):
-            await self._requests.send(topic, "requeue", [each.pack() for each in portion])
+            await self.requests.send(topic, "requeue", [each.pack() for each in portion])
             orphan.messages = orphan.messages[len(portion) :]

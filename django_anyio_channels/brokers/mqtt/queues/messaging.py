@@ -7,13 +7,12 @@ import logging
 from collections.abc import Callable, Coroutine, Mapping
 from typing import Annotated, Any, NamedTuple, Protocol
 from urllib.parse import quote
-from uuid import uuid4
 
 import msgspec
 
 from ....core.exceptions import ChannelLayerError, ListenerClosed
 from ....core.stats import RateLimitedLogger
-from ..packets import NO_MATCHING_SUBSCRIBERS
+from ..packets import NO_MATCHING_SUBSCRIBERS, NO_PROPERTIES, Properties, Will
 from ..subscriptions import Subscription
 
 logger = logging.getLogger("django_anyio_channels")
@@ -21,12 +20,14 @@ logger = logging.getLogger("django_anyio_channels")
 REPLIES = b"node/"
 ENVELOPE_BYTES = 96
 """What a message needs at most on its way between nodes, besides itself and the names of topics and nodes."""
-ALL_TOPICS_SUBSCRIBED = (
-    "A client subscribes to every topic (#), so the broker can't tell whether a normal channel has an owner: one whose "
-    "owner is gone gets no new one. Have that client subscribe to the topics that it needs, none of them with %"
-)
+CLEARED = "cleared"
+"""The verb of an empty message, with which a retained one is cleared."""
+_PRESENCE = b"presence"
+_LEAVING = 1
+"""The number of the announcement of a node that leaves. The will has another one."""
+_REMEMBERED_NODES = 1000
 
-PartOfTopic = Annotated[str, msgspec.Meta(pattern=r"^[^+#\0]*$")]
+PartOfTopic = Annotated[str, msgspec.Meta(pattern=r"^[^+#\0]*$", max_length=65_535)]
 """Text that makes no filter of the topic that it is put into."""
 
 
@@ -67,8 +68,20 @@ class Transport(Protocol):
 
     async def unsubscribe(self, topic_filter: bytes) -> None: ...
 
-    async def publish(self, topic: bytes, payload: bytes) -> int:
+    async def publish(
+        self, topic: bytes, payload: bytes, *, retain: bool = False, properties: bytes = NO_PROPERTIES
+    ) -> int:
         """Publish at QoS 1, and return the broker's reason code."""
+
+
+def _topics(scope: str) -> bytes:
+    """Return what the topics of the nodes of a scope begin with."""
+    return b"%%nodes/%b/" % quote(scope, safe=":", errors="surrogatepass").encode()
+
+
+def last_message(scope: str, node: str, qos: int) -> Will:
+    """Return what the broker is to say when it has lost a node."""
+    return Will((_topics(scope) + _PRESENCE).decode(), _encode(Message("gone", node, 0, ())), qos)
 
 
 class Messaging:
@@ -78,21 +91,35 @@ class Messaging:
         """``receive_reply`` is called with the replies of this node to itself."""
         self.transport = transport
         self.node = transport.node
-        self._topics = b"%%nodes/%b/" % quote(transport.scope, safe=":", errors="surrogatepass").encode()
+        self._topics = _topics(transport.scope)
         self._receive_reply = receive_reply
+        self._presence: dict[str, int] = {}
+        """How often nodes have gone and come back, in turn: with an odd number a node is gone."""
+        self._joined = False
+        self._gone = asyncio.Event()
+        """Set when this node has gone."""
         self._tasks: set[asyncio.Task[object]] = set()
         self._log = RateLimitedLogger()
 
     async def listen(
-        self, name: bytes, verbs: Mapping[str, Any], handler: Callable[[Message], None], *, shared: bool = False
+        self,
+        name: bytes,
+        verbs: Mapping[str, Any],
+        handler: Callable[[Message], None],
+        *,
+        shared: bool = False,
+        retained: bool = False,
     ) -> None:
         """Pass what is sent to a name to ``handler``; in effect when it returns.
 
         ``verbs`` have the types of their arguments; anything else is logged. Of all nodes with a shared subscription
-        one gets each message.
+        one gets each message. ``retained``: what is retained comes first, and `clear` is noticed.
         """
 
         def receive(payload: bytes) -> None:
+            if retained and not payload:
+                handler(Message(CLEARED, "", 0, ()))
+                return
             try:
                 verb, node, number, arguments = _decode(payload)
                 message = Message(verb, node, number, msgspec.convert(arguments, verbs[verb]))
@@ -103,7 +130,57 @@ class Messaging:
                 handler(message)
 
         topic_filter = self._filter(name, shared)
-        await self.transport.subscribe(Subscription(topic_filter, topic_filter.decode(), handler=receive))
+        subscription = Subscription(topic_filter, topic_filter.decode(), handler=receive, retained=retained)
+        await self.transport.subscribe(subscription)
+
+    async def watch_nodes(self, node_gone: Callable[[str], None]) -> None:
+        """Call ``node_gone`` with the name of each node that leaves, or that the broker has lost."""
+
+        def change(verb: str, node: str) -> None:
+            seen = self._presence.pop(node, 0)
+            if seen % 2 == (verb == "back"):
+                seen += 1
+            if seen:
+                self._presence[node] = seen
+            if len(self._presence) > _REMEMBERED_NODES:
+                del self._presence[next(iter(self._presence))]
+            if verb == "gone":
+                node_gone(node)
+
+        def receive(message: Message) -> None:
+            if message.node != self.node:
+                # After `deliver` has got the acknowledgements that the broker sent before this.
+                asyncio.get_running_loop().call_soon(change, message.verb, message.node)
+            elif message.number == _LEAVING:  # it is not the will of our former session
+                change(message.verb, message.node)
+                self._gone.set()
+
+        await self.listen(_PRESENCE, {"gone": tuple[()], "back": tuple[()]}, receive)
+
+    async def join(self) -> None:
+        """Have nodes deliver messages here, before the first reader is announced."""
+        if not self._joined:
+            self._joined = True
+            await self.send(_PRESENCE, Message("back", self.node, 0, ()))
+
+    async def leave(self) -> None:
+        """Have no node deliver a message here from now on; what was delivered before has arrived when it returns."""
+        if self._joined:
+            await self.send(_PRESENCE, Message("gone", self.node, _LEAVING, ()))
+            await self._gone.wait()
+
+    @property
+    def has_left(self) -> bool:
+        """Whether other nodes deliver no messages here any more."""
+        return self._gone.is_set()
+
+    async def deliver(self, node: str, number: int, *arguments: Any) -> bool:
+        """Send a message to a reader. Returns False if its node does not get it, because it has gone."""
+        before = self._presence.get(node, 0)
+        if before % 2 or not await self.reply(node, number, "message", *arguments):
+            return False
+        # The broker has sent us the announcement of the node's end before it acknowledges what came after that.
+        return self._presence.get(node, 0) == before
 
     async def stop_listening(self, name: bytes, *, shared: bool = False) -> None:
         """Undo `listen`."""
@@ -112,24 +189,27 @@ class Messaging:
     def _filter(self, name: bytes, shared: bool) -> bytes:
         return (b"$share/anyio/" if shared else b"") + self._topics + name
 
-    async def send(self, name: bytes, message: Message) -> bool:
-        """Send a message. Returns whether a node listens."""
-        return await self.transport.publish(self._topics + name, _encode(message)) != NO_MATCHING_SUBSCRIBERS
+    async def send(self, name: bytes, message: Message, retain_seconds: int = 0) -> bool:
+        """Send a message. Returns False if nobody listens; a node, if True, or a client that subscribes to it all."""
+        topic, payload = self._topics + name, _encode(message)
+        if retain_seconds:
+            properties = Properties(message_expiry_interval=retain_seconds).pack()
+            reason = await self.transport.publish(topic, payload, retain=True, properties=properties)
+        else:
+            reason = await self.transport.publish(topic, payload)
+        return reason != NO_MATCHING_SUBSCRIBERS
+
+    async def clear(self, name: bytes) -> None:
+        """Have the broker forget what is retained."""
+        await self.transport.publish(self._topics + name, b"", retain=True)
 
     async def reply(self, node: str, number: int, verb: str, *arguments: Any) -> bool:
-        """Reply to a request. Returns whether the requesting node still exists."""
+        """Reply to a request. Returns False if the requesting node does not exist any more."""
         message = Message(verb, self.node, number, arguments)
         if node != self.node:
             return await self.send(REPLIES + node.encode(), message)
         self._receive_reply(message)
         return True
-
-    async def all_topics_subscribed(self) -> bool:
-        """Return whether a client subscribes to a topic that no client can know."""
-        try:
-            return await self.send(REPLIES + uuid4().hex.encode(), Message("probe", self.node, 0, ()))
-        except ListenerClosed:
-            return False
 
     def envelope_size(self, topic: bytes) -> int:
         """Return how many bytes a message of a queue needs at most on its way between nodes, besides its own."""
@@ -147,7 +227,9 @@ class Messaging:
         if isinstance(error, ListenerClosed):
             logger.debug("Background task cancelled: %s", error)
         elif error is not None:
-            logger.warning("%s", error, exc_info=None if isinstance(error, ChannelLayerError) else error)
+            self._log.write(
+                logging.WARNING, "%s", error, exc_info=None if isinstance(error, ChannelLayerError) else error
+            )
 
     async def finished(self) -> None:
         """Wait for the background tasks of a session that is over."""

@@ -19,7 +19,6 @@ PackedBinding = tuple[str, int, float, float]
 """Group, capacity, expiry in seconds, and the seconds that are left of its lifetime."""
 
 VERBS: dict[str, Any] = {
-    "probe": tuple[()],
     "take": tuple[list[int]],
     "stop": tuple[list[int]],
     "put": tuple[bytes, int, float],
@@ -72,8 +71,6 @@ class QueueOwner:
         """Handle the request of a node."""
         verb, node, number, arguments = request
         requester = (node, number)
-        if verb == "probe":
-            return  # the broker has replied that there is an owner
         if verb == "take":
             self.readers.update({(node, reader): None for reader in arguments[0]})
         elif requester not in self._replies:
@@ -114,8 +111,8 @@ class QueueOwner:
 
     async def _deliver(self, reader: Requester, message: QueuedMessage) -> None:
         node, number = reader
-        if not await self._messaging.reply(node, number, "message", self._topic.decode(), message.pack()):
-            self.readers = {each: None for each in self.readers if each[0] != node}
+        if not await self._messaging.deliver(node, number, self._topic.decode(), message.pack()):
+            self.drop_node(node)
             self.store.appendleft(message)
             self._dispatch()
 
@@ -131,6 +128,16 @@ class QueueOwner:
         if self.bindings.pop(group, None) is not None:
             await self._stop_listening(group)
         self._reply(requester, "ok")
+
+    def drop_node(self, node: str) -> None:
+        """Forget the readers of a node that is gone."""
+        self.readers = {each: None for each in self.readers if each[0] != node}
+
+    def is_used(self) -> bool:
+        """Return whether anything is left to be done, after what has expired is gone."""
+        for group in [group for group, each in self.bindings.items() if each.expires_at <= monotonic()]:
+            self._end_binding(group)
+        return bool(self.store or self.readers or self.bindings)
 
     async def close_bindings(self) -> None:
         """Put nothing more that is published to groups into the queue."""

@@ -54,8 +54,10 @@ class Readers:
     """
 
     def __init__(self, messaging: Messaging, requests: Requests, hand_offs: HandOffs) -> None:
+        self._messaging = messaging
         self._node = messaging.node
         self._start_soon = messaging.start_soon
+        self._leaving = False
         self._requests = requests
         self._hand_offs = hand_offs
         self._numbers = count(1)
@@ -80,7 +82,7 @@ class Readers:
             self._linger(topic, queue)
 
     def _add_missing_readers(self, topic: bytes, queue: _ReaderQueue) -> None:
-        while len(queue.known) < len(queue.waiters):
+        while len(queue.known) < len(queue.waiters) and not self._leaving:
             number = next(self._numbers)
             queue.known[number] = None
             self._start_soon(self._add_reader(topic, queue, number))
@@ -95,16 +97,19 @@ class Readers:
                 raise
 
     async def _announce(self, topic: bytes, numbers: list[int]) -> None:
+        await self._messaging.join()
         await self._requests.deliver(topic, Message("take", self._node, 0, (numbers,)))
 
     def repeat(self) -> None:
         """Tell all owners again which readers wait: an owner may have died."""
         for topic, queue in self._queues.items():
-            if queue.known:
+            if queue.known and not self._leaving:
                 self._start_soon(self._announce(topic, list(queue.known)))
 
     def receive(self, reply: Message) -> None:
         """Take a message for a reader. Without a task it waits for the next one, or goes back soon."""
+        if self._messaging.has_left:
+            return  # its owner knows, and gives it to another reader
         topic = reply.arguments[0].encode()
         queue = self._queues[topic]
         queue.known.pop(reply.number, None)
@@ -157,13 +162,10 @@ class Readers:
             self._linger(topic, queue)
 
     async def close(self) -> None:
-        """Tell all owners that no readers wait here any more, and return all undelivered messages."""
-        await asyncio.gather(*[self._leave(topic, queue) for topic, queue in self._queues.items()])
-
-    async def _leave(self, topic: bytes, queue: _ReaderQueue) -> None:
-        if queue.known:
-            await self._requests.send(topic, "stop", list(queue.known))
-        await self._return_undelivered(topic, queue)
+        """Read no more, and return all undelivered messages."""
+        self._leaving = True
+        await self._messaging.leave()
+        await asyncio.gather(*[self._return_undelivered(topic, queue) for topic, queue in self._queues.items()])
 
     def end(self, error: ListenerClosed) -> None:
         """Fail all waiting tasks, and keep undelivered messages for the next session."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from bisect import insort
 from dataclasses import dataclass
+from math import inf
 from time import monotonic
 
 PackedMessage = tuple[float, float, bytes]
@@ -34,12 +35,15 @@ class Store:
 
     def __init__(self) -> None:
         self._messages: list[QueuedMessage] = []
+        self._first_expiry = inf
+        """When the first message expires, or earlier."""
         self._last_stamp = 0.0
 
     def __len__(self) -> int:
         now = monotonic()
-        if any(each.expires_at <= now for each in self._messages):
+        if self._first_expiry <= now:
             self._messages = [each for each in self._messages if each.expires_at > now]
+            self._first_expiry = min((each.expires_at for each in self._messages), default=inf)
         return len(self._messages)
 
     def put(self, payload: bytes, capacity: int, expiry: float) -> bool:
@@ -48,12 +52,15 @@ class Store:
             return False
         # Strictly growing: two messages never tie, and an order never depends on their bytes.
         self._last_stamp = max(time.time(), self._last_stamp + 1e-6)
-        self._messages.append(QueuedMessage(self._last_stamp, payload, monotonic() + expiry))
+        message = QueuedMessage(self._last_stamp, payload, monotonic() + expiry)
+        self._messages.append(message)
+        self._first_expiry = min(self._first_expiry, message.expires_at)
         return True
 
     def appendleft(self, message: QueuedMessage) -> None:
         """Put a message that was in the queue before back to its place."""
         insort(self._messages, message)
+        self._first_expiry = min(self._first_expiry, message.expires_at)
         self._last_stamp = max(self._last_stamp, message.stamp)
 
     def popleft(self) -> QueuedMessage:
