@@ -17,6 +17,10 @@ that they reach the one subscriber.
 """
 
 
+Reencryption = Callable[[bytes, str, str, float], bytes]
+"""See `BaseChannelLayer.set_reencryption`."""
+
+
 class BaseChannelLayer(ABC):
     """A driver for one broker. It carries bytes; `Channel` adds reconnecting, encoding and mailboxes.
 
@@ -108,7 +112,19 @@ class BaseChannelLayer(ABC):
         Messages of this package's own between nodes are for the nodes of the same scope.
         """
 
+    def set_reencryption(self, reencrypt: Reencryption) -> None:  # noqa: B027 - optional
+        """Register a function for a layer that itself puts what is published to a group into bound queues.
+
+        Called before `connect` where messages are encrypted. ``reencrypt(message, group, queue, expiry)`` returns what
+        to put; it raises `DecodeError` for a message to drop.
+        """
+
     # ---- history ------------------------------------------------------------------------------------------------
+
+    @property
+    def retention(self) -> float:
+        """The greatest age in seconds of a message that the history of a group returns; 0 where there is none."""
+        return 0.0
 
     def subscriptions_restored(self) -> bool:
         """Called after every subscription of the previous session has been re-established.

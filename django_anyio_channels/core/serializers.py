@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import base64
-import hashlib
 import threading
-from collections.abc import Sequence
 from typing import Any, Protocol
 
 import msgpack
 import msgspec
 
-from .exceptions import DecodeError, MissingDriver, PayloadTooLarge
+from .exceptions import DecodeError, PayloadTooLarge
 
 
 class Serializer(Protocol):
@@ -73,46 +70,3 @@ class _Packers(threading.local):
 
     def __init__(self) -> None:
         self.pack = msgpack.Packer().pack
-
-
-class EncryptedSerializer:
-    """Encrypts and signs what another serializer writes, with Fernet (https://github.com/fernet/spec).
-
-    ``keys`` are strings or bytes of any length. The first one encrypts, all of them decrypt: to rotate, put the new
-    key in front, and take the old one away when every process has the new one.
-    """
-
-    def __init__(self, inner: Serializer, keys: Sequence[str | bytes]) -> None:
-        if isinstance(keys, (str, bytes)) or not isinstance(keys, Sequence) or not keys:
-            raise ValueError("symmetric_encryption_keys must be a non-empty list of keys, not a single key")
-        try:
-            from cryptography.fernet import Fernet, InvalidToken, MultiFernet
-        except ImportError as error:
-            raise MissingDriver(
-                "Encryption needs the cryptography package: pip install django-anyio-channels[encryption]"
-            ) from error
-        self._inner = inner
-        self._invalid_token = InvalidToken
-        self._fernet = MultiFernet([Fernet(_fernet_key(key)) for key in keys])
-        self._decrypted: tuple[bytes, bytes] = (b"", b"")
-
-    def encode(self, message: Any) -> bytes:
-        return self._fernet.encrypt(self._inner.encode(message))
-
-    def decode(self, payload: bytes) -> Any:
-        # All readers of one event hold the same bytes object, one after the other: decrypt it once.
-        last_payload, plain = self._decrypted
-        if payload is not last_payload:
-            try:
-                plain = self._fernet.decrypt(payload)
-            except self._invalid_token:
-                raise DecodeError("none of symmetric_encryption_keys decrypts it") from None
-            self._decrypted = (payload, plain)
-        return self._inner.decode(plain)
-
-
-def _fernet_key(key: str | bytes) -> bytes:
-    if not isinstance(key, (str, bytes)) or not key:
-        raise ValueError("Each of symmetric_encryption_keys must be a non-empty str or bytes")
-    secret = key.encode() if isinstance(key, str) else key
-    return base64.urlsafe_b64encode(hashlib.sha256(secret).digest())

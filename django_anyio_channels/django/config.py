@@ -9,9 +9,10 @@ from dataclasses import replace
 from typing import Any, NamedTuple
 
 from ..core.capabilities import require_acknowledgement
+from ..core.encryption import Encryption
 from ..core.exceptions import NotSupported
 from ..core.hints import did_you_mean
-from ..core.serializers import EncryptedSerializer, MessagePackSerializer, Serializer
+from ..core.serializers import MessagePackSerializer
 from .factory import layer_factories
 from .settings import LARGEST_COUNT, ConfigError, ConfigWarning, LayerFactory, Settings, invalid_value
 
@@ -31,7 +32,8 @@ def read_config(
     known = f"The keys are {', '.join(sorted(KEYS))}; a layer's own keyword arguments belong under 'options'."
     refuse_unknown_keys(config, KEYS, known)
     settings = Settings(
-        serializer=_serializer(config.get("symmetric_encryption_keys")),
+        serializer=MessagePackSerializer(only=dict),
+        encryption=_encryption(config.get("symmetric_encryption_keys")),
         warnings=tuple(warnings),
         database=config.get("database"),
         **{key: _read_value(key, config[key]) for key in _VALUES if key in config},
@@ -125,12 +127,11 @@ KEYS = ("url", "database", "layer", "options", "bridge", "symmetric_encryption_k
 """Every key that CONFIG may have."""
 
 
-def _serializer(keys: Any) -> Serializer:
-    plain = MessagePackSerializer(only=dict)
+def _encryption(keys: Any) -> Encryption | None:
     if keys is None or (isinstance(keys, (list, tuple)) and not keys):
-        return plain
+        return None
     try:
-        return EncryptedSerializer(plain, keys)
+        return Encryption(keys)
     except ValueError as error:
         raise ConfigError(
             f"CONFIG['symmetric_encryption_keys'] cannot be used: {error}.",

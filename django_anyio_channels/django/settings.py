@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 from django.core.exceptions import ImproperlyConfigured
 
+from ..core.encryption import Encryption
 from ..core.events import BoundQueue
 from ..core.layer import BaseChannelLayer
 from ..core.serializers import Serializer
@@ -49,6 +50,7 @@ class Settings:
     """The settings of an `AnyioChannelLayer`, with CONFIG's defaults. Times are in seconds."""
 
     serializer: Serializer
+    encryption: Encryption | None = None
     layer_factories: tuple[LayerFactory, ...] = ()
     """One for each broker."""
 

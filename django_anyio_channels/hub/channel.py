@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
@@ -10,6 +11,7 @@ from typing import Any, Literal
 import anyio
 
 from ..core.capabilities import SupportsAcknowledgement
+from ..core.encryption import Encryption
 from ..core.events import Event, PublishResult
 from ..core.exceptions import DecodeError, ListenerClosed
 from ..core.layer import BaseChannelLayer
@@ -17,6 +19,7 @@ from ..core.notifier import NewWaiter, waiter_type
 from ..core.serializers import MessagePackSerializer, Serializer, encode_limited
 from ..core.stats import DeliveryStats
 from .consumer_group import ConsumerGroupSink, DeadLetters
+from .decryption import Decryption
 from .queues import Queues
 from .replay import ReplaySink
 from .session import Backoff
@@ -38,12 +41,13 @@ class Channel:
     over its share of the names. While one is down, only its groups and queues wait.
 
     ``serializer`` turns messages into bytes (default: MessagePack). ``capacity`` and ``expiry`` (seconds, None for no
-    limit) are a subscriber's defaults. ``max_message_size`` limits an encoded message, in bytes. ``backoff`` says when
-    to connect again. ``on_gap`` is called with the length of an outage in seconds, after the subscriptions have been
-    restored: what others published meanwhile was missed. A layer with a history misses nothing; where the history does
-    not reach back, ``on_missed`` is called with the group (or the pattern) and the length of the outage in seconds,
-    between the events before and after the gap. It is also called for a group that a cluster has moved to another
-    server, if something may have been missed, and for one whose subscription the broker refused for a time.
+    limit) are a subscriber's defaults. ``max_message_size`` limits an encoded message, in bytes. ``encryption`` has
+    messages encrypted on their way through the brokers. ``backoff`` says when to connect again. ``on_gap`` is called
+    with the length of an outage in seconds, after the subscriptions have been restored: what others published meanwhile
+    was missed. A layer with a history misses nothing; where the history does not reach back, ``on_missed`` is called
+    with the group (or the pattern) and the length of the outage in seconds, between the events before and after the
+    gap. It is also called for a group that a cluster has moved to another server, if something may have been missed,
+    and for one whose subscription the broker refused for a time.
     """
 
     def __init__(
@@ -55,6 +59,7 @@ class Channel:
         expiry: float | None = 60.0,
         publish_timeout: float = 10.0,
         max_message_size: int = 4 * 1024 * 1024,
+        encryption: Encryption | None = None,
         backoff: Backoff | None = None,
         on_gap: Callable[[float], None] | None = None,
         on_missed: Callable[[str, float], None] | None = None,
@@ -69,8 +74,12 @@ class Channel:
         self._capacity = capacity
         self._expiry = expiry
         self._max_message_size = max_message_size
+        self._encryption = encryption
+        self._lifetime = max(math.inf if expiry is None else expiry, self.layer.retention)
+        self._decryption = None if encryption is None else Decryption(encryption, self.stats)
         self._new_supervisor = partial(
             Supervisor,
+            decryption=self._decryption,
             on_gap=on_gap,
             on_missed=on_missed,
             timeout=publish_timeout,
@@ -78,8 +87,8 @@ class Channel:
         )
         self._running: AsyncExitStack | None = None
         self._new_waiter: NewWaiter
-        self._dead_letters = DeadLetters(self.publish_payload)
-        self.queues = Queues(self._shards, self.stats, self._dead_letters)
+        self._dead_letters = DeadLetters(self.publish_payload, self._decryption)
+        self.queues = Queues(self._shards, self.stats, self._dead_letters, encryption)
 
     async def __aenter__(self) -> Channel:
         if self._running is not None:
@@ -116,12 +125,15 @@ class Channel:
         """
         return await self.publish_payload(group, self.encode(message))
 
-    async def publish_payload(self, group: str, payload: bytes) -> PublishResult:
-        """`publish` for an encoded message."""
+    async def publish_payload(self, group: str, payload: bytes, *, lifetime: float | None = None) -> PublishResult:
+        """`publish` for an encoded message, of which an encrypted copy is good for ``lifetime`` seconds."""
         supervisor = self._shards.only or self._shards.of(group)
         session = supervisor.session or await supervisor.wait_connected()
+        message = payload
+        if self._encryption is not None:
+            message = self._encryption.encrypt(payload, "group", group, lifetime=lifetime or self._lifetime)
         try:
-            answer = await supervisor.layer.publish(group, payload)
+            answer = await supervisor.layer.publish(group, message)
         except ListenerClosed as error:
             raise supervisor.delivery_unknown(session, f"to {group}", error) from error
         if not isinstance(answer, PublishResult):
@@ -155,7 +167,8 @@ class Channel:
     async def history_payloads(self, group: str, *, since: str | None, limit: int | None) -> list[Event[bytes]]:
         """`history` without decoding."""
         supervisor = self._shards.of(group)
-        return await supervisor.retry(lambda: supervisor.layer.history(group, since=since, limit=limit))
+        events = await supervisor.retry(lambda: supervisor.layer.history(group, since=since, limit=limit))
+        return events if self._decryption is None else list(filter(None, map(self._decryption.decrypt, events)))
 
     async def position(self, group: str) -> str:
         """Return the current end of the history of ``group``. Raises `NotSupported` if the broker keeps none."""

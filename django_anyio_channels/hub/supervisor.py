@@ -14,6 +14,7 @@ from ..core.exceptions import ChannelClosed, DeliveryUnknown, ListenerClosed
 from ..core.layer import BaseChannelLayer
 from ..core.notifier import Notifier, waiter_type
 from ..core.stats import RateLimitedLogger
+from .decryption import Decryption
 from .session import Backoff, Session, logger
 from .subscriptions import SubscriptionRegistry
 
@@ -30,6 +31,7 @@ class Supervisor:
         self,
         layer: BaseChannelLayer,
         *,
+        decryption: Decryption | None,
         on_gap: Callable[[float], None] | None,
         on_missed: Callable[[str, float], None] | None,
         timeout: float,
@@ -43,6 +45,8 @@ class Supervisor:
         self.subscriptions = SubscriptionRegistry(
             layer, self.wait_connected, waiter_type(), self._report_missed, self._report_resubscribed
         )
+        deliver = self.subscriptions.deliver
+        self._deliver = deliver if decryption is None else decryption.before(deliver)
         self._on_gap = on_gap
         self._on_missed = on_missed
         self._timeout = timeout
@@ -111,7 +115,7 @@ class Supervisor:
         while True:
             began = monotonic()
             session = Session(self.layer, self._timeout, self._mark_down)
-            await session.run(self.subscriptions.deliver, self._activate)
+            await session.run(self._deliver, self._activate)
             self._last_error = session.error
             # A connection that holds only for a moment is no success.
             failures = 0 if monotonic() - began > 2 * self._backoff.longest else failures + 1

@@ -124,7 +124,7 @@ def test_a_command_that_cannot_be_replied_to_is_logged(caplog: pytest.LogCapture
         owner, other = layers(2)
         channel = await owner.new_channel()
 
-        async def no_connection(group: str, payload: bytes) -> PublishResult:
+        async def no_connection(group: str, payload: bytes, *, lifetime: float | None = None) -> PublishResult:
             raise ListenerClosed("the cable is out")
 
         node_in(owner).channel.publish_payload = no_connection  # type: ignore[method-assign]

@@ -22,6 +22,7 @@ from django_anyio_channels.brokers.mqtt.queues.messaging import Message, Messagi
 from django_anyio_channels.brokers.mqtt.queues.owner import QueueOwner
 from django_anyio_channels.brokers.mqtt.subscriptions import Subscription
 from django_anyio_channels.brokers.mqtt.topics import to_topic
+from django_anyio_channels.core.layer import Reencryption
 from tests.support.layers import TIME_LIMIT
 
 pytestmark = pytest.mark.anyio
@@ -38,6 +39,7 @@ class Node:
     node: str
     table: list[tuple[Node, Subscription]]
     scope: str = ""
+    reencrypt: Reencryption | None = None
     dead: bool = False
     ignored: set[bytes] = field(default_factory=set)
     """Topics to which what this node sends is accepted and lost."""

@@ -12,6 +12,7 @@ from uuid import uuid4
 import msgspec
 
 from ....core.exceptions import ChannelLayerError, ListenerClosed
+from ....core.layer import Reencryption
 from ....core.stats import RateLimitedLogger
 from ..packets import NO_MATCHING_SUBSCRIBERS
 from ..subscriptions import Subscription
@@ -55,6 +56,8 @@ class Transport(Protocol):
     """The prefix of the nodes that this node speaks with."""
     node: str
     """The name of this node."""
+    reencrypt: Reencryption | None
+    """What to call for a message of a group, before it is put into a queue."""
 
     @property
     def largest_packet(self) -> int:
