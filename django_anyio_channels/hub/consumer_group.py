@@ -57,7 +57,8 @@ class DeadLetters:
     def _decrypt(self, event: Event[bytes], layer: SupportsAcknowledgement, kind: Kind) -> Event[bytes] | None:
         if self._decryption is None:
             return event
-        late = _KEPT_UNASKED + layer.redeliver_after * layer.deliver_at_most if event.deliveries > 1 else 0.0
+        # What a consumer has returned unread counts as its first delivery again.
+        late = layer.redeliver_after * layer.deliver_at_most + (_KEPT_UNASKED if event.deliveries > 1 else 0.0)
         return self._decryption.decrypt(event, kind, late)
 
     async def _publish_and_release(self, event: Event[bytes], group: str, done: anyio.Event) -> None:
