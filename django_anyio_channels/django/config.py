@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import fnmatch
+import inspect
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
+from json import JSONEncoder
 from typing import Any, NamedTuple
+
+from django.utils.module_loading import import_string
 
 from ..core.capabilities import require_acknowledgement
 from ..core.encryption import Encryption
@@ -32,7 +36,7 @@ def read_config(
     known = f"The keys are {', '.join(sorted(KEYS))}; a layer's own keyword arguments belong under 'options'."
     refuse_unknown_keys(config, KEYS, known)
     settings = Settings(
-        serializer=MessagePackSerializer(only=dict),
+        serializer=MessagePackSerializer(only=dict, default=_default(config.get("encoder"))),
         encryption=_encryption(config.get("symmetric_encryption_keys")),
         warnings=tuple(warnings),
         database=config.get("database"),
@@ -123,8 +127,25 @@ _VALUES = {
     "outage_message": _Value(_is_message_type, "None or the type of the message, such as 'chat.outage'"),
 }
 
-KEYS = ("url", "database", "layer", "options", "bridge", "symmetric_encryption_keys", *_VALUES)
+KEYS = ("url", "database", "layer", "options", "bridge", "encoder", "symmetric_encryption_keys", *_VALUES)
 """Every key that CONFIG may have."""
+
+
+def _default(encoder: Any) -> Callable[[Any], Any] | None:
+    wanted = (
+        "the dotted path of a subclass of json.JSONEncoder, such as 'django.core.serializers.json.DjangoJSONEncoder'"
+    )
+    try:
+        found = import_string(encoder) if isinstance(encoder, str) else encoder
+    except (ImportError, ValueError) as error:  # the latter for a path that begins with a dot
+        raise ConfigError(
+            f"CONFIG['encoder'] cannot be imported: {error}.", hint=f"It must be {wanted}.", code="E005"
+        ) from error
+    if found is None:
+        return None
+    if not (inspect.isclass(found) and issubclass(found, JSONEncoder)):
+        raise invalid_value("encoder", encoder, wanted)
+    return found().default
 
 
 def _encryption(keys: Any) -> Encryption | None:

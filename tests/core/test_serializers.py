@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import decimal
 import enum
+import itertools
 import math
 import struct
 import sys
@@ -160,6 +161,110 @@ def test_the_limit_counts_the_bytes_of_the_payload() -> None:
     assert PLAIN.decode(encode_limited(size, PLAIN, "x" * 50)) == "x" * 50
     with pytest.raises(PayloadTooLarge, match=f"has {size} bytes; max_message_size is {size - 1}. Send less .*raise"):
         encode_limited(size - 1, PLAIN, "x" * 50)
+
+
+# ---- errors and their cures ------------------------------------------------------------------------------------------
+
+TODAY = datetime.date(2026, 11, 29)
+
+
+@pytest.mark.parametrize(
+    ("message", "place"),
+    [
+        ({"type": "x", "at": TODAY}, "message['at'] (datetime.date)"),
+        ({"a": {"b": [1, (2, {3})]}}, "message['a']['b'][1][1] (set)"),
+        ({"a": 2**64}, "message['a'] (int)"),
+        ({"a": "lone \ud800"}, "message['a'] (str)"),
+        ({"a": {uuid.UUID(int=1): 1}}, f"the key of message['a'][{uuid.UUID(int=1)!r}] (uuid.UUID)"),
+        ({"k" * 100: {1}}, f"message['{'k' * 59}] (set)"),
+        ({1}, "message (set)"),
+        (endless(), "message" + 20 * "[0]" + "[...]"),
+    ],
+)
+def test_the_error_names_what_cannot_be_sent(message: object, place: str) -> None:
+    with pytest.raises(TypeError) as caught:
+        PLAIN.encode(message)
+    assert str(caught.value).startswith(f"This message cannot be sent: {place}: ")
+    assert "convert other objects first, in Django by CONFIG['encoder']" in str(caught.value)
+
+
+def test_default_returns_what_is_sent_in_place_of_other_objects() -> None:
+    serializer = MessagePackSerializer(default=str)
+    message = {"at": TODAY, "list": [{"id": uuid.UUID(int=1)}], TODAY: 1, "price": decimal.Decimal("1.50")}
+    text = {"at": "2026-11-29", "list": [{"id": str(uuid.UUID(int=1))}], "2026-11-29": 1, "price": "1.50"}
+    assert same(serializer.decode(serializer.encode(message)), text)
+    assert serializer.encode(text) == PLAIN.encode(text)
+
+
+def test_what_default_refuses_is_named() -> None:
+    def refuse(part: object) -> object:
+        raise ValueError("no such thing")
+
+    with pytest.raises(TypeError, match=r"message\['at'\] \(datetime.date\): no such thing"):
+        MessagePackSerializer(default=refuse).encode({"at": TODAY})
+
+
+# ---- keys ------------------------------------------------------------------------------------------------------------
+
+
+def colliding(count: int) -> list[tuple[int, int]]:
+    """Tuples with one hash, as an attacker finds them: the hash of a tuple can be computed backwards."""
+    size, one, two, start = 2**64, 11400714785074694791, 14029467366897019727, 2870177450012600261
+    found: list[tuple[int, int]] = []
+    for number in itertools.count():
+        lane = (start + number * two) % size
+        lane = ((lane << 31 | lane >> 33) * one) % size
+        wanted = (12345 * pow(one, -1, size)) % size
+        other = ((wanted >> 31 | wanted << 33) % size - lane) * pow(two, -1, size) % size
+        if other < 2**61 - 1:
+            found.append((number, other))
+        if len(found) == count:
+            return found
+    raise AssertionError
+
+
+def test_keys_whose_hashes_collide_are_refused() -> None:
+    """20,000 of them would keep a reader busy for ten seconds."""
+    keys = colliding(20_000)
+    assert len(set(map(hash, keys[:100]))) == 1
+    payload = msgpack.Packer().pack_map_pairs([(key, None) for key in ["type", *keys]])
+    for serializer in (PLAIN, MessagePackSerializer(only=dict)):
+        with pytest.raises(DecodeError, match="not a MessagePack message"):
+            serializer.decode(payload)
+        with pytest.raises(DecodeError, match="not a MessagePack message"):
+            serializer.decode(msgpack.packb({"type": "x", "inner": [0]})[:-2] + b"\x91" + payload)
+
+
+def test_a_large_dict_with_tuples_as_keys_is_refused_at_the_sender() -> None:
+    for message in ({(number, number): "x" * 50 for number in range(16)}, {(0, number): 0 for number in range(70_000)}):
+        with pytest.raises(TypeError, match="whose keys are str, bytes or int"):
+            PLAIN.encode([message])
+
+
+def test_what_looks_like_such_a_dict_comes_back() -> None:
+    message = {"binary": b"\xde\x00\x10\x92" + bytes(1000)}
+    assert PLAIN.decode(PLAIN.encode(message)) == message
+
+
+@given(value=objects)
+@example(value=msgpack.ExtType(5, b"x"))
+@example(value=datetime.datetime(2026, 11, 29, 1, 2, 3, 4, tzinfo=datetime.UTC))
+def test_a_large_dict_comes_back_as_a_small_one_does(value: object) -> None:
+    packed: bytes = msgpack.packb(value, datetime=True)
+    small = PLAIN.decode(packed)
+    pairs = b"".join(msgpack.packb(key) + packed for key in [*range(1000, 1100), *map(str, range(100)), b"b"])
+    large = PLAIN.decode(b"\xde\x00\xc9" + pairs)
+    assert list(large) == [*range(1000, 1100), *map(str, range(100)), b"b"]
+    assert all(same(each, small) for each in large.values())
+
+
+def test_only_a_message_of_one_type() -> None:
+    large = {str(number): "x" * 50 for number in range(20)}
+    only_dicts = MessagePackSerializer(only=dict)
+    assert only_dicts.decode(PLAIN.encode(large)) == large
+    for other in ([1], [large], None):
+        with pytest.raises(DecodeError, match="not a MessagePack message"):
+            only_dicts.decode(PLAIN.encode(other))
 
 
 # ---- payloads of others --------------------------------------------------------------------------------------------

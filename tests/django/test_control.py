@@ -68,10 +68,10 @@ def test_fields_of_another_version_are_ignored() -> None:
         channel = await owner.new_channel()
         command = {"kind": "command", "command": "group_add", "group": "g", "channel": channel, **NEEDED, "since": 7}
         await publish(other, owner, command)
-        await owner.send(channel, {"n": 0})
-        assert await soon(owner.receive(channel)) == {"n": 0}
-        await owner.group_send("g", {"n": 1})
-        assert await soon(owner.receive(channel)) == {"n": 1}
+        await owner.send(channel, {"type": "n", "n": 0})
+        assert await soon(owner.receive(channel)) == {"type": "n", "n": 0}
+        await owner.group_send("g", {"type": "n", "n": 1})
+        assert await soon(owner.receive(channel)) == {"type": "n", "n": 1}
         assert owner.statistics()["undecodable"] == 0
 
     asyncio.run(main())
