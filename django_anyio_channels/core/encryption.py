@@ -5,13 +5,11 @@ from __future__ import annotations
 import base64
 import hashlib
 from collections.abc import Sequence
-from dataclasses import replace
 from time import time
 from typing import Literal, NamedTuple
 
 import msgspec
 
-from .events import Event
 from .exceptions import DecodeError, MissingDriver
 
 Kind = Literal["group", "queue"]
@@ -76,12 +74,6 @@ class Encryption:
             raise DecodeError(f"it was encrypted for {head.kind} {', '.join(head.names)}, and copied to {kind} {name}")
         _check_time(time() - head.sent, head.lifetime + late)
         return plain[end:]
-
-    def decrypt_event(self, event: Event[bytes], kind: Kind = "group", *, late: float = 0.0) -> Event[bytes]:
-        """`decrypt` for an event of a layer. An empty one is a placeholder or a probe of the layer's own."""
-        if not event.message:
-            return event
-        return replace(event, message=self.decrypt(event.message, kind, event.group, late=late))
 
     def reencrypt(self, token: bytes, group: str, queue: str, expiry: float) -> bytes:
         """Return a token for a queue that is bound to a group, from one for the group. Raises `DecodeError`."""

@@ -113,10 +113,9 @@ class BaseChannelLayer(ABC):
         """
 
     def set_reencryption(self, reencrypt: Reencryption) -> None:  # noqa: B027 - optional
-        """Register a function for a layer that itself puts what is published to a group into bound queues.
+        """Register, before `connect`, what a layer calls that itself puts a group's messages into bound queues.
 
-        Called before `connect` where messages are encrypted. ``reencrypt(message, group, queue, expiry)`` returns what
-        to put; it raises `DecodeError` for a message to drop.
+        ``reencrypt(message, group, queue, expiry)`` returns what to put; it raises `DecodeError` for a message to drop.
         """
 
     # ---- history ------------------------------------------------------------------------------------------------

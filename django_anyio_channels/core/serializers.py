@@ -85,10 +85,10 @@ class MessagePackSerializer:
         for key, value in items:
             inner = f"{path}[{key!r:.60}]"
             if not self._can_be_sent(key):
-                return f"the key of {inner} ({_type_name(key)})"
+                return f"the key of {inner} ({type(key).__qualname__})"
             if not self._can_be_sent(value):
                 return self._place_of_error(value, inner, depth + 1)
-        return f"{path} ({_type_name(message)})"
+        return f"{path} ({type(message).__qualname__})"
 
     def _can_be_sent(self, part: Any) -> bool:
         try:
@@ -115,11 +115,6 @@ def _may_hold_large_map(payload: bytes) -> bool:
 def _decode_without_tuples(payload: bytes) -> Any:
     """Decode, but refuse tuples as keys: their hashes can be made to collide, and take seconds then."""
     return msgpack.unpackb(payload, strict_map_key=False, timestamp=3)
-
-
-def _type_name(part: object) -> str:
-    kind = type(part)
-    return kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
 
 
 def _extension(code: int, data: memoryview) -> msgpack.ExtType:

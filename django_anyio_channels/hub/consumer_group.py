@@ -15,7 +15,7 @@ from ..core.encryption import Kind
 from ..core.events import Event
 from ..core.exceptions import ChannelLayerError
 from ..core.stats import RateLimitedLogger
-from .decryption import Decryption
+from .encryption import ChannelEncryption
 from .subscriber import Subscriber, Timestamped, release
 from .supervisor import Supervisor
 
@@ -31,11 +31,13 @@ def dead_letter_group(group: str, consumer_group: str) -> str:
 class DeadLetters:
     """Publishes what was delivered too often, instead of delivering it once more."""
 
-    def __init__(self, publish: Callable[[str, bytes], Awaitable[object]], decryption: Decryption | None) -> None:
+    def __init__(
+        self, publish: Callable[[str, bytes], Awaitable[object]], encryption: ChannelEncryption | None
+    ) -> None:
         self.tasks: TaskGroup
         """Runs the publishing. Set it before the first call."""
         self._publish = publish
-        self._decryption = decryption
+        self._encryption = encryption
         self._log = RateLimitedLogger()
 
     async def first_deliverable(
@@ -55,11 +57,11 @@ class DeadLetters:
             await done.wait()
 
     def _decrypt(self, event: Event[bytes], layer: SupportsAcknowledgement, kind: Kind) -> Event[bytes] | None:
-        if self._decryption is None:
+        if self._encryption is None:
             return event
         # What a consumer has returned unread counts as its first delivery again.
         late = layer.redeliver_after * layer.deliver_at_most + (_KEPT_UNASKED if event.deliveries > 1 else 0.0)
-        return self._decryption.decrypt(event, kind, late)
+        return self._encryption.decrypt(event, kind, late)
 
     async def _publish_and_release(self, event: Event[bytes], group: str, done: anyio.Event) -> None:
         try:

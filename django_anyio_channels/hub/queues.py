@@ -7,11 +7,11 @@ from collections.abc import Iterable
 from functools import partial
 
 from ..core.capabilities import require_acknowledgement
-from ..core.encryption import Encryption
 from ..core.events import BoundQueue, Event
-from ..core.exceptions import ChannelLayerError, DecodeError, ListenerClosed, NotSupported, QueueFull
+from ..core.exceptions import ChannelLayerError, ListenerClosed, NotSupported, QueueFull
 from ..core.stats import DeliveryStats, RateLimitedLogger
 from .consumer_group import DeadLetters
+from .encryption import ChannelEncryption
 from .sharding import Shards
 
 
@@ -19,7 +19,7 @@ class Queues:
     """The queues of all brokers; `Channel.queues`."""
 
     def __init__(
-        self, shards: Shards, stats: DeliveryStats, dead_letters: DeadLetters, encryption: Encryption | None
+        self, shards: Shards, stats: DeliveryStats, dead_letters: DeadLetters, encryption: ChannelEncryption | None
     ) -> None:
         self._shards = shards
         self._stats = stats
@@ -35,7 +35,7 @@ class Queues:
         supervisor = self._shards.of(queue)
         session = supervisor.session or await supervisor.wait_connected()
         if self._encryption is not None:
-            payload = self._encryption.encrypt(payload, "queue", queue, lifetime=expiry)
+            payload = self._encryption.for_queue(queue, payload, expiry)
         try:
             await supervisor.layer.put(queue, payload, capacity=capacity, expiry=expiry)
         except ListenerClosed as error:
@@ -68,10 +68,9 @@ class Queues:
             payload = await supervisor.retry(lambda: supervisor.layer.take(queue), forever=True)
             if self._encryption is None:
                 return payload
-            try:
-                return self._encryption.decrypt(payload, "queue", queue)
-            except DecodeError as error:
-                self._stats.count_undecodable(queue, error)
+            event = self._encryption.decrypt(Event(queue, payload), "queue")
+            if event is not None:
+                return event.message
 
     async def receive_job(self, queue: str, dead_letter_group: str) -> Event[bytes]:
         """`SupportsAcknowledgement.receive_job`; what was delivered too often goes to ``dead_letter_group``."""

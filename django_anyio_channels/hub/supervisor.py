@@ -14,7 +14,7 @@ from ..core.exceptions import ChannelClosed, DeliveryUnknown, ListenerClosed
 from ..core.layer import BaseChannelLayer
 from ..core.notifier import Notifier, waiter_type
 from ..core.stats import RateLimitedLogger
-from .decryption import Decryption
+from .encryption import ChannelEncryption
 from .session import Backoff, Session, logger
 from .subscriptions import SubscriptionRegistry
 
@@ -31,7 +31,7 @@ class Supervisor:
         self,
         layer: BaseChannelLayer,
         *,
-        decryption: Decryption | None,
+        encryption: ChannelEncryption | None,
         on_gap: Callable[[float], None] | None,
         on_missed: Callable[[str, float], None] | None,
         timeout: float,
@@ -46,7 +46,7 @@ class Supervisor:
             layer, self.wait_connected, waiter_type(), self._report_missed, self._report_resubscribed
         )
         deliver = self.subscriptions.deliver
-        self._deliver = deliver if decryption is None else decryption.before(deliver)
+        self._deliver = deliver if encryption is None else encryption.decrypt_before(deliver)
         self._on_gap = on_gap
         self._on_missed = on_missed
         self._timeout = timeout

@@ -13,7 +13,7 @@ from cryptography.fernet import Fernet
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from django_anyio_channels import DecodeError, Event, MissingDriver
+from django_anyio_channels import DecodeError, MissingDriver
 from django_anyio_channels.core.encryption import CLOCK_SKEW, Encryption, _fernet_key
 
 KEYS = Encryption(["secret"])
@@ -62,19 +62,6 @@ def test_a_message_of_a_group_is_encrypted_anew_for_a_queue() -> None:
     assert KEYS.decrypt(token, "queue", "jobs") == b"x"
     with pytest.raises(DecodeError, match="copied to group admins"):
         KEYS.reencrypt(encrypt(), "admins", "jobs", 60.0)
-
-
-def test_an_event_keeps_all_but_its_message() -> None:
-    event = Event("lobby", encrypt(), "lobb*", None, "1-0", 2)
-    assert KEYS.decrypt_event(event) == Event("lobby", b"x", "lobb*", None, "1-0", 2)
-    assert KEYS.decrypt_event(event).position == "1-0"
-    with pytest.raises(DecodeError):
-        KEYS.decrypt_event(event, "queue")
-
-
-def test_an_empty_event_is_no_message() -> None:
-    probe = Event("lobby", b"")
-    assert KEYS.decrypt_event(probe) is probe
 
 
 # ---- times ---------------------------------------------------------------------------------------------------------

@@ -171,11 +171,11 @@ TODAY = datetime.date(2026, 11, 29)
 @pytest.mark.parametrize(
     ("message", "place"),
     [
-        ({"type": "x", "at": TODAY}, "message['at'] (datetime.date)"),
+        ({"type": "x", "at": TODAY}, "message['at'] (date)"),
         ({"a": {"b": [1, (2, {3})]}}, "message['a']['b'][1][1] (set)"),
         ({"a": 2**64}, "message['a'] (int)"),
         ({"a": "lone \ud800"}, "message['a'] (str)"),
-        ({"a": {uuid.UUID(int=1): 1}}, f"the key of message['a'][{uuid.UUID(int=1)!r}] (uuid.UUID)"),
+        ({"a": {uuid.UUID(int=1): 1}}, f"the key of message['a'][{uuid.UUID(int=1)!r}] (UUID)"),
         ({"k" * 100: {1}}, f"message['{'k' * 59}] (set)"),
         ({1}, "message (set)"),
         (endless(), "message" + 20 * "[0]" + "[...]"),
@@ -200,7 +200,7 @@ def test_what_default_refuses_is_named() -> None:
     def refuse(part: object) -> object:
         raise ValueError("no such thing")
 
-    with pytest.raises(TypeError, match=r"message\['at'\] \(datetime.date\): no such thing"):
+    with pytest.raises(TypeError, match=r"message\['at'\] \(date\): no such thing"):
         MessagePackSerializer(default=refuse).encode({"at": TODAY})
 
 

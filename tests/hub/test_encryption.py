@@ -1,4 +1,4 @@
-"""`hub.decryption`: what brokers carry is encrypted for its group or queue, and decrypted once for all readers."""
+"""`hub.encryption`: what brokers carry is encrypted for its group or queue, and decrypted once for all readers."""
 
 from __future__ import annotations
 
@@ -96,6 +96,14 @@ async def test_an_empty_event_stays_empty() -> None:
         assert events == [Event("room", b"")]
 
 
+async def test_an_event_keeps_all_but_its_message() -> None:
+    layer = ScriptedLayer()
+    async with hub(layer) as channel, channel.subscribe(pattern="roo*") as subscriber:
+        layer.play(Event("room", for_group("hello"), "roo*", None, "1-0", 2))
+        event = await subscriber.receive()
+        assert (event, event.position, event.deliveries) == (Event("room", "hello", "roo*"), "1-0", 2)
+
+
 async def test_the_history_is_decrypted() -> None:
     class LayerWithHistory(ScriptedLayer):
         async def history(self, group: str, *, since: str | None, limit: int | None) -> list[Event[bytes]]:
@@ -150,8 +158,9 @@ async def test_a_layer_that_puts_into_bound_queues_itself_is_given_the_function(
             given.append(reencrypt)
 
     layers = [PuttingLayer(), PuttingLayer()]
-    Channel(layers, encryption=ENCRYPTION)
-    assert given == [ENCRYPTION.reencrypt] * 2
+    channel = Channel(layers, encryption=ENCRYPTION)
+    assert channel._encryption is not None
+    assert given == [channel._encryption.reencrypt] * 2
     Channel(layers)
     assert len(given) == 2
 
