@@ -264,8 +264,6 @@ class Channel:
             for supervisor in self._shards.of_subscription(name, pattern=pattern):
                 supervisor.subscriptions.remove_sink(name, sink, pattern=pattern)
 
-    # ---- state --------------------------------------------------------------------------------------------------
-
     async def connected(self) -> None:
         """Wait for the connections to all brokers. Raises `ListenerClosed` after ``publish_timeout`` seconds."""
         for supervisor in self._shards.all():
