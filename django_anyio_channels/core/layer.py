@@ -122,7 +122,7 @@ class BaseChannelLayer(ABC):
 
     @property
     def retention(self) -> float:
-        """The greatest age in seconds of a message that the history of a group returns; 0 where there is none."""
+        """The greatest age in seconds of a group's message that the broker hands out, from a history or a session."""
         return 0.0
 
     def subscriptions_restored(self) -> bool:

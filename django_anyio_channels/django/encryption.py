@@ -9,6 +9,9 @@ from ..core.capabilities import QueryGenerator
 from ..core.encryption import Encryption
 from ..core.events import PublishResult
 
+_LONGEST_TRANSACTION = 86400.0
+"""Seconds until a transaction commits, and its messages are on their way."""
+
 
 @dataclass(frozen=True)
 class EncryptedPublisher:
@@ -27,14 +30,14 @@ class EncryptedPublisher:
         self.layer.put_blocking(queue, token, capacity=capacity, expiry=expiry)
 
     def publish_in_transaction(self, group: str, message: bytes, *, encoding: str) -> QueryGenerator[PublishResult]:
-        token = self._for_group(message, group)
+        token = self._for_group(message, group, _LONGEST_TRANSACTION)
         return self.layer.publish_in_transaction(group, token, encoding=encoding)  # type: ignore[no-any-return]
 
     def queues_in_transaction(self) -> QueryGenerator[bool]:
         return self.layer.queues_in_transaction()  # type: ignore[no-any-return]
 
     def put_in_transaction(self, queue: str, message: bytes, *, capacity: int, expiry: float) -> QueryGenerator[bool]:
-        token = self._for_queue(message, queue, expiry)
+        token = self._for_queue(message, queue, expiry + _LONGEST_TRANSACTION)
         return self.layer.put_in_transaction(  # type: ignore[no-any-return]
             queue, token, capacity=capacity, expiry=expiry
         )
@@ -42,8 +45,8 @@ class EncryptedPublisher:
     def count_subscribers_in_transaction(self, group: str) -> QueryGenerator[int]:
         return self.layer.count_subscribers_in_transaction(group)  # type: ignore[no-any-return]
 
-    def _for_group(self, message: bytes, group: str) -> bytes:
-        return self.encryption.encrypt(message, "group", group, lifetime=self.lifetime)
+    def _for_group(self, message: bytes, group: str, extra: float = 0.0) -> bytes:
+        return self.encryption.encrypt(message, "group", group, lifetime=self.lifetime + extra)
 
-    def _for_queue(self, message: bytes, queue: str, expiry: float) -> bytes:
-        return self.encryption.encrypt(message, "queue", queue, lifetime=expiry)
+    def _for_queue(self, message: bytes, queue: str, lifetime: float) -> bytes:
+        return self.encryption.encrypt(message, "queue", queue, lifetime=lifetime)

@@ -84,6 +84,10 @@ class MQTTChannelLayer(BaseChannelLayer):
     def set_scope(self, prefix: str) -> None:
         self._scope = prefix
 
+    @property
+    def retention(self) -> float:
+        return self._options.session_expiry
+
     def set_reencryption(self, reencrypt: Reencryption) -> None:
         self._reencrypt = reencrypt
 

@@ -12,6 +12,7 @@ import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
+from time import time
 from typing import Any, TypeVar
 
 import pytest
@@ -116,6 +117,23 @@ async def test_commit_delivers_and_not_before(layer: AnyioChannelLayer, member: 
     await in_thread(commit)
     assert await numbers(layer, member, 2) == [1, 2]
     assert await soon(layer.receive("a-queue")) == n(3)
+
+
+async def test_a_transaction_may_last_longer_than_a_message(
+    layer: AnyioChannelLayer, member: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An encrypted message has a time, which is that of the call."""
+
+    def send() -> None:
+        an_hour_ago = time() - 3600
+        with monkeypatch.context() as patch, transaction.atomic():
+            patch.setattr("django_anyio_channels.core.encryption.time", lambda: an_hour_ago)
+            layer.in_transaction().group_send_sync("room", n(1))
+            layer.in_transaction().send_sync("a-queue", n(2))
+
+    await in_thread(send)
+    assert await numbers(layer, member, 1) == [1]
+    assert await soon(layer.receive("a-queue")) == n(2)
 
 
 async def test_a_row_and_the_news_of_it(layer: AnyioChannelLayer, member: str) -> None:
