@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 from urllib.parse import quote
 
+from .core.exceptions import DecodeError
 from .core.options import instance_of
+from .core.serializers import Serializer
 from .django.config import read_config, refuse_unknown_keys
 from .django.factory import layer_class
 from .django.layer import AnyioChannelLayer
@@ -15,7 +18,7 @@ from .django.settings import ConfigError, ConfigWarning, LayerFactory, Settings,
 DEFAULT_HOST = "redis://localhost:6379"
 
 _SAME = ("prefix", "expiry", "group_expiry", "capacity", "channel_capacity", "symmetric_encryption_keys")
-_NEW = ("publish_timeout", "max_message_size", "mailbox_bytes", "fast_dispatch", "outage_message")
+_NEW = ("publish_timeout", "max_message_size", "mailbox_bytes", "fast_dispatch", "outage_message", "encoder")
 _WITHOUT_EFFECT = {
     "random_prefix_length": "Leave it out: messages need no random prefix, even equal ones.",
     "serializer_format": "Leave it out: messages are MessagePack, which holds all that JSON can.",
@@ -37,14 +40,33 @@ class RedisChannelLayer(AnyioChannelLayer):
 
     It replaces ``channels_redis.core.RedisChannelLayer`` and ``channels_redis.pubsub.RedisPubSubChannelLayer`` as
     BACKEND. Several ``hosts`` share the names. ``on_reconnect`` becomes ``outage_message``. A key without effect causes
-    a warning that names the replacement. This package's own ``publish_timeout``, ``max_message_size`` and
-    ``outage_message`` may be added.
+    a warning that names the replacement. This package's own ``publish_timeout``, ``max_message_size``,
+    ``outage_message`` and ``encoder`` may be added.
     """
+
+    _message_pack: Serializer
+
+    def serialize(self, message: Any) -> bytes:
+        """Return the bytes of a message. A subclass that overrides this, or `deserialize`, decides what is sent."""
+        return self._message_pack.encode(message)
+
+    def deserialize(self, message: bytes) -> Any:
+        """Return the message of what `serialize` returned. What it raises is logged, and the message dropped."""
+        return self._message_pack.decode(message)
+
+    def _read_settings(self, config: Mapping[str, Any]) -> Settings:
+        settings = super()._read_settings(config)
+        self._message_pack = settings.serializer
+        own, theirs = RedisChannelLayer, type(self)
+        if (theirs.serialize, theirs.deserialize) == (own.serialize, own.deserialize):
+            return settings
+        return replace(settings, serializer=_Hooks(self))
 
     @classmethod
     def read_config(cls, config: Mapping[str, Any]) -> Settings:
         config = without_lazy_strings(config)
         refuse_unknown_keys(config, KEYS, f"The keys are {', '.join(sorted(KEYS))}.", {})
+        _refuse_registered_serializer(config.get("serializer_format"))
         own = {key: config[key] for key in (*_SAME, *_NEW) if key in config}
         if own.get("channel_capacity", {}) is None:
             del own["channel_capacity"]
@@ -67,6 +89,37 @@ class RedisChannelLayer(AnyioChannelLayer):
     async def close_pools(self) -> None:
         """`close`, by the name that it has in ``channels_redis``."""
         await self.close()
+
+
+class _Hooks:
+    """The serializer of a layer that overrides `RedisChannelLayer.serialize` or `RedisChannelLayer.deserialize`."""
+
+    def __init__(self, layer: RedisChannelLayer) -> None:
+        self._layer = layer
+
+    def encode(self, message: Any) -> bytes:
+        payload = self._layer.serialize(message)
+        if not isinstance(payload, bytes):
+            raise TypeError(f"{type(self._layer).__name__}.serialize returned {type(payload).__name__}, not bytes")
+        return payload
+
+    def decode(self, payload: bytes) -> Any:
+        try:
+            return self._layer.deserialize(payload)
+        except DecodeError:
+            raise
+        except Exception as error:
+            raise DecodeError(f"{type(self._layer).__name__}.deserialize raised {error!r}") from error
+
+
+def _refuse_registered_serializer(name: Any) -> None:
+    if name not in (None, "json", "msgpack"):
+        raise ConfigError(
+            f"CONFIG['serializer_format'] is {name!r}, which no serializer here is registered as.",
+            hint="Name an 'encoder' for the objects that MessagePack has no type for, or override serialize and "
+            "deserialize in a subclass of RedisChannelLayer.",
+            code="E005",
+        )
 
 
 def _layer_factory(place: int, host: Any) -> LayerFactory:

@@ -17,6 +17,10 @@ that they reach the one subscriber.
 """
 
 
+Reencryption = Callable[[bytes, str, str, float], bytes]
+"""See `BaseChannelLayer.set_reencryption`."""
+
+
 class BaseChannelLayer(ABC):
     """A driver for one broker. It carries bytes; `Channel` adds reconnecting, encoding and mailboxes.
 
@@ -113,7 +117,18 @@ class BaseChannelLayer(ABC):
         Messages of this package's own between nodes are for the nodes of the same scope.
         """
 
+    def set_reencryption(self, reencrypt: Reencryption) -> None:  # noqa: B027 - optional
+        """Register, before `connect`, what a layer calls that itself puts a group's messages into bound queues.
+
+        ``reencrypt(message, group, queue, expiry)`` returns what to put; it raises `DecodeError` for a message to drop.
+        """
+
     # ---- history ------------------------------------------------------------------------------------------------
+
+    @property
+    def retention(self) -> float:
+        """The greatest age in seconds of a group's message that the broker hands out, from a history or a session."""
+        return 0.0
 
     def subscriptions_restored(self) -> bool:
         """Called after every subscription of the previous session has been re-established.

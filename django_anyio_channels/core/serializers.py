@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import base64
-import hashlib
+import re
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable
 from typing import Any, Protocol
 
 import msgpack
 import msgspec
 
-from .exceptions import DecodeError, MissingDriver, PayloadTooLarge
+from .exceptions import DecodeError, PayloadTooLarge
 
 
 class Serializer(Protocol):
@@ -38,30 +37,84 @@ def encode_limited(limit: int, serializer: Serializer, message: Any) -> bytes:
 class MessagePackSerializer:
     """MessagePack (https://msgpack.org): ``str bytes int float bool None list dict``, exactly; tuples become lists.
 
-    Integers reach from -2**63 to 2**64-1. What would come back as something else (a set, a UUID, a datetime) or not
-    at all is refused at the sender with `TypeError`. With ``only``, a payload that holds another type is an error.
+    Integers reach from -2**63 to 2**64-1. Keys are str, bytes or int. What would come back as something else (a set, a
+    UUID, a datetime) or not at all is refused at the sender with `TypeError`, unless ``default`` returns what to send
+    in its place. With ``only``, a payload that holds another type is an error.
     """
 
     # msgpack refuses what msgspec would silently turn into a str or a list; msgspec decodes twice as fast.
-    def __init__(self, only: type | None = None) -> None:
-        self._packers = _Packers()
+    def __init__(self, only: type | None = None, default: Callable[[Any], Any] | None = None) -> None:
+        self._only = only or object
+        self._packers = _Packers(default)
         decoder: msgspec.msgpack.Decoder[Any] = msgspec.msgpack.Decoder(only or Any, ext_hook=_extension)
         self._decode = decoder.decode
 
     def encode(self, message: Any) -> bytes:
         try:
-            return self._packers.pack(message)  # type: ignore[no-any-return]
+            payload: bytes = self._packers.pack(message)
+            if len(payload) > _SMALL and _LARGE_MAP_WITH_TUPLE.search(payload):
+                _decode_without_tuples(payload)  # which may also be a number or a text that looks like one
         except (TypeError, ValueError, OverflowError, RecursionError) as error:
             raise TypeError(
-                f"This message cannot be sent: {error}. Messages may hold str, bytes, int (64 bit), float, bool, "
-                f"None, lists and dicts; convert other objects first"
+                f"This message cannot be sent: {self._place_of_error(message, 'message')}: {error}. Messages may hold "
+                f"str, bytes, int (64 bit), float, bool, None, lists, and dicts whose keys are str, bytes or int; "
+                f"convert other objects first, in Django by CONFIG['encoder']"
             ) from error
+        return payload
 
     def decode(self, payload: bytes) -> Any:
         try:
-            return self._decode(payload)
+            if len(payload) <= _SMALL or not _may_hold_large_map(payload):
+                return self._decode(payload)
+            message = _decode_without_tuples(payload)
         except (msgspec.MsgspecError, ValueError, RecursionError, TypeError) as error:
             raise DecodeError(f"it is not a MessagePack message ({error})") from error
+        if not isinstance(message, self._only):
+            raise DecodeError(f"it is not a MessagePack message (it is {type(message).__name__})")
+        return message
+
+    def _place_of_error(self, message: Any, path: str, depth: int = 0) -> str:
+        """Return where in a message the first object is that cannot be sent, and its type; else ``path``."""
+        if depth == _DEEPEST_PATH:
+            return f"{path}[...]"
+        items: Iterable[tuple[Any, Any]] = ()
+        if isinstance(message, dict):
+            items = message.items()
+        elif isinstance(message, (list, tuple)):
+            items = enumerate(message)
+        for key, value in items:
+            inner = f"{path}[{key!r:.60}]"
+            if not self._can_be_sent(key):
+                return f"the key of {inner} ({type(key).__qualname__})"
+            if not self._can_be_sent(value):
+                return self._place_of_error(value, inner, depth + 1)
+        return f"{path} ({type(message).__qualname__})"
+
+    def _can_be_sent(self, part: Any) -> bool:
+        try:
+            self._packers.pack(part)
+        except (TypeError, ValueError, OverflowError, RecursionError):
+            return False
+        return True
+
+
+_DEEPEST_PATH = 20
+_SMALL = 512
+"""Bytes of a payload in which tuples as keys do no harm."""
+
+
+_LARGE_MAP_WITH_TUPLE = re.compile(rb"(?s)\xde..[\x90-\x9f\xdc\xdd]|\xdf....[\x90-\x9f\xdc\xdd]")
+"""A map with more than 15 keys, of which the first one is a tuple."""
+
+
+def _may_hold_large_map(payload: bytes) -> bool:
+    """Return whether there may be a map with more than 15 keys: those begin with one of two bytes."""
+    return b"\xde" in payload or b"\xdf" in payload
+
+
+def _decode_without_tuples(payload: bytes) -> Any:
+    """Decode, but refuse tuples as keys: their hashes can be made to collide, and take seconds then."""
+    return msgpack.unpackb(payload, strict_map_key=False, timestamp=3)
 
 
 def _extension(code: int, data: memoryview) -> msgpack.ExtType:
@@ -71,48 +124,5 @@ def _extension(code: int, data: memoryview) -> msgpack.ExtType:
 class _Packers(threading.local):
     """A packer for each thread: it keeps its buffer, and no two threads may use one at once."""
 
-    def __init__(self) -> None:
-        self.pack = msgpack.Packer().pack
-
-
-class EncryptedSerializer:
-    """Encrypts and signs what another serializer writes, with Fernet (https://github.com/fernet/spec).
-
-    ``keys`` are strings or bytes of any length. The first one encrypts, all of them decrypt: to rotate, put the new
-    key in front, and take the old one away when every process has the new one.
-    """
-
-    def __init__(self, inner: Serializer, keys: Sequence[str | bytes]) -> None:
-        if isinstance(keys, (str, bytes)) or not isinstance(keys, Sequence) or not keys:
-            raise ValueError("symmetric_encryption_keys must be a non-empty list of keys, not a single key")
-        try:
-            from cryptography.fernet import Fernet, InvalidToken, MultiFernet
-        except ImportError as error:
-            raise MissingDriver(
-                "Encryption needs the cryptography package: pip install django-anyio-channels[encryption]"
-            ) from error
-        self._inner = inner
-        self._invalid_token = InvalidToken
-        self._fernet = MultiFernet([Fernet(_fernet_key(key)) for key in keys])
-        self._decrypted: tuple[bytes, bytes] = (b"", b"")
-
-    def encode(self, message: Any) -> bytes:
-        return self._fernet.encrypt(self._inner.encode(message))
-
-    def decode(self, payload: bytes) -> Any:
-        # All readers of one event hold the same bytes object, one after the other: decrypt it once.
-        last_payload, plain = self._decrypted
-        if payload is not last_payload:
-            try:
-                plain = self._fernet.decrypt(payload)
-            except self._invalid_token:
-                raise DecodeError("none of symmetric_encryption_keys decrypts it") from None
-            self._decrypted = (payload, plain)
-        return self._inner.decode(plain)
-
-
-def _fernet_key(key: str | bytes) -> bytes:
-    if not isinstance(key, (str, bytes)) or not key:
-        raise ValueError("Each of symmetric_encryption_keys must be a non-empty str or bytes")
-    secret = key.encode() if isinstance(key, str) else key
-    return base64.urlsafe_b64encode(hashlib.sha256(secret).digest())
+    def __init__(self, default: Callable[[Any], Any] | None) -> None:
+        self.pack = msgpack.Packer(default=default).pack

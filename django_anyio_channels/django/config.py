@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import fnmatch
+import inspect
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
+from json import JSONEncoder
 from typing import Any
 
 from django.conf import settings as django_settings
+from django.utils.module_loading import import_string
 
 from ..core.capabilities import require_acknowledgement
+from ..core.encryption import Encryption
 from ..core.exceptions import NotSupported
 from ..core.hints import did_you_mean
 from ..core.options import FLAG, LARGEST_COUNT, SECONDS, Option, count
-from ..core.serializers import EncryptedSerializer, MessagePackSerializer, Serializer
+from ..core.serializers import MessagePackSerializer
 from .factory import layer_factories
 from .settings import ConfigError, ConfigWarning, LayerFactory, Settings, check_key, without_lazy_strings
 
@@ -32,7 +36,8 @@ def read_config(
     known = f"The keys are {', '.join(sorted(KEYS))}; a layer's own keyword arguments belong under 'options'."
     refuse_unknown_keys(config, KEYS, known, CURES)
     settings = Settings(
-        serializer=_serializer(config.get("symmetric_encryption_keys")),
+        serializer=MessagePackSerializer(only=dict, default=_default(config.get("encoder"))),
+        encryption=_encryption(config.get("symmetric_encryption_keys")),
         warnings=tuple(warnings),
         database=config.get("database"),
         **{key: _read_value(key, config[key]) for key in _VALUES if key in config},
@@ -105,6 +110,10 @@ def _compile(pattern: str | re.Pattern[str]) -> re.Pattern[str]:
 
 
 _MESSAGES = count("messages")
+_ENCODER = Option(
+    lambda value: inspect.isclass(value) and issubclass(value, JSONEncoder),
+    "the dotted path of a subclass of json.JSONEncoder, such as 'django.core.serializers.json.DjangoJSONEncoder'",
+)
 
 _VALUES = {
     "prefix": Option(_is_prefix, "a non-empty str of printable ASCII characters without spaces"),
@@ -132,7 +141,7 @@ _CONVERSIONS: dict[str, Callable[[Any], Any]] = {
     "acknowledged": lambda patterns: tuple(map(_compile, patterns)),
 }
 
-KEYS = ("url", "database", "layer", "options", "bridge", "symmetric_encryption_keys", *_VALUES)
+KEYS = ("url", "database", "layer", "options", "bridge", "encoder", "symmetric_encryption_keys", *_VALUES)
 """Every key that CONFIG may have."""
 
 _SHIM = "'django_anyio_channels.channels_redis.RedisChannelLayer'"
@@ -147,12 +156,23 @@ CURES = {
 """For keys of channels_redis, and of Django's CACHES."""
 
 
-def _serializer(keys: Any) -> Serializer:
-    plain = MessagePackSerializer(only=dict)
-    if keys is None or (isinstance(keys, (list, tuple)) and not keys):
-        return plain
+def _default(encoder: Any) -> Callable[[Any], Any] | None:
     try:
-        return EncryptedSerializer(plain, keys)
+        found = import_string(encoder) if isinstance(encoder, str) else encoder
+    except (ImportError, ValueError) as error:  # the latter for a path that begins with a dot
+        hint = f"It must be {_ENCODER.wanted}."
+        raise ConfigError(f"CONFIG['encoder'] cannot be imported: {error}.", hint=hint, code="E005") from error
+    if found is None:
+        return None
+    check_key("encoder", found, _ENCODER)
+    return found().default  # type: ignore[no-any-return]
+
+
+def _encryption(keys: Any) -> Encryption | None:
+    if keys is None or (isinstance(keys, (list, tuple)) and not keys):
+        return None
+    try:
+        return Encryption(keys)
     except ValueError as error:
         raise ConfigError(
             f"CONFIG['symmetric_encryption_keys'] cannot be used: {error}",

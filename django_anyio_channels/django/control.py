@@ -1,7 +1,8 @@
 """Commands between nodes, and the replies to them.
 
 A command is published to the inbox of one node, or to all nodes. Every node that gets it replies to the inbox of the
-node that sent it. The payload is a message of the layer's serializer: a `Command` or a `Reply` as a map.
+node that sent it. The payload is MessagePack: a `Command` or a `Reply` as a map. Where messages are encrypted, a
+command is carried out once, and only as long as its sender waits.
 """
 
 from __future__ import annotations
@@ -9,10 +10,12 @@ from __future__ import annotations
 import asyncio
 import secrets
 from collections.abc import Callable, Coroutine
+from time import monotonic
 from typing import Any
 
 import msgspec
 
+from ..core.encryption import CLOCK_SKEW
 from ..core.exceptions import ChannelLayerError, DecodeError, ListenerClosed
 from ..hub.channel import Channel
 from .event_loops import open_in_idle_loops
@@ -45,6 +48,10 @@ class Reply(msgspec.Struct, tag_field="kind", tag="reply"):
     error: str | None
 
 
+_encode = msgspec.msgpack.Encoder().encode
+_decode = msgspec.msgpack.Decoder(Command | Reply).decode
+
+
 class Control:
     """One node's commands to other nodes, and theirs to it."""
 
@@ -62,6 +69,9 @@ class Control:
         self._local_channels = local_channels
         self._start_soon = start_soon
         self._timeout = settings.publish_timeout
+        self._replay_seconds = 0.0 if settings.encryption is None else self._timeout + 2 * CLOCK_SKEW
+        self._handled: dict[str, float] = {}
+        """The ids of the commands that a copy may come of, and until when."""
         self._pending: dict[str, asyncio.Queue[str | None]] = {}
         """The replies to each request that waits, as errors or None."""
 
@@ -113,12 +123,13 @@ class Control:
     def receive(self, payload: bytes) -> None:
         """Handle a control message that was published to this node or to all. Raises `DecodeError` for a forged one."""
         try:
-            message = msgspec.convert(self._channel.serializer.decode(payload), Command | Reply)
-        except msgspec.ValidationError as error:
+            message = _decode(payload)
+        except (msgspec.MsgspecError, ValueError, RecursionError) as error:
             raise DecodeError(f"it is not a control message that this version knows ({error})") from error
         if isinstance(message, Command):
             if message.command in _CHANNEL_COMMANDS and not is_channel_of(self._node_id, message.channel):
                 raise DecodeError(f"its channel {message.channel!r} is not a channel of this node")
+            self._refuse_replay(message.request_id)
             # At once, so that it comes before the messages that were sent after it.
             if message.command == "flush":
                 self._local_channels.flush()
@@ -129,6 +140,14 @@ class Control:
             self._pending[message.request_id].put_nowait(message.error)
         else:
             raise DecodeError("it is a reply to no request of this node")
+
+    def _refuse_replay(self, request_id: str) -> None:
+        now = monotonic()
+        while self._handled and next(iter(self._handled.values())) <= now:
+            del self._handled[next(iter(self._handled))]
+        if request_id in self._handled:
+            raise DecodeError("it is a copy of a command that was handled")
+        self._handled[request_id] = now + self._replay_seconds
 
     async def _handle(self, command: Command) -> None:
         error = None
@@ -142,6 +161,6 @@ class Control:
         await self._publish(self._names.inbox(command.reply_to), Reply(command.request_id, error))
 
     async def _publish(self, topic: str, message: Command | Reply) -> int | None:
-        payload = self._channel.encode(msgspec.to_builtins(message))
-        result = await self._channel.publish_payload(topic, seal(CONTROL, payload))
+        envelope = seal(CONTROL, _encode(message))
+        result = await self._channel.publish_payload(topic, envelope, lifetime=self._timeout)
         return result.receivers

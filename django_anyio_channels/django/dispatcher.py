@@ -17,6 +17,7 @@ from ..core.stats import RateLimitedLogger
 from .background_loop import Loop, background
 from .cross_loop import EventLoopBlocked, EventLoopClosed, submit, wait_async, wait_blocking
 from .databases import close_before_teardown
+from .encryption import EncryptedPublisher
 from .event_loops import LoopLocal, is_async_to_sync_loop
 from .names import node_of
 from .node import Node, open_node
@@ -64,9 +65,14 @@ class Dispatcher:
         self.node_of_loop = self._nodes.resources
         """The open node of each event loop. Read by the layer itself, which saves a call for each message."""
         layer, *others = settings.make_layers()
+        publisher: Any = layer
+        if settings.encryption is not None:
+            publisher = EncryptedPublisher(layer, settings.encryption, max(settings.expiry, layer.retention))
         # Of several brokers each has some of the names, and a layer knows its own broker only.
-        self._blocking_publisher = layer if isinstance(layer, SupportsBlockingPublish) and not others else None
-        self.transactional_publisher = layer if isinstance(layer, SupportsTransactions) and not others else None
+        blocking = isinstance(layer, SupportsBlockingPublish) and not others
+        self._blocking_publisher: SupportsBlockingPublish | None = publisher if blocking else None
+        transactional = isinstance(layer, SupportsTransactions) and not others
+        self.transactional_publisher: SupportsTransactions | None = publisher if transactional else None
         self._log = RateLimitedLogger()
         # A call may wait for the connection twice (to open a node, and to use it), and then for the broker's answer.
         self._timeout = 3 * settings.publish_timeout

@@ -211,7 +211,7 @@ def _bridge(url: Any, rules: Any, settings: Settings) -> object:
     from ..brokers.mqtt.bridge import Bridge
 
     try:
-        return Bridge(rules, settings.names.groups, settings.serializer, settings.max_message_size)
+        return Bridge(rules, settings.names.groups, settings.serializer, settings.max_message_size, settings.encryption)
     except (TypeError, ValueError) as error:
         raise ConfigError(
             f"CONFIG['bridge'] cannot be used: {error}",

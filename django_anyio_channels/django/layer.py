@@ -44,8 +44,9 @@ class AnyioChannelLayer(BaseChannelLayer):
     extensions. All methods may be called in any thread and event loop; those that end in ``_sync`` also without one.
 
     `send` and `group_send` return when the broker has accepted the message. They raise `TypeError` for a message that
-    cannot be encoded, ``MessageTooLarge`` above ``max_message_size``, `ListenerClosed` if there was no connection to
-    the broker for ``publish_timeout`` seconds, and `DeliveryUnknown` if it broke before the broker answered.
+    cannot be encoded, `ValueError` for one without a valid ``type``, ``MessageTooLarge`` above ``max_message_size``,
+    `ListenerClosed` if there was no connection to the broker for ``publish_timeout`` seconds, and `DeliveryUnknown` if
+    it broke before the broker answered.
     """
 
     extensions: ClassVar[list[str]] = ["groups", "flush"]
@@ -55,7 +56,7 @@ class AnyioChannelLayer(BaseChannelLayer):
     def __init__(self, **config: Any) -> None:
         if not config:
             refuse_misplaced_keys(type(self))
-        settings = self.read_config(config)
+        settings = self._read_settings(config)
         for warning in settings.warnings:
             warnings.warn(f"{warning.message} {warning.hint}", stacklevel=2)
         super().__init__(expiry=settings.expiry, capacity=settings.capacity)  # type: ignore[arg-type]
@@ -74,6 +75,9 @@ class AnyioChannelLayer(BaseChannelLayer):
     def read_config(cls, config: Mapping[str, Any]) -> Settings:
         """Read and check CONFIG. Raises `ConfigError`, or `MissingDriver`, which names the extra to install."""
         return read_config(config)
+
+    def _read_settings(self, config: Mapping[str, Any]) -> Settings:
+        return self.read_config(config)
 
     async def send(self, channel: str, message: dict[str, Any]) -> None:
         """Send to one channel. Raises ``ChannelFull`` when a normal channel is at its capacity."""
@@ -285,6 +289,13 @@ class AnyioChannelLayer(BaseChannelLayer):
     def _encode(self, message: dict[str, Any]) -> bytes:
         if not isinstance(message, dict):
             raise TypeError(f"A message must be a dict, not {type(message).__name__}")
+        kind = message.get("type")
+        if not isinstance(kind, str) or not kind or kind[0] in "._":
+            found = "is missing" if kind is None else f"is {kind!r}" if isinstance(kind, str) else f"is {type(kind)}"
+            raise ValueError(
+                f"message['type'] {found}. It must be the name of a consumer's method, such as 'chat.message', and not "
+                f"begin with a dot or an underscore: a message without one ends the consumer that receives it"
+            )
         with _translate_errors:
             return encode_limited(self._settings.max_message_size, self._settings.serializer, message)
 

@@ -198,6 +198,7 @@ async def open_node(settings: Settings) -> AsyncGenerator[Node, None]:
     channel = Channel(
         layers,
         serializer=settings.serializer,
+        encryption=settings.encryption,
         capacity=settings.capacity,
         expiry=settings.expiry,
         publish_timeout=settings.publish_timeout,

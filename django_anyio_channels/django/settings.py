@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 from django.core.exceptions import ImproperlyConfigured
 from django.utils.functional import LazyObject, Promise
 
+from ..core.encryption import Encryption
 from ..core.events import BoundQueue
 from ..core.exceptions import InvalidOption
 from ..core.layer import BaseChannelLayer
@@ -82,6 +83,7 @@ class Settings:
     """The settings of an `AnyioChannelLayer`, with CONFIG's defaults. Times are in seconds."""
 
     serializer: Serializer
+    encryption: Encryption | None = None
     layer_factories: tuple[LayerFactory, ...] = ()
     """One for each broker."""
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import replace
 from functools import partial
 from typing import Any, Literal
 
 import anyio
 
 from ..core.capabilities import SupportsAcknowledgement
+from ..core.encryption import Encryption
 from ..core.events import Event, PublishResult
 from ..core.exceptions import DecodeError, ListenerClosed
 from ..core.layer import BaseChannelLayer
@@ -17,6 +19,7 @@ from ..core.notifier import NewWaiter, waiter_type
 from ..core.serializers import MessagePackSerializer, Serializer, encode_limited
 from ..core.stats import MAILBOX_BYTES, DeliveryStats
 from .consumer_group import ConsumerGroupSink, DeadLetters
+from .encryption import ChannelEncryption
 from .queues import Queues
 from .replay import ReplaySink, check_group, check_history_range, check_subscription
 from .session import Backoff
@@ -37,14 +40,14 @@ class Channel:
     one of them, by its name. All programs must list the same brokers in the same order; a broker that is appended takes
     over its share of the names. While one is down, only its groups and queues wait.
 
-    ``serializer`` turns messages into bytes (default: MessagePack). ``capacity`` and ``expiry`` (seconds, None for no
-    limit) are a subscriber's defaults. ``mailbox_bytes`` limits what waits for one behind the next message,
-    ``max_message_size`` an encoded message. ``backoff`` says when to connect again. ``on_gap`` is called with the
-    length of an outage in seconds, after the subscriptions have been restored: what others published meanwhile was
-    missed. A layer with a history misses nothing; where the history does not reach back, ``on_missed`` is called with
-    the group (or the pattern) and those seconds, between the events before and after the gap. It is also called for a
-    group that a cluster has moved to another server, if something may have been missed, and for one whose subscription
-    the broker refused for a time.
+    ``serializer`` turns messages into bytes (default: MessagePack), of which ``max_message_size`` is the limit and
+    which ``encryption`` encrypts. ``capacity`` and ``expiry`` (seconds, None for no limit) are a subscriber's defaults;
+    ``mailbox_bytes`` limits what waits for one behind the next message. ``backoff`` says when to connect again.
+    ``on_gap`` is called with the length of an outage in seconds, after the subscriptions have been restored: what
+    others published meanwhile was missed. A layer with a history misses nothing; where the history does not reach back,
+    ``on_missed`` is called with the group (or the pattern) and those seconds, between the events before and after the
+    gap. It is also called for a group that a cluster has moved, if something may have been missed, and for one whose
+    subscription was refused for a time.
     """
 
     def __init__(
@@ -57,6 +60,7 @@ class Channel:
         publish_timeout: float = 10.0,
         max_message_size: int = 4 * 1024 * 1024,
         mailbox_bytes: int = MAILBOX_BYTES,
+        encryption: Encryption | None = None,
         backoff: Backoff | None = None,
         on_gap: Callable[[float], None] | None = None,
         on_missed: Callable[[str, float], None] | None = None,
@@ -71,8 +75,10 @@ class Channel:
         self._capacity = capacity
         self._expiry = expiry
         self._max_message_size = max_message_size
+        self._encryption = None if encryption is None else ChannelEncryption(encryption, self.layer, expiry, self.stats)
         self._new_supervisor = partial(
             Supervisor,
+            encryption=self._encryption,
             on_gap=on_gap,
             on_missed=on_missed,
             timeout=publish_timeout,
@@ -80,8 +86,8 @@ class Channel:
         )
         self._running: AsyncExitStack | None = None
         self._new_waiter: NewWaiter
-        self._dead_letters = DeadLetters(self.publish_payload)
-        self.queues = Queues(self._shards, self.stats, self._dead_letters)
+        self._dead_letters = DeadLetters(self.publish_payload, self._encryption)
+        self.queues = Queues(self._shards, self.stats, self._dead_letters, self._encryption)
 
     async def __aenter__(self) -> Channel:
         if self._running is not None:
@@ -118,12 +124,13 @@ class Channel:
         """
         return await self.publish_payload(group, self.encode(message))
 
-    async def publish_payload(self, group: str, payload: bytes) -> PublishResult:
-        """`publish` for an encoded message."""
+    async def publish_payload(self, group: str, payload: bytes, *, lifetime: float | None = None) -> PublishResult:
+        """`publish` for an encoded message, of which an encrypted copy is good for ``lifetime`` seconds."""
         supervisor = self._shards.only or self._shards.of(group)
         session = supervisor.session or await supervisor.wait_connected()
+        message = payload if self._encryption is None else self._encryption.for_group(group, payload, lifetime)
         try:
-            answer = await supervisor.layer.publish(group, payload)
+            answer = await supervisor.layer.publish(group, message)
         except ListenerClosed as error:
             raise supervisor.delivery_unknown(session, f"to {group}", error) from error
         if not isinstance(answer, PublishResult):
@@ -147,18 +154,17 @@ class Channel:
         events: list[Event[Any]] = []
         for event in await self.history_payloads(group, since=since, limit=limit):
             try:
-                message = self.serializer.decode(event.message)
+                events.append(replace(event, message=self.serializer.decode(event.message)))
             except DecodeError as error:
                 self.stats.count_undecodable(group, error)
-            else:
-                events.append(Event(group, message, None, None, event.position))
         return events
 
     async def history_payloads(self, group: str, *, since: str | None, limit: int | None) -> list[Event[bytes]]:
         """`history` without decoding."""
         check_history_range(group, since, limit)
         supervisor = self._shards.of(group)
-        return await supervisor.retry(lambda: supervisor.layer.history(group, since=since, limit=limit))
+        events = await supervisor.retry(lambda: supervisor.layer.history(group, since=since, limit=limit))
+        return events if self._encryption is None else list(filter(None, map(self._encryption.decrypt, events)))
 
     async def position(self, group: str) -> str:
         """Return the current end of the history of ``group``. Raises `NotSupported` if the broker keeps none."""
@@ -204,8 +210,7 @@ class Channel:
                 f"The consumers of {consumer_group!r} share one group; subscribe to each group by itself, without "
                 f"pattern and since, or without a consumer group through another Channel"
             )
-        title = ", ".join(name for name, _ in names)
-        subscriber = self.mailbox(title, capacity=capacity, expiry=expiry, manual_ack=ack == "manual")
+        subscriber = self.mailbox(", ".join(dict(names)), capacity=capacity, expiry=expiry, manual_ack=ack == "manual")
         sink: Subscriber | ReplaySink | ConsumerGroupSink = subscriber
         if since is not None:
             sink = ReplaySink(subscriber, self.layer.is_after)
@@ -257,8 +262,6 @@ class Channel:
         if self._shards.supervisors:
             for supervisor in self._shards.of_subscription(name, pattern=pattern):
                 supervisor.subscriptions.remove_sink(name, sink, pattern=pattern)
-
-    # ---- state --------------------------------------------------------------------------------------------------
 
     async def connected(self) -> None:
         """Wait for the connections to all brokers. Raises `ListenerClosed` after ``publish_timeout`` seconds."""

@@ -11,11 +11,16 @@ import anyio
 from anyio.abc import TaskGroup
 
 from ..core.capabilities import SupportsAcknowledgement, require_acknowledgement
+from ..core.encryption import Kind
 from ..core.events import Event
 from ..core.exceptions import ChannelLayerError
 from ..core.stats import RateLimitedLogger
+from .encryption import ChannelEncryption
 from .subscriber import Subscriber, Timestamped, release
 from .supervisor import Supervisor
+
+_KEPT_UNASKED = 86400.0
+"""Seconds for which a broker keeps an event that was delivered, not acknowledged, and that no consumer asks for."""
 
 
 def dead_letter_group(group: str, consumer_group: str) -> str:
@@ -26,23 +31,37 @@ def dead_letter_group(group: str, consumer_group: str) -> str:
 class DeadLetters:
     """Publishes what was delivered too often, instead of delivering it once more."""
 
-    def __init__(self, publish: Callable[[str, bytes], Awaitable[object]]) -> None:
+    def __init__(
+        self, publish: Callable[[str, bytes], Awaitable[object]], encryption: ChannelEncryption | None
+    ) -> None:
         self.tasks: TaskGroup
         """Runs the publishing. Set it before the first call."""
         self._publish = publish
+        self._encryption = encryption
         self._log = RateLimitedLogger()
 
     async def first_deliverable(
-        self, supervisor: Supervisor, fetch: Callable[[], Awaitable[Event[bytes]]], group: str
+        self, supervisor: Supervisor, fetch: Callable[[], Awaitable[Event[bytes]]], group: str, kind: Kind
     ) -> Event[bytes]:
         """Fetch, over any number of outages, until an event may be delivered; publish those before it to ``group``."""
-        limit = require_acknowledgement(supervisor.layer).deliver_at_most
-        while (event := await supervisor.retry(fetch, forever=True)).deliveries > limit:
+        layer = require_acknowledgement(supervisor.layer)
+        while True:
+            event = self._decrypt(await supervisor.retry(fetch, forever=True), layer, kind)
+            if event is None:
+                continue
+            if event.deliveries <= layer.deliver_at_most:
+                return event
             # In a task of its own: a reader that polls with a time limit must not interrupt it each time.
             done = anyio.Event()
             self.tasks.start_soon(self._publish_and_release, event, group, done)
             await done.wait()
-        return event
+
+    def _decrypt(self, event: Event[bytes], layer: SupportsAcknowledgement, kind: Kind) -> Event[bytes] | None:
+        if self._encryption is None:
+            return event
+        # What a consumer has returned unread counts as its first delivery again.
+        late = layer.redeliver_after * layer.deliver_at_most + (_KEPT_UNASKED if event.deliveries > 1 else 0.0)
+        return self._encryption.decrypt(event, kind, late)
 
     async def _publish_and_release(self, event: Event[bytes], group: str, done: anyio.Event) -> None:
         try:
@@ -100,6 +119,7 @@ class ConsumerGroupSink:
                     self.supervisor,
                     lambda: self._layer.receive_event(self.group, self.consumer_group),
                     dead_letter_group(self.group, self.consumer_group),
+                    "group",
                 )
             finally:
                 self._fetching.discard(scope)

@@ -11,22 +11,31 @@ from ..core.events import BoundQueue, Event
 from ..core.exceptions import ChannelLayerError, ListenerClosed, NotSupported, QueueFull
 from ..core.stats import DeliveryStats, RateLimitedLogger
 from .consumer_group import DeadLetters
+from .encryption import ChannelEncryption
 from .sharding import Shards
 
 
 class Queues:
     """The queues of all brokers; `Channel.queues`."""
 
-    def __init__(self, shards: Shards, stats: DeliveryStats, dead_letters: DeadLetters) -> None:
+    def __init__(
+        self, shards: Shards, stats: DeliveryStats, dead_letters: DeadLetters, encryption: ChannelEncryption | None
+    ) -> None:
         self._shards = shards
         self._stats = stats
         self._dead_letters = dead_letters
+        self._encryption = encryption
+        if encryption is not None:
+            for layer in shards.layers:
+                layer.set_reencryption(encryption.reencrypt)
         self._log = RateLimitedLogger()
 
     async def put(self, queue: str, payload: bytes, *, capacity: int, expiry: float) -> None:
         """`BaseChannelLayer.put`; raises `ListenerClosed` and `DeliveryUnknown` as `Channel.publish` does."""
         supervisor = self._shards.of(queue)
         session = supervisor.session or await supervisor.wait_connected()
+        if self._encryption is not None:
+            payload = self._encryption.for_queue(queue, payload, expiry)
         try:
             await supervisor.layer.put(queue, payload, capacity=capacity, expiry=expiry)
         except ListenerClosed as error:
@@ -55,14 +64,20 @@ class Queues:
     async def take(self, queue: str) -> bytes:
         """`BaseChannelLayer.take`."""
         supervisor = self._shards.of(queue)
-        return await supervisor.retry(lambda: supervisor.layer.take(queue), forever=True)
+        while True:
+            payload = await supervisor.retry(lambda: supervisor.layer.take(queue), forever=True)
+            if self._encryption is None:
+                return payload
+            event = self._encryption.decrypt(Event(queue, payload), "queue")
+            if event is not None:
+                return event.message
 
     async def receive_job(self, queue: str, dead_letter_group: str) -> Event[bytes]:
         """`SupportsAcknowledgement.receive_job`; what was delivered too often goes to ``dead_letter_group``."""
         supervisor = self._shards.of(queue)
         layer = require_acknowledgement(supervisor.layer)
         return await self._dead_letters.first_deliverable(
-            supervisor, lambda: layer.receive_job(queue), dead_letter_group
+            supervisor, lambda: layer.receive_job(queue), dead_letter_group, "queue"
         )
 
     async def bind(self, group: str, queue: str, *, capacity: int, expiry: float, lifetime: float) -> None:

@@ -14,6 +14,7 @@ from ..core.exceptions import ChannelClosed, DeliveryUnknown, ListenerClosed, No
 from ..core.layer import BaseChannelLayer
 from ..core.notifier import Notifier, is_asyncio, waiter_type
 from ..core.stats import RateLimitedLogger
+from .encryption import ChannelEncryption
 from .session import CHECK_ADDRESS, Backoff, Session, logger
 from .subscriptions import SubscriptionRegistry
 
@@ -30,6 +31,7 @@ class Supervisor:
         self,
         layer: BaseChannelLayer,
         *,
+        encryption: ChannelEncryption | None,
         on_gap: Callable[[float], None] | None,
         on_missed: Callable[[str, float], None] | None,
         timeout: float,
@@ -48,6 +50,8 @@ class Supervisor:
         self.subscriptions = SubscriptionRegistry(
             layer, self.wait_connected, waiter_type(), self._report_missed, self._report_resubscribed
         )
+        deliver = self.subscriptions.deliver
+        self._deliver = deliver if encryption is None else encryption.decrypt_before(deliver)
         self._on_gap = on_gap
         self._on_missed = on_missed
         self._timeout = timeout
@@ -117,7 +121,7 @@ class Supervisor:
         while True:
             began = monotonic()
             session = Session(self.layer, self._timeout, self._mark_down)
-            await session.run(self.subscriptions.deliver, self._activate)
+            await session.run(self._deliver, self._activate)
             self._last_error = session.error
             # A connection that holds only for a moment is no success.
             failures = 0 if monotonic() - began > 2 * self._backoff.longest else failures + 1

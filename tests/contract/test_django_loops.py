@@ -238,13 +238,13 @@ def test_sync_code_without_any_loop(processes: Processes) -> None:
         layer.send_sync("normal", n(3))
     layer.group_send_sync("g", n(4))
     with pytest.raises(MessageTooLarge):
-        layer.send_sync("normal", {"b": b"x" * 1000})
+        layer.send_sync("normal", {"type": "x", "b": b"x" * 1000})
     with pytest.raises(MessageTooLarge):
-        layer.group_send_sync("g", {"b": b"x" * 1000})
+        layer.group_send_sync("g", {"type": "x", "b": b"x" * 1000})
     with pytest.raises(TypeError, match="cannot be sent"):
-        layer.send_sync("normal", {"set": {1}})
+        layer.send_sync("normal", {"type": "x", "set": {1}})
     with pytest.raises(TypeError, match="cannot be sent"):
-        layer.group_send_sync("g", {"set": {1}})
+        layer.group_send_sync("g", {"type": "x", "set": {1}})
     layer.group_discard_sync("g", "normal")
     assert async_to_sync(numbers)(layer, "normal", 2) == [1, 2]
     layer.group_send_sync("g", n(5))

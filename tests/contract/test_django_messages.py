@@ -54,13 +54,16 @@ async def test_settings_are_what_the_specification_calls_them(plain_processes: P
 # ---- messages ----------------------------------------------------------------------------------------------------
 
 SAMPLES: list[dict[str, Any]] = [
-    {},
+    {"type": "x"},
     {"type": "chat", "text": "Ahoy-hoy!"},
-    {"text": "emoji \N{GRINNING FACE}, NUL \0, Ωμέγα, \u2028"},
-    {"bytes": bytes(range(256)), "empty": b""},
-    {"numbers": [0, -1, 2**63 - 1, -(2**63), 1.5, -0.0, math.pi, math.inf, sys.float_info.min, sys.float_info.max]},
-    {"nested": {"list": [[], [{}, {"deep": [None, True, False]}]], "": {"": ""}}},
-    {"1": 1, "true": True, "none": None},
+    {"type": "x", "text": "emoji \N{GRINNING FACE}, NUL \0, Ωμέγα, \u2028"},
+    {"type": "x", "bytes": bytes(range(256)), "empty": b""},
+    {
+        "type": "x",
+        "numbers": [0, -1, 2**63 - 1, -(2**63), 1.5, -0.0, math.pi, math.inf, sys.float_info.min, sys.float_info.max],
+    },
+    {"type": "x", "nested": {"list": [[], [{}, {"deep": [None, True, False]}]], "": {"": ""}}},
+    {"type": "x", "1": 1, "true": True, "none": None},
 ]
 
 
@@ -78,8 +81,8 @@ async def test_messages_arrive_exactly(processes: Processes, normal: bool) -> No
 @CHECKED_FIRST
 async def test_tuples_become_lists(processes: Processes) -> None:
     layer = processes.new()
-    await layer.send("c", {"tuple": (1, ("a", (b"b",)))})
-    assert await receive(layer, "c", 1) == [{"tuple": [1, ["a", [b"b"]]]}]
+    await layer.send("c", {"type": "x", "tuple": (1, ("a", (b"b",)))})
+    assert await receive(layer, "c", 1) == [{"type": "x", "tuple": [1, ["a", [b"b"]]]}]
 
 
 @CHECKED_FIRST
@@ -117,12 +120,12 @@ async def test_nobody_changes_anybodys_message(processes: Processes, normal: boo
     channels = [await a_channel(layer, normal), await layer.new_channel(), await layer.new_channel()]
     for channel in channels:
         await layer.group_add("group", channel)
-    message: dict[str, Any] = {"list": [1], "dict": {"a": 1}}
+    message: dict[str, Any] = {"type": "x", "list": [1], "dict": {"a": 1}}
     await layer.group_send("group", message)
     message["list"] = None
     for channel in channels:
         (received,) = await receive(layer, channel, 1)
-        assert received == {"list": [1], "dict": {"a": 1}}
+        assert received == {"type": "x", "list": [1], "dict": {"a": 1}}
         received["list"].append(2)
         received["dict"].clear()
 
@@ -144,11 +147,14 @@ async def test_what_is_larger_than_allowed_raises_and_names_the_setting(processe
     layer = processes.new(max_message_size=2000)
     channel = await a_channel(layer, normal)
     await layer.group_add("group", channel)
-    for send in (layer.send(channel, {"b": b"x" * 2000}), layer.group_send("group", {"b": b"x" * 2000})):
+    for send in (
+        layer.send(channel, {"type": "x", "b": b"x" * 2000}),
+        layer.group_send("group", {"type": "x", "b": b"x" * 2000}),
+    ):
         with pytest.raises(MessageTooLarge, match=r"bytes; max_message_size is 2000"):
             await send
-    await layer.send(channel, {"b": b"x" * 1000})
-    assert await rest(layer, channel) == [{"b": b"x" * 1000}]
+    await layer.send(channel, {"type": "x", "b": b"x" * 1000})
+    assert await rest(layer, channel) == [{"type": "x", "b": b"x" * 1000}]
 
 
 # ---- names -------------------------------------------------------------------------------------------------------

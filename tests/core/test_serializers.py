@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import decimal
 import enum
+import itertools
 import math
 import struct
 import sys
@@ -17,16 +18,10 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from django_anyio_channels import DecodeError, MissingDriver, PayloadTooLarge
-from django_anyio_channels.core.serializers import (
-    EncryptedSerializer,
-    MessagePackSerializer,
-    Serializer,
-    encode_limited,
-)
+from django_anyio_channels import DecodeError, PayloadTooLarge
+from django_anyio_channels.core.serializers import MessagePackSerializer, encode_limited
 
 PLAIN = MessagePackSerializer()
-ENCRYPTED = EncryptedSerializer(PLAIN, ["secret"])
 
 scalars = (
     st.none()
@@ -56,14 +51,13 @@ def same(one: object, other: object) -> bool:
     return one == other
 
 
-@pytest.mark.parametrize("serializer", [PLAIN, ENCRYPTED], ids=["plain", "encrypted"])
 @given(message=objects)
 @example(
     message={"type": "chat", "text": "emoji \N{GRINNING FACE} and \0", "bytes": b"\xff\0", "deep": [[{"a": [None]}]]}
 )
 @example(message=[2**63 - 1, -(2**63), 2**64 - 1, 0, True, False, 1.0, -0.0, math.inf, sys.float_info.min])
-def test_what_is_allowed_comes_back_exactly(serializer: Serializer, message: object) -> None:
-    assert same(serializer.decode(serializer.encode(message)), message)
+def test_what_is_allowed_comes_back_exactly(message: object) -> None:
+    assert same(PLAIN.decode(PLAIN.encode(message)), message)
 
 
 def test_not_a_number_comes_back() -> None:
@@ -75,11 +69,9 @@ def test_tuples_become_lists_at_every_depth() -> None:
 
 
 def test_every_decode_makes_a_new_object() -> None:
-    for serializer in (PLAIN, ENCRYPTED):
-        payload = serializer.encode({"list": [1]})
-        first = serializer.decode(payload)
-        first["list"].append(2)
-        assert serializer.decode(payload) == {"list": [1]}
+    payload = PLAIN.encode({"list": [1]})
+    PLAIN.decode(payload)["list"].append(2)
+    assert PLAIN.decode(payload) == {"list": [1]}
 
 
 Point = namedtuple("Point", "x y")
@@ -129,9 +121,8 @@ def nested(depth: int) -> list[object]:
     ids=lambda message: type(message).__name__,
 )
 def test_what_cannot_come_back_is_refused_at_the_sender(message: object) -> None:
-    for serializer in (PLAIN, ENCRYPTED):
-        with pytest.raises(TypeError, match="This message cannot be sent: .*convert other objects first"):
-            serializer.encode(message)
+    with pytest.raises(TypeError, match="This message cannot be sent: .*convert other objects first"):
+        PLAIN.encode(message)
 
 
 @pytest.mark.parametrize("key", [1, -1, 1.5, True, None, b"bytes", ("a", (1, b"b"))])
@@ -165,12 +156,115 @@ def test_a_refused_message_breaks_nothing() -> None:
     assert PLAIN.decode(PLAIN.encode([1])) == [1]
 
 
-@pytest.mark.parametrize("serializer", [PLAIN, ENCRYPTED], ids=["plain", "encrypted"])
-def test_the_limit_counts_the_bytes_of_the_frame(serializer: Serializer) -> None:
-    size = len(serializer.encode("x" * 50))
-    assert serializer.decode(encode_limited(size, serializer, "x" * 50)) == "x" * 50
+def test_the_limit_counts_the_bytes_of_the_payload() -> None:
+    size = len(PLAIN.encode("x" * 50))
+    assert PLAIN.decode(encode_limited(size, PLAIN, "x" * 50)) == "x" * 50
     with pytest.raises(PayloadTooLarge, match=f"has {size} bytes; max_message_size is {size - 1}. Send less .*raise"):
-        encode_limited(size - 1, serializer, "x" * 50)
+        encode_limited(size - 1, PLAIN, "x" * 50)
+
+
+# ---- errors and their cures ------------------------------------------------------------------------------------------
+
+TODAY = datetime.date(2026, 11, 29)
+
+
+@pytest.mark.parametrize(
+    ("message", "place"),
+    [
+        ({"type": "x", "at": TODAY}, "message['at'] (date)"),
+        ({"a": {"b": [1, (2, {3})]}}, "message['a']['b'][1][1] (set)"),
+        ({"a": 2**64}, "message['a'] (int)"),
+        ({"a": "lone \ud800"}, "message['a'] (str)"),
+        ({"a": {uuid.UUID(int=1): 1}}, f"the key of message['a'][{uuid.UUID(int=1)!r}] (UUID)"),
+        ({"k" * 100: {1}}, f"message['{'k' * 59}] (set)"),
+        ({1}, "message (set)"),
+        (endless(), "message" + 20 * "[0]" + "[...]"),
+    ],
+)
+def test_the_error_names_what_cannot_be_sent(message: object, place: str) -> None:
+    with pytest.raises(TypeError) as caught:
+        PLAIN.encode(message)
+    assert str(caught.value).startswith(f"This message cannot be sent: {place}: ")
+    assert "convert other objects first, in Django by CONFIG['encoder']" in str(caught.value)
+
+
+def test_default_returns_what_is_sent_in_place_of_other_objects() -> None:
+    serializer = MessagePackSerializer(default=str)
+    message = {"at": TODAY, "list": [{"id": uuid.UUID(int=1)}], TODAY: 1, "price": decimal.Decimal("1.50")}
+    text = {"at": "2026-11-29", "list": [{"id": str(uuid.UUID(int=1))}], "2026-11-29": 1, "price": "1.50"}
+    assert same(serializer.decode(serializer.encode(message)), text)
+    assert serializer.encode(text) == PLAIN.encode(text)
+
+
+def test_what_default_refuses_is_named() -> None:
+    def refuse(part: object) -> object:
+        raise ValueError("no such thing")
+
+    with pytest.raises(TypeError, match=r"message\['at'\] \(date\): no such thing"):
+        MessagePackSerializer(default=refuse).encode({"at": TODAY})
+
+
+# ---- keys ------------------------------------------------------------------------------------------------------------
+
+
+def colliding(count: int) -> list[tuple[int, int]]:
+    """Tuples with one hash, as an attacker finds them: the hash of a tuple can be computed backwards."""
+    size, one, two, start = 2**64, 11400714785074694791, 14029467366897019727, 2870177450012600261
+    found: list[tuple[int, int]] = []
+    for number in itertools.count():
+        lane = (start + number * two) % size
+        lane = ((lane << 31 | lane >> 33) * one) % size
+        wanted = (12345 * pow(one, -1, size)) % size
+        other = ((wanted >> 31 | wanted << 33) % size - lane) * pow(two, -1, size) % size
+        if other < 2**61 - 1:
+            found.append((number, other))
+        if len(found) == count:
+            return found
+    raise AssertionError
+
+
+def test_keys_whose_hashes_collide_are_refused() -> None:
+    """20,000 of them would keep a reader busy for ten seconds."""
+    keys = colliding(20_000)
+    assert len(set(map(hash, keys[:100]))) == 1
+    payload = msgpack.Packer().pack_map_pairs([(key, None) for key in ["type", *keys]])
+    for serializer in (PLAIN, MessagePackSerializer(only=dict)):
+        with pytest.raises(DecodeError, match="not a MessagePack message"):
+            serializer.decode(payload)
+        with pytest.raises(DecodeError, match="not a MessagePack message"):
+            serializer.decode(msgpack.packb({"type": "x", "inner": [0]})[:-2] + b"\x91" + payload)
+
+
+def test_a_large_dict_with_tuples_as_keys_is_refused_at_the_sender() -> None:
+    for message in ({(number, number): "x" * 50 for number in range(16)}, {(0, number): 0 for number in range(70_000)}):
+        with pytest.raises(TypeError, match="whose keys are str, bytes or int"):
+            PLAIN.encode([message])
+
+
+def test_what_looks_like_such_a_dict_comes_back() -> None:
+    message = {"binary": b"\xde\x00\x10\x92" + bytes(1000)}
+    assert PLAIN.decode(PLAIN.encode(message)) == message
+
+
+@given(value=objects)
+@example(value=msgpack.ExtType(5, b"x"))
+@example(value=datetime.datetime(2026, 11, 29, 1, 2, 3, 4, tzinfo=datetime.UTC))
+def test_a_large_dict_comes_back_as_a_small_one_does(value: object) -> None:
+    packed: bytes = msgpack.packb(value, datetime=True)
+    small = PLAIN.decode(packed)
+    pairs = b"".join(msgpack.packb(key) + packed for key in [*range(1000, 1100), *map(str, range(100)), b"b"])
+    large = PLAIN.decode(b"\xde\x00\xc9" + pairs)
+    assert list(large) == [*range(1000, 1100), *map(str, range(100)), b"b"]
+    assert all(same(each, small) for each in large.values())
+
+
+def test_only_a_message_of_one_type() -> None:
+    large = {str(number): "x" * 50 for number in range(20)}
+    only_dicts = MessagePackSerializer(only=dict)
+    assert only_dicts.decode(PLAIN.encode(large)) == large
+    for other in ([1], [large], None):
+        with pytest.raises(DecodeError, match="not a MessagePack message"):
+            only_dicts.decode(PLAIN.encode(other))
 
 
 # ---- payloads of others --------------------------------------------------------------------------------------------
@@ -187,14 +281,12 @@ def test_the_limit_counts_the_bytes_of_the_frame(serializer: Serializer) -> None
 @example(payload=b"\x91" * 100_000)
 @example(payload=b"\xdd\xff\xff\xff\xff")  # a list of four thousand million items that are not there
 def test_any_bytes_are_a_message_or_a_decode_error(payload: bytes) -> None:
-    for serializer in (PLAIN, ENCRYPTED):
-        try:
-            message = serializer.decode(payload)
-        except DecodeError as error:
-            assert str(error)
-        else:
-            assert serializer is PLAIN
-            assert not isinstance(message, set)
+    try:
+        message = PLAIN.decode(payload)
+    except DecodeError as error:
+        assert str(error)
+    else:
+        assert not isinstance(message, set)
 
 
 @pytest.mark.parametrize(
@@ -206,78 +298,16 @@ def test_a_payload_that_encode_does_not_write_is_an_error(payload: bytes) -> Non
         PLAIN.decode(payload)
 
 
-# ---- encryption --------------------------------------------------------------------------------------------------
-
-
-def test_nothing_of_the_message_is_readable() -> None:
-    assert b"attack at dawn" not in ENCRYPTED.encode({"text": "attack at dawn"})
-    assert ENCRYPTED.encode(1) != ENCRYPTED.encode(1)
-
-
-def test_keys_are_rotated_in_three_steps() -> None:
-    old, both, new = (EncryptedSerializer(PLAIN, keys) for keys in (["old"], ["new", "old"], ["new"]))
-    assert both.decode(old.encode("x")) == "x"
-    assert both.decode(new.encode("x")) == "x"
-    assert new.decode(both.encode("x")) == "x", "the first key encrypts"
-    with pytest.raises(DecodeError, match="none of symmetric_encryption_keys decrypts it"):
-        old.decode(both.encode("x"))
-    with pytest.raises(DecodeError):
-        new.decode(old.encode("x"))
-
-
-def test_keys_are_text_or_bytes_of_any_length() -> None:
-    for key in ("k", b"k", "k" * 1000, "\N{GRINNING FACE}", b"\0\xff"):
-        assert EncryptedSerializer(PLAIN, [key]).decode(EncryptedSerializer(PLAIN, (key,)).encode("x")) == "x"
-    assert EncryptedSerializer(PLAIN, ["k"]).decode(EncryptedSerializer(PLAIN, [b"k"]).encode("x")) == "x"
-
-
-@pytest.mark.parametrize("keys", ["key", b"key", [], (), 0, 7, {}, {"a", "b"}])
-def test_a_single_key_is_not_a_list_of_keys(keys: object) -> None:
-    with pytest.raises(ValueError, match="symmetric_encryption_keys must be a non-empty list"):
-        EncryptedSerializer(PLAIN, keys)  # type: ignore[arg-type]
-
-
-@pytest.mark.parametrize("key", ["", b"", None, 1])
-def test_a_key_is_not_empty(key: object) -> None:
-    with pytest.raises(ValueError, match="must be a non-empty str or bytes"):
-        EncryptedSerializer(PLAIN, ["good", key])  # type: ignore[list-item]
-
-
-def test_a_payload_that_was_tampered_with_is_an_error() -> None:
-    payload = bytearray(ENCRYPTED.encode("x"))
-    payload[len(payload) // 2] ^= 1
-    for wrong in (bytes(payload), bytes(payload[:-5]), PLAIN.encode("x"), b""):
-        with pytest.raises(DecodeError):
-            ENCRYPTED.decode(wrong)
-
-
-def test_a_decrypted_payload_that_is_no_message_is_an_error() -> None:
-    class Raw:
-        def encode(self, message: bytes) -> bytes:
-            return message
-
-        decode = PLAIN.decode
-
-    with pytest.raises(DecodeError, match="not a MessagePack message"):
-        ENCRYPTED.decode(EncryptedSerializer(Raw(), ["secret"]).encode(b"\xc1"))
-
-
-def test_encryption_without_its_package_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "cryptography.fernet", None)
-    with pytest.raises(MissingDriver, match=r"pip install django-anyio-channels\[encryption\]"):
-        EncryptedSerializer(PLAIN, ["key"])
-
-
 def test_threads_may_share_a_serializer() -> None:
     wrong: list[object] = []
 
     def work(number: int) -> None:
-        payloads = [ENCRYPTED.encode([number, count]) for count in range(20)]
+        payloads = [PLAIN.encode([number, count]) for count in range(20)]
         wrong.extend(
             message
             for _ in range(20)
             for count, payload in enumerate(payloads)
-            if (message := ENCRYPTED.decode(payload)) != [number, count]
+            if (message := PLAIN.decode(payload)) != [number, count]
         )
 
     threads = [threading.Thread(target=work, args=[number]) for number in range(8)]

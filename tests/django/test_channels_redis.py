@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import re
+from collections.abc import Mapping
+from dataclasses import replace
+from datetime import date
 from typing import Any
 
 import pytest
+from django.core.serializers.json import DjangoJSONEncoder
 from django.test import override_settings
 from django.utils.text import format_lazy
 
-from django_anyio_channels import RedisPubSubChannelLayer
+from django_anyio_channels import InMemoryBroker, InMemoryChannelLayer, RedisPubSubChannelLayer
 from django_anyio_channels.channels_redis import DEFAULT_HOST, KEYS, RedisChannelLayer
+from django_anyio_channels.core.serializers import MessagePackSerializer
 from django_anyio_channels.django.checks import check_channel_layers
-from django_anyio_channels.django.settings import ConfigError
+from django_anyio_channels.django.settings import ConfigError, LayerFactory, Settings
 from tests.support.programs import failing
 
 BACKEND = "django_anyio_channels.channels_redis.RedisChannelLayer"
@@ -128,7 +133,7 @@ def test_every_key_that_core_documents() -> None:
     names = ["http.request", "http.response!abc", "websocket.send!abc", "other"]
     assert [settings.capacity_of(name) for name in names] == [200, 10, 20, 1500]
     assert settings.prefix == "shop"
-    assert settings.serializer.encode({"a": 1}) != b"\x81\xa1a\x01"
+    assert settings.encryption is not None
     assert settings.warnings == ()
 
 
@@ -167,7 +172,7 @@ def test_what_has_no_meaning_warns_and_names_the_replacement(config: dict[str, A
     ("key", "hint"),
     [
         ("host", "Did you mean 'hosts'?"),
-        ("url", "The keys are capacity, channel_capacity, expiry, group_expiry, hosts"),
+        ("url", "The keys are capacity, channel_capacity, encoder, expiry, group_expiry, hosts"),
     ],
 )
 def test_unknown_keys_are_refused(key: str, hint: str) -> None:
@@ -191,3 +196,69 @@ def test_without_the_driver_one_sentence_names_the_extra() -> None:
         "from django_anyio_channels.channels_redis import RedisChannelLayer; RedisChannelLayer()"
     )
     assert "pip install django-anyio-channels[redis]" in failing(program)
+
+
+# ---- hooks of projects ---------------------------------------------------------------------------------------------
+
+
+class OnMemory(RedisChannelLayer):
+    """What a project has made of the layer, on a broker in memory."""
+
+    @classmethod
+    def read_config(cls, config: Mapping[str, Any]) -> Settings:
+        arguments = {"broker": InMemoryBroker()}
+        make_layer = LayerFactory(InMemoryChannelLayer, lambda: arguments)
+        return replace(super().read_config(config), layer_factories=(make_layer,))
+
+
+class WithDates(OnMemory):
+    def serialize(self, message: Any) -> bytes:
+        return b"1" + super().serialize({**message, "at": message["at"].isoformat()})
+
+    def deserialize(self, message: bytes) -> Any:
+        decoded = super().deserialize(message[1:])
+        return {**decoded, "at": date.fromisoformat(decoded["at"])}
+
+
+@pytest.mark.parametrize("keys", [[], ["a key of some length"]], ids=["plain", "encrypted"])
+def test_serialize_and_deserialize_of_a_subclass_take_effect(keys: list[str], caplog: pytest.LogCaptureFixture) -> None:
+    async def main() -> None:
+        layer = WithDates(symmetric_encryption_keys=keys)
+        channel = await layer.new_channel()
+        await layer.group_add("g", channel)
+        message = {"type": "x", "at": date(2026, 11, 29)}
+        for send in (layer.send(channel, message), layer.group_send("g", message), layer.send("normal", message)):
+            await send
+        assert [await layer.receive(name) for name in (channel, channel, "normal")] == [message] * 3
+        await layer.flush()
+        node = next(iter(layer._dispatcher.nodes))
+        for payload in (b"1\x81\xa1a\x01", b"1\xc1"):
+            await node.put("normal", payload)
+        await layer.send("normal", message)
+        assert await layer.receive("normal") == message
+        await layer.close()
+
+    asyncio.run(main())
+    assert "WithDates.deserialize raised KeyError('at')" in caplog.text
+    assert "it is not a MessagePack message" in caplog.text
+
+
+def test_serialize_returns_bytes() -> None:
+    class Wrong(OnMemory):
+        def serialize(self, message: Any) -> bytes:
+            return "text"  # type: ignore[return-value]
+
+    with pytest.raises(TypeError, match="Wrong.serialize returned str, not bytes"):
+        Wrong().group_send_sync("g", {"type": "x"})
+
+
+def test_without_hooks_there_is_no_detour() -> None:
+    layer = OnMemory(encoder=DjangoJSONEncoder)
+    assert isinstance(layer._settings.serializer, MessagePackSerializer)
+    assert layer.deserialize(layer.serialize({"at": date(2026, 11, 29)})) == {"at": "2026-11-29"}
+
+
+def test_a_registered_serializer_is_refused() -> None:
+    with pytest.raises(ConfigError, match="is 'mine', which no serializer here is registered as") as caught:
+        RedisChannelLayer(serializer_format="mine")
+    assert "override serialize" in caught.value.hint

@@ -182,6 +182,15 @@ def test_every_value_becomes_a_setting() -> None:
             "such as 'chat.outage'",
             "E005",
         ),
+        (
+            {"encoder": "no.such.Encoder"},
+            "CONFIG['encoder'] cannot be imported",
+            "subclass of json.JSONEncoder",
+            "E005",
+        ),
+        ({"encoder": ".x"}, "CONFIG['encoder'] cannot be imported", "subclass of json.JSONEncoder", "E005"),
+        ({"encoder": "json.dumps"}, "CONFIG['encoder'] has an invalid value (function)", "DjangoJSONEncoder", "E005"),
+        ({"encoder": str}, "CONFIG['encoder'] has an invalid value (type)", "subclass of json.JSONEncoder", "E005"),
         ({"symmetric_encryption_keys": "key"}, "not a single key", "the first key encrypts", "E005"),
         ({"symmetric_encryption_keys": b""}, "not a single key", "the first key encrypts", "E005"),
         ({"symmetric_encryption_keys": 7}, "must be a non-empty list", "the first key encrypts", "E005"),
@@ -271,14 +280,14 @@ def test_lazy_strings_are_read() -> None:
 
 @pytest.mark.parametrize("keys", [None, [], ()])
 def test_no_keys_are_no_encryption(keys: object) -> None:
-    assert read_config({"symmetric_encryption_keys": keys}).serializer.encode({}) == b"\x80"
+    assert read_config({"symmetric_encryption_keys": keys}).encryption is None
 
 
 def test_keys_encrypt() -> None:
-    serializer = read_config({"symmetric_encryption_keys": ["a long enough key"]}).serializer
-    payload = serializer.encode({"a": 1})
-    assert payload != b"\x81\xa1a\x01"
-    assert serializer.decode(payload) == {"a": 1}
+    encryption = read_config({"symmetric_encryption_keys": ["a long enough key"]}).encryption
+    assert encryption is not None
+    token = encryption.encrypt(b"x", "group", "lobby", lifetime=60.0)
+    assert encryption.decrypt(token, "group", "lobby") == b"x"
 
 
 @pytest.mark.usefixtures("measured_programs")

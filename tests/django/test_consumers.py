@@ -184,8 +184,8 @@ def test_a_channel_that_a_handler_makes_outlives_the_consumer() -> None:
         task.cancel()
         await asyncio.wait([task])
         await soon(all_channels_ended(layer))
-        await layer.send(made[0], {"n": 1})
-        assert await soon(layer.receive(made[0])) == {"n": 1}
+        await layer.send(made[0], {"type": "n", "n": 1})
+        assert await soon(layer.receive(made[0])) == {"type": "n", "n": 1}
 
     asyncio.run(main())
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+from time import monotonic
 from typing import Any
 
+import msgspec
 import pytest
 
 from django_anyio_channels import AnyioChannelLayer, ListenerClosed, PublishResult
@@ -68,10 +70,10 @@ def test_fields_of_another_version_are_ignored() -> None:
         channel = await owner.new_channel()
         command = {"kind": "command", "command": "group_add", "group": "g", "channel": channel, **NEEDED, "since": 7}
         await publish(other, owner, command)
-        await owner.send(channel, {"n": 0})
-        assert await soon(owner.receive(channel)) == {"n": 0}
-        await owner.group_send("g", {"n": 1})
-        assert await soon(owner.receive(channel)) == {"n": 1}
+        await owner.send(channel, {"type": "n", "n": 0})
+        assert await soon(owner.receive(channel)) == {"type": "n", "n": 0}
+        await owner.group_send("g", {"type": "n", "n": 1})
+        assert await soon(owner.receive(channel)) == {"type": "n", "n": 1}
         assert owner.statistics()["undecodable"] == 0
 
     asyncio.run(main())
@@ -124,7 +126,7 @@ def test_a_command_that_cannot_be_replied_to_is_logged(caplog: pytest.LogCapture
         owner, other = layers(2)
         channel = await owner.new_channel()
 
-        async def no_connection(group: str, payload: bytes) -> PublishResult:
+        async def no_connection(group: str, payload: bytes, *, lifetime: float | None = None) -> PublishResult:
             raise ListenerClosed("the cable is out")
 
         node_in(owner).channel.publish_payload = no_connection  # type: ignore[method-assign]
@@ -135,6 +137,34 @@ def test_a_command_that_cannot_be_replied_to_is_logged(caplog: pytest.LogCapture
 
     asyncio.run(main())
     assert "Could not reply to another node" in caplog.text
+
+
+@pytest.mark.parametrize(("keys", "copies"), [([], 0), (["a key of some length"], 1)], ids=["plain", "encrypted"])
+def test_copies_of_commands_are_remembered_as_long_as_they_could_come(
+    keys: list[str], copies: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def main() -> None:
+        owner, other = layers(2, symmetric_encryption_keys=keys)
+        channel = await owner.new_channel()
+        await other.group_add("g", channel)
+        control = node_in(owner).control
+        assert len(control._handled) == 1
+        [request_id] = control._handled
+        control._handle = done  # type: ignore[method-assign]
+        command = msgspec.msgpack.encode(Command("dance", request_id, "0123456789abcdef"))
+        await other._dispatcher.publish(node_in(owner).inbox, seal(CONTROL, command))
+        await owner.send(channel, {"type": "after"})
+        await soon(owner.receive(channel))
+        assert owner.statistics()["undecodable"] == copies
+        now = monotonic()
+        monkeypatch.setattr("django_anyio_channels.django.control.monotonic", lambda: now + 3600)
+        control.receive(command)
+        assert list(control._handled) == [request_id]
+
+    async def done(command: Command) -> None:
+        pass
+
+    asyncio.run(main())
 
 
 def test_a_node_that_closes_cancels_commands() -> None:

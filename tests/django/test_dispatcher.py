@@ -23,7 +23,7 @@ def test_a_loop_that_keeps_publishing_gets_a_node_of_its_own() -> None:
 
     async def publish(times: int) -> int:
         for number in range(times):
-            await layer.group_send("g", {"n": number})
+            await layer.group_send("g", {"type": "n", "n": number})
         return layer.statistics()["nodes"]
 
     assert asyncio.run(publish(1)) == 1
@@ -96,8 +96,8 @@ def test_a_message_for_a_node_that_is_closing_goes_another_way(verb: str, monkey
         await layer.new_channel()
         await asyncio.to_thread(published)
 
-    asyncio.run(serve(lambda: getattr(layer, f"{verb}_sync")("x", {"n": 1})))
-    asyncio.run(serve(lambda: asyncio.run(getattr(layer, verb)("x", {"n": 1}))))
+    asyncio.run(serve(lambda: getattr(layer, f"{verb}_sync")("x", {"type": "n", "n": 1})))
+    asyncio.run(serve(lambda: asyncio.run(getattr(layer, verb)("x", {"type": "n", "n": 1}))))
     assert len(calls) == 4
 
 

@@ -24,11 +24,11 @@ def test_a_group_add_that_fails_ends_no_earlier_membership() -> None:
         connection.is_down = False
         while True:
             try:
-                await layer.group_send("g", {"n": 1})
+                await layer.group_send("g", {"type": "n", "n": 1})
                 break
             except ListenerClosed:
                 continue
-        assert await soon(layer.receive(member)) == {"n": 1}
+        assert await soon(layer.receive(member)) == {"type": "n", "n": 1}
 
     asyncio.run(main())
 
@@ -37,10 +37,10 @@ def test_a_prefix_is_read_without_its_neighbours() -> None:
     async def main() -> None:
         (layer,) = layers(1)
         one, other = await layer.new_channel("one"), await layer.new_channel("other")
-        await layer.send(other, {"n": 1})
-        await layer.send(one, {"n": 2})
-        assert await soon(layer.receive(one[: one.index("!") + 1])) == {"n": 2}
-        assert await soon(layer.receive(other)) == {"n": 1}
+        await layer.send(other, {"type": "n", "n": 1})
+        await layer.send(one, {"type": "n", "n": 2})
+        assert await soon(layer.receive(one[: one.index("!") + 1])) == {"type": "n", "n": 2}
+        assert await soon(layer.receive(other)) == {"type": "n", "n": 1}
 
     asyncio.run(main())
 
@@ -63,12 +63,12 @@ def test_a_cancelled_group_add_does_not_undo_another(left: bool) -> None:
         await asyncio.wait([first])
         connection.is_down = False
         await soon(second)
-        await layer.group_send("g", {"n": 1})
-        assert await soon(layer.receive(channel)) == {"n": 1}
+        await layer.group_send("g", {"type": "n", "n": 1})
+        assert await soon(layer.receive(channel)) == {"type": "n", "n": 1}
         await layer.group_discard("g", channel)
-        await layer.group_send("g", {"n": 2})
-        await layer.send(channel, {"n": 3})
-        assert await soon(layer.receive(channel)) == {"n": 3}
+        await layer.group_send("g", {"type": "n", "n": 2})
+        await layer.send(channel, {"type": "n", "n": 3})
+        assert await soon(layer.receive(channel)) == {"type": "n", "n": 3}
 
     asyncio.run(main())
 
@@ -84,10 +84,10 @@ def test_a_group_discard_ends_a_pending_group_add_and_no_other() -> None:
         await layer.group_discard("g", left)
         connection.is_down = False
         await soon(asyncio.gather(*joins))
-        await layer.group_send("g", {"n": 1})
-        await layer.send(left, {"n": 2})
-        assert await soon(layer.receive(kept)) == {"n": 1}
-        assert await soon(layer.receive(left)) == {"n": 2}
+        await layer.group_send("g", {"type": "n", "n": 1})
+        await layer.send(left, {"type": "n", "n": 2})
+        assert await soon(layer.receive(kept)) == {"type": "n", "n": 1}
+        assert await soon(layer.receive(left)) == {"type": "n", "n": 2}
 
     asyncio.run(main())
 
@@ -133,9 +133,9 @@ def test_messages_for_a_consumer_that_has_ended_leave_nothing() -> None:
         del consumer
         await forgotten()
         assert layer.statistics()["channels"] == 0
-        await layer.send(name, {"n": 1})
+        await layer.send(name, {"type": "n", "n": 1})
         await layer.group_add("g", name)
-        await layer.group_send("g", {"n": 2})
+        await layer.group_send("g", {"type": "n", "n": 2})
         assert layer.statistics()["channels"] == 0
 
     asyncio.run(main())
@@ -151,11 +151,11 @@ def test_a_consumers_channel_outlives_it_while_another_reader_waits() -> None:
         del consumer
         await forgotten()
         for number in (1, 2):
-            await layer.send(name, {"n": number})
-        assert await soon(waiting) == {"n": 1}
-        assert await soon(layer.receive(name)) == {"n": 2}
-        await layer.send(name, {"n": 3})
-        assert await soon(layer.receive(name)) == {"n": 3}
+            await layer.send(name, {"type": "n", "n": number})
+        assert await soon(waiting) == {"type": "n", "n": 1}
+        assert await soon(layer.receive(name)) == {"type": "n", "n": 2}
+        await layer.send(name, {"type": "n", "n": 3})
+        assert await soon(layer.receive(name)) == {"type": "n", "n": 3}
 
     asyncio.run(main())
 

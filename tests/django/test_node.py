@@ -18,9 +18,9 @@ def test_a_message_can_be_put_back(queue: bool) -> None:
         if queue:
             channel = "jobs"
         node = node_in(layer)
-        await layer.send(channel, {"n": 1})
+        await layer.send(channel, {"type": "n", "n": 1})
         received = await soon(layer.receive(channel))
-        await layer.send(channel, {"n": 2})  # full again, which is no reason to lose it
+        await layer.send(channel, {"type": "n", "n": 2})  # full again, which is no reason to lose it
         node.put_back(channel, received)
         found = [await soon(layer.receive(channel)) for _ in range(2)]
         assert sorted(message["n"] for message in found) == [1, 2]
@@ -77,8 +77,8 @@ def test_without_an_outage_message_missed_messages_are_silent() -> None:
         await layer.group_add("g", member)
         node = node_in(layer)
         node.report_missed("asgi:g:g", 2.0)
-        await layer.group_send("g", {"n": 1})
-        assert await soon(layer.receive(member)) == {"n": 1}
+        await layer.group_send("g", {"type": "n", "n": 1})
+        assert await soon(layer.receive(member)) == {"type": "n", "n": 1}
 
     asyncio.run(main())
 
@@ -90,8 +90,8 @@ def test_without_an_outage_message_an_outage_is_silent() -> None:
         await layer.group_add("g", member)
         connection_of(layer).cut()
         await soon(outage_of(layer))
-        await layer.group_send("g", {"n": 1})
-        assert await soon(layer.receive(member)) == {"n": 1}
+        await layer.group_send("g", {"type": "n", "n": 1})
+        assert await soon(layer.receive(member)) == {"type": "n", "n": 1}
 
     asyncio.run(main())
 
@@ -108,8 +108,8 @@ def test_what_is_addressed_to_no_channel_of_a_node_is_dropped(
         channel = await layer.new_channel()
         await layer._dispatcher.publish(node_in(layer).inbox, envelope)
         await layer._dispatcher.publish(node_in(layer).inbox, b"")  # a probe
-        await layer.send(channel, {"n": 1})
-        assert await soon(layer.receive(channel)) == {"n": 1}
+        await layer.send(channel, {"type": "n", "n": 1})
+        assert await soon(layer.receive(channel)) == {"type": "n", "n": 1}
         assert layer.statistics()["undecodable"] == 1
 
     asyncio.run(main())

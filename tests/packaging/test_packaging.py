@@ -171,10 +171,10 @@ def test_missing_cryptography_names_its_extra(script: Script) -> None:
     sentence = script("""if True:
         import json
         from django_anyio_channels import MissingDriver
-        from django_anyio_channels.core.serializers import EncryptedSerializer, MessagePackSerializer
+        from django_anyio_channels.core.encryption import Encryption
 
         try:
-            EncryptedSerializer(MessagePackSerializer(), ["key"])
+            Encryption(["key"])
         except MissingDriver as error:
             print(json.dumps(str(error)))
     """)

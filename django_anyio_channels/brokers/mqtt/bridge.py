@@ -17,6 +17,7 @@ from typing import Any
 
 import msgspec
 
+from ...core.encryption import Encryption
 from ...core.exceptions import PayloadTooLarge
 from ...core.hints import did_you_mean
 from ...core.serializers import Serializer, encode_limited
@@ -65,7 +66,7 @@ class BridgedGroup:
                 raise PayloadTooLarge(f"max_message_size is {self.bridge.limit} bytes")
             payload = _from_json(message.payload) if self.rule.payload == "json" else message.payload
             event = {"type": MESSAGE_TYPE, "topic": message.topic.decode(), "payload": payload}
-            return encode_limited(self.bridge.limit, self.bridge.serializer, event)
+            return self.bridge.encode(event, self.group)
         except (msgspec.MsgspecError, ValueError, TypeError, RecursionError) as error:
             text = "Dropped %d bytes that came to the topic %r for group %s, whose payload is %s: %s"
             args = (len(message.payload), message.topic.decode(errors="replace"), self.group, self.rule.payload, error)
@@ -74,7 +75,7 @@ class BridgedGroup:
 
     def to_device(self, encoded: bytes) -> tuple[bytes, bytes]:
         """Return topic and payload for an encoded message to the group. Raises `TypeError` if it is for no device."""
-        topic, message = self.topic_filter.decode(), self.bridge.serializer.decode(encoded)
+        topic, message = self.topic_filter.decode(), self.bridge.decode(encoded, self.group)
         if message.get("type") != MESSAGE_TYPE or "payload" not in message or set(message) - _MESSAGE_KEYS:
             raise TypeError(
                 f"Group {self.group} is the MQTT topic {topic}, so its messages must be "
@@ -111,17 +112,39 @@ class Bridge:
     default) or ``"bytes"``; ``qos`` and ``retain`` of what the group publishes. Of several rules the first counts.
 
     ``group_prefix`` is what the layer's names of groups begin with, ``serializer`` encodes the messages of members, and
-    ``limit`` is their size in bytes. Raises `TypeError` and `ValueError` for rules that cannot be used.
+    ``limit`` is their size in bytes. With ``encryption`` they are encrypted, but not those of devices. Raises
+    `TypeError` and `ValueError` for rules that cannot be used.
     """
 
-    def __init__(self, rules: Mapping[str, Any], group_prefix: str, serializer: Serializer, limit: int) -> None:
+    def __init__(
+        self,
+        rules: Mapping[str, Any],
+        group_prefix: str,
+        serializer: Serializer,
+        limit: int,
+        encryption: Encryption | None = None,
+    ) -> None:
         if not isinstance(rules, Mapping):
             raise TypeError(f"it must be a dict from groups to MQTT topics, not {rules!r}")
-        self.serializer = serializer
+        self._serializer = serializer
+        self._encryption = encryption
         self.log = RateLimitedLogger()
         self._group_prefix = group_prefix
         self.limit = limit
         self._rules = [_read_rule(group, rule, group_prefix) for group, rule in rules.items()]
+
+    def encode(self, event: Mapping[str, Any], group: str) -> bytes:
+        """Return a device's message as members get it from the group."""
+        payload = encode_limited(self.limit, self._serializer, event)
+        if self._encryption is None:
+            return payload
+        return self._encryption.encrypt(payload, "group", self._group_prefix + group, lifetime=0.0)
+
+    def decode(self, message: bytes, group: str) -> Any:
+        """Return what was sent to the group."""
+        if self._encryption is not None:
+            message = self._encryption.decrypt(message, "group", self._group_prefix + group)
+        return self._serializer.decode(message)
 
     def find(self, name: str) -> BridgedGroup | None:
         """Return the topic for a group's name in the layer; None if no rule is for it."""

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from ...core.events import Event, PublishResult
 from ...core.exceptions import ListenerClosed, NotSupported
-from ...core.layer import BaseChannelLayer, subscribing
+from ...core.layer import BaseChannelLayer, Reencryption, subscribing
 from .address import make_options
 from .bridge import Bridge
 from .packets import NO_MATCHING_SUBSCRIBERS, NO_PROPERTIES, Properties, Will
@@ -84,6 +84,7 @@ class MQTTChannelLayer(BaseChannelLayer):
             raise failure
         self._bridge = bridge
         self._scope = ""
+        self._reencrypt: Reencryption | None = None
         self._session: Session | None = None
 
     @property
@@ -103,9 +104,16 @@ class MQTTChannelLayer(BaseChannelLayer):
             )
         self._scope = prefix
 
+    @property
+    def retention(self) -> float:
+        return self._options.session_expiry
+
+    def set_reencryption(self, reencrypt: Reencryption) -> None:
+        self._reencrypt = reencrypt
+
     async def connect(self) -> None:
-        former, self._session = self._session, Session(self._options, self._bridge, self._scope)
-        session = self._session
+        former, session = self._session, Session(self._options, self._bridge, self._scope, self._reencrypt)
+        self._session = session
         if former is not None:
             await former.close()
         await session.open()

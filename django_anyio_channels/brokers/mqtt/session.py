@@ -8,13 +8,8 @@ from dataclasses import replace
 
 import anyio
 
-from ...core.exceptions import (
-    ChannelLayerError,
-    ListenerClosed,
-    PayloadTooLarge,
-    PublishRefused,
-    SubscriptionRefused,
-)
+from ...core.exceptions import ChannelLayerError, ListenerClosed, PayloadTooLarge, PublishRefused, SubscriptionRefused
+from ...core.layer import Reencryption
 from ..common.event_stream import EventStream
 from . import packets
 from .address import MQTTOptions
@@ -59,10 +54,14 @@ _CURES = {
 class Session:
     """Connects once. It observes its connection, and carries the messages between nodes for `MQTTQueues`."""
 
-    def __init__(self, options: MQTTOptions, bridge: Bridge | None, scope: str) -> None:
+    def __init__(
+        self, options: MQTTOptions, bridge: Bridge | None, scope: str, reencrypt: Reencryption | None = None
+    ) -> None:
         self.address = options.address
         self.node = options.client_id
         self.scope = scope
+        self.reencrypt = reencrypt
+        """What to call for a message of a group before it is put into a queue."""
         self.connection: MQTTConnection | None = None
         self.events = EventStream()
         self.queues = MQTTQueues(self)

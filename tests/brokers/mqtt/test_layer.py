@@ -373,6 +373,11 @@ async def test_a_message_that_the_broker_refuses_raises(
     assert layer.address in str(caught.value)
 
 
+def test_a_message_may_be_as_old_as_the_session() -> None:
+    assert MQTTChannelLayer(host="x", client_id="node", session_expiry=600).retention == 600
+    assert MQTTChannelLayer(host="x").retention == 0
+
+
 # ---- encryption --------------------------------------------------------------------------------------------------
 
 

@@ -14,7 +14,7 @@ import anyio.lowlevel
 import pytest
 from msgspec.msgpack import encode
 
-from django_anyio_channels import DeliveryUnknown, ListenerClosed, PublishRefused, SubscriptionRefused
+from django_anyio_channels import DecodeError, DeliveryUnknown, ListenerClosed, PublishRefused, SubscriptionRefused
 from django_anyio_channels.brokers.mqtt.packets import NO_MATCHING_SUBSCRIBERS
 from django_anyio_channels.brokers.mqtt.queues import handoff
 from django_anyio_channels.brokers.mqtt.queues.client import MQTTQueues
@@ -22,6 +22,7 @@ from django_anyio_channels.brokers.mqtt.queues.messaging import Message, Messagi
 from django_anyio_channels.brokers.mqtt.queues.owner import QueueOwner
 from django_anyio_channels.brokers.mqtt.subscriptions import Subscription
 from django_anyio_channels.brokers.mqtt.topics import to_topic
+from django_anyio_channels.core.layer import Reencryption
 from tests.support.layers import TIME_LIMIT
 
 pytestmark = pytest.mark.anyio
@@ -40,6 +41,7 @@ class Node:
     table: list[tuple[Node, Subscription]]
     retained: dict[bytes, bytes]
     scope: str = ""
+    reencrypt: Reencryption | None = None
     dead: bool = False
     ignored: set[bytes] = field(default_factory=set)
     """Topics to which what this node sends is accepted and lost."""
@@ -722,6 +724,26 @@ async def test_what_comes_from_a_group_after_its_unbinding_is_no_message(nodes: 
     handler(b"late")  # it was on its way already
     await driver.do()
     assert driver.payloads() == [b"new"]
+
+
+async def test_what_comes_from_a_group_is_encrypted_for_the_queue(
+    nodes: list[Node], caplog: pytest.LogCaptureFixture
+) -> None:
+    def reencrypt(payload: bytes, group: str, queue: str, expiry: float) -> bytes:
+        if payload == b"copied":
+            raise DecodeError("it is a copy")
+        return b"%b from %b for %b, %d s" % (payload, group.encode(), queue.encode(), expiry)
+
+    nodes[0].reencrypt = reencrypt
+    driver = OwnerDriver(nodes[0])
+    driver.owner.handle(Message("bind", "b", 1, [[("news", 10, 60.0, 60.0)]]))
+    await driver.do()
+    handler = nodes[0].table[-1][1].handler
+    assert handler is not None
+    handler(b"copied")
+    handler(b"new")
+    assert driver.payloads() == [b"new from news for jobs, 60 s"]
+    assert caplog.messages == ["Dropped a message of group news for queue jobs: it is a copy"]
 
 
 async def test_a_node_that_is_gone_waits_no_longer(nodes: list[Node]) -> None:

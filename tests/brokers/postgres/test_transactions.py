@@ -12,6 +12,7 @@ import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
+from time import time
 from typing import Any, TypeVar
 
 import pytest
@@ -118,6 +119,23 @@ async def test_commit_delivers_and_not_before(layer: AnyioChannelLayer, member: 
     assert await soon(layer.receive("a-queue")) == n(3)
 
 
+async def test_a_transaction_may_last_longer_than_a_message(
+    layer: AnyioChannelLayer, member: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An encrypted message has a time, which is that of the call."""
+
+    def send() -> None:
+        an_hour_ago = time() - 3600
+        with monkeypatch.context() as patch, transaction.atomic():
+            patch.setattr("django_anyio_channels.core.encryption.time", lambda: an_hour_ago)
+            layer.in_transaction().group_send_sync("room", n(1))
+            layer.in_transaction().send_sync("a-queue", n(2))
+
+    await in_thread(send)
+    assert await numbers(layer, member, 1) == [1]
+    assert await soon(layer.receive("a-queue")) == n(2)
+
+
 async def test_a_row_and_the_news_of_it(layer: AnyioChannelLayer, member: str) -> None:
     """A consumer that is told of a row by a message can read the row."""
 
@@ -213,7 +231,7 @@ async def test_big_messages_come_whole_and_in_order(django: Postgres, size: int)
     assert await receive(layer, channel, 3) == [n(1), big, n(2)]
     assert await soon(layer.receive("a-queue")) == big
     with pytest.raises(MessageTooLarge, match="max_message_size is 4194304"):
-        await in_thread(lambda: layer.in_transaction().group_send_sync("room", {"bytes": bytes(5_000_000)}))
+        await in_thread(lambda: layer.in_transaction().group_send_sync("room", {"type": "x", "b": bytes(5_000_000)}))
     await layer.close()
 
 

@@ -11,6 +11,7 @@ from urllib.parse import quote
 import msgspec
 
 from ....core.exceptions import ChannelLayerError, ListenerClosed
+from ....core.layer import Reencryption
 from ....core.stats import RateLimitedLogger
 from ..packets import NO_MATCHING_SUBSCRIBERS, NO_PROPERTIES, Properties, Will
 from ..subscriptions import Subscription
@@ -56,6 +57,8 @@ class Transport(Protocol):
     """The prefix of the nodes that this node speaks with."""
     node: str
     """The name of this node."""
+    reencrypt: Reencryption | None
+    """What to call for a message of a group, before it is put into a queue."""
 
     @property
     def largest_packet(self) -> int:

@@ -9,6 +9,7 @@ from time import monotonic
 from typing import Any
 from zlib import crc32
 
+from ....core.exceptions import DecodeError
 from ....core.stats import RateLimitedLogger
 from ..subscriptions import Subscription
 from ..topics import to_group
@@ -168,8 +169,20 @@ class QueueOwner:
             return
         if binding.expires_at <= monotonic():
             self._end_binding(group)
-        elif self.store.put(payload, binding.capacity, binding.expiry):
+            return
+        message = self._for_queue(group, payload, binding.expiry)
+        if message is None:
+            return
+        if self.store.put(message, binding.capacity, binding.expiry):
             self._dispatch()
         else:
             text = "Queue %s is full (capacity %d); a message to group %s was dropped"
             self._log.write(logging.WARNING, text, to_group(self._topic), binding.capacity, group)
+
+    def _for_queue(self, group: str, payload: bytes, expiry: float) -> bytes | None:
+        reencrypt, queue = self._messaging.transport.reencrypt, to_group(self._topic)
+        try:
+            return payload if reencrypt is None else reencrypt(payload, group, queue, expiry)
+        except DecodeError as error:
+            self._log.write(logging.ERROR, "Dropped a message of group %s for queue %s: %s", group, queue, error)
+            return None

@@ -48,9 +48,11 @@ class History:
     def __init__(self, length: int, age: float, max_bytes: int) -> None:
         milliseconds = round(age * 1000)
         power = len(str(max(1, milliseconds // 8))) - 1
-        allowance = 10**power
+        allowance: int = 10**power
         self.position_ttl = milliseconds + allowance + _POSITION_TTL_MS
         """Milliseconds for which a group's position is kept."""
+        self.retention = (2 * milliseconds + allowance) / 1000
+        """Seconds. The last entry keeps older ones with it."""
         self._limits = self.position_ttl, length, milliseconds, milliseconds + allowance, _CLOCK_DIGITS - power
         for_small = max_bytes // 4
         self._byte_limits = for_small // length, max_bytes - for_small

@@ -71,6 +71,10 @@ class RedisStreamsChannelLayer(RedisPubSubChannelLayer):
         self._publisher: Batcher[tuple[bytes, bytes], Published]
         self._observer = self._sync
 
+    @property
+    def retention(self) -> float:
+        return self._history.retention
+
     async def connect(self) -> None:
         await super().connect()
         session = self.require_session()

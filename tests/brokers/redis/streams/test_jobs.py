@@ -43,7 +43,8 @@ async def new_layer(server: brokers.Redis) -> AsyncIterator[NewLayer]:
     made: list[AnyioChannelLayer] = []
 
     def new(**options: Any) -> AnyioChannelLayer:
-        settings = {key: options.pop(key) for key in ("capacity", "expiry") if key in options}
+        keys = {"capacity", "expiry", "symmetric_encryption_keys"} & options.keys()
+        settings = {key: options.pop(key) for key in keys}
         made.append(
             AnyioChannelLayer(url=brokers.with_streams(server.url), acknowledged=["jobs*"], options=options, **settings)
         )
@@ -83,6 +84,24 @@ async def test_what_is_acknowledged_does_not_come_again(server: brokers.Redis, n
     assert (again, again.deliveries) == (job(1), 2)
     await reader.ack(again)
     assert pending(server) == 0
+
+
+async def test_encrypted_jobs_come_again_and_become_dead_letters(new_layer: NewLayer) -> None:
+    options = {"redeliver_after": SHORT, "deliver_at_most": 2, "symmetric_encryption_keys": ["a key of this test"]}
+    sender, reader = new_layer(**options), new_layer(**options)
+    member = await sender.new_channel()
+    await sender.group_add("jobs.dead", member)
+    await sender.send("jobs", job(0))
+    assert [(await next_of(reader)).deliveries for _ in range(2)] == [1, 2]
+    reading = asyncio.ensure_future(next_of(reader))
+    letter = await asyncio.wait_for(sender.receive(member), TIME_LIMIT)
+    await sender.send("jobs", job(1))
+    assert await reading == job(1)
+    [kept] = await reader.group_history("jobs.dead")
+    assert letter == kept.message == job(0)
+    channel = await reader.new_channel()
+    assert await reader.group_resume("jobs.dead", channel, last=1) is None
+    assert await asyncio.wait_for(reader.receive(channel), TIME_LIMIT) == job(0)
 
 
 async def test_a_task_gets_the_next_when_it_has_acknowledged(server: brokers.Redis, new_layer: NewLayer) -> None:
