@@ -33,10 +33,9 @@ class EncryptedPublisher:
         token = self._for_group(message, group, _LONGEST_TRANSACTION)
         return self.layer.publish_in_transaction(group, token, encoding=encoding)  # type: ignore[no-any-return]
 
-    def queues_in_transaction(self) -> QueryGenerator[bool]:
-        return self.layer.queues_in_transaction()  # type: ignore[no-any-return]
-
-    def put_in_transaction(self, queue: str, message: bytes, *, capacity: int, expiry: float) -> QueryGenerator[bool]:
+    def put_in_transaction(
+        self, queue: str, message: bytes, *, capacity: int, expiry: float
+    ) -> QueryGenerator[bool | None]:
         token = self._for_queue(message, queue, expiry + _LONGEST_TRANSACTION)
         return self.layer.put_in_transaction(  # type: ignore[no-any-return]
             queue, token, capacity=capacity, expiry=expiry

@@ -7,7 +7,6 @@ import warnings
 import weakref
 from collections.abc import Coroutine, Mapping
 from functools import partial
-from types import TracebackType
 from typing import Any, ClassVar, cast
 
 from ..core.events import Event
@@ -83,11 +82,13 @@ class AnyioChannelLayer(BaseChannelLayer):
         """Send to one channel. Raises ``ChannelFull`` when a normal channel is at its capacity."""
         inbox, payload = self._address(channel, message)
         sender = self._own_node or self._dispatcher
-        with _translate_errors:
+        try:
             if inbox is None:
                 await sender.put(channel, payload)
             else:
                 await sender.publish(inbox, payload)
+        except _REFUSALS as error:
+            raise _translate(error) from error
 
     @markcoroutinefunction
     def receive(self, channel: str) -> Coroutine[Any, Any, dict[str, Any]]:
@@ -152,8 +153,10 @@ class AnyioChannelLayer(BaseChannelLayer):
         """Send to all channels of a group. A member whose mailbox is full misses it, which is counted and logged."""
         topic, payload = self._address_group(group, message)
         sender = self._own_node or self._dispatcher
-        with _translate_errors:
+        try:
             await sender.publish(topic, payload)
+        except _REFUSALS as error:
+            raise _translate(error) from error
 
     async def group_history(
         self, group: str, *, since: str | None = None, limit: int | None = None
@@ -222,9 +225,8 @@ class AnyioChannelLayer(BaseChannelLayer):
     def statistics(self) -> dict[str, int]:
         """Return what this process has open and has lost, summed over its event loops.
 
-        ``nodes`` (connected event loops), ``channels`` (in use), ``topics`` (broker subscriptions), ``outages``
-        (connections lost), ``dropped`` (messages for full mailboxes), ``expired`` (messages not read in time),
-        ``undecodable`` (payloads dropped).
+        ``nodes`` (connected event loops), ``channels`` (in use), ``topics`` (subscribed), ``outages`` (lost
+        connections), ``dropped`` (for full mailboxes), ``expired`` (not read in time), ``undecodable`` (dropped).
         """
         nodes = self._dispatcher.nodes
         return {
@@ -243,32 +245,31 @@ class AnyioChannelLayer(BaseChannelLayer):
 
     def _send_by(self, dispatcher: _AnyDispatcher, channel: str, message: dict[str, Any]) -> None:
         inbox, payload = self._address(channel, message)
-        with _translate_errors:
+        try:
             if inbox is None:
                 dispatcher.put_sync(channel, payload)
             else:
                 dispatcher.publish_sync(inbox, payload)
+        except _REFUSALS as error:
+            raise _translate(error) from error
 
     def _group_send_by(self, dispatcher: _AnyDispatcher, group: str, message: dict[str, Any]) -> None:
         topic, payload = self._address_group(group, message)
-        with _translate_errors:
+        try:
             dispatcher.publish_sync(topic, payload)
+        except _REFUSALS as error:
+            raise _translate(error) from error
 
     def require_valid_channel_name(self, name: object, receive: bool = False) -> bool:
         """Do what Channels does, but refuse a trailing newline and digits of other scripts, too."""
         if isinstance(name, str) and len(name) < self.MAX_NAME_LENGTH and CHANNEL_NAME.fullmatch(name):
             return receive is False or super().require_valid_channel_name(name, receive=True)
-        raise TypeError(self._invalid_name("Channel", name))
+        raise _invalid_name(self, "Channel", name)
 
     def require_valid_group_name(self, name: object) -> bool:
-        """Like `require_valid_channel_name`."""
         if isinstance(name, str) and len(name) < self.MAX_NAME_LENGTH and GROUP_NAME.fullmatch(name):
             return True
-        raise TypeError(self._invalid_name("Group", name))
-
-    def _invalid_name(self, kind: str, name: object) -> str:
-        shown = f"{name[: self.MAX_NAME_LENGTH]!r}" if isinstance(name, str) else type(name).__name__
-        return f"{self.invalid_name_error.format(kind).removesuffix('.')}, not {shown}"
+        raise _invalid_name(self, "Group", name)
 
     def _check_names(self, group: str, channel: str) -> None:
         self.require_valid_group_name(group)
@@ -276,46 +277,51 @@ class AnyioChannelLayer(BaseChannelLayer):
 
     def _address(self, channel: str, message: dict[str, Any]) -> tuple[str | None, bytes]:
         """Return the inbox of a channel's node with a sealed payload; for a normal channel, None with the payload."""
-        payload = self._encode(message)
+        payload = _encode(message, self._settings)
         self.require_valid_channel_name(channel)
         owner = node_of(channel)
         return (None, payload) if owner is None else (self._names.inbox(owner), seal(channel, payload))
 
     def _address_group(self, group: str, message: dict[str, Any]) -> tuple[str, bytes]:
-        payload = self._encode(message)
+        payload = _encode(message, self._settings)
         self.require_valid_group_name(group)
         return self._names.groups + group, payload
 
-    def _encode(self, message: dict[str, Any]) -> bytes:
-        if not isinstance(message, dict):
-            raise TypeError(f"A message must be a dict, not {type(message).__name__}")
-        kind = message.get("type")
-        if not isinstance(kind, str) or not kind or kind[0] in "._":
-            found = "is missing" if kind is None else f"is {kind!r}" if isinstance(kind, str) else f"is {type(kind)}"
-            raise ValueError(
-                f"message['type'] {found}. It must be the name of a consumer's method, such as 'chat.message', and not "
-                f"begin with a dot or an underscore: a message without one ends the consumer that receives it"
-            )
-        with _translate_errors:
-            return encode_limited(self._settings.max_message_size, self._settings.serializer, message)
+
+def _encode(message: dict[str, Any], settings: Settings) -> bytes:
+    """Encode a message for consumers.
+
+    Raises `TypeError` for what cannot be encoded, `ValueError` for a message that would end the consumers that receive
+    it, and ``MessageTooLarge`` above ``max_message_size``.
+    """
+    if not isinstance(message, dict):
+        raise TypeError(f"A message must be a dict, not {type(message).__name__}")
+    kind = message.get("type")
+    if not isinstance(kind, str) or not kind or kind[0] in "._":
+        found = "is missing" if kind is None else f"is {kind!r}" if isinstance(kind, str) else f"is {type(kind)}"
+        raise ValueError(
+            f"message['type'] {found}. It must be the name of a consumer's method, such as 'chat.message', and not "
+            f"begin with a dot or an underscore: a message without one ends the consumer that receives it"
+        )
+    try:
+        return encode_limited(settings.max_message_size, settings.serializer, message)
+    except PayloadTooLarge as error:
+        raise MessageTooLarge(str(error)) from error
 
 
-class _TranslateErrors:
-    """Raises Channels' exceptions for what a broker refuses. A class, since it is entered for each message."""
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        if isinstance(error, QueueFull):
-            raise ChannelFull(
-                f"Channel {channel_of(error.queue)!r} is full (capacity {error.capacity}). Run more workers, "
-                f"or raise 'capacity' or 'channel_capacity' in CONFIG"
-            ) from error
-        if isinstance(error, PayloadTooLarge):
-            raise MessageTooLarge(str(error)) from error
+def _invalid_name(layer: AnyioChannelLayer, kind: str, name: object) -> TypeError:
+    shown = f"{name[: layer.MAX_NAME_LENGTH]!r}" if isinstance(name, str) else type(name).__name__
+    return TypeError(f"{layer.invalid_name_error.format(kind).removesuffix('.')}, not {shown}")
 
 
-_translate_errors = _TranslateErrors()
+_REFUSALS = (QueueFull, PayloadTooLarge)
+
+
+def _translate(error: QueueFull | PayloadTooLarge) -> Exception:
+    """Return Channels' exception for what a broker refuses."""
+    if isinstance(error, PayloadTooLarge):
+        return MessageTooLarge(str(error))
+    return ChannelFull(
+        f"Channel {channel_of(error.queue)!r} is full (capacity {error.capacity}). Run more workers, "
+        f"or raise 'capacity' or 'channel_capacity' in CONFIG"
+    )

@@ -174,7 +174,7 @@ def test_under_gevent_the_loop_has_a_thread_of_its_own_and_the_orm_works(url: st
         def work(number):
             name = f"green.{number}"
             for n in range(10):
-                layer.send_sync(name, {"n": n})
+                layer.send_sync(name, {"type": "x", "n": n})
                 connection.cursor().execute("SELECT 1")
             connection.close()
 

@@ -172,7 +172,7 @@ def test_what_has_no_meaning_warns_and_names_the_replacement(config: dict[str, A
     ("key", "hint"),
     [
         ("host", "Did you mean 'hosts'?"),
-        ("url", "The keys are capacity, channel_capacity, encoder, expiry, group_expiry, hosts"),
+        ("url", "The keys are capacity, channel_capacity, encoder, expiry, fast_dispatch, group_expiry, hosts"),
     ],
 )
 def test_unknown_keys_are_refused(key: str, hint: str) -> None:

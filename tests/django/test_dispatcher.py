@@ -113,12 +113,12 @@ def test_a_blocked_loop_does_not_keep_other_threads_waiting(in_a_loop: bool) -> 
         blocked.set()
         assert go_on.wait(TIME_LIMIT)
         received.extend([await layer.receive(channel) for _ in range(3)])
-        await layer.send(channel, {"n": "last"})
+        await layer.send(channel, {"type": "x", "n": "last"})
         received.append(await layer.receive(channel))
 
     async def send() -> None:
         for number in range(3):
-            await layer.group_send("g", {"n": number})
+            await layer.group_send("g", {"type": "x", "n": number})
 
     thread = threading.Thread(target=lambda: asyncio.run(asyncio.wait_for(serve(), TIME_LIMIT)))
     thread.start()
@@ -128,8 +128,8 @@ def test_a_blocked_loop_does_not_keep_other_threads_waiting(in_a_loop: bool) -> 
     else:
         layer.group_add_sync("g", "worker")
         for number in range(3):
-            layer.group_send_sync("g", {"n": number})
-        assert asyncio.run(layer.receive("worker")) == {"n": 0}
+            layer.group_send_sync("g", {"type": "x", "n": number})
+        assert asyncio.run(layer.receive("worker")) == {"type": "x", "n": 0}
     go_on.set()
     thread.join(TIME_LIMIT)
     assert [message["n"] for message in received] == [0, 1, 2, "last"]
@@ -140,15 +140,15 @@ def test_sync_methods_are_refused_in_an_event_loop() -> None:
 
     async def main() -> None:
         for method, arguments in (
-            (layer.send_sync, ("worker", {"n": 1})),
-            (layer.group_send_sync, ("g", {"n": 1})),
+            (layer.send_sync, ("worker", {"type": "x", "n": 1})),
+            (layer.group_send_sync, ("g", {"type": "x", "n": 1})),
             (layer.group_add_sync, ("g", "worker")),
             (layer.group_discard_sync, ("g", "worker")),
         ):
             with pytest.raises(SynchronousOnlyOperation, match="await the method without _sync"):
                 method(*arguments)
-        await layer.send("worker", {"n": 2})
-        assert await layer.receive("worker") == {"n": 2}
+        await layer.send("worker", {"type": "x", "n": 2})
+        assert await layer.receive("worker") == {"type": "x", "n": 2}
 
     asyncio.run(main())
 

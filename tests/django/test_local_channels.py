@@ -166,7 +166,7 @@ def test_a_slow_consumer_is_bounded_in_bytes() -> None:
         member = await layer.new_channel()
         await layer.group_add("g", member)
         for number in range(5):
-            await layer.group_send("g", {"n": number, "text": "x" * 1000})
+            await layer.group_send("g", {"type": "x", "n": number, "text": "x" * 1000})
         assert layer.statistics()["dropped"] == 2
         assert [(await soon(layer.receive(member)))["n"] for _ in range(3)] == [0, 1, 2]
 
@@ -188,7 +188,7 @@ def test_a_channel_may_be_in_very_many_groups() -> None:
         await layer.group_add("g7", name)
         await layer.group_discard("g8", name)
         for number in (7, 8, 9):
-            await layer.group_send(f"g{number}", {"n": number})
+            await layer.group_send(f"g{number}", {"type": "x", "n": number})
         assert [(await layer.receive(name))["n"] for _ in range(2)] == [7, 9]
         calls = 0
 
