@@ -75,7 +75,7 @@ def test_python_compiles(block: docutils.nodes.literal_block) -> None:
 def test_the_command_installs_the_installed_apps() -> None:
     [command] = [block.astext() for block in BLOCKS if "install" in block["classes"]]
     [apps] = [
-        ast.literal_eval(block.astext().partition("INSTALLED_APPS = ")[2].partition("\n\n")[0])
+        ast.literal_eval(block.astext().partition("INSTALLED_APPS = ")[2].partition("\n]")[0] + "]")
         for block in PYTHON
         if "apps" in block["classes"]
     ]

@@ -235,7 +235,7 @@ def test_a_loop_that_has_ended_has_released_them(server: brokers.Redis) -> None:
         return await layer.receive("jobs")
 
     async def acknowledge(message: Any) -> None:
-        with pytest.raises(ListenerClosed, match=r"has ended, and returned it to the other readers"):
+        with pytest.raises(ListenerClosed, match=r"has ended, it returned it to the other readers"):
             await layer.ack(message)
         again = await next_of(layer)
         assert (again, again.deliveries) == (job(1), 2)
