@@ -11,6 +11,7 @@ import sys
 import weakref
 from collections.abc import Callable
 from contextlib import suppress
+from types import CodeType
 from typing import Any
 
 import channels.utils
@@ -51,10 +52,12 @@ def called_by_channels_loop() -> bool:
 
     It makes a task of what it is given, unless that is a future; others may rely on a coroutine.
     """
-    return sys._getframe(2).f_code is _CHANNELS_LOOP
+    return sys._getframe(2).f_code in _CHANNELS_LOOP
 
 
-_CHANNELS_LOOP = channels.utils.await_many_dispatch.__code__
+_LOOP = channels.utils.await_many_dispatch.__code__
+# Up to Python 3.11 a comprehension, by which it asks at its beginning, has code of its own.
+_CHANNELS_LOOP = {_LOOP, *(each for each in _LOOP.co_consts if isinstance(each, CodeType))}
 
 
 def get_handler(consumer: AsyncConsumer, message: Any) -> Any:

@@ -12,6 +12,7 @@ from django.core.exceptions import SynchronousOnlyOperation
 from django_anyio_channels import AnyioChannelLayer, Channel, ChannelClosed, NotSupported
 from django_anyio_channels.django import dispatcher
 from django_anyio_channels.django.background_loop import BackgroundLoop
+from django_anyio_channels.django.cross_loop import submit
 from django_anyio_channels.django.node import Node
 from tests.contract.kinds import RemoteMemoryLayer
 
@@ -203,5 +204,29 @@ def test_receiving_on_a_process_channel_of_no_event_loop_of_this_process_raises_
         )
         with pytest.raises(error, match=text):
             await asyncio.wait_for(layer.receive(name), TIME_LIMIT)
+
+    asyncio.run(main())
+
+
+def test_a_message_for_a_reader_in_another_loop_that_has_gone_is_put_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It may come in the moment in which the reader is cancelled."""
+    unclaimed: list[Any] = []
+
+    def record(loop: Any, call: Any, put_back: Any = None) -> Any:
+        if put_back is not None:
+            unclaimed.append(put_back)
+        return submit(loop, call, put_back)
+
+    monkeypatch.setattr(dispatcher, "submit", record)
+    layer = AnyioChannelLayer(layer=RemoteMemoryLayer)
+
+    async def main() -> None:
+        channel = await layer.new_channel()
+        await layer.send(channel, {"type": "x"})
+        received = await asyncio.to_thread(asyncio.run, layer.receive(channel))
+        unclaimed[-1](received)
+        assert await layer.receive(channel) == received
+        await layer.close()
+        unclaimed[-1](received)  # nobody can have it any more
 
     asyncio.run(main())

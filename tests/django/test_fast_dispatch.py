@@ -8,6 +8,7 @@ import logging
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any
 
 import channels
@@ -15,6 +16,7 @@ import pytest
 from channels.consumer import AsyncConsumer, SyncConsumer
 from channels.exceptions import StopConsumer
 from channels.layers import channel_layers
+from channels.utils import await_many_dispatch
 
 from django_anyio_channels import AnyioChannelLayer
 from django_anyio_channels.django import fast_dispatch
@@ -303,3 +305,22 @@ async def test_it_is_off_where_channels_is_another_version(
     async with running(Async(Recording()), layers[1]) as runs:
         assert "dispatch" not in vars(runs.consumer)
     fast_dispatch.is_supported.cache_clear()
+
+
+@both
+async def test_channels_loop_may_receive_on_other_names(make_layer: Any, fast: bool) -> None:
+    layer = make_layer(fast_dispatch=fast)
+    handled: list[Any] = []
+
+    async def dispatch(message: Any) -> None:
+        handled.append(message)
+        if message == {"type": "last"}:
+            raise StopConsumer
+
+    for message in ({"type": "x"}, {"type": "last"}):
+        await layer.send("normal", message)
+    async with asyncio.timeout(30):
+        with pytest.raises(StopConsumer):
+            await await_many_dispatch([partial(layer.receive, "normal")], dispatch)
+    assert handled == [{"type": "x"}, {"type": "last"}]
+    await layer.close()

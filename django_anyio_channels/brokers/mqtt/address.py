@@ -103,7 +103,7 @@ class MQTTOptions:
             text += ". Name the authority that signed its certificate as ca_file, and the host as the certificate does"
         elif self.tls and isinstance(error, (ssl.SSLError, ConnectionResetError)):
             text += ". It may not speak TLS at this port (use mqtt://), or wants a certificate (cert_file, key_file)"
-        elif not isinstance(error, ssl.SSLError):
+        else:
             text += ". Check that the broker runs and that the address is right"
         return ListenerClosed(text)
 

@@ -726,6 +726,18 @@ async def test_what_comes_from_a_group_after_its_unbinding_is_no_message(nodes: 
     assert driver.payloads() == [b"new"]
 
 
+async def test_what_comes_from_a_group_ends_a_binding_that_has_expired(nodes: list[Node]) -> None:
+    driver = OwnerDriver(nodes[0])
+    driver.owner.handle(Message("bind", "b", 1, [[("news", 10, 60.0, 0.0)]]))
+    await driver.do()
+    handler = nodes[0].table[-1][1].handler
+    assert handler is not None
+    handler(b"late")
+    await driver.do()
+    assert driver.payloads() == []
+    assert not driver.owner.bindings
+
+
 async def test_what_comes_from_a_group_is_encrypted_for_the_queue(
     nodes: list[Node], caplog: pytest.LogCaptureFixture
 ) -> None:

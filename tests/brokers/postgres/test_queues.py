@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any, cast
 
 import anyio
@@ -139,6 +140,29 @@ async def test_a_reader_that_is_cancelled_when_its_message_comes_leaves_it_to_th
         await asyncio.wait([reader])
         assert reader.cancelled()
         assert await queues.take(b"q") == b"message"
+    assert REQUEUE not in connection.sent
+
+
+async def test_a_message_that_was_taken_meanwhile_is_not_requeued(monkeypatch: pytest.MonkeyPatch) -> None:
+    connection = ScriptedConnection()
+    queues = make(connection)
+    connection.answers[TAKE] = [[ROW]]
+    due: list[Callable[[], object]] = []
+    loop = asyncio.get_running_loop()
+    async with task(queues.run):
+        reader = asyncio.ensure_future(queues.take(b"q"))
+        await connection.sends(TAKE)
+        with monkeypatch.context() as patched:
+            patched.setattr(loop, "call_later", lambda delay, call, *arguments: due.append(partial(call, *arguments)))
+            connection.may_take.set()
+            await asyncio.sleep(0)
+            reader.cancel()
+            await asyncio.wait([reader])
+        assert await queues.take(b"q") == b"message"
+        for call in due:
+            call()
+        await anyio.wait_all_tasks_blocked()
+    assert due
     assert REQUEUE not in connection.sent
 
 
