@@ -249,6 +249,28 @@ def test_only_the_main_thread_handles_signals() -> None:
     assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
 
 
+def ignore(*_: object) -> None:
+    """mod_wsgi's ``signal.signal``."""
+
+
+def refuse(*_: object) -> None:
+    raise ValueError("signal only works in main thread of the main interpreter")
+
+
+@pytest.mark.usefixtures("sigterm")
+@pytest.mark.parametrize("answer", [ignore, refuse])
+def test_a_server_that_lets_nobody_handle_signals_is_asked_once(
+    answer: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[object] = []
+    monkeypatch.setattr(process_end, "_may_handle_signals", True)
+    monkeypatch.setattr("signal.signal", lambda *arguments: calls.append(arguments) or answer())
+    process_end.watch()
+    process_end.watch()
+    monkeypatch.undo()
+    assert len(calls) == 1
+
+
 @pytest.mark.usefixtures("sigterm")
 def test_the_children_of_other_libraries_close_as_these_allow(monkeypatch: pytest.MonkeyPatch) -> None:
     """Celery's pool has none of multiprocessing's finalizers."""
