@@ -225,7 +225,7 @@ async def test_a_resource_that_does_not_close_keeps_no_other_one(monkeypatch: py
     stuck, other = (event_loops.LoopLocal(partial(resource, name)) for name in ("stuck", "other"))
     await stuck.get_or_open()
     await other.get_or_open()
-    monkeypatch.setattr(stuck, "close_all", lambda timeout: 1 / 0)
+    monkeypatch.setattr(stuck, "begin_to_close", lambda: 1 / 0)
     await anyio.to_thread.run_sync(event_loops.close_everything)
     assert "other" in closed
     await stuck.close_current()
@@ -263,8 +263,13 @@ def test_a_server_that_lets_nobody_handle_signals_is_asked_once(
     answer: Callable[..., None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     calls: list[object] = []
+
+    def embedded(*arguments: object) -> None:
+        calls.append(arguments)
+        answer()
+
     monkeypatch.setattr(process_end, "_may_handle_signals", True)
-    monkeypatch.setattr("signal.signal", lambda *arguments: calls.append(arguments) or answer())
+    monkeypatch.setattr("signal.signal", embedded)
     process_end.watch()
     process_end.watch()
     monkeypatch.undo()
