@@ -8,6 +8,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, Future
 from contextlib import contextmanager
+from copy import copy
 from functools import partial
 from queue import SimpleQueue
 from typing import Any, TypeVar
@@ -108,7 +109,7 @@ class SyncSends:
             self._thread.wait()
         self._raise_error()
         with self._lock:
-            self._waiting.append(message)
+            self._waiting.append(copy(message))  # a handler may change it, and send it again
             self._unsent += 1
             begins, self._is_sending = not self._is_sending, True
         if begins:

@@ -85,6 +85,25 @@ async def test_a_handler_is_ahead_of_its_client_by_so_many_messages_only() -> No
     assert client.received == list(range(200))
 
 
+async def test_a_message_may_be_changed_and_sent_again() -> None:
+    client: list[dict[str, Any]] = []
+
+    async def send(message: dict[str, Any]) -> None:
+        await asyncio.sleep(0)
+        client.append(message)
+
+    sends = SyncSends(async_to_sync(send))
+    message = {"type": "websocket.send"}
+
+    def handler() -> None:
+        for number in range(100):
+            message["text"] = str(number)
+            sends(message)
+
+    await handle(sends, handler)
+    assert [message["text"] for message in client] == list(map(str, range(100)))
+
+
 async def test_an_error_is_raised_by_a_later_send() -> None:
     client = Client(failing=(3,))
     sends = SyncSends(async_to_sync(client.send))
