@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -14,6 +15,8 @@ from queue import SimpleQueue
 from typing import Any, TypeVar
 
 from asgiref.sync import AsyncToSync, SyncToAsync, sync_to_async
+
+logger = logging.getLogger("django_anyio_channels")
 
 T = TypeVar("T")
 
@@ -82,7 +85,7 @@ class SyncSends:
 
     A handler waits only if it is `_AHEAD` messages ahead. All is sent when the ``async with`` block ends, unless that
     is cancelled. An error of a message that was sent meanwhile is raised by the handler's next one, or else at the end
-    of the block.
+    of the block; but there no `OSError`, by which a server says that the client has disconnected.
     """
 
     def __init__(self, base_send: Any) -> None:
@@ -129,7 +132,11 @@ class SyncSends:
                 sender.cancel()
                 raise
         if kind is None:
-            self._raise_error()
+            try:
+                self._raise_error()
+            except OSError as gone:
+                # The handler might have caught it, and the handler of the disconnect that follows must run.
+                logger.info("A client has gone before it got its last messages: %r", gone)
 
     def _has_room(self) -> bool:
         with self._lock:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import threading
 from collections.abc import Callable
-from contextlib import suppress
 from functools import partial
 from typing import Any
 
@@ -124,9 +124,20 @@ async def test_an_error_is_raised_by_a_later_send() -> None:
 
 
 async def test_an_error_of_the_last_message_is_raised_at_the_end() -> None:
-    sends = SyncSends(async_to_sync(Client(failing=(1,)).send))
-    with pytest.raises(ConnectionError, match="message 1"):
+    async def refuse(message: int) -> None:
+        raise RuntimeError(f"message {message} comes before websocket.accept")
+
+    sends = SyncSends(async_to_sync(refuse))
+    with pytest.raises(RuntimeError, match="message 1"):
         await handle(sends, lambda: sends(1))
+
+
+async def test_a_client_that_has_gone_is_left_to_the_disconnect_that_follows(caplog: pytest.LogCaptureFixture) -> None:
+    sends = SyncSends(async_to_sync(Client(failing=(1,)).send))
+    with caplog.at_level(logging.INFO, "django_anyio_channels"):
+        await handle(sends, lambda: sends(1))
+    assert "A client has gone" in caplog.text
+    assert "message 1" in caplog.text
 
 
 async def test_an_error_of_the_handler_is_the_one_that_counts() -> None:
@@ -180,8 +191,7 @@ async def test_errors_take_no_room() -> None:
             while sends._is_sending:  # so that each of them fails by itself
                 pass
 
-    with suppress(ConnectionError):
-        await handle(sends, handler)
+    await handle(sends, handler)
     assert len(caught) > sync_sends._AHEAD
 
 
