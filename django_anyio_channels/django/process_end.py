@@ -33,18 +33,26 @@ class _SigtermHandler:
         if self._former is signal.SIG_DFL:
             signal.signal(signal.SIGTERM, signal.SIG_DFL)  # a second one ends the process at once
             # Another thread, because the event loop of this one must go on to close what it has open.
-            threading.Thread(target=self._end, daemon=True).start()
+            try:
+                threading.Thread(target=_close_and_end, daemon=True).start()
+            except RuntimeError:  # there are too many, or the interpreter exits
+                _end()
         else:
             # What uvicorn raises is meant for this thread, and waits now. asyncio.run() ends the tasks meanwhile.
             signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
             self._former(number, frame)
 
-    def _end(self) -> NoReturn:
-        try:
-            _close_all()
-        finally:
-            os.kill(os.getpid(), signal.SIGTERM)
-            os._exit(128 + signal.SIGTERM)  # the first process of a container is not killed by its own signals
+
+def _close_and_end() -> NoReturn:
+    try:
+        _close_all()
+    finally:
+        _end()
+
+
+def _end() -> NoReturn:
+    os.kill(os.getpid(), signal.SIGTERM)
+    os._exit(128 + signal.SIGTERM)  # the first process of a container is not killed by its own signals
 
 
 _closers: list[Close] = []

@@ -211,6 +211,22 @@ def test_without_a_handler_the_process_ends_when_it_has_closed(monkeypatch: pyte
     assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
 
 
+@pytest.mark.usefixtures("sigterm")
+def test_without_another_thread_the_process_ends_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    done: list[object] = []
+
+    def start(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr("os.kill", lambda *arguments: done.append(arguments))
+    monkeypatch.setattr("os._exit", done.append)
+    monkeypatch.setattr("threading.Thread.start", start)
+    process_end.watch()
+    signal.raise_signal(signal.SIGTERM)
+    assert done == [(os.getpid(), signal.SIGTERM), 143]
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+
+
 async def test_a_resource_that_does_not_close_keeps_no_other_one(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(event_loops, "background", BackgroundLoop())
     closed: list[str] = []
