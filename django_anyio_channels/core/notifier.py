@@ -82,8 +82,8 @@ class Notifier:
 
     def notify_all(self) -> None:
         """Wake every waiting task."""
-        while self.notify():
-            pass
+        for _ in range(len(self._waiters)):  # not until none is left: one may wait again at once
+            self.notify()
 
     async def wait(self) -> None:
         """Wait to be notified."""

@@ -67,7 +67,7 @@ class MessagePackSerializer:
             if len(payload) <= _SMALL or not _may_hold_large_map(payload):
                 return self._decode(payload)
             message = _decode_without_tuples(payload)
-        except (msgspec.MsgspecError, ValueError, RecursionError, TypeError) as error:
+        except (msgspec.MsgspecError, ValueError, OverflowError, RecursionError, TypeError) as error:
             raise DecodeError(f"it is not a MessagePack message ({error})") from error
         if not isinstance(message, self._only):
             raise DecodeError(f"it is not a MessagePack message (it is {type(message).__name__})")

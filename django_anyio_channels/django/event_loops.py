@@ -10,6 +10,7 @@ import os
 import threading
 import weakref
 from collections.abc import Callable
+from concurrent.futures import Future, wait
 from contextlib import AbstractAsyncContextManager, suppress
 from importlib import import_module
 from typing import Any, Generic, TypeVar
@@ -116,12 +117,21 @@ class LoopLocal(Generic[T]):
 
     def close_all(self, timeout: float) -> None:
         """Close the resource of every loop, and wait for that, except for the caller's own running loop."""
+        if wait(self.begin_to_close(), timeout).not_done:
+            raise TimeoutError(
+                f"An event loop has not closed its connections within {timeout:g} s; something blocks it"
+            )
+
+    def begin_to_close(self) -> list[Future[None]]:
+        """Begin what `close_all` does, and return what it waits for."""
+        closing = []
         for entry in list(self._entries.values()):
             if entry.loop.is_running():
                 closed = asyncio.run_coroutine_threadsafe(_cancel(entry.task), entry.loop)
                 if entry.thread != threading.get_ident():
-                    closed.result(timeout)
+                    closing.append(closed)
         self._close_idle_loops()
+        return closing
 
     async def _run(self, entry: _LoopEntry[T]) -> None:
         try:
@@ -192,7 +202,7 @@ def open_in_idle_loops() -> list[tuple[Loop, Any]]:
 _all_loop_locals: weakref.WeakSet[LoopLocal[Any]] = weakref.WeakSet()
 _parent_resources: list[object] = []
 _SECONDS_TO_CLOSE = 5.0
-"""How long SIGTERM waits for an event loop; Docker kills after 10 s."""
+"""How long SIGTERM waits for event loops; Docker kills after 10 s."""
 
 
 def _close_at_exit() -> None:
@@ -203,9 +213,11 @@ def _close_at_exit() -> None:
 
 def close_everything() -> None:
     """Close the resources of all event loops, from a thread that runs none, because the process ends."""
+    closing: list[Future[None]] = []
     for loop_local in list(_all_loop_locals):
         with suppress(Exception):  # the process ends, whatever happens
-            loop_local.close_all(_SECONDS_TO_CLOSE)
+            closing += loop_local.begin_to_close()
+    wait(closing, _SECONDS_TO_CLOSE)
     background.stop_for_good()
 
 

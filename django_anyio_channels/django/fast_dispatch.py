@@ -133,16 +133,19 @@ def _handle_all(consumer: SyncConsumer, messages: list[Any], sends: SyncSends, t
 class _OtherDispatch:
     """The consumer's own ``dispatch``, and then what waits."""
 
-    __slots__ = ("_consumer", "_original", "_take_after")
+    __slots__ = ("_consumer", "_of_instance", "_original", "_take_after")
 
     def __init__(self, consumer: AsyncConsumer, original: Any, take_after: TakeAfter) -> None:
         self._consumer = weakref.ref(consumer)
         self._original = original
+        self._of_instance = "dispatch" in vars(consumer)
         self._take_after = take_after
 
     async def __call__(self, message: Any) -> None:
         consumer, left = self._consumer(), _AT_ONCE
-        dispatch = self._original.__get__(consumer, type(consumer))
+        dispatch = self._original
+        if not self._of_instance and hasattr(dispatch, "__get__"):
+            dispatch = dispatch.__get__(consumer, type(consumer))
         while message is not None:
             await dispatch(message)
             left -= 1

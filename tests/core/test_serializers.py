@@ -278,6 +278,7 @@ def test_only_a_message_of_one_type() -> None:
 @example(payload=b"\xa2\xff\xff")  # not UTF-8
 @example(payload=b"\x81\x80\x01")  # a dict as key
 @example(payload=b"\x81\x91\x80\x01")  # a list of a dict as key
+@example(payload=b"\x92\xc7\x0c\xff\x00\x00\x00\x00\x40" + bytes(7) + b"\xc5\x03\x00" + b"\xde" * 768)  # a late time
 @example(payload=b"\x91" * 100_000)
 @example(payload=b"\xdd\xff\xff\xff\xff")  # a list of four thousand million items that are not there
 def test_any_bytes_are_a_message_or_a_decode_error(payload: bytes) -> None:

@@ -93,3 +93,12 @@ async def test_the_message_after_another_one() -> None:
     assert again == AGAIN
     assert local_channels.take_after(name, again) is None
     await layer.close()
+
+
+async def test_one_that_waits_in_a_group_does_not_keep_its_node_open() -> None:
+    layer, local_channels, name = await opened()
+    delivery = local_channels.next_message(name)
+    await layer.group_add("room", name)
+    await layer.close()  # which never returned
+    assert layer.statistics()["nodes"] == 0
+    assert delivery.cancel()

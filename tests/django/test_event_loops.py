@@ -6,7 +6,9 @@ import asyncio
 import gc
 import os
 import threading
+import time
 from collections.abc import AsyncGenerator
+from concurrent.futures import Future
 from contextlib import asynccontextmanager
 
 import pytest
@@ -299,3 +301,34 @@ def test_closing_everywhere_reaches_loops_that_run_and_loops_that_pause() -> Non
     assert (opener.opened, opener.closed) == (3, 3)
     paused.close()
     own.stop()
+
+
+def test_a_blocked_loop_keeps_no_other_one_open_and_all_blocked_ones_are_waited_for_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    opener, blocked, other = Opener(), BackgroundLoop(), BackgroundLoop()
+    first, second = LoopLocal(opener), LoopLocal(opener)
+    for loop_local in (first, second):
+        for loop in (blocked, other):
+            asyncio.run_coroutine_threadsafe(loop_local.get_or_open(), loop.loop()).result(TIME_LIMIT)
+    go_on = threading.Event()
+    blocked.loop().call_soon_threadsafe(go_on.wait, TIME_LIMIT)
+    with pytest.raises(TimeoutError, match=r"within 0\.05 s; something blocks it"):
+        first.close_all(0.05)
+    late = time.monotonic() + TIME_LIMIT
+    while len(first._entries) > 1 and time.monotonic() < late:
+        time.sleep(0.001)
+    waits: list[int] = []
+
+    def wait(futures: list[Future[None]], seconds: float) -> None:
+        waits.append(len(futures))
+
+    monkeypatch.setattr(event_loops, "_all_loop_locals", [first, second])
+    monkeypatch.setattr(event_loops, "wait", wait)
+    monkeypatch.setattr(event_loops, "background", BackgroundLoop())
+    event_loops.close_everything()
+    assert waits == [3]
+    go_on.set()
+    for loop in (blocked, other):
+        loop.stop()
+    assert (opener.opened, opener.closed) == (4, 4)

@@ -192,6 +192,32 @@ async def test_a_consumers_own_dispatch_sees_every_message(make_layer: Any, kind
         assert passed == numbered(80)
 
 
+@both
+@kinds
+@pytest.mark.parametrize("place", ["instance", "class"])
+async def test_a_dispatch_that_is_no_method_is_called_as_it_is(
+    make_layer: Any, kind: Any, fast: bool, place: str
+) -> None:
+    async def dispatch(message: dict[str, Any]) -> None:
+        consumer.seen.handled.append(message)
+
+    class NoMethod:
+        async def __call__(self, message: dict[str, Any]) -> None:
+            await dispatch(message)
+
+    class Own(kind):  # type: ignore[misc]
+        pass
+
+    consumer = Own(Recording())
+    if place == "instance":
+        consumer.dispatch = dispatch
+    else:
+        Own.dispatch = NoMethod()
+    async with running(consumer, make_layer(fast_dispatch=fast)) as runs:
+        await runs.give(*numbered(3))
+        await runs.handles(*numbered(3))
+
+
 async def test_an_instrumented_dispatch_sees_every_message(make_layer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     original: Any = AsyncConsumer.dispatch
     passed: list[Any] = []

@@ -211,6 +211,22 @@ def test_without_a_handler_the_process_ends_when_it_has_closed(monkeypatch: pyte
     assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
 
 
+@pytest.mark.usefixtures("sigterm")
+def test_without_another_thread_the_process_ends_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    done: list[object] = []
+
+    def start(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr("os.kill", lambda *arguments: done.append(arguments))
+    monkeypatch.setattr("os._exit", done.append)
+    monkeypatch.setattr("threading.Thread.start", start)
+    process_end.watch()
+    signal.raise_signal(signal.SIGTERM)
+    assert done == [(os.getpid(), signal.SIGTERM), 143]
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+
+
 async def test_a_resource_that_does_not_close_keeps_no_other_one(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(event_loops, "background", BackgroundLoop())
     closed: list[str] = []
@@ -225,7 +241,7 @@ async def test_a_resource_that_does_not_close_keeps_no_other_one(monkeypatch: py
     stuck, other = (event_loops.LoopLocal(partial(resource, name)) for name in ("stuck", "other"))
     await stuck.get_or_open()
     await other.get_or_open()
-    monkeypatch.setattr(stuck, "close_all", lambda timeout: 1 / 0)
+    monkeypatch.setattr(stuck, "begin_to_close", lambda: 1 / 0)
     await anyio.to_thread.run_sync(event_loops.close_everything)
     assert "other" in closed
     await stuck.close_current()
@@ -247,6 +263,33 @@ def test_only_the_main_thread_handles_signals() -> None:
     thread.start()
     thread.join()
     assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+
+
+def ignore(*_: object) -> None:
+    """mod_wsgi's ``signal.signal``."""
+
+
+def refuse(*_: object) -> None:
+    raise ValueError("signal only works in main thread of the main interpreter")
+
+
+@pytest.mark.usefixtures("sigterm")
+@pytest.mark.parametrize("answer", [ignore, refuse])
+def test_a_server_that_lets_nobody_handle_signals_is_asked_once(
+    answer: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[object] = []
+
+    def embedded(*arguments: object) -> None:
+        calls.append(arguments)
+        answer()
+
+    monkeypatch.setattr(process_end, "_may_handle_signals", True)
+    monkeypatch.setattr("signal.signal", embedded)
+    process_end.watch()
+    process_end.watch()
+    monkeypatch.undo()
+    assert len(calls) == 1
 
 
 @pytest.mark.usefixtures("sigterm")
