@@ -256,3 +256,26 @@ async def test_a_role_whose_transactions_only_read_keeps_its_session(
     assert layer.processes == processes
     layer = await connect(ours.url, server_settings={"default_transaction_read_only": "off"})
     await layer.put("q", b"x", capacity=10, expiry=60)
+
+
+async def test_operators_of_other_roles_are_not_used(
+    database: brokers.Postgres, role: Callable[[], Role], connect: Connect
+) -> None:
+    ours, theirs = role(), role()
+    database.ask(f"GRANT CREATE ON SCHEMA public TO {ours.name}, {theirs.name}")
+    database.ask("CREATE TABLE called (by text); GRANT INSERT ON called TO PUBLIC")
+    for kind in ("regclass", "regprocedure", "regrole"):
+        # An operator whose types fit exactly wins over those of pg_catalog, wherever in the search_path it is.
+        theirs.run(
+            f"""
+            CREATE FUNCTION public.spy(one oid, two {kind}) RETURNS boolean LANGUAGE plpgsql AS $$ BEGIN
+                INSERT INTO public.called VALUES (current_user); RETURN one = two::oid; END $$;
+            CREATE OPERATOR public.= (FUNCTION = public.spy, LEFTARG = oid, RIGHTARG = {kind})
+            """
+        )
+    layer = await connect(ours.url)
+    await layer.put("q", b"x", capacity=10, expiry=60)
+    await layer.bind("g", "q", capacity=10, expiry=60, lifetime=60)
+    await layer.publish("g", b"y")
+    assert await layer.take("q") == b"x"
+    assert database.ask("SELECT * FROM called") == []
