@@ -65,7 +65,11 @@ async def goes_round(layer: PostgreSQLChannelLayer, message: bytes = b"x") -> No
     ["TABLE public.django_anyio_channels_queue", "TABLE public.django_anyio_channels_binding", "FUNCTION public."],
 )
 async def test_what_another_role_made_is_not_used(
-    database: brokers.Postgres, role: Callable[[], Role], connect: Connect, what: str
+    database: brokers.Postgres,
+    role: Callable[[], Role],
+    connect: Connect,
+    what: str,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     ours, theirs = role(), role()
     database.ask(f"GRANT CREATE ON SCHEMA public TO {ours.name}, {theirs.name}")
@@ -78,6 +82,7 @@ async def test_what_another_role_made_is_not_used(
         database.ask(f"ALTER FUNCTION public.django_anyio_channels_put OWNER TO {ours.name}")
     layer = await connect(ours.url)
     await goes_round(layer)
+    assert f"miss what is sent to them by the role {ours.name}: a table or the function in the" in caplog.text
     cure = f"in the schema public belongs to {theirs.name}, which could run code with the rights of {ours.name}"
     for call in (layer.put("q", b"x", capacity=1, expiry=60), layer.take("q"), layer.purge("q")):
         with anyio.fail_after(TIME_LIMIT), pytest.raises(NotSupported, match=cure):
