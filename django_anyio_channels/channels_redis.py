@@ -41,7 +41,7 @@ class RedisChannelLayer(AnyioChannelLayer):
     It replaces ``channels_redis.core.RedisChannelLayer`` and ``channels_redis.pubsub.RedisPubSubChannelLayer`` as
     BACKEND. Several ``hosts`` share the names. ``on_reconnect`` becomes ``outage_message``. A key without effect causes
     a warning that names the replacement. This package's own ``publish_timeout``, ``max_message_size``,
-    ``outage_message`` and ``encoder`` may be added.
+    ``mailbox_bytes``, ``fast_dispatch``, ``outage_message`` and ``encoder`` may be added.
     """
 
     _message_pack: Serializer

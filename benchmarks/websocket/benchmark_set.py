@@ -92,7 +92,7 @@ def _no_layer() -> Layer:
 def _measure(
     contender: Contender, server: str, layers: Mapping[str, Any], path: str, sockets: int, messages: int
 ) -> Figures:
-    """Messages to a group of sockets at ``path``, five on their way at once, each checked by its client."""
+    """One client has messages sent to a group of consumers on a real server, and counts what its WebSockets get."""
     with serving(server, layers, bare=not layers) as running:
         measured = asyncio.run(measure(running.port, path, sockets, messages, _WINDOW))
         values = {**measured.values, "kB for each socket": running.memory() / sockets / 1000}

@@ -20,7 +20,7 @@ logger = logging.getLogger(__name__)
 LAST = 50
 """How many of the last messages a newly opened page shows, if the channel layer keeps a history."""
 
-COME_BACK = 4503
+COME_BACK = 4013
 """The close code after which a page connects again, and shows what it missed or that it missed something."""
 
 NOT_SENT = "Message not sent. Try again in a moment."

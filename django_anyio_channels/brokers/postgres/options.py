@@ -7,7 +7,9 @@ from collections.abc import Mapping
 
 from ...core.options import FLAG, PORT, SECONDS, TEXT, Option, choice
 
-_SSL_MODES = ("disable", "allow", "prefer", "require", "verify-ca", "verify-full")
+TLS_MODES = ("disable", "allow", "prefer", "require", "verify-ca", "verify-full")
+SERVER_KINDS = ("any", "read-write", "primary")
+"""Which of several servers; the others that asyncpg knows are none to NOTIFY on."""
 
 
 def _one_or_several(option: Option) -> Option:
@@ -35,12 +37,12 @@ OPTIONS = {
     "database": TEXT.or_none,
     "timeout": SECONDS,
     "ssl": Option(
-        lambda value: isinstance(value, (bool, ssl.SSLContext)) or value is None or value in _SSL_MODES,
-        f"True, False, an ssl.SSLContext, or one of {', '.join(map(repr, _SSL_MODES))}",
+        lambda value: isinstance(value, (bool, ssl.SSLContext)) or value is None or value in TLS_MODES,
+        f"True, False, an ssl.SSLContext, or one of {', '.join(map(repr, TLS_MODES))}",
     ),
     "direct_tls": FLAG.or_none,
     "server_settings": Option(_are_settings, "a dict from the names of settings to strings"),
-    "target_session_attrs": choice(None, "any", "primary", "standby", "prefer-standby", "read-write", "read-only"),
+    "target_session_attrs": choice(None, *SERVER_KINDS),
     "krbsrvname": TEXT.or_none,
     "gsslib": TEXT.or_none,
 }

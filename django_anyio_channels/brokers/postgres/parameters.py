@@ -12,16 +12,16 @@ from urllib.parse import parse_qsl, quote, unquote, urlencode
 
 from ...core.hints import did_you_mean
 from ..common.urls import BrokerURL, host_and_port, read_url, without_secrets
+from .options import SERVER_KINDS, TLS_MODES
 
-_TLS_MODES = ("disable", "allow", "prefer", "require", "verify-ca", "verify-full")
 _TLS_VERSIONS = ("TLSv1", "TLSv1.1", "TLSv1.2", "TLSv1.3")
 
 _CHOICES = {
-    "sslmode": _TLS_MODES,
+    "sslmode": TLS_MODES,
     "sslnegotiation": ("postgres", "direct"),
     "ssl_min_protocol_version": _TLS_VERSIONS,
     "ssl_max_protocol_version": _TLS_VERSIONS,
-    "target_session_attrs": ("any", "read-write", "primary"),  # the others are no servers to NOTIFY on
+    "target_session_attrs": SERVER_KINDS,
 }
 
 _FILES = frozenset({"sslcert", "sslkey", "sslrootcert", "sslcrl"})

@@ -6,9 +6,13 @@ After a restart of the server the first node back waits until the others listen 
 from __future__ import annotations
 
 import asyncio
+import logging
 from contextlib import suppress
 
+import asyncpg
+
 from ...core.exceptions import ListenerClosed
+from ...core.stats import RateLimitedLogger
 from ..common.peers import PeerBarrier
 from .connection import Connection
 from .payloads import lock_key, nodes_channel
@@ -30,6 +34,7 @@ class Peers:
         self._connection = connection
         self._locks = locks
         self._is_counted = False
+        self._log = RateLimitedLogger()
         self._joined = asyncio.Event()
         self._joined.set()
 
@@ -43,8 +48,13 @@ class Peers:
             while True:
                 await self._joined.wait()
                 self._joined.clear()
-                ((count,),) = await self._connection.fetch(COUNT_SUBSCRIBERS, self._lock)
-                self._barrier.update(count if self._is_counted else count + 1)
+                try:
+                    ((count,),) = await self._connection.fetch(COUNT_SUBSCRIBERS, self._lock)
+                except asyncpg.PostgresError as error:  # no right to pg_locks
+                    text = "%s: nodes cannot be counted, so none waits for the others after an outage: %s"
+                    self._log.write(logging.WARNING, text, self._connection.address, error)
+                else:
+                    self._barrier.update(count if self._is_counted else count + 1)
 
     async def announce(self) -> None:
         """Announce this node, once it listens to all that it subscribed to before."""

@@ -2,7 +2,8 @@
 
 The head of each file says what the statement expects and returns. It is not sent: drivers that substitute parameters
 in the text would do so in its comments, too. ``{schema}`` is the schema of the tables; see `in_schema`. Functions have
-theirs, too: another role may have made one of the same name that fits the parameters better.
+theirs, too: another role may have made one of the same name that fits the parameters better. The same holds for
+operators, so what is left and right of one has the very types of one in pg_catalog.
 """
 
 from __future__ import annotations

@@ -32,7 +32,8 @@ _LOCK_AGAIN_INTERVAL = 5.0
 class SharedLocks:
     """The shared advisory locks by which nodes count each other. Concurrent calls share a round trip.
 
-    Any role may hold such a lock exclusively, for ever. So nothing waits for one: it is tried again.
+    Any role may hold such a lock exclusively, for ever. So nothing waits for one, or for the right to it: it is tried
+    again.
     """
 
     def __init__(self, connection: Connection) -> None:
@@ -62,15 +63,15 @@ class SharedLocks:
                     await self._try(self._missing)
 
     async def _try(self, keys: Collection[int]) -> Sequence[None]:
-        rows = await self._connection.fetch(TRY_LOCKS_SHARED, text_array(keys))
-        self._missing = self._missing.difference(keys).union(key for (key,) in rows) & self._wanted
+        why = "a session holds it exclusively. End it; pg_locks has its pid"
+        try:
+            refused = {key for (key,) in await self._connection.fetch(TRY_LOCKS_SHARED, text_array(keys))}
+        except asyncpg.PostgresError as error:  # no right to the function, or no room for locks
+            refused, why = set(keys), str(error)
+        self._missing = self._missing.difference(keys).union(refused) & self._wanted
         for key in self._missing:
-            self._log.write(
-                logging.ERROR,
-                "%s: a session holds advisory lock %d exclusively, so other nodes do not know of this one. End it; "
-                "pg_locks has its pid",
-                *(self._connection.address, key),
-            )
+            text = "%s: this session cannot share advisory lock %d, so other nodes do not know of this one: %s"
+            self._log.write(logging.ERROR, text, self._connection.address, key, why)
         return [None] * len(keys)
 
 

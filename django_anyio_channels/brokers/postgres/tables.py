@@ -54,12 +54,15 @@ class Tables(NamedTuple):
         return in_schema(GRANTS, self.schema).replace("{user}", self.user)
 
     def have_bindings(self) -> bool:
-        """Return whether queues may be bound to topics; log if this role may not know."""
-        if self.bindings_are_readable is False and self.foreign_owner is None:
-            _logger(self.schema, self.user).write(
-                logging.WARNING,
-                "Normal channels that are members of groups miss what is sent to them by the role %s: "
-                "GRANT SELECT ON %s.django_anyio_channels_binding TO %s",
-                *(self.user, self.schema, self.user),
-            )
-        return self.bindings_are_readable is True and self.foreign_owner is None
+        """Return whether queues may be bound to topics; log if this role may not or should not know."""
+        if self.bindings_are_readable is None:
+            return False
+        if self.foreign_owner is not None:
+            self._log_missed(f"a table or the function in the schema {self.schema} belongs to {self.foreign_owner}")
+        elif not self.bindings_are_readable:
+            self._log_missed(f"GRANT SELECT ON {self.schema}.django_anyio_channels_binding TO {self.user}")
+        return self.bindings_are_readable and self.foreign_owner is None
+
+    def _log_missed(self, why: str) -> None:
+        text = "Normal channels that are members of groups miss what is sent to them by the role %s: %s"
+        _logger(self.schema, self.user).write(logging.WARNING, text, self.user, why)

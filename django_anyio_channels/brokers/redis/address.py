@@ -18,7 +18,7 @@ from redis.exceptions import RedisError
 
 from ...core.options import check_options
 from ..common.urls import BrokerURL, hosts_and_ports, read_url
-from .options import DEFAULT_PORT, OPTIONS, POOL_OPTIONS, Node, refuse_unknown
+from .options import DEFAULT_PORT, NOT_IN_URLS, OPTIONS, POOL_OPTIONS, Node, refuse_unknown
 from .packets import encode_command, without_full_stop
 
 CONNECT_SECONDS = 5.0
@@ -189,6 +189,10 @@ def _options_in(parts: BrokerURL) -> dict[str, Any]:
         options: dict[str, Any] = {**parse_url(f"redis://?{parts.query}")}
     except ValueError as error:
         raise ValueError(without_full_stop(str(error))) from None
+    for name in sorted(NOT_IN_URLS & options.keys()):
+        raise ValueError(
+            f"{name} cannot stand in a URL; it is a keyword argument (in CONFIG it belongs under 'options')"
+        )
     given = {"username": parts.username, "password": parts.password}
     return {**options, **{name: value for name, value in given.items() if value is not None}}
 

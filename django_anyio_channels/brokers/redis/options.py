@@ -7,6 +7,7 @@ import ssl
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from redis.asyncio.connection import AbstractConnection
 from redis.credentials import CredentialProvider
 
 from ...core.options import (
@@ -41,6 +42,19 @@ OF_STREAMS = {
     "deliver_at_most": count("times"),
 }
 
+NOT_IN_URLS = frozenset(
+    {
+        *OF_STREAMS,
+        "url",
+        "probe_interval",
+        "sentinel_kwargs",
+        "address_remap",
+        "connection_class",
+        "credential_provider",
+    }
+)
+"""Options of the layer, and those that are no text."""
+
 _HINTS = {
     **dict.fromkeys(OF_STREAMS, "It is an option of redis+streams://, whose groups have a history"),
     "sentinel_kwargs": "It is an option of redis+sentinel://",
@@ -62,6 +76,10 @@ def _is_node(text: str) -> bool:
         return False
 
 
+def _is_connection_class(value: object) -> bool:
+    return isinstance(value, type) and issubclass(value, AbstractConnection)
+
+
 _MAPPING = instance_of(Mapping, wanted="a dict").or_none
 _CREDENTIAL = instance_of(str, wanted="a str").or_none
 
@@ -78,6 +96,7 @@ OPTIONS = {
     "username": _CREDENTIAL,
     "password": _CREDENTIAL,
     "credential_provider": instance_of(CredentialProvider, wanted="a CredentialProvider of redis-py").or_none,
+    "connection_class": Option(_is_connection_class, "a class of connections of redis.asyncio").or_none,
     "client_name": TEXT.or_none,
     "socket_timeout": SECONDS.or_none,
     "socket_connect_timeout": SECONDS.or_none,

@@ -187,9 +187,12 @@ class Session:
         return transient
 
     def companion_keys(self, what: str) -> list[bytes]:
-        """Return a key of the scope for the server, or one for each master of a cluster."""
+        """Return a key of the scope for the server, or one for each master of a cluster.
+
+        Each begins with the scope, or with a brace and the scope, as all keys do: users may have no right to others.
+        """
         tags = (b"" if tag is None else b"{%b}" % tag for tag in self._topology.hash_tags())
-        return [companion_key(tag + self.peers.scope, what) for tag in tags]
+        return [companion_key(self.peers.scope + tag, what) for tag in tags]
 
     async def keys(self, prefix: bytes, *types: str) -> list[bytes]:
         """Return the keys that begin with ``prefix``, and companions of such names, and hold one of these types."""

@@ -20,7 +20,7 @@ WRONG: dict[str, list[Any]] = {
     "ssl": ["yes", 1, {}],
     "server_settings": ["x", {"work_mem": 4}],
     "direct_tls": ["yes"],
-    "target_session_attrs": ["master"],
+    "target_session_attrs": ["master", "standby", "read-only"],
 }
 
 

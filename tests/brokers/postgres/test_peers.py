@@ -9,6 +9,7 @@ from anyio.to_thread import run_sync
 from django_anyio_channels import Channel, PostgreSQLChannelLayer
 from django_anyio_channels.brokers.postgres import layer as postgres_layer
 from django_anyio_channels.brokers.postgres.payloads import lock_key, nodes_channel
+from django_anyio_channels.core.exceptions import ChannelLayerError
 from tests.support.brokers import postgres as brokers
 
 from .conftest import Connect
@@ -24,6 +25,24 @@ async def test_it_counts_the_nodes_that_listen(database: brokers.Postgres, conne
     assert await one.count_subscribers("g") == 2
     await two.unsubscribe("g")
     assert await one.count_subscribers("g") == 1
+
+
+async def test_groups_work_without_the_right_to_count(
+    database: brokers.Postgres, connect: Connect, caplog: pytest.LogCaptureFixture
+) -> None:
+    role = f"role_{database.database}"
+    database.ask(f"REVOKE SELECT ON pg_catalog.pg_locks FROM PUBLIC; CREATE ROLE {role} LOGIN PASSWORD '{role}'")
+    layer = await connect(database.url, user=role, password=role)
+    with anyio.fail_after(30):
+        await layer.subscribe("g")
+        while "nodes cannot be counted" not in caplog.text:
+            await anyio.sleep(0.01)
+        await layer.publish("g", b"x")
+        assert (await layer.next_published()).message == b"x"
+    with pytest.raises(ChannelLayerError, match="permission denied for view pg_locks"):
+        await layer.count_subscribers("g")
+    await layer.disconnect()
+    database.ask(f"DROP ROLE {role}")
 
 
 async def test_after_a_restart_the_nodes_of_another_prefix_are_not_waited_for(

@@ -61,13 +61,34 @@ async def test_a_lock_that_another_session_holds_delays_only_that_a_node_is_coun
         await layer.publish("g", b"x")
         assert (await layer.next_published()).message == b"x"
         assert await layer.count_subscribers("g") == 0
-        assert f"a session holds advisory lock {lock_key('g')} exclusively" in caplog.text
+        assert f"cannot share advisory lock {lock_key('g')}, so other nodes do not know" in caplog.text
+        assert "a session holds it exclusively" in caplog.text
         await layer.unsubscribe("left")
     with anyio.fail_after(30):
         while await layer.count_subscribers("g") == 0:
             await anyio.sleep(0.01)
     assert await layer.count_subscribers("g") == 1
     assert await layer.count_subscribers("left") == 0
+
+
+async def test_groups_work_without_the_right_to_locks(
+    database: brokers.Postgres, connect: Connect, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(subscriptions, "_LOCK_AGAIN_INTERVAL", 0.01)
+    function, role = "pg_catalog.pg_try_advisory_lock_shared(bigint)", f"role_{database.database}"
+    database.ask(f"REVOKE EXECUTE ON FUNCTION {function} FROM PUBLIC; CREATE ROLE {role} LOGIN PASSWORD '{role}'")
+    layer = await connect(database.url, user=role, password=role)
+    with anyio.fail_after(30):
+        await layer.subscribe("g")
+        await layer.publish("g", b"x")
+        assert (await layer.next_published()).message == b"x"
+        assert await layer.count_subscribers("g") == 0
+        assert "permission denied for function pg_try_advisory_lock_shared" in caplog.text
+        database.ask(f"GRANT EXECUTE ON FUNCTION {function} TO PUBLIC")
+        while await layer.count_subscribers("g") == 0:
+            await anyio.sleep(0.01)
+    await layer.disconnect()
+    database.ask(f"DROP ROLE {role}")
 
 
 async def test_a_refused_subscription_names_the_address(

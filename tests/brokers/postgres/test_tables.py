@@ -65,7 +65,11 @@ async def goes_round(layer: PostgreSQLChannelLayer, message: bytes = b"x") -> No
     ["TABLE public.django_anyio_channels_queue", "TABLE public.django_anyio_channels_binding", "FUNCTION public."],
 )
 async def test_what_another_role_made_is_not_used(
-    database: brokers.Postgres, role: Callable[[], Role], connect: Connect, what: str
+    database: brokers.Postgres,
+    role: Callable[[], Role],
+    connect: Connect,
+    what: str,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     ours, theirs = role(), role()
     database.ask(f"GRANT CREATE ON SCHEMA public TO {ours.name}, {theirs.name}")
@@ -78,6 +82,7 @@ async def test_what_another_role_made_is_not_used(
         database.ask(f"ALTER FUNCTION public.django_anyio_channels_put OWNER TO {ours.name}")
     layer = await connect(ours.url)
     await goes_round(layer)
+    assert f"miss what is sent to them by the role {ours.name}: a table or the function in the" in caplog.text
     cure = f"in the schema public belongs to {theirs.name}, which could run code with the rights of {ours.name}"
     for call in (layer.put("q", b"x", capacity=1, expiry=60), layer.take("q"), layer.purge("q")):
         with anyio.fail_after(TIME_LIMIT), pytest.raises(NotSupported, match=cure):
@@ -256,3 +261,26 @@ async def test_a_role_whose_transactions_only_read_keeps_its_session(
     assert layer.processes == processes
     layer = await connect(ours.url, server_settings={"default_transaction_read_only": "off"})
     await layer.put("q", b"x", capacity=10, expiry=60)
+
+
+async def test_operators_of_other_roles_are_not_used(
+    database: brokers.Postgres, role: Callable[[], Role], connect: Connect
+) -> None:
+    ours, theirs = role(), role()
+    database.ask(f"GRANT CREATE ON SCHEMA public TO {ours.name}, {theirs.name}")
+    database.ask("CREATE TABLE called (by text); GRANT INSERT ON called TO PUBLIC")
+    for kind in ("regclass", "regprocedure", "regrole"):
+        # An operator whose types fit exactly wins over those of pg_catalog, wherever in the search_path it is.
+        theirs.run(
+            f"""
+            CREATE FUNCTION public.spy(one oid, two {kind}) RETURNS boolean LANGUAGE plpgsql AS $$ BEGIN
+                INSERT INTO public.called VALUES (current_user); RETURN one = two::oid; END $$;
+            CREATE OPERATOR public.= (FUNCTION = public.spy, LEFTARG = oid, RIGHTARG = {kind})
+            """
+        )
+    layer = await connect(ours.url)
+    await layer.put("q", b"x", capacity=10, expiry=60)
+    await layer.bind("g", "q", capacity=10, expiry=60, lifetime=60)
+    await layer.publish("g", b"y")
+    assert await layer.take("q") == b"x"
+    assert database.ask("SELECT * FROM called") == []

@@ -10,7 +10,7 @@ import pytest
 from redis.credentials import UsernamePasswordCredentialProvider
 
 from django_anyio_channels import RedisPubSubChannelLayer, RedisStreamsChannelLayer
-from django_anyio_channels.brokers.redis.options import OF_STREAMS
+from django_anyio_channels.brokers.redis.options import NOT_IN_URLS, OF_STREAMS
 from django_anyio_channels.core.exceptions import InvalidOption
 from django_anyio_channels.core.options import option_names
 
@@ -34,6 +34,7 @@ from django_anyio_channels.core.options import option_names
         {"ssl_ca_path": __file__},
         {"socket_timeout": math.nan},
         {"credential_provider": "x"},
+        *({"connection_class": value} for value in ("x", int)),
         {"url": "redis+cluster://h", "client_name": ""},
     ],
     ids=str,
@@ -42,6 +43,14 @@ def test_a_value_of_the_wrong_type_or_range_is_refused(options: dict[str, Any]) 
     for layer in (RedisPubSubChannelLayer, RedisStreamsChannelLayer):
         with pytest.raises(InvalidOption, match=f"^{list(options)[-1]} has an invalid value"):
             layer(**options)
+
+
+@pytest.mark.parametrize("name", sorted(NOT_IN_URLS))
+@pytest.mark.parametrize("where", ["redis://h", "redis+streams://h", "redis+sentinel://h/m", "redis+cluster://h"])
+def test_what_cannot_stand_in_a_url_is_refused_by_name(where: str, name: str) -> None:
+    layer = RedisStreamsChannelLayer if "streams" in where else RedisPubSubChannelLayer
+    with pytest.raises(ValueError, match=f"^{name} cannot stand in a URL; it is a keyword argument"):
+        layer(f"{where}?{name}=5")
 
 
 @pytest.mark.parametrize(

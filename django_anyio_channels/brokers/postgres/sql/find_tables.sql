@@ -5,14 +5,16 @@
 -- are none; this role. Names of roles are quoted.
 -- Whoever owns a table or a function has it run code with the rights of those who use it. That may be this role, and
 -- those who have power over it anyway: the owner of the schema, that of the database, and superusers.
+-- Both sides of an operator have the very types of one in pg_catalog: with others, one that another role has created in
+-- the search_path would fit better, and run its function with the rights of this role.
 -- What exists is asked of functions: in a transaction with an older snapshot the catalogs do not have all of it.
 SELECT coalesce(nspname::text, ''),
     queue IS NOT NULL AND binding IS NOT NULL AND put IS NOT NULL,
     (
         SELECT pg_catalog.min(owner::pg_catalog.regrole::text) FROM (
-            SELECT relowner FROM pg_catalog.pg_class WHERE oid IN (queue, binding)
+            SELECT relowner FROM pg_catalog.pg_class WHERE oid IN (queue::oid, binding::oid)
             UNION ALL
-            SELECT proowner FROM pg_catalog.pg_proc WHERE oid = put
+            SELECT proowner FROM pg_catalog.pg_proc WHERE oid = put::oid
         ) AS object(owner) WHERE owner <> nspowner AND NOT EXISTS (
             SELECT FROM pg_catalog.pg_roles WHERE oid = owner AND (rolsuper OR rolname = current_user)
         ) AND NOT EXISTS (
@@ -22,8 +24,13 @@ SELECT coalesce(nspname::text, ''),
     pg_catalog.has_table_privilege(binding, 'SELECT'),
     pg_catalog.quote_ident(current_user)
 FROM (VALUES (NULL)) AS one LEFT JOIN pg_catalog.pg_namespace AS place ON place.oid = coalesce(
-    (SELECT relnamespace FROM pg_catalog.pg_class WHERE oid = pg_catalog.to_regclass('django_anyio_channels_queue')),
-    (SELECT relnamespace FROM pg_catalog.pg_class WHERE oid = pg_catalog.to_regclass('django_anyio_channels_binding')),
+    (
+        SELECT relnamespace FROM pg_catalog.pg_class
+        WHERE oid = pg_catalog.to_regclass('django_anyio_channels_queue')::oid
+    ), (
+        SELECT relnamespace FROM pg_catalog.pg_class
+        WHERE oid = pg_catalog.to_regclass('django_anyio_channels_binding')::oid
+    ),
     (SELECT oid FROM pg_catalog.pg_namespace WHERE nspname = pg_catalog.current_schema())
 ) CROSS JOIN LATERAL (
     SELECT pg_catalog.quote_ident(nspname) || '.django_anyio_channels_' AS prefix

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 from uuid import uuid4
 
 from ..packets import encode_command
 from ..session import Session
+
+_MARK_SECONDS = 30 * 24 * 3600
+"""For which a mark outlives the last session that has looked at it."""
 
 
 class ServerMemory:
@@ -23,8 +27,9 @@ class ServerMemory:
         for key in session.companion_keys("memory"):
             executor = session.executor(key)
             made = executor.execute(encode_command("SET", key, uuid4().hex, "NX"))
+            kept = executor.execute(encode_command("PEXPIRE", key, _MARK_SECONDS * 1000))
             mark = await executor.execute(encode_command("GET", key))
-            await made
+            await asyncio.gather(made, kept)
             if isinstance(mark, bytes):  # not if it is refused, for example because the server has no memory left
                 lost = lost or self._marks.get(key, mark) != mark
                 self._marks[key] = mark

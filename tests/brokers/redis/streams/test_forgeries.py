@@ -219,6 +219,9 @@ async def test_a_name_that_is_merely_joined_takes_no_memory(server: brokers.Redi
             await channel.publish("user.7", 1)
             assert await received(subscriber, 1) == [1]
         assert set(server.ask("KEYS", "*user*")) == {"{user.7}|position", "{user.7}|history"}
+        kept = server.ask("KEYS", "*")
+        assert any(key.endswith("memory") for key in kept)
+        assert all(server.ask("PTTL", key) > 0 for key in kept), "nothing stays for ever"
 
 
 # ---- acknowledged work -----------------------------------------------------------------------------------------------

@@ -135,6 +135,16 @@ async def test_purge(cluster: brokers.Cluster, channel: Channel) -> None:
     assert sorted(key for server in cluster.masters for key in server.ask("KEYS", "*others:*")) == before
 
 
+async def test_each_master_has_a_mark_whose_name_begins_with_the_prefix(cluster: brokers.Cluster) -> None:
+    """A user with no right to other names could not tell that a master has lost its memory."""
+    layer = AnyioChannelLayer(url=brokers.with_streams(cluster.url), prefix="marked")
+    await layer.group_add("room", await layer.new_channel())
+    found = [server.ask("KEYS", "*marked:*memory") for server in cluster.masters]
+    assert [len(keys) for keys in found] == [1] * len(cluster.masters)
+    assert all(key.startswith("marked:") for keys in found for key in keys)
+    await layer.close()
+
+
 async def test_each_route_of_a_django_layer(cluster: brokers.Cluster) -> None:
     setting: dict[str, Any] = {"url": brokers.with_streams(cluster.url), "acknowledged": ["work"]}
     one, other = AnyioChannelLayer(**setting), AnyioChannelLayer(**setting)
