@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Callable
-from concurrent.futures import Future
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from time import monotonic
 from typing import Any
 
 import pytest
-from asgiref.sync import sync_to_async
+from asgiref.sync import SyncToAsync, sync_to_async
 from channels import db as channels_db
 from django.apps import apps
 from django.db import close_old_connections, connections
@@ -39,6 +39,14 @@ def database(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Configure:
         monkeypatch.setitem(connections.settings, "lite", ConnectionHandler({"default": one}).settings["default"])
 
     return configure
+
+
+@pytest.fixture(autouse=True)
+def new_thread(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Synchronous code runs in a thread that has no connections of other tests."""
+    with ThreadPoolExecutor(1) as executor:
+        monkeypatch.setattr(SyncToAsync, "single_thread_executor", executor)
+        yield
 
 
 def query() -> Any:

@@ -18,7 +18,7 @@ from django_anyio_channels import DecodeError, DeliveryUnknown, ListenerClosed, 
 from django_anyio_channels.brokers.mqtt.packets import NO_MATCHING_SUBSCRIBERS
 from django_anyio_channels.brokers.mqtt.queues import handoff
 from django_anyio_channels.brokers.mqtt.queues.client import MQTTQueues
-from django_anyio_channels.brokers.mqtt.queues.messaging import Message, Messaging
+from django_anyio_channels.brokers.mqtt.queues.messaging import Message, Messaging, resolve
 from django_anyio_channels.brokers.mqtt.queues.owner import QueueOwner
 from django_anyio_channels.brokers.mqtt.subscriptions import Subscription
 from django_anyio_channels.brokers.mqtt.topics import to_topic
@@ -1039,3 +1039,10 @@ async def test_a_request_that_comes_during_an_election_is_passed_on(
     await writer.answer_for(candidate, "claim")
     await own
     assert sorted([await candidate.take(), await candidate.take()]) == [b"other's", b"own"]
+
+
+async def test_an_answer_that_comes_late_or_twice_changes_nothing() -> None:
+    future = asyncio.get_running_loop().create_future()
+    for answer in (1, 2):
+        resolve(future, answer)
+    assert await future == 1

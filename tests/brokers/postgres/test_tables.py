@@ -11,6 +11,7 @@ import pytest
 
 from django_anyio_channels import PostgreSQLChannelLayer
 from django_anyio_channels.brokers.postgres.statements import GRANTS, SCHEMA, SWEEP, in_schema
+from django_anyio_channels.brokers.postgres.tables import Tables
 from django_anyio_channels.core.exceptions import ChannelLayerError, NotSupported
 from tests.support.brokers import postgres as brokers
 
@@ -284,3 +285,9 @@ async def test_operators_of_other_roles_are_not_used(
     await layer.publish("g", b"y")
     assert await layer.take("q") == b"x"
     assert database.ask("SELECT * FROM called") == []
+
+
+def test_nothing_is_bound_where_there_is_no_table_of_bindings() -> None:
+    assert not Tables(
+        "public", are_complete=False, foreign_owner=None, bindings_are_readable=None, user="me"
+    ).have_bindings()
