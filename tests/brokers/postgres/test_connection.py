@@ -50,6 +50,8 @@ async def test_an_error_that_closed_the_connection_leaves_the_outcome_open() -> 
     await connection.open(cache_statements=True)
     with pytest.raises(DeliveryUnknown, match="postgresql://test/: the server gave up"):
         await connection.execute("SELECT 1")
+    with pytest.raises(ListenerClosed, match="postgresql://test/: the connection is closed"):
+        await connection.execute("SELECT 1")
 
 
 async def test_a_server_that_has_become_a_standby_ends_the_session() -> None:

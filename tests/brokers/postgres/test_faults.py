@@ -95,6 +95,7 @@ async def flowing(url: str) -> AsyncIterator[Traffic]:
                 await traffic.flow()
                 yield traffic
                 await traffic.flow()
+                await until(lambda: bool(gaps) or not traffic.missed)  # told after the subscriptions are restored
                 tasks.cancel_scope.cancel()
     traffic.check()
 
