@@ -287,3 +287,23 @@ async def test_a_loop_that_has_ended_sends_nothing_and_holds_nobody() -> None:
                 sends(number)
 
     await sync_to_async(in_thread)(sends, handler)
+
+
+async def test_who_is_cancelled_while_the_last_message_is_sent_cancels_that() -> None:
+    client = Client()
+    sends = SyncSends(async_to_sync(client.send))
+    sender = asyncio.ensure_future(asyncio.sleep(3600))
+    sends._sender = sender
+    entered = asyncio.Event()
+
+    async def end() -> None:
+        async with sends:
+            entered.set()
+
+    ending = asyncio.ensure_future(end())
+    await entered.wait()
+    ending.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await ending
+    await asyncio.wait([sender])
+    assert sender.cancelled()

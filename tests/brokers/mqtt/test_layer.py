@@ -190,7 +190,9 @@ async def test_names_that_are_too_long_use_up_nothing(broker: Mosquitto, connect
     for call in calls:
         with pytest.raises(ValueError, match="65535"):
             await call()
-    assert not outgoing._replies
+    with anyio.fail_after(TIME_LIMIT):
+        while outgoing._replies:  # what the layer itself says meanwhile
+            await anyio.sleep(0.01)
 
 
 async def test_a_burst_respects_the_brokers_receive_maximum(connect: Connect) -> None:

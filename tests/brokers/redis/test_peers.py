@@ -298,3 +298,9 @@ async def test_a_binding_that_may_not_be_announced_is_refused_where_a_node_would
     await becomes_true(lambda: nodes(server) == 1)
     with pytest.raises(ChannelLayerError, match="refuses: NOPERM.*ACL SETUSER"):
         await layer.bind("room", "jobs", **TERMS)  # type: ignore[arg-type]
+
+
+async def test_a_session_that_has_ended_is_joined_no_more() -> None:
+    peers = redis_peers.Peers()
+    peers._join()
+    assert not peers._joined

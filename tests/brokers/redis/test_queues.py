@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from typing import Any
+from typing import Any, cast
 
 import anyio
 import anyio.lowlevel
@@ -13,6 +13,7 @@ import pytest
 from django_anyio_channels.brokers.redis import queues as redis_queues
 from django_anyio_channels.brokers.redis.keys import bindings_marker, bound_groups_key
 from django_anyio_channels.brokers.redis.layer import RedisPubSubChannelLayer
+from django_anyio_channels.brokers.redis.queues import Queue, Queues
 from django_anyio_channels.brokers.redis.streams.layer import RedisStreamsChannelLayer
 from django_anyio_channels.core.exceptions import ChannelLayerError, ListenerClosed, QueueFull
 from tests.support.brokers import redis as brokers
@@ -482,3 +483,12 @@ async def test_what_was_on_its_way_to_a_node_that_died_does_not_stay_for_ever(
     with anyio.fail_after(30):
         while not await work():
             pass
+
+
+async def test_a_call_that_a_reader_made_just_now_is_not_ended() -> None:
+    queues, queue = Queues(), Queue(b"jobs")
+    queues._session = cast(Any, object())
+    queue.answered, queue.used = False, asyncio.get_running_loop().time()
+    queues._requeue_if_idle(queue)
+    assert queue.idle_timer is not None
+    queue.idle_timer.cancel()
