@@ -52,7 +52,7 @@ class MessagePackSerializer:
     def encode(self, message: Any) -> bytes:
         try:
             payload: bytes = self._packers.pack(message)
-            if len(payload) > _SMALL and _LARGE_MAP_WITH_TUPLE.search(payload):
+            if len(payload) > _SMALL and _may_hold_large_map(payload) and _LARGE_MAP_WITH_TUPLE.search(payload):
                 _decode_without_tuples(payload)  # which may also be a number or a text that looks like one
         except (TypeError, ValueError, OverflowError, RecursionError) as error:
             raise TypeError(
