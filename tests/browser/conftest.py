@@ -11,6 +11,7 @@ from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 from tests.asgi.serving import serve
 from tests.browser.chromium import find_chromium
+from tests.support.brokers import redis as brokers
 from tests.support.brokers.server import Server, ServerMissing, running
 
 FLAGS = [
@@ -26,6 +27,14 @@ FLAGS = [
 Open = Callable[..., Page]
 
 expect.set_options(timeout=20_000)
+
+
+@pytest.fixture(scope="module")
+def broker() -> Iterator[brokers.Redis]:
+    """A server without a log: what it knows ends with it."""
+    made = brokers.plain("redis")
+    with brokers.running(made):
+        yield made
 
 
 @pytest.fixture(scope="package")

@@ -15,14 +15,6 @@ from tests.support.brokers.server import Server, running
 
 
 @pytest.fixture(scope="module")
-def broker() -> Iterator[brokers.Redis]:
-    """A server without a log: what it knows ends with it."""
-    made = brokers.plain("redis")
-    with brokers.running(made):
-        yield made
-
-
-@pytest.fixture(scope="module")
 def server(broker: brokers.Redis) -> Iterator[Server]:
     """The demo chat, whose messages are kept by the broker."""
     server = serve("runserver", "config", brokers.with_streams(broker.url))

@@ -15,13 +15,6 @@ from tests.support.brokers.server import Server, running
 
 
 @pytest.fixture(scope="module")
-def broker() -> Iterator[brokers.Redis]:
-    made = brokers.plain("redis")
-    with brokers.running(made):
-        yield made
-
-
-@pytest.fixture(scope="module")
 def server(broker: brokers.Redis) -> Iterator[Server]:
     server = serve("runserver", "config", broker.url)
     with running(server):

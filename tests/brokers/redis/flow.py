@@ -45,6 +45,12 @@ class Flow:
         await run_sync(server.server.kill)
         self._doubt_last()
 
+    async def restart(self, server: brokers.Redis) -> None:
+        """`kill` the server, start it again, and wait until messages flow again."""
+        await self.kill(server)
+        await run_sync(server.server.start)
+        await self.go_on()
+
     async def freeze(self, server: brokers.Redis) -> None:
         """Stop the server; as with `kill`."""
         server.server.freeze()

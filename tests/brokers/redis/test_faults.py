@@ -35,9 +35,7 @@ def only_unknown(going: Flow) -> bool:
 async def test_killed_and_restarted_it_loses_nothing_that_publish_returned_for(own_server: brokers.Redis) -> None:
     async with flow(lambda: layer_of(own_server), readers=3) as going:
         for _ in range(3):
-            await going.kill(own_server)
-            await run_sync(own_server.server.start)
-            await going.go_on()
+            await going.restart(own_server)
     assert going.lost() == [set()] * 3
     assert only_unknown(going)
     assert len(going.gaps) == 9
@@ -47,9 +45,7 @@ async def test_a_node_waits_for_the_others_where_the_server_counts_them_wrongly(
     """Valkey 9.1 does, where eight subscribe to one channel."""
     async with flow(lambda: layer_of(own_server), readers=7) as going:
         for _ in range(3):
-            await going.kill(own_server)
-            await run_sync(own_server.server.start)
-            await going.go_on()
+            await going.restart(own_server)
     assert going.lost() == [set()] * 7
 
 
