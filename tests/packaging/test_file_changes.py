@@ -8,7 +8,7 @@ from tests.support.brokers import redis
 from tests.support.file_changes import changes, way
 
 
-@pytest.mark.parametrize(("streams", "most"), [(False, 25), (True, 30)], ids=["redis", "streams"])
+@pytest.mark.parametrize(("streams", "most"), [(False, 25), (True, 31)], ids=["redis", "streams"])
 def test_a_message_changes_file_seldom(streams: bool, most: int) -> None:
     server = redis.plain("redis")
     with redis.running(server):
