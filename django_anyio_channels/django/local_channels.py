@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import sys
 from collections.abc import Callable
-from functools import partial
 from itertools import takewhile
 from time import monotonic
 from typing import Any
@@ -16,7 +15,6 @@ from ..hub.channel import Channel
 from ..hub.replay import ReplaySink
 from ..hub.subscriber import Subscriber
 from .consumers import ConsumerLifetime
-from .deliveries import Delivery
 from .messages import GroupMessage
 from .names import is_of_consumer, new_channel_name
 from .settings import Settings
@@ -34,7 +32,7 @@ _NO_REPLAYS: dict[str, ReplaySink] = {}
 class LocalChannel:
     """One channel that is in use."""
 
-    __slots__ = ("handed", "mailbox", "replays", "topics")
+    __slots__ = ("mailbox", "replays", "topics")
 
     def __init__(self, mailbox: Subscriber) -> None:
         self.mailbox = mailbox
@@ -42,8 +40,6 @@ class LocalChannel:
         """The topics of its groups."""
         self.replays = _NO_REPLAYS
         """The sinks of the topics that it resumed."""
-        self.handed: Any = None
-        """The message that `LocalChannels.next_message` or `take_after` returned last."""
 
     @property
     def name(self) -> str:
@@ -93,6 +89,28 @@ class PrefixReader:
                     return found
                 del self.unread[mailbox]
             await self.notifier.wait()
+
+
+class ConsumerInbox:
+    """The messages of a consumer's channel, for the loop that hands them to it."""
+
+    __slots__ = ("_channels", "_name")
+
+    def __init__(self, channels: LocalChannels, name: str) -> None:
+        self._channels = channels
+        self._name = name
+
+    def take(self) -> Any:
+        """Return the next message if there is one, else None."""
+        return self._channels.take(self._name)
+
+    def add_waiter(self, waiter: asyncio.Future[None]) -> None:
+        """Have the result of ``waiter`` set when there may be a message."""
+        self._channels.notifier(self._name).add(waiter)
+
+    def cancel_waiter(self, waiter: asyncio.Future[None]) -> None:
+        """Undo `add_waiter`; another one that waits is notified instead."""
+        self._channels.notifier(self._name).cancel(waiter)
 
 
 class LocalChannels:
@@ -209,31 +227,17 @@ class LocalChannels:
             if not channel.topics:
                 self._remove_unused(channel)
 
-    def is_of_running_consumer(self, name: str) -> bool:
-        """Return whether a channel was made by `new` for a consumer that has not ended."""
-        return name in self._lifetimes
-
-    def next_message(self, name: str) -> Delivery:
-        """`receive` without a coroutine."""
-        channel = self._channels.get(name) or self._get_or_add(name)
-        return Delivery(channel.mailbox.notifier, partial(self._hand, channel), partial(self._release, channel))
-
-    def take_after(self, name: str, message: Any) -> Any:
-        """Return a channel's next message if it has come already and ``message`` was the one before it, else None."""
+    def take(self, name: str) -> Any:
+        """Return the next message of a channel if there is one, else None."""
         channel = self._channels.get(name)
-        return None if channel is None or channel.handed is not message else self._hand(channel)
+        found = None if channel is None else channel.mailbox.take()
+        if found is None:
+            return None
+        return found[1] if found[0].position is None else self._with_position(*found)
 
-    def _hand(self, channel: LocalChannel) -> Any:
-        found = channel.mailbox.take()
-        if found is not None:
-            channel.handed = found[1] if found[0].position is None else self._with_position(*found)
-        else:
-            channel.handed = None
-        return channel.handed
-
-    def _release(self, channel: LocalChannel) -> None:
-        if not channel.topics:
-            self._remove_unused(channel)
+    def notifier(self, name: str) -> Notifier:
+        """Return what notifies when there may be a message of a channel."""
+        return (self._channels.get(name) or self._get_or_add(name)).mailbox.notifier
 
     async def receive_prefix(self, prefix: str) -> Any:
         """Wait for the next message of any channel that begins with ``prefix``, which ends with ``!``."""
