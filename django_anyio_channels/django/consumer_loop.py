@@ -10,30 +10,38 @@ from __future__ import annotations
 import asyncio
 import weakref
 from collections.abc import Awaitable, Callable
-from typing import Any, Protocol
+from typing import Any
 
 from channels.consumer import AsyncConsumer
 
+from ..core.events import Event
+from ..hub.subscriber import Subscriber
 from .consumers import CHANNEL, CLIENT, Receive, calling_loop
 
 AT_ONCE = 32
 """How many messages of the channel are handled at most before the client's next one."""
 
 
-class Inbox(Protocol):
-    """The messages of one channel."""
+Handle = Callable[[Any], Awaitable[None]]
+
+
+class Inbox:
+    """The messages that wait for a consumer."""
+
+    __slots__ = ("_mailbox", "_with_position", "notifier")
+
+    def __init__(self, mailbox: Subscriber, with_position: Callable[[Event[bytes], Any], Any]) -> None:
+        self._mailbox = mailbox
+        self._with_position = with_position
+        self.notifier = mailbox.notifier
+        """Notifies when there may be a message."""
 
     def take(self) -> Any:
         """Return the next message if there is one, else None."""
-
-    def add_waiter(self, waiter: asyncio.Future[None], /) -> None:
-        """Have the result of ``waiter`` set when there may be a message."""
-
-    def cancel_waiter(self, waiter: asyncio.Future[None], /) -> None:
-        """Undo `add_waiter`; another one that waits is notified instead."""
-
-
-Handle = Callable[[Any], Awaitable[None]]
+        found = self._mailbox.take()
+        if found is None:
+            return None
+        return found[1] if found[0].position is None else self._with_position(*found)
 
 
 class ConsumerLoop:
@@ -62,36 +70,35 @@ class ConsumerLoop:
         tasks[CHANNEL].cancel()
         client = tasks[CLIENT]
         client.add_done_callback(self._wake)
-        handle, inbox, at_once = self._handle, self._inbox, range(AT_ONCE)
+        handle, take, at_once = self._handle, self._inbox.take, range(AT_ONCE)
+        notifier, new_waiter = self._inbox.notifier, client.get_loop().create_future
         while True:
             if client.done():
                 await handle(client.result())
                 client = tasks[CLIENT] = asyncio.ensure_future(receive())
                 client.add_done_callback(self._wake)
             for _ in at_once:
-                message = inbox.take()
+                message = take()
                 if message is None:
-                    await self._wait(client)
                     break
                 await handle(message)
                 if client.done():
                     break
             else:
                 await asyncio.sleep(0)
-
-    async def _wait(self, client: asyncio.Future[Any]) -> None:
-        """Wait for the client, or for a message in the inbox."""
-        if client.done():
-            return
-        self._waiter = waiter = client.get_loop().create_future()
-        self._inbox.add_waiter(waiter)
-        try:
-            await waiter
-        except BaseException:
-            self._inbox.cancel_waiter(waiter)
-            raise
-        if client.done():
-            self._inbox.cancel_waiter(waiter)
+                continue
+            if client.done():
+                continue
+            # A coroutine of its own would cost each message a tenth of its time.
+            self._waiter = waiter = new_waiter()
+            notifier.add(waiter)
+            try:
+                await waiter
+            except BaseException:
+                notifier.cancel(waiter)
+                raise
+            if client.done():
+                notifier.cancel(waiter)
 
     def _wake(self, client: asyncio.Future[Any]) -> None:
         if self._waiter is not None and not self._waiter.done():

@@ -12,6 +12,7 @@ import weakref
 from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import channels.utils
@@ -80,7 +81,16 @@ def calling_loop(consumer: AsyncConsumer | None) -> ChannelsLoop | None:
 
 def get_handler(consumer: AsyncConsumer, message: Any) -> Any:
     """Return the method that handles a message, or None; raises for a message without a type, as Channels does."""
-    return getattr(consumer, channels_consumer.get_handler_name(message), None)
+    try:
+        name = _handler_name(message["type"])
+    except (KeyError, TypeError):
+        name = channels_consumer.get_handler_name(message)
+    return getattr(consumer, name, None)
+
+
+@lru_cache(1024)
+def _handler_name(kind: str) -> str:
+    return channels_consumer.get_handler_name({"type": kind})
 
 
 def close_old_connections() -> None:

@@ -10,6 +10,7 @@ import asyncio
 import inspect
 import logging
 import weakref
+from collections.abc import Awaitable
 from functools import lru_cache
 from typing import Any, cast
 
@@ -73,14 +74,18 @@ class _AsyncDispatch:
         self._consumer = weakref.ref(consumer)
         self._connections = OldConnections()
 
-    async def __call__(self, message: Any) -> None:
+    def __call__(self, message: Any) -> Awaitable[None]:
         consumer = self._consumer()
         assert consumer is not None  # it is awaiting this
         handler = get_handler(consumer, message)
         if not handler:
-            await _ASYNC_DISPATCH(consumer, message)  # raises
-        if self._connections.due:
-            await self._connections.close()
+            return _ASYNC_DISPATCH(consumer, message)  # type: ignore[no-any-return] # raises
+        if self._connections.due():
+            return self._close_and_handle(handler, message)
+        return handler(message)  # type: ignore[no-any-return] # a coroutine of our own would only pass it on
+
+    async def _close_and_handle(self, handler: Handle, message: Any) -> None:
+        await self._connections.close()
         await handler(message)
 
 

@@ -20,7 +20,6 @@ from .consumers import acknowledging, calling_consumer, is_worker
 from .dispatcher import same_node
 from .fast_dispatch import speed_up
 from .jobs import Job
-from .local_channels import ConsumerInbox
 from .sync_methods import SynchronousMethods
 
 
@@ -74,8 +73,8 @@ class AnyioChannelLayer(SynchronousMethods):
         name = node.local_channels.new(prefix, consumer, task)
         self.require_valid_channel_name(name)
         if consumer is not None:
-            if self._is_fast:
-                speed_up(consumer, ConsumerInbox(node.local_channels, name))
+            if self._is_fast and node is self._own_node:
+                speed_up(consumer, node.local_channels.inbox(name))
             elif is_worker(consumer):
                 consumer.dispatch = acknowledging(consumer.dispatch)  # type: ignore[assignment, method-assign]
         return name

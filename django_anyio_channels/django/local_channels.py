@@ -14,6 +14,7 @@ from ..core.notifier import Notifier, waiter_type
 from ..hub.channel import Channel
 from ..hub.replay import ReplaySink
 from ..hub.subscriber import Subscriber
+from .consumer_loop import Inbox
 from .consumers import ConsumerLifetime
 from .messages import GroupMessage
 from .names import is_of_consumer, new_channel_name
@@ -91,28 +92,6 @@ class PrefixReader:
             await self.notifier.wait()
 
 
-class ConsumerInbox:
-    """The messages of a consumer's channel, for the loop that hands them to it."""
-
-    __slots__ = ("_channels", "_name")
-
-    def __init__(self, channels: LocalChannels, name: str) -> None:
-        self._channels = channels
-        self._name = name
-
-    def take(self) -> Any:
-        """Return the next message if there is one, else None."""
-        return self._channels.take(self._name)
-
-    def add_waiter(self, waiter: asyncio.Future[None]) -> None:
-        """Have the result of ``waiter`` set when there may be a message."""
-        self._channels.notifier(self._name).add(waiter)
-
-    def cancel_waiter(self, waiter: asyncio.Future[None]) -> None:
-        """Undo `add_waiter`; another one that waits is notified instead."""
-        self._channels.notifier(self._name).cancel(waiter)
-
-
 class LocalChannels:
     """The channels of one node. A channel is kept while it has messages, a waiting reader or a group.
 
@@ -188,7 +167,7 @@ class LocalChannels:
         self._remove_unused(channel)
 
     def _remove_unused(self, channel: LocalChannel) -> None:
-        if channel.is_unused and self._channels.get(channel.name) is channel:
+        if channel.is_unused and channel.name not in self._lifetimes and self._channels.get(channel.name) is channel:
             del self._channels[channel.name]
             reader = self._prefix_reader(channel.name)
             if reader is not None:
@@ -227,17 +206,9 @@ class LocalChannels:
             if not channel.topics:
                 self._remove_unused(channel)
 
-    def take(self, name: str) -> Any:
-        """Return the next message of a channel if there is one, else None."""
-        channel = self._channels.get(name)
-        found = None if channel is None else channel.mailbox.take()
-        if found is None:
-            return None
-        return found[1] if found[0].position is None else self._with_position(*found)
-
-    def notifier(self, name: str) -> Notifier:
-        """Return what notifies when there may be a message of a channel."""
-        return (self._channels.get(name) or self._get_or_add(name)).mailbox.notifier
+    def inbox(self, name: str) -> Inbox:
+        """Return the messages of a consumer's channel, which is kept until the consumer ends."""
+        return Inbox(self._get_or_add(name).mailbox, self._with_position)
 
     async def receive_prefix(self, prefix: str) -> Any:
         """Wait for the next message of any channel that begins with ``prefix``, which ends with ``!``."""

@@ -63,7 +63,9 @@ class Subscriber:
     """Called with this mailbox after an event was put for which no task waits."""
     fetch_next: Callable[[], Awaitable[None]] | None = field(default=None, init=False)
     """Awaited by a reader of the empty mailbox, to put an event, where events are not pushed."""
-    # A deque takes 600 bytes, and most mailboxes are empty most of the time.
+    # A deque takes 600 bytes, and most mailboxes hold one event at most most of the time.
+    _only: Timestamped | None = field(default=None, init=False)
+    """The event, if there is one only and it came to an empty mailbox; else it is in the deque."""
     _items: deque[Timestamped] | None = field(default=None, init=False)
     _accounts: _Accounts | None = field(default=None, init=False)
     _unchecked: int = field(init=False)
@@ -79,7 +81,7 @@ class Subscriber:
 
     def __len__(self) -> int:
         """How many events wait."""
-        return len(self._items) if self._items else 0
+        return len(self._items or ()) if self._only is None else 1
 
     @property
     def has_waiters(self) -> bool:
@@ -88,9 +90,9 @@ class Subscriber:
 
     def put(self, entry: Timestamped, *, force: bool = False) -> None:
         """Add an event if there is room (or with ``force``), else count it as dropped. Neither waits nor raises."""
-        items = self._items
+        items = self._items if self._only is None else self._as_deque()
         if items is None:
-            self._items = deque((entry,))
+            self._only = entry
         elif len(items) < self._unchecked and len(entry[1].message) <= self._small:
             items.append(entry)
         elif not self._put_counted(items, entry, force):
@@ -99,6 +101,13 @@ class Subscriber:
             entry[1].ack_handle.retain()
         if not self.notifier.notify() and self.on_unclaimed is not None:
             self.on_unclaimed(self)
+
+    def _as_deque(self) -> deque[Timestamped]:
+        """Return all events; the mailbox keeps them in it."""
+        if self._items is None:
+            self._items = deque(() if self._only is None else (self._only,))
+            self._only = None
+        return self._items
 
     def _put_counted(self, items: deque[Timestamped], entry: Timestamped, force: bool) -> bool:
         """Do what `put` does where it must be counted. Returns whether the event was added."""
@@ -142,12 +151,11 @@ class Subscriber:
         """Put events before all others. They do not count toward the capacity."""
         if not entries:
             return
-        items = self._items or deque()
+        items = self._as_deque()
         accounts = self._accounts or self._begin_counting(items)
         if items and not accounts.in_front:
             accounts.bytes += len(items[0][1].message)
         items.extendleft(reversed(entries))
-        self._items = items
         accounts.in_front += len(entries)
         for _ in entries:
             self._notify()
@@ -178,10 +186,16 @@ class Subscriber:
     def take(self) -> tuple[Event[bytes], Any] | None:
         """Return the next event as the layer emitted it, and its decoded message; or None."""
         items = self._items
-        while items:
-            arrived, event = items.popleft()
-            if not items:
-                self._items = None
+        while True:
+            if self._only is not None:
+                arrived, event = self._only
+                self._only = None
+            elif items:
+                arrived, event = items.popleft()
+                if not items:
+                    self._items = None
+            else:
+                return None
             if self._accounts is not None:
                 self._count_taken(self._accounts, items)
             if self.expiry is not None and arrived < monotonic() - self.expiry:
@@ -196,7 +210,6 @@ class Subscriber:
             if event.ack_handle is not None and not self.manual_ack:
                 event.ack_handle.release()
             return event, message
-        return None
 
     def __aiter__(self) -> Subscriber:
         return self
@@ -214,17 +227,18 @@ class Subscriber:
 
     def clear(self) -> None:
         """Drop the waiting events."""
-        items, self._items = self._items, None
+        items, self._items = self._as_deque(), None
         if self._accounts is not None:
             self._accounts.bytes = self._accounts.in_front = 0
-        for _, event in items or ():
+        for _, event in items:
             release(event)
 
     def drop_expired(self, now: float) -> None:
         """Drop events that have waited for longer than ``expiry`` at ``now`` (`time.monotonic`)."""
-        if self._items:
-            self._drop_expired(self._items, now)
-            if not self._items:
+        if len(self):
+            items = self._as_deque()
+            self._drop_expired(items, now)
+            if not items:
                 self._items = None
 
     def _drop_expired(self, items: deque[Timestamped], now: float) -> None:
@@ -243,21 +257,20 @@ class Subscriber:
         self.expired += 1
         self.stats.expired += 1
 
-    def _count_taken(self, accounts: _Accounts, items: deque[Timestamped]) -> None:
+    def _count_taken(self, accounts: _Accounts, items: deque[Timestamped] | None) -> None:
         if accounts.in_front > 1:
             accounts.in_front -= 1
         else:
             accounts.in_front = 0
             accounts.bytes -= len(items[0][1].message) if items else 0
         if accounts.dropped:
-            self._log_recovered(accounts, items)
+            self._log_recovered(accounts, len(items or ()))
         if not items:
             self._accounts, self._unchecked = None, self.capacity
 
-    def _log_recovered(self, accounts: _Accounts, items: deque[Timestamped]) -> None:
+    def _log_recovered(self, accounts: _Accounts, waiting: int) -> None:
         """Log it when half of the mailbox is free again."""
-        waiting = len(items) - accounts.in_front
-        if waiting <= self.capacity // 2 and accounts.bytes <= self.stats.mailbox_bytes // 2:
+        if waiting - accounts.in_front <= self.capacity // 2 and accounts.bytes <= self.stats.mailbox_bytes // 2:
             if accounts.is_logged:
                 self.stats.log_recovered(self.name, accounts.dropped)
             accounts.dropped = 0

@@ -14,7 +14,6 @@ from django_anyio_channels import AnyioChannelLayer
 from django_anyio_channels.core.serializers import MessagePackSerializer
 from django_anyio_channels.django.consumer_loop import ConsumerLoop
 from django_anyio_channels.django.consumers import calling_loop
-from django_anyio_channels.django.local_channels import ConsumerInbox
 
 from .helpers import node_in, soon
 
@@ -40,7 +39,7 @@ class Run:
         self.client: asyncio.Queue[Any] = asyncio.Queue()
         self.consumer = cast(Any, AsyncConsumer())
         self.consumer.channel_receive = lambda: layer.receive(name)
-        self.loop = ConsumerLoop(self.consumer, self.handle, ConsumerInbox(node_in(layer).local_channels, name))
+        self.loop = ConsumerLoop(self.consumer, self.handle, node_in(layer).local_channels.inbox(name))
 
     async def handle(self, message: Any) -> None:
         self.handled.append(message["type"])
@@ -145,7 +144,7 @@ async def test_a_client_that_is_done_while_messages_are_handled_needs_no_wait(ru
         if message["type"] == "end":
             raise End
 
-    run.loop = ConsumerLoop(run.consumer, handle, ConsumerInbox(node_in(run.layer).local_channels, run.name))
+    run.loop = ConsumerLoop(run.consumer, handle, node_in(run.layer).local_channels.inbox(run.name))
     task = run.start()
     run.say("connect")
     await run.until("connect")

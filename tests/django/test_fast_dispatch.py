@@ -22,7 +22,6 @@ from channels.utils import await_many_dispatch
 from django_anyio_channels import AnyioChannelLayer
 from django_anyio_channels.core.serializers import MessagePackSerializer
 from django_anyio_channels.django import fast_dispatch
-from django_anyio_channels.django.local_channels import ConsumerInbox
 
 from .helpers import node_in
 
@@ -321,7 +320,7 @@ async def test_only_the_first_of_several_channels_is_read_ahead(make_layer: Any)
 
     async with running(Two(Recording()), make_layer()) as runs:
         dispatch = runs.consumer.dispatch
-        fast_dispatch.speed_up(runs.consumer, ConsumerInbox(node_in(runs.layer).local_channels, runs.consumer.other))
+        fast_dispatch.speed_up(runs.consumer, node_in(runs.layer).local_channels.inbox(runs.consumer.other))
         assert runs.consumer.dispatch is dispatch
 
 
