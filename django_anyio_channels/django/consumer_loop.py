@@ -16,7 +16,7 @@ from channels.consumer import AsyncConsumer
 
 from ..core.events import Event
 from ..hub.subscriber import Subscriber
-from .consumers import CHANNEL, CLIENT, Receive, calling_loop
+from .consumers import CHANNEL, CLIENT, Receive, calling_loop, jobs_of_worker
 
 AT_ONCE = 32
 """How many messages of the channel are handled at most before the client's next one."""
@@ -28,16 +28,20 @@ Handle = Callable[[Any], Awaitable[None]]
 class Inbox:
     """The messages that wait for a consumer."""
 
-    __slots__ = ("_mailbox", "_with_position", "notifier")
+    __slots__ = ("_mailbox", "_with_position", "from_client", "notifier")
 
     def __init__(self, mailbox: Subscriber, with_position: Callable[[Event[bytes], Any], Any]) -> None:
         self._mailbox = mailbox
         self._with_position = with_position
         self.notifier = mailbox.notifier
         """Notifies when there may be a message."""
+        self.from_client: asyncio.Queue[Any] | None = None
+        """What the client has sent, where its messages need not be awaited one by one."""
 
     def take(self) -> Any:
         """Return the next message if there is one, else None."""
+        if self.from_client is not None and not self.from_client.empty():
+            return self.from_client.get_nowait()
         found = self._mailbox.take()
         if found is None:
             return None
@@ -59,6 +63,7 @@ class ConsumerLoop:
         loop = calling_loop(self._consumer())
         await self._handle(message)
         if loop is not None:  # else another caller wants no more than this
+            self._inbox.from_client = jobs_of_worker(self._consumer(), loop.receive, message)
             await self._run(loop.receive, loop.tasks, loop.position)
 
     async def _run(self, receive: Receive, tasks: list[asyncio.Future[Any]], position: int) -> None:

@@ -103,6 +103,17 @@ def is_worker(consumer: AsyncConsumer) -> bool:
     return getattr(consumer, "scope", {}).get("type") == "channel"
 
 
+def jobs_of_worker(consumer: AsyncConsumer | None, receive: Receive, first: Any) -> asyncio.Queue[Any] | None:
+    """Return the queue from which a worker's consumer receives, if its messages need no acknowledgement.
+
+    ``runworker`` hands a consumer its messages as those of a client, by `asyncio.Queue.get`.
+    """
+    if consumer is None or not is_worker(consumer) or isinstance(first, Job):
+        return None
+    queue = getattr(receive, "__self__", None)
+    return queue if isinstance(queue, asyncio.Queue) else None
+
+
 def acknowledging(handle: Callable[[Any], Awaitable[None]]) -> Callable[[Any], Coroutine[Any, Any, None]]:
     """Acknowledge each job that ``handle`` handles without an error."""
 

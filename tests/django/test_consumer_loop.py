@@ -10,10 +10,11 @@ import pytest
 from channels.consumer import AsyncConsumer
 from channels.utils import await_many_dispatch
 
-from django_anyio_channels import AnyioChannelLayer
+from django_anyio_channels import AnyioChannelLayer, Event
 from django_anyio_channels.core.serializers import MessagePackSerializer
 from django_anyio_channels.django.consumer_loop import ConsumerLoop
-from django_anyio_channels.django.consumers import calling_loop
+from django_anyio_channels.django.consumers import calling_loop, jobs_of_worker
+from django_anyio_channels.django.jobs import Job
 
 from .helpers import node_in, soon
 
@@ -174,3 +175,25 @@ async def test_a_loop_over_other_receivers_is_left_alone(run: Run) -> None:
         with pytest.raises(End):
             await soon(await_many_dispatch(receivers, dispatch))
     assert found == [None, None]
+
+
+async def test_a_workers_jobs_are_taken_without_a_task_for_each(run: Run) -> None:
+    run.consumer.scope = {"type": "channel", "channel": "jobs"}
+    task = run.start()
+    run.say("one", "two", "three")
+    await run.until("one", "two", "three")
+    run.say("four", "end", "later")
+    await ends(task)
+    assert run.handled == ["one", "two", "three", "four", "end"]
+
+
+@pytest.mark.parametrize("scope", [{"type": "channel"}, {"type": "websocket"}], ids=["worker", "client"])
+async def test_whose_queue_may_be_read(scope: Any) -> None:
+    consumer: Any = AsyncConsumer()
+    consumer.scope = scope
+    queue: asyncio.Queue[Any] = asyncio.Queue()
+    assert jobs_of_worker(consumer, queue.get, {}) is (queue if scope["type"] == "channel" else None)
+    assert jobs_of_worker(consumer, asyncio.Event().wait, {}) is None, "another server"
+    assert jobs_of_worker(None, queue.get, {}) is None
+    acknowledged = Job({}, "jobs", Event("jobs", b""))
+    assert jobs_of_worker(consumer, queue.get, acknowledged) is None, "one at a time"
