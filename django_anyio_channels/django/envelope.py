@@ -69,3 +69,11 @@ def open_envelope(envelope: bytes) -> tuple[Header, bytes]:
 def body_of(envelope: bytes) -> bytes:
     """Return the body of what begins with `MARKER`. Raises `DecodeError`."""
     return open_envelope(envelope)[1]
+
+
+def payload_for(channel: str, payload: bytes) -> bytes | None:
+    """Return what a normal channel that is in the group gets of a payload, with or without an envelope."""
+    if payload[:1] != MARKER:
+        return payload
+    header, body = open_envelope(payload)
+    return None if channel in header.exclude else body

@@ -16,7 +16,7 @@ SERIALIZER = read_config({}).serializer
 
 
 def written(header: object, body: bytes = b"\x80") -> bytes:
-    packed = msgpack.packb(header)
+    packed: bytes = msgpack.packb(header)
     return MARKER + len(packed).to_bytes(2, "big") + packed + body
 
 

@@ -67,7 +67,7 @@ ROOMS = [
     {"sentinel"},
     {"server"},
     {"subscriptions"},
-    {"queues"},
+    {"idempotency", "queues"},
     {"bridge"},
     {"transactions"},
     {"peers"},

@@ -45,6 +45,7 @@ class InMemoryBroker:
         self._queues: dict[str, _Queue] = {}
         self._bindings: dict[str, dict[str, _Binding]] = {}
         self._next_sweep = 0.0
+        self._keys = _Keys()
 
     # ---- topics -------------------------------------------------------------------------------------------------
 
@@ -114,6 +115,17 @@ class InMemoryBroker:
             handler(event)
         return result
 
+    def publish_once(self, group: str, message: bytes, key: str, seconds: float) -> PublishResult:
+        """`publish`, or return the first result of the key with the queues that are bound now."""
+        with self._keys.lock:
+            known = self._keys.get((group, key))
+            if known is None:
+                result = self.publish(group, message)
+                self._keys.add((group, key), result.receivers, seconds)
+                return result
+        with self._lock:
+            return PublishResult(known, None, self._bound_queues(group) if group in self._bindings else ())
+
     def _publish_to_patterns(self, group: str, message: bytes, dead: list[Inbox]) -> int:
         reached = set(self._topics.get(group, ()))
         for pattern, (regex, inboxes) in self._patterns.items():
@@ -137,6 +149,13 @@ class InMemoryBroker:
                 raise QueueFull(queue, capacity)
             waiting.messages.append((now + expiry, message))
             waiting.wake_reader()
+
+    def put_once(self, queue: str, message: bytes, capacity: int, expiry: float, key: str, seconds: float) -> None:
+        """`put`, unless the key has put before. Raises `QueueFull`."""
+        with self._keys.lock:
+            if self._keys.get((queue, key)) is None:
+                self.put(queue, message, capacity, expiry)
+                self._keys.add((queue, key), 1, seconds)
 
     def take_nowait(self, queue: str, reader: Reader) -> bytes | None:
         """Return the oldest message; if there is none, ``reader`` is woken when there may be one."""
@@ -182,6 +201,7 @@ class InMemoryBroker:
                 for name in [name for name in bindings if name.startswith(prefix)]:
                     del bindings[name]
             self._prune()
+        self._keys.purge(prefix)
 
     def _bound_queues(self, group: str) -> list[BoundQueue]:
         now = monotonic()
@@ -214,6 +234,31 @@ def _reset_brokers() -> None:
 
 # A child owns neither the parent's event loops nor its messages, and a lock may have been held while forking.
 os.register_at_fork(after_in_child=_reset_brokers)
+
+
+class _Keys:
+    """The results of calls with idempotency keys, each until its time is over."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        """Held from `get` to `add`. It is taken before the broker's own."""
+        self._results: dict[tuple[str, str], tuple[float, int]] = {}
+
+    def get(self, key: tuple[str, str]) -> int | None:
+        now = monotonic()
+        while self._results and next(iter(self._results.values()))[0] <= now:
+            del self._results[next(iter(self._results))]
+        ends, result = self._results.get(key, (now, None))
+        return result if ends > now else None
+
+    def add(self, key: tuple[str, str], result: int | None, seconds: float) -> None:
+        self._results.pop(key, None)
+        self._results[key] = monotonic() + seconds, result or 0
+
+    def purge(self, prefix: str) -> None:
+        """Forget the keys of names that begin with a prefix."""
+        with self.lock:
+            self._results = {key: each for key, each in self._results.items() if not key[0].startswith(prefix)}
 
 
 class _ThreadSafeNotifier:

@@ -109,6 +109,17 @@ class Queues:
         """Append. Raises `QueueFull`."""
         await self.puts.call(message, key=message.capacity, size=len(message.message))
 
+    async def put_once(self, message: Message, key: bytes, seconds: float) -> None:
+        """`put`, unless the queue has had the idempotency key; its table exists."""
+        contents = sql.text_array([message.message]), sql.text_array([message.expiry])
+        wake = wake_channel(message.queue)
+        try:
+            await self._run(sql.PUT_ONCE, message.queue, *contents, message.capacity, wake, key, seconds)
+        except ChannelLayerError as error:
+            if isinstance(error.__cause__, asyncpg.DivisionByZeroError):
+                raise message.queue_full() from None
+            raise
+
     async def _put(self, messages: Sequence[Message]) -> list[QueueFull | None]:
         """Append messages with the same capacity; return an error for each message that found its queue full."""
         room = await self._put_within_capacity(messages)

@@ -10,6 +10,7 @@ from ....core.events import Event, PublishResult
 from ....core.exceptions import InvalidPosition, ListenerClosed
 from ....core.options import check_options
 from ...common.batching import Batcher
+from ..keys import sent_key
 from ..layer import RedisPubSubChannelLayer, check_size, delivery_unknown
 from ..options import OPTIONS
 from . import consumer_groups
@@ -124,6 +125,23 @@ class RedisStreamsChannelLayer(RedisPubSubChannelLayer):
             raise delivery_unknown(error) from error
         queues = await self.bound_queues(session, name, bindings) if bindings else ()
         return PublishResult(receivers, position.decode(), queues)
+
+    async def publish_once(self, group: str, message: bytes, *, key: str, seconds: float) -> PublishResult:
+        if group in self._without_history:
+            return await super().publish_once(group, message, key=key, seconds=seconds)
+        session, name = self.require_session(), group.encode()
+        check_size(message)
+        once = sent_key(name, key), round(seconds * 1000)
+        try:
+            (outcome,) = await self._history.publish(
+                session, session.subscriptions.wire_name(b""), [(name, message)], once
+            )
+        except ListenerClosed as error:
+            raise delivery_unknown(error) from error
+        if isinstance(outcome, Exception):
+            raise outcome
+        queues = await self.bound_queues(session, name, outcome.bindings) if outcome.bindings else ()
+        return PublishResult(outcome.receivers, outcome.position.decode(), queues)
 
     async def purge(self, prefix: str) -> None:
         await super().purge(prefix)
