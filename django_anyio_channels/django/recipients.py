@@ -19,7 +19,7 @@ _REMEMBERED_MESSAGES = 1000
 class Recipients:
     """The `MarkedReader` of a node.
 
-    Who is excluded is said by the message itself. Of a message to several groups a channel gets the first copy; which
+    The message itself names whom it excludes. Of a message to several groups a channel gets the first copy; which
     one that was is remembered of the last thousand such messages, for the channels that are in more than one of them.
     """
 

@@ -79,6 +79,6 @@ class SynchronousMethods(TargetedSends):
     ) -> None:
         topics, payload = self.address_groups(group, message, exclude)
         try:
-            dispatcher.publish_sync(topics, payload)
+            dispatcher.publish_all_sync(topics, payload)
         except REFUSALS as error:
             raise translate(error) from error

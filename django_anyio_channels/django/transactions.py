@@ -73,17 +73,20 @@ class TransactionDispatcher:
         self._same_database: set[tuple[object, ...]] = set()
         self._log = RateLimitedLogger()
 
-    def publish_sync(self, topics: Iterable[str], payload: bytes) -> None:
+    def publish_sync(self, topic: str, payload: bytes) -> None:
+        self.publish_all_sync([topic], payload)
+
+    def publish_all_sync(self, topics: Iterable[str], payload: bytes) -> None:
         connection = self._connection()
         encoding = connection.connection.info.parameter_status("server_encoding")
-        bound: dict[str, BoundQueue] = {}
+        bound: dict[BoundQueue, str] = {}
         for topic in topics:
             published = self._run(connection, self._publisher.publish_in_transaction(topic, payload, encoding=encoding))
-            bound.update((each.queue, each) for each in published.bound_queues)
-        for queue, capacity, expiry in bound.values():
+            bound.update(dict.fromkeys(published.bound_queues, topic))
+        for (queue, capacity, expiry), topic in bound.items():
             message = payload_for(channel_of(queue), payload)
             if message is not None and not self._put(connection, queue, message, capacity, expiry):
-                self._log.write(logging.WARNING, "Dropped a message to a group for the full queue %s", queue)
+                self._log.write(logging.WARNING, "Dropped a message to %s for the full queue %s", topic, queue)
 
     def put_sync(self, channel: str, payload: bytes) -> None:
         connection = self._connection()

@@ -19,6 +19,7 @@ from anyio.lowlevel import current_token
 from ...core.events import BoundQueue, Event, PublishResult
 from ...core.exceptions import QueueFull
 from ...core.notifier import Notifier, waiter_type
+from .idempotency import IdempotencyKeys
 
 _MAX_UNREAD_EVENTS = 100_000
 """A layer that leaves so many events unread is cut off, as network brokers do."""
@@ -45,7 +46,7 @@ class InMemoryBroker:
         self._queues: dict[str, _Queue] = {}
         self._bindings: dict[str, dict[str, _Binding]] = {}
         self._next_sweep = 0.0
-        self._keys = _Keys()
+        self._keys = IdempotencyKeys()
 
     # ---- topics -------------------------------------------------------------------------------------------------
 
@@ -234,31 +235,6 @@ def _reset_brokers() -> None:
 
 # A child owns neither the parent's event loops nor its messages, and a lock may have been held while forking.
 os.register_at_fork(after_in_child=_reset_brokers)
-
-
-class _Keys:
-    """The results of calls with idempotency keys, each until its time is over."""
-
-    def __init__(self) -> None:
-        self.lock = threading.Lock()
-        """Held from `get` to `add`. It is taken before the broker's own."""
-        self._results: dict[tuple[str, str], tuple[float, int]] = {}
-
-    def get(self, key: tuple[str, str]) -> int | None:
-        now = monotonic()
-        while self._results and next(iter(self._results.values()))[0] <= now:
-            del self._results[next(iter(self._results))]
-        ends, result = self._results.get(key, (now, None))
-        return result if ends > now else None
-
-    def add(self, key: tuple[str, str], result: int | None, seconds: float) -> None:
-        self._results.pop(key, None)
-        self._results[key] = monotonic() + seconds, result or 0
-
-    def purge(self, prefix: str) -> None:
-        """Forget the keys of names that begin with a prefix."""
-        with self.lock:
-            self._results = {key: each for key, each in self._results.items() if not key[0].startswith(prefix)}
 
 
 class _ThreadSafeNotifier:

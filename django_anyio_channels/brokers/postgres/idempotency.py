@@ -11,6 +11,8 @@ import asyncpg
 from ...core.exceptions import ChannelLayerError, NotSupported, PublishRefused
 from . import statements as sql
 from .connection import Connection
+from .payloads import wake_channel
+from .queues import Message, Queues
 from .tables import Tables
 
 _SWEEP_INTERVAL = 60.0
@@ -25,8 +27,9 @@ def digest(key: str) -> bytes:
 class IdempotencyKeys:
     """The table of one session, created when the first key is used."""
 
-    def __init__(self, connection: Connection) -> None:
+    def __init__(self, connection: Connection, queues: Queues) -> None:
         self._connection = connection
+        self._queues = queues
         self._schema = ""
         """Where the table is; empty while that is not known."""
 
@@ -44,6 +47,20 @@ class IdempotencyKeys:
             await self.publish(topic, channels, payloads, key, seconds, retry=False)
         except asyncpg.PostgresError as error:
             raise PublishRefused(f"{self._connection.address}: {error}") from error
+
+    async def put(self, message: Message, key: str, seconds: float) -> None:
+        """Append to a queue, unless the queue has had the key. Raises `QueueFull`."""
+        await self.require_table()
+        contents = sql.text_array([message.message]), sql.text_array([message.expiry])
+        arguments = message.queue, *contents, message.capacity, wake_channel(message.queue), digest(key), seconds
+        try:
+            await self._queues.fetch(sql.PUT_ONCE, *arguments)
+        except ChannelLayerError as error:
+            if isinstance(error.__cause__, asyncpg.DivisionByZeroError):
+                raise message.queue_full() from None
+            if isinstance(error.__cause__, _VANISHED):
+                self._schema = ""
+            raise
 
     async def purge(self, prefix: bytes) -> None:
         """Forget the keys of topics and queues whose names begin with a prefix."""

@@ -121,7 +121,7 @@ class PostgreSQLChannelLayer(BaseChannelLayer):
     async def put_once(
         self, queue: str, message: bytes, *, capacity: int, expiry: float, key: str, seconds: float
     ) -> None:
-        await self._require_session().put_once(Message(queue.encode(), message, capacity, expiry), key, seconds)
+        await self._require_session().keys.put(Message(queue.encode(), message, capacity, expiry), key, seconds)
 
     async def count_subscribers(self, group: str) -> int:
         """Return how many nodes subscribe to a topic that each of them subscribed to among its first."""

@@ -109,17 +109,6 @@ class Queues:
         """Append. Raises `QueueFull`."""
         await self.puts.call(message, key=message.capacity, size=len(message.message))
 
-    async def put_once(self, message: Message, key: bytes, seconds: float) -> None:
-        """`put`, unless the queue has had the idempotency key; its table exists."""
-        contents = sql.text_array([message.message]), sql.text_array([message.expiry])
-        wake = wake_channel(message.queue)
-        try:
-            await self._run(sql.PUT_ONCE, message.queue, *contents, message.capacity, wake, key, seconds)
-        except ChannelLayerError as error:
-            if isinstance(error.__cause__, asyncpg.DivisionByZeroError):
-                raise message.queue_full() from None
-            raise
-
     async def _put(self, messages: Sequence[Message]) -> list[QueueFull | None]:
         """Append messages with the same capacity; return an error for each message that found its queue full."""
         room = await self._put_within_capacity(messages)
@@ -135,10 +124,10 @@ class Queues:
         contents = sql.text_array(each.message for each in messages), sql.text_array(each.expiry for each in messages)
         capacity = messages[0].capacity
         if len(set(queues)) == 1:
-            ((accepted,),) = await self._run(sql.PUT, queues[0], *contents, capacity, wake_channel(queues[0]))
+            ((accepted,),) = await self.fetch(sql.PUT, queues[0], *contents, capacity, wake_channel(queues[0]))
             return {queues[0]: accepted}
         return dict(
-            await self._run(sql.PUT_MANY, sql.text_array(queues), *contents, capacity, list(map(wake_channel, queues)))
+            await self.fetch(sql.PUT_MANY, sql.text_array(queues), *contents, capacity, list(map(wake_channel, queues)))
         )
 
     # ---- take ---------------------------------------------------------------------------------------------------
@@ -200,7 +189,7 @@ class Queues:
         if not wanted:
             return
         counts = sql.text_array(count for _, count in wanted.values())
-        for queue, *message in await self._run(sql.TAKE, sql.text_array(wanted), counts):
+        for queue, *message in await self.fetch(sql.TAKE, sql.text_array(wanted), counts):
             wanted[queue][0].leased.appendleft(Leased(*message))
         for reader, count in wanted.values():
             if len(reader.leased) >= count:
@@ -228,7 +217,7 @@ class Queues:
         columns = zip(*((reader.queue, *leased) for reader, leased in rows), strict=True)
         channels = sorted({reader.channel for reader, _ in rows})
         try:
-            await self._run(sql.REQUEUE, *map(sql.text_array, columns), channels)
+            await self.fetch(sql.REQUEUE, *map(sql.text_array, columns), channels)
         except DeliveryUnknown as error:
             # Once at most: they may be back in their queues already, and be taken by others.
             self._log.write(logging.ERROR, "%d messages whose readers were cancelled may be lost: %s", len(rows), error)
@@ -239,16 +228,16 @@ class Queues:
     # ---- bindings, purge ----------------------------------------------------------------------------------------
 
     async def bind(self, topic: bytes, queue: bytes, capacity: int, expiry: float, lifetime: float) -> None:
-        await self._run(sql.BIND, topic, queue, capacity, expiry, lifetime)
+        await self.fetch(sql.BIND, topic, queue, capacity, expiry, lifetime)
 
     async def unbind(self, topic: bytes, queue: bytes) -> None:
-        await self._run(sql.UNBIND, topic, queue)
+        await self.fetch(sql.UNBIND, topic, queue)
 
     async def purge(self, prefix: bytes) -> None:
         for queue, leased in self._leased.items():
             if queue.startswith(prefix):
                 leased.clear()
-        await self._run(sql.PURGE, prefix)
+        await self.fetch(sql.PURGE, prefix)
 
     # ---- maintenance --------------------------------------------------------------------------------------------
 
@@ -279,11 +268,11 @@ class Queues:
             await self._scripts.call(sql.unlisten(*channels))
         self._polls += 1
         if self._tables is not None and self._polls % _POLLS_BETWEEN_SWEEPS == 0:
-            await self._run(sql.SWEEP)
+            await self.fetch(sql.SWEEP)
 
     # ---- the tables ---------------------------------------------------------------------------------------------
 
-    async def _run(self, statement: str, *parameters: object, retry: bool = True) -> list[Any]:
+    async def fetch(self, statement: str, *parameters: object, retry: bool = True) -> list[Any]:
         """Run a statement on the tables, and create them where they are missing."""
         tables = await self._require_tables()
         address = self._connection.address
@@ -296,7 +285,7 @@ class Queues:
         except asyncpg.PostgresError as error:
             if retry and isinstance(error, _VANISHED):
                 self._tables = None
-                return await self._run(statement, *parameters, retry=False)
+                return await self.fetch(statement, *parameters, retry=False)
             raise ChannelLayerError(f"{address}: {error}") from error
 
     async def _require_tables(self) -> Tables:

@@ -19,10 +19,10 @@ from ..common.event_stream import EventStream
 from ..common.peers import PeerBarrier
 from .address import Address
 from .connection import Connection
-from .idempotency import IdempotencyKeys, digest
+from .idempotency import IdempotencyKeys
 from .payloads import channel_name, encode, lock_key, wake_channel
 from .peers import Peers
-from .queues import LeasedMessages, Message, Queues
+from .queues import LeasedMessages, Queues
 from .statements import (
     COUNT_SUBSCRIBERS,
     FIND_TABLES,
@@ -93,7 +93,7 @@ class Session:
         self._locks = SharedLocks(self._listening)
         self.subscriptions = Subscriptions(self._listening, self.events, self._locks)
         self.queues = Queues(self._publishing, self.subscriptions.scripts, leased)
-        self.keys = IdempotencyKeys(self._publishing)
+        self.keys = IdempotencyKeys(self._publishing, self.queues)
         self._batchers: Sequence[Batcher[Any, Any]]
         self._batchers = self.subscriptions.scripts, self._locks.calls, self._publishes, self.queues.puts
         self._peers = Peers(scope, barrier, self._publishing, self._locks)
@@ -261,11 +261,6 @@ class Session:
         await self._barrier.wait()
         await self.keys.publish(group, [channel_name(group)] * len(payloads), payloads, key, seconds)
         return await self._publishes.call((group, []))  # finds the queues that are bound to the group
-
-    async def put_once(self, message: Message, key: str, seconds: float) -> None:
-        """`Queues.put`, unless the queue has had the idempotency key."""
-        await self.keys.require_table()
-        await self.queues.put_once(message, digest(key), seconds)
 
     async def _flush_publishes(self, publications: list[tuple[str, list[str]]]) -> Sequence[PublishResult]:
         """Publish payloads to groups in one transaction; it asks for bound queues only where bindings may exist."""
