@@ -20,6 +20,7 @@ from channels import db as channels_db
 from channels.consumer import AsyncConsumer
 from channels.exceptions import StopConsumer
 
+from .closing import default_handler
 from .jobs import Job
 
 _STACK_DEPTH = 32
@@ -62,7 +63,7 @@ _CHANNELS_LOOP = {_LOOP, *(each for each in _LOOP.co_consts if isinstance(each, 
 
 def get_handler(consumer: AsyncConsumer, message: Any) -> Any:
     """Return the method that handles a message, or None; raises for a message without a type, as Channels does."""
-    return getattr(consumer, channels_consumer.get_handler_name(message), None)
+    return getattr(consumer, channels_consumer.get_handler_name(message), None) or default_handler(consumer, message)
 
 
 def close_old_connections() -> None:

@@ -20,6 +20,7 @@ from channels import consumer as channels_consumer
 from channels.consumer import AsyncConsumer, SyncConsumer
 from channels.db import database_sync_to_async
 
+from .closing import add_handler
 from .consumers import close_old_connections, get_handler
 from .old_connections import OldConnections
 from .sync_sends import SyncSends
@@ -60,6 +61,7 @@ def speed_up(consumer: AsyncConsumer, take_after: TakeAfter) -> None:
         dispatch = _SyncDispatch(cast(SyncConsumer, consumer), take_after)
     else:
         dispatch = _OtherDispatch(consumer, original, take_after)
+        add_handler(consumer)
     consumer.dispatch = dispatch  # type: ignore[method-assign]
 
 

@@ -19,6 +19,7 @@ except ModuleNotFoundError as error:
     ) from error
 
 from .base import REFUSALS, translate
+from .closing import add_handler
 from .consumers import acknowledge_when_handled, called_by_channels_loop, calling_consumer
 from .dispatcher import same_node
 from .fast_dispatch import speed_up
@@ -93,6 +94,8 @@ class AnyioChannelLayer(SynchronousMethods):
         if consumer is not None:
             if self._is_fast:
                 speed_up(consumer, partial(node.local_channels.take_after, name))
+            else:
+                add_handler(consumer)
             acknowledge_when_handled(consumer)
         return name
 

@@ -7,13 +7,14 @@ from typing import Any
 
 from .base import REFUSALS, translate
 from .dispatcher import Dispatcher
-from .sends import Channels, Groups, Results, TargetedSends
+from .sends import Channels, Groups, Results
 from .transactions import TransactionalLayer, TransactionDispatcher
+from .users import UserMethods
 
 _AnyDispatcher = Dispatcher | TransactionDispatcher
 
 
-class SynchronousMethods(TargetedSends):
+class SynchronousMethods(UserMethods):
     """What `AnyioChannelLayer` offers synchronous code. In an event loop they raise ``SynchronousOnlyOperation``."""
 
     def send_sync(self, channel: str, message: dict[str, Any], *, idempotency_key: str | None = None) -> None:
