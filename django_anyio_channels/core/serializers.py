@@ -42,19 +42,12 @@ class MessagePackSerializer:
 
     Integers reach from -2**63 to 2**64-1. Keys are str, bytes or int. What would come back as something else (a set, a
     UUID, a datetime) or not at all is refused at the sender with `TypeError`, unless ``default`` returns what to send
-    in its place. With ``only``, a payload that holds another type is an error. ``open_marked`` returns the encoded
-    message in a payload that begins with `MARKER`, which is an error otherwise.
+    in its place. With ``only``, a payload that holds another type is an error.
     """
 
     # msgpack refuses what msgspec would silently turn into a str or a list; msgspec decodes twice as fast.
-    def __init__(
-        self,
-        only: type | None = None,
-        default: Callable[[Any], Any] | None = None,
-        open_marked: Callable[[bytes], bytes] | None = None,
-    ) -> None:
+    def __init__(self, only: type | None = None, default: Callable[[Any], Any] | None = None) -> None:
         self._only = only or object
-        self._open_marked = open_marked
         self._packers = _Packers(default)
         decoder: msgspec.msgpack.Decoder[Any] = msgspec.msgpack.Decoder(only or Any, ext_hook=_extension)
         self._decode = decoder.decode
@@ -78,8 +71,6 @@ class MessagePackSerializer:
                 return self._decode(payload)
             message = _decode_without_tuples(payload)
         except (msgspec.MsgspecError, ValueError, OverflowError, RecursionError, TypeError) as error:
-            if self._open_marked is not None and payload[:1] == MARKER:
-                return self.decode(self._open_marked(payload))
             raise DecodeError(f"it is not a MessagePack message ({error})") from error
         if not isinstance(message, self._only):
             raise DecodeError(f"it is not a MessagePack message (it is {type(message).__name__})")

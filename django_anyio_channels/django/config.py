@@ -20,7 +20,6 @@ from ..core.exceptions import NotSupported
 from ..core.hints import did_you_mean
 from ..core.options import FLAG, LARGEST_COUNT, SECONDS, Option, count
 from ..core.serializers import MessagePackSerializer
-from .envelope import body_of
 from .factory import layer_factories
 from .settings import ConfigError, ConfigWarning, LayerFactory, Settings, check_key, without_lazy_strings
 
@@ -40,7 +39,7 @@ def read_config(
     known = f"The keys are {', '.join(sorted(KEYS))}; a layer's own keyword arguments belong under 'options'."
     refuse_unknown_keys(config, KEYS, known, CURES)
     settings = Settings(
-        serializer=MessagePackSerializer(only=dict, default=_default(config.get("encoder")), open_marked=body_of),
+        serializer=MessagePackSerializer(only=dict, default=_default(config.get("encoder"))),
         encryption=_encryption(config.get("symmetric_encryption_keys")),
         warnings=tuple(warnings),
         database=config.get("database"),

@@ -60,15 +60,7 @@ def open_envelope(envelope: bytes) -> tuple[Header, bytes]:
         header = _decode(envelope[_START:end])
     except (msgspec.MsgspecError, ValueError, RecursionError) as error:
         raise DecodeError(f"it is not an envelope that this version knows ({error})") from error
-    body = envelope[end:]
-    if body[:1] == MARKER:
-        raise DecodeError("it is an envelope within an envelope")
-    return header, body
-
-
-def body_of(envelope: bytes) -> bytes:
-    """Return the body of what begins with `MARKER`. Raises `DecodeError`."""
-    return open_envelope(envelope)[1]
+    return header, envelope[end:]
 
 
 def payload_for(channel: str, payload: bytes) -> bytes | None:

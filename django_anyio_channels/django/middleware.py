@@ -36,24 +36,27 @@ class ChannelNameMiddleware:
 
     def __init__(self, get_response: Callable[[HttpRequest], Any]) -> None:
         self.get_response = get_response
-        if iscoroutinefunction(get_response):
+        self._is_async = iscoroutinefunction(get_response)
+        if self._is_async:
             markcoroutinefunction(self)
 
     def __call__(self, request: HttpRequest) -> _Response:
-        if iscoroutinefunction(self):
+        if self._is_async:
             return self._call_async(request)
         binding = _of_request(request)
         if binding is None:
             binding = _of_user(getattr(request, "user", None))
         _set_channel_name(request, binding)
-        return self.get_response(request)  # type: ignore[no-any-return]
+        response: _Response = self.get_response(request)
+        return response
 
     async def _call_async(self, request: HttpRequest) -> HttpResponseBase:
         binding = _of_request(request)
         if binding is None:
             binding = _of_user(await request.auser()) if hasattr(request, "auser") else ""
         _set_channel_name(request, binding)
-        return await self.get_response(request)  # type: ignore[no-any-return]
+        response: HttpResponseBase = await self.get_response(request)
+        return response
 
 
 def _of_request(request: HttpRequest) -> str | None:

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import hiredis
 
 from ....core.exceptions import PositionLost
-from ..keys import bindings_key, companion_key
+from ..keys import bindings_key, companion_key, sent_key
 from ..scripts import Script, is_noscript
 from ..session import Session
 from .entries import HistoryEntry, entry_id, match_entry
@@ -63,11 +63,11 @@ class History:
         session: Session,
         channel_prefix: bytes,
         messages: list[tuple[bytes, bytes]],
-        once: tuple[bytes, int] | None = None,
+        once: tuple[str, int] | None = None,
     ) -> list[Published | Exception]:
         """Keep and publish messages of one group, given with its name, each at once, in their order.
 
-        With ``once`` it is one message, unless one was published under this `sent_key` within so many milliseconds.
+        With ``once`` it is one message, unless one was published under this idempotency key within so many milliseconds.
         """
         group = messages[0][0]
         args: list[bytes | str | int] = [
@@ -84,7 +84,7 @@ class History:
         keys = history_keys(group)
         if once is not None:
             args.append(once[1])
-            keys = [*keys, bindings_key(group), companion_key(group, "large"), once[0]]
+            keys = [*keys, bindings_key(group), companion_key(group, "large"), sent_key(group, once[0])]
         elif large:
             keys = [*keys, bindings_key(group), companion_key(group, "large")]
         elif session.peers.may_be_bound:

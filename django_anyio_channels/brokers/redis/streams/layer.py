@@ -10,7 +10,6 @@ from ....core.events import Event, PublishResult
 from ....core.exceptions import InvalidPosition, ListenerClosed
 from ....core.options import check_options
 from ...common.batching import Batcher
-from ..keys import sent_key
 from ..layer import RedisPubSubChannelLayer, check_size, delivery_unknown
 from ..options import OPTIONS
 from . import consumer_groups
@@ -131,7 +130,7 @@ class RedisStreamsChannelLayer(RedisPubSubChannelLayer):
             return await super().publish_once(group, message, key=key, seconds=seconds)
         session, name = self.require_session(), group.encode()
         check_size(message)
-        once = sent_key(name, key), round(seconds * 1000)
+        once = key, round(seconds * 1000)
         try:
             (outcome,) = await self._history.publish(
                 session, session.subscriptions.wire_name(b""), [(name, message)], once
