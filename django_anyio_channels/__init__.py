@@ -36,10 +36,14 @@ if TYPE_CHECKING:
     from .django.layer import AnyioChannelLayer as AnyioChannelLayer
     from .django.messages import GroupMessage as GroupMessage
     from .django.messages import position_of as position_of
+    from .django.middleware import ChannelNameMiddleware as ChannelNameMiddleware
+    from .django.middleware import channel_token as channel_token
     from .django.registry import get_channel_layer as get_channel_layer
     from .django.resume import AsyncResumingMixin as AsyncResumingMixin
     from .django.resume import ResumingMixin as ResumingMixin
     from .django.resume import Resumption as Resumption
+    from .django.users import UserMixin as UserMixin
+    from .django.users import user_groups as user_groups
     from .hub.channel import Channel as Channel
     from .hub.session import Backoff as Backoff
     from .hub.subscriber import Subscriber as Subscriber
@@ -60,8 +64,10 @@ _NAMES = {
     "core.layer": ["BaseChannelLayer"],
     "django.layer": ["AnyioChannelLayer"],
     "django.messages": ["GroupMessage", "position_of"],
+    "django.middleware": ["ChannelNameMiddleware", "channel_token"],
     "django.registry": ["get_channel_layer"],
     "django.resume": ["AsyncResumingMixin", "ResumingMixin", "Resumption"],
+    "django.users": ["UserMixin", "user_groups"],
     "hub.channel": ["Channel"],
     "hub.session": ["Backoff"],
     "hub.subscriber": ["Subscriber"],

@@ -9,8 +9,9 @@ from urllib.parse import quote
 
 from .core.exceptions import DecodeError
 from .core.options import instance_of
-from .core.serializers import Serializer
+from .core.serializers import MARKER, Serializer
 from .django.config import read_config, refuse_unknown_keys
+from .django.envelope import Header, close_envelope
 from .django.factory import layer_class
 from .django.layer import AnyioChannelLayer
 from .django.settings import ConfigError, ConfigWarning, LayerFactory, Settings, check_key, without_lazy_strings
@@ -61,6 +62,11 @@ class RedisChannelLayer(AnyioChannelLayer):
         if (theirs.serialize, theirs.deserialize) == (own.serialize, own.deserialize):
             return settings
         return replace(settings, serializer=_Hooks(self))
+
+    def address_group(self, group: str, message: dict[str, Any]) -> tuple[str, bytes]:
+        topic, payload = super().address_group(group, message)
+        # MessagePack never begins so, but what `serialize` returns may.
+        return topic, close_envelope(Header(), payload) if payload[:1] == MARKER else payload
 
     @classmethod
     def read_config(cls, config: Mapping[str, Any]) -> Settings:

@@ -72,6 +72,25 @@ class SupportsBlockingPublish(Protocol):
         """`BaseChannelLayer.put` for callers that cannot await."""
 
 
+@runtime_checkable
+class SupportsIdempotency(Protocol):
+    """A layer whose broker remembers keys, so that a message can be sent again without arriving twice.
+
+    A key belongs to one group or queue. It is remembered for ``seconds``, as long as the broker keeps its memory.
+    """
+
+    async def publish_once(self, group: str, message: bytes, *, key: str, seconds: float) -> PublishResult:
+        """`BaseChannelLayer.publish`, or return what the first call with this key returned.
+
+        The bound queues are those of now: whether the first call has put into them is unknown.
+        """
+
+    async def put_once(
+        self, queue: str, message: bytes, *, capacity: int, expiry: float, key: str, seconds: float
+    ) -> None:
+        """`BaseChannelLayer.put`, or do nothing if a call with this key has put its message."""
+
+
 Result = TypeVar("Result")
 QueryGenerator = Generator["tuple[str, Sequence[object]]", "Sequence[Sequence[Any]]", Result]
 """Yields SQL statements with their parameters (``$1``, ``$2``, ...) and is sent the rows of each."""

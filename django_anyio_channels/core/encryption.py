@@ -75,10 +75,6 @@ class Encryption:
         _check_time(time() - head.sent, head.lifetime + late)
         return plain[end:]
 
-    def reencrypt(self, token: bytes, group: str, queue: str, expiry: float) -> bytes:
-        """Return a token for a queue that is bound to a group, from one for the group. Raises `DecodeError`."""
-        return self.encrypt(self.decrypt(token, "group", group), "queue", queue, lifetime=expiry)
-
 
 def _check_time(age: float, lifetime: float) -> None:
     if age > lifetime + CLOCK_SKEW:

@@ -17,7 +17,7 @@ that they reach the one subscriber.
 """
 
 
-Reencryption = Callable[[bytes, str, str, float], bytes]
+Reencryption = Callable[[bytes, str, str, float], bytes | None]
 """See `BaseChannelLayer.set_reencryption`."""
 
 
@@ -120,7 +120,8 @@ class BaseChannelLayer(ABC):
     def set_reencryption(self, reencrypt: Reencryption) -> None:  # noqa: B027 - optional
         """Register, before `connect`, what a layer calls that itself puts a group's messages into bound queues.
 
-        ``reencrypt(message, group, queue, expiry)`` returns what to put; it raises `DecodeError` for a message to drop.
+        ``reencrypt(message, group, queue, expiry)`` returns what to put, or None for a message that is not for this
+        queue; it raises `DecodeError` for one to drop.
         """
 
     # ---- history ------------------------------------------------------------------------------------------------

@@ -12,6 +12,9 @@ import msgspec
 
 from .exceptions import DecodeError, PayloadTooLarge
 
+MARKER = b"\xc1"
+"""The first byte of a payload that is not simply an encoded message: no MessagePack begins with it."""
+
 
 class Serializer(Protocol):
     """Turns a message into bytes and back, for any number of threads at once."""

@@ -10,6 +10,7 @@ from dataclasses import replace
 from json import JSONEncoder
 from typing import Any
 
+from django.apps import apps
 from django.conf import settings as django_settings
 from django.utils.module_loading import import_string
 
@@ -21,6 +22,8 @@ from ..core.options import FLAG, LARGEST_COUNT, SECONDS, Option, count
 from ..core.serializers import MessagePackSerializer
 from .factory import layer_factories
 from .settings import ConfigError, ConfigWarning, LayerFactory, Settings, check_key, without_lazy_strings
+
+_APP = "django_anyio_channels"
 
 
 def read_config(
@@ -45,6 +48,12 @@ def read_config(
     settings = replace(settings, layer_factories=tuple(factories or layer_factories(config, settings)))
     if settings.acknowledged:
         _require_acknowledgement(settings)
+    if settings.close_on and apps.apps_ready and not apps.is_installed(_APP):
+        raise ConfigError(
+            "CONFIG has 'close_on', but nothing connects it to Django's signals.",
+            hint=f"Add {_APP!r} to INSTALLED_APPS, or remove 'close_on'.",
+            code="E002",
+        )
     return settings
 
 
@@ -136,9 +145,18 @@ _VALUES = {
     "outage_message": Option(_is_message_type, "None or the type of the message, such as 'chat.outage'"),
 }
 
+CLOSE_ON = ("logout", "password_changed", "deactivated")
+"""What ``close_on`` may name."""
+
+_VALUES["close_on"] = Option(
+    lambda value: isinstance(value, (list, tuple)) and all(each in CLOSE_ON for each in value),
+    f"a list of {', '.join(map(repr, CLOSE_ON))}",
+)
+
 _CONVERSIONS: dict[str, Callable[[Any], Any]] = {
     "channel_capacity": lambda capacities: tuple((_compile(pattern), each) for pattern, each in capacities.items()),
     "acknowledged": lambda patterns: tuple(map(_compile, patterns)),
+    "close_on": tuple,
 }
 
 KEYS = ("url", "database", "layer", "options", "bridge", "encoder", "symmetric_encryption_keys", *_VALUES)

@@ -21,6 +21,7 @@ from channels import db as channels_db
 from channels.consumer import AsyncConsumer
 from channels.exceptions import StopConsumer
 
+from .closing import default_handler
 from .jobs import Job
 
 _STACK_DEPTH = 32
@@ -85,7 +86,7 @@ def get_handler(consumer: AsyncConsumer, message: Any) -> Any:
         name = _handler_name(message["type"])
     except (KeyError, TypeError):
         name = channels_consumer.get_handler_name(message)
-    return getattr(consumer, name, None)
+    return getattr(consumer, name, None) or default_handler(consumer, message)
 
 
 @lru_cache(1024)

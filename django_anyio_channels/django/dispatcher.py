@@ -18,8 +18,9 @@ from .background_loop import Loop, background
 from .cross_loop import EventLoopBlocked, EventLoopClosed, submit, wait_async, wait_blocking
 from .databases import close_before_teardown
 from .encryption import EncryptedPublisher
+from .envelope import payload_for
 from .event_loops import LoopLocal, is_async_to_sync_loop
-from .names import node_of
+from .names import channel_of, node_of
 from .node import Node, open_node
 from .settings import Settings
 
@@ -109,8 +110,11 @@ class Dispatcher:
         publisher = self._blocking_publisher
         if publisher is not None:
             for queue, capacity, expiry in publisher.publish_blocking(topic, payload).bound_queues:
+                message = payload_for(channel_of(queue), payload)
+                if message is None:
+                    continue
                 try:
-                    publisher.put_blocking(queue, payload, capacity=capacity, expiry=expiry)
+                    publisher.put_blocking(queue, message, capacity=capacity, expiry=expiry)
                 except QueueFull:
                     self._log.write(logging.WARNING, "Dropped a message to %s for the full queue %s", topic, queue)
         return publisher is not None
@@ -121,6 +125,11 @@ class Dispatcher:
             queue, capacity, expiry = self._settings.queue_of(channel)
             publisher.put_blocking(queue, payload, capacity=capacity, expiry=expiry)
         return publisher is not None
+
+    async def carry(self, call: Call[T]) -> T:
+        """Call with the running loop's own node if it is open, or else with that of any loop."""
+        node = self._nodes.current()
+        return await (call(node) if node is not None else self._call_any_node(call))
 
     async def _call_any_node(self, call: Call[T]) -> T:
         if not is_async_to_sync_loop() and self._nodes.call_count() > CALLS_BEFORE_OWN_NODE:

@@ -19,6 +19,7 @@ from channels import consumer as channels_consumer
 from channels.consumer import AsyncConsumer, SyncConsumer
 from channels.db import database_sync_to_async
 
+from .closing import add_handler
 from .consumer_loop import AT_ONCE, ConsumerLoop, Handle, Inbox
 from .consumers import acknowledging, close_old_connections, get_handler, is_worker
 from .old_connections import OldConnections
@@ -54,6 +55,7 @@ def speed_up(consumer: AsyncConsumer, inbox: Inbox) -> None:
         handle = _SyncDispatch(cast(SyncConsumer, consumer), inbox)
     else:
         handle = _OtherDispatch(consumer, original)
+        add_handler(consumer)
     # On the instance: its class may be anything, and other instances of it have other layers.
     consumer.dispatch = ConsumerLoop(  # type: ignore[method-assign]
         consumer, acknowledging(handle) if is_worker(consumer) else handle, inbox

@@ -16,10 +16,12 @@ except ModuleNotFoundError as error:
     ) from error
 
 from .base import REFUSALS, translate
+from .closing import add_handler
 from .consumers import acknowledging, calling_consumer, is_worker
 from .dispatcher import same_node
 from .fast_dispatch import speed_up
 from .jobs import Job
+from .sends import Channels, Groups, Results
 from .sync_methods import SynchronousMethods
 
 
@@ -35,8 +37,14 @@ class AnyioChannelLayer(SynchronousMethods):
     it broke before the broker answered.
     """
 
-    async def send(self, channel: str, message: dict[str, Any]) -> None:
-        """Send to one channel. Raises ``ChannelFull`` when a normal channel is at its capacity."""
+    async def send(self, channel: str, message: dict[str, Any], *, idempotency_key: str | None = None) -> None:
+        """Send to one channel. Raises ``ChannelFull`` when a normal channel is at its capacity.
+
+        With an ``idempotency_key`` that the channel has had within five minutes it does nothing; see `group_send`.
+        """
+        if idempotency_key is not None:
+            await self._send_once(channel, message, idempotency_key)
+            return
         inbox, payload = self.address(channel, message)
         sender = self._own_node or self._dispatcher
         try:
@@ -75,8 +83,10 @@ class AnyioChannelLayer(SynchronousMethods):
         if consumer is not None:
             if self._is_fast and node is self._own_node:
                 speed_up(consumer, node.local_channels.inbox(name))
-            elif is_worker(consumer):
-                consumer.dispatch = acknowledging(consumer.dispatch)  # type: ignore[assignment, method-assign]
+            else:
+                add_handler(consumer)
+                if is_worker(consumer):
+                    consumer.dispatch = acknowledging(consumer.dispatch)  # type: ignore[assignment, method-assign]
         return name
 
     async def ack(self, message: dict[str, Any]) -> None:
@@ -99,14 +109,33 @@ class AnyioChannelLayer(SynchronousMethods):
         self._check_names(group, channel)
         await self._dispatcher.call(lambda node: node.group_discard(group, channel))
 
-    async def group_send(self, group: str, message: dict[str, Any]) -> None:
-        """Send to all channels of a group. A member whose mailbox is full misses it, which is counted and logged."""
+    async def group_send(
+        self,
+        group: Groups,
+        message: dict[str, Any],
+        *,
+        exclude: Channels = None,
+        idempotency_key: str | None = None,
+    ) -> Results:
+        """Send to all channels of a group. A member whose mailbox is full misses it, which is counted and logged.
+
+        ``group`` may be a list: it takes one round trip, and a member of several gets the message once. Channels in
+        ``exclude``, one or a list, do not get it.
+
+        With an ``idempotency_key`` a call is repeated where it would raise `DeliveryUnknown`, which it raises only if
+        that fails, too. It returns a `PublishResult`, or a list of them for a list of groups. A second call with the
+        key within five minutes sends nothing, and returns what the first one returned. A key belongs to one group.
+        Raises `NotSupported` where the broker cannot remember keys (MQTT).
+        """
+        if exclude or idempotency_key is not None or not isinstance(group, str):
+            return await self._send_to_groups(group, message, exclude, idempotency_key)
         topic, payload = self.address_group(group, message)
         sender = self._own_node or self._dispatcher
         try:
             await sender.publish(topic, payload)
         except REFUSALS as error:
             raise translate(error) from error
+        return None
 
     async def group_history(
         self, group: str, *, since: str | None = None, limit: int | None = None

@@ -19,6 +19,7 @@ from .jobs import Job, Jobs
 from .local_channels import LocalChannels
 from .messages import GroupMessage, open_envelope, position_of
 from .names import is_channel_of, new_node_id, node_of
+from .recipients import Recipients
 from .settings import Settings
 
 logger = logging.getLogger("django_anyio_channels")
@@ -27,9 +28,10 @@ logger = logging.getLogger("django_anyio_channels")
 class Node:
     """The verbs of one event loop, for names that the layer has checked and payloads that it has encoded."""
 
-    def __init__(self, channel: Channel, settings: Settings) -> None:
+    def __init__(self, channel: Channel, settings: Settings, recipients: Recipients) -> None:
         self.id = new_node_id()
         self.channel = channel
+        self._recipients = recipients
         self.publish = channel.publish_payload
         self.inbox = settings.names.inbox(self.id)
         self._names = settings.names
@@ -111,7 +113,8 @@ class Node:
         try:
             position = await self.channel.position(topic) if since is None else since
             limit = last if since is None else None
-            events = await self.channel.history_payloads(topic, since=since, limit=limit)
+            history = await self.channel.history_payloads(topic, since=since, limit=limit)
+            events = self._recipients.of_history(history, channel)
         except BaseException:
             self.local_channels.group_discard(topic, channel)
             raise
@@ -120,7 +123,8 @@ class Node:
 
     async def history(self, group: str, since: str | None, limit: int | None) -> list[Event[Any]]:
         """Return what was sent to a group; see `Channel.history`."""
-        events = await self.channel.history(self._names.group(group), since=since, limit=limit)
+        payloads = await self.channel.history_payloads(self._names.group(group), since=since, limit=limit)
+        events = self.channel.decode_all(self._recipients.of_history(payloads))
         for event in events:
             event.group = group
         return events
@@ -195,6 +199,11 @@ async def open_node(settings: Settings) -> AsyncGenerator[Node, None]:
         layer.set_scope(names.prefix)
         # Commands to all nodes are about the present; a node that got them later would do the wrong thing.
         layer.disable_history(names.nodes)
+    recipients = Recipients(
+        names,
+        lambda topic, name: node.local_channels.is_in(topic, name),
+        lambda topic, error: channel.stats.count_undecodable(topic, error),
+    )
     channel = Channel(
         layers,
         serializer=settings.serializer,
@@ -206,9 +215,10 @@ async def open_node(settings: Settings) -> AsyncGenerator[Node, None]:
         mailbox_bytes=settings.mailbox_bytes,
         on_gap=lambda seconds: node.report_missed(None, seconds),
         on_missed=lambda topic, seconds: node.report_missed(topic, seconds),
+        marked=recipients,
     )
     async with channel:
-        node = Node(channel, settings)
+        node = Node(channel, settings, recipients)
         try:
             sink = _InboxSink(node)
             await channel.add_sink(node.inbox, sink)

@@ -17,6 +17,8 @@ except ModuleNotFoundError as error:
         "The mixins for consumers need Django and Channels: pip install django-anyio-channels[django]"
     ) from error
 
+from .closing import close, close_sync
+
 TRY_AGAIN_LATER = 4013
 """The code with which a WebSocket is closed so that its browser comes back with its last position.
 
@@ -54,10 +56,7 @@ class AsyncResumingMixin:
     async def group_missed(self: Any, message: dict[str, Any]) -> None:
         """Messages are missing here: close the WebSocket, so that the browser comes back and asks for them."""
         _require_websocket(self)
-        try:
-            await self.close(code=TRY_AGAIN_LATER)
-        finally:
-            await self.websocket_disconnect({"type": "websocket.disconnect", "code": TRY_AGAIN_LATER})
+        await close(self, TRY_AGAIN_LATER)
 
 
 class ResumingMixin:
@@ -70,10 +69,7 @@ class ResumingMixin:
     def group_missed(self: Any, message: dict[str, Any]) -> None:
         """`AsyncResumingMixin.group_missed`."""
         _require_websocket(self)
-        try:
-            self.close(code=TRY_AGAIN_LATER)
-        finally:
-            self.websocket_disconnect({"type": "websocket.disconnect", "code": TRY_AGAIN_LATER})
+        close_sync(self, TRY_AGAIN_LATER)
 
 
 async def _resume(consumer: Any, group: str, since: str | None, last: int) -> Resumption:

@@ -99,6 +99,8 @@ class Settings:
     outage_message: str | None = None
     fast_dispatch: bool = True
     """Whether consumers are given what waits in one go, see `fast_dispatch`."""
+    close_on: tuple[str, ...] = ()
+    """Which events close the WebSockets of a user, see `close_on`."""
     warnings: tuple[ConfigWarning, ...] = ()
     database: str | None = None
     """The alias of DATABASES whose server is the broker."""

@@ -5,23 +5,42 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
-from .base import REFUSALS, LayerBase, translate
+from .base import REFUSALS, translate
 from .dispatcher import Dispatcher
+from .sends import Channels, Groups, Results
 from .transactions import TransactionalLayer, TransactionDispatcher
+from .users import UserMethods
 
 _AnyDispatcher = Dispatcher | TransactionDispatcher
 
 
-class SynchronousMethods(LayerBase):
+class SynchronousMethods(UserMethods):
     """What `AnyioChannelLayer` offers synchronous code. In an event loop they raise ``SynchronousOnlyOperation``."""
 
-    def send_sync(self, channel: str, message: dict[str, Any]) -> None:
+    def send_sync(self, channel: str, message: dict[str, Any], *, idempotency_key: str | None = None) -> None:
         """`send` for synchronous code."""
-        self._send_by(self._dispatcher, channel, message)
+        if idempotency_key is not None:
+            self._send_once_sync(channel, message, idempotency_key)
+        else:
+            self._send_by(self._dispatcher, channel, message)
 
-    def group_send_sync(self, group: str, message: dict[str, Any]) -> None:
+    def group_send_sync(
+        self,
+        group: Groups,
+        message: dict[str, Any],
+        *,
+        exclude: Channels = None,
+        idempotency_key: str | None = None,
+    ) -> Results:
         """`group_send` for synchronous code."""
-        self._group_send_by(self._dispatcher, group, message)
+        if exclude or idempotency_key is not None or not isinstance(group, str):
+            return self._send_to_groups_sync(group, message, exclude, idempotency_key)
+        topic, payload = self.address_group(group, message)
+        try:
+            self._dispatcher.publish_sync(topic, payload)
+        except REFUSALS as error:
+            raise translate(error) from error
+        return None
 
     def in_transaction(self, using: str | None = None) -> TransactionalLayer:
         """Return a layer whose ``send`` and ``group_send`` are a part of the open database transaction.
@@ -32,7 +51,7 @@ class SynchronousMethods(LayerBase):
         if using not in self._in_transaction:
             dispatcher = TransactionDispatcher(self._dispatcher, self._settings, using)
             self._in_transaction[using] = TransactionalLayer(
-                partial(self._send_by, dispatcher), partial(self._group_send_by, dispatcher)
+                partial(self._send_by, dispatcher), partial(self._group_send_in_transaction, dispatcher)
             )
         return self._in_transaction[using]
 
@@ -56,9 +75,11 @@ class SynchronousMethods(LayerBase):
         except REFUSALS as error:
             raise translate(error) from error
 
-    def _group_send_by(self, dispatcher: _AnyDispatcher, group: str, message: dict[str, Any]) -> None:
-        topic, payload = self.address_group(group, message)
+    def _group_send_in_transaction(
+        self, dispatcher: TransactionDispatcher, group: Groups, message: dict[str, Any], exclude: Channels = None
+    ) -> None:
+        topics, payload = self.address_groups(group, message, exclude)
         try:
-            dispatcher.publish_sync(topic, payload)
+            dispatcher.publish_all_sync(topics, payload)
         except REFUSALS as error:
             raise translate(error) from error

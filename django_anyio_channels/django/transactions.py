@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import lru_cache
 from typing import Any, TypeVar
 
@@ -13,13 +13,17 @@ from django.db import connections
 from django.db.transaction import TransactionManagementError
 
 from ..core.capabilities import QueryGenerator, SupportsTransactions
+from ..core.events import BoundQueue
 from ..core.exceptions import NotSupported, QueueFull
 from ..core.stats import RateLimitedLogger
 from .dispatcher import Dispatcher, same_node
+from .envelope import payload_for
+from .names import channel_of
 from .settings import Settings
 
 Result = TypeVar("Result")
 Message = dict[str, Any]
+Names = str | Iterable[str]
 
 _PARAMETER = re.compile(r"\$(\d+)")
 
@@ -35,17 +39,21 @@ class TransactionalLayer:
     layer's own methods raise, and Django's ``DatabaseError`` for what the database refuses.
     """
 
-    def __init__(self, send: Callable[[str, Message], None], group_send: Callable[[str, Message], None]) -> None:
+    def __init__(self, send: Callable[[str, Message], None], group_send: Callable[[Names, Message, Any], None]) -> None:
         self.send_sync = send
-        self.group_send_sync = group_send
+        self._group_send = group_send
 
     async def send(self, channel: str, message: Message) -> None:
         """`AnyioChannelLayer.send`, in the thread of ``sync_to_async``, where Django's connection is."""
         await sync_to_async(self.send_sync, thread_sensitive=True)(channel, message)
 
-    async def group_send(self, group: str, message: Message) -> None:
+    async def group_send(self, group: Names, message: Message, *, exclude: Names | None = None) -> None:
         """`AnyioChannelLayer.group_send`, in the thread of ``sync_to_async``, where Django's connection is."""
-        await sync_to_async(self.group_send_sync, thread_sensitive=True)(group, message)
+        await sync_to_async(self.group_send_sync, thread_sensitive=True)(group, message, exclude=exclude)
+
+    def group_send_sync(self, group: Names, message: Message, *, exclude: Names | None = None) -> None:
+        """`group_send` for synchronous code."""
+        self._group_send(group, message, exclude)
 
 
 class TransactionDispatcher:
@@ -66,11 +74,18 @@ class TransactionDispatcher:
         self._log = RateLimitedLogger()
 
     def publish_sync(self, topic: str, payload: bytes) -> None:
+        self.publish_all_sync([topic], payload)
+
+    def publish_all_sync(self, topics: Iterable[str], payload: bytes) -> None:
         connection = self._connection()
         encoding = connection.connection.info.parameter_status("server_encoding")
-        published = self._run(connection, self._publisher.publish_in_transaction(topic, payload, encoding=encoding))
-        for queue, capacity, expiry in published.bound_queues:
-            if not self._put(connection, queue, payload, capacity, expiry):
+        bound: dict[BoundQueue, str] = {}
+        for topic in topics:
+            published = self._run(connection, self._publisher.publish_in_transaction(topic, payload, encoding=encoding))
+            bound.update(dict.fromkeys(published.bound_queues, topic))
+        for (queue, capacity, expiry), topic in bound.items():
+            message = payload_for(channel_of(queue), payload)
+            if message is not None and not self._put(connection, queue, message, capacity, expiry):
                 self._log.write(logging.WARNING, "Dropped a message to %s for the full queue %s", topic, queue)
 
     def put_sync(self, channel: str, payload: bytes) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
 from functools import partial
@@ -20,12 +20,13 @@ from ..core.serializers import MessagePackSerializer, Serializer, encode_limited
 from ..core.stats import MAILBOX_BYTES, DeliveryStats
 from .consumer_group import ConsumerGroupSink, DeadLetters
 from .encryption import ChannelEncryption
+from .idempotency import IdempotentCalls
 from .queues import Queues
 from .replay import ReplaySink, check_group, check_history_range, check_subscription
 from .session import Backoff
 from .sharding import Shards
 from .subscriber import Subscriber
-from .subscriptions import Sink
+from .subscriptions import MarkedReader, Sink
 from .supervisor import Supervisor
 
 
@@ -64,6 +65,7 @@ class Channel:
         backoff: Backoff | None = None,
         on_gap: Callable[[float], None] | None = None,
         on_missed: Callable[[str, float], None] | None = None,
+        marked: MarkedReader | None = None,
     ) -> None:
         self._shards = Shards((layer,) if isinstance(layer, BaseChannelLayer) else layer)
         self.layer = self._shards.layers[0]
@@ -83,11 +85,13 @@ class Channel:
             on_missed=on_missed,
             timeout=publish_timeout,
             backoff=backoff or Backoff(),
+            marked=marked,
         )
         self._running: AsyncExitStack | None = None
         self._new_waiter: NewWaiter
         self._dead_letters = DeadLetters(self.publish_payload, self._encryption)
-        self.queues = Queues(self._shards, self.stats, self._dead_letters, self._encryption)
+        self.queues = Queues(self._shards, self.stats, self._dead_letters, self._encryption, marked)
+        self.idempotent = IdempotentCalls(self._shards, self._encryption, self.queues)
 
     async def __aenter__(self) -> Channel:
         if self._running is not None:
@@ -151,13 +155,11 @@ class Channel:
         Raises `PositionLost` if the history no longer reaches back to it, `InvalidPosition` for what is not a position,
         and `NotSupported` if the broker keeps no history.
         """
-        events: list[Event[Any]] = []
-        for event in await self.history_payloads(group, since=since, limit=limit):
-            try:
-                events.append(replace(event, message=self.serializer.decode(event.message)))
-            except DecodeError as error:
-                self.stats.count_undecodable(group, error)
-        return events
+        return self.decode_all(await self.history_payloads(group, since=since, limit=limit))
+
+    def decode_all(self, events: Iterable[Event[bytes]]) -> list[Event[Any]]:
+        """Return events with their messages decoded, without those that cannot be."""
+        return list(_decode_all(events, self._decode, self.stats))
 
     async def history_payloads(self, group: str, *, since: str | None, limit: int | None) -> list[Event[bytes]]:
         """`history` without decoding."""
@@ -277,3 +279,13 @@ class Channel:
     def subscriptions(self) -> int:
         """How many groups and patterns this node subscribes to; a pattern counts once for each broker."""
         return sum(len(supervisor.subscriptions) for supervisor in self._shards.all())
+
+
+def _decode_all(
+    events: Iterable[Event[bytes]], decode: Callable[[bytes], Any], stats: DeliveryStats
+) -> Iterator[Event[Any]]:
+    for event in events:
+        try:
+            yield replace(event, message=decode(event.message))
+        except DecodeError as error:
+            stats.count_undecodable(event.group, error)

@@ -25,12 +25,15 @@ class ChannelEncryption:
     ) -> None:
         self._lifetime = max(math.inf if expiry is None else expiry, layer.retention)
         self._encryption = encryption
-        self.reencrypt = encryption.reencrypt
         self._stats = stats
 
     def for_group(self, group: str, payload: bytes, lifetime: float | None) -> bytes:
         """Encrypt a payload for a group, by default for as long as its messages may be on their way."""
         return self._encryption.encrypt(payload, "group", group, lifetime=lifetime or self._lifetime)
+
+    def from_group(self, message: bytes, group: str) -> bytes:
+        """Decrypt what came from a group. Raises `DecodeError`."""
+        return self._encryption.decrypt(message, "group", group)
 
     def for_queue(self, queue: str, payload: bytes, expiry: float) -> bytes:
         """Encrypt a payload for a queue."""

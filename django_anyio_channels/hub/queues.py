@@ -3,31 +3,39 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from functools import partial
 
 from ..core.capabilities import require_acknowledgement
 from ..core.events import BoundQueue, Event
 from ..core.exceptions import ChannelLayerError, ListenerClosed, NotSupported, QueueFull
+from ..core.serializers import MARKER
 from ..core.stats import DeliveryStats, RateLimitedLogger
 from .consumer_group import DeadLetters
 from .encryption import ChannelEncryption
 from .sharding import Shards
+from .subscriptions import MarkedReader
 
 
 class Queues:
     """The queues of all brokers; `Channel.queues`."""
 
     def __init__(
-        self, shards: Shards, stats: DeliveryStats, dead_letters: DeadLetters, encryption: ChannelEncryption | None
+        self,
+        shards: Shards,
+        stats: DeliveryStats,
+        dead_letters: DeadLetters,
+        encryption: ChannelEncryption | None,
+        marked: MarkedReader | None,
     ) -> None:
         self._shards = shards
         self._stats = stats
         self._dead_letters = dead_letters
         self._encryption = encryption
-        if encryption is not None:
+        self._marked = marked
+        if encryption is not None or marked is not None:
             for layer in shards.layers:
-                layer.set_reencryption(encryption.reencrypt)
+                layer.set_reencryption(self._reencrypt)
         self._log = RateLimitedLogger()
 
     async def put(self, queue: str, payload: bytes, *, capacity: int, expiry: float) -> None:
@@ -41,15 +49,34 @@ class Queues:
         except ListenerClosed as error:
             raise supervisor.delivery_unknown(session, f"to queue {queue}", error) from error
 
-    async def put_into_bound(self, bound_queues: Iterable[BoundQueue], payload: bytes) -> None:
+    def _reencrypt(self, message: bytes, group: str, queue: str, expiry: float) -> bytes | None:
+        """`core.layer.Reencryption`."""
+        payload = message if self._encryption is None else self._encryption.from_group(message, group)
+        found = self._for_bound(payload, queue)
+        if found is None or self._encryption is None:
+            return found
+        return self._encryption.for_queue(queue, found, expiry)
+
+    def _for_bound(self, payload: bytes, queue: str) -> bytes | None:
+        if self._marked is None or payload[:1] != MARKER:
+            return payload
+        return self._marked.for_queue(payload, queue)
+
+    async def put_into_bound(
+        self, bound_queues: Iterable[BoundQueue], payload: bytes, put: Callable[..., Awaitable[None]] | None = None
+    ) -> None:
         """Put a published message into the queues that are bound to its group; a full one drops it.
 
-        Raises `ChannelLayerError` for the first queue that cannot be reached, after the others have the message.
+        ``put`` takes the place of `put`. Raises `ChannelLayerError` for the first queue that cannot be reached, after
+        the others have the message.
         """
         failed: dict[str, ChannelLayerError] = {}
         for queue, capacity, expiry in bound_queues:
+            message = self._for_bound(payload, queue)
+            if message is None:
+                continue
             try:
-                await self.put(queue, payload, capacity=capacity, expiry=expiry)
+                await (put or self.put)(queue, message, capacity=capacity, expiry=expiry)
             except QueueFull:
                 self._stats.dropped += 1
                 text = "Queue %s is full (capacity %d); a message to its group was dropped"

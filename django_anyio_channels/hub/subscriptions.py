@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, field
 from itertools import islice
 from time import monotonic
@@ -15,6 +15,7 @@ from ..core.events import Event, Gap
 from ..core.exceptions import ChannelLayerError, ListenerClosed
 from ..core.layer import BaseChannelLayer, subscribing
 from ..core.notifier import NewWaiter, Notifier
+from ..core.serializers import MARKER
 from ..core.stats import RateLimitedLogger
 from .session import Session, logger
 from .subscriber import Timestamped
@@ -30,6 +31,16 @@ class Sink(Protocol):
 
     def close(self) -> None:
         """Called when no more events will come."""
+
+
+class MarkedReader(Protocol):
+    """What the messages that begin with `MARKER` say of those who get them."""
+
+    def fan_out(self, entry: Timestamped, sinks: Iterable[Sink]) -> tuple[Timestamped, Iterable[Sink]]:
+        """Return what to put for an event, and into which of the group's sinks. Neither waits nor raises."""
+
+    def for_queue(self, payload: bytes, queue: str) -> bytes | None:
+        """Return what to put into a queue that is bound to the group, if anything. Raises `DecodeError`."""
 
 
 @dataclass(slots=True, eq=False)
@@ -72,12 +83,14 @@ class SubscriptionRegistry:
         new_waiter: NewWaiter,
         on_missed: Callable[[str, float | None], None],
         on_resubscribed: Callable[[str, float], None],
+        marked: MarkedReader | None = None,
     ) -> None:
         """``on_missed`` is called with the group or pattern and the seconds of each `Gap`.
 
         ``on_resubscribed`` is called with one that the broker refused for a time, and the seconds of that time.
         """
         self._layer = layer
+        self._marked = marked
         self._on_missed = on_missed
         self._on_resubscribed = on_resubscribed
         self._wait_connected = wait_connected
@@ -107,7 +120,10 @@ class SubscriptionRegistry:
             subscription = self._patterns.get(name) or self._groups.get(name)
         if subscription is not None:
             entry = (monotonic(), event)
-            for sink in subscription.sinks:
+            sinks: Iterable[Sink] = subscription.sinks
+            if event.message[:1] == MARKER and self._marked is not None:
+                entry, sinks = self._marked.fan_out(entry, sinks)
+            for sink in sinks:
                 sink.put(entry)
         if event.ack_handle is not None:
             event.ack_handle.release()

@@ -16,7 +16,7 @@ from ..core.notifier import Notifier, is_asyncio, waiter_type
 from ..core.stats import RateLimitedLogger
 from .encryption import ChannelEncryption
 from .session import CHECK_ADDRESS, Backoff, Session, logger
-from .subscriptions import SubscriptionRegistry
+from .subscriptions import MarkedReader, SubscriptionRegistry
 
 T = TypeVar("T")
 
@@ -36,6 +36,7 @@ class Supervisor:
         on_missed: Callable[[str, float], None] | None,
         timeout: float,
         backoff: Backoff,
+        marked: MarkedReader | None = None,
     ) -> None:
         if layer.needs_asyncio and not is_asyncio():
             raise NotSupported(
@@ -48,7 +49,7 @@ class Supervisor:
         self.outages = 0
         """How often an established connection was lost."""
         self.subscriptions = SubscriptionRegistry(
-            layer, self.wait_connected, waiter_type(), self._report_missed, self._report_resubscribed
+            layer, self.wait_connected, waiter_type(), self._report_missed, self._report_resubscribed, marked
         )
         deliver = self.subscriptions.deliver
         self._deliver = deliver if encryption is None else encryption.decrypt_before(deliver)

@@ -57,13 +57,6 @@ def test_one_token_may_be_for_several_groups() -> None:
         KEYS.decrypt(token, "group", "admins")
 
 
-def test_a_message_of_a_group_is_encrypted_anew_for_a_queue() -> None:
-    token = KEYS.reencrypt(encrypt(), "lobby", "jobs", 60.0)
-    assert KEYS.decrypt(token, "queue", "jobs") == b"x"
-    with pytest.raises(DecodeError, match="copied to group admins"):
-        KEYS.reencrypt(encrypt(), "admins", "jobs", 60.0)
-
-
 # ---- times ---------------------------------------------------------------------------------------------------------
 
 

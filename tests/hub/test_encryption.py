@@ -10,8 +10,9 @@ import anyio
 import anyio.lowlevel
 import pytest
 
-from django_anyio_channels import BaseChannelLayer, Channel, Event, InMemoryBroker, InMemoryChannelLayer
+from django_anyio_channels import BaseChannelLayer, Channel, DecodeError, Event, InMemoryBroker, InMemoryChannelLayer
 from django_anyio_channels.core.encryption import Encryption
+from django_anyio_channels.core.layer import Reencryption
 from django_anyio_channels.core.serializers import MessagePackSerializer
 from django_anyio_channels.hub.session import Backoff
 from tests.support.acknowledging import AcknowledgingLayer
@@ -151,16 +152,21 @@ async def test_a_bound_queue_gets_its_own_copy() -> None:
 
 
 async def test_a_layer_that_puts_into_bound_queues_itself_is_given_the_function() -> None:
-    given = []
+    given: list[Reencryption] = []
 
     class PuttingLayer(ScriptedLayer):
-        def set_reencryption(self, reencrypt: object) -> None:
+        def set_reencryption(self, reencrypt: Reencryption) -> None:
             given.append(reencrypt)
 
     layers = [PuttingLayer(), PuttingLayer()]
-    channel = Channel(layers, encryption=ENCRYPTION)
-    assert channel._encryption is not None
-    assert given == [channel._encryption.reencrypt] * 2
+    Channel(layers, encryption=ENCRYPTION)
+    assert len(given) == 2
+    token = ENCRYPTION.encrypt(b"x", "group", "lobby", lifetime=60.0)
+    put = given[0](token, "lobby", "jobs", 60.0)
+    assert put is not None
+    assert ENCRYPTION.decrypt(put, "queue", "jobs") == b"x"
+    with pytest.raises(DecodeError, match="copied to group admins"):
+        given[0](token, "admins", "jobs", 60.0)
     Channel(layers)
     assert len(given) == 2
 

@@ -68,6 +68,7 @@ ROOMS = [
     {"server"},
     {"subscriptions"},
     {"queues"},
+    {"idempotency"},
     {"bridge"},
     {"transactions"},
     {"peers"},

@@ -19,6 +19,7 @@ from anyio.lowlevel import current_token
 from ...core.events import BoundQueue, Event, PublishResult
 from ...core.exceptions import QueueFull
 from ...core.notifier import Notifier, waiter_type
+from .idempotency import IdempotencyKeys
 
 _MAX_UNREAD_EVENTS = 100_000
 """A layer that leaves so many events unread is cut off, as network brokers do."""
@@ -45,6 +46,7 @@ class InMemoryBroker:
         self._queues: dict[str, _Queue] = {}
         self._bindings: dict[str, dict[str, _Binding]] = {}
         self._next_sweep = 0.0
+        self._keys = IdempotencyKeys()
 
     # ---- topics -------------------------------------------------------------------------------------------------
 
@@ -114,6 +116,17 @@ class InMemoryBroker:
             handler(event)
         return result
 
+    def publish_once(self, group: str, message: bytes, key: str, seconds: float) -> PublishResult:
+        """`publish`, or return the first result of the key with the queues that are bound now."""
+        with self._keys.lock:
+            known = self._keys.get((group, key))
+            if known is None:
+                result = self.publish(group, message)
+                self._keys.add((group, key), result.receivers, seconds)
+                return result
+        with self._lock:
+            return PublishResult(known, None, self._bound_queues(group) if group in self._bindings else ())
+
     def _publish_to_patterns(self, group: str, message: bytes, dead: list[Inbox]) -> int:
         reached = set(self._topics.get(group, ()))
         for pattern, (regex, inboxes) in self._patterns.items():
@@ -137,6 +150,13 @@ class InMemoryBroker:
                 raise QueueFull(queue, capacity)
             waiting.messages.append((now + expiry, message))
             waiting.wake_reader()
+
+    def put_once(self, queue: str, message: bytes, capacity: int, expiry: float, key: str, seconds: float) -> None:
+        """`put`, unless the key has put before. Raises `QueueFull`."""
+        with self._keys.lock:
+            if self._keys.get((queue, key)) is None:
+                self.put(queue, message, capacity, expiry)
+                self._keys.add((queue, key), 1, seconds)
 
     def take_nowait(self, queue: str, reader: Reader) -> bytes | None:
         """Return the oldest message; if there is none, ``reader`` is woken when there may be one."""
@@ -182,6 +202,7 @@ class InMemoryBroker:
                 for name in [name for name in bindings if name.startswith(prefix)]:
                     del bindings[name]
             self._prune()
+        self._keys.purge(prefix)
 
     def _bound_queues(self, group: str) -> list[BoundQueue]:
         now = monotonic()

@@ -88,6 +88,18 @@ class InMemoryChannelLayer(BaseChannelLayer):
         self._connected()
         self.broker.put(queue, message, capacity, expiry)
 
+    async def publish_once(self, group: str, message: bytes, *, key: str, seconds: float) -> PublishResult:
+        await checkpoint()
+        self._connected()
+        return self.broker.publish_once(group, message, key, seconds)
+
+    async def put_once(
+        self, queue: str, message: bytes, *, capacity: int, expiry: float, key: str, seconds: float
+    ) -> None:
+        await checkpoint()
+        self._connected()
+        self.broker.put_once(queue, message, capacity, expiry, key, seconds)
+
     async def take(self, queue: str) -> bytes:
         inbox = self._connected()
         reader = Reader()

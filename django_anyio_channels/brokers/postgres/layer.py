@@ -115,6 +115,14 @@ class PostgreSQLChannelLayer(BaseChannelLayer):
     async def publish(self, group: str, message: bytes) -> PublishResult:
         return await self._require_session().publish(group, message)
 
+    async def publish_once(self, group: str, message: bytes, *, key: str, seconds: float) -> PublishResult:
+        return await self._require_session().publish_once(group, message, key, seconds)
+
+    async def put_once(
+        self, queue: str, message: bytes, *, capacity: int, expiry: float, key: str, seconds: float
+    ) -> None:
+        await self._require_session().keys.put(Message(queue.encode(), message, capacity, expiry), key, seconds)
+
     async def count_subscribers(self, group: str) -> int:
         """Return how many nodes subscribe to a topic that each of them subscribed to among its first."""
         return await self._require_session().count_subscribers(group)
@@ -140,7 +148,9 @@ class PostgreSQLChannelLayer(BaseChannelLayer):
         await self._require_session().queues.unbind(group.encode(), queue.encode())
 
     async def purge(self, prefix: str) -> None:
-        await self._require_session().queues.purge(prefix.encode())
+        session = self._require_session()
+        await session.queues.purge(prefix.encode())
+        await session.keys.purge(prefix.encode())
 
     def publish_in_transaction(self, group: str, message: bytes, *, encoding: str) -> QueryGenerator[PublishResult]:
         return transactions.publish(group, message, encoding=encoding)

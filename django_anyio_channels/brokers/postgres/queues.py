@@ -124,10 +124,10 @@ class Queues:
         contents = sql.text_array(each.message for each in messages), sql.text_array(each.expiry for each in messages)
         capacity = messages[0].capacity
         if len(set(queues)) == 1:
-            ((accepted,),) = await self._run(sql.PUT, queues[0], *contents, capacity, wake_channel(queues[0]))
+            ((accepted,),) = await self.fetch(sql.PUT, queues[0], *contents, capacity, wake_channel(queues[0]))
             return {queues[0]: accepted}
         return dict(
-            await self._run(sql.PUT_MANY, sql.text_array(queues), *contents, capacity, list(map(wake_channel, queues)))
+            await self.fetch(sql.PUT_MANY, sql.text_array(queues), *contents, capacity, list(map(wake_channel, queues)))
         )
 
     # ---- take ---------------------------------------------------------------------------------------------------
@@ -189,7 +189,7 @@ class Queues:
         if not wanted:
             return
         counts = sql.text_array(count for _, count in wanted.values())
-        for queue, *message in await self._run(sql.TAKE, sql.text_array(wanted), counts):
+        for queue, *message in await self.fetch(sql.TAKE, sql.text_array(wanted), counts):
             wanted[queue][0].leased.appendleft(Leased(*message))
         for reader, count in wanted.values():
             if len(reader.leased) >= count:
@@ -217,7 +217,7 @@ class Queues:
         columns = zip(*((reader.queue, *leased) for reader, leased in rows), strict=True)
         channels = sorted({reader.channel for reader, _ in rows})
         try:
-            await self._run(sql.REQUEUE, *map(sql.text_array, columns), channels)
+            await self.fetch(sql.REQUEUE, *map(sql.text_array, columns), channels)
         except DeliveryUnknown as error:
             # Once at most: they may be back in their queues already, and be taken by others.
             self._log.write(logging.ERROR, "%d messages whose readers were cancelled may be lost: %s", len(rows), error)
@@ -228,16 +228,16 @@ class Queues:
     # ---- bindings, purge ----------------------------------------------------------------------------------------
 
     async def bind(self, topic: bytes, queue: bytes, capacity: int, expiry: float, lifetime: float) -> None:
-        await self._run(sql.BIND, topic, queue, capacity, expiry, lifetime)
+        await self.fetch(sql.BIND, topic, queue, capacity, expiry, lifetime)
 
     async def unbind(self, topic: bytes, queue: bytes) -> None:
-        await self._run(sql.UNBIND, topic, queue)
+        await self.fetch(sql.UNBIND, topic, queue)
 
     async def purge(self, prefix: bytes) -> None:
         for queue, leased in self._leased.items():
             if queue.startswith(prefix):
                 leased.clear()
-        await self._run(sql.PURGE, prefix)
+        await self.fetch(sql.PURGE, prefix)
 
     # ---- maintenance --------------------------------------------------------------------------------------------
 
@@ -268,11 +268,11 @@ class Queues:
             await self._scripts.call(sql.unlisten(*channels))
         self._polls += 1
         if self._tables is not None and self._polls % _POLLS_BETWEEN_SWEEPS == 0:
-            await self._run(sql.SWEEP)
+            await self.fetch(sql.SWEEP)
 
     # ---- the tables ---------------------------------------------------------------------------------------------
 
-    async def _run(self, statement: str, *parameters: object, retry: bool = True) -> list[Any]:
+    async def fetch(self, statement: str, *parameters: object, retry: bool = True) -> list[Any]:
         """Run a statement on the tables, and create them where they are missing."""
         tables = await self._require_tables()
         address = self._connection.address
@@ -285,7 +285,7 @@ class Queues:
         except asyncpg.PostgresError as error:
             if retry and isinstance(error, _VANISHED):
                 self._tables = None
-                return await self._run(statement, *parameters, retry=False)
+                return await self.fetch(statement, *parameters, retry=False)
             raise ChannelLayerError(f"{address}: {error}") from error
 
     async def _require_tables(self) -> Tables:

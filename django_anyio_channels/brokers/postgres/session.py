@@ -19,6 +19,7 @@ from ..common.event_stream import EventStream
 from ..common.peers import PeerBarrier
 from .address import Address
 from .connection import Connection
+from .idempotency import IdempotencyKeys
 from .payloads import channel_name, encode, lock_key, wake_channel
 from .peers import Peers
 from .queues import LeasedMessages, Queues
@@ -92,6 +93,7 @@ class Session:
         self._locks = SharedLocks(self._listening)
         self.subscriptions = Subscriptions(self._listening, self.events, self._locks)
         self.queues = Queues(self._publishing, self.subscriptions.scripts, leased)
+        self.keys = IdempotencyKeys(self._publishing, self.queues)
         self._batchers: Sequence[Batcher[Any, Any]]
         self._batchers = self.subscriptions.scripts, self._locks.calls, self._publishes, self.queues.puts
         self._peers = Peers(scope, barrier, self._publishing, self._locks)
@@ -158,6 +160,7 @@ class Session:
         works = (
             *(batcher.run() for batcher in self._batchers),
             self.queues.maintain(),
+            self.keys.maintain(),
             self._peers.run(),
             self._locks.run(),
         )
@@ -251,6 +254,13 @@ class Session:
         """Return when the server has committed the message, with the queues that are bound to the group."""
         payloads = encode(message, server_encoding=self._publishing.server_encoding)
         return await self._publishes.call((group, payloads), size=sum(map(len, payloads)))
+
+    async def publish_once(self, group: str, message: bytes, key: str, seconds: float) -> PublishResult:
+        """`publish`, unless the group has had the idempotency key."""
+        payloads = encode(message, server_encoding=self._publishing.server_encoding)
+        await self._barrier.wait()
+        await self.keys.publish(group, [channel_name(group)] * len(payloads), payloads, key, seconds)
+        return await self._publishes.call((group, []))  # finds the queues that are bound to the group
 
     async def _flush_publishes(self, publications: list[tuple[str, list[str]]]) -> Sequence[PublishResult]:
         """Publish payloads to groups in one transaction; it asks for bound queues only where bindings may exist."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import lru_cache
+from hashlib import blake2b
 from itertools import count
 
 from redis.crc import REDIS_CLUSTER_HASH_SLOTS as SLOTS
@@ -12,6 +13,10 @@ __all__ = ["SLOTS", "key_slot"]
 
 NODES = b"anyio-channels:nodes"
 """What the names begin with of the channels on which nodes speak with each other, and probe their connections."""
+
+
+SENT = "sent "
+"""What an idempotency key's digest follows in the name of a companion."""
 
 
 def hash_tag(name: bytes) -> bytes:
@@ -63,6 +68,11 @@ def bound_groups_key(queue: bytes) -> bytes:
 def bindings_marker(scope: bytes) -> bytes:
     """Return the key that exists while a group of a scope may have bindings."""
     return companion_key(scope, "bound")
+
+
+def sent_key(name: bytes, key: str) -> bytes:
+    """Return the key that remembers what was sent to a group or queue under an idempotency key."""
+    return companion_key(name, SENT) + blake2b(key.encode(), digest_size=16).hexdigest().encode()
 
 
 def waiting_key(queue: bytes) -> bytes:

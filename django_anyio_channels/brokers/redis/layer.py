@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 try:
@@ -23,7 +23,7 @@ from ...core.stats import RateLimitedLogger
 from ..common.urls import read_url
 from .address import Address
 from .cluster.discovery import ClusterSeeds
-from .keys import base_key, bindings_key, bound_groups_key, inflight_key
+from .keys import SENT, base_key, bindings_key, bound_groups_key, companion_key, inflight_key, sent_key
 from .options import OPTIONS
 from .peers import Peers
 from .queues import Queues, publishing_arguments, queue_keys
@@ -146,12 +146,39 @@ class RedisPubSubChannelLayer(BaseChannelLayer):
         if self._session is not None and type(self).next_published is RedisPubSubChannelLayer.next_published:
             self._session.subscriptions.events.set_event_handler(handler)
 
+    async def publish_once(self, group: str, message: bytes, *, key: str, seconds: float) -> PublishResult:
+        session, name = self.require_session(), group.encode()
+        check_size(message)
+        try:
+            bindings, receivers = await session.publish_once(name, message, sent_key(name, key), round(seconds * 1000))
+        except ListenerClosed as error:
+            raise delivery_unknown(error) from error
+        session.raise_for_error(receivers)
+        queues = await self.bound_queues(session, name, bindings) if bindings else ()
+        return PublishResult(int(receivers), None, queues)
+
     async def put(self, queue: str, message: bytes, *, capacity: int, expiry: float) -> None:
+        await self._put(queue, message, capacity, expiry)
+
+    async def put_once(
+        self, queue: str, message: bytes, *, capacity: int, expiry: float, key: str, seconds: float
+    ) -> None:
+        await self._put(queue, message, capacity, expiry, [sent_key(queue.encode(), key)], round(seconds * 1000))
+
+    async def _put(
+        self, queue: str, message: bytes, capacity: int, expiry: float, once: Sequence[bytes] = (), *ttl: int
+    ) -> None:
         session, name = self.require_session(), queue.encode()
         check_size(message)
-        args = message, capacity, round(expiry * 1000), *publishing_arguments(session, name)
+        args: list[bytes | str | int] = [
+            message,
+            capacity,
+            round(expiry * 1000),
+            *publishing_arguments(session, name),
+            *ttl,
+        ]
         try:
-            reply = await PUT.run(session.executor(name), queue_keys(name), *args)
+            reply = await PUT.run(session.executor(name), [*queue_keys(name), *once], *args)
         except ListenerClosed as error:
             raise delivery_unknown(error) from error
         if not session.raise_for_error(reply):
@@ -185,6 +212,9 @@ class RedisPubSubChannelLayer(BaseChannelLayer):
             if key == bound_groups_key(queue):
                 for group in await session.execute(key, "ZRANGE", key, 0, -1):
                     await session.execute(group, "HDEL", bindings_key(group), queue)
+                await session.execute(key, "DEL", key)
+        for key in await session.keys(prefix.encode(), "string"):
+            if key.startswith(companion_key(base_key(key), SENT)):
                 await session.execute(key, "DEL", key)
         for key in await session.keys(prefix.encode(), "hash"):
             if key == inflight_key(base_key(key)):

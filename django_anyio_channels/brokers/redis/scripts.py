@@ -48,6 +48,7 @@ def is_noscript(reply: Any) -> bool:
 
 
 PUT = Script("now", "queue", "put")
+PUBLISH_ONCE = Script("publish_once")
 TAKE = Script("now", "queue", "take")
 RELEASE = Script("now", "queue", "release")
 BIND = Script("now", "bind")

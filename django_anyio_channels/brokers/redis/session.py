@@ -21,6 +21,7 @@ from .keys import base_key, bindings_key, companion_key
 from .packets import CommandExecutor, encode_command, is_redirection, translate_error
 from .peers import Peers
 from .queues import Queues
+from .scripts import PUBLISH_ONCE
 from .sentinel import Sentinels
 from .server import SingleServer
 from .subscriptions import SubscriptionObserver, Subscriptions
@@ -160,6 +161,16 @@ class Session:
         bindings = executor.execute(encode_command("HGETALL", bindings_key(name))) if asks else None
         receivers = await executor.execute(encode_command(self.publish_command, self.subscriptions.tag + name, message))
         return ([] if bindings is None else await bindings), receivers
+
+    async def publish_once(self, name: bytes, message: bytes, sent_key: bytes, milliseconds: int) -> tuple[Any, Any]:
+        """`publish`, unless a message was published under an idempotency key before; return the result of that then."""
+        if self.peers.waiting:
+            await self.peers.wait()
+        executor = self.executor(name)
+        bindings = executor.execute(encode_command("HGETALL", bindings_key(name)))
+        args = self.publish_command, self.subscriptions.tag + name, message, milliseconds
+        receivers = await PUBLISH_ONCE.run(executor, [sent_key], *args)
+        return await bindings, receivers
 
     def translate_error(self, reply: hiredis.ReplyError) -> Exception:
         """Return the exception for an error reply. The session ends if the server can serve nothing more."""

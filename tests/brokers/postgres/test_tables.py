@@ -202,7 +202,7 @@ async def refusals(layer: PostgreSQLChannelLayer) -> int:
     async def sweep() -> None:
         session = layer._session
         assert session is not None
-        await session.queues._run(SWEEP)
+        await session.queues.fetch(SWEEP)
 
     calls: list[Callable[[], Awaitable[object]]] = [
         take,

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import hiredis
 
 from ....core.exceptions import PositionLost
-from ..keys import bindings_key, companion_key
+from ..keys import bindings_key, companion_key, sent_key
 from ..scripts import Script, is_noscript
 from ..session import Session
 from .entries import HistoryEntry, entry_id, match_entry
@@ -59,9 +59,16 @@ class History:
         """From how many bytes on a message is large, so that all small ones have room; what large ones may take."""
 
     async def publish(
-        self, session: Session, channel_prefix: bytes, messages: list[tuple[bytes, bytes]]
+        self,
+        session: Session,
+        channel_prefix: bytes,
+        messages: list[tuple[bytes, bytes]],
+        once: tuple[str, int] | None = None,
     ) -> list[Published | Exception]:
-        """Keep and publish messages of one group, given with its name, each at once, in their order."""
+        """Keep and publish messages of one group, given with its name, each at once, in their order.
+
+        With ``once`` it is one message, unless one was published under this idempotency key within so many milliseconds.
+        """
         group = messages[0][0]
         args: list[bytes | str | int] = [
             *self._limits,
@@ -75,7 +82,10 @@ class History:
             large = large or len(message) >= self._byte_limits[0]
         # No key more than needed: while a cluster moves a slot, a key that is not there has the call refused.
         keys = history_keys(group)
-        if large:
+        if once is not None:
+            args.append(once[1])
+            keys = [*keys, bindings_key(group), companion_key(group, "large"), sent_key(group, once[0])]
+        elif large:
             keys = [*keys, bindings_key(group), companion_key(group, "large")]
         elif session.peers.may_be_bound:
             keys = [*keys, bindings_key(group)]

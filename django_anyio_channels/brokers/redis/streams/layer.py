@@ -125,6 +125,23 @@ class RedisStreamsChannelLayer(RedisPubSubChannelLayer):
         queues = await self.bound_queues(session, name, bindings) if bindings else ()
         return PublishResult(receivers, position.decode(), queues)
 
+    async def publish_once(self, group: str, message: bytes, *, key: str, seconds: float) -> PublishResult:
+        if group in self._without_history:
+            return await super().publish_once(group, message, key=key, seconds=seconds)
+        session, name = self.require_session(), group.encode()
+        check_size(message)
+        once = key, round(seconds * 1000)
+        try:
+            (outcome,) = await self._history.publish(
+                session, session.subscriptions.wire_name(b""), [(name, message)], once
+            )
+        except ListenerClosed as error:
+            raise delivery_unknown(error) from error
+        if isinstance(outcome, Exception):
+            raise outcome
+        queues = await self.bound_queues(session, name, outcome.bindings) if outcome.bindings else ()
+        return PublishResult(outcome.receivers, outcome.position.decode(), queues)
+
     async def purge(self, prefix: str) -> None:
         await super().purge(prefix)
         session, start = self.require_session(), prefix.encode()

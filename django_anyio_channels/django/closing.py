@@ -1,0 +1,108 @@
+"""WebSockets that the layer closes, by a message that every consumer with a WebSocket handles."""
+
+from __future__ import annotations
+
+import logging
+import weakref
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from channels.consumer import SyncConsumer
+from django.utils.crypto import salted_hmac
+
+logger = logging.getLogger("django_anyio_channels")
+
+CLOSE = "anyio_channels.close"
+"""The type of the message."""
+_HANDLER = "anyio_channels_close"
+
+_DAPHNE_CODES = range(3000, 5000)
+_SALT = "django_anyio_channels.closing"
+
+
+def close_message(code: int, unless: list[str] | None = None) -> dict[str, Any]:
+    """Return the message that closes a WebSocket, unless the consumer's user has one of these `session_hash`.
+
+    Raises `TypeError` or `ValueError` for a code that a server may refuse.
+    """
+    if not isinstance(code, int) or isinstance(code, bool):
+        raise TypeError(f"The code of a WebSocket's end is a whole number, not {type(code).__name__}")
+    if not _is_code(code):
+        raise ValueError(
+            f"The code of a WebSocket's end is {code}; it must be 1000, or from 3000 to 4999: servers take "
+            f"no others from applications"
+        )
+    return {"type": CLOSE, "code": code, **({} if unless is None else {"unless": unless})}
+
+
+def session_hash(session_auth_hash: str) -> str:
+    """Return what stands for ``get_session_auth_hash()`` of a user, who has another one with each password."""
+    return salted_hmac(_SALT, session_auth_hash, algorithm="sha256").hexdigest()
+
+
+def default_handler(consumer: Any, message: Any) -> Callable[[Any], Any] | None:
+    """Return the handler of a message that the consumer has none for, if it is the one that closes."""
+    return CloseHandler(consumer) if message["type"] == CLOSE else None
+
+
+def add_handler(consumer: Any) -> None:
+    """Give a consumer whose ``dispatch`` is its own the handler of `CLOSE`, unless it has one."""
+    if not hasattr(consumer, _HANDLER):
+        setattr(consumer, _HANDLER, CloseHandler(consumer))
+
+
+class CloseHandler:
+    """Handles `CLOSE` for a consumer, synchronous or not; a consumer without a WebSocket ignores it."""
+
+    __slots__ = ("_consumer",)
+
+    def __init__(self, consumer: Any) -> None:
+        self._consumer = weakref.ref(consumer)  # which this may be an attribute of
+
+    def __call__(self, message: Any) -> Awaitable[None] | None:
+        consumer: Any = self._consumer()
+        concerns = _concerns(consumer, message)
+        if isinstance(consumer, SyncConsumer):
+            if concerns:
+                close_sync(consumer, message["code"])
+            return None
+        return close(consumer, message["code"]) if concerns else _nothing()
+
+
+def _concerns(consumer: Any, message: Any) -> bool:
+    if not hasattr(consumer, "websocket_disconnect"):
+        logger.debug("%s has no WebSocket to close", type(consumer).__name__)
+        return False
+    if not _is_code(message.get("code")):
+        logger.error("Ignored a message to %s that closes with no valid code", type(consumer).__name__)
+        return False
+    unless: Any = message.get("unless")
+    user: Any = consumer.scope.get("user")
+    if not isinstance(unless, list) or not hasattr(user, "get_session_auth_hash"):
+        return True
+    return session_hash(user.get_session_auth_hash()) not in unless
+
+
+def _is_code(code: object) -> bool:
+    # Daphne accepts no others from an application.
+    return type(code) is int and (code == 1000 or code in _DAPHNE_CODES)
+
+
+async def close(consumer: Any, code: int) -> None:
+    """Close the WebSocket of an asynchronous consumer, and end it: it handles nothing more. Raises `StopConsumer`."""
+    try:
+        await consumer.close(code=code)
+    finally:
+        await consumer.websocket_disconnect({"type": "websocket.disconnect", "code": code})
+
+
+def close_sync(consumer: Any, code: int) -> None:
+    """`close` for a synchronous consumer."""
+    try:
+        consumer.close(code=code)
+    finally:
+        consumer.websocket_disconnect({"type": "websocket.disconnect", "code": code})
+
+
+async def _nothing() -> None:
+    """What an asynchronous handler returns that does nothing."""
