@@ -14,7 +14,6 @@ logger = logging.getLogger("django_anyio_channels")
 
 CLOSE = "anyio_channels.close"
 """The type of the message."""
-_HANDLER = "anyio_channels_close"
 
 _DAPHNE_CODES = range(3000, 5000)
 _SALT = "django_anyio_channels.closing"
@@ -38,17 +37,6 @@ def close_message(code: int, unless: list[str] | None = None) -> dict[str, Any]:
 def session_hash(session_auth_hash: str) -> str:
     """Return what stands for ``get_session_auth_hash()`` of a user, who has another one with each password."""
     return salted_hmac(_SALT, session_auth_hash, algorithm="sha256").hexdigest()
-
-
-def default_handler(consumer: Any, message: Any) -> Callable[[Any], Any] | None:
-    """Return the handler of a message that the consumer has none for, if it is the one that closes."""
-    return CloseHandler(consumer) if message["type"] == CLOSE else None
-
-
-def add_handler(consumer: Any) -> None:
-    """Give a consumer whose ``dispatch`` is its own the handler of `CLOSE`, unless it has one."""
-    if not hasattr(consumer, _HANDLER):
-        setattr(consumer, _HANDLER, CloseHandler(consumer))
 
 
 class CloseHandler:

@@ -17,6 +17,7 @@ from channels.consumer import AsyncConsumer
 from ..core.events import Event
 from ..hub.subscriber import Subscriber
 from .consumers import CHANNEL, CLIENT, Receive, calling_loop, jobs_of_worker
+from .direct_sends import DirectSends
 
 AT_ONCE = 32
 """How many messages of the channel are handled at most before the client's next one."""
@@ -28,7 +29,7 @@ Handle = Callable[[Any], Awaitable[None]]
 class Inbox:
     """The messages that wait for a consumer."""
 
-    __slots__ = ("_mailbox", "_with_position", "from_client", "notifier")
+    __slots__ = ("_mailbox", "_with_position", "from_client", "notifier", "send_frame")
 
     def __init__(self, mailbox: Subscriber, with_position: Callable[[Event[bytes], Any], Any]) -> None:
         self._mailbox = mailbox
@@ -37,6 +38,8 @@ class Inbox:
         """Notifies when there may be a message."""
         self.from_client: asyncio.Queue[Any] | None = None
         """What the client has sent, where its messages need not be awaited one by one."""
+        self.send_frame: Callable[[Any], bool] | None = None
+        """Sends a ready frame at once, if it can; returns whether it has."""
 
     def take(self) -> Any:
         """Return the next message if there is one, else None."""
@@ -51,13 +54,18 @@ class Inbox:
 class ConsumerLoop:
     """Takes the place of the ``dispatch`` of a consumer: it handles each message of the client and of ``inbox``."""
 
-    __slots__ = ("_consumer", "_handle", "_inbox", "_waiter")
+    __slots__ = ("_begun", "_consumer", "_direct", "_handle", "_inbox", "_sends_frames", "_waiter")
 
-    def __init__(self, consumer: AsyncConsumer, handle: Handle, inbox: Inbox) -> None:
+    def __init__(self, consumer: AsyncConsumer, handle: Handle, inbox: Inbox, *, sends_frames: bool = False) -> None:
+        """With ``sends_frames`` ready frames are sent to the client while the consumer waits."""
         self._consumer = weakref.ref(consumer)
         self._handle = handle
         self._inbox = inbox
         self._waiter: asyncio.Future[None] | None = None
+        self._sends_frames = sends_frames
+        self._direct: DirectSends | None = None
+        self._begun: Awaitable[None] | None = None
+        """The rest of a send that could not end at once."""
 
     async def __call__(self, message: Any) -> None:
         loop = calling_loop(self._consumer())
@@ -75,6 +83,9 @@ class ConsumerLoop:
         tasks[CHANNEL].cancel()
         client = tasks[CLIENT]
         client.add_done_callback(self._wake)
+        if self._sends_frames:
+            self._direct = DirectSends(self._consumer().base_send)  # type: ignore[union-attr]
+            self._inbox.send_frame = self._send_frame
         handle, take, at_once = self._handle, self._inbox.take, range(AT_ONCE)
         notifier, new_waiter = self._inbox.notifier, client.get_loop().create_future
         while True:
@@ -104,7 +115,20 @@ class ConsumerLoop:
                 raise
             if client.done():
                 notifier.cancel(waiter)
+            if self._begun is not None:
+                begun, self._begun = self._begun, None
+                await begun
 
     def _wake(self, client: asyncio.Future[Any]) -> None:
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
+
+    def _send_frame(self, message: Any) -> bool:
+        """Send to the client if the consumer waits, so that nothing comes before. Return whether it does."""
+        waiter = self._waiter
+        if waiter is None or waiter.done() or self._direct is None:
+            return False
+        self._begun = self._direct.send(message)
+        if self._begun is not None:
+            waiter.set_result(None)
+        return True

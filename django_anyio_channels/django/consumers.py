@@ -21,7 +21,7 @@ from channels import db as channels_db
 from channels.consumer import AsyncConsumer
 from channels.exceptions import StopConsumer
 
-from .closing import default_handler
+from .default_handlers import default_handler
 from .jobs import Job
 
 _STACK_DEPTH = 32

@@ -41,6 +41,10 @@ class Header(msgspec.Struct, omit_defaults=True):
     """It is handled before what waits, whatever the capacity, and is no part of a group's history."""
 
 
+    ready: bool = msgspec.field(name="r", default=False)
+    """It is a ready frame, which is sent to WebSockets as it is."""
+
+
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(Header).decode
 

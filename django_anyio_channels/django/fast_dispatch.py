@@ -19,10 +19,11 @@ from channels import consumer as channels_consumer
 from channels.consumer import AsyncConsumer, SyncConsumer
 from channels.db import database_sync_to_async
 
-from .closing import add_handler
+from .default_handlers import add_handlers
 from .consumer_loop import AT_ONCE, ConsumerLoop, Handle, Inbox
 from .consumers import acknowledging, close_old_connections, get_handler, is_worker
 from .old_connections import OldConnections
+from .ready_frames import HANDLER, is_websocket
 from .sync_sends import SyncSends
 
 logger = logging.getLogger("django_anyio_channels")
@@ -55,11 +56,12 @@ def speed_up(consumer: AsyncConsumer, inbox: Inbox) -> None:
         handle = _SyncDispatch(cast(SyncConsumer, consumer), inbox)
     else:
         handle = _OtherDispatch(consumer, original)
-        add_handler(consumer)
+        add_handlers(consumer)
     # On the instance: its class may be anything, and other instances of it have other layers.
-    consumer.dispatch = ConsumerLoop(  # type: ignore[method-assign]
-        consumer, acknowledging(handle) if is_worker(consumer) else handle, inbox
-    )
+    sends_frames = isinstance(handle, _AsyncDispatch) and is_websocket(consumer) and not hasattr(consumer, HANDLER)
+    if is_worker(consumer):
+        handle = acknowledging(handle)
+    consumer.dispatch = ConsumerLoop(consumer, handle, inbox, sends_frames=sends_frames)  # type: ignore[method-assign]
 
 
 def _is_channels_own(function: Any) -> bool:

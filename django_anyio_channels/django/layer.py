@@ -16,7 +16,7 @@ except ModuleNotFoundError as error:
     ) from error
 
 from .base import REFUSALS, translate
-from .closing import add_handler
+from .default_handlers import add_handlers
 from .consumers import acknowledging, calling_consumer, is_worker
 from .dispatcher import same_node
 from .fast_dispatch import speed_up
@@ -84,7 +84,7 @@ class AnyioChannelLayer(SynchronousMethods):
             if self._is_fast and node is self._own_node:
                 speed_up(consumer, node.local_channels.inbox(name))
             else:
-                add_handler(consumer)
+                add_handlers(consumer)
                 if is_worker(consumer):
                     consumer.dispatch = acknowledging(consumer.dispatch)  # type: ignore[assignment, method-assign]
         return name

@@ -107,6 +107,8 @@ class LocalChannels:
         self._channels: dict[str, LocalChannel] = {}
         self._prefix_readers: dict[str, PrefixReader] = {}
         self._lifetimes: dict[str, ConsumerLifetime] = {}
+        self.inboxes: dict[Subscriber, Inbox] = {}
+        """Of running consumers, by their mailboxes."""
         self._outliving: set[str] = set()
         """The channels that another reader has kept when their consumer ended."""
         # Every membership lasts equally long, so the order of joining is the order of ending.
@@ -135,6 +137,8 @@ class LocalChannels:
         if name in self._lifetimes:
             self._lifetimes.pop(name).stop()
             channel = self._channels.get(name)
+            if channel is not None:
+                self.inboxes.pop(channel.mailbox, None)
             if channel is not None and channel.mailbox.has_waiters:
                 self._outliving.add(name)
             elif channel is not None:
@@ -208,7 +212,9 @@ class LocalChannels:
 
     def inbox(self, name: str) -> Inbox:
         """Return the messages of a consumer's channel, which is kept until the consumer ends."""
-        return Inbox(self._get_or_add(name).mailbox, self._with_position)
+        mailbox = self._get_or_add(name).mailbox
+        inbox = self.inboxes[mailbox] = Inbox(mailbox, self._with_position)
+        return inbox
 
     async def receive_prefix(self, prefix: str) -> Any:
         """Wait for the next message of any channel that begins with ``prefix``, which ends with ``!``."""

@@ -203,6 +203,8 @@ async def open_node(settings: Settings) -> AsyncGenerator[Node, None]:
         names,
         lambda topic, name: node.local_channels.is_in(topic, name),
         lambda topic, error: channel.stats.count_undecodable(topic, error),
+        settings.serializer.decode,
+        lambda mailbox: node.local_channels.inboxes.get(mailbox),
     )
     channel = Channel(
         layers,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from typing import Any
 
 from ..core.events import Event
 from ..core.exceptions import DecodeError
@@ -10,8 +11,10 @@ from ..core.serializers import MARKER
 from ..hub.replay import ReplaySink
 from ..hub.subscriber import Subscriber, Timestamped
 from ..hub.subscriptions import Sink
+from .consumer_loop import Inbox
 from .envelope import Header, open_envelope
 from .names import BrokerNames, channel_of
+from .ready_frames import to_asgi
 
 _REMEMBERED_MESSAGES = 1000
 
@@ -28,8 +31,12 @@ class Recipients:
         names: BrokerNames,
         is_in: Callable[[str, str], bool],
         count_undecodable: Callable[[str, DecodeError], None],
+        decode: Callable[[bytes], Any],
+        inbox_of: Callable[[Subscriber], Inbox | None],
     ) -> None:
-        """``is_in`` is `LocalChannels.is_in`."""
+        """``is_in`` is `LocalChannels.is_in`, ``inbox_of`` returns the inbox of a running consumer."""
+        self._decode = decode
+        self._inbox_of = inbox_of
         self._names = names
         self._is_in = is_in
         self._count_undecodable = count_undecodable
@@ -57,7 +64,23 @@ class Recipients:
             for sink in sinks:
                 _put_in_front(sink, (arrived, urgent))
             return entry, ()
-        return entry, sinks
+        return entry, self._send_frames(event.group, body, sinks) if header.ready else sinks
+
+    def _send_frames(self, topic: str, body: bytes, sinks: Iterable[Sink]) -> Iterable[Sink]:
+        """Send a ready frame to the clients of the consumers that wait. Return the sinks of the others."""
+        try:
+            message = to_asgi(self._decode(body))
+        except DecodeError:
+            message = None
+        if message is None:
+            return sinks
+        others = []
+        for sink in sinks:
+            inbox = self._inbox_of(sink) if isinstance(sink, Subscriber) else None
+            # A copy for each: a server or a middleware may change it.
+            if inbox is None or inbox.send_frame is None or not inbox.send_frame(message.copy()):
+                others.append(sink)
+        return others
 
     def for_queue(self, payload: bytes, queue: str) -> bytes | None:
         """Return the message for a normal channel that is in the group, if it gets it. Raises `DecodeError`."""

@@ -28,7 +28,7 @@ class TargetedSends(LayerBase):
     """What `AnyioChannelLayer` sends in another way than to one channel or to all of one group."""
 
     def address_groups(
-        self, groups: Groups, message: dict[str, Any], exclude: Channels = None, *, urgent: bool = False
+        self, groups: Groups, message: dict[str, Any], exclude: Channels = None, *, urgent: bool = False, ready: bool = False
     ) -> tuple[list[str], bytes]:
         """Return the topics of one or more groups, and the payload for all of them."""
         payload = encode(message, self._settings)
@@ -37,17 +37,17 @@ class TargetedSends(LayerBase):
             raise ValueError("There is no group to send to: name one, or a list of at least one")
         excluded = _names("exclude", exclude or (), self.require_valid_channel_name)
         several = len(names) > 1
-        if several or excluded or urgent:
-            header = Header(exclude=excluded, urgent=urgent)
+        if several or excluded or urgent or ready:
+            header = Header(exclude=excluded, urgent=urgent, ready=ready)
             if several:
                 header.groups, header.id = names, secrets.token_bytes(_ID_BYTES)
             payload = close_envelope(header, payload)
         return [self._names.groups + name for name in names], payload
 
     async def _send_to_groups(
-        self, groups: Groups, message: dict[str, Any], exclude: Channels, key: str | None, *, urgent: bool = False
+        self, groups: Groups, message: dict[str, Any], exclude: Channels, key: str | None, *, urgent: bool = False, ready: bool = False
     ) -> Results:
-        topics, payload = self.address_groups(groups, message, exclude, urgent=urgent)
+        topics, payload = self.address_groups(groups, message, exclude, urgent=urgent, ready=ready)
         _check_key(key)
         try:
             if len(topics) == 1 and key is None:
@@ -59,9 +59,9 @@ class TargetedSends(LayerBase):
         return _result(groups, key, results)
 
     def _send_to_groups_sync(
-        self, groups: Groups, message: dict[str, Any], exclude: Channels, key: str | None, *, urgent: bool = False
+        self, groups: Groups, message: dict[str, Any], exclude: Channels, key: str | None, *, urgent: bool = False, ready: bool = False
     ) -> Results:
-        topics, payload = self.address_groups(groups, message, exclude, urgent=urgent)
+        topics, payload = self.address_groups(groups, message, exclude, urgent=urgent, ready=ready)
         _check_key(key)
         try:
             if len(topics) == 1 and key is None:

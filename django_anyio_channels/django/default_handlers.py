@@ -1,0 +1,30 @@
+"""The handlers of the layer's own messages, for consumers that have none of their own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from .closing import CLOSE, CloseHandler
+from .ready_frames import FRAME, FrameHandler, is_websocket
+
+_HANDLERS: dict[str, Callable[[Any], Callable[[Any], Any]]] = {CLOSE: CloseHandler, FRAME: FrameHandler}
+
+
+def default_handler(consumer: Any, message: Any) -> Callable[[Any], Any] | None:
+    """Return the handler of a message that the consumer has none for."""
+    kind = message["type"]
+    return None if kind == FRAME and not is_websocket(consumer) else _make(kind, consumer)
+
+
+def add_handlers(consumer: Any) -> None:
+    """Give a consumer whose ``dispatch`` is its own the handlers that it does not have."""
+    for kind in _HANDLERS:
+        name = kind.replace(".", "_")
+        if not hasattr(consumer, name) and (handler := default_handler(consumer, {"type": kind})) is not None:
+            setattr(consumer, name, handler)
+
+
+def _make(kind: str, consumer: Any) -> Callable[[Any], Any] | None:
+    handler = _HANDLERS.get(kind)
+    return None if handler is None else handler(consumer)

@@ -1,0 +1,85 @@
+"""Sends to the client of a consumer that waits, from outside of its task.
+
+A send that has room ends at once, and costs no task a turn. One that has to wait, or fails, is carried on in the
+consumer's own task, where a handler's send would have waited or failed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+from collections.abc import Awaitable, Callable, Coroutine, Generator
+from functools import partial
+from types import CoroutineType
+from typing import Any
+
+Send = Callable[[dict[str, Any]], Awaitable[None]]
+
+
+class DirectSends:
+    """Made in the task of a consumer, which ``send`` belongs to."""
+
+    __slots__ = ("_context", "_loop", "_send", "_task")
+
+    def __init__(self, send: Send) -> None:
+        self._send = send
+        self._task = asyncio.current_task()
+        self._loop = asyncio.get_running_loop()
+        self._context = contextvars.copy_context()
+
+    def send(self, message: dict[str, Any]) -> Awaitable[None] | None:
+        """Begin to send in this event loop, but any of its tasks. Return what the consumer must await, if anything."""
+        current = asyncio.current_task()
+        # As `asyncio-extending` says for whoever runs a task's code: a time limit, say, asks for the task.
+        if current is not None:
+            asyncio.tasks._leave_task(self._loop, current)
+        asyncio.tasks._enter_task(self._loop, self._task)  # type: ignore[arg-type]
+        try:
+            return self._context.run(self._begin, message)
+        finally:
+            asyncio.tasks._leave_task(self._loop, self._task)  # type: ignore[arg-type]
+            if current is not None:
+                asyncio.tasks._enter_task(self._loop, current)
+
+    def _begin(self, message: dict[str, Any]) -> Awaitable[None] | None:
+        try:
+            sending = self._send(message)
+            steps = sending if isinstance(sending, CoroutineType) else _await(sending)
+            waits_for = steps.send(None)
+        except StopIteration:
+            return None
+        except (Exception, asyncio.CancelledError) as error:
+            return _fail(error)
+        return _Begun(steps, waits_for)
+
+
+class _Begun:
+    """The rest of a coroutine that has run up to its first wait."""
+
+    __slots__ = ("_steps", "_waits_for")
+
+    def __init__(self, steps: Coroutine[Any, Any, None], waits_for: Any) -> None:
+        self._steps = steps
+        self._waits_for = waits_for
+
+    def __await__(self) -> Generator[Any, Any, None]:
+        waits_for = self._waits_for
+        while True:
+            try:
+                result = yield waits_for
+            except BaseException as error:
+                step = partial(self._steps.throw, error)
+            else:
+                step = partial(self._steps.send, result)
+            try:
+                waits_for = step()
+            except StopIteration:
+                return
+
+
+async def _await(sending: Awaitable[None]) -> None:
+    await sending
+
+
+async def _fail(error: BaseException) -> None:
+    raise error
