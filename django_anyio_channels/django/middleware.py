@@ -5,9 +5,14 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from typing import Any, TypeAlias
 
-from asgiref.sync import iscoroutinefunction, markcoroutinefunction
-from django.core.signing import BadSignature, Signer
-from django.http import HttpRequest, HttpResponseBase
+from ..core.exceptions import MissingDriver
+
+try:
+    from asgiref.sync import iscoroutinefunction, markcoroutinefunction
+    from django.core.signing import BadSignature, Signer
+    from django.http import HttpRequest, HttpResponseBase
+except ModuleNotFoundError as error:
+    raise MissingDriver("The middleware needs Django: pip install django-anyio-channels[django]") from error
 
 HEADER = "X-Channel-Name"
 

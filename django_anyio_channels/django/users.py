@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from django.conf import settings
-from django.utils.crypto import salted_hmac
-
 from ..core.exceptions import MissingDriver
 
 try:
     from channels.consumer import AsyncConsumer
+    from django.conf import settings
+    from django.utils.crypto import salted_hmac
 except ModuleNotFoundError as error:
     raise MissingDriver(
         "The mixins for consumers need Django and Channels: pip install django-anyio-channels[django]"

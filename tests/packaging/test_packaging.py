@@ -31,6 +31,10 @@ NEEDS = {
     "ResumingMixin": "django",
     "get_channel_layer": "django",
     "Resumption": "django",
+    "ChannelNameMiddleware": "django",
+    "UserMixin": "django",
+    "channel_token": "django",
+    "user_groups": "django",
 }
 """Which extra brings what an exported name needs; every other name works without any extra."""
 

@@ -67,7 +67,7 @@ class History:
     ) -> list[Published | Exception]:
         """Keep and publish messages of one group, given with its name, each at once, in their order.
 
-        With ``once`` it is one message, unless one was published under this idempotency key within so many milliseconds.
+        With ``once``, an idempotency key and for how many milliseconds, it is one message that is published once.
         """
         group = messages[0][0]
         args: list[bytes | str | int] = [
