@@ -5,13 +5,15 @@ from __future__ import annotations
 import json as json_library
 from typing import Any
 
+from .envelope import READY
 from .ready_frames import FRAME
 from .sends import Channels, Groups, TargetedSends
 
 _ABSENT: Any = object()
+_Bytes = bytes
 
 
-class ReadyFrames(TargetedSends):
+class Broadcasts(TargetedSends):
     """What `AnyioChannelLayer` sends to WebSockets rather than to consumers."""
 
     async def broadcast(
@@ -19,7 +21,7 @@ class ReadyFrames(TargetedSends):
         group: Groups,
         *,
         text: str | None = None,
-        bytes: bytes | None = None,  # noqa: A002 - as in ASGI
+        bytes: bytes | None = None,
         json: Any = _ABSENT,
         exclude: Channels = None,
     ) -> None:
@@ -33,30 +35,35 @@ class ReadyFrames(TargetedSends):
 
         Raises `TypeError` unless exactly one of the three is given and can be encoded, and what `group_send` raises.
         """
-        await self._send_to_groups(group, self.frame(text, bytes, json), exclude, None, ready=True)
+        await self._send_to_groups(group, self.frame(text, bytes, json), exclude, None, READY)
 
     def broadcast_sync(
         self,
         group: Groups,
         *,
         text: str | None = None,
-        bytes: bytes | None = None,  # noqa: A002
+        bytes: bytes | None = None,
         json: Any = _ABSENT,
         exclude: Channels = None,
     ) -> None:
         """`broadcast` for synchronous code."""
-        self._send_to_groups_sync(group, self.frame(text, bytes, json), exclude, None, ready=True)
+        self._send_to_groups_sync(group, self.frame(text, bytes, json), exclude, None, READY)
 
-    def frame(self, text: str | None = None, data: bytes | None = None, content: Any = _ABSENT) -> dict[str, Any]:
+    def frame(
+        self,
+        text: str | None = None,
+        bytes: bytes | None = None,
+        json: Any = _ABSENT,
+    ) -> dict[str, Any]:
         """Return the message of a ready frame. JSON is what `json.dumps` makes of it, with CONFIG's ``encoder``."""
-        if content is not _ABSENT:
-            if text is not None or data is not None:
+        if json is not _ABSENT:
+            if text is not None or bytes is not None:
                 raise TypeError(_ONE)
-            text = json_library.dumps(content, default=self._settings.serializer.default)
-        if isinstance(text, str) and data is None:
+            text = json_library.dumps(json, default=self._settings.json_default)
+        if isinstance(text, str) and bytes is None:
             return {"type": FRAME, "text": text}
-        if isinstance(data, bytes) and text is None:
-            return {"type": FRAME, "bytes": data}
+        if isinstance(bytes, _Bytes) and text is None:
+            return {"type": FRAME, "bytes": bytes}
         raise TypeError(_ONE)
 
 

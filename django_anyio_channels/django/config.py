@@ -38,8 +38,10 @@ def read_config(
     config = without_lazy_strings(config)
     known = f"The keys are {', '.join(sorted(KEYS))}; a layer's own keyword arguments belong under 'options'."
     refuse_unknown_keys(config, KEYS, known, CURES)
+    default = _default(config.get("encoder"))
     settings = Settings(
-        serializer=MessagePackSerializer(only=dict, default=_default(config.get("encoder"))),
+        serializer=MessagePackSerializer(only=dict, default=default),
+        json_default=default,
         encryption=_encryption(config.get("symmetric_encryption_keys")),
         warnings=tuple(warnings),
         database=config.get("database"),

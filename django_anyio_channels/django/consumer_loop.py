@@ -84,7 +84,8 @@ class ConsumerLoop:
         client = tasks[CLIENT]
         client.add_done_callback(self._wake)
         if self._sends_frames:
-            self._direct = DirectSends(self._consumer().base_send)  # type: ignore[union-attr]
+            consumer: Any = self._consumer()
+            self._direct = DirectSends(consumer.base_send)
             self._inbox.send_frame = self._send_frame
         handle, take, at_once = self._handle, self._inbox.take, range(AT_ONCE)
         notifier, new_waiter = self._inbox.notifier, client.get_loop().create_future

@@ -40,10 +40,11 @@ class Header(msgspec.Struct, omit_defaults=True):
     urgent: bool = msgspec.field(name="u", default=False)
     """It is handled before what waits, whatever the capacity, and is no part of a group's history."""
 
-
     ready: bool = msgspec.field(name="r", default=False)
     """It is a ready frame, which is sent to WebSockets as it is."""
 
+
+READY = Header(ready=True)
 
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(Header).decode

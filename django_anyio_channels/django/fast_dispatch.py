@@ -19,9 +19,9 @@ from channels import consumer as channels_consumer
 from channels.consumer import AsyncConsumer, SyncConsumer
 from channels.db import database_sync_to_async
 
-from .default_handlers import add_handlers
 from .consumer_loop import AT_ONCE, ConsumerLoop, Handle, Inbox
 from .consumers import acknowledging, close_old_connections, get_handler, is_worker
+from .default_handlers import add_handlers
 from .old_connections import OldConnections
 from .ready_frames import HANDLER, is_websocket
 from .sync_sends import SyncSends

@@ -16,8 +16,8 @@ except ModuleNotFoundError as error:
     ) from error
 
 from .base import REFUSALS, translate
-from .default_handlers import add_handlers
 from .consumers import acknowledging, calling_consumer, is_worker
+from .default_handlers import add_handlers
 from .dispatcher import same_node
 from .fast_dispatch import speed_up
 from .jobs import Job

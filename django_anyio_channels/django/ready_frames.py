@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable
 from typing import Any
 
 from channels.consumer import SyncConsumer
@@ -32,13 +32,14 @@ class FrameHandler:
     __slots__ = ("_consumer",)
 
     def __init__(self, consumer: Any) -> None:
-        self._consumer: Callable[[], Any] = weakref.ref(consumer)  # which this may be an attribute of
+        self._consumer = weakref.ref(consumer)  # which this may be an attribute of
 
     def __call__(self, message: Any) -> Awaitable[None] | None:
-        consumer, frame = self._consumer(), to_asgi(message)
+        consumer: Any = self._consumer()
+        frame: Any = to_asgi(message)
         if frame is None:
             raise ValueError(f"A message of the type {FRAME} has a text or bytes, but this one has {sorted(message)}")
         if isinstance(consumer, SyncConsumer):
-            consumer.base_send(frame)  # type: ignore[unused-coroutine]
+            consumer.base_send(frame)
             return None
         return consumer.base_send(frame)  # type: ignore[no-any-return]

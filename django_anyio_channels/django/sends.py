@@ -7,6 +7,8 @@ import secrets
 from collections.abc import Iterable
 from typing import Any
 
+from msgspec.structs import replace
+
 from ..core.events import PublishResult
 from ..core.exceptions import ChannelClosed, DeliveryUnknown, ListenerClosed
 from .base import REFUSALS, LayerBase, encode, translate
@@ -28,26 +30,26 @@ class TargetedSends(LayerBase):
     """What `AnyioChannelLayer` sends in another way than to one channel or to all of one group."""
 
     def address_groups(
-        self, groups: Groups, message: dict[str, Any], exclude: Channels = None, *, urgent: bool = False, ready: bool = False
+        self, groups: Groups, message: dict[str, Any], exclude: Channels = None, marks: Header | None = None
     ) -> tuple[list[str], bytes]:
-        """Return the topics of one or more groups, and the payload for all of them."""
+        """Return the topics of one or more groups, and the payload for all of them; ``marks`` says what else it is."""
         payload = encode(message, self._settings)
         names = _names("group", groups, self.require_valid_group_name)
         if not names:
             raise ValueError("There is no group to send to: name one, or a list of at least one")
         excluded = _names("exclude", exclude or (), self.require_valid_channel_name)
         several = len(names) > 1
-        if several or excluded or urgent or ready:
-            header = Header(exclude=excluded, urgent=urgent, ready=ready)
+        if several or excluded or marks is not None:
+            header = replace(marks or Header(), exclude=excluded)
             if several:
                 header.groups, header.id = names, secrets.token_bytes(_ID_BYTES)
             payload = close_envelope(header, payload)
         return [self._names.groups + name for name in names], payload
 
     async def _send_to_groups(
-        self, groups: Groups, message: dict[str, Any], exclude: Channels, key: str | None, *, urgent: bool = False, ready: bool = False
+        self, groups: Groups, message: dict[str, Any], exclude: Channels, key: str | None, marks: Header | None = None
     ) -> Results:
-        topics, payload = self.address_groups(groups, message, exclude, urgent=urgent, ready=ready)
+        topics, payload = self.address_groups(groups, message, exclude, marks)
         _check_key(key)
         try:
             if len(topics) == 1 and key is None:
@@ -59,9 +61,9 @@ class TargetedSends(LayerBase):
         return _result(groups, key, results)
 
     def _send_to_groups_sync(
-        self, groups: Groups, message: dict[str, Any], exclude: Channels, key: str | None, *, urgent: bool = False, ready: bool = False
+        self, groups: Groups, message: dict[str, Any], exclude: Channels, key: str | None, marks: Header | None = None
     ) -> Results:
-        topics, payload = self.address_groups(groups, message, exclude, urgent=urgent, ready=ready)
+        topics, payload = self.address_groups(groups, message, exclude, marks)
         _check_key(key)
         try:
             if len(topics) == 1 and key is None:

@@ -83,6 +83,8 @@ class Settings:
     """The settings of an `AnyioChannelLayer`, with CONFIG's defaults. Times are in seconds."""
 
     serializer: Serializer
+    json_default: Callable[[Any], Any] | None = None
+    """What `json.dumps` calls for other objects, by CONFIG's ``encoder``."""
     encryption: Encryption | None = None
     layer_factories: tuple[LayerFactory, ...] = ()
     """One for each broker."""

@@ -6,7 +6,9 @@ from functools import partial
 from typing import Any
 
 from .base import REFUSALS, translate
+from .broadcasts import Broadcasts
 from .dispatcher import Dispatcher
+from .envelope import Header
 from .sends import Channels, Groups, Results
 from .transactions import TransactionalLayer, TransactionDispatcher
 from .users import UserMethods
@@ -14,7 +16,7 @@ from .users import UserMethods
 _AnyDispatcher = Dispatcher | TransactionDispatcher
 
 
-class SynchronousMethods(UserMethods):
+class SynchronousMethods(UserMethods, Broadcasts):
     """What `AnyioChannelLayer` offers synchronous code. In an event loop they raise ``SynchronousOnlyOperation``."""
 
     def send_sync(self, channel: str, message: dict[str, Any], *, idempotency_key: str | None = None) -> None:
@@ -51,7 +53,9 @@ class SynchronousMethods(UserMethods):
         if using not in self._in_transaction:
             dispatcher = TransactionDispatcher(self._dispatcher, self._settings, using)
             self._in_transaction[using] = TransactionalLayer(
-                partial(self._send_by, dispatcher), partial(self._group_send_in_transaction, dispatcher)
+                partial(self._send_by, dispatcher),
+                partial(self._group_send_in_transaction, dispatcher),
+                self.frame,
             )
         return self._in_transaction[using]
 
@@ -76,9 +80,14 @@ class SynchronousMethods(UserMethods):
             raise translate(error) from error
 
     def _group_send_in_transaction(
-        self, dispatcher: TransactionDispatcher, group: Groups, message: dict[str, Any], exclude: Channels = None
+        self,
+        dispatcher: TransactionDispatcher,
+        group: Groups,
+        message: dict[str, Any],
+        exclude: Channels = None,
+        marks: Header | None = None,
     ) -> None:
-        topics, payload = self.address_groups(group, message, exclude)
+        topics, payload = self.address_groups(group, message, exclude, marks)
         try:
             dispatcher.publish_all_sync(topics, payload)
         except REFUSALS as error:

@@ -17,7 +17,7 @@ from ..core.events import BoundQueue
 from ..core.exceptions import NotSupported, QueueFull
 from ..core.stats import RateLimitedLogger
 from .dispatcher import Dispatcher, same_node
-from .envelope import payload_for
+from .envelope import READY, payload_for
 from .names import channel_of
 from .settings import Settings
 
@@ -39,9 +39,15 @@ class TransactionalLayer:
     layer's own methods raise, and Django's ``DatabaseError`` for what the database refuses.
     """
 
-    def __init__(self, send: Callable[[str, Message], None], group_send: Callable[[Names, Message, Any], None]) -> None:
+    def __init__(
+        self,
+        send: Callable[[str, Message], None],
+        group_send: Callable[..., None],
+        frame: Callable[..., Message],
+    ) -> None:
         self.send_sync = send
         self._group_send = group_send
+        self._frame = frame
 
     async def send(self, channel: str, message: Message) -> None:
         """`AnyioChannelLayer.send`, in the thread of ``sync_to_async``, where Django's connection is."""
@@ -54,6 +60,14 @@ class TransactionalLayer:
     def group_send_sync(self, group: Names, message: Message, *, exclude: Names | None = None) -> None:
         """`group_send` for synchronous code."""
         self._group_send(group, message, exclude)
+
+    async def broadcast(self, group: Names, *, exclude: Names | None = None, **frame: Any) -> None:
+        """`AnyioChannelLayer.broadcast`, in the thread of ``sync_to_async``, where Django's connection is."""
+        await sync_to_async(self.broadcast_sync, thread_sensitive=True)(group, exclude=exclude, **frame)
+
+    def broadcast_sync(self, group: Names, *, exclude: Names | None = None, **frame: Any) -> None:
+        """`broadcast` for synchronous code."""
+        self._group_send(group, self._frame(**frame), exclude, READY)
 
 
 class TransactionDispatcher:

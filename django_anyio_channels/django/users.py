@@ -17,6 +17,7 @@ except ModuleNotFoundError as error:
     ) from error
 
 from .closing import close_message, session_hash
+from .envelope import Header
 from .sends import Channels, Groups, Results, TargetedSends
 
 LOGGED_OUT = 4401
@@ -114,14 +115,14 @@ class UserMethods(TargetedSends):
         or a handler; others ignore it. The message is no part of the group's history. A program that receives on a
         channel of the group by itself gets ``{"type": "anyio_channels.close", "code": code}``.
         """
-        await self._send_to_groups(group, close_message(code), exclude, None, urgent=True)
+        await self._send_to_groups(group, close_message(code), exclude, None, Header(urgent=True))
 
     def group_close_sync(self, group: Groups, code: int = FORBIDDEN, *, exclude: Channels = None) -> None:
         """`group_close` for synchronous code."""
-        self._send_to_groups_sync(group, close_message(code), exclude, None, urgent=True)
+        self._send_to_groups_sync(group, close_message(code), exclude, None, Header(urgent=True))
 
     def close_if_changed_sync(self, user: Any) -> None:
         """Close the WebSockets of a user whose password was another one when they were opened."""
         hashes = [user.get_session_auth_hash(), *user.get_session_auth_fallback_hash()]
         message = close_message(LOGGED_OUT, [session_hash(each) for each in hashes])
-        self._send_to_groups_sync(user_groups(user), message, None, None, urgent=True)
+        self._send_to_groups_sync(user_groups(user), message, None, None, Header(urgent=True))

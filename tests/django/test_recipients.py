@@ -9,8 +9,9 @@ import pytest
 
 from django_anyio_channels import DecodeError, Event
 from django_anyio_channels.core.notifier import NewWaiter
-from django_anyio_channels.core.serializers import MARKER
+from django_anyio_channels.core.serializers import MARKER, MessagePackSerializer
 from django_anyio_channels.core.stats import DeliveryStats
+from django_anyio_channels.django.consumer_loop import Inbox
 from django_anyio_channels.django.envelope import Header, close_envelope
 from django_anyio_channels.django.names import BrokerNames
 from django_anyio_channels.django.recipients import _REMEMBERED_MESSAGES, Recipients
@@ -54,10 +55,15 @@ class Node:
 
     memberships: set[tuple[str, str]]
     errors: list[str] = field(default_factory=list)
+    inboxes: dict[Subscriber, Inbox] = field(default_factory=dict)
 
     def recipients(self) -> Recipients:
         return Recipients(
-            NAMES, lambda *key: key in self.memberships, lambda name, error: self.errors.append(f"{name}: {error}")
+            NAMES,
+            lambda *key: key in self.memberships,
+            lambda name, error: self.errors.append(f"{name}: {error}"),
+            MessagePackSerializer().decode,
+            self.inboxes.get,
         )
 
 
