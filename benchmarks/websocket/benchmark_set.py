@@ -1,7 +1,7 @@
 """Real servers with WebSockets in one group, over Redis: how fast messages reach the clients.
 
-The server is one process, the clients are another one. ``bare`` is the limit: an application without Channels and a
-layer, which sends each text to all.
+The server is one process, the clients are another one. There are two limits: ``bare`` is an application without
+Channels and a layer, which sends each text to all; ``frames`` writes a ready frame to all transports.
 """
 
 from __future__ import annotations
@@ -12,42 +12,72 @@ from contextlib import contextmanager
 from functools import partial
 from typing import Any, cast
 
+from tests.support.brokers import postgres
 from tests.support.brokers import redis as brokers
+from tests.support.brokers.server import running
 
+from ..brokers.postgres.peers import migrate
 from ..harness.contenders import OURS, Contender, Layer
 from ..harness.deliveries import Tally
 from ..harness.measuring import Figures
-from ..harness.runner import BenchmarkSet, Measure, Scenario, Target, against
+from ..harness.runner import BenchmarkSet, Figure, Measure, Scenario, Target, against
 from .client import measure
 from .servers import SERVERS, serving
 
 SLOW, PUBSUB, CORE, BARE = "ours, fast_dispatch off", "pubsub", "core", "bare"
+POSTGRES, IN_MEMORY, FRAMES = "channels_postgres", "InMemoryChannelLayer", "frames"
 _WINDOW = 5
 """Messages on their way at once."""
-_DELIVERIES = {OURS: 200_000, SLOW: 20_000, PUBSUB: 20_000, CORE: 10_000, BARE: 200_000}
+_RATE = 2_000.0
+"""Deliveries in a second that every contender can make."""
+_DELIVERIES = {
+    OURS: 200_000,
+    SLOW: 20_000,
+    PUBSUB: 20_000,
+    CORE: 10_000,
+    POSTGRES: 5_000,
+    IN_MEMORY: 20_000,
+    BARE: 200_000,
+    FRAMES: 400_000,
+}
 """How many each contender makes in a round."""
 
+_TEXT, _READY = "uvicorn, text, 1000 sockets", "uvicorn, ready, 1000 sockets"
 _TARGETS: tuple[Target, ...] = (
-    against(PUBSUB, "uvicorn, text, 1000 sockets", "deliveries/s", at_least=10),
-    against(PUBSUB, "daphne, text, 1000 sockets", "deliveries/s", at_least=7),
-    against(PUBSUB, "hypercorn, text, 1000 sockets", "deliveries/s", at_least=7),
-    against(PUBSUB, "granian, text, 1000 sockets", "deliveries/s", at_least=7),
+    against(PUBSUB, _TEXT, "deliveries/s", at_least=10),
+    against(PUBSUB, _TEXT, f"p99 ms at {_RATE:g}/s", at_most=1),
+    against(PUBSUB, _TEXT, "kB for each socket", at_most=1),
+    against(BARE, _TEXT, "deliveries/s", at_least=0.65),
+    *(
+        against(PUBSUB, f"{server}, text, 1000 sockets", "deliveries/s", at_least=7)
+        for server in SERVERS
+        if server != "uvicorn"
+    ),
     against(PUBSUB, "uvicorn, text, 5000 sockets", "deliveries/s", at_least=7),
     against(PUBSUB, "uvicorn, sync, 1000 sockets", "deliveries/s", at_least=5),
-    against(BARE, "uvicorn, text, 1000 sockets", "deliveries/s", at_least=0.65),
+    Target(Figure(_READY, OURS, "deliveries/s"), Figure(_TEXT, BARE, "deliveries/s"), at_least=0.9),
+    Target(Figure(_READY, OURS, "deliveries/s"), Figure(_TEXT, PUBSUB, "deliveries/s"), at_least=15),
 )
 
 
 def benchmarks(quick: bool) -> BenchmarkSet:
     """The set; ``quick`` is for trying it out, far too short to judge speed."""
-    server = brokers.plain("redis")
+    server, database = brokers.plain("redis"), postgres.plain()
     core_host = {"address": server.url, "socket_timeout": None}  # redis-py 8 ends idle consumers after 5 seconds
-    layers: dict[str, Mapping[str, Any]] = {
+    entry = {**database.entry, "TIME_ZONE": None}
+    environments: dict[str, Mapping[str, Any]] = {
         OURS: _layer("django_anyio_channels.AnyioChannelLayer", url=server.url),
         SLOW: _layer("django_anyio_channels.AnyioChannelLayer", url=server.url, fast_dispatch=False),
         PUBSUB: _layer("channels_redis.pubsub.RedisPubSubChannelLayer", hosts=[server.url]),
         CORE: _layer("channels_redis.core.RedisChannelLayer", hosts=[core_host], capacity=10_000),
-        BARE: {},
+        POSTGRES: {
+            **_layer("channels_postgres.core.PostgresChannelLayer", **entry),
+            "DATABASES": {"default": {}, "channels_postgres": entry},
+            "INSTALLED_APPS": ["channels", "channels_postgres"],
+        },
+        IN_MEMORY: _layer("channels.layers.InMemoryChannelLayer", capacity=10_000),
+        BARE: {"LIMIT": "bare"},
+        FRAMES: {"LIMIT": "frames"},
     }
 
     def scenario(asgi_server: str, path: str, sockets: int, *names: str) -> Scenario:
@@ -56,32 +86,34 @@ def benchmarks(quick: bool) -> BenchmarkSet:
             name: partial(
                 _measure,
                 server=asgi_server,
-                layers=layers[name],
+                environment=environments[name],
                 path=path,
                 sockets=sockets,
                 messages=max(10, _DELIVERIES[name] // (50 if quick else 1) // sockets),
             )
-            for name in names or layers
-            if not (name == BARE and path != "text")
+            for name in names
         }
         return Scenario(f"{asgi_server}, {path}, {sockets} sockets", measures)
 
-    scenarios = [scenario("uvicorn", "text", sockets) for sockets in (100, 1000, 5000)]
-    scenarios += [scenario(each, "text", 1000, OURS, PUBSUB, BARE) for each in SERVERS if each != "uvicorn"]
-    scenarios += [
-        scenario("uvicorn", path, sockets, OURS, PUBSUB) for path in ("json", "sync") for sockets in (100, 1000)
+    scenarios = [
+        scenario("uvicorn", "text", 100, OURS, PUBSUB, CORE, BARE),
+        scenario("uvicorn", "text", 1000, *environments),
+        scenario("uvicorn", "text", 5000, OURS, PUBSUB, BARE),
+        *(scenario("uvicorn", "ready", sockets, OURS) for sockets in (100, 1000, 5000)),
+        *(scenario(each, "text", 1000, OURS, PUBSUB, BARE) for each in SERVERS if each != "uvicorn"),
+        *(scenario("uvicorn", path, sockets, OURS, PUBSUB) for path in ("json", "sync") for sockets in (100, 1000)),
     ]
     return BenchmarkSet(
         "websocket",
-        tuple(Contender(name, _no_layer) for name in layers),
+        tuple(Contender(name, _no_layer) for name in environments),
         tuple(scenarios),
         () if quick else _TARGETS,
-        partial(_running, server),
+        partial(_running, server, database),
     )
 
 
 def _layer(backend: str, **config: Any) -> dict[str, Any]:
-    return {"default": {"BACKEND": backend, "CONFIG": config}}
+    return {"CHANNEL_LAYERS": {"default": {"BACKEND": backend, "CONFIG": config}}}
 
 
 def _no_layer() -> Layer:
@@ -90,16 +122,17 @@ def _no_layer() -> Layer:
 
 
 def _measure(
-    contender: Contender, server: str, layers: Mapping[str, Any], path: str, sockets: int, messages: int
+    contender: Contender, server: str, environment: Mapping[str, Any], path: str, sockets: int, messages: int
 ) -> Figures:
     """One client has messages sent to a group of consumers on a real server, and counts what its WebSockets get."""
-    with serving(server, layers, bare=not layers) as running:
-        measured = asyncio.run(measure(running.port, path, sockets, messages, _WINDOW))
+    with serving(server, environment) as running:
+        measured = asyncio.run(measure(running.port, path, sockets, messages, _WINDOW, _RATE))
         values = {**measured.values, "kB for each socket": running.memory() / sockets / 1000}
-        return Figures(values, Tally(sockets * messages, measured.right, measured.wrong))
+        return Figures(values, Tally(measured.expected, measured.right, measured.wrong))
 
 
 @contextmanager
-def _running(server: brokers.Redis) -> Iterator[Callable[[], object]]:
-    with brokers.running(server):
+def _running(server: brokers.Redis, database: postgres.Postgres) -> Iterator[Callable[[], object]]:
+    with brokers.running(server), running(database.server):
+        migrate({**database.entry, "TIME_ZONE": None})
         yield partial(server.ask, "FLUSHALL")

@@ -15,6 +15,8 @@ from picows import WSFrame, WSListener, WSMsgType, WSTransport, ws_connect
 CONNECTING_AT_ONCE = 50
 PATIENCE = 60.0
 """Seconds after which a message counts as lost."""
+SECONDS_AT_RATE = 5.0
+"""How long messages are sent at a fixed rate."""
 _DIGITS = 8
 
 
@@ -42,6 +44,11 @@ class Crowd:
         self.sent_at[number] = perf_counter()
         done = self._complete[number] = asyncio.get_running_loop().create_future()
         return done
+
+    def percentiles(self, when: str) -> dict[str, float]:
+        """The latencies so far, in milliseconds."""
+        found = quantiles(self.latencies, n=100, method="inclusive")
+        return {f"p50 ms{when}": found[49] * 1000, f"p99 ms{when}": found[98] * 1000}
 
     def received(self, number: int, expected: int) -> None:
         """Count a message of one socket, which should have been number ``expected``."""
@@ -73,7 +80,7 @@ class _Member(WSListener):
 
 @asynccontextmanager
 async def crowd(port: int, path: str, sockets: int) -> AsyncIterator[tuple[Crowd, WSTransport]]:
-    """Open sockets at ``path``, and one at ``/control``."""
+    """Open sockets at ``path``, and one that has them sent what it sends."""
     members = Crowd()
     start = len('{"type": "bench.message", "text": "') if path == "json" else 0
     gate = asyncio.Semaphore(CONNECTING_AT_ONCE)
@@ -85,7 +92,8 @@ async def crowd(port: int, path: str, sockets: int) -> AsyncIterator[tuple[Crowd
             )
             return transport
 
-    control = await connect("control", WSListener())
+    control = await connect("control-ready" if path == "ready" else "control", WSListener())
+    path = "text" if path == "ready" else path
     members.sockets = await asyncio.gather(*(connect(path, _Member(members, start)) for _ in range(sockets)))
     try:
         yield members, control
@@ -101,14 +109,16 @@ class Measured:
     values: dict[str, float]
     right: int
     wrong: int
+    expected: int
 
 
-async def measure(port: int, path: str, sockets: int, messages: int, window: int) -> Measured:
-    """Have messages sent to the group, ``window`` of them on their way at once."""
+async def measure(port: int, path: str, sockets: int, messages: int, window: int, rate: float) -> Measured:
+    """Have messages sent to the group, ``window`` of them on their way at once, and then ``rate`` deliveries/s."""
     began_connecting = perf_counter()
     async with crowd(port, path, sockets) as (members, control):
         connected = perf_counter() - began_connecting
         numbers = iter(range(messages))
+        at_rate = max(5, int(rate * SECONDS_AT_RATE / sockets))
 
         async def send_one_after_the_other() -> None:
             for number in numbers:
@@ -126,11 +136,13 @@ async def measure(port: int, path: str, sockets: int, messages: int, window: int
         before, began = members.right, perf_counter()
         await asyncio.gather(*(send_one_after_the_other() for _ in range(window)))
         seconds = perf_counter() - began
-        percentiles = quantiles(members.latencies, n=100, method="inclusive")
-        values = {
-            "deliveries/s": (members.right - before) / seconds,
-            "p50 ms": percentiles[49] * 1000,
-            "p99 ms": percentiles[98] * 1000,
-            "s to connect": connected,
-        }
-        return Measured(values, members.right, members.wrong)
+        values = {"deliveries/s": (members.right - before) / seconds, **members.percentiles("")}
+        members.latencies.clear()
+        complete = []
+        for number in range(messages, messages + at_rate):
+            complete.append(members.expect(number))
+            control.send(WSMsgType.TEXT, text_of(number).encode())
+            await asyncio.sleep(sockets / rate)
+        await asyncio.wait_for(asyncio.gather(*complete), PATIENCE)
+        values |= {**members.percentiles(f" at {rate:g}/s"), "s to connect": connected}
+        return Measured(values, members.right, members.wrong, sockets * (messages + at_rate))

@@ -50,13 +50,22 @@ class Running:
 
 
 @contextmanager
-def serving(server: str, layers: Mapping[str, Any], *, bare: bool = False) -> Iterator[Running]:
-    """Serve the application with such ``CHANNEL_LAYERS``."""
+def serving(server: str, environment: Mapping[str, Any]) -> Iterator[Running]:
+    """Serve the application, for which ``environment`` has variables, as objects for JSON or texts."""
     port = free_port()
     command = [sys.executable, "-m", *(part.format(port=port) for part in SERVERS[server])]
-    environment = {**os.environ, "BENCHMARK_CHANNEL_LAYERS": json.dumps(layers), "PYTHONWARNINGS": "ignore"}
-    environment |= {"BENCHMARK_BARE": "1"} if bare else {}
-    with subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL) as process:
+    variables = {
+        f"BENCHMARK_{name}": value if isinstance(value, str) else json.dumps(value)
+        for name, value in environment.items()
+    }
+    variables = {
+        **os.environ,
+        "BENCHMARK_CHANNEL_LAYERS": "{}",
+        "BENCHMARK_INSTALLED_APPS": '["channels"]',
+        "PYTHONWARNINGS": "ignore",
+        **variables,
+    }
+    with subprocess.Popen(command, env=variables, stdout=subprocess.DEVNULL) as process:
         try:
             _wait_for(port, process)
             yield Running(port, process.pid, _memory(process.pid))
