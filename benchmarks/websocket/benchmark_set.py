@@ -71,7 +71,7 @@ def benchmarks(quick: bool) -> BenchmarkSet:
         PUBSUB: _layer("channels_redis.pubsub.RedisPubSubChannelLayer", hosts=[server.url]),
         CORE: _layer("channels_redis.core.RedisChannelLayer", hosts=[core_host], capacity=10_000),
         POSTGRES: {
-            **_layer("channels_postgres.core.PostgresChannelLayer", **entry),
+            **_layer("benchmarks.brokers.postgres.listening.ListeningLayer", **entry),
             "DATABASES": {"default": {}, "channels_postgres": entry},
             "INSTALLED_APPS": ["channels", "channels_postgres"],
         },

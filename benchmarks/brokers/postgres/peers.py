@@ -27,19 +27,9 @@ def channels_postgres(name: str, database: dict[str, Any], connections: Callable
 
     def make() -> Layer:
         _set_django_up(database)
-        from channels_postgres.core import PostgresChannelLayer
+        from .listening import ListeningLayer
 
-        class Listening(PostgresChannelLayer):  # type: ignore[misc]
-            """Listens from its first name on. A hundred readers who begin at once would start a hundred listeners."""
-
-            async def new_channel(self, prefix: str = "specific") -> str:
-                listening, is_first = self._get_or_create_listener_task()
-                if is_first:
-                    self.listener = asyncio.create_task(self.listen_to_all_channels())
-                await listening.wait()
-                return cast(str, await super().new_channel(prefix))
-
-        return cast(Layer, Listening(**database))
+        return cast(Layer, ListeningLayer(**database))
 
     async def close(layer: Layer) -> None:
         from channels_postgres import db
