@@ -23,6 +23,7 @@ from ..harness.measuring import Figures
 from ..harness.runner import BenchmarkSet, Figure, Measure, Scenario, Target, against
 from .client import measure
 from .servers import SERVERS, serving
+from .workers import measure_worker
 
 SLOW, PUBSUB, CORE, BARE = "ours, fast_dispatch off", "pubsub", "core", "bare"
 POSTGRES, IN_MEMORY, FRAMES = "channels_postgres", "InMemoryChannelLayer", "frames"
@@ -62,6 +63,7 @@ _TARGETS: tuple[Target, ...] = (
 
 def benchmarks(quick: bool) -> BenchmarkSet:
     """The set; ``quick`` is for trying it out, far too short to judge speed."""
+    few = 50 if quick else 1
     server, database = brokers.plain("redis"), postgres.plain()
     core_host = {"address": server.url, "socket_timeout": None}  # redis-py 8 ends idle consumers after 5 seconds
     entry = {**database.entry, "TIME_ZONE": None}
@@ -81,7 +83,7 @@ def benchmarks(quick: bool) -> BenchmarkSet:
     }
 
     def scenario(asgi_server: str, path: str, sockets: int, *names: str) -> Scenario:
-        sockets = sockets // 50 if quick else sockets
+        sockets = sockets // few
         measures: dict[str, Measure] = {
             name: partial(
                 _measure,
@@ -89,7 +91,7 @@ def benchmarks(quick: bool) -> BenchmarkSet:
                 environment=environments[name],
                 path=path,
                 sockets=sockets,
-                messages=max(10, _DELIVERIES[name] // (50 if quick else 1) // sockets),
+                messages=max(10, _DELIVERIES[name] // few // sockets),
             )
             for name in names
         }
@@ -103,6 +105,13 @@ def benchmarks(quick: bool) -> BenchmarkSet:
         *(scenario(each, "text", 1000, OURS, PUBSUB, BARE) for each in SERVERS if each != "uvicorn"),
         *(scenario("uvicorn", path, sockets, OURS, PUBSUB) for path in ("json", "sync") for sockets in (100, 1000)),
     ]
+    for kind in ("async", "sync"):
+        counts = {OURS: 20_000, CORE: 4_000}
+        measures: dict[str, Measure] = {
+            name: partial(measure_worker, environment=_roomy(environments[name]), kind=kind, jobs=jobs // few)
+            for name, jobs in counts.items()
+        }
+        scenarios.append(Scenario(f"runworker, {kind}", measures))
     return BenchmarkSet(
         "websocket",
         tuple(Contender(name, _no_layer) for name in environments),
@@ -119,6 +128,12 @@ def _layer(backend: str, **config: Any) -> dict[str, Any]:
 def _no_layer() -> Layer:
     """The layer is made in the server's process."""
     return cast(Layer, None)
+
+
+def _roomy(environment: Mapping[str, Any]) -> dict[str, Any]:
+    """With queues that take all jobs at once."""
+    layer = environment["CHANNEL_LAYERS"]["default"]
+    return {"CHANNEL_LAYERS": {"default": {**layer, "CONFIG": {**layer["CONFIG"], "capacity": 100_000}}}}
 
 
 def _measure(

@@ -54,18 +54,7 @@ def serving(server: str, environment: Mapping[str, Any]) -> Iterator[Running]:
     """Serve the application, for which ``environment`` has variables, as objects for JSON or texts."""
     port = free_port()
     command = [sys.executable, "-m", *(part.format(port=port) for part in SERVERS[server])]
-    variables = {
-        f"BENCHMARK_{name}": value if isinstance(value, str) else json.dumps(value)
-        for name, value in environment.items()
-    }
-    variables = {
-        **os.environ,
-        "BENCHMARK_CHANNEL_LAYERS": "{}",
-        "BENCHMARK_INSTALLED_APPS": '["channels"]',
-        "PYTHONWARNINGS": "ignore",
-        **variables,
-    }
-    with subprocess.Popen(command, env=variables, stdout=subprocess.DEVNULL) as process:
+    with subprocess.Popen(command, env=variables_of(environment), stdout=subprocess.DEVNULL) as process:
         try:
             _wait_for(port, process)
             yield Running(port, process.pid, _memory(process.pid))
@@ -75,6 +64,15 @@ def serving(server: str, environment: Mapping[str, Any]) -> Iterator[Running]:
                 process.wait(5)
             except subprocess.TimeoutExpired:
                 process.kill()
+
+
+def variables_of(environment: Mapping[str, Any]) -> dict[str, str]:
+    """Return the environment of a process that imports the applications."""
+    variables = {"CHANNEL_LAYERS": {}, "INSTALLED_APPS": ["channels"], **environment}
+    own = {
+        f"BENCHMARK_{name}": value if isinstance(value, str) else json.dumps(value) for name, value in variables.items()
+    }
+    return {**os.environ, "PYTHONWARNINGS": "ignore", **own}
 
 
 def _wait_for(port: int, process: subprocess.Popen[bytes]) -> None:
