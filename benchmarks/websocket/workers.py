@@ -22,7 +22,7 @@ from channels.routing import ChannelNameRouter
 from channels.worker import Worker
 from django.utils.module_loading import import_string
 
-from ..harness.contenders import Contender, Layer
+from ..harness.contenders import Layer
 from ..harness.deliveries import Tally
 from ..harness.measuring import Figures
 from .servers import variables_of
@@ -32,7 +32,7 @@ CHANNEL = "jobs"
 PATIENCE = 60.0
 
 
-def measure_worker(contender: Contender, environment: Mapping[str, Any], kind: str, jobs: int) -> Figures:
+def measure_worker(environment: Mapping[str, Any], kind: str, jobs: int) -> Figures:
     """Have a worker handle jobs. It is asked when it has handled all."""
     layer = environment["CHANNEL_LAYERS"]["default"]
     variables = {**variables_of(environment), "BENCHMARK_CONSUMER": kind}

@@ -37,7 +37,8 @@ async def test_frames_are_sent_and_filtered() -> None:
     guest, member = User(is_authenticated=False), User(is_authenticated=True)
     clients = []
     for base, user in ((names["AsyncWebsocketConsumer"], guest), (names["Match"], member), (names["Match"], guest)):
-        client = WebsocketCommunicator(type("InMatch", (base,), {"groups": ["match.7"]}).as_asgi(), "/")
+        consumer: Any = type("InMatch", (base,), {"groups": ["match.7"]})
+        client = WebsocketCommunicator(consumer.as_asgi(), "/")
         cast(dict[str, Any], client.scope)["user"] = user
         assert (await client.connect(30))[0]
         clients.append(client)
