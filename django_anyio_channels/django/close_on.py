@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
@@ -13,6 +14,8 @@ from django.db.models.signals import post_delete, post_save
 
 from .registry import get_channel_layer
 from .users import LOGGED_OUT, UserMethods, session_groups
+
+logger = logging.getLogger("django_anyio_channels")
 
 
 def connect_signals() -> None:
@@ -33,8 +36,13 @@ def _layers(event: str) -> Iterator[UserMethods]:
 
 
 def _when_committed(call: Callable[[], None], using: str | None = None) -> None:
-    # What is rolled back closes nothing; and when the broker is down, the user must be able to log out all the same.
-    transaction.on_commit(call, using=using, robust=True)
+    def close() -> None:
+        try:
+            call()
+        except Exception:  # the user must be able to log out when the broker is down
+            logger.exception("The WebSockets of a user, who may not use them any more, could not be closed")
+
+    transaction.on_commit(close, using=using)  # what is rolled back closes nothing
 
 
 def _logged_out(sender: object, request: Any, **_: object) -> None:
