@@ -12,8 +12,9 @@ from django.conf import settings
 from django.db import transaction
 from django.db.models.signals import post_delete, post_save
 
+from .layer import AnyioChannelLayer
 from .registry import get_channel_layer
-from .users import LOGGED_OUT, UserMethods, session_groups
+from .users import LOGGED_OUT, session_groups
 
 logger = logging.getLogger("django_anyio_channels")
 
@@ -28,11 +29,10 @@ def connect_signals() -> None:
             signal.connect(receiver, sender=settings.AUTH_USER_MODEL, dispatch_uid="anyio_channels.user")
 
 
-def _layers(event: str) -> Iterator[UserMethods]:
+def _layers(event: str) -> Iterator[AnyioChannelLayer]:
     for alias, entry in settings.CHANNEL_LAYERS.items():
-        layer = get_channel_layer(alias) if event in entry.get("CONFIG", {}).get("close_on", ()) else None
-        if isinstance(layer, UserMethods):
-            yield layer
+        if event in entry.get("CONFIG", {}).get("close_on", ()):
+            yield get_channel_layer(alias)
 
 
 def _when_committed(call: Callable[[], None], using: str | None = None) -> None:
