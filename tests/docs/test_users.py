@@ -8,10 +8,10 @@ from typing import Any, cast
 import docutils.nodes
 import pytest
 from asgiref.sync import sync_to_async
-from channels.layers import BaseChannelLayer, channel_layers
 from channels.testing import WebsocketCommunicator
+from django.test import override_settings
 
-from django_anyio_channels import AnyioChannelLayer
+from django_anyio_channels import get_channel_layer
 from django_anyio_channels.django.config import CLOSE_ON, read_config
 from tests.support.paths import ROOT
 
@@ -34,9 +34,9 @@ def run(name: str, **names: Any) -> dict[str, Any]:
     return names
 
 
+@override_settings(CHANNEL_LAYERS={"default": {"BACKEND": "django_anyio_channels.AnyioChannelLayer"}})
 async def test_a_user_is_reached() -> None:
-    layer = AnyioChannelLayer()
-    before = channel_layers.set("default", layer)
+    layer = get_channel_layer()
     user = SimpleNamespace(pk=7, is_authenticated=True)
     window = WebsocketCommunicator(run("consumer")["NewsConsumer"].as_asgi(), "/")
     cast(Any, window.scope)["user"] = user
@@ -45,7 +45,6 @@ async def test_a_user_is_reached() -> None:
     assert await window.receive_json_from(SECONDS) == {"text": "Your export is ready"}
     await layer.user_close(user)
     assert await window.receive_output(SECONDS) == {"type": "websocket.close", "code": 4401}
-    channel_layers.set("default", cast(BaseChannelLayer, before))
     await layer.close()
 
 
