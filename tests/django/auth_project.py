@@ -32,9 +32,12 @@ settings.configure(
 )
 django.setup()
 
+from django.contrib import auth  # noqa: E402
 from django.contrib.auth.models import User  # noqa: E402
+from django.contrib.sessions.backends.db import SessionStore  # noqa: E402
 from django.core.management import call_command  # noqa: E402
 from django.db import transaction  # noqa: E402
+from django.http import HttpRequest  # noqa: E402
 from django.test import Client  # noqa: E402
 
 call_command("migrate", verbosity=0)
@@ -59,6 +62,12 @@ def login(name: str) -> dict[str, Any]:
 
 def logout(name: str) -> None:
     clients[name].logout()
+
+
+def log_nobody_out(name: str) -> None:
+    request = HttpRequest()
+    request.session = SessionStore()
+    auth.logout(request)
 
 
 def alogout(name: str) -> None:

@@ -109,7 +109,7 @@ async def test_what_users_do_closes_their_websockets(layer: AnyioChannelLayer, p
         await project.do(logout, "ana")
         assert await second.receive_output(SECONDS) == {"type": "websocket.close", "code": 4401}
         logins[first] = await project.do("login", "ana")
-    for command in ("save", "change_password_in_vain"):
+    for command in ("save", "change_password_in_vain", "log_nobody_out"):
         await project.do(command, "ana")
     await layer.user_send(logins[first]["pk"], {"type": "here"})
     for browser in logins:

@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
-from django_anyio_channels import AnyioChannelLayer, RedisStreamsChannelLayer
+from django_anyio_channels import AnyioChannelLayer, DeliveryUnknown, ListenerClosed, RedisStreamsChannelLayer
 from django_anyio_channels.brokers.redis.keys import sent_key
+from django_anyio_channels.brokers.redis.scripts import PUT
 from django_anyio_channels.core.exceptions import ChannelLayerError
 from tests.contract.processes import n, numbers, soon
 from tests.support.brokers import redis as brokers
@@ -44,6 +45,28 @@ async def test_each_message_arrives_once_over_connections_that_break(server: bro
     assert [event.position for event in await receiver.group_history("g", limit=30)] == positions
     for layer in (receiver, sender):
         await layer.close()
+
+
+@pytest.mark.parametrize("streams", [False, True], ids=["publish/subscribe", "streams"])
+async def test_without_an_answer_it_is_unknown(
+    server: brokers.Redis, streams: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    layer = RedisStreamsChannelLayer(brokers.with_streams(server.url))
+    if not streams:
+        layer.disable_history("g")
+    await layer.connect()
+
+    async def lose(*_: object) -> None:
+        raise ListenerClosed("lost")
+
+    monkeypatch.setattr(layer.require_session(), "publish_once", lose)
+    monkeypatch.setattr(layer._history, "publish", lose)
+    monkeypatch.setattr(PUT, "run", lose)
+    with pytest.raises(DeliveryUnknown):
+        await layer.publish_once("g", b"x", key="k", seconds=60.0)
+    with pytest.raises(DeliveryUnknown):
+        await layer.put_once("jobs", b"x", capacity=1, expiry=60.0, key="k", seconds=60.0)
+    await layer.disconnect()
 
 
 async def test_keys_expire(server: brokers.Redis, connect: Connect) -> None:
