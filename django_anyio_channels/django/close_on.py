@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
@@ -11,8 +12,11 @@ from django.conf import settings
 from django.db import transaction
 from django.db.models.signals import post_delete, post_save
 
+from .layer import AnyioChannelLayer
 from .registry import get_channel_layer
-from .users import LOGGED_OUT, UserMethods, session_groups
+from .users import LOGGED_OUT, session_groups
+
+logger = logging.getLogger("django_anyio_channels")
 
 
 def connect_signals() -> None:
@@ -25,16 +29,20 @@ def connect_signals() -> None:
             signal.connect(receiver, sender=settings.AUTH_USER_MODEL, dispatch_uid="anyio_channels.user")
 
 
-def _layers(event: str) -> Iterator[UserMethods]:
+def _layers(event: str) -> Iterator[AnyioChannelLayer]:
     for alias, entry in settings.CHANNEL_LAYERS.items():
-        layer = get_channel_layer(alias) if event in entry.get("CONFIG", {}).get("close_on", ()) else None
-        if isinstance(layer, UserMethods):
-            yield layer
+        if event in entry.get("CONFIG", {}).get("close_on", ()):
+            yield get_channel_layer(alias)
 
 
 def _when_committed(call: Callable[[], None], using: str | None = None) -> None:
-    # What is rolled back closes nothing; and when the broker is down, the user must be able to log out all the same.
-    transaction.on_commit(call, using=using, robust=True)
+    def close() -> None:
+        try:
+            call()
+        except Exception:  # the user must be able to log out when the broker is down
+            logger.exception("The WebSockets of a user, who may not use them any more, could not be closed")
+
+    transaction.on_commit(close, using=using)  # what is rolled back closes nothing
 
 
 def _logged_out(sender: object, request: Any, **_: object) -> None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from msgspec.structs import replace
@@ -51,13 +52,11 @@ class TargetedSends(LayerBase):
     ) -> Results:
         topics, payload = self.address_groups(groups, message, exclude, marks)
         _check_key(key)
-        try:
+        with _translated():
             if len(topics) == 1 and key is None:
                 await (self._own_node or self._dispatcher).publish(topics[0], payload)
                 return None
             results = await self._dispatcher.carry(lambda node: publish_all(node, topics, payload, key))
-        except REFUSALS as error:
-            raise translate(error) from error
         return _result(groups, key, results)
 
     def _send_to_groups_sync(
@@ -65,7 +64,7 @@ class TargetedSends(LayerBase):
     ) -> Results:
         topics, payload = self.address_groups(groups, message, exclude, marks)
         _check_key(key)
-        try:
+        with _translated():
             if len(topics) == 1 and key is None:
                 self._dispatcher.publish_sync(topics[0], payload)
                 return None
@@ -73,25 +72,19 @@ class TargetedSends(LayerBase):
                 lambda node: publish_all(node, topics, payload, key),
                 repeat_after=(ChannelClosed,) if key is None else (ChannelClosed, EventLoopClosed),
             )
-        except REFUSALS as error:
-            raise translate(error) from error
         return _result(groups, key, results)
 
     async def _send_once(self, channel: str, message: dict[str, Any], key: str) -> None:
         inbox, payload = self.address(channel, message)
         _check_key(key)
-        try:
+        with _translated():
             await self._dispatcher.carry(lambda node: self._put_once(node, channel, inbox, payload, key))
-        except REFUSALS as error:
-            raise translate(error) from error
 
     def _send_once_sync(self, channel: str, message: dict[str, Any], key: str) -> None:
         inbox, payload = self.address(channel, message)
         _check_key(key)
-        try:
+        with _translated():
             self._dispatcher.call_sync(lambda node: self._put_once(node, channel, inbox, payload, key))
-        except REFUSALS as error:
-            raise translate(error) from error
 
     async def _put_once(self, node: Node, channel: str, inbox: str | None, payload: bytes, key: str) -> None:
         idempotent = node.channel.idempotent
@@ -124,6 +117,14 @@ async def publish_all(node: Node, topics: list[str], payload: bytes, key: str | 
             raise DeliveryUnknown(f"{reached}: {error}") from error
         raise error
     return [outcome for outcome in outcomes if isinstance(outcome, PublishResult)]
+
+
+@contextmanager
+def _translated() -> Iterator[None]:
+    try:
+        yield
+    except REFUSALS as error:
+        raise translate(error) from error
 
 
 def _result(groups: Groups, key: str | None, results: list[PublishResult]) -> Results:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from asgiref.sync import sync_to_async
 
-from django_anyio_channels import AnyioChannelLayer, NotSupported, PublishResult
+from django_anyio_channels import AnyioChannelLayer, NotSupported, PublishResult, user_groups
 from django_anyio_channels.core.capabilities import SupportsIdempotency
 
 from .processes import Processes, n, numbers, receive, rest, soon
@@ -135,6 +135,27 @@ async def test_each_group_keeps_its_copy_and_who_resumes_both_gets_one(processes
     await layer.group_send("h", n(3))
     assert await numbers(layer, channel, 3) == [1, 2, 3]
     assert await rest(layer, channel) == []
+
+
+# ---- users ---------------------------------------------------------------------------------------------------------
+
+
+async def test_users_are_reached_in_all_processes(processes: Processes) -> None:
+    one, two = processes.new(), processes.new()
+    (group,) = user_groups(7)
+    mine, theirs = await member(one, group), await member(two, group)
+    await everywhere(two, "user_send", "7", n(1), exclude=theirs)
+    await everywhere(one, "user_send", 7, n(2))
+    assert sorted(await numbers(one, mine, 4)) == [1, 1, 2, 2]
+    assert await numbers(two, theirs, 2) == [2, 2]
+    await soon(two.user_close(7, 4001))
+    for layer, channel in ((one, mine), (two, theirs)):
+        assert await receive(layer, channel, 1) == [{"type": "anyio_channels.close", "code": 4001}]
+    if has_history(one):
+        assert [event.message for event in await one.group_history(group)] == [n(1), n(1), n(2), n(2)]
+        last = await one.new_channel()
+        await one.group_resume(group, last, last=2)
+        assert await rest(one, last) == [n(2)]
 
 
 # ---- idempotency keys ----------------------------------------------------------------------------------------------

@@ -242,11 +242,11 @@ async def test_other_unknown_types_are_errors_as_ever(layer: AnyioChannelLayer) 
             await browser.wait(SECONDS)
 
 
-async def test_the_mixin_is_for_websockets(layer: AnyioChannelLayer) -> None:
+async def test_the_mixin_is_for_websockets() -> None:
     class Page(UserMixin, AsyncHttpConsumer): ...
 
     with pytest.raises(TypeError, match="Page has no WebSocket; UserMixin is for WebSocket consumers"):
-        await HttpCommunicator(Page.as_asgi(), "GET", "/").get_response(SECONDS)
+        await Page()({"type": "http"}, None, None)
 
 
 def test_the_mixin_stands_before_the_consumer() -> None:

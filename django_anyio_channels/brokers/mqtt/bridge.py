@@ -18,9 +18,9 @@ from typing import Any
 import msgspec
 
 from ...core.encryption import Encryption
-from ...core.exceptions import PayloadTooLarge
+from ...core.exceptions import NotSupported, PayloadTooLarge
 from ...core.hints import did_you_mean
-from ...core.serializers import Serializer, encode_limited
+from ...core.serializers import MARKER, Serializer, encode_limited
 from ...core.stats import RateLimitedLogger
 from .packets import Publish
 from .topics import matches, to_filter
@@ -141,9 +141,14 @@ class Bridge:
         return self._encryption.encrypt(payload, "group", self._group_prefix + group, lifetime=0.0)
 
     def decode(self, message: bytes, group: str) -> Any:
-        """Return what was sent to the group."""
+        """Return what was sent to the group. Raises `NotSupported` for what a device could not make of it."""
         if self._encryption is not None:
             message = self._encryption.decrypt(message, "group", self._group_prefix + group)
+        if message[:1] == MARKER:
+            raise NotSupported(
+                f"Group {group} is an MQTT topic, which holds plain payloads of devices: send to it alone, without "
+                f"exclude, and do not close it"
+            )
         return self._serializer.decode(message)
 
     def find(self, name: str) -> BridgedGroup | None:

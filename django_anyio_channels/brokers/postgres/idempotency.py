@@ -48,7 +48,7 @@ class IdempotencyKeys:
         except asyncpg.PostgresError as error:
             raise PublishRefused(f"{self._connection.address}: {error}") from error
 
-    async def put(self, message: Message, key: str, seconds: float) -> None:
+    async def put(self, message: Message, key: str, seconds: float, *, retry: bool = True) -> None:
         """Append to a queue, unless the queue has had the key. Raises `QueueFull`."""
         await self.require_table()
         contents = sql.text_array([message.message]), sql.text_array([message.expiry])
@@ -58,9 +58,10 @@ class IdempotencyKeys:
         except ChannelLayerError as error:
             if isinstance(error.__cause__, asyncpg.DivisionByZeroError):
                 raise message.queue_full() from None
-            if isinstance(error.__cause__, _VANISHED):
-                self._schema = ""
-            raise
+            if not retry or not isinstance(error.__cause__, _VANISHED):
+                raise
+            self._schema = ""
+            await self.put(message, key, seconds, retry=False)
 
     async def purge(self, prefix: bytes) -> None:
         """Forget the keys of topics and queues whose names begin with a prefix."""

@@ -164,8 +164,7 @@ class Session:
 
     async def publish_once(self, name: bytes, message: bytes, sent_key: bytes, milliseconds: int) -> tuple[Any, Any]:
         """`publish`, unless a message was published under an idempotency key before; return the result of that then."""
-        if self.peers.waiting:
-            await self.peers.wait()
+        await self.peers.wait()
         executor = self.executor(name)
         bindings = executor.execute(encode_command("HGETALL", bindings_key(name)))
         args = self.publish_command, self.subscriptions.tag + name, message, milliseconds

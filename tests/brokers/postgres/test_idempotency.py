@@ -1,0 +1,135 @@
+"""Idempotency keys in a table: rights, owners, a table that vanishes, and connections that break."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from contextlib import suppress
+
+import anyio
+import pytest
+
+from django_anyio_channels import AnyioChannelLayer, ListenerClosed, NotSupported, PublishRefused
+from django_anyio_channels.brokers.postgres import idempotency
+from django_anyio_channels.core.exceptions import ChannelLayerError
+from tests.contract.processes import n, numbers, soon
+from tests.support.brokers import postgres as brokers
+
+from .conftest import Connect
+from .test_tables import Role, role
+
+__all__ = ["role"]
+
+pytestmark = pytest.mark.anyio
+
+TABLE = "django_anyio_channels_sent"
+COUNT = f"SELECT count(*) FROM {TABLE}"
+
+
+async def test_each_message_arrives_once_over_connections_that_break(database: brokers.Postgres) -> None:
+    receiver, sender = (AnyioChannelLayer(url=database.url, capacity=1000) for _ in range(2))
+    channel = await soon(receiver.new_channel())
+    await soon(receiver.group_add("g", channel))
+
+    def break_connections() -> None:
+        for node in sender._dispatcher.nodes:
+            with suppress(ListenerClosed):  # it is broken already
+                for process in node.channel.layer.processes.values():  # type: ignore[attr-defined]
+                    database.ask("SELECT pg_terminate_backend(%s)", process)
+
+    await soon(sender.group_send("g", n(-1)))
+    await soon(sender.send("jobs", n(-1), idempotency_key="first"))
+    for number in range(30):
+        key = str(number)
+        sending = [
+            sender.group_send("g", n(number), idempotency_key=key),
+            sender.send("jobs", n(number), idempotency_key=key),
+        ]
+        breaking = [asyncio.to_thread(break_connections)] if number % 6 == 0 else []
+        await soon(asyncio.gather(*sending, *breaking))
+    assert await numbers(receiver, channel, 31) == list(range(-1, 30))
+    assert await numbers(receiver, "jobs", 31) == list(range(-1, 30))
+    assert sender.statistics()["outages"] >= 3
+    for layer in (receiver, sender):
+        await layer.close()
+
+
+async def test_keys_expire_and_are_swept(
+    database: brokers.Postgres, connect: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(idempotency, "_SWEEP_INTERVAL", 0.01)
+    layer = await connect(database.url)
+    await layer.subscribe("g")
+    for _ in range(2):
+        await layer.publish_once("g", b"x", key="short", seconds=0.0)
+    await layer.publish_once("g", b"y", key="long", seconds=60.0)
+    assert [(await layer.next_published()).message for _ in range(3)] == [b"x", b"x", b"y"]
+    with anyio.fail_after(30):
+        while database.ask(COUNT) != [(1,)]:
+            await anyio.sleep(0.01)
+
+
+async def test_a_table_that_was_dropped_is_made_again(database: brokers.Postgres, connect: Connect) -> None:
+    layer = await connect(database.url)
+    for _ in range(2):
+        await layer.publish_once("g", b"x", key="k", seconds=60.0)
+        database.ask(f"DROP TABLE {TABLE}")
+    await layer.put_once("jobs", b"x", capacity=1, expiry=60.0, key="a", seconds=60.0)
+    assert database.ask(COUNT) == [(1,)]
+    database.ask(f"DROP TABLE {TABLE}")
+    await layer.put_once("jobs", b"x", capacity=2, expiry=60.0, key="b", seconds=60.0)
+    with pytest.raises(ChannelLayerError, match="Queue jobs is full"):
+        await layer.put_once("jobs", b"x", capacity=2, expiry=60.0, key="c", seconds=60.0)
+
+
+async def test_a_table_that_is_dropped_again_and_again_is_an_error(
+    database: brokers.Postgres, connect: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    layer = await connect(database.url)
+    keys = layer._require_session().keys
+
+    async def elsewhere() -> str:
+        return "nowhere"
+
+    monkeypatch.setattr(keys, "require_table", elsewhere)
+    with pytest.raises(PublishRefused, match="nowhere"):
+        await layer.publish_once("g", b"x", key="k", seconds=60.0)
+    database.ask(f"DROP TABLE IF EXISTS {TABLE}")
+    with pytest.raises(ChannelLayerError, match=TABLE):
+        await layer.put_once("jobs", b"x", capacity=1, expiry=60.0, key="a", seconds=60.0)
+    monkeypatch.undo()
+    with pytest.raises(PublishRefused, match="out of range"):
+        await layer.publish_once("g", b"x", key="k", seconds=1e300)
+    await layer.put_once("jobs", b"x", capacity=1, expiry=60.0, key="a", seconds=60.0)
+    with pytest.raises(ChannelLayerError, match="out of range"):
+        await layer.put_once("jobs", b"x", capacity=1, expiry=60.0, key="b", seconds=1e300)
+
+
+async def test_the_error_names_the_rights_that_are_missing(
+    database: brokers.Postgres, connect: Connect, role: Callable[[], Role]
+) -> None:
+    one = role()
+    database.ask("REVOKE CREATE ON SCHEMA public FROM PUBLIC")
+    layer = await connect(one.url)
+    with pytest.raises(NotSupported, match="Have the owner of the schema or of the database run this") as caught:
+        await layer.publish_once("g", b"x", key="k", seconds=60.0)
+    script = str(caught.value).partition("run this:\n")[2]
+    database.ask(script)
+    await layer.publish_once("g", b"x", key="k", seconds=60.0)
+    assert database.ask(COUNT) == [(1,)]
+    database.ask(f"REVOKE ALL ON {TABLE} FROM {one.name}")
+    with pytest.raises(PublishRefused, match="permission denied"):
+        await layer.publish_once("g", b"x", key="l", seconds=60.0)
+    with pytest.raises(ChannelLayerError, match="permission denied"):
+        await layer._require_session().keys.purge(b"g")
+
+
+async def test_a_table_of_another_role_is_not_used(
+    database: brokers.Postgres, connect: Connect, role: Callable[[], Role]
+) -> None:
+    one, other = role(), role()
+    database.ask("GRANT CREATE ON SCHEMA public TO PUBLIC")
+    other.run(f"CREATE TABLE {TABLE} (place bytea, key bytea, expires timestamptz, PRIMARY KEY (place, key))")
+    layer = await connect(one.url)
+    with pytest.raises(NotSupported, match=f"{TABLE} in the schema public belongs to {other.name}"):
+        await layer.publish_once("g", b"x", key="k", seconds=60.0)
