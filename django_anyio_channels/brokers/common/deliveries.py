@@ -10,9 +10,10 @@ from functools import partial
 from typing import Generic, NamedTuple, Protocol, TypeVar
 from uuid import uuid4
 
-from ...core.events import DONE, Event, Gap
+from ...core.events import Event, Gap
 from ...core.exceptions import ChannelLayerError, ListenerClosed
 from ...core.stats import RateLimitedLogger
+from .ack_handle import CountedAckHandle
 from .event_stream import EventStream
 from .waiters import WaiterQueue, fail
 
@@ -107,21 +108,6 @@ class Consumer(Generic[S_contra]):
         self.serving: asyncio.Task[None] | None = None
 
 
-class _AckHandle:
-    """Acknowledges one delivery when all holders of its event have released it."""
-
-    def __init__(self, acknowledge: Callable[[], Awaitable[None]]) -> None:
-        self._holders = 1
-        self._acknowledge = acknowledge
-
-    def retain(self) -> None:
-        self._holders += 1
-
-    def release(self) -> Awaitable[None]:
-        self._holders -= 1
-        return DONE if self._holders else self._acknowledge()
-
-
 class DeliveryManager(Generic[S_contra]):
     """The consumers of a layer, over all its sessions.
 
@@ -161,7 +147,7 @@ class DeliveryManager(Generic[S_contra]):
             consumer.used = loop.time()
             raise
         self._add_pending(source, delivery, loop.time())
-        ack_handle = _AckHandle(partial(self._acknowledge, source, delivery.work_id))
+        ack_handle = CountedAckHandle(partial(self._acknowledge, source, delivery.work_id))
         position = source.position(delivery.work_id)
         return Event(source.group, delivery.message, None, ack_handle, position, delivery.deliveries)
 
