@@ -133,7 +133,7 @@ class _ConsumerGroup(_Source):
         self._readers: deque[Reader] = deque()
         self._get_history = get_history
         history = get_history()
-        self._epoch, self._taken, self._lost = history.epoch, history.last, False
+        self._prefix, self._taken, self._lost = history.prefix, history.last, False
 
     @property
     def readers(self) -> deque[Reader]:
@@ -141,14 +141,14 @@ class _ConsumerGroup(_Source):
 
     def take_new(self, now: float) -> tuple[bytes, bytes] | None:
         history = self._get_history()
-        if history.epoch != self._epoch:
-            self._epoch, self._taken, self._lost = history.epoch, 0, True
+        if history.prefix != self._prefix:
+            self._prefix, self._taken, self._lost = history.prefix, 0, True
         if self._taken < history.first - 1:
             self._taken, self._lost = history.first - 1, True
         if self._taken == history.last:
             return None
         self._taken += 1
-        return history.position_of(self._taken), history.event(self._taken).message
+        return history.position_of(self._taken), history.message(self._taken)
 
     def take_lost(self) -> bool:
         lost, self._lost = self._lost, False

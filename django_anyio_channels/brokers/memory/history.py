@@ -28,23 +28,43 @@ class HistoryLimits(NamedTuple):
     """Seconds."""
     max_bytes: int
 
+    @property
+    def for_small(self) -> int:
+        """The bytes that small messages may take together; large ones may take the others."""
+        return self.max_bytes // 4
+
+    @property
+    def large(self) -> int:
+        """From how many bytes on a message is large, so that all small ones have room."""
+        return max(1, self.for_small // self.length)
+
 
 class GroupHistory:
-    """The last messages of one group; they are numbered from 1."""
+    """The last messages of one group; they are numbered from 1.
 
-    __slots__ = ("epoch", "first", "last", "messages", "size", "used")
+    Small messages are bounded by their number, so that their bytes cost no accounting.
+    """
 
-    def __init__(self) -> None:
-        self.epoch = token_hex(4)
-        self.first = 1
-        """The number of the first message that is kept, or of the next one."""
+    __slots__ = ("_large", "_large_bytes", "last", "messages", "prefix", "times", "used")
+
+    def __init__(self, length: int) -> None:
+        self.prefix = f"{token_hex(4)}-0-"
+        """Of the positions of its messages: the epoch, and a zero."""
         self.last = 0
         """The number of the last message."""
-        self.messages: deque[tuple[float, Event[bytes]]] = deque()
-        """When each was published, and its event."""
-        self.size = 0
-        """The bytes of all of them."""
+        # Not events: what a garbage collector has to visit would cost more than making them again.
+        self.messages: deque[bytes] = deque(maxlen=length)
+        self.times: deque[float] = deque(maxlen=length)
+        """When each was published."""
         self.used = 0.0
+        self._large: deque[tuple[int, int]] = deque()
+        """The number and the bytes of each large message."""
+        self._large_bytes = 0
+
+    @property
+    def first(self) -> int:
+        """The number of the first message that is kept, or of the next one."""
+        return self.last - len(self.messages) + 1
 
     @property
     def position(self) -> bytes:
@@ -53,37 +73,51 @@ class GroupHistory:
 
     def position_of(self, number: int) -> bytes:
         """Return the position of a message; 0 is before the first one."""
-        return f"{self.epoch}-{number}-0".encode()
+        return f"{self.prefix}{number}".encode()
 
-    def event(self, number: int) -> Event[bytes]:
+    def message(self, number: int) -> bytes:
         """Return a message that is kept."""
-        return self.messages[number - self.first][1]
+        return self.messages[number - self.first]
 
-    def drop_first(self) -> None:
-        self.size -= len(self.messages.popleft()[1].message)
-        self.first += 1
+    def add_large(self, size: int, limit: int) -> None:
+        """Account for the last message, which is large. It stays, however large it is."""
+        self._large.append((self.last, size))
+        self._large_bytes += size
+        while len(self._large) > 1 and (self._large_bytes > limit or self._large[0][0] < self.first):
+            number, size = self._large.popleft()
+            self._large_bytes -= size
+            while self.first <= number:
+                self._drop_first()
 
     def drop_older(self, than: float) -> None:
-        while self.messages and self.messages[0][0] < than:
-            self.drop_first()
+        while self.times and self.times[0] < than:
+            self._drop_first()
+
+    def _drop_first(self) -> None:
+        self.messages.popleft()
+        self.times.popleft()
 
     def page(self, reached: bytes) -> HistoryPage:
         """Return the first messages after a position."""
         last = self.position
         if reached == last or epoch_of(reached) != epoch_of(last):
             return HistoryPage(last, [])
-        begin = max(sort_key(reached)[0] + 1, self.first)
-        found = islice(self.messages, begin - self.first, begin - self.first + _PAGE)
-        return HistoryPage(last, [self._entry(number, event) for number, (_, event) in enumerate(found, begin)])
+        begin = max(sort_key(reached)[1] + 1, self.first)
+        return HistoryPage(last, self.entries(begin, _PAGE))
 
-    def _entry(self, number: int, event: Event[bytes]) -> HistoryEntry:
-        return HistoryEntry(self.position_of(number), entry_id(self.position_of(number - 1)), event.message)
+    def entries(self, begin: int, count: int) -> list[HistoryEntry]:
+        """Return messages from a number on."""
+        found = islice(self.messages, begin - self.first, begin - self.first + count)
+        return [self._entry(number, message) for number, message in enumerate(found, begin)]
+
+    def _entry(self, number: int, message: bytes) -> HistoryEntry:
+        return HistoryEntry(self.position_of(number), entry_id(self.position_of(number - 1)), message)
 
 
 def position_before(position: str) -> bytes:
     """Return the position of the message before the one with this position."""
-    epoch, number, _ = position.split("-")
-    return f"{epoch}-{int(number) - 1}-0".encode()
+    prefix, _, number = position.rpartition("-")
+    return f"{prefix}-{int(number) - 1}".encode()
 
 
 class Histories:
@@ -92,6 +126,7 @@ class Histories:
     def __init__(self) -> None:
         self._limits = HistoryLimits(0, 0.0, 0)
         self._configured = False
+        self._large = self._for_large = 0
         self._groups: dict[str, GroupHistory | None] = {}
         """None for a group whose history is disabled."""
         self._next_sweep = 0.0
@@ -104,6 +139,8 @@ class Histories:
                 "history_bytes"
             )
         self._limits, self._configured = limits, True
+        if limits.length:
+            self._large, self._for_large = limits.large, limits.max_bytes - limits.for_small
 
     def disable(self, group: str) -> None:
         """Keep nothing of a group."""
@@ -118,28 +155,25 @@ class Histories:
         try:
             history = self._groups[group]
         except KeyError:
-            history = self._groups[group] = GroupHistory()
+            history = self._groups[group] = GroupHistory(self._limits.length)
         if history is None:
             return Event(group, message)
-        length, age, max_bytes = self._limits
         now = monotonic()
         history.last = number = history.last + 1
-        event = Event(group, message, None, None, f"{history.epoch}-{number}-0")
-        messages = history.messages
-        messages.append((now, event))
-        history.size += len(message)
-        # The last message stays, however large it is.
-        while len(messages) > length or (history.size > max_bytes and len(messages) > 1):
-            history.drop_first()
+        event = Event(group, message, None, None, f"{history.prefix}{number}")
+        history.messages.append(message)
+        history.times.append(now)
+        if len(message) >= self._large:
+            history.add_large(len(message), self._for_large)
         if now > self._next_sweep:
-            self._sweep(now, age)
+            self._sweep(now)
         return event
 
     def get(self, group: str) -> GroupHistory:
         """Return the history of a group, without what is too old, and keep its position for those who have it."""
         history = self._groups.get(group)
         if history is None:
-            history = GroupHistory()
+            history = GroupHistory(self._limits.length)
             if group not in self._groups:
                 self._groups[group] = history
         history.used = monotonic()
@@ -152,13 +186,13 @@ class Histories:
             return HistoryPage(b"%b-%b" % (NO_EPOCH, BEGINNING), [])
         return self.get(group).page(reached)
 
-    def latest(self, group: str, limit: int | None) -> list[Event[bytes]]:
+    def latest(self, group: str, limit: int | None) -> list[HistoryEntry]:
         """Return the last messages, the oldest first."""
         if self._groups.get(group) is None:
             return []
-        messages = self.get(group).messages
-        begin = 0 if limit is None else max(0, len(messages) - limit)
-        return [event for _, event in islice(messages, begin, None)]
+        history = self.get(group)
+        count = len(history.messages) if limit is None else min(limit, len(history.messages))
+        return history.entries(history.last + 1 - count, count)
 
     def purge(self, prefix: str) -> None:
         """Forget the messages of all groups whose names begin with ``prefix``; positions go on."""
@@ -171,12 +205,13 @@ class Histories:
         """Forget everything, as a broker that lost its memory."""
         self._groups = {group: None for group, history in self._groups.items() if history is None}
 
-    def _sweep(self, now: float, age: float) -> None:
+    def _sweep(self, now: float) -> None:
+        age = self._limits.age
         self._next_sweep = now + min(_SWEEP_SECONDS, age)
         for group, history in list(self._groups.items()):
             if history is not None:
                 if history.messages:
-                    history.used = max(history.used, history.messages[-1][0])
+                    history.used = max(history.used, history.times[-1])
                 history.drop_older(now - age)
                 if not history.messages and history.used < now - age - _POSITION_SECONDS:
                     del self._groups[group]

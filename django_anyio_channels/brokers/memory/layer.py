@@ -65,7 +65,8 @@ class InMemoryChannelLayer(BaseChannelLayer):
         self.redeliver_after = redeliver_after
         self.deliver_at_most = deliver_at_most
         self._limits = HistoryLimits(history_length, history_age, history_bytes)
-        self._publish = self.broker.keep_history(self._limits)
+        self._publish = self.broker.publish
+        self._keep = self.broker.keep_history(self._limits)
         self._inbox: Inbox | None = None
         self._readers: set[Reader] = set()
         self._pending = PendingDeliveries[Work](redeliver_after)
@@ -117,7 +118,7 @@ class InMemoryChannelLayer(BaseChannelLayer):
         if self._is_turn_over():
             await checkpoint()
         self._connected()
-        result = self._publish(group, message)
+        result = self._publish(group, message, self._keep)
         # `Channel` puts into these next. A cancellation must not come in between: some would have the message.
         self._published -= len(result.bound_queues)
         return result
@@ -245,7 +246,7 @@ class InMemoryChannelLayer(BaseChannelLayer):
 
     def publish_blocking(self, group: str, message: bytes) -> PublishResult:
         """`publish` from any thread, connected or not."""
-        return self._publish(group, message)
+        return self._publish(group, message, self._keep)
 
     def put_blocking(self, queue: str, message: bytes, *, capacity: int, expiry: float) -> None:
         """`put` from any thread, connected or not."""
