@@ -63,15 +63,16 @@ class InMemoryBroker:
                 self._catch_up(group, inbox, since)
 
     def _catch_up(self, group: str, inbox: Inbox, since: bytes) -> None:
-        reached = since
-        while True:
+        missed: list[Event[bytes]] = []
+        reached, last = since, b""
+        while reached != last:
             last, entries = self._histories.page(group, reached)
             if reached != last and (not entries or entries[0].previous_id != entry_id(reached)):
-                inbox.events.append(Gap(group, b""))
-            inbox.events.extend(as_events(group, entries))
-            if not entries:
+                missed = [Gap(group, b"")]  # all or nothing
                 break
-            reached = entries[-1].position
+            missed += as_events(group, entries)
+            reached = entries[-1].position if entries else last
+        inbox.events.extend(missed)
         inbox.notifier.notify()
 
     def unsubscribe(self, group: str, inbox: Inbox) -> None:

@@ -160,6 +160,8 @@ class InMemoryChannelLayer(BaseChannelLayer):
         return self.broker.position(group)
 
     def is_after(self, position: str, other: str) -> bool:
+        if not self._limits.length:
+            raise self._no_history()
         return entries.is_after(position.encode(), other.encode())
 
     async def join(self, group: str, consumer_group: str) -> None:
@@ -265,11 +267,14 @@ class InMemoryChannelLayer(BaseChannelLayer):
     def _require_history(self) -> None:
         """Raise `NotSupported` if there is no history, and `ListenerClosed` if there is no session."""
         if not self._limits.length:
-            raise NotSupported(
-                "InMemoryChannelLayer keeps no history unless it is asked to: set history_length, for example "
-                "'options': {'history_length': 1000} in CONFIG, or use redis+streams://"
-            )
+            raise self._no_history()
         self._connected()
+
+    def _no_history(self) -> NotSupported:
+        return NotSupported(
+            "InMemoryChannelLayer keeps no history unless it is asked to: set history_length, for example by "
+            "'options': {'history_length': 1000} in CONFIG"
+        )
 
     def _is_turn_over(self) -> bool:
         # A network would suspend the publisher; without it, a busy one would keep the loop from every reader.
