@@ -256,7 +256,7 @@ def test_no_sentence_ends_twice() -> None:
         {"ulr": 1},
         {"url": "redis://h", "options": {"pasword": 1}},
         {"symmetric_encryption_keys": "x"},
-        {"acknowledged": ["jobs"]},
+        {"acknowledged": ["jobs"], "url": "mqtt://h"},
         {"url": "mqtt://h", "bridge": 7},
         {"layer": "no.such.Layer"},
     ]

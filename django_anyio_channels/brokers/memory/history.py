@@ -120,7 +120,7 @@ def position_before(position: str) -> bytes:
     return f"{prefix}-{int(number) - 1}".encode()
 
 
-class Histories:
+class HistoryStore:
     """The histories of all groups. The broker's lock is held in each call."""
 
     def __init__(self) -> None:
