@@ -14,10 +14,10 @@ from typing import Any
 
 from channels.consumer import AsyncConsumer
 
-from ..core.events import Event
 from ..hub.subscriber import Subscriber
 from .consumers import CHANNEL, CLIENT, Receive, calling_loop, jobs_of_worker
 from .direct_sends import DirectSends
+from .messages import with_position
 
 AT_ONCE = 32
 """How many messages of the channel are handled at most before the client's next one."""
@@ -29,11 +29,10 @@ Handle = Callable[[Any], Awaitable[None]]
 class Inbox:
     """The messages that wait for a consumer."""
 
-    __slots__ = ("_mailbox", "_with_position", "from_client", "notifier", "send_frame")
+    __slots__ = ("_mailbox", "from_client", "notifier", "send_frame")
 
-    def __init__(self, mailbox: Subscriber, with_position: Callable[[Event[bytes], Any], Any]) -> None:
+    def __init__(self, mailbox: Subscriber) -> None:
         self._mailbox = mailbox
-        self._with_position = with_position
         self.notifier = mailbox.notifier
         """Notifies when there may be a message."""
         self.from_client: asyncio.Queue[Any] | None = None
@@ -48,7 +47,7 @@ class Inbox:
         found = self._mailbox.take()
         if found is None:
             return None
-        return found[1] if found[0].position is None else self._with_position(*found)
+        return found[1] if found[0].position is None else with_position(*found)
 
 
 class ConsumerLoop:

@@ -16,7 +16,7 @@ from ..hub.replay import ReplaySink
 from ..hub.subscriber import Subscriber
 from .consumer_loop import Inbox
 from .consumers import ConsumerLifetime
-from .messages import GroupMessage
+from .messages import with_position
 from .names import is_of_consumer, new_channel_name
 from .settings import Settings
 
@@ -205,7 +205,7 @@ class LocalChannels:
                 except BaseException:
                     mailbox.notifier.cancel(waiter)
                     raise
-            return found[1] if found[0].position is None else self._with_position(*found)
+            return found[1] if found[0].position is None else with_position(*found)
         finally:
             if not channel.topics:
                 self._remove_unused(channel)
@@ -213,7 +213,7 @@ class LocalChannels:
     def inbox(self, name: str) -> Inbox:
         """Return the messages of a consumer's channel, which is kept until the consumer ends."""
         mailbox = self._get_or_add(name).mailbox
-        inbox = self.inboxes[mailbox] = Inbox(mailbox, self._with_position)
+        inbox = self.inboxes[mailbox] = Inbox(mailbox)
         return inbox
 
     async def receive_prefix(self, prefix: str) -> Any:
@@ -227,10 +227,7 @@ class LocalChannels:
                     if len(channel.mailbox):
                         reader.add(channel.mailbox)
         event, message = await reader.receive()
-        return message if event.position is None else self._with_position(event, message)
-
-    def _with_position(self, event: Event[bytes], message: Any) -> GroupMessage:
-        return GroupMessage(message, event.group.removeprefix(self._settings.names.groups), str(event.position))
+        return message if event.position is None else with_position(event, message)
 
     def is_in(self, topic: str, name: str) -> bool:
         """Return whether a channel is in the group of ``topic``."""

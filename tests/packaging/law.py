@@ -69,6 +69,8 @@ ROOMS = [
     {"subscriptions"},
     {"queues"},
     {"idempotency"},
+    {"history"},
+    {"deliveries"},
     {"bridge"},
     {"transactions"},
     {"peers"},

@@ -8,19 +8,21 @@ import pytest
 
 from django_anyio_channels import InMemoryBroker, PublishResult, QueueFull
 from django_anyio_channels.brokers.memory import idempotency
+from django_anyio_channels.brokers.memory.history import HistoryLimits
 
 
 def test_keys_are_forgotten_when_their_time_is_over(monkeypatch: pytest.MonkeyPatch) -> None:
     now = 0.0
     monkeypatch.setattr(idempotency, "monotonic", lambda: now)
     keys = idempotency.IdempotencyKeys()
-    keys.add(("g", "late"), 1, 100.0)
-    keys.add(("g", "k"), None, 10.0)
-    keys.add(("g", "l"), 2, 20.0)
-    assert [keys.get(("g", key)) for key in ("k", "l", "late", "other")] == [0, 2, 1, None]
+    first, second, third = (PublishResult(number) for number in range(3))
+    keys.add(("g", "late"), first, 100.0)
+    keys.add(("g", "k"), second, 10.0)
+    keys.add(("g", "l"), third, 20.0)
+    assert [keys.get(("g", key)) for key in ("k", "l", "late", "other")] == [second, third, first, None]
     now = 10.0
-    assert [keys.get(("g", key)) for key in ("k", "l", "late")] == [None, 2, 1]
-    keys.add(("g", "late"), 3, 1.0)
+    assert [keys.get(("g", key)) for key in ("k", "l", "late")] == [None, third, first]
+    keys.add(("g", "late"), second, 1.0)
     now = 20.0
     assert [keys.get(("g", key)) for key in ("k", "l", "late")] == [None] * 3
     assert keys._results == {}
@@ -45,6 +47,14 @@ def test_a_key_has_one_message_whichever_thread_is_first() -> None:
     assert [len(result.bound_queues) for result in results] == [1] * 8
     with pytest.raises(QueueFull):
         broker.put_once("jobs", b"x", 1, 60.0, "other", 60.0)
+
+
+def test_a_repeated_message_has_the_position_of_the_first() -> None:
+    broker = InMemoryBroker()
+    keep = broker.keep_history(HistoryLimits(10, 60.0, 1000))
+    first = broker.publish_once("g", b"x", "k", 60.0, keep)
+    assert broker.publish_once("g", b"x", "k", 60.0, keep) == first
+    assert first.position is not None
 
 
 def test_a_purge_forgets_the_keys_of_its_names() -> None:

@@ -13,14 +13,13 @@ from django_anyio_channels import (
     ChannelLayerError,
     DeliveryUnknown,
     Event,
-    Gap,
     ListenerClosed,
     PayloadTooLarge,
     PublishResult,
     RedisStreamsChannelLayer,
 )
+from django_anyio_channels.brokers.common.entries import HistoryEntry, entry_id, epoch_of, sort_key
 from django_anyio_channels.brokers.redis import layer as redis_layer
-from django_anyio_channels.brokers.redis.streams.entries import entry_id, epoch_of, sort_key
 from django_anyio_channels.brokers.redis.streams.history import Published
 from tests.brokers.redis.conftest import becomes_true
 from tests.support.brokers import redis as brokers
@@ -204,7 +203,7 @@ async def test_a_hole_in_a_group_that_is_given_up(server: brokers.Redis, open_la
     await layer.subscribe("room")
     await layer.publish("room", b"1")
     await next_of(layer, 1)
-    layer._sync.on_message("room", None, b"ffffffff-1-5 1-4\nafter a hole")
+    layer._sync.add_live("room", HistoryEntry(b"ffffffff-1-5", b"1-4", b"after a hole"))
     await layer.unsubscribe("room")
     await layer.subscribe("room")
     await layer.publish("room", b"2")
@@ -298,36 +297,6 @@ async def test_a_broken_session_goes_on_where_it_ended(own_server: brokers.Redis
     assert [int(event.message) for event in await next_of(layer, 698)] == list(range(2, 700))
     await layer.publish("given up", b"new")
     assert [event.message for event in await next_of(layer, 1)] == [b"new"]
-
-
-async def test_a_pattern_gets_a_gap_after_every_outage(own_server: brokers.Redis, open_layer: Open) -> None:
-    layer = await open_layer(own_server)
-    for pattern in ("a*", "b*", "c*"):
-        await layer.subscribe_pattern(pattern)
-    await layer.unsubscribe_pattern("b*")
-    await kill_connections(own_server, layer)
-    await layer.connect()
-    await layer.subscribe_pattern("a*")
-    await layer.subscribe_pattern("b*")
-    layer.subscriptions_restored()
-    await layer.subscribe_pattern("c*")
-    await layer.publish("cat", b"1")
-    events = await next_of(layer, 2)
-    assert [type(event) for event in events] == [Gap, Event]
-    assert events[0].group == "a*"
-
-
-async def test_a_session_that_was_ended_is_not_continued(server: brokers.Redis, open_layer: Open) -> None:
-    layer = await open_layer(server)
-    await layer.subscribe("room")
-    await layer.subscribe_pattern("r*")
-    await layer.disconnect()
-    await layer.connect()
-    await layer.publish("room", b"1")
-    await layer.subscribe("room")
-    await layer.subscribe_pattern("r*")
-    await layer.publish("room", b"2")
-    assert {(event.message, event.subscription) for event in await next_of(layer, 2)} == {(b"2", None), (b"2", "r*")}
 
 
 async def test_a_subscription_that_its_group_outlives(server: brokers.Redis, open_layer: Open) -> None:
