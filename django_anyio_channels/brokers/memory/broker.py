@@ -19,6 +19,7 @@ from anyio.lowlevel import current_token
 from ...core.events import BoundQueue, Event, PublishResult
 from ...core.exceptions import QueueFull
 from ...core.notifier import Notifier, waiter_type
+from .presence import PresenceTable
 
 _MAX_UNREAD_EVENTS = 100_000
 """A layer that leaves so many events unread is cut off, as network brokers do."""
@@ -45,6 +46,7 @@ class InMemoryBroker:
         self._queues: dict[str, _Queue] = {}
         self._bindings: dict[str, dict[str, _Binding]] = {}
         self._next_sweep = 0.0
+        self.presence = PresenceTable()
 
     # ---- topics -------------------------------------------------------------------------------------------------
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from anyio.lowlevel import checkpoint
 
+from ...core.capabilities import PresenceRecord
 from ...core.events import Event, PublishResult
 from ...core.exceptions import ListenerClosed
 from ...core.layer import BaseChannelLayer
@@ -116,6 +117,15 @@ class InMemoryChannelLayer(BaseChannelLayer):
     async def purge(self, prefix: str) -> None:
         self._connected()
         self.broker.purge(prefix)
+        self.broker.presence.purge(prefix)
+
+    async def put_presence(self, records: Sequence[PresenceRecord], ttl: float) -> None:
+        self._connected()
+        self.broker.presence.put(records, ttl)
+
+    async def read_presence(self, name: str) -> dict[str, bytes]:
+        self._connected()
+        return self.broker.presence.read(name)
 
     def publish_blocking(self, group: str, message: bytes) -> PublishResult:
         """`publish` from any thread, connected or not."""

@@ -288,6 +288,10 @@ class Queues:
                 return await self._run(statement, *parameters, retry=False)
             raise ChannelLayerError(f"{address}: {error}") from error
 
+    async def run(self, statement: str, *parameters: object) -> list[Any]:
+        """Run a statement on the tables of normal channels and presence. Raises what it refuses."""
+        return await self._run(statement, *parameters)
+
     async def _require_tables(self) -> Tables:
         if self._tables is None:
             tables = await self._find_tables()
@@ -308,7 +312,7 @@ class Queues:
             await self._connection.execute(sql.in_schema(sql.SCHEMA, tables.schema))
         except asyncpg.InsufficientPrivilegeError as error:
             raise NotSupported(
-                f"{address}: {error}. Normal channels need two tables and a function, which {tables.user} may not "
+                f"{address}: {error}. Normal channels need three tables and a function, which {tables.user} may not "
                 f"create. Have the owner of the schema or of the database run this:\n{tables.definition}"
             ) from error
         except asyncpg.PostgresError as error:

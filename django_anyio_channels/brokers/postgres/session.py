@@ -21,6 +21,7 @@ from .address import Address
 from .connection import Connection
 from .payloads import channel_name, encode, lock_key, wake_channel
 from .peers import Peers
+from .presence import Presence
 from .queues import LeasedMessages, Queues
 from .statements import (
     COUNT_SUBSCRIBERS,
@@ -92,8 +93,14 @@ class Session:
         self._locks = SharedLocks(self._listening)
         self.subscriptions = Subscriptions(self._listening, self.events, self._locks)
         self.queues = Queues(self._publishing, self.subscriptions.scripts, leased)
-        self._batchers: Sequence[Batcher[Any, Any]]
-        self._batchers = self.subscriptions.scripts, self._locks.calls, self._publishes, self.queues.puts
+        self.presence = Presence(self.queues)
+        self._batchers: Sequence[Batcher[Any, Any]] = (
+            self.subscriptions.scripts,
+            self._locks.calls,
+            self._publishes,
+            self.queues.puts,
+            self.presence.puts,
+        )
         self._peers = Peers(scope, barrier, self._publishing, self._locks)
 
     @property

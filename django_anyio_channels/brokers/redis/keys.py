@@ -65,6 +65,11 @@ def bindings_marker(scope: bytes) -> bytes:
     return companion_key(scope, "bound")
 
 
+def presence_key(name: bytes) -> bytes:
+    """Return the hash of the records of presence of a name."""
+    return companion_key(name, "present")
+
+
 def waiting_key(queue: bytes) -> bytes:
     """Return the list of the nodes that wait for the next message, each with the sequence number of its call."""
     return companion_key(queue, "waiting")
