@@ -5,14 +5,15 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
-from .base import REFUSALS, LayerBase, translate
+from .base import REFUSALS, translate
 from .dispatcher import Dispatcher
+from .presence.methods import PresenceMethods, joining_of
 from .transactions import TransactionalLayer, TransactionDispatcher
 
 _AnyDispatcher = Dispatcher | TransactionDispatcher
 
 
-class SynchronousMethods(LayerBase):
+class SynchronousMethods(PresenceMethods):
     """What `AnyioChannelLayer` offers synchronous code. In an event loop they raise ``SynchronousOnlyOperation``."""
 
     def send_sync(self, channel: str, message: dict[str, Any]) -> None:
@@ -36,10 +37,19 @@ class SynchronousMethods(LayerBase):
             )
         return self._in_transaction[using]
 
-    def group_add_sync(self, group: str, channel: str) -> None:
+    def group_add_sync(
+        self,
+        group: str,
+        channel: str,
+        *,
+        member: str | None = None,
+        meta: dict[str, Any] | None = None,
+        watch: bool = False,
+    ) -> None:
         """`group_add` for synchronous code."""
         self._check_names(group, channel)
-        self._dispatcher.call_sync(lambda node: node.group_add(group, channel))
+        joining = joining_of(self._settings, channel, member, meta, watch)
+        self._dispatcher.call_sync(lambda node: node.group_add(group, channel, joining))
 
     def group_discard_sync(self, group: str, channel: str) -> None:
         """`group_discard` for synchronous code."""

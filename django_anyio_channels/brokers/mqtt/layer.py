@@ -201,6 +201,7 @@ class MQTTChannelLayer(BaseChannelLayer):
 
     async def purge(self, prefix: str) -> None:
         await self._queues().purge(prefix)
+        await self._presence().purge(prefix)
 
     async def put_presence(self, records: Sequence[PresenceRecord], ttl: float) -> None:
         await self._presence().put(records, ttl)

@@ -23,7 +23,8 @@ from .subscriptions import Subscription
 from .topics import to_topic
 
 _encode = msgspec.msgpack.Encoder().encode
-_decode = msgspec.msgpack.Decoder(tuple[Annotated[str, msgspec.Meta(max_length=100)], bytes]).decode
+_Key = Annotated[str, msgspec.Meta(pattern=r"^[0-9A-Za-z.]{1,100}$")]
+_decode = msgspec.msgpack.Decoder(tuple[str, _Key, bytes]).decode
 
 
 class PresenceTransport(Protocol):
@@ -53,45 +54,49 @@ class Presence:
     async def put(self, records: Iterable[PresenceRecord], ttl: float) -> None:
         """Put and remove records."""
         properties = Properties(message_expiry_interval=math.ceil(ttl)).pack()
-        await asyncio.gather(
-            *(
-                self._transport.publish(
-                    b"%b%b/%b" % (self._topics, to_topic(name), key.encode()),
-                    _encode((key, content)) if content else b"",
-                    retain=True,
-                    properties=properties if content else NO_PROPERTIES,
-                )
-                for name, key, content in records
-            )
-        )
+        await asyncio.gather(*(self._put(record, properties) for record in records))
+
+    async def _put(self, record: PresenceRecord, properties: bytes) -> None:
+        name, key, content = record
+        topic = b"%b%b/%b" % (self._topics, to_topic(name), key.encode())
+        if content:
+            await self._transport.publish(topic, _encode(record), retain=True, properties=properties)
+        else:
+            await self._transport.publish(topic, b"", retain=True)
 
     async def read(self, name: str) -> dict[str, bytes]:
         """Return the records of a name."""
         async with self._reading.setdefault(name, asyncio.Lock()):
-            return await self._read(self._topics + to_topic(name) + b"/")
+            records = await self._read(to_topic(name) + b"/", b"+")
+        return {key: content for (of_name, key), content in records.items() if of_name == name}
 
-    async def _read(self, topics: bytes) -> dict[str, bytes]:
+    async def purge(self, prefix: str) -> None:
+        """Remove the records of all names that begin with ``prefix``."""
+        names = await self._read(b"", b"#")
+        await self.put([PresenceRecord(*place, b"") for place in names if place[0].startswith(prefix)], 0)
+
+    async def _read(self, topics: bytes, wildcard: bytes) -> dict[tuple[str, str], bytes]:
         end = secrets.token_hex(8)
-        found: dict[str, bytes] = {}
+        found: dict[tuple[str, str], bytes] = {}
         ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
         def receive(payload: bytes) -> None:
             try:
-                key, content = _decode(payload)
+                name, key, content = _decode(payload)
             except (msgspec.DecodeError, ValueError):
                 return  # it was just removed, or is not ours
             if key == end:
                 resolve(ended, None)
             elif content:
-                found[key] = content
+                found[name, key] = content
 
-        topic_filter = topics + b"+"
+        topic_filter = self._topics + topics + wildcard
         self._pending.add(ended)
         try:
             await self._transport.subscribe(
                 Subscription(topic_filter, topic_filter.decode(), handler=receive, retained=True)
             )
-            await self._transport.publish(topics + end.encode(), _encode((end, b"")))
+            await self._transport.publish(self._topics + topics + end.encode(), _encode(("", end, b"")))
             await ended
         finally:
             self._pending.discard(ended)

@@ -16,7 +16,7 @@ class Presence:
     """The records of one session, in the tables that its queues find or create."""
 
     def __init__(self, queues: Queues) -> None:
-        self._run = queues.run
+        self._query = queues.query
         self.puts: Batcher[tuple[Sequence[PresenceRecord], float], None]
         self.puts = Batcher(self._put, max_bytes=_MAX_BATCH_BYTES)
         """The session runs and closes it."""
@@ -30,14 +30,14 @@ class Presence:
         kept = {place: content for place, content in last.items() if content}
         removed = last.keys() - kept.keys()
         if kept:
-            await self._run(sql.PRESENCE_PUT, *_columns(kept), sql.text_array(kept.values()), calls[0][1])
+            await self._query(sql.PRESENCE_PUT, *_columns(kept), sql.text_array(kept.values()), calls[0][1])
         if removed:
-            await self._run(sql.PRESENCE_REMOVE, *_columns(removed))
+            await self._query(sql.PRESENCE_REMOVE, *_columns(removed))
         return [None] * len(calls)
 
     async def read(self, name: bytes) -> dict[str, bytes]:
         """Return the records of a name."""
-        return dict(await self._run(sql.PRESENCE_READ, name))
+        return dict(await self._query(sql.PRESENCE_READ, name))
 
 
 def _columns(places: Iterable[tuple[str, str]]) -> tuple[list[str], list[str]]:

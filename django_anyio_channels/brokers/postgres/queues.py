@@ -288,7 +288,7 @@ class Queues:
                 return await self._run(statement, *parameters, retry=False)
             raise ChannelLayerError(f"{address}: {error}") from error
 
-    async def run(self, statement: str, *parameters: object) -> list[Any]:
+    async def query(self, statement: str, *parameters: object) -> list[Any]:
         """Run a statement on the tables of normal channels and presence. Raises what it refuses."""
         return await self._run(statement, *parameters)
 

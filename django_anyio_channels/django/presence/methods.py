@@ -1,0 +1,111 @@
+"""The methods of the layer about who is in a group."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, NamedTuple
+
+from ..base import LayerBase
+from ..names import node_of
+from ..node import Node
+from ..settings import Settings
+from .group import decode_metas
+from .records import LARGEST_META, LONGEST_MEMBER, Joining
+from .view import GroupView
+
+
+@dataclass(frozen=True)
+class Member:
+    """One member of a group."""
+
+    metas: list[dict[str, Any]]
+    """The ``meta`` of each of its channels. After the last one has left, that one's, for the grace period."""
+    since: datetime
+    """When the first of these channels came; in UTC."""
+
+
+class GroupCount(NamedTuple):
+    """How many are in a group; channels that were added without a member do not count."""
+
+    channels: int
+    members: int
+
+
+class PresenceMethods(LayerBase):
+    """What `AnyioChannelLayer` says of the members of groups."""
+
+    async def group_members(self, group: str) -> dict[str, Member]:
+        """Return the members of a group, on all processes, by the names that `group_add` was given.
+
+        What this event loop did before is seen; what others did, in a moment. Raises `NotSupported` for a layer
+        without presence, and `ListenerClosed` without a connection.
+        """
+        self.require_valid_group_name(group)
+        return await self._dispatcher.call(lambda node: _members(node, group))
+
+    async def group_count(self, group: str) -> GroupCount:
+        """Return how many channels and members are in a group; it reads no metas."""
+        self.require_valid_group_name(group)
+        return await self._dispatcher.call(lambda node: _count(node, group))
+
+    def group_members_sync(self, group: str) -> dict[str, Member]:
+        """`group_members` for synchronous code."""
+        self.require_valid_group_name(group)
+        return self._dispatcher.call_sync(lambda node: _members(node, group))
+
+    def group_count_sync(self, group: str) -> GroupCount:
+        """`group_count` for synchronous code."""
+        self.require_valid_group_name(group)
+        return self._dispatcher.call_sync(lambda node: _count(node, group))
+
+
+def joining_of(settings: Settings, channel: str, member: object, meta: object, watch: bool) -> Joining | None:
+    """Check what ``group_add`` was given besides the names; None if that is nothing.
+
+    Raises `TypeError` and `ValueError`.
+    """
+    if member is None and not watch:
+        if meta is not None:
+            raise TypeError("group_add() got meta without member: a meta describes a member")
+        return None
+    if node_of(channel) is None:
+        raise ValueError(
+            f"{channel!r} is a normal channel, which any process may read; only a channel of new_channel() can be a "
+            f"member's, or watch"
+        )
+    if member is not None and (not isinstance(member, str) or not 0 < len(member) <= LONGEST_MEMBER):
+        found = f"{len(member)} characters" if isinstance(member, str) else type(member).__name__
+        raise TypeError(
+            f"member must be a str of 1 to {LONGEST_MEMBER} characters, not {found}; for a user str(user.pk)"
+        )
+    if meta is not None and not isinstance(meta, dict):
+        raise TypeError(f"meta must be a dict, not {type(meta).__name__}")
+    encoded = settings.serializer.encode(meta or {})
+    if len(encoded) > LARGEST_META:
+        raise ValueError(
+            f"meta has {len(encoded)} bytes, more than {LARGEST_META}: everybody in the group gets it. Send a key to "
+            f"fetch the rest by"
+        )
+    return Joining(member or "", encoded, watch)
+
+
+async def _members(node: Node, group: str) -> dict[str, Member]:
+    view = GroupView()
+    view.load(await node.presence.read(group))
+    return {
+        member: Member(
+            decode_metas(node.channel, view.metas(member)),
+            datetime.fromtimestamp(view.since(member, 0.0), UTC),
+        )
+        for member in view.members
+    }
+
+
+async def _count(node: Node, group: str) -> GroupCount:
+    members: set[str] = set()
+    channels = 0
+    for counts in await node.presence.read_counts(group):
+        members.update(counts)
+        channels += sum(counts.values())
+    return GroupCount(channels, len(members))

@@ -1,0 +1,173 @@
+"""The members of one group at all nodes, as their events and records tell.
+
+Every node gets the events in one order from the broker and draws the same conclusions, so all of them see members come
+and leave in one order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+from ...core.exceptions import DecodeError
+from .records import Entry, Record, Update
+
+MOST_MEMBERS = 200_000
+"""Of one group; the events about more of them are dropped."""
+
+
+@dataclass(slots=True)
+class _Node:
+    """What is known of one node."""
+
+    number: int
+    """That of the last change that its members include."""
+    applied: int
+    """That of the last change that they include for sure: a record of the next one may have been read before others."""
+    members: dict[str, None] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class Difference:
+    """What changes for those who watch the members."""
+
+    joined: list[str] = field(default_factory=list)
+    updated: list[str] = field(default_factory=list)
+    """Members with other metas."""
+    left: list[str] = field(default_factory=list)
+
+    def __bool__(self) -> bool:
+        return bool(self.joined or self.updated or self.left)
+
+    def halves(self) -> tuple[Difference, Difference] | None:
+        """Split it; None if there is one member only."""
+        names = self.joined + self.updated + self.left
+        if len(names) < 2:
+            return None
+        first = set(names[: len(names) // 2])
+        columns = self.joined, self.updated, self.left
+        return (
+            Difference(*([name for name in column if name in first] for column in columns)),
+            Difference(*([name for name in column if name not in first] for column in columns)),
+        )
+
+
+class GroupView:
+    """The merged members of one group."""
+
+    def __init__(self) -> None:
+        self.members: dict[str, dict[str, Entry]] = {}
+        """The entries of each member by their nodes."""
+        self._nodes: dict[str, _Node] = {}
+
+    @property
+    def nodes(self) -> dict[str, int]:
+        """The nodes that have members, each with the number of its last change."""
+        return {node: state.number for node, state in self._nodes.items()}
+
+    def since(self, member: str, default: float) -> float:
+        """Return since when a member is here."""
+        return min((entry.since for entry in self.members.get(member, {}).values()), default=default)
+
+    def metas(self, member: str) -> list[bytes]:
+        """Return the encoded metas of a member's channels; during its grace period at every node, the last one."""
+        entries = self.members[member].values()
+        present = [entry for entry in entries if entry.channels] or entries
+        return [meta for entry in present for meta in entry.metas]
+
+    @property
+    def channels(self) -> int:
+        """How many channels all members have."""
+        return sum(entry.channels for entries in self.members.values() for entry in entries.values())
+
+    def update(self, update: Update, *, forced: bool = False) -> Difference | None:
+        """Apply a change. Returns None if one before it was missed, unless this one is to be applied all the same.
+
+        Raises `DecodeError` for more members than a group may have.
+        """
+        state = self._nodes.get(update.node)
+        known, applied = (state.number, state.applied) if state is not None else (0, 0)
+        if update.number <= applied:
+            return Difference()
+        if update.previous > known and not forced:
+            return None
+        if len(self.members) + len(update.put) > MOST_MEMBERS:
+            raise DecodeError(f"its group would have more than {MOST_MEMBERS:,} members")
+        with self._comparing() as (difference, touch):
+            if state is not None and not update.previous and update.number > known:
+                self._remove_node(update.node, touch)  # it has begun again
+                state = None
+            if state is None:
+                state = self._nodes[update.node] = _Node(0, 0)
+            state.number = state.applied = max(update.number, known)
+            for member in update.removed:
+                touch(member)
+                self._remove(update.node, member)
+            for member, entry in update.put.items():
+                touch(member)
+                state.members[member] = None
+                self.members.setdefault(member, {})[update.node] = entry
+            if not state.members:
+                del self._nodes[update.node]
+        return difference
+
+    def remove_nodes(self, nodes: Mapping[str, int]) -> Difference:
+        """Remove nodes, unless changes are known that came after those numbers."""
+        with self._comparing() as (difference, touch):
+            for node, number in nodes.items():
+                if node in self._nodes and self._nodes[node].applied <= number:
+                    self._remove_node(node, touch)
+        return difference
+
+    def load(self, records: Mapping[str, Collection[Record]]) -> Difference:
+        """Take over what was read of nodes. Those that are not among them stay as they are."""
+        with self._comparing() as (difference, touch):
+            for node, parts in records.items():
+                last = max(parts, key=lambda record: record.number)
+                if node in self._nodes:
+                    if self._nodes[node].number == last.number:
+                        continue
+                    self._remove_node(node, touch)
+                self._nodes[node] = _Node(last.number, last.previous)
+                for member, entry in ((member, entry) for part in parts for member, entry in part.members.items()):
+                    touch(member)
+                    self._nodes[node].members[member] = None
+                    self.members.setdefault(member, {})[node] = entry
+        return difference
+
+    def _remove_node(self, node: str, touch: _Touch) -> None:
+        for member in sorted(self._nodes[node].members):
+            touch(member)
+            self._remove(node, member)
+        del self._nodes[node]
+
+    def _remove(self, node: str, member: str) -> None:
+        self._nodes[node].members.pop(member, None)
+        entries = self.members.get(member, {})
+        entries.pop(node, None)
+        if not entries:
+            self.members.pop(member, None)
+
+    @contextmanager
+    def _comparing(self) -> Iterator[tuple[Difference, _Touch]]:
+        """Compare the members that are touched in the body with what they were before."""
+        before: dict[str, list[bytes] | None] = {}
+        difference = Difference()
+
+        def touch(member: str) -> None:
+            if member not in before:
+                before[member] = self.metas(member) if member in self.members else None
+
+        yield difference, touch
+        for member, metas in before.items():
+            if member not in self.members:
+                if metas is not None:
+                    difference.left.append(member)
+            elif metas is None:
+                difference.joined.append(member)
+            elif metas != self.metas(member):
+                difference.updated.append(member)
+
+
+_Touch = Callable[[str], None]
