@@ -116,7 +116,7 @@ class AnyioChannelLayer(SynchronousMethods):
         ``presence.changed`` when members join and leave; a consumer with `PresenceMixin` is anyway, if it has a member.
         """
         self._check_names(group, channel)
-        joining = joining_of(self._settings, channel, member, meta, watch)
+        joining = joining_of(self._settings, member, meta, watch)
         await self._dispatcher.call(lambda node: node.group_add(group, channel, joining))
 
     async def group_discard(self, group: str, channel: str) -> None:

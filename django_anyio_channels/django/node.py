@@ -81,10 +81,12 @@ class Node:
         topic, owner = self._names.group(group), node_of(channel)
         if owner is not None and owner != self.id:
             await self.control.request(self._names.inbox(owner), "group_add", group, channel, joining)
-        elif joining is not None:
+        elif owner is not None and joining is not None:
             await self.presence.group_add(group, channel, joining)
         elif owner is not None:
             await self.local_channels.group_add(topic, channel)
+        elif joining is not None:
+            raise ValueError(f"{channel!r} is a normal channel, which is no member's; use a channel of new_channel()")
         else:
             queue, capacity, expiry = self._settings.queue_of(channel)
             lifetime = self._settings.group_expiry

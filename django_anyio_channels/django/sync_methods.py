@@ -48,7 +48,7 @@ class SynchronousMethods(PresenceMethods):
     ) -> None:
         """`group_add` for synchronous code."""
         self._check_names(group, channel)
-        joining = joining_of(self._settings, channel, member, meta, watch)
+        joining = joining_of(self._settings, member, meta, watch)
         self._dispatcher.call_sync(lambda node: node.group_add(group, channel, joining))
 
     def group_discard_sync(self, group: str, channel: str) -> None:

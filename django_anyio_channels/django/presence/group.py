@@ -12,7 +12,7 @@ from ...hub.channel import Channel
 from ...hub.subscriber import Timestamped
 from .members import LocalMembers
 from .records import Gone, Joining, Update, decode_event
-from .view import Difference, GroupView
+from .view import ABSENT_SECONDS, Difference, GroupView
 
 CHANGED = "presence.changed"
 """The type of the message to the channels that watch; see `PresenceMixin.presence_changed`."""
@@ -44,7 +44,7 @@ class PresenceGroup:
         """Whether the records are to be read, because events were missed."""
         self.is_lost = False
         """Whether the records of this node are to be written again."""
-        self.written = 0.0
+        self.written = asyncio.get_running_loop().time()
         """When all of them were written; a time of the event loop."""
         self.worker: asyncio.Task[None] | None = None
         self._node = node
@@ -74,7 +74,8 @@ class PresenceGroup:
         if watches:
             self._watchers[channel] = None
         if joining.member:
-            since = self.view.since(joining.member, time())
+            elsewhere = self.view.find(joining.member)
+            since = time() if elsewhere is None else elsewhere.since
             self._end_later(self.local.join(channel, joining.member, joining.meta, since))
         self._observer.work_added(self)
 
@@ -129,6 +130,8 @@ class PresenceGroup:
             self._apply(self._held.pop(0), forced=True)
         if not self.is_stale:
             self._held = None
+        if self.view.has_absent:
+            self._loop.call_later(ABSENT_SECONDS, self.mark_stale)
 
     def _hold(self, change: Update | Gone) -> None:
         assert self._held is not None
@@ -176,8 +179,9 @@ class PresenceGroup:
             return [payload for half in halves for payload in self._messages(half, metas=metas)]
 
     def _describe(self, member: str, metas: bool) -> dict[str, Any]:
-        found = decode_metas(self._channel, self.view.metas(member)) if metas else []
-        return {"metas": found, "since": self.view.since(member, 0.0)}
+        entry = self.view.find(member)
+        assert entry is not None
+        return {"metas": decode_metas(self._channel, entry.metas) if metas else [], "since": entry.since}
 
 
 def decode_metas(channel: Channel, metas: list[bytes]) -> list[Any]:

@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
 from ..base import LayerBase
-from ..names import node_of
 from ..node import Node
 from ..settings import Settings
 from .group import decode_metas
-from .records import LARGEST_META, LONGEST_MEMBER, Joining
-from .view import GroupView
+from .records import LARGEST_META, LONGEST_MEMBER, Entry, Joining, merge
 
 
-@dataclass(frozen=True)
-class Member:
+class Member(NamedTuple):
     """One member of a group."""
 
     metas: list[dict[str, Any]]
@@ -60,7 +56,7 @@ class PresenceMethods(LayerBase):
         return self._dispatcher.call_sync(lambda node: _count(node, group))
 
 
-def joining_of(settings: Settings, channel: str, member: object, meta: object, watch: bool) -> Joining | None:
+def joining_of(settings: Settings, member: object, meta: object, watch: bool) -> Joining | None:
     """Check what ``group_add`` was given besides the names; None if that is nothing.
 
     Raises `TypeError` and `ValueError`.
@@ -69,15 +65,10 @@ def joining_of(settings: Settings, channel: str, member: object, meta: object, w
         if meta is not None:
             raise TypeError("group_add() got meta without member: a meta describes a member")
         return None
-    if node_of(channel) is None:
-        raise ValueError(
-            f"{channel!r} is a normal channel, which any process may read; only a channel of new_channel() can be a "
-            f"member's, or watch"
-        )
     if member is not None and (not isinstance(member, str) or not 0 < len(member) <= LONGEST_MEMBER):
         found = f"{len(member)} characters" if isinstance(member, str) else type(member).__name__
         raise TypeError(
-            f"member must be a str of 1 to {LONGEST_MEMBER} characters, not {found}; for a user str(user.pk)"
+            f"member must be a str of 1 to {LONGEST_MEMBER} characters, not {found}; for a user take str(user.pk)"
         )
     if meta is not None and not isinstance(meta, dict):
         raise TypeError(f"meta must be a dict, not {type(meta).__name__}")
@@ -91,14 +82,13 @@ def joining_of(settings: Settings, channel: str, member: object, meta: object, w
 
 
 async def _members(node: Node, group: str) -> dict[str, Member]:
-    view = GroupView()
-    view.load(await node.presence.read(group))
+    members: dict[str, Entry] = {}
+    for parts in (await node.presence.read(group)).values():
+        for member, entry in (item for part in parts for item in part.members.items()):
+            members[member] = merge(members[member], entry) if member in members else entry
     return {
-        member: Member(
-            decode_metas(node.channel, view.metas(member)),
-            datetime.fromtimestamp(view.since(member, 0.0), UTC),
-        )
-        for member in view.members
+        member: Member(decode_metas(node.channel, entry.metas), datetime.fromtimestamp(entry.since, UTC))
+        for member, entry in members.items()
     }
 
 

@@ -94,8 +94,9 @@ class NodePresence:
 
     async def group_add(self, group: str, channel: str, joining: Joining) -> None:
         """Add a channel of this node to a group, as one of a member or to watch. Raises `NotSupported`."""
-        self._store.require_supported()
         topic = self._names.group(group)
+        if topic not in self.groups:
+            self._store.require_supported()
         await self._channels.group_add(topic, channel)
         if self._channels.is_in(topic, channel):
             found = self.groups.get(topic) or self._new_group(group)
@@ -237,8 +238,11 @@ class NodePresence:
         async with self._renewing:
             await self._renew(self._lifetime)
         known = {node for group in self.groups.values() for node in group.view.nodes} - {self._node}
-        # After an outage all have to renew their presence first.
-        self._seen = {node: now if had_outage or node in present else self._seen.get(node, now) for node in known}
+        # After an outage all have to come back first.
+        last = now + self._lifetime if had_outage else now
+        self._seen = {
+            node: max(last if had_outage or node in present else 0.0, self._seen.get(node, now)) for node in known
+        }
         for group in list(self.groups.values()):
             if had_outage or self._node not in present:
                 group.is_lost = True

@@ -56,6 +56,12 @@ class Entry(msgspec.Struct, array_like=True, frozen=True):
     """Encoded; of the grace period, the last one."""
 
 
+def merge(one: Entry, other: Entry) -> Entry:
+    """Return the entry of a member that is at two nodes."""
+    metas = one.metas * bool(one.channels) + other.metas * bool(other.channels)
+    return Entry(min(one.since, other.since), one.channels + other.channels, metas or one.metas)
+
+
 class Record(msgspec.Struct, array_like=True):
     """A part of the members of one node in one group."""
 

@@ -9,9 +9,14 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import reduce
+from time import monotonic
 
 from ...core.exceptions import DecodeError
-from .records import Entry, Record, Update
+from .records import Entry, Record, Update, merge
+
+ABSENT_SECONDS = 7.0
+"""After an outage all nodes write their records again within this time."""
 
 MOST_MEMBERS = 200_000
 """Of one group; the events about more of them are dropped."""
@@ -26,6 +31,8 @@ class _Node:
     applied: int
     """That of the last change that they include for sure: a record of the next one may have been read before others."""
     members: dict[str, None] = field(default_factory=dict)
+    absent_since: float | None = None
+    """When it was first found to have no records, though it has members here; a time of `time.monotonic`."""
 
 
 @dataclass(slots=True)
@@ -66,20 +73,10 @@ class GroupView:
         """The nodes that have members, each with the number of its last change."""
         return {node: state.number for node, state in self._nodes.items()}
 
-    def since(self, member: str, default: float) -> float:
-        """Return since when a member is here."""
-        return min((entry.since for entry in self.members.get(member, {}).values()), default=default)
-
-    def metas(self, member: str) -> list[bytes]:
-        """Return the encoded metas of a member's channels; during its grace period at every node, the last one."""
-        entries = self.members[member].values()
-        present = [entry for entry in entries if entry.channels] or entries
-        return [meta for entry in present for meta in entry.metas]
-
-    @property
-    def channels(self) -> int:
-        """How many channels all members have."""
-        return sum(entry.channels for entries in self.members.values() for entry in entries.values())
+    def find(self, member: str) -> Entry | None:
+        """Return the merged entry of a member, or None if it is not here."""
+        entries = self.members.get(member)
+        return None if entries is None else reduce(merge, entries.values())
 
     def update(self, update: Update, *, forced: bool = False) -> Difference | None:
         """Apply a change. Returns None if one before it was missed, unless this one is to be applied all the same.
@@ -101,6 +98,7 @@ class GroupView:
             if state is None:
                 state = self._nodes[update.node] = _Node(0, 0)
             state.number = state.applied = max(update.number, known)
+            state.absent_since = None
             for member in update.removed:
                 touch(member)
                 self._remove(update.node, member)
@@ -120,9 +118,26 @@ class GroupView:
                     self._remove_node(node, touch)
         return difference
 
+    @property
+    def has_absent(self) -> bool:
+        """Whether `load` did not find the records of a node."""
+        return any(state.absent_since is not None for state in self._nodes.values())
+
     def load(self, records: Mapping[str, Collection[Record]]) -> Difference:
-        """Take over what was read of nodes. Those that are not among them stay as they are."""
+        """Take over what was read of nodes.
+
+        A node that is not among them either has no members any more, or has yet to write its records again, after the
+        broker has lost them. So it is removed if it is still missing `ABSENT_SECONDS` later.
+        """
+        now = monotonic()
         with self._comparing() as (difference, touch):
+            for node, state in list(self._nodes.items()):
+                if node in records:
+                    state.absent_since = None
+                elif state.absent_since is None:
+                    state.absent_since = now
+                elif now - state.absent_since >= ABSENT_SECONDS:
+                    self._remove_node(node, touch)
             for node, parts in records.items():
                 last = max(parts, key=lambda record: record.number)
                 if node in self._nodes:
@@ -152,21 +167,21 @@ class GroupView:
     @contextmanager
     def _comparing(self) -> Iterator[tuple[Difference, _Touch]]:
         """Compare the members that are touched in the body with what they were before."""
-        before: dict[str, list[bytes] | None] = {}
+        before: dict[str, Entry | None] = {}
         difference = Difference()
 
         def touch(member: str) -> None:
             if member not in before:
-                before[member] = self.metas(member) if member in self.members else None
+                before[member] = self.find(member)
 
         yield difference, touch
-        for member, metas in before.items():
-            if member not in self.members:
-                if metas is not None:
-                    difference.left.append(member)
-            elif metas is None:
+        for member, old in before.items():
+            new = self.find(member)
+            if new is None and old is not None:
+                difference.left.append(member)
+            elif new is not None and old is None:
                 difference.joined.append(member)
-            elif metas != self.metas(member):
+            elif new is not None and old is not None and new.metas != old.metas:
                 difference.updated.append(member)
 
 
