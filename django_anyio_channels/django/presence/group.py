@@ -10,13 +10,15 @@ from typing import Any, Protocol
 from ...core.exceptions import DecodeError, PayloadTooLarge
 from ...hub.channel import Channel
 from ...hub.subscriber import Timestamped
+from . import timing
 from .members import LocalMembers
 from .records import Gone, Joining, Update, decode_event
-from .view import ABSENT_SECONDS, Difference, GroupView
+from .view import Difference, GroupView
 
 CHANGED = "presence.changed"
 """The type of the message to the channels that watch; see `PresenceMixin.presence_changed`."""
 
+_ECHO_SECONDS = 2.0
 _MOST_HELD = 1000
 """Events that wait while records are read. With more, the records are read once more."""
 
@@ -42,6 +44,8 @@ class PresenceGroup:
         self.is_subscribed = False
         self.is_stale = True
         """Whether the records are to be read, because events were missed."""
+        self.has_been_read = False
+        """Whether the view has ever been complete."""
         self.is_lost = False
         """Whether the records of this node are to be written again."""
         self.written = asyncio.get_running_loop().time()
@@ -51,6 +55,9 @@ class PresenceGroup:
         self._watchers: dict[str, None] = {}
         self._held: list[Update | Gone] | None = []
         """Events that wait for the records to be read; None if they need not."""
+        self._own_number = 0
+        """Of the last change of this node that came back."""
+        self._echoed = asyncio.Event()
         self._grace = grace
         self._channel = channel
         self._observer = observer
@@ -100,6 +107,9 @@ class PresenceGroup:
         _, event = entry
         try:
             change = decode_event(event.message)
+            if isinstance(change, Update) and change.node == self._node:
+                self._own_number = max(change.number, self._own_number)
+                self._echoed.set()
             if self._held is not None:
                 self._hold(change)
             else:
@@ -130,8 +140,19 @@ class PresenceGroup:
             self._apply(self._held.pop(0), forced=True)
         if not self.is_stale:
             self._held = None
+            self.has_been_read = True
         if self.view.has_absent:
-            self._loop.call_later(ABSENT_SECONDS, self.mark_stale)
+            self._loop.call_later(timing.LIFETIME, self.mark_stale)
+
+    async def echo(self, number: int) -> None:
+        """Wait until this node gets its own change: then all nodes do. If it does not come, events are missed."""
+        try:
+            async with asyncio.timeout(_ECHO_SECONDS):
+                while self._own_number < number:
+                    self._echoed.clear()
+                    await self._echoed.wait()
+        except TimeoutError:
+            self.mark_stale()
 
     def _hold(self, change: Update | Gone) -> None:
         assert self._held is not None
@@ -186,10 +207,15 @@ class PresenceGroup:
 
 def decode_metas(channel: Channel, metas: list[bytes]) -> list[Any]:
     """Decode metas. One that no node of this project has written is counted, logged and left out."""
+    decode = channel.serializer.decode
+    try:
+        return [decode(meta) for meta in metas]
+    except DecodeError:
+        pass
     found = []
     for meta in metas:
         try:
-            found.append(channel.serializer.decode(meta))
+            found.append(decode(meta))
         except DecodeError as error:
             channel.stats.count_undecodable("a member's meta", error)
     return found

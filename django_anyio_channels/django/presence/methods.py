@@ -9,7 +9,7 @@ from ..base import LayerBase
 from ..node import Node
 from ..settings import Settings
 from .group import decode_metas
-from .records import LARGEST_META, LONGEST_MEMBER, Entry, Joining, merge
+from .records import LARGEST_META, LONGEST_MEMBER, Joining
 
 
 class Member(NamedTuple):
@@ -82,20 +82,11 @@ def joining_of(settings: Settings, member: object, meta: object, watch: bool) ->
 
 
 async def _members(node: Node, group: str) -> dict[str, Member]:
-    members: dict[str, Entry] = {}
-    for parts in (await node.presence.read(group)).values():
-        for member, entry in (item for part in parts for item in part.members.items()):
-            members[member] = merge(members[member], entry) if member in members else entry
     return {
         member: Member(decode_metas(node.channel, entry.metas), datetime.fromtimestamp(entry.since, UTC))
-        for member, entry in members.items()
+        for member, entry in (await node.presence.members(group)).items()
     }
 
 
 async def _count(node: Node, group: str) -> GroupCount:
-    members: set[str] = set()
-    channels = 0
-    for counts in await node.presence.read_counts(group):
-        members.update(counts)
-        channels += sum(counts.values())
-    return GroupCount(channels, len(members))
+    return GroupCount(*await node.presence.count(group))

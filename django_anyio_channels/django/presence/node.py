@@ -25,23 +25,30 @@ from ...core.exceptions import ChannelLayerError, DecodeError
 from ...core.stats import RateLimitedLogger
 from ...hub.channel import Channel
 from ..settings import Settings
+from . import timing
 from .group import PresenceGroup
 from .members import Change
-from .records import RECORD_SECONDS, Gone, Joining, Record, decode_counts, decode_record, encode_event, node_of_key
+from .records import (
+    RECORD_SECONDS,
+    Entry,
+    Gone,
+    Joining,
+    Record,
+    decode_counts,
+    decode_record,
+    encode_event,
+    merge,
+    node_of_key,
+)
+from .view import GroupView
 
 T = TypeVar("T")
 
 logger = logging.getLogger("django_anyio_channels")
 
-INTERVAL = 2.0
-"""Seconds between two renewals of a node's presence."""
-
-LIFETIME = 7.0
-"""Seconds for which it lasts, or for the grace period if that is longer."""
-
-_GIVE_UP = 1.5 * INTERVAL
-"""Seconds for which a node is missing before it is given up: it is not seen twice."""
-_GIVE_UP_ALONE = 4 * INTERVAL
+_GIVE_UP = 1.5
+"""Intervals for which a node is missing before it is given up: it is not seen twice."""
+_GIVE_UP_ALONE = 4.0
 """The same for a node that is not the first one: the first one may have done it while this one was away."""
 _CLOSE_SECONDS = 1.0
 _REFRESH_SECONDS = RECORD_SECONDS / 3
@@ -76,12 +83,12 @@ class NodePresence:
         self._store = channel.presence
         self._names = settings.names
         self._grace = settings.presence_grace
-        self._lifetime = max(LIFETIME, settings.presence_grace)
+        self._lifetime = max(timing.LIFETIME, settings.presence_grace)
         self._timeout = settings.publish_timeout
         self._number = 0
         self._outages = 0
         self._renewing = asyncio.Lock()
-        self._renewed = -INTERVAL
+        self._renewed = -timing.INTERVAL
         self._seen: dict[str, float] = {}
         """When a node that has members was seen last; times of the event loop."""
         self._tasks: set[asyncio.Task[None]] = set()
@@ -116,22 +123,41 @@ class NodePresence:
             if topic is None or group.topic == topic:
                 group.mark_stale()
 
-    async def read(self, group: str) -> dict[str, list[Record]]:
-        """Return the records of the nodes that are present, with all that was done at this node before."""
-        await self._settled(group)
-        return await self._read(group)
+    async def members(self, group: str) -> dict[str, Entry]:
+        """Return the members of a group, with all that was done at this node before.
 
-    async def read_counts(self, group: str) -> list[dict[str, int]]:
-        """Return the numbers of channels of members, which may be in several of these dicts."""
-        await self._settled(group)
-        records = await self._read_parts(self._names.counts(group), decode_counts)
-        return [counts for parts in records.values() for counts in parts]
+        A node that has members or watches answers by what its channels were told: then what they are told next fits.
+        """
+        view = await self._settled(group)
+        if view is not None:
+            return view.merged()
+        members: dict[str, Entry] = {}
+        for parts in (await self._read(group)).values():
+            for member, entry in (item for part in parts for item in part.members.items()):
+                members[member] = merge(members[member], entry) if member in members else entry
+        return members
 
-    async def _settled(self, group: str) -> None:
+    async def count(self, group: str) -> tuple[int, int]:
+        """Return how many channels and members a group has."""
+        view = await self._settled(group)
+        if view is not None:
+            return sum(entry.channels for entry in view.merged().values()), len(view.members)
+        members: set[str] = set()
+        channels = 0
+        for parts in (await self._read_parts(self._names.counts(group), decode_counts)).values():
+            for counts in parts:
+                members.update(counts)
+                channels += sum(counts.values())
+        return channels, len(members)
+
+    async def _settled(self, group: str) -> GroupView | None:
+        """Wait until all that was done at this node is seen by all, but not for an outage to end."""
         found = self.groups.get(self._names.group(group))
-        if found is not None and found.worker is not None:
-            # In an outage the reading that follows says what is wrong.
+        if found is None:
+            return None
+        if found.worker is not None:
             await asyncio.wait([found.worker], timeout=self._timeout)
+        return found.view if found.has_been_read else None
 
     # ---- groups ---------------------------------------------------------------------------------------------------
 
@@ -147,7 +173,7 @@ class NodePresence:
                     await self._settle(group)
                 except ChannelLayerError as error:
                     self._log.write(logging.WARNING, "The members of %s are not told to all: %s", group.group, error)
-                    await asyncio.sleep(INTERVAL)
+                    await asyncio.sleep(timing.INTERVAL)
         finally:
             group.worker = None
         topic = self._names.group(group.group)
@@ -158,7 +184,7 @@ class NodePresence:
     async def _settle(self, group: PresenceGroup) -> None:
         """Do one turn of what a group has to read and write."""
         async with self._renewing:
-            if self._loop.time() - self._renewed >= INTERVAL:
+            if self._loop.time() - self._renewed >= timing.INTERVAL:
                 await self._renew(self._lifetime)
         if not group.is_subscribed:
             await self._channel.add_sink(group.topic, group)
@@ -181,6 +207,7 @@ class NodePresence:
             except BaseException:
                 group.local.restore(change)
                 raise
+            await group.echo(change.update.number)
 
     async def _write(self, group: PresenceGroup, change: Change) -> None:
         names = self._names.presence(group.group), self._names.counts(group.group)
@@ -222,7 +249,7 @@ class NodePresence:
         """Renew this node's presence and give up others', every `INTERVAL` seconds while there are groups."""
         try:
             while self.groups:
-                await asyncio.sleep(INTERVAL)
+                await asyncio.sleep(timing.INTERVAL)
                 try:
                     await self._renew_and_look()
                 except ChannelLayerError as error:
@@ -256,7 +283,7 @@ class NodePresence:
         """Publish which nodes have gone, if this node is the first one of the others."""
         nodes = group.view.nodes
         is_first = all(self._node <= node for node in nodes if node in present)
-        patience = _GIVE_UP if is_first else _GIVE_UP_ALONE
+        patience = timing.INTERVAL * (_GIVE_UP if is_first else _GIVE_UP_ALONE)
         gone = {node: nodes[node] for node in nodes if now - self._seen.get(node, now) >= patience}
         if gone:
             names = self._names.presence(group.group), self._names.counts(group.group)

@@ -13,10 +13,8 @@ from functools import reduce
 from time import monotonic
 
 from ...core.exceptions import DecodeError
+from . import timing
 from .records import Entry, Record, Update, merge
-
-ABSENT_SECONDS = 7.0
-"""After an outage all nodes write their records again within this time."""
 
 MOST_MEMBERS = 200_000
 """Of one group; the events about more of them are dropped."""
@@ -78,6 +76,10 @@ class GroupView:
         entries = self.members.get(member)
         return None if entries is None else reduce(merge, entries.values())
 
+    def merged(self) -> dict[str, Entry]:
+        """Return the merged entries of all members."""
+        return {member: reduce(merge, entries.values()) for member, entries in self.members.items()}
+
     def update(self, update: Update, *, forced: bool = False) -> Difference | None:
         """Apply a change. Returns None if one before it was missed, unless this one is to be applied all the same.
 
@@ -127,7 +129,7 @@ class GroupView:
         """Take over what was read of nodes.
 
         A node that is not among them either has no members any more, or has yet to write its records again, after the
-        broker has lost them. So it is removed if it is still missing `ABSENT_SECONDS` later.
+        broker has lost them. So it is removed if it is still missing `LIFETIME` later.
         """
         now = monotonic()
         with self._comparing() as (difference, touch):
@@ -136,7 +138,7 @@ class GroupView:
                     state.absent_since = None
                 elif state.absent_since is None:
                     state.absent_since = now
-                elif now - state.absent_since >= ABSENT_SECONDS:
+                elif now - state.absent_since >= timing.LIFETIME:
                     self._remove_node(node, touch)
             for node, parts in records.items():
                 last = max(parts, key=lambda record: record.number)
