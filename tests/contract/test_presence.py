@@ -170,9 +170,9 @@ async def test_all_are_told_in_one_order(processes: Processes) -> None:
 
 async def test_an_outage_flashes_nobody(mortal_django_broker: MortalBroker, processes: Processes) -> None:
     one, two = (processes.new(presence_grace=GRACE, capacity=10_000) for _ in range(2))
+    watcher = await watch(two, "room.7")
     before = [await add(one, "room.7", f"before {number}") for number in range(300)]
     await add(two, "room.7", "two")
-    watcher = await watch(two, "room.7")
     everybody = {f"before {number}" for number in range(300)} | {"two"}
     await watcher.until_here(*everybody)
     watcher.told.clear()

@@ -48,6 +48,8 @@ class PresenceGroup:
         """Whether the view has ever been complete."""
         self.is_lost = False
         """Whether the records of this node are to be written again."""
+        self.outages = channel.outages
+        """How many there were when this group was in order."""
         self.written = asyncio.get_running_loop().time()
         """When all of them were written; a time of the event loop."""
         self.worker: asyncio.Task[None] | None = None

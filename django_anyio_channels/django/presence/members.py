@@ -6,11 +6,12 @@ writing of one part, however many members there are.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import NamedTuple
 
-from .records import MEMBERS_AT_ONCE, MOST_METAS, Entry, Record, Update, encode_counts, encode_record
+from .records import MEMBERS_AT_ONCE, MOST_METAS, Entry, Head, Update, encode_counts, encode_head, encode_part
 
 PART_SIZE = 32
 """Members."""
@@ -38,8 +39,10 @@ class _Present:
 class Change(NamedTuple):
     """What a node has to write and to tell."""
 
+    head: bytes
+    """Empty if there are no members."""
     parts: dict[int, tuple[bytes, bytes]]
-    """The record and the counts of each part; both are empty for a part without members."""
+    """The members of each part, and their counts; both are empty for a part without members."""
     update: Update
 
 
@@ -117,7 +120,7 @@ class LocalMembers:
                 removed.append(member)
         update = Update(self._node, self._number, number, put, removed)
         self._previous, self._number = self._number, number
-        change = Change(self._records(parts), update)
+        change = Change(self._head(), self._parts_of(parts), update)
         if not self._members:
             self._previous = self._number = 0
         return change
@@ -125,7 +128,7 @@ class LocalMembers:
     def all(self) -> Change:
         """Return all records as they should be at the broker, and an event that says which change was the last."""
         update = Update(self._node, self._number, self._number)
-        return Change(self._records(range(len(self._parts))), update)
+        return Change(self._head(), self._parts_of(range(len(self._parts))), update)
 
     def mark_all(self) -> None:
         """Have `take` return all members again, because other nodes have given this one up."""
@@ -155,10 +158,12 @@ class LocalMembers:
         else:
             parts.add(part)
 
-    def _records(self, parts: set[int] | range) -> dict[int, tuple[bytes, bytes]]:
-        records = {}
+    def _head(self) -> bytes:
+        return encode_head(Head(self._previous, self._number, len(self._members))) if self._members else b""
+
+    def _parts_of(self, parts: Iterable[int]) -> dict[int, tuple[bytes, bytes]]:
+        contents = {}
         for part in sorted(parts):
             entries = {member: self._members[member].entry for member in self._parts[part]}
-            record = encode_record(Record(self._previous, self._number, entries)) if entries else b""
-            records[part] = (record, encode_counts(entries) if entries else b"")
-        return records
+            contents[part] = (encode_part(entries), encode_counts(entries)) if entries else (b"", b"")
+        return contents

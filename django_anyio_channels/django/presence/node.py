@@ -33,9 +33,9 @@ from .records import (
     Entry,
     Gone,
     Joining,
-    Record,
+    NodeRecords,
     decode_counts,
-    decode_record,
+    decode_records,
     encode_event,
     merge,
     node_of_key,
@@ -132,8 +132,8 @@ class NodePresence:
         if view is not None:
             return view.merged()
         members: dict[str, Entry] = {}
-        for parts in (await self._read(group)).values():
-            for member, entry in (item for part in parts for item in part.members.items()):
+        for _, of_node in (await self._read(group)).values():
+            for member, entry in of_node.items():
                 members[member] = merge(members[member], entry) if member in members else entry
         return members
 
@@ -144,10 +144,9 @@ class NodePresence:
             return sum(entry.channels for entry in view.merged().values()), len(view.members)
         members: set[str] = set()
         channels = 0
-        for parts in (await self._read_parts(self._names.counts(group), decode_counts)).values():
-            for counts in parts:
-                members.update(counts)
-                channels += sum(counts.values())
+        for counts in (await self._read_by_node(self._names.counts(group), decode_counts)).values():
+            members.update(counts)
+            channels += sum(counts.values())
         return channels, len(members)
 
     async def _settled(self, group: str) -> GroupView | None:
@@ -189,8 +188,10 @@ class NodePresence:
         if not group.is_subscribed:
             await self._channel.add_sink(group.topic, group)
             group.is_subscribed = True
-        if group.is_stale:
-            await group.synchronize(lambda: self._read(group.group))
+        if group.outages != self._channel.outages:
+            group.outages = self._channel.outages
+            group.is_lost = True
+            group.mark_stale()
         if group.is_lost:
             group.is_lost = False
             try:
@@ -199,6 +200,8 @@ class NodePresence:
                 group.is_lost = True
                 raise
             group.written = self._loop.time()
+        if group.is_stale:
+            await group.synchronize(lambda: self._read(group.group))
         if group.local.has_changed:
             self._number += 1
             change = group.local.take(self._number)
@@ -211,7 +214,8 @@ class NodePresence:
 
     async def _write(self, group: PresenceGroup, change: Change) -> None:
         names = self._names.presence(group.group), self._names.counts(group.group)
-        records = [
+        records = [PresenceRecord(names[0], self._node, change.head)]
+        records += [
             PresenceRecord(name, f"{self._node}.{part}", content)
             for part, contents in change.parts.items()
             for name, content in zip(names, contents, strict=True)
@@ -219,22 +223,28 @@ class NodePresence:
         await self._store.put(records, RECORD_SECONDS)
         await self._channel.publish_payload(group.topic, encode_event(change.update))
 
-    async def _read(self, group: str) -> dict[str, list[Record]]:
-        return await self._read_parts(self._names.presence(group), decode_record)
+    async def _read(self, group: str) -> dict[str, NodeRecords]:
+        return await self._read_by_node(self._names.presence(group), decode_records)
 
-    async def _read_parts(self, name: str, decode: Callable[[bytes], T]) -> dict[str, list[T]]:
+    async def _read_by_node(self, name: str, decode: Callable[[dict[str, bytes]], T | None]) -> dict[str, T]:
         """Return the decoded records of each node that is present."""
         records = await self._store.read(name)
         present = await self._read_present() if records else set()
-        found: dict[str, list[T]] = {}
+        by_node: dict[str, dict[str, bytes]] = {}
         for key, content in records.items():
             node = node_of_key(key)
             if node is not None and node in present:
-                try:
-                    found.setdefault(node, []).append(decode(content))
-                except DecodeError as error:
-                    self._channel.stats.count_undecodable(name, error)
-        return {node: parts for node, parts in found.items() if parts}
+                by_node.setdefault(node, {})[key] = content
+        found = {}
+        for node, contents in by_node.items():
+            try:
+                decoded = decode(contents)
+            except DecodeError as error:
+                self._channel.stats.count_undecodable(name, error)
+            else:
+                if decoded is not None:
+                    found[node] = decoded
+        return found
 
     async def _read_present(self) -> set[str]:
         return {node for node in map(node_of_key, await self._store.read(self._names.present_nodes)) if node}

@@ -7,7 +7,8 @@ who has not reads the records. They are parsed with types and limits: whoever ma
 from __future__ import annotations
 
 import re
-from typing import Annotated, Any
+from collections.abc import Mapping
+from typing import Annotated, Any, NamedTuple
 
 import msgspec
 
@@ -62,14 +63,27 @@ def merge(one: Entry, other: Entry) -> Entry:
     return Entry(min(one.since, other.since), one.channels + other.channels, metas or one.metas)
 
 
-class Record(msgspec.Struct, array_like=True):
-    """A part of the members of one node in one group."""
+class Head(msgspec.Struct, array_like=True, frozen=True):
+    """What a node says of its members of a group as a whole; they are in other records, part by part."""
 
     previous: _Number
     """The number of the change before `number`."""
     number: _Number
-    """The number of the change with which this was written."""
-    members: dict[Member, Entry]
+    """The number of the last change."""
+    size: _Number
+    """How many members there are in all parts."""
+
+
+class NodeRecords(NamedTuple):
+    """What was read of one node and group."""
+
+    head: Head
+    members: dict[str, Entry]
+
+    @property
+    def are_complete(self) -> bool:
+        """Whether they are of one time. Else the node is just writing them, or has yet to do so after an outage."""
+        return len(self.members) == self.head.size
 
 
 class Update(msgspec.Struct, tag_field="kind", tag="update"):
@@ -91,15 +105,17 @@ class Gone(msgspec.Struct, tag_field="kind", tag="gone"):
 
 _encode = msgspec.msgpack.Encoder().encode
 _decode_event = msgspec.msgpack.Decoder(Update | Gone).decode
-_decode_record = msgspec.msgpack.Decoder(Record).decode
+_decode_head = msgspec.msgpack.Decoder(Head).decode
+_decode_part = msgspec.msgpack.Decoder(dict[Member, Entry]).decode
 _decode_counts = msgspec.msgpack.Decoder(dict[Member, _Number]).decode
 
 encode_event = _encode
-encode_record = _encode
+encode_head = _encode
+encode_part = _encode
 
 
 def encode_counts(members: dict[str, Entry]) -> bytes:
-    """Encode what `decode_counts` returns: the channels of each member."""
+    """Encode how many channels each member has."""
     return _encode({member: entry.channels for member, entry in members.items()})
 
 
@@ -108,14 +124,20 @@ def decode_event(payload: bytes) -> Update | Gone:
     return _checked(_decode_event, payload)  # type: ignore[no-any-return]
 
 
-def decode_record(content: bytes) -> Record:
-    """Raises `DecodeError` like `decode_event`."""
-    return _checked(_decode_record, content)  # type: ignore[no-any-return]
+def decode_records(contents: Mapping[str, bytes]) -> NodeRecords | None:
+    """Decode the records of one node by their keys; None if there is no head. Raises `DecodeError`."""
+    head, members = None, {}
+    for key, content in contents.items():
+        if "." in key:
+            members.update(_checked(_decode_part, content))
+        else:
+            head = _checked(_decode_head, content)
+    return None if head is None else NodeRecords(head, members)
 
 
-def decode_counts(content: bytes) -> dict[str, int]:
-    """Raises `DecodeError` like `decode_event`."""
-    return _checked(_decode_counts, content)  # type: ignore[no-any-return]
+def decode_counts(contents: Mapping[str, bytes]) -> dict[str, int]:
+    """Decode what `encode_counts` returned for the parts of one node. Raises `DecodeError`."""
+    return {member: count for part in contents.values() for member, count in _checked(_decode_counts, part).items()}
 
 
 def _checked(decode: Any, payload: bytes) -> Any:

@@ -6,7 +6,7 @@ and leave in one order.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import reduce
@@ -14,7 +14,7 @@ from time import monotonic
 
 from ...core.exceptions import DecodeError
 from . import timing
-from .records import Entry, Record, Update, merge
+from .records import Entry, NodeRecords, Update, merge
 
 MOST_MEMBERS = 200_000
 """Of one group; the events about more of them are dropped."""
@@ -125,29 +125,28 @@ class GroupView:
         """Whether `load` did not find the records of a node."""
         return any(state.absent_since is not None for state in self._nodes.values())
 
-    def load(self, records: Mapping[str, Collection[Record]]) -> Difference:
+    def load(self, records: Mapping[str, NodeRecords]) -> Difference:
         """Take over what was read of nodes.
 
-        A node that is not among them either has no members any more, or has yet to write its records again, after the
-        broker has lost them. So it is removed if it is still missing `LIFETIME` later.
+        A node of which there is nothing complete either has no members any more, or has yet to write its records again,
+        after the broker has lost them. So it is removed if that is still so `LIFETIME` later.
         """
         now = monotonic()
         with self._comparing() as (difference, touch):
             for node, state in list(self._nodes.items()):
-                if node in records:
+                if node in records and records[node].are_complete:
                     state.absent_since = None
                 elif state.absent_since is None:
                     state.absent_since = now
                 elif now - state.absent_since >= timing.LIFETIME:
                     self._remove_node(node, touch)
-            for node, parts in records.items():
-                last = max(parts, key=lambda record: record.number)
+            for node, (head, members) in records.items():
                 if node in self._nodes:
-                    if self._nodes[node].number == last.number:
+                    if self._nodes[node].number == head.number or not records[node].are_complete:
                         continue
                     self._remove_node(node, touch)
-                self._nodes[node] = _Node(last.number, last.previous)
-                for member, entry in ((member, entry) for part in parts for member, entry in part.members.items()):
+                self._nodes[node] = _Node(head.number, head.previous)
+                for member, entry in members.items():
                     touch(member)
                     self._nodes[node].members[member] = None
                     self.members.setdefault(member, {})[node] = entry
