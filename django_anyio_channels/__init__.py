@@ -37,8 +37,8 @@ if TYPE_CHECKING:
     from .django.messages import GroupMessage as GroupMessage
     from .django.messages import position_of as position_of
     from .django.presence.consumers import PresenceMixin as PresenceMixin
-    from .django.presence.methods import GroupCount as GroupCount
-    from .django.presence.methods import Member as Member
+    from .django.presence.results import GroupCount as GroupCount
+    from .django.presence.results import Member as Member
     from .django.registry import get_channel_layer as get_channel_layer
     from .django.resume import AsyncResumingMixin as AsyncResumingMixin
     from .django.resume import ResumingMixin as ResumingMixin
@@ -64,7 +64,7 @@ _NAMES = {
     "django.layer": ["AnyioChannelLayer"],
     "django.messages": ["GroupMessage", "position_of"],
     "django.presence.consumers": ["PresenceMixin"],
-    "django.presence.methods": ["GroupCount", "Member"],
+    "django.presence.results": ["GroupCount", "Member"],
     "django.registry": ["get_channel_layer"],
     "django.resume": ["AsyncResumingMixin", "ResumingMixin", "Resumption"],
     "hub.channel": ["Channel"],

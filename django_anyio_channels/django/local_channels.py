@@ -315,8 +315,7 @@ class LocalChannels:
 
     def _end_membership(self, topic: str, channel: LocalChannel) -> None:
         channel.leave(topic)
-        if topic in self.presence.groups:
-            self.presence.groups[topic].discard(channel.name)
+        self.presence.discard(topic, channel.name)
         self._membership_ends.pop((topic, channel.name), None)
         if not self._membership_ends:
             self._membership_ends = {}  # the first entry of a dict that was large is slow to find

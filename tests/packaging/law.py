@@ -68,6 +68,7 @@ ROOMS = [
     {"server"},
     {"subscriptions"},
     {"queues"},
+    {"presence"},
     {"bridge"},
     {"transactions"},
     {"peers"},

@@ -1,4 +1,4 @@
-"""One group at one node: its members here and everywhere, and the channels here that are told of them."""
+"""One group at one node: its members here and everywhere, and the channels here that are notified of them."""
 
 from __future__ import annotations
 

@@ -3,29 +3,13 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from typing import Any, NamedTuple
 
 from ..base import LayerBase
 from ..node import Node
 from ..settings import Settings
 from .group import decode_metas
 from .records import LARGEST_META, LONGEST_MEMBER, Joining
-
-
-class Member(NamedTuple):
-    """One member of a group."""
-
-    metas: list[dict[str, Any]]
-    """The ``meta`` of each of its channels. After the last one has left, that one's, for the grace period."""
-    since: datetime
-    """When the first of these channels came; in UTC."""
-
-
-class GroupCount(NamedTuple):
-    """How many are in a group; channels that were added without a member do not count."""
-
-    channels: int
-    members: int
+from .results import GroupCount, Member
 
 
 class PresenceMethods(LayerBase):
@@ -75,7 +59,7 @@ def joining_of(settings: Settings, member: object, meta: object, watch: bool) ->
     encoded = settings.serializer.encode(meta or {})
     if len(encoded) > LARGEST_META:
         raise ValueError(
-            f"meta has {len(encoded)} bytes, more than {LARGEST_META}: everybody in the group gets it. Send a key to "
+            f"meta has {len(encoded)} bytes, more than {LARGEST_META}: all members of the group get it. Send a key to "
             f"fetch the rest by"
         )
     return Joining(member or "", encoded, watch)

@@ -14,32 +14,22 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine
+from collections.abc import Coroutine
 from contextlib import suppress
 from typing import Any, Protocol, TypeVar
 
 import anyio
 
 from ...core.capabilities import PresenceRecord
-from ...core.exceptions import ChannelLayerError, DecodeError
+from ...core.exceptions import ChannelLayerError
 from ...core.stats import RateLimitedLogger
 from ...hub.channel import Channel
 from ..settings import Settings
 from . import timing
 from .group import PresenceGroup
 from .members import Change
-from .records import (
-    RECORD_SECONDS,
-    Entry,
-    Gone,
-    Joining,
-    NodeRecords,
-    decode_counts,
-    decode_records,
-    encode_event,
-    merge,
-    node_of_key,
-)
+from .reading import RecordReader
+from .records import RECORD_SECONDS, Entry, Gone, Joining, encode_event, node_of_key
 from .view import GroupView
 
 T = TypeVar("T")
@@ -81,6 +71,7 @@ class NodePresence:
         self._node = node
         self._channel = channel
         self._store = channel.presence
+        self._reader = RecordReader(channel, settings.names)
         self._names = settings.names
         self._grace = settings.presence_grace
         self._lifetime = max(timing.LIFETIME, settings.presence_grace)
@@ -92,7 +83,7 @@ class NodePresence:
         self._seen: dict[str, float] = {}
         """When a node that has members was seen last; times of the event loop."""
         self._tasks: set[asyncio.Task[None]] = set()
-        self._keeper: asyncio.Task[None] | None = None
+        self._maintaining: asyncio.Task[None] | None = None
         self._is_closed = False
         self._loop = asyncio.get_running_loop()
         self._log = RateLimitedLogger()
@@ -109,12 +100,17 @@ class NodePresence:
             found = self.groups.get(topic) or self._new_group(group)
             found.join(channel, joining, watches=joining.watch or self._channels.watches(channel))
 
+    def discard(self, topic: str, channel: str) -> None:
+        """Undo `group_add`."""
+        if topic in self.groups:
+            self.groups[topic].discard(channel)
+
     def _new_group(self, group: str) -> PresenceGroup:
         new = PresenceGroup(self._node, group, self._names.presence(group), self._grace, self._channel, self)
         self.groups[self._names.group(group)] = new
-        if self._keeper is None:
+        if self._maintaining is None:
             self._outages = self._channel.outages
-            self._keeper = self._start(self._keep())
+            self._maintaining = self._start(self._keep())
         return new
 
     def mark_missed(self, topic: str | None) -> None:
@@ -126,28 +122,19 @@ class NodePresence:
     async def members(self, group: str) -> dict[str, Entry]:
         """Return the members of a group, with all that was done at this node before.
 
-        A node that has members or watches answers by what its channels were told: then what they are told next fits.
+        A node that has members or watches answers by what its channels were sent, so that the next message fits.
         """
         view = await self._settled(group)
         if view is not None:
             return view.merged()
-        members: dict[str, Entry] = {}
-        for _, of_node in (await self._read(group)).values():
-            for member, entry in of_node.items():
-                members[member] = merge(members[member], entry) if member in members else entry
-        return members
+        return await self._reader.members(group)
 
     async def count(self, group: str) -> tuple[int, int]:
         """Return how many channels and members a group has."""
         view = await self._settled(group)
         if view is not None:
             return sum(entry.channels for entry in view.merged().values()), len(view.members)
-        members: set[str] = set()
-        channels = 0
-        for counts in (await self._read_by_node(self._names.counts(group), decode_counts)).values():
-            members.update(counts)
-            channels += sum(counts.values())
-        return channels, len(members)
+        return await self._reader.count(group)
 
     async def _settled(self, group: str) -> GroupView | None:
         """Wait until all that was done at this node is seen by all, but not for an outage to end."""
@@ -171,7 +158,7 @@ class NodePresence:
                 try:
                     await self._settle(group)
                 except ChannelLayerError as error:
-                    self._log.write(logging.WARNING, "The members of %s are not told to all: %s", group.group, error)
+                    self._log.write(logging.WARNING, "The members of %s cannot be published: %s", group.group, error)
                     await asyncio.sleep(timing.INTERVAL)
         finally:
             group.worker = None
@@ -201,7 +188,7 @@ class NodePresence:
                 raise
             group.written = self._loop.time()
         if group.is_stale:
-            await group.synchronize(lambda: self._read(group.group))
+            await group.synchronize(lambda: self._reader.records(group.group))
         if group.local.has_changed:
             self._number += 1
             change = group.local.take(self._number)
@@ -223,32 +210,6 @@ class NodePresence:
         await self._store.put(records, RECORD_SECONDS)
         await self._channel.publish_payload(group.topic, encode_event(change.update))
 
-    async def _read(self, group: str) -> dict[str, NodeRecords]:
-        return await self._read_by_node(self._names.presence(group), decode_records)
-
-    async def _read_by_node(self, name: str, decode: Callable[[dict[str, bytes]], T | None]) -> dict[str, T]:
-        """Return the decoded records of each node that is present."""
-        records = await self._store.read(name)
-        present = await self._read_present() if records else set()
-        by_node: dict[str, dict[str, bytes]] = {}
-        for key, content in records.items():
-            node = node_of_key(key)
-            if node is not None and node in present:
-                by_node.setdefault(node, {})[key] = content
-        found = {}
-        for node, contents in by_node.items():
-            try:
-                decoded = decode(contents)
-            except DecodeError as error:
-                self._channel.stats.count_undecodable(name, error)
-            else:
-                if decoded is not None:
-                    found[node] = decoded
-        return found
-
-    async def _read_present(self) -> set[str]:
-        return {node for node in map(node_of_key, await self._store.read(self._names.present_nodes)) if node}
-
     async def _renew(self, seconds: float) -> None:
         await self._store.put([PresenceRecord(self._names.present_nodes, self._node, b"present")], seconds)
         self._renewed = self._loop.time()
@@ -265,12 +226,12 @@ class NodePresence:
                 except ChannelLayerError as error:
                     self._log.write(logging.WARNING, "The presence of this node cannot be renewed: %s", error)
         finally:
-            self._keeper = None
+            self._maintaining = None
 
     async def _renew_and_look(self) -> None:
         now = self._loop.time()
         outages, self._outages = self._outages, self._channel.outages
-        present = await self._read_present()
+        present = await self._reader.present_nodes()
         had_outage = outages != self._channel.outages
         async with self._renewing:
             await self._renew(self._lifetime)

@@ -39,7 +39,7 @@ class Joining(msgspec.Struct, frozen=True):
     """What `AnyioChannelLayer.group_add` says of a channel besides its group."""
 
     member: Annotated[str, msgspec.Meta(max_length=LONGEST_MEMBER)] = ""
-    """Empty for a channel that is to be told of the members and is none of them."""
+    """Empty for a channel that is to be notified of the members and is none of them."""
     meta: _Meta = b""
     """Encoded."""
     watch: bool = False
