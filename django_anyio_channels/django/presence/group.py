@@ -109,15 +109,16 @@ class PresenceGroup:
         _, event = entry
         try:
             change = decode_event(event.message)
-            if isinstance(change, Update) and change.node == self._node:
-                self._own_number = max(change.number, self._own_number)
-                self._echoed.set()
-            if self._held is not None:
-                self._hold(change)
-            else:
-                self._apply(change)
         except DecodeError as error:
             self._channel.stats.count_undecodable(event.group, error)
+            return
+        if isinstance(change, Update) and change.node == self._node:
+            self._own_number = max(change.number, self._own_number)
+            self._echoed.set()
+        if self._held is not None:
+            self._hold(change)
+        else:
+            self._take_in(change)
 
     def close(self) -> None:
         """No task waits here."""
@@ -139,7 +140,7 @@ class PresenceGroup:
             raise
         self._tell(self.view.load(records))
         while not self.is_stale and self._held:
-            self._apply(self._held.pop(0), forced=True)
+            self._take_in(self._held.pop(0), forced=True)
         if not self.is_stale:
             self._held = None
             self.has_been_read = True
@@ -163,7 +164,13 @@ class PresenceGroup:
             self._held.clear()
             self.is_stale = True
 
-    def _apply(self, change: Update | Gone, *, forced: bool = False) -> None:
+    def _take_in(self, change: Update | Gone, *, forced: bool = False) -> None:
+        try:
+            self._apply(change, forced)
+        except DecodeError as error:
+            self._channel.stats.count_undecodable(self.topic, error)
+
+    def _apply(self, change: Update | Gone, forced: bool) -> None:
         if isinstance(change, Gone):
             if self._node in change.nodes and len(self.local):
                 self.local.mark_all()
