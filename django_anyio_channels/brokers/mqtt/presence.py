@@ -10,6 +10,7 @@ import asyncio
 import math
 import secrets
 from collections.abc import Iterable
+from contextlib import suppress
 from typing import Annotated, Protocol
 from weakref import WeakValueDictionary
 
@@ -48,12 +49,13 @@ class Presence:
     def __init__(self, transport: PresenceTransport) -> None:
         self._transport = transport
         self._topics = topics_of(transport.scope) + b"present/"
-        self._reading: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+        self._reading: WeakValueDictionary[bytes, asyncio.Lock] = WeakValueDictionary()
         self._pending: set[asyncio.Future[None]] = set()
 
     async def put(self, records: Iterable[PresenceRecord], ttl: float) -> None:
         """Put and remove records."""
-        properties = Properties(message_expiry_interval=math.ceil(ttl)).pack()
+        # Brokers count whole seconds, of which the first one may be over at once.
+        properties = Properties(message_expiry_interval=math.ceil(ttl) + 1).pack()
         await asyncio.gather(*(self._put(record, properties) for record in records))
 
     async def _put(self, record: PresenceRecord, properties: bytes) -> None:
@@ -66,8 +68,7 @@ class Presence:
 
     async def read(self, name: str) -> dict[str, bytes]:
         """Return the records of a name."""
-        async with self._reading.setdefault(name, asyncio.Lock()):
-            records = await self._read(to_topic(name) + b"/", b"+")
+        records = await self._read(to_topic(name) + b"/", b"+")
         return {key: content for (of_name, key), content in records.items() if of_name == name}
 
     async def purge(self, prefix: str) -> None:
@@ -76,6 +77,10 @@ class Presence:
         await self.put([PresenceRecord(*place, b"") for place in names if place[0].startswith(prefix)], 0)
 
     async def _read(self, topics: bytes, wildcard: bytes) -> dict[tuple[str, str], bytes]:
+        async with self._reading.setdefault(topics, asyncio.Lock()):
+            return await self._read_alone(topics, wildcard)
+
+    async def _read_alone(self, topics: bytes, wildcard: bytes) -> dict[tuple[str, str], bytes]:
         end = secrets.token_hex(8)
         found: dict[tuple[str, str], bytes] = {}
         ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -106,5 +111,6 @@ class Presence:
     def end(self, error: ListenerClosed) -> None:
         """The session is over: fail all calls with ``error``."""
         for future in self._pending:
-            if not future.done():
+            with suppress(asyncio.InvalidStateError):  # the end has just come
                 future.set_exception(error)
+            future.exception()  # the call may raise another one before it comes to this

@@ -82,17 +82,17 @@ class PresenceMixin:
     async def _join_presence(self: Any, group: str, member: str, meta: dict[str, Any] | None) -> Any:
         layer, channel = self.channel_layer, self.channel_name
         await layer.group_add(group, channel, member=member, meta=meta, watch=True)
-        vars(self).setdefault("_members", {})[group] = member
+        vars(self).setdefault("_presence_members", {})[group] = member
         return await layer.group_members(group)
 
     async def _update_meta(self: Any, group: str, meta: dict[str, Any]) -> None:
-        member = vars(self).get("_members", {}).get(group)
+        member = vars(self).get("_presence_members", {}).get(group)
         if member is None:
             raise ValueError(f"This consumer has no member in {group!r}; call join_presence() first")
         await self.channel_layer.group_add(group, self.channel_name, member=member, meta=meta, watch=True)
 
     async def _leave_presence(self: Any, group: str) -> None:
-        vars(self).get("_members", {}).pop(group, None)
+        vars(self).get("_presence_members", {}).pop(group, None)
         await self.channel_layer.group_discard(group, self.channel_name)
 
     def _call(self, method: Any, *arguments: Any) -> Any:

@@ -86,7 +86,8 @@ class Silent(PresenceMixin, AsyncJsonWebsocketConsumer):
 
     async def connect(self) -> None:
         await self.accept()
-        await self.channel_layer.group_add("room", self.channel_name, member="silent")
+        layer: Any = self.channel_layer
+        await layer.group_add("room", self.channel_name, member="silent")
 
     async def receive_json(self, content: Any, **kwargs: Any) -> None:
         await self.send_json(content)

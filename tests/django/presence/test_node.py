@@ -121,6 +121,16 @@ async def test_a_node_that_the_first_one_does_not_know_is_given_up_by_another() 
     assert await first.group_count("room") == (2, 1)
 
 
+async def test_a_channel_that_has_ended_is_no_members() -> None:
+    [one] = layers(1)
+    channel = await one.new_channel()
+    ended = channel.replace("!0.", "!1.")  # that of a consumer
+    await one.group_add("room", ended, member="ghost")
+    await one.group_add("room", channel, member="42")
+    await one.group_add("other", channel, member="42")
+    assert await one.group_count("other") == await one.group_count("room") == (1, 1)
+
+
 async def test_what_the_broker_lost_is_written_again() -> None:
     one, two = layers(2)
     for number in range(100):
@@ -295,6 +305,8 @@ async def test_what_no_node_has_written_is_left_out(caplog: pytest.LogCaptureFix
     ]
     table_of(one).put(forged, 60.0)
     assert list(await two.group_members("room")) == ["one"]
+    table_of(one).put([PresenceRecord("asgi:p:room", node, b"")], 60.0)
+    assert await two.group_members("room") == {}  # the node has yet to write what its records are of
     table_of(one).put([PresenceRecord("asgi:n:room", f"{node}.9", b"\xc1")], 60.0)
     assert await two.group_count("room") == (0, 0)
     assert "it is no presence that this version knows" in caplog.text
