@@ -38,6 +38,9 @@ if TYPE_CHECKING:
     from .django.messages import position_of as position_of
     from .django.middleware import ChannelNameMiddleware as ChannelNameMiddleware
     from .django.middleware import channel_token as channel_token
+    from .django.presence.consumers import PresenceMixin as PresenceMixin
+    from .django.presence.results import GroupCount as GroupCount
+    from .django.presence.results import Member as Member
     from .django.registry import get_channel_layer as get_channel_layer
     from .django.resume import AsyncResumingMixin as AsyncResumingMixin
     from .django.resume import ResumingMixin as ResumingMixin
@@ -65,6 +68,8 @@ _NAMES = {
     "django.layer": ["AnyioChannelLayer"],
     "django.messages": ["GroupMessage", "position_of"],
     "django.middleware": ["ChannelNameMiddleware", "channel_token"],
+    "django.presence.consumers": ["PresenceMixin"],
+    "django.presence.results": ["GroupCount", "Member"],
     "django.registry": ["get_channel_layer"],
     "django.resume": ["AsyncResumingMixin", "ResumingMixin", "Resumption"],
     "django.users": ["UserMixin", "user_groups"],

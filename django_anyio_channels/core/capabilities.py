@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Sequence
-from typing import Any, Protocol, TypeVar, runtime_checkable
+from typing import Any, NamedTuple, Protocol, TypeVar, runtime_checkable
 
 from .events import Event, PublishResult
 from .exceptions import NotSupported
@@ -57,6 +57,40 @@ def require_acknowledgement(layer: BaseChannelLayer) -> SupportsAcknowledgement:
         raise NotSupported(
             f"{type(layer).__name__} delivers each message once, so there is nothing to acknowledge; "
             f"use a layer that redelivers: redis+streams://, or memory:// in one process"
+        )
+    return layer
+
+
+class PresenceRecord(NamedTuple):
+    """What a node says of its members; see `SupportsPresence`."""
+
+    name: str
+    key: str
+    """ASCII letters, digits and dots; it begins with the id of the node."""
+    content: bytes
+    """Empty to remove the record."""
+
+
+@runtime_checkable
+class SupportsPresence(Protocol):
+    """A layer whose broker keeps small records under a name, for whoever reads them, and forgets them in time."""
+
+    async def put_presence(self, records: Sequence[PresenceRecord], ttl: float) -> None:
+        """Put and remove records; each is kept for ``ttl`` seconds. Of the same name and key the last one counts.
+
+        In effect for every later `read_presence` when it returns. It may be repeated.
+        """
+
+    async def read_presence(self, name: str) -> dict[str, bytes]:
+        """Return the contents of all records of a name whose time is not over, by their keys."""
+
+
+def require_presence(layer: BaseChannelLayer) -> SupportsPresence:
+    """Return ``layer``. Raises `NotSupported` if it does not support presence."""
+    if not isinstance(layer, SupportsPresence):
+        raise NotSupported(
+            f"{type(layer).__name__} keeps no presence, so group_add takes no member; override put_presence and "
+            f"read_presence, or use a layer of this package"
         )
     return layer
 

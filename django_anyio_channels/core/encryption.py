@@ -12,7 +12,7 @@ import msgspec
 
 from .exceptions import DecodeError, MissingDriver
 
-Kind = Literal["group", "queue"]
+Kind = Literal["group", "queue", "presence"]
 
 CLOCK_SKEW = 30.0
 """Seconds by which the clocks of two hosts may differ."""
@@ -33,7 +33,7 @@ _decode = msgspec.msgpack.Decoder(_Head).decode
 
 
 class Encryption:
-    """Encrypts payloads for a group or a queue, and decrypts what came from there in time.
+    """Encrypts payloads for a group, a queue or a record of presence, and decrypts what came from there in time.
 
     ``keys`` are strings or bytes of any length. The first one encrypts, all of them decrypt: to rotate, put the new
     key in front, and take the old one away when every process has the new one.
@@ -52,12 +52,12 @@ class Encryption:
         self._fernet = MultiFernet([Fernet(_fernet_key(key)) for key in keys])
 
     def encrypt(self, payload: bytes, kind: Kind, *names: str, lifetime: float) -> bytes:
-        """Encrypt a payload for one or more groups or queues, for ``lifetime`` seconds from now on."""
+        """Encrypt a payload for one or more names of a kind, for ``lifetime`` seconds from now on."""
         head = _encode((kind, names, time(), lifetime))
         return self._fernet.encrypt(b"%b%b%b" % (len(head).to_bytes(4, "big"), head, payload))
 
     def decrypt(self, token: bytes, kind: Kind, name: str, *, late: float = 0.0) -> bytes:
-        """Return the payload of what came from a group or queue, at most ``late`` seconds after its lifetime.
+        """Return the payload of what came from a name of a kind, at most ``late`` seconds after its lifetime.
 
         Raises `DecodeError` for what was not encrypted with these keys, for this place, or in this time.
         """

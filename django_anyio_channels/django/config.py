@@ -18,7 +18,7 @@ from ..core.capabilities import require_acknowledgement
 from ..core.encryption import Encryption
 from ..core.exceptions import NotSupported
 from ..core.hints import did_you_mean
-from ..core.options import FLAG, LARGEST_COUNT, SECONDS, Option, count
+from ..core.options import FLAG, LARGEST_COUNT, SECONDS, Option, count, seconds
 from ..core.serializers import MessagePackSerializer
 from .factory import layer_factories
 from .settings import ConfigError, ConfigWarning, LayerFactory, Settings, check_key, without_lazy_strings
@@ -144,6 +144,7 @@ _VALUES = {
     "max_message_size": count("bytes"),
     "mailbox_bytes": count("bytes"),
     "fast_dispatch": FLAG,
+    "presence_grace": seconds(zero=True, most=3600),
     "outage_message": Option(_is_message_type, "None or the type of the message, such as 'chat.outage'"),
 }
 

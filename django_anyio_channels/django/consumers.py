@@ -151,7 +151,7 @@ class ConsumerLifetime:
 
         self._end = end
         self._task = task
-        self._reference = weakref.ref(consumer, end)
+        self.consumer = weakref.ref(consumer, end)
         if task is not None:
             task.add_done_callback(end)
 

@@ -22,6 +22,7 @@ from .event_loops import open_in_idle_loops
 from .local_channels import LocalChannels
 from .messages import CONTROL, seal
 from .names import is_channel_of
+from .presence.records import Joining
 from .settings import Settings
 
 _CHANNEL_COMMANDS = ("group_add", "group_discard")
@@ -39,6 +40,7 @@ class Command(msgspec.Struct, tag_field="kind", tag="command"):
 
     group: str = ""
     channel: str = ""
+    joining: Joining | None = None
 
 
 class Reply(msgspec.Struct, tag_field="kind", tag="reply"):
@@ -75,7 +77,9 @@ class Control:
         self._pending: dict[str, asyncio.Queue[str | None]] = {}
         """The replies to each request that waits, as errors or None."""
 
-    async def request(self, topic: str, command: str, group: str = "", channel: str = "") -> None:
+    async def request(
+        self, topic: str, command: str, group: str = "", channel: str = "", joining: Joining | None = None
+    ) -> None:
         """Send a command to every node that subscribes to ``topic``, and wait until all have carried it out.
 
         A node that has gone has nothing left to change, so it is not waited for where the broker can tell. Nor is one
@@ -88,7 +92,7 @@ class Control:
         try:
             idle = await self._count_idle(topic, command)
             subscribers = await self._channel.count_subscribers(topic)
-            published = await self._publish(topic, Command(command, request_id, self._node_id, group, channel))
+            published = await self._publish(topic, Command(command, request_id, self._node_id, group, channel, joining))
             # A broker may count a monitor among those that received a message.
             receivers = min((number for number in (subscribers, published) if number is not None), default=1)
             try:
@@ -152,7 +156,9 @@ class Control:
     async def _handle(self, command: Command) -> None:
         error = None
         try:
-            if command.command == "group_add":
+            if command.command == "group_add" and command.joining is not None:
+                await self._local_channels.presence.group_add(command.group, command.channel, command.joining)
+            elif command.command == "group_add":
                 await self._local_channels.group_add(self._names.group(command.group), command.channel)
             elif command.command not in ("group_discard", "flush"):
                 error = f"Node {self._node_id} does not know the command {command.command!r}"

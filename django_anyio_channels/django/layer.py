@@ -21,6 +21,7 @@ from .default_handlers import add_handlers
 from .dispatcher import same_node
 from .fast_dispatch import speed_up
 from .jobs import Job
+from .presence.methods import joining_of
 from .sends import Channels, Groups, Results
 from .sync_methods import SynchronousMethods
 
@@ -99,10 +100,24 @@ class AnyioChannelLayer(SynchronousMethods):
         if isinstance(message, Job):
             await self._dispatcher.call_in(message.loop, message.ack)
 
-    async def group_add(self, group: str, channel: str) -> None:
-        """Add a channel of any process to a group; in effect for every sender when it returns."""
+    async def group_add(
+        self,
+        group: str,
+        channel: str,
+        *,
+        member: str | None = None,
+        meta: dict[str, Any] | None = None,
+        watch: bool = False,
+    ) -> None:
+        """Add a channel of any process to a group; in effect for every sender when it returns.
+
+        With ``member``, such as ``str(user.pk)``, the channel is one of that member of the group, see `group_members`;
+        ``meta`` is what the others may know of it. Adding it again changes them. With ``watch`` the channel is sent
+        ``presence.changed`` when members join and leave; a consumer with `PresenceMixin` is anyway, if it has a member.
+        """
         self._check_names(group, channel)
-        await self._dispatcher.call(lambda node: node.group_add(group, channel))
+        joining = joining_of(self._settings, member, meta, watch)
+        await self._dispatcher.call(lambda node: node.group_add(group, channel, joining))
 
     async def group_discard(self, group: str, channel: str) -> None:
         """Remove a channel of any process from a group; no error if it isn't in it."""

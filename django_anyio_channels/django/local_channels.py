@@ -18,6 +18,7 @@ from .consumer_loop import Inbox
 from .consumers import ConsumerLifetime
 from .messages import with_position
 from .names import is_of_consumer, new_channel_name
+from .presence.node import NodePresence
 from .settings import Settings
 
 _LONGEST_SWEEP = 60.0
@@ -101,6 +102,7 @@ class LocalChannels:
     """
 
     def __init__(self, node_id: str, channel: Channel, settings: Settings) -> None:
+        self.presence = NodePresence(node_id, channel, settings, self)
         self._node_id = node_id
         self._channel = channel
         self._settings = settings
@@ -234,6 +236,10 @@ class LocalChannels:
         channel = self._channels.get(name)
         return channel is not None and topic in channel.topics
 
+    def watches(self, name: str) -> bool:
+        """Return whether a channel's consumer has a method for changes of members."""
+        return name in self._lifetimes and hasattr(self._lifetimes[name].consumer(), "presence_changed")
+
     async def group_add(self, topic: str, name: str) -> None:
         """Add a channel to the group of ``topic``, or renew its membership."""
         if self._has_ended(name):
@@ -287,6 +293,7 @@ class LocalChannels:
 
     def _end_membership(self, topic: str, channel: LocalChannel) -> None:
         channel.leave(topic)
+        self.presence.discard(topic, channel.name)
         self._membership_ends.pop((topic, channel.name), None)
         if not self._membership_ends:
             self._membership_ends = {}  # the first entry of a dict that was large is slow to find

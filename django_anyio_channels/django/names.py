@@ -56,11 +56,23 @@ class BrokerNames:
         """The topic that every node subscribes to."""
         self.groups = f"{prefix}:g:"
         """The beginning of the topics of all groups."""
+        self.present_nodes = f"{prefix}:c:present"
+        """The name of the records of the nodes that have members."""
+        self._presence = f"{prefix}:p:"
+        self._counts = f"{prefix}:n:"
         self._inbox = f"{prefix}:i:"
         self._queue = f"{prefix}:q:"
 
     def group(self, name: str) -> str:
         return self.groups + name
+
+    def presence(self, group: str) -> str:
+        """The topic of the changes of a group's members, and the name of their records."""
+        return self._presence + group
+
+    def counts(self, group: str) -> str:
+        """The name of the records of the members of a group without their metas."""
+        return self._counts + group
 
     def inbox(self, node: str) -> str:
         """The topic of what is sent to one node."""

@@ -19,6 +19,7 @@ from .jobs import Job, Jobs
 from .local_channels import LocalChannels
 from .messages import GroupMessage, open_envelope, position_of
 from .names import is_channel_of, new_node_id, node_of
+from .presence.records import Joining
 from .recipients import Recipients
 from .settings import Settings
 
@@ -38,6 +39,7 @@ class Node:
         self._settings = settings
         self.local_channels = LocalChannels(self.id, channel, settings)
         self.control = Control(self.id, channel, settings, self.local_channels, self._start_soon)
+        self.presence = self.local_channels.presence
         self._jobs = Jobs(channel, settings.names)
         self._background_tasks: set[asyncio.Task[None]] = set()
 
@@ -76,13 +78,17 @@ class Node:
         if isinstance(message, Job):
             await message.ack()
 
-    async def group_add(self, group: str, channel: str) -> None:
-        """Add a channel of any node, or a normal channel, to a group."""
+    async def group_add(self, group: str, channel: str, joining: Joining | None = None) -> None:
+        """Add a channel of any node, or a normal channel, to a group; ``joining`` is for presence."""
         topic, owner = self._names.group(group), node_of(channel)
-        if owner == self.id:
-            await self.local_channels.group_add(topic, channel)
+        if owner is not None and owner != self.id:
+            await self.control.request(self._names.inbox(owner), "group_add", group, channel, joining)
+        elif owner is not None and joining is not None:
+            await self.presence.group_add(group, channel, joining)
         elif owner is not None:
-            await self.control.request(self._names.inbox(owner), "group_add", group, channel)
+            await self.local_channels.group_add(topic, channel)
+        elif joining is not None:
+            raise ValueError(f"{channel!r} is a normal channel, which is no member's; use a channel of new_channel()")
         else:
             queue, capacity, expiry = self._settings.queue_of(channel)
             lifetime = self._settings.group_expiry
@@ -158,6 +164,7 @@ class Node:
         For the inbox these are the members of all groups: messages to single channels may concern any of them.
         Channels that resumed the group get their message in any case.
         """
+        self.presence.mark_missed(topic)
         if topic is not None:
             self.local_channels.mark_gap(topic)
         if self._settings.outage_message is not None:
@@ -227,4 +234,5 @@ async def open_node(settings: Settings) -> AsyncGenerator[Node, None]:
             await channel.add_sink(names.nodes, sink)
             yield node
         finally:
+            await node.presence.close()
             node.close()

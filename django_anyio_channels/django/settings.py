@@ -99,6 +99,8 @@ class Settings:
     max_message_size: int = 4 * 1024 * 1024
     mailbox_bytes: int = MAILBOX_BYTES
     outage_message: str | None = None
+    presence_grace: float = 5.0
+    """How long a member stays in a group after its last channel has left."""
     fast_dispatch: bool = True
     """Whether consumers are given what waits in one go, see `fast_dispatch`."""
     close_on: tuple[str, ...] = ()

@@ -9,6 +9,7 @@ from .base import REFUSALS, translate
 from .broadcasts import Broadcasts
 from .dispatcher import Dispatcher
 from .envelope import Header
+from .presence.methods import PresenceMethods, joining_of
 from .sends import Channels, Groups, Results
 from .transactions import TransactionalLayer, TransactionDispatcher
 from .users import UserMethods
@@ -16,7 +17,7 @@ from .users import UserMethods
 _AnyDispatcher = Dispatcher | TransactionDispatcher
 
 
-class SynchronousMethods(UserMethods, Broadcasts):
+class SynchronousMethods(UserMethods, Broadcasts, PresenceMethods):
     """What `AnyioChannelLayer` offers synchronous code. In an event loop they raise ``SynchronousOnlyOperation``."""
 
     def send_sync(self, channel: str, message: dict[str, Any], *, idempotency_key: str | None = None) -> None:
@@ -59,10 +60,19 @@ class SynchronousMethods(UserMethods, Broadcasts):
             )
         return self._in_transaction[using]
 
-    def group_add_sync(self, group: str, channel: str) -> None:
+    def group_add_sync(
+        self,
+        group: str,
+        channel: str,
+        *,
+        member: str | None = None,
+        meta: dict[str, Any] | None = None,
+        watch: bool = False,
+    ) -> None:
         """`group_add` for synchronous code."""
         self._check_names(group, channel)
-        self._dispatcher.call_sync(lambda node: node.group_add(group, channel))
+        joining = joining_of(self._settings, member, meta, watch)
+        self._dispatcher.call_sync(lambda node: node.group_add(group, channel, joining))
 
     def group_discard_sync(self, group: str, channel: str) -> None:
         """`group_discard` for synchronous code."""

@@ -21,6 +21,7 @@ from ..core.stats import MAILBOX_BYTES, DeliveryStats
 from .consumer_group import ConsumerGroupSink, DeadLetters
 from .encryption import ChannelEncryption
 from .idempotency import IdempotentCalls
+from .presence import PresenceStore
 from .queues import Queues
 from .replay import ReplaySink, check_group, check_history_range, check_subscription
 from .session import Backoff
@@ -92,6 +93,7 @@ class Channel:
         self._dead_letters = DeadLetters(self.publish_payload, self._encryption)
         self.queues = Queues(self._shards, self.stats, self._dead_letters, self._encryption, marked)
         self.idempotent = IdempotentCalls(self._shards, self._encryption, self.queues)
+        self.presence = PresenceStore(self._shards, self._encryption)
 
     async def __aenter__(self) -> Channel:
         if self._running is not None:

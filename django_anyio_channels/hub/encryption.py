@@ -39,6 +39,10 @@ class ChannelEncryption:
         """Encrypt a payload for a queue."""
         return self._encryption.encrypt(payload, "queue", queue, lifetime=expiry)
 
+    def for_record(self, place: str, content: bytes, ttl: float) -> bytes:
+        """Encrypt a record of presence."""
+        return self._encryption.encrypt(content, "presence", place, lifetime=ttl)
+
     def decrypt(self, event: Event[bytes], kind: Kind = "group", late: float = 0.0) -> Event[bytes] | None:
         """Decrypt the message of an event; an empty one is the layer's own. Return None for an event to drop."""
         if not event.message:

@@ -13,7 +13,7 @@ from channels.exceptions import ChannelFull
 from channels.generic.websocket import AsyncWebsocketConsumer, WebsocketConsumer
 
 from chat.protocol import HELP, WORKER, Ask, Help, Here, Join, Refused, Said, Say, read
-from django_anyio_channels import AsyncResumingMixin, ChannelLayerError, DeliveryUnknown, position_of
+from django_anyio_channels import AsyncResumingMixin, ChannelLayerError, DeliveryUnknown, PresenceMixin, position_of
 
 logger = logging.getLogger(__name__)
 
@@ -27,12 +27,12 @@ NOT_SENT = "Message not sent. Try again in a moment."
 MAYBE_SENT = "The connection broke. Your message may not have been sent."
 
 
-class ChatConsumer(AsyncResumingMixin, AsyncWebsocketConsumer):
+class ChatConsumer(PresenceMixin, AsyncResumingMixin, AsyncWebsocketConsumer):
     """One window of the chat.
 
-    It uses every way to send that a channel layer has: to a group, what is said in a room; to another one, who comes
-    and who goes; to one consumer's own channel, the welcome for a newcomer; to a normal channel, tasks for the
-    background worker. Only what is said needs a history.
+    It uses every way to send that a channel layer has: to a group, what is said in a room; to one consumer's own
+    channel, that a worker runs; to a normal channel, tasks for the background worker. Who is in the room, the layer
+    knows: a member is a name, in any number of windows.
     """
 
     async def connect(self) -> None:
@@ -43,10 +43,6 @@ class ChatConsumer(AsyncResumingMixin, AsyncWebsocketConsumer):
     @property
     def group(self) -> str:
         return f"room.{self.room}"
-
-    @property
-    def people(self) -> str:
-        return f"people.{self.room}"
 
     @property
     def me(self) -> dict[str, str]:
@@ -69,10 +65,9 @@ class ChatConsumer(AsyncResumingMixin, AsyncWebsocketConsumer):
         if not self.room:
             return
         try:
-            await self._leave()
-            await self._to_people("room.left")
+            await self.leave_presence(self.group)
         except ChannelLayerError as error:
-            logger.warning("%s left room %s, which was not notified: %s", self.id, self.room, error)
+            logger.warning("%s could not leave room %s: %s", self.id, self.room, error)
 
     async def _act(self, said: Said) -> None:
         if bool(self.room) == isinstance(said, Join):
@@ -92,11 +87,10 @@ class ChatConsumer(AsyncResumingMixin, AsyncWebsocketConsumer):
     async def _join(self, said: Join) -> None:
         self.room, self.name = said.room, said.name
         try:
-            await self.channel_layer.group_add(self.people, self.channel_name)
             came = await self.resume_group(self.group, said.since, last=0 if said.since else LAST)
-            await self._to_people("room.came", reply=self.channel_name)
+            people = await self.join_presence(self.group, self.name)
         except ChannelLayerError:
-            await self._leave()  # not in the room by half
+            await self.leave_presence(self.group)  # not in the room by half
             self.room = ""
             raise
         await self._tell(
@@ -105,17 +99,14 @@ class ChatConsumer(AsyncResumingMixin, AsyncWebsocketConsumer):
             position=came.position,
             complete=came.complete,
             history=came.has_history,
+            people={name: len(member.metas) for name, member in people.items()},
             **self.me,
         )
         await self._to_worker("task.hello", reply=self.channel_name)
 
-    async def _leave(self) -> None:
-        await self.channel_layer.group_discard(self.people, self.channel_name)
-        await self.channel_layer.group_discard(self.group, self.channel_name)
-
     async def _here(self) -> None:
-        """Each window tells about itself, so n windows send n messages in 20 seconds; asking all would take n * n."""
-        await self._to_people("room.here")
+        """Answer through the broker, so that silence means that either is away."""
+        await self.channel_layer.send(self.channel_name, {"type": "room.here"})
         await self._to_worker("task.hello", reply=self.channel_name)
 
     async def _ask(self, said: Ask) -> None:
@@ -125,9 +116,6 @@ class ChatConsumer(AsyncResumingMixin, AsyncWebsocketConsumer):
 
     async def _to_room(self, kind: str, **content: Any) -> None:
         await self.channel_layer.group_send(self.group, {"type": kind, **self.me, **content})
-
-    async def _to_people(self, kind: str, **content: Any) -> None:
-        await self.channel_layer.group_send(self.people, {"type": kind, **self.me, **content})
 
     async def _to_worker(self, kind: str, **content: Any) -> None:
         try:
@@ -149,20 +137,15 @@ class ChatConsumer(AsyncResumingMixin, AsyncWebsocketConsumer):
     async def worker_here(self, message: dict[str, Any]) -> None:
         await self._tell("worker", here=True)
 
-    async def room_came(self, message: dict[str, Any]) -> None:
-        reply = message.pop("reply")
-        await self._pass_on(message)
-        if message["id"] == self.id:
-            return
-        try:
-            await self.channel_layer.send(reply, {"type": "room.here", **self.me})
-        except (ChannelFull, ChannelLayerError):
-            logger.warning("%s could not welcome %s, but soon tells all that it is here.", self.id, message["id"])
+    async def member_joined(self, event: dict[str, Any]) -> None:
+        await self._tell("came", name=event["member"], windows=len(event["metas"]))
+
+    member_updated = member_joined
+
+    async def member_left(self, event: dict[str, Any]) -> None:
+        await self._tell("left", name=event["member"])
 
     async def room_here(self, message: dict[str, Any]) -> None:
-        await self._pass_on(message)
-
-    async def room_left(self, message: dict[str, Any]) -> None:
         await self._pass_on(message)
 
     async def room_said(self, message: dict[str, Any]) -> None:

@@ -56,7 +56,7 @@ class Ask:
 
 @dataclass(frozen=True)
 class Here:
-    """Tell all in the room that this window is still here, and ask whether a worker is."""
+    """Ask whether the server and its broker are still here, and a worker."""
 
 
 @dataclass(frozen=True)

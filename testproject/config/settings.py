@@ -36,6 +36,7 @@ CHANNEL_LAYERS: dict[str, dict[str, Any]] = {
         "CONFIG": {
             **({"database": "default"} if DATABASE else {"url": CHANNEL_LAYER_URL}),
             "outage_message": "group.missed",  # have each window come back after an outage and say what it missed
+            "presence_grace": 2,  # who reloads the page has not left
             "publish_timeout": 5,  # nobody waits longer for a line of chat
             "options": {"history_length": 1000} if IN_MEMORY else {},  # each room's last messages
         },

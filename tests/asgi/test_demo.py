@@ -47,7 +47,6 @@ def test_whoever_is_in_the_room_hears_it(demo: Server) -> None:
         _join(ana, "Ana")
         _join(bob, "  B\u202eo\x00b  ")
         _join(eve, "Eve", "kitchen")
-        assert bob.receive_until(type="here")["name"] in {"Ana", "Bob"}
         ana.send(type="say", text="Hello <b>Bob</b> \U0001f600")
         for each in (ana, bob):
             received = each.receive_until(type="said")
@@ -57,51 +56,54 @@ def test_whoever_is_in_the_room_hears_it(demo: Server) -> None:
     assert noise(demo) == ""
 
 
-def test_each_window_tells_about_itself_and_nobody_asks_all_others(demo: Server) -> None:
+def test_a_newcomer_is_told_who_is_there_and_the_others_of_the_newcomer(demo: Server) -> None:
     with client(demo, "ws/") as ana, client(demo, "ws/") as bob, client(demo, "ws/") as eve:
-        for newcomer, name in ((ana, "Ana"), (bob, "Bob"), (eve, "Eve")):
-            _join(newcomer, name, "attic")
-        welcomes = {eve.receive_until(type="here")["name"] for _ in range(2)}
-        assert welcomes == {"Ana", "Bob"}  # and nobody else got them
-        eve.send(type="say", text="before")
-        for each in (ana, bob, eve):
-            each.receive_until(type="said", text="before")
+        _join(ana, "Ana", "attic")
+        _join(bob, "Bob", "attic")
+        ana.receive_until(type="came", name="Bob")
+        assert _join(eve, "Eve", "attic")["people"] == {"Ana": 1, "Bob": 1, "Eve": 1}
+        for each in (ana, bob):
+            assert each.receive_until(type="came", name="Eve") == {"type": "came", "name": "Eve", "windows": 1}
         ana.send(type="here")
+        ana.receive_until(type="here")  # and nobody else is told that
         ana.send(type="say", text="after")
-        for each in (ana, bob, eve):
+        for each in (bob, eve):
             told = [each.receive()]
             while told[-1]["type"] != "said":
                 told.append(each.receive())
-            about = [frame for frame in told if frame["type"] not in ("worker", "said")]
-            assert [(frame["type"], frame["name"]) for frame in about] == [("here", "Ana")]
-            assert all(frame.keys() == {"type", "id", "name"} for frame in about)
+            assert "here" not in {frame["type"] for frame in told}
 
 
-def test_no_channel_name_reaches_a_visitor(demo: Server) -> None:
+def test_two_windows_are_one_person(demo: Server) -> None:
     with client(demo, "ws/") as ana, client(demo, "ws/") as bob:
         _join(ana, "Ana", "cellar")
-        number = _join(bob, "Bob", "cellar")["id"]
-        assert ana.receive_until(type="came", id=number) == {"type": "came", "id": number, "name": "Bob"}
+        _join(bob, "Bob", "cellar")
+        ana.receive_until(type="came", name="Bob")
+        with client(demo, "ws/") as second:
+            assert _join(second, "Bob", "cellar")["people"] == {"Ana": 1, "Bob": 2}
+            assert ana.receive_until(type="came", name="Bob")["windows"] == 2
+        assert ana.receive_until(type="came", name="Bob")["windows"] == 1
 
 
 def test_who_leaves_is_missed(demo: Server) -> None:
     with client(demo, "ws/") as ana:
-        _join(ana)
+        _join(ana, room="porch")
         with client(demo, "ws/") as bob:
-            number = _join(bob, "Bob")["id"]
-            assert ana.receive_until(type="came", id=number)["name"] == "Bob"
-        assert ana.receive_until(type="left", id=number)["name"] == "Bob"
+            _join(bob, "Bob", "porch")
+            ana.receive_until(type="came", name="Bob")
+        assert ana.receive_until(type="left") == {"type": "left", "name": "Bob"}
 
 
 def test_who_leaves_while_being_told_something_is_missed_too(demo: Server) -> None:
     with client(demo, "ws/") as ana:
         _join(ana)
-        for _ in range(5):
+        for number in range(5):
             with client(demo, "ws/") as bob:
-                number = _join(bob, "Bob")["id"]
+                _join(bob, f"Bob {number}")
                 for _ in range(20):
                     bob.send(type="here")
-            assert ana.receive_until(type="left", id=number)["name"] == "Bob"
+        for number in range(5):
+            ana.receive_until(type="left", name=f"Bob {number}")
     assert noise(demo) == ""
 
 

@@ -71,7 +71,8 @@ async def test_a_join_that_fails_leaves_nothing_in_the_room_and_shows_no_error(
     assert [message["type"] for message in sent] == ["websocket.accept", "websocket.close"]
     assert sent[1]["code"] == COME_BACK
     assert "secret" in caplog.text
-    await layer.group_send("people.lobby", {"type": "room.here"})
+    await layer.group_send("room.lobby", {"type": "room.here"})
+    assert await layer.group_members("room.lobby") == {}
     await layer.send(consumer.channel_name, {"type": "the only message"})
     assert (await layer.receive(consumer.channel_name))["type"] == "the only message"
 

@@ -130,19 +130,21 @@ def test_the_page_says_when_no_worker_runs(open_window: Open) -> None:
     expect(messages(ana).locator("output")).to_have_text(f"No worker has answered yet. {cure}")
 
 
-def test_who_vanishes_without_a_word_is_not_shown_for_ever(open_window: Open) -> None:
-    ana, bob = open_window(), open_window("Bob", room="cellar")
-    ana.clock.install()
-    ana.route_web_socket("**/ws/", _without("left"))
-    ana.goto("/room/cellar/")
-    ana.get_by_label("Your name").fill("Ana")
-    ana.keyboard.press("Enter")
+def test_windows_of_one_name_are_one_person_and_a_reload_flashes_nobody(open_window: Open) -> None:
+    ana, bob = open_window("Ana", room="cellar"), open_window("Bob", room="cellar")
+    second = open_window("Bob", room="cellar")
+    for page in (ana, bob, second):
+        expect(people(page)).to_have_text(["Ana", "Bob"])
+        expect(page.locator("#people small").filter(has_text="in 2 windows")).to_be_visible()
+    second.close()
+    expect(ana.locator("#people small").filter(has_text="in 2 windows")).to_have_count(0)
+    bob.reload()
+    expect(bob.locator("#connection")).to_have_text("Connected")
+    open_window("Eve", room="cellar").close()
+    expect(ana.get_by_text("Eve left")).to_be_visible()
+    expect(ana.get_by_text("Bob left")).to_have_count(0)
+    expect(ana.get_by_text("Bob joined")).to_have_count(1)
     expect(people(ana)).to_have_text(["Ana", "Bob"])
-    bob.close()
-    ana.clock.fast_forward(100_000)
-    expect(people(ana)).to_have_text(["Ana", "Bob"])  # perhaps its browser only slowed it down
-    ana.clock.fast_forward(60_000)
-    expect(people(ana)).to_have_text(["Ana"])
 
 
 def _without(*kinds: str) -> Callable[[WebSocketRoute], None]:

@@ -28,6 +28,7 @@ NEEDS = {
     "PostgreSQLChannelLayer": "postgres",
     "RedisPubSubChannelLayer": "redis",
     "RedisStreamsChannelLayer": "redis",
+    "PresenceMixin": "django",
     "ResumingMixin": "django",
     "get_channel_layer": "django",
     "Resumption": "django",

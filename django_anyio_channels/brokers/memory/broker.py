@@ -7,27 +7,23 @@ import os
 import re
 import threading
 import weakref
-from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import lru_cache
 from time import monotonic
 
-from anyio.lowlevel import current_token
-
-from ...core.events import BoundQueue, Event, Gap, PublishResult
+from ...core.events import Event, Gap, PublishResult
 from ...core.exceptions import QueueFull
 from ..common.entries import entry_id
 from ..common.history import HistoryPage, as_events
+from .bindings import Bindings
 from .deliveries import PendingWork
 from .history import HistoryLimits, HistoryStore, position_before
 from .idempotency import IdempotencyKeys
-from .queues import Queue, Reader, ThreadSafeNotifier
+from .inbox import Inbox
+from .presence import PresenceTable
+from .queues import Queue, Reader
 
 _SWEEP_SECONDS = 60.0
-
-_MAX_UNREAD_EVENTS = 100_000
-"""A layer that leaves so many events unread is cut off, as network brokers do."""
 
 # To make a named tuple takes a tenth of the time of a publish, and half of that without its Python function.
 _result = lru_cache(maxsize=1000)(PublishResult)
@@ -54,12 +50,13 @@ class InMemoryBroker:
         self._topics: dict[str, dict[Inbox, None]] = {}
         self._patterns: dict[str, tuple[re.Pattern[str], dict[Inbox, None]]] = {}
         self._queues: dict[str, Queue] = {}
-        self._bindings: dict[str, dict[str, _Binding]] = {}
+        self._bindings = Bindings()
         self._next_sweep = 0.0
         self._keys = IdempotencyKeys()
         self._histories.clear()
         self.work = PendingWork(self._lock, self._get_queue, self._histories.get)
         """What waits to be acknowledged."""
+        self.presence = PresenceTable()
 
     # ---- topics -------------------------------------------------------------------------------------------------
 
@@ -156,7 +153,7 @@ class InMemoryBroker:
                 self._cut_off(inbox)
             result = _result(receivers) if keep is None else _new_result(PublishResult, (receivers, event.position, ()))
             if group in self._bindings:
-                result = PublishResult(receivers, event.position, self._bound_queues(group))
+                result = PublishResult(receivers, event.position, self._bindings.of(group))
         # Last, and without the lock: a group may have thousands of members.
         for handler in handlers:
             handler(event)
@@ -167,13 +164,11 @@ class InMemoryBroker:
     ) -> PublishResult:
         """`publish`, or return the first result of the key with the queues that are bound now."""
         with self._keys.lock:
-            known = self._keys.get((group, key))
-            if known is None:
-                result = self.publish(group, message, keep)
-                self._keys.add((group, key), result, seconds)
-                return result
+            if (known := self._keys.get((group, key))) is None:
+                known = self.publish(group, message, keep)
+                self._keys.add((group, key), known, seconds)
         with self._lock:
-            return known._replace(bound_queues=self._bound_queues(group) if group in self._bindings else ())
+            return known._replace(bound_queues=self._bindings.of(group))
 
     def _publish_to_patterns(self, event: Event[bytes], dead: list[Inbox]) -> int:
         reached = set(self._topics.get(event.group, ()))
@@ -249,35 +244,26 @@ class InMemoryBroker:
         """Remove a reader that `take_nowait` left waiting; if it was woken already, another one is woken instead."""
         with self._lock:
             waiting = self._queues.get(queue)
-            if waiting is None:
-                return
-            if reader in waiting.readers:
-                waiting.readers.remove(reader)
-            else:
-                waiting.wake_reader()
-            if waiting.unused:
-                del self._queues[queue]
+            if waiting is not None:
+                waiting.stop_waiting(reader)
+                if waiting.unused:
+                    del self._queues[queue]
 
     def bind(self, group: str, queue: str, capacity: int, expiry: float, lifetime: float) -> None:
         with self._lock:
-            self._bindings.setdefault(group, {})[queue] = _Binding(capacity, expiry, monotonic() + lifetime)
+            self._bindings.bind(group, queue, capacity, expiry, lifetime)
 
     def unbind(self, group: str, queue: str) -> None:
         with self._lock:
-            bindings = self._bindings.get(group, {})
-            bindings.pop(queue, None)
-            if not bindings:
-                self._bindings.pop(group, None)
+            self._bindings.unbind(group, queue)
 
     def purge(self, prefix: str) -> None:
         with self._lock:
             for name, queue in list(self._queues.items()):
                 if name.startswith(prefix):
                     queue.messages.clear()
-            for bindings in self._bindings.values():
-                for name in [name for name in bindings if name.startswith(prefix)]:
-                    del bindings[name]
             self._prune()
+            self._bindings.purge(prefix)
             self._histories.purge(prefix)
         self.work.purge(prefix)
         self._keys.purge(prefix)
@@ -285,26 +271,16 @@ class InMemoryBroker:
     def _get_queue(self, queue: str) -> Queue:
         return self._queues.setdefault(queue, Queue())
 
-    def _bound_queues(self, group: str) -> list[BoundQueue]:
-        now = monotonic()
-        bindings = {queue: binding for queue, binding in self._bindings.pop(group).items() if binding.ends > now}
-        if bindings:
-            self._bindings[group] = bindings
-        return [BoundQueue(queue, binding.capacity, binding.expiry) for queue, binding in bindings.items()]
-
     def _sweep(self, now: float) -> None:
         self._next_sweep = now + _SWEEP_SECONDS
         for queue in self._queues.values():
             queue.drop_expired(now)
-        for bindings in self._bindings.values():
-            for name in [name for name, binding in bindings.items() if binding.ends <= now]:
-                del bindings[name]
         self._prune()
+        self._bindings.drop_ended(now)
         self.work.sweep()
 
     def _prune(self) -> None:
         self._queues = {name: queue for name, queue in self._queues.items() if not queue.unused}
-        self._bindings = {group: bindings for group, bindings in self._bindings.items() if bindings}
 
 
 _brokers: weakref.WeakSet[InMemoryBroker] = weakref.WeakSet()
@@ -317,50 +293,3 @@ def _reset_brokers() -> None:
 
 # A child owns neither the parent's event loops nor its messages, and a lock may have been held while forking.
 os.register_at_fork(after_in_child=_reset_brokers)
-
-
-class Inbox:
-    """The events that one layer has not read yet."""
-
-    def __init__(self) -> None:
-        self.events: deque[Event[bytes]] = deque()
-        self.notifier = ThreadSafeNotifier()
-        self.open = True
-        self.thread = threading.get_ident()
-        self.handler: Callable[[Event[bytes]], None] | None = None
-        self.resume_at: dict[str, bytes] = {}
-        """Once it was cut off: the position up to which each group with a history was read."""
-        self.patterns: set[str] = set()
-        """Once it was cut off: what it subscribed to by patterns."""
-        # trio cannot be asked.
-        self._loop_is_running: Callable[[], bool] = getattr(current_token().native_token, "is_running", bool)
-
-    def usable_handler(self) -> Callable[[Event[bytes]], None] | None:
-        """Return the handler for an event that is published in this event loop, unless earlier ones wait."""
-        return self.handler if not self.events and self.open and self._loop_is_running() else None
-
-    def deliver(self, event: Event[bytes]) -> bool:
-        """Add an event. Returns False if the event loop is closed, or too many events are unread."""
-        self.events.append(event)
-        if len(self.events) > _MAX_UNREAD_EVENTS:
-            self.open = False
-        return self.notifier.notify() and self.open
-
-    def emit(self, event: Event[bytes]) -> None:
-        """Pass an event on that is for this layer alone, in its own event loop, before those that are unread."""
-        if self.handler is not None and self.open:
-            self.handler(event)
-        else:
-            self.deliver(event)
-
-    def close(self) -> None:
-        self.open = False
-        self.events.clear()
-        self.notifier.notify()
-
-
-@dataclass(slots=True)
-class _Binding:
-    capacity: int
-    expiry: float
-    ends: float

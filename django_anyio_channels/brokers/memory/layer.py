@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from anyio.lowlevel import checkpoint
 
+from ...core.capabilities import PresenceRecord
 from ...core.events import Event, Gap, PublishResult
 from ...core.exceptions import NotSupported
 from ...core.layer import BaseChannelLayer
 from ...core.options import ACKNOWLEDGEMENT_OPTIONS, HISTORY_OPTIONS, check_options, instance_of
 from ..common import entries
 from ..common.history import HistoryPage, events_after
-from .broker import Inbox, InMemoryBroker
+from .broker import InMemoryBroker
 from .deliveries import Work, WorkReaders
 from .history import HistoryLimits
+from .inbox import Inbox
 from .queues import Reader, not_connected
 
 OPTIONS = {
@@ -225,6 +227,15 @@ class InMemoryChannelLayer(BaseChannelLayer):
     async def purge(self, prefix: str) -> None:
         self._connected()
         self.broker.purge(prefix)
+        self.broker.presence.purge(prefix)
+
+    async def put_presence(self, records: Sequence[PresenceRecord], ttl: float) -> None:
+        self._connected()
+        self.broker.presence.put(records, ttl)
+
+    async def read_presence(self, name: str) -> dict[str, bytes]:
+        self._connected()
+        return self.broker.presence.read(name)
 
     def publish_blocking(self, group: str, message: bytes) -> PublishResult:
         """`publish` from any thread, connected or not."""

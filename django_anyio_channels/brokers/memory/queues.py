@@ -88,6 +88,13 @@ class Queue:
         if self.messages:
             wake_one(self.readers)
 
+    def stop_waiting(self, reader: Reader) -> None:
+        """Remove a reader; if it was woken already, wake another one instead."""
+        if reader in self.readers:
+            self.readers.remove(reader)
+        else:
+            self.wake_reader()
+
 
 def wake_one(readers: deque[Reader]) -> None:
     """Wake the reader that has waited longest; one whose event loop is closed is forgotten."""

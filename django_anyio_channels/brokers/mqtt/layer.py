@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import ssl
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
+from ...core.capabilities import PresenceRecord
 from ...core.events import Event, PublishResult
 from ...core.exceptions import ListenerClosed, NotSupported
 from ...core.layer import BaseChannelLayer, Reencryption, subscribing
 from .address import make_options
 from .bridge import Bridge
 from .packets import NO_MATCHING_SUBSCRIBERS, NO_PROPERTIES, Properties, Will
+from .presence import Presence
 from .queues.client import MQTTQueues
 from .session import Session
 from .subscriptions import Subscription
@@ -199,6 +201,22 @@ class MQTTChannelLayer(BaseChannelLayer):
 
     async def purge(self, prefix: str) -> None:
         await self._queues().purge(prefix)
+        await self._presence().purge(prefix)
+
+    async def put_presence(self, records: Sequence[PresenceRecord], ttl: float) -> None:
+        await self._presence().put(records, ttl)
+
+    async def read_presence(self, name: str) -> dict[str, bytes]:
+        return await self._presence().read(name)
+
+    def _presence(self) -> Presence:
+        session = self._connected()
+        if not session.live().answer.retain_available:
+            raise NotSupported(
+                f"{self.address}: presence needs a broker that has retained messages: enable them (mosquitto: "
+                f"retain_available), or use Redis or PostgreSQL"
+            )
+        return session.presence
 
     def _queues(self) -> MQTTQueues:
         session = self._connected()

@@ -17,6 +17,7 @@ from .bridge import Bridge, BridgedGroup
 from .connection import MQTTConnection, open_connection
 from .inflight import PublishAck
 from .packets import NO_PROPERTIES, Publish, reason_name
+from .presence import Presence
 from .queues.client import MQTTQueues
 from .queues.messaging import last_message
 from .subscriptions import Subscription, Subscriptions
@@ -65,6 +66,7 @@ class Session:
         self.connection: MQTTConnection | None = None
         self.events = EventStream()
         self.queues = MQTTQueues(self)
+        self.presence = Presence(self)
         if not options.will and not options.session_expiry:
             options = replace(options, will=last_message(scope, self.node, min(options.qos, 1)))
         self._options = options
@@ -152,6 +154,7 @@ class Session:
     def connection_ended(self, error: ListenerClosed) -> None:
         """See `ConnectionObserver`."""
         self.queues.end(error)
+        self.presence.end(error)
         self.events.end(error)
 
     @property

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
-from ...core.capabilities import QueryGenerator
+from ...core.capabilities import PresenceRecord, QueryGenerator
 from ...core.events import Event, PublishResult
 from ...core.exceptions import ListenerClosed, MissingDriver
 from ...core.layer import BaseChannelLayer
@@ -151,6 +151,12 @@ class PostgreSQLChannelLayer(BaseChannelLayer):
         session = self._require_session()
         await session.queues.purge(prefix.encode())
         await session.keys.purge(prefix.encode())
+
+    async def put_presence(self, records: Sequence[PresenceRecord], ttl: float) -> None:
+        await self._require_session().presence.put(records, ttl)
+
+    async def read_presence(self, name: str) -> dict[str, bytes]:
+        return await self._require_session().presence.read(name.encode())
 
     def publish_in_transaction(self, group: str, message: bytes, *, encoding: str) -> QueryGenerator[PublishResult]:
         return transactions.publish(group, message, encoding=encoding)

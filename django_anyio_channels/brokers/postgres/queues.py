@@ -308,7 +308,7 @@ class Queues:
             await self._connection.execute(sql.in_schema(sql.SCHEMA, tables.schema))
         except asyncpg.InsufficientPrivilegeError as error:
             raise NotSupported(
-                f"{address}: {error}. Normal channels need two tables and a function, which {tables.user} may not "
+                f"{address}: {error}. Normal channels need three tables and a function, which {tables.user} may not "
                 f"create. Have the owner of the schema or of the database run this:\n{tables.definition}"
             ) from error
         except asyncpg.PostgresError as error:

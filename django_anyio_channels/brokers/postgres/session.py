@@ -22,6 +22,7 @@ from .connection import Connection
 from .idempotency import IdempotencyKeys
 from .payloads import channel_name, encode, lock_key, wake_channel
 from .peers import Peers
+from .presence import Presence
 from .queues import LeasedMessages, Queues
 from .statements import (
     COUNT_SUBSCRIBERS,
@@ -94,8 +95,14 @@ class Session:
         self.subscriptions = Subscriptions(self._listening, self.events, self._locks)
         self.queues = Queues(self._publishing, self.subscriptions.scripts, leased)
         self.keys = IdempotencyKeys(self._publishing, self.queues)
-        self._batchers: Sequence[Batcher[Any, Any]]
-        self._batchers = self.subscriptions.scripts, self._locks.calls, self._publishes, self.queues.puts
+        self.presence = Presence(self.queues)
+        self._batchers: Sequence[Batcher[Any, Any]] = (
+            self.subscriptions.scripts,
+            self._locks.calls,
+            self._publishes,
+            self.queues.puts,
+            self.presence.puts,
+        )
         self._peers = Peers(scope, barrier, self._publishing, self._locks)
 
     @property

@@ -1,4 +1,4 @@
-"""Where the tables of queues are, and whether this role may and should use them."""
+"""Where the tables of queues and presence are, and whether this role may and should use them."""
 
 from __future__ import annotations
 
@@ -37,9 +37,10 @@ class Tables(NamedTuple):
             )
         if self.foreign_owner is not None:
             raise NotSupported(
-                f"{where}: django_anyio_channels_queue, django_anyio_channels_binding or the function "
+                f"{where}: django_anyio_channels_queue, django_anyio_channels_binding, "
+                f"django_anyio_channels_presence or the function "
                 f"django_anyio_channels_put in the schema {self.schema} belongs to {self.foreign_owner}, which could "
-                f"run code with the rights of {self.user}. Have all three belong to {self.user}, or to the owner of "
+                f"run code with the rights of {self.user}. Have all of them belong to {self.user}, or to the owner of "
                 f"the schema or of the database, by ALTER ... OWNER TO; or drop them if you do not know them"
             )
 

@@ -75,6 +75,11 @@ def sent_key(name: bytes, key: str) -> bytes:
     return companion_key(name, SENT) + blake2b(key.encode(), digest_size=16).hexdigest().encode()
 
 
+def presence_key(name: bytes) -> bytes:
+    """Return the hash of the records of presence of a name."""
+    return companion_key(name, "present")
+
+
 def waiting_key(queue: bytes) -> bytes:
     """Return the list of the nodes that wait for the next message, each with the sequence number of its call."""
     return companion_key(queue, "waiting")

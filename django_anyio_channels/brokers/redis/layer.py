@@ -15,6 +15,7 @@ except ImportError as error:
 
     raise MissingDriver("Redis needs redis-py and hiredis: pip install django-anyio-channels[redis]") from error
 
+from ...core.capabilities import PresenceRecord
 from ...core.events import BoundQueue, Event, PublishResult
 from ...core.exceptions import DeliveryUnknown, ListenerClosed, PayloadTooLarge, QueueFull
 from ...core.layer import BaseChannelLayer
@@ -23,9 +24,10 @@ from ...core.stats import RateLimitedLogger
 from ..common.urls import read_url
 from .address import Address
 from .cluster.discovery import ClusterSeeds
-from .keys import SENT, base_key, bindings_key, bound_groups_key, companion_key, inflight_key, sent_key
+from .keys import SENT, base_key, bindings_key, bound_groups_key, companion_key, inflight_key, presence_key, sent_key
 from .options import OPTIONS
 from .peers import Peers
+from .presence import put_records, read_records
 from .queues import Queues, publishing_arguments, queue_keys
 from .scripts import BIND, BOUND_GROUPS, PUT
 from .sentinel import Sentinels
@@ -217,8 +219,14 @@ class RedisPubSubChannelLayer(BaseChannelLayer):
             if key.startswith(companion_key(base_key(key), SENT)):
                 await session.execute(key, "DEL", key)
         for key in await session.keys(prefix.encode(), "hash"):
-            if key == inflight_key(base_key(key)):
+            if key in (inflight_key(base_key(key)), presence_key(base_key(key))):
                 await session.execute(key, "DEL", key)
+
+    async def put_presence(self, records: Sequence[PresenceRecord], ttl: float) -> None:
+        await put_records(self.require_session(), records, ttl)
+
+    async def read_presence(self, name: str) -> dict[str, bytes]:
+        return await read_records(self.require_session(), name.encode())
 
     async def bound_queues(
         self, session: Session, group: bytes, bindings: list[bytes] | hiredis.ReplyError

@@ -10,6 +10,7 @@ import pytest
 
 from django_anyio_channels import InMemoryBroker, InMemoryChannelLayer, ListenerClosed
 from django_anyio_channels.brokers.memory import broker as memory
+from django_anyio_channels.brokers.memory import inbox
 from django_anyio_channels.core.events import BoundQueue
 from django_anyio_channels.core.exceptions import InvalidOption
 
@@ -86,7 +87,7 @@ def test_a_reader_whose_loop_was_closed_takes_nothing_from_others() -> None:
 
 
 def test_a_reader_that_falls_too_far_behind_is_disconnected(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(memory, "_MAX_UNREAD_EVENTS", 3)
+    monkeypatch.setattr(inbox, "_MAX_UNREAD_EVENTS", 3)
 
     async def main() -> None:
         layer = InMemoryChannelLayer()
@@ -109,7 +110,7 @@ def test_expired_messages_and_bindings_are_swept(monkeypatch: pytest.MonkeyPatch
     broker.put("new", b"", 10, 60.0)
     broker.put("new", b"", 10, 60.0)
     assert set(broker._queues) == {"new"}
-    assert {group: set(bindings) for group, bindings in broker._bindings.items()} == {"g": {"bound longer"}}
+    assert {group: set(bindings) for group, bindings in broker._bindings.by_group.items()} == {"g": {"bound longer"}}
 
 
 def test_bindings_that_have_ended_are_forgotten_when_their_group_is_published_to() -> None:
@@ -119,7 +120,7 @@ def test_bindings_that_have_ended_are_forgotten_when_their_group_is_published_to
     broker.bind("h", "bound longer", 7, 6.0, lifetime=60.0)
     assert broker.publish("g", b"").bound_queues == []
     assert broker.publish("h", b"").bound_queues == [BoundQueue("bound longer", 7, 6.0)]
-    assert {group: set(bindings) for group, bindings in broker._bindings.items()} == {"h": {"bound longer"}}
+    assert {group: set(bindings) for group, bindings in broker._bindings.by_group.items()} == {"h": {"bound longer"}}
 
 
 def test_a_purge_of_a_queue_that_is_waited_for_leaves_the_reader_waiting() -> None:

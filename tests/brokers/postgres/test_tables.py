@@ -12,6 +12,7 @@ import pytest
 from django_anyio_channels import PostgreSQLChannelLayer
 from django_anyio_channels.brokers.postgres.statements import GRANTS, SCHEMA, SWEEP, in_schema
 from django_anyio_channels.brokers.postgres.tables import Tables
+from django_anyio_channels.core.capabilities import PresenceRecord
 from django_anyio_channels.core.exceptions import ChannelLayerError, NotSupported
 from tests.support.brokers import postgres as brokers
 
@@ -175,7 +176,7 @@ async def test_the_least_rights(database: brokers.Postgres, role: Callable[[], R
     database.ask("REVOKE ALL ON SCHEMA public FROM PUBLIC")
     grants = in_schema(GRANTS, "public").replace("{user}", ours.name)
     layer = await connect(ours.url)
-    assert await refusals(layer) == 6
+    assert await refusals(layer) == 9
     database.ask(grants)
     assert await refusals(layer) == 0
     for line in grants.splitlines():
@@ -210,6 +211,9 @@ async def refusals(layer: PostgreSQLChannelLayer) -> int:
         lambda: layer.bind("g", "q", capacity=1, expiry=60, lifetime=60),
         lambda: layer.unbind("g", "q"),
         lambda: layer.purge("q"),
+        lambda: layer.put_presence([PresenceRecord("g", "n", b"x")], 60),
+        lambda: layer.put_presence([PresenceRecord("g", "n", b"")], 60),
+        lambda: layer.read_presence("g"),
         sweep,
     ]
     count = 0

@@ -77,14 +77,14 @@ class Transport(Protocol):
         """Publish at QoS 1, and return the broker's reason code."""
 
 
-def _topics(scope: str) -> bytes:
+def topics_of(scope: str) -> bytes:
     """Return what the topics of the nodes of a scope begin with."""
     return b"%%nodes/%b/" % quote(scope, safe=":", errors="surrogatepass").encode()
 
 
 def last_message(scope: str, node: str, qos: int) -> Will:
     """Return what the broker is to say when it has lost a node."""
-    return Will((_topics(scope) + _PRESENCE).decode(), _encode(Message("gone", node, 0, ())), qos)
+    return Will((topics_of(scope) + _PRESENCE).decode(), _encode(Message("gone", node, 0, ())), qos)
 
 
 class Messaging:
@@ -94,7 +94,7 @@ class Messaging:
         """``receive_reply`` is called with the replies of this node to itself."""
         self.transport = transport
         self.node = transport.node
-        self._topics = _topics(transport.scope)
+        self._topics = topics_of(transport.scope)
         self._receive_reply = receive_reply
         self._presence: dict[str, int] = {}
         """How often nodes have gone and come back, in turn: with an odd number a node is gone."""

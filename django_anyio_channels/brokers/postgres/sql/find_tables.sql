@@ -9,10 +9,10 @@
 -- the search_path would fit better, and run its function with the rights of this role.
 -- What exists is asked of functions: in a transaction with an older snapshot the catalogs do not have all of it.
 SELECT coalesce(nspname::text, ''),
-    queue IS NOT NULL AND binding IS NOT NULL AND put IS NOT NULL,
+    queue IS NOT NULL AND binding IS NOT NULL AND presence IS NOT NULL AND put IS NOT NULL,
     (
         SELECT pg_catalog.min(owner::pg_catalog.regrole::text) FROM (
-            SELECT relowner FROM pg_catalog.pg_class WHERE oid IN (queue::oid, binding::oid)
+            SELECT relowner FROM pg_catalog.pg_class WHERE oid IN (queue::oid, binding::oid, presence::oid)
             UNION ALL
             SELECT proowner FROM pg_catalog.pg_proc WHERE oid = put::oid
         ) AS object(owner) WHERE owner <> nspowner AND NOT EXISTS (
@@ -36,5 +36,6 @@ FROM (VALUES (NULL)) AS one LEFT JOIN pg_catalog.pg_namespace AS place ON place.
     SELECT pg_catalog.quote_ident(nspname) || '.django_anyio_channels_' AS prefix
 ) AS named CROSS JOIN LATERAL (
     SELECT pg_catalog.to_regclass(prefix || 'queue') AS queue, pg_catalog.to_regclass(prefix || 'binding') AS binding,
+        pg_catalog.to_regclass(prefix || 'presence') AS presence,
         pg_catalog.to_regprocedure(prefix || 'put(bytea, bytea[], float8[], int, text)') AS put
 ) AS found

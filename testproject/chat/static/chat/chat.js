@@ -7,13 +7,12 @@ const room = document.body.dataset.room;
 const log = $("log"), text = $("text"), door = $("door");
 const clock = new Intl.DateTimeFormat(undefined, { hour: "numeric", minute: "2-digit" });
 const WORKER_PATIENCE = 4_000, EVERY = 20_000; // milliseconds
-const PEOPLE_PATIENCE = 150_000; // browsers let a hidden window speak once a minute only
 
 let name = sessionStorage.getItem("name") ?? "";
 let me = "";
 let position = null; // of the last message that was shown, if the server keeps a history
 const mine = new Set(); // what this window was called on each of its connections
-const people = new Map(); // id -> {name, heard}
+const people = new Map(); // name -> in how many windows
 const tasks = new Map(); // id -> the place for its answer
 
 const url = new URL("/ws/", location.href);
@@ -101,29 +100,20 @@ function notice(...content) {
 // ---- the people and the worker
 
 function showPeople() {
-  const names = new Map();
-  for (const [id, { name }] of people) names.set(name, [...(names.get(name) ?? []), id]);
-  const sorted = [...names].sort(([a], [b]) => a.localeCompare(b));
-  $("people").replaceChildren(...sorted.map(([name, ids]) => {
-    const item = element("li", "", avatar(name));
-    item.append(element("bdi", "", name));
-    if (ids.length > 1) item.append(element("small", "", `in ${ids.length} windows`));
-    else if (ids.includes(me)) item.append(element("small", "", "you"));
+  const sorted = [...people].sort(([a], [b]) => a.localeCompare(b));
+  $("people").replaceChildren(...sorted.map(([person, windows]) => {
+    const item = element("li", "", avatar(person));
+    item.append(element("bdi", "", person));
+    if (windows > 1) item.append(element("small", "", `in ${windows} windows`));
+    else if (person === me) item.append(element("small", "", "you"));
     return item;
   }));
-  $("count").textContent = `, ${names.size} here`;
+  $("count").textContent = `, ${people.size} here`;
 }
 
 function lookAround() {
   const asked = Date.now();
-  for (const [id, { heard }] of people) if (heard < asked - PEOPLE_PATIENCE) people.delete(id);
-  showPeople();
   setTimeout(() => { if (workerHeard < asked && connection.open) showWorker(false); }, WORKER_PATIENCE);
-}
-
-function here({ id, name }) {
-  people.set(id, { name, heard: Date.now() });
-  showPeople();
 }
 
 let workerHeard = 0;
@@ -138,8 +128,8 @@ function showWorker(running) {
 // ---- what the server sends
 
 const frames = {
-  joined({ id, position: begin, complete, history }) {
-    me = id;
+  joined({ id, name, position: begin, complete, history, people: present }) {
+    me = name;
     mine.add(id);
     if (away) {
       const kept = position && complete;
@@ -149,17 +139,18 @@ const frames = {
     if (begin) position = begin;
     $("kept").textContent = history ? "This server keeps the last messages for a while." : "This server doesn't store messages.";
     people.clear();
+    for (const [person, windows] of Object.entries(present)) people.set(person, windows);
+    showPeople();
     lookAround();
   },
-  here,
-  came(person) {
-    here(person);
-    if (person.id !== me) notice(element("bdi", "", person.name), " joined");
-  },
-  left({ id, name }) {
-    people.delete(id);
+  came({ name, windows }) {
+    if (!people.has(name)) notice(element("bdi", "", name), " joined");
+    people.set(name, windows);
     showPeople();
-    notice(element("bdi", "", name), " left");
+  },
+  left({ name }) {
+    if (people.delete(name)) notice(element("bdi", "", name), " left");
+    showPeople();
   },
   said(frame) {
     const made = message(frame, "message");

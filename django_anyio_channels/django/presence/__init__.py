@@ -1,0 +1,1 @@
+"""Presence: which members are in a group, at all nodes."""
