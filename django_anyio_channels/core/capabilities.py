@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Sequence
-from typing import Any, Protocol, TypeVar, runtime_checkable
+from typing import Any, NamedTuple, Protocol, TypeVar, runtime_checkable
 
 from .events import Event, PublishResult
 from .exceptions import NotSupported
@@ -59,6 +59,22 @@ def require_acknowledgement(layer: BaseChannelLayer) -> SupportsAcknowledgement:
             f"use a layer that redelivers: redis+streams://"
         )
     return layer
+
+
+class QueueLength(NamedTuple):
+    """How many messages a broker has for the readers of a queue; some of them may have expired."""
+
+    waiting: int
+    pending: int
+    """Delivered, and not acknowledged."""
+
+
+@runtime_checkable
+class SupportsQueueLength(Protocol):
+    """A layer whose broker counts the messages of a queue at little cost."""
+
+    async def queue_length(self, queue: str) -> QueueLength:
+        """Return how many messages wait in a queue, and how many readers have not acknowledged."""
 
 
 @runtime_checkable

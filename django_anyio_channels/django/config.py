@@ -21,6 +21,7 @@ from ..core.options import FLAG, LARGEST_COUNT, SECONDS, Option, count
 from ..core.serializers import MessagePackSerializer
 from .factory import layer_factories
 from .settings import ConfigError, ConfigWarning, LayerFactory, Settings, check_key, without_lazy_strings
+from .telemetry.install import NAMES, require_packages
 
 
 def read_config(
@@ -43,6 +44,7 @@ def read_config(
         **{key: _read_value(key, config[key]) for key in _VALUES if key in config},
     )
     settings = replace(settings, layer_factories=tuple(factories or layer_factories(config, settings)))
+    require_packages(settings.telemetry)
     if settings.acknowledged:
         _require_acknowledgement(settings)
     return settings
@@ -101,6 +103,10 @@ def _are_patterns(value: Any) -> bool:
     return isinstance(value, (list, tuple)) and all(map(_is_pattern, value))
 
 
+def _as_list(value: Any) -> Sequence[Any]:
+    return value if isinstance(value, (list, tuple)) else [value]
+
+
 def _are_capacities(value: Any) -> bool:
     return isinstance(value, Mapping) and all(map(_is_pattern, value)) and all(map(_MESSAGES.is_valid, value.values()))
 
@@ -133,12 +139,17 @@ _VALUES = {
     "max_message_size": count("bytes"),
     "mailbox_bytes": count("bytes"),
     "fast_dispatch": FLAG,
+    "telemetry": Option(
+        lambda value: all(name in NAMES for name in _as_list(value)),
+        f"a list of {' and '.join(map(repr, NAMES))}, or one of them",
+    ),
     "outage_message": Option(_is_message_type, "None or the type of the message, such as 'chat.outage'"),
 }
 
 _CONVERSIONS: dict[str, Callable[[Any], Any]] = {
     "channel_capacity": lambda capacities: tuple((_compile(pattern), each) for pattern, each in capacities.items()),
     "acknowledged": lambda patterns: tuple(map(_compile, patterns)),
+    "telemetry": lambda names: tuple(dict.fromkeys(_as_list(names))),
 }
 
 KEYS = ("url", "database", "layer", "options", "bridge", "encoder", "symmetric_encryption_keys", *_VALUES)

@@ -99,6 +99,8 @@ class Settings:
     outage_message: str | None = None
     fast_dispatch: bool = True
     """Whether consumers are given what waits in one go, see `fast_dispatch`."""
+    telemetry: tuple[str, ...] = ()
+    """Who measures the layer: names of `telemetry.install.NAMES`."""
     warnings: tuple[ConfigWarning, ...] = ()
     database: str | None = None
     """The alias of DATABASES whose server is the broker."""

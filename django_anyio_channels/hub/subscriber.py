@@ -75,6 +75,14 @@ class Subscriber:
         return len(self._items) if self._items else 0
 
     @property
+    def oldest(self) -> float | None:
+        """When the next event arrived (`time.monotonic`), or None. May be called in any thread."""
+        try:
+            return self._items[0][0] if self._items else None
+        except IndexError:  # taken by its reader meanwhile
+            return None
+
+    @property
     def has_waiters(self) -> bool:
         """Whether a task waits for the next event."""
         return self.notifier.has_waiters
@@ -213,6 +221,7 @@ class Subscriber:
             limit = f"capacity {self.capacity}"
         elif items and self._bytes + len(entry[1].message) > self.stats.mailbox_bytes:
             limit = f"mailbox_bytes {self.stats.mailbox_bytes}"
+            self.stats.dropped_bytes += 1
         else:
             return True
         self.dropped += 1

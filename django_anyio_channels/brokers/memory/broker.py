@@ -19,6 +19,7 @@ from anyio.lowlevel import current_token
 from ...core.events import BoundQueue, Event, PublishResult
 from ...core.exceptions import QueueFull
 from ...core.notifier import Notifier, waiter_type
+from ...core.telemetry import queue_for
 
 _MAX_UNREAD_EVENTS = 100_000
 """A layer that leaves so many events unread is cut off, as network brokers do."""
@@ -86,6 +87,12 @@ class InMemoryBroker:
             del self._patterns[pattern][1][inbox]
             if not self._patterns[pattern][1]:
                 del self._patterns[pattern]
+
+    def set_event_handler(self, inbox: Inbox, handler: Callable[[Event[bytes]], None]) -> None:
+        """Have a layer's events handed to ``handler``."""
+        with self._lock:  # another thread may be adding an event
+            inbox.events = queue_for(handler, inbox.events)
+            inbox.handler = handler
 
     def publish(self, group: str, message: bytes) -> PublishResult:
         """Hand an event to every subscribed layer, and return how many there were and which queues are bound."""
@@ -161,6 +168,12 @@ class InMemoryBroker:
                 waiting.wake_reader()
             if waiting.unused:
                 del self._queues[queue]
+
+    def queue_length(self, queue: str) -> int:
+        """Return how many messages wait in a queue."""
+        with self._lock:
+            waiting = self._queues.get(queue)
+            return len(waiting.messages) if waiting else 0
 
     def bind(self, group: str, queue: str, capacity: int, expiry: float, lifetime: float) -> None:
         with self._lock:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from anyio.lowlevel import checkpoint
 
+from ...core.capabilities import QueueLength
 from ...core.events import Event, PublishResult
 from ...core.exceptions import ListenerClosed
 from ...core.layer import BaseChannelLayer
@@ -72,7 +73,7 @@ class InMemoryChannelLayer(BaseChannelLayer):
         return result
 
     def set_event_handler(self, handler: Callable[[Event[bytes]], None]) -> None:
-        self._connected().handler = handler
+        self.broker.set_event_handler(self._connected(), handler)
 
     async def next_published(self) -> Event[bytes]:
         inbox = self._connected()
@@ -104,6 +105,10 @@ class InMemoryChannelLayer(BaseChannelLayer):
             return message
         finally:
             self._readers.discard(reader)
+
+    async def queue_length(self, queue: str) -> QueueLength:
+        self._connected()
+        return QueueLength(self.broker.queue_length(queue), 0)
 
     async def bind(self, group: str, queue: str, *, capacity: int, expiry: float, lifetime: float) -> None:
         self._connected()

@@ -6,6 +6,7 @@ from functools import partial
 from reprlib import repr as short_repr
 from typing import Any
 
+from ....core.capabilities import QueueLength
 from ....core.events import Event, PublishResult
 from ....core.exceptions import InvalidPosition, ListenerClosed
 from ....core.options import check_options
@@ -153,6 +154,9 @@ class RedisStreamsChannelLayer(RedisPubSubChannelLayer):
     async def position(self, group: str) -> str:
         return (await self._history.position(self.require_session(), group.encode())).decode()
 
+    def published_at(self, position: str) -> float:
+        return sort_key(position.encode())[0] / 1000
+
     def is_after(self, position: str, other: str) -> bool:
         one, two = position.encode(), other.encode()
         return epoch_of(one) != epoch_of(two) or sort_key(one) > sort_key(two)
@@ -167,6 +171,11 @@ class RedisStreamsChannelLayer(RedisPubSubChannelLayer):
 
     def notify_published(self, group: str) -> None:
         self._deliveries.notify_published(group)
+
+    async def queue_length(self, queue: str) -> QueueLength:
+        waiting, name = await super().queue_length(queue), queue.encode()
+        pending = await self.require_session().execute(name, "ZCARD", consumer_groups.queue_source(name).pending)
+        return waiting._replace(pending=int(pending))
 
     async def receive_job(self, queue: str) -> Event[bytes]:
         self.require_session()
