@@ -97,23 +97,24 @@ class Recorder:
 class EventRecorder:
     """An event handler that records how long events took into the mailboxes, and how many got them.
 
-    The time begins when the broker got the message, where the broker says so (`BaseChannelLayer.published_at`): that is
-    by its clock. Elsewhere a message carries no time, so it begins when the event arrived in this process.
+    The time begins when the message was sent or when the broker got it, where one of them is known; that is by the
+    clock of another host. Else it begins when the event arrived in this process: a message carries no time then.
     """
 
     def __init__(
         self,
         deliver: Callable[[Event[bytes]], None],
         count_sinks: Callable[[Event[bytes]], int],
-        published_at: Callable[[str], float],
+        sent_at: Callable[[Event[bytes]], float | None],
         stats: DeliveryStats,
         recorder: Recorder,
     ) -> None:
+        """``sent_at`` is asked, after ``deliver``, for seconds since the epoch, or None where that is unknown."""
         self.arrived = 0.0
         """When the next event arrived (`time.monotonic`); 0 for one that was not queued. `ArrivalQueue` sets it."""
         self._deliver = deliver
         self._count_sinks = count_sinks
-        self._published_at = published_at
+        self._sent_at = sent_at
         self._stats = stats
         self._recorder = recorder
 
@@ -126,11 +127,9 @@ class EventRecorder:
         if sinks:
             recorder = self._recorder
             recorder.delivered += sinks
-            if event.position is None:
-                recorder.lag.observe(monotonic() - arrived)
-            else:
-                # The broker's clock may be ahead.
-                recorder.lag.observe(max(0.0, time() - self._published_at(event.position)))
+            sent = self._sent_at(event)
+            # The other clock may be ahead.
+            recorder.lag.observe(monotonic() - arrived if sent is None else max(0.0, time() - sent))
 
 
 class ArrivalQueue(deque[Event[bytes]]):

@@ -11,10 +11,11 @@ import anyio
 
 from ..core.capabilities import SupportsQueueLength
 from ..core.events import Event
-from ..core.exceptions import ChannelLayerError
+from ..core.exceptions import ChannelClosed, ChannelLayerError
 from ..core.layer import BaseChannelLayer
 from ..core.telemetry import EventRecorder, Recorder
 from .channel import Channel
+from .encryption import ChannelEncryption
 from .queues import Queues
 from .supervisor import Supervisor
 
@@ -42,11 +43,17 @@ class MeasuredChannel(Channel):
 
 
 class _MeasuredSupervisor(Supervisor):
-    def __init__(self, layer: BaseChannelLayer, *, recorder: Recorder, **options: Any) -> None:
-        super().__init__(layer, **options)
-        self._deliver = EventRecorder(
-            self._deliver, self.subscriptions.count_sinks, layer.published_at, self._stats, recorder
-        )
+    def __init__(
+        self, layer: BaseChannelLayer, *, recorder: Recorder, encryption: ChannelEncryption | None, **options: Any
+    ) -> None:
+        super().__init__(layer, encryption=encryption, **options)
+
+        def sent_at(event: Event[bytes]) -> float | None:
+            if encryption is not None:
+                return encryption.sent
+            return None if event.position is None else layer.published_at(event.position)
+
+        self._deliver = EventRecorder(self._deliver, self.subscriptions.count_sinks, sent_at, self._stats, recorder)
 
 
 class _MeasuredQueues(Queues):
@@ -70,12 +77,14 @@ class _MeasuredQueues(Queues):
                 await self._ask(queue, recorder)
 
     async def _ask(self, queue: str, recorder: Recorder) -> None:
-        supervisor = self._shards.of(queue)
-        layer = supervisor.layer
-        if isinstance(layer, SupportsQueueLength):
-            try:
+        try:
+            supervisor = self._shards.of(queue)
+            layer = supervisor.layer
+            if isinstance(layer, SupportsQueueLength):
                 recorder.queues[queue] = await supervisor.retry(lambda: layer.queue_length(queue))
-            except Exception as error:
-                recorder.queues.pop(queue, None)
-                trace = None if isinstance(error, ChannelLayerError) else error
-                self._log.write(logging.WARNING, "The length of %s is not known: %s", queue, error, exc_info=trace)
+        except ChannelClosed:
+            return  # about to be cancelled
+        except Exception as error:
+            recorder.queues.pop(queue, None)
+            trace = None if isinstance(error, ChannelLayerError) else error
+            self._log.write(logging.WARNING, "The length of %s is not known: %s", queue, error, exc_info=trace)
