@@ -40,6 +40,8 @@ if TYPE_CHECKING:
     from .django.resume import AsyncResumingMixin as AsyncResumingMixin
     from .django.resume import ResumingMixin as ResumingMixin
     from .django.resume import Resumption as Resumption
+    from .django.telemetry.prometheus import PrometheusCollector as PrometheusCollector
+    from .django.telemetry.tracing import take_trace_context as take_trace_context
     from .hub.channel import Channel as Channel
     from .hub.session import Backoff as Backoff
     from .hub.subscriber import Subscriber as Subscriber
@@ -62,6 +64,8 @@ _NAMES = {
     "django.messages": ["GroupMessage", "position_of"],
     "django.registry": ["get_channel_layer"],
     "django.resume": ["AsyncResumingMixin", "ResumingMixin", "Resumption"],
+    "django.telemetry.prometheus": ["PrometheusCollector"],
+    "django.telemetry.tracing": ["take_trace_context"],
     "hub.channel": ["Channel"],
     "hub.session": ["Backoff"],
     "hub.subscriber": ["Subscriber"],

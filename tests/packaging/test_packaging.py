@@ -26,11 +26,13 @@ NEEDS = {
     "AnyioChannelLayer": "django",
     "AsyncResumingMixin": "django",
     "PostgreSQLChannelLayer": "postgres",
+    "PrometheusCollector": "django",
     "RedisPubSubChannelLayer": "redis",
     "RedisStreamsChannelLayer": "redis",
     "ResumingMixin": "django",
     "get_channel_layer": "django",
     "Resumption": "django",
+    "take_trace_context": "django",
 }
 """Which extra brings what an exported name needs; every other name works without any extra."""
 

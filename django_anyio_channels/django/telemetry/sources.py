@@ -5,9 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import NamedTuple, Protocol, runtime_checkable
 
-from channels.layers import channel_layers
-
+from ...core.exceptions import MissingDriver
 from ...core.telemetry import Histogram
+
+try:
+    from channels.layers import channel_layers
+except ModuleNotFoundError as error:
+    raise MissingDriver(
+        "The telemetry of channel layers needs Django and Channels: pip install django-anyio-channels[django]"
+    ) from error
 
 
 class Measurements(NamedTuple):

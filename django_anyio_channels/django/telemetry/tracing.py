@@ -16,14 +16,15 @@ from contextlib import contextmanager
 from functools import wraps
 from typing import Any
 
+from .opentelemetry import SCOPE  # before Channels and OpenTelemetry: its errors name the extras
+
+# isort: split
 from channels.consumer import get_handler_name
 from channels.exceptions import MessageTooLarge, StopConsumer
 from opentelemetry import trace
 from opentelemetry.context import Context
 from opentelemetry.trace import Link, Span, SpanContext, SpanKind, Status, StatusCode
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
-
-from .opentelemetry import SCOPE
 
 CONTEXT_KEY = "_trace_context"
 """The key of a message under which a trace context travels: a dict with what W3C calls ``traceparent`` and so on."""
@@ -105,7 +106,7 @@ class Tracing:
     @contextmanager
     def processing(self, message: Any, handler: str) -> Iterator[None]:
         """The block handles a message, which loses its context."""
-        context = take_context(message)
+        context = take_trace_context(message)
         if context is None:
             yield
             return
@@ -143,7 +144,7 @@ def _destination(arguments: Mapping[str, Any]) -> dict[str, Any]:
     return {"messaging.destination.name": name, **({"messaging.destination.temporary": True} if "!" in name else {})}
 
 
-def take_context(message: Any) -> SpanContext | None:
+def take_trace_context(message: Any) -> SpanContext | None:
     """Remove the trace context from a message and return it; None if there is no valid one.
 
     For programs that call ``receive`` themselves: it is for the links of the span in which they handle the message.
