@@ -21,7 +21,6 @@ from .fast_dispatch import is_supported
 from .messages import seal
 from .names import CHANNEL_NAME, GROUP_NAME, channel_of, node_of
 from .node import Node
-from .resume_counts import ResumeCounts
 from .settings import Settings
 from .telemetry.install import install
 from .transactions import TransactionalLayer
@@ -48,7 +47,6 @@ class LayerBase(BaseChannelLayer):
         self._is_fast = settings.fast_dispatch and is_supported()
         self.telemetry = settings.telemetry
         """Who measures this layer: the names that CONFIG has."""
-        self._resumes = ResumeCounts()
         installed = install(self)
         self._instrument = installed.instrument
         self._dispatcher = Dispatcher(settings, installed.new_recorder)

@@ -143,8 +143,9 @@ class AnyioChannelLayer(SynchronousMethods, Statistics):
         the group then. Raises `ValueError` if it is in the group already, or belongs to another process.
         """
         self._check_names(group, channel)
-        resume = self._dispatcher.call_owner(channel, lambda node: node.resume(group, channel, since, last))
-        return await self._resumes.counted(resume, since)
+        return await self._dispatcher.call_owner(
+            channel, lambda node: node.resumes.counted(node.resume(group, channel, since, last), since)
+        )
 
     async def flush(self) -> None:
         """Drop all messages and all memberships, in all processes that share the prefix."""

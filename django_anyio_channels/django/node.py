@@ -22,6 +22,7 @@ from .jobs import Job, Jobs
 from .local_channels import LocalChannels
 from .messages import GroupMessage, open_envelope, position_of
 from .names import is_channel_of, new_node_id, node_of
+from .resume_counts import ResumeCounts
 from .settings import Settings
 
 logger = logging.getLogger("django_anyio_channels")
@@ -42,6 +43,7 @@ class Node:
         self._settings = settings
         self.local_channels = LocalChannels(self.id, channel, settings)
         self.control = Control(self.id, channel, settings, self.local_channels, self._start_soon)
+        self.resumes = ResumeCounts()
         self._jobs = Jobs(channel, settings.names)
         self._background_tasks: set[asyncio.Task[None]] = set()
 

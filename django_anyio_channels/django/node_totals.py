@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import threading
+import weakref
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from time import perf_counter
@@ -25,6 +27,10 @@ _COUNTERS: dict[str, Callable[[Node], float]] = {
     "undecodable": lambda node: node.channel.stats.undecodable,
     "dead_letters": lambda node: node.channel.stats.dead_letters,
     "control_messages": lambda node: node.control.received,
+    "resumes_new": lambda node: node.resumes.counts["new"],
+    "resumes_complete": lambda node: node.resumes.counts["complete"],
+    "resumes_lost": lambda node: node.resumes.counts["lost"],
+    "resumes_invalid": lambda node: node.resumes.counts["invalid"],
 }
 
 
@@ -34,9 +40,13 @@ class NodeTotals:
     def __init__(self, new_recorder: Callable[[], Recorder | None]) -> None:
         self.new_recorder = new_recorder
         """Returns what a node records with, or None where nothing is measured."""
-        self.without_node = new_recorder()
-        """What callers without a node record with, under `lock`."""
+        self._reset()
+        _all_totals.add(self)
+
+    def _reset(self) -> None:
         self.lock = threading.Lock()
+        self.without_node = self.new_recorder()
+        """What callers without a node record with, under `lock`."""
         self._closed_counts: Counts = dict.fromkeys(_COUNTERS, 0)
         self._closed_recorder = Recorder()
 
@@ -44,7 +54,19 @@ class NodeTotals:
         """Return ``publisher``, whose calls are recorded if anything is measured."""
         if self.without_node is None:
             return publisher
-        return _TimedPublisher(publisher, self.without_node, self.lock)
+        return _TimedPublisher(publisher, self)
+
+    def record_publish(self, seconds: float) -> None:
+        """Record that a caller without a node has published a message; see `timed`."""
+        assert self.without_node is not None
+        with self.lock:
+            self.without_node.publish_time.observe(seconds)
+
+    def record_failure(self) -> None:
+        """Record that a caller without a node could not publish a message; see `timed`."""
+        assert self.without_node is not None
+        with self.lock:
+            self.without_node.failed += 1
 
     def close(self, node: Node) -> None:
         """Close a node, whose counts are kept."""
@@ -69,17 +91,16 @@ class NodeTotals:
             return None
         total = Recorder()
         with self.lock:
-            for each in (self._closed_recorder, self.without_node, *(node.recorder for node in _open(nodes))):
-                if each is not None:
-                    total.add(each)
+            recorders = self._closed_recorder, self.without_node, *(node.recorder for node in _open(nodes))
+            for each in filter(None, recorders):
+                total.add(each)
         return total
 
 
 class _TimedPublisher:
-    def __init__(self, publisher: SupportsBlockingPublish, recorder: Recorder, lock: threading.Lock) -> None:
+    def __init__(self, publisher: SupportsBlockingPublish, totals: NodeTotals) -> None:
         self._publisher = publisher
-        self._recorder = recorder
-        self._lock = lock
+        self._totals = totals
 
     def publish_blocking(self, group: str, message: bytes) -> PublishResult:
         with self._recorded():
@@ -95,11 +116,9 @@ class _TimedPublisher:
         try:
             yield
         except Exception:
-            with self._lock:
-                self._recorder.failed += 1
+            self._totals.record_failure()
             raise
-        with self._lock:
-            self._recorder.publish_time.observe(perf_counter() - began)
+        self._totals.record_publish(perf_counter() - began)
 
 
 def _open(nodes: Iterable[Node]) -> list[Node]:
@@ -110,3 +129,15 @@ def _open(nodes: Iterable[Node]) -> list[Node]:
 def _add(counts: Counts, node: Node) -> None:
     for key, read in _COUNTERS.items():
         counts[key] += read(node)
+
+
+_all_totals: weakref.WeakSet[NodeTotals] = weakref.WeakSet()
+
+
+def _reset_in_child() -> None:
+    # What the parent has counted is the parent's, and a lock may have been held while forking.
+    for totals in list(_all_totals):
+        totals._reset()
+
+
+os.register_at_fork(after_in_child=_reset_in_child)

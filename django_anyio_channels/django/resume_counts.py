@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Awaitable
 from typing import TypeVar
 
@@ -10,33 +9,24 @@ from ..core.exceptions import InvalidPosition, PositionLost
 
 T = TypeVar("T")
 
+RESULTS = ("new", "complete", "lost", "invalid")
+
 
 class ResumeCounts:
-    """Counts the results of `AnyioChannelLayer.group_resume`, in any thread."""
+    """Counts the results of `Node.resume`. A call that fails for another reason is not counted."""
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._counts = dict.fromkeys(("new", "complete", "lost", "invalid"), 0)
+        self.counts = dict.fromkeys(RESULTS, 0)
 
     async def counted(self, resume: Awaitable[T], since: str | None) -> T:
         """Await it, and count its result."""
-        result = "new" if since is None else "complete"
         try:
-            return await resume
+            position = await resume
         except PositionLost:
-            result = "lost"
+            self.counts["lost"] += 1
             raise
         except InvalidPosition:
-            result = "invalid"
+            self.counts["invalid"] += 1
             raise
-        except BaseException:
-            result = ""
-            raise
-        finally:
-            if result:
-                with self._lock:
-                    self._counts[result] += 1
-
-    def counts(self) -> dict[str, float]:
-        """Return the numbers under their names in `AnyioChannelLayer.statistics`."""
-        return {f"resumes_{result}": number for result, number in self._counts.items()}
+        self.counts["new" if since is None else "complete"] += 1
+        return position

@@ -32,7 +32,7 @@ class Statistics(LayerBase):
         counts = self._dispatcher.totals.counts(self._dispatcher.nodes)
         control_messages = counts.pop("control_messages")
         counts["dropped_capacity"] = counts["dropped"] - counts["dropped_bytes"] - counts["dropped_queue"]
-        statistics = self._open() | counts | self._resumes.counts()
+        statistics = self._open() | counts
         recorded = self._recorded()
         if recorded is not None:
             statistics["published"] = recorded.publish_time.count

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from typing import Any
 
 import pytest
 from channels.exceptions import ChannelFull
 
-from django_anyio_channels import AnyioChannelLayer, InvalidPosition, PositionLost
+from django_anyio_channels import AnyioChannelLayer
 from django_anyio_channels.core.capabilities import QueueLength
-from django_anyio_channels.django.resume_counts import ResumeCounts
 from django_anyio_channels.hub.channel import Channel
 
 from .helpers import connection_of, layers, node_in, soon, take_down
@@ -174,25 +174,13 @@ def test_a_node_that_closes_is_counted_once() -> None:
     asyncio.run(main())
 
 
-def test_resumes_are_counted_by_their_result() -> None:
-    async def main() -> None:
-        counts = ResumeCounts()
-
-        async def resume(error: type[BaseException] | None) -> str:
-            if error is not None:
-                raise error
-            return "position"
-
-        assert await counts.counted(resume(None), None) == "position"
-        await counts.counted(resume(None), "since")
-        for error in (PositionLost, PositionLost, InvalidPosition, ZeroDivisionError, asyncio.CancelledError):
-            with pytest.raises(error):
-                await counts.counted(resume(error), "since")
-        assert counts.counts() == {
-            "resumes_new": 1,
-            "resumes_complete": 1,
-            "resumes_lost": 2,
-            "resumes_invalid": 1,
-        }
-
-    asyncio.run(main())
+def test_a_forked_child_counts_from_zero() -> None:
+    layer = AnyioChannelLayer(**MEASURED)
+    layer.group_send_sync("g", {"type": "x"})
+    child = os.fork()
+    if child == 0:
+        layer.group_send_sync("g", {"type": "x"})
+        layer.group_send_sync("g", {"type": "x"})
+        os._exit(int(layer.statistics()["published"]))
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 2
+    assert layer.statistics()["published"] == 1

@@ -31,15 +31,18 @@ def test_only_what_is_asked_for_is_imported(telemetry: list[str]) -> None:
     assert json.loads(done.stdout) == sorted(names[each] for each in telemetry)
 
 
+@pytest.mark.usefixtures("measured_programs")
 @pytest.mark.parametrize(
-    ("name", "package"), [("prometheus", "prometheus_client"), ("opentelemetry", "opentelemetry.metrics")]
+    ("extra", "package", "program"),
+    [
+        ("prometheus", "prometheus_client", "package.AnyioChannelLayer(telemetry='prometheus')"),
+        ("opentelemetry", "opentelemetry.metrics", "package.AnyioChannelLayer(telemetry='opentelemetry')"),
+        ("django", "channels.layers", "package.PrometheusCollector"),
+    ],
 )
-def test_a_missing_package_is_named_with_its_extra(name: str, package: str) -> None:
-    error = failing(
-        f"import sys; sys.modules[{package!r}] = None\n"
-        f"from django_anyio_channels import AnyioChannelLayer; AnyioChannelLayer(telemetry={name!r})"
-    )
-    assert f"pip install django-anyio-channels[{name}]" in error
+def test_a_missing_package_is_named_with_its_extra(extra: str, package: str, program: str) -> None:
+    error = failing(f"import sys; sys.modules[{package!r}] = None; import django_anyio_channels as package; {program}")
+    assert f"pip install django-anyio-channels[{extra}]" in error
     assert "MissingDriver" in error
 
 
