@@ -17,7 +17,7 @@ from ...scenarios.round_trip import round_trip
 from ...scenarios.silent_member import silent_member
 from .peers import bare_queues, channels_in_memory
 
-MEASURED = "to 100, with Prometheus"
+MEASURED = "group_send to 100, measured"
 CHANNELS, BARE = "channels", "bare queues"
 
 
