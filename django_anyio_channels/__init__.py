@@ -45,6 +45,8 @@ if TYPE_CHECKING:
     from .django.resume import AsyncResumingMixin as AsyncResumingMixin
     from .django.resume import ResumingMixin as ResumingMixin
     from .django.resume import Resumption as Resumption
+    from .django.telemetry.prometheus import PrometheusCollector as PrometheusCollector
+    from .django.telemetry.tracing import take_trace_context as take_trace_context
     from .django.users import UserMixin as UserMixin
     from .django.users import user_groups as user_groups
     from .hub.channel import Channel as Channel
@@ -73,6 +75,8 @@ _NAMES = {
     "django.registry": ["get_channel_layer"],
     "django.resume": ["AsyncResumingMixin", "ResumingMixin", "Resumption"],
     "django.users": ["UserMixin", "user_groups"],
+    "django.telemetry.prometheus": ["PrometheusCollector"],
+    "django.telemetry.tracing": ["take_trace_context"],
     "hub.channel": ["Channel"],
     "hub.session": ["Backoff"],
     "hub.subscriber": ["Subscriber"],

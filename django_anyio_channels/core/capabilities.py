@@ -95,6 +95,22 @@ def require_presence(layer: BaseChannelLayer) -> SupportsPresence:
     return layer
 
 
+class QueueLength(NamedTuple):
+    """How many messages a broker has for the readers of a queue; some of them may have expired."""
+
+    waiting: int
+    pending: int
+    """Delivered, and not acknowledged."""
+
+
+@runtime_checkable
+class SupportsQueueLength(Protocol):
+    """A layer whose broker counts the messages of a queue at little cost."""
+
+    async def queue_length(self, queue: str) -> QueueLength:
+        """Return how many messages wait in a queue, and how many readers have not acknowledged."""
+
+
 @runtime_checkable
 class SupportsBlockingPublish(Protocol):
     """A layer that accepts messages at once from any thread, connected or not, with or without an event loop."""

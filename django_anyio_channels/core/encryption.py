@@ -61,6 +61,10 @@ class Encryption:
 
         Raises `DecodeError` for what was not encrypted with these keys, for this place, or in this time.
         """
+        return self.decrypt_with_time(token, kind, name, late=late)[0]
+
+    def decrypt_with_time(self, token: bytes, kind: Kind, name: str, *, late: float = 0.0) -> tuple[bytes, float]:
+        """`decrypt`, and when it was sent, in seconds since the epoch by the sender's clock."""
         try:
             plain = self._fernet.decrypt(token)
         except self._invalid_token:
@@ -73,7 +77,7 @@ class Encryption:
         if head.kind != kind or name not in head.names:
             raise DecodeError(f"it was encrypted for {head.kind} {', '.join(head.names)}, and copied to {kind} {name}")
         _check_time(time() - head.sent, head.lifetime + late)
-        return plain[end:]
+        return plain[end:], head.sent
 
 
 def _check_time(age: float, lifetime: float) -> None:

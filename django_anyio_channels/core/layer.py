@@ -158,6 +158,13 @@ class BaseChannelLayer(ABC):
         """Return whether ``position`` comes after ``other`` in the history of their group."""
         raise self._no_history()
 
+    def published_at(self, position: str) -> float | None:
+        """Return when the broker got the event at a position, in seconds since the epoch by its clock.
+
+        None where positions do not tell.
+        """
+        raise self._no_history()
+
     def _no_history(self) -> NotSupported:
         return NotSupported(f"{type(self).__name__} keeps no history; use a layer that does, such as redis+streams://")
 

@@ -38,17 +38,56 @@ MAILBOX_BYTES = 32 * 1024 * 1024
 """Eight of the largest messages that the default settings allow."""
 
 
+class OutageStats:
+    """The outages of all brokers of one `Channel`."""
+
+    def __init__(self) -> None:
+        self.reconnects = 0
+        """How many outages are over."""
+        self._seconds = 0.0
+        self._began: dict[object, float] = {}
+
+    @property
+    def current(self) -> int:
+        """How many connections are lost now."""
+        return len(self._began)
+
+    @property
+    def seconds(self) -> float:
+        """How long all outages have lasted together, until now."""
+        now = monotonic()
+        return self._seconds + sum(now - began for began in list(self._began.values()))
+
+    def begin(self, connection: object) -> None:
+        """Called when an established connection is lost."""
+        self._began[connection] = monotonic()
+
+    def end(self, connection: object) -> float:
+        """Called when it is back. Returns for how many seconds it was lost."""
+        seconds = monotonic() - self._began.pop(connection)
+        self._seconds += seconds
+        self.reconnects += 1
+        return seconds
+
+
 class DeliveryStats:
     """What the mailboxes of one `Channel` could not keep, and how many bytes each keeps behind its first message."""
 
     def __init__(self, mailbox_bytes: int = MAILBOX_BYTES) -> None:
         self.mailbox_bytes = mailbox_bytes
         self.dropped = 0
-        """Messages for a full mailbox."""
+        """Messages for a full mailbox, or a full queue that is bound to their group."""
+        self.dropped_bytes = 0
+        """Those of them that a mailbox had no bytes for."""
+        self.dropped_queue = 0
+        """Those of them that a queue had no room for."""
         self.expired = 0
         """Messages that were not read in time."""
         self.undecodable = 0
         """Payloads that the serializer did not write, or that were encrypted with another key."""
+        self.dead_letters = 0
+        """Messages that were delivered too often, and moved to a group of dead letters."""
+        self.outages = OutageStats()
         self._log = RateLimitedLogger()
 
     def log_overflow(self, name: str, limit: str) -> bool:

@@ -6,6 +6,7 @@ import asyncio
 import warnings
 import weakref
 from collections.abc import Mapping
+from functools import cached_property
 from typing import Any, ClassVar
 
 from channels.exceptions import ChannelFull, MessageTooLarge
@@ -15,11 +16,13 @@ from ..core.exceptions import PayloadTooLarge, QueueFull
 from ..core.serializers import encode_limited
 from .config import read_config, refuse_misplaced_keys
 from .dispatcher import Dispatcher
+from .factory import broker_kind
 from .fast_dispatch import is_supported
 from .messages import seal
 from .names import CHANNEL_NAME, GROUP_NAME, channel_of, node_of
 from .node import Node
 from .settings import Settings
+from .telemetry.install import install
 from .transactions import TransactionalLayer
 
 
@@ -42,7 +45,11 @@ class LayerBase(BaseChannelLayer):
         self._settings = settings
         self._names = settings.names
         self._is_fast = settings.fast_dispatch and is_supported()
-        self._dispatcher = Dispatcher(settings)
+        self.telemetry = settings.telemetry
+        """Who measures this layer: the names that CONFIG has."""
+        installed = install(self)
+        self._instrument = installed.instrument
+        self._dispatcher = Dispatcher(settings, installed.new_recorder)
         self._node_of_loop = self._dispatcher.node_of_loop
         self._in_transaction: dict[str | None, TransactionalLayer] = {}
         # Channels drops its layers when CHANNEL_LAYERS changes, as in `override_settings`; event loops keep the nodes.
@@ -55,6 +62,11 @@ class LayerBase(BaseChannelLayer):
 
     def _read_settings(self, config: Mapping[str, Any]) -> Settings:
         return self.read_config(config)
+
+    @cached_property
+    def broker(self) -> str:
+        """The kind of the broker: the URL scheme, or "custom"."""
+        return broker_kind(self._settings.make_layers()[0])
 
     async def close(self) -> None:
         """Disconnect this event loop and the background one. Not needed: that happens when a loop or process ends."""

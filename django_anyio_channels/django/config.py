@@ -22,6 +22,7 @@ from ..core.options import FLAG, LARGEST_COUNT, SECONDS, Option, count, seconds
 from ..core.serializers import MessagePackSerializer
 from .factory import layer_factories
 from .settings import ConfigError, ConfigWarning, LayerFactory, Settings, check_key, without_lazy_strings
+from .telemetry.install import NAMES, require_packages
 
 _APP = "django_anyio_channels"
 
@@ -48,6 +49,7 @@ def read_config(
         **{key: _read_value(key, config[key]) for key in _VALUES if key in config},
     )
     settings = replace(settings, layer_factories=tuple(factories or layer_factories(config, settings)))
+    require_packages(settings.telemetry)
     if settings.acknowledged:
         _require_acknowledgement(settings)
     if settings.close_on and apps.apps_ready and not apps.is_installed(_APP):
@@ -112,6 +114,10 @@ def _are_patterns(value: Any) -> bool:
     return isinstance(value, (list, tuple)) and all(map(_is_pattern, value))
 
 
+def _as_list(value: Any) -> Sequence[Any]:
+    return value if isinstance(value, (list, tuple)) else [value]
+
+
 def _are_capacities(value: Any) -> bool:
     return isinstance(value, Mapping) and all(map(_is_pattern, value)) and all(map(_MESSAGES.is_valid, value.values()))
 
@@ -145,6 +151,10 @@ _VALUES = {
     "mailbox_bytes": count("bytes"),
     "fast_dispatch": FLAG,
     "presence_grace": seconds(zero=True, most=3600),
+    "telemetry": Option(
+        lambda value: all(name in NAMES for name in _as_list(value)),
+        f"a list of {' and '.join(map(repr, NAMES))}, or one of them",
+    ),
     "outage_message": Option(_is_message_type, "None or the type of the message, such as 'chat.outage'"),
 }
 
@@ -160,6 +170,7 @@ _CONVERSIONS: dict[str, Callable[[Any], Any]] = {
     "channel_capacity": lambda capacities: tuple((_compile(pattern), each) for pattern, each in capacities.items()),
     "acknowledged": lambda patterns: tuple(map(_compile, patterns)),
     "close_on": tuple,
+    "telemetry": lambda names: tuple(dict.fromkeys(_as_list(names))),
 }
 
 KEYS = ("url", "database", "layer", "options", "bridge", "encoder", "symmetric_encryption_keys", *_VALUES)

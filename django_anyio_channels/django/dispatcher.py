@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-from collections.abc import Awaitable, Callable, Coroutine
-from contextlib import suppress
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine
+from contextlib import asynccontextmanager, suppress
 from typing import Any, TypeVar
 
 from django.core.exceptions import SynchronousOnlyOperation
@@ -14,6 +14,7 @@ from django.core.exceptions import SynchronousOnlyOperation
 from ..core.capabilities import SupportsBlockingPublish, SupportsTransactions
 from ..core.exceptions import ChannelClosed, QueueFull
 from ..core.stats import RateLimitedLogger
+from ..core.telemetry import Recorder
 from .background_loop import Loop, background
 from .cross_loop import EventLoopBlocked, EventLoopClosed, submit, wait_async, wait_blocking
 from .databases import close_before_teardown
@@ -22,6 +23,7 @@ from .envelope import payload_for
 from .event_loops import LoopLocal, is_async_to_sync_loop
 from .names import channel_of, node_of
 from .node import Node, open_node
+from .node_totals import NodeTotals
 from .settings import Settings
 
 T = TypeVar("T")
@@ -58,9 +60,11 @@ class Dispatcher:
     any thread gets them at once.
     """
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, new_recorder: Callable[[], Recorder | None] = lambda: None) -> None:
+        """``new_recorder`` returns what a node, or the callers without one, record with; None to measure nothing."""
         self._settings = settings
-        self._nodes = LoopLocal(lambda: open_node(settings))
+        self.totals = NodeTotals(new_recorder)
+        self._nodes = LoopLocal(self._open_node)
         if settings.database:
             close_before_teardown(self._nodes)
         self.node_of_loop = self._nodes.resources
@@ -70,8 +74,9 @@ class Dispatcher:
         if settings.encryption is not None:
             publisher = EncryptedPublisher(layer, settings.encryption, max(settings.expiry, layer.retention))
         # Of several brokers each has some of the names, and a layer knows its own broker only.
+        self._unmeasured_publisher = publisher
         blocking = isinstance(layer, SupportsBlockingPublish) and not others
-        self._blocking_publisher: SupportsBlockingPublish | None = publisher if blocking else None
+        self._blocking_publisher: SupportsBlockingPublish | None = self.totals.timed(publisher) if blocking else None
         transactional = isinstance(layer, SupportsTransactions) and not others
         self.transactional_publisher: SupportsTransactions | None = publisher if transactional else None
         self._log = RateLimitedLogger()
@@ -81,7 +86,15 @@ class Dispatcher:
     @property
     def nodes(self) -> list[Node]:
         """Every open node of this process."""
-        return self._nodes.all_open()
+        return [node for node in self._nodes.all_open() if not node.is_closed]
+
+    @asynccontextmanager
+    async def _open_node(self) -> AsyncGenerator[Node, None]:
+        async with open_node(self._settings, self.totals.new_recorder()) as node:
+            try:
+                yield node
+            finally:
+                self.totals.close(node)
 
     async def publish(self, topic: str, payload: bytes) -> None:
         """Publish from an event loop without a node."""
@@ -114,7 +127,7 @@ class Dispatcher:
                 if message is None:
                     continue
                 try:
-                    publisher.put_blocking(queue, message, capacity=capacity, expiry=expiry)
+                    self._unmeasured_publisher.put_blocking(queue, message, capacity=capacity, expiry=expiry)
                 except QueueFull:
                     self._log.write(logging.WARNING, "Dropped a message to %s for the full queue %s", topic, queue)
         return publisher is not None

@@ -54,6 +54,13 @@ def is_in_memory(layer: BaseChannelLayer) -> bool:
     return isinstance(layer, layer_class("memory"))
 
 
+def broker_kind(layer: BaseChannelLayer) -> str:
+    """Return the first URL scheme of a layer's class, or "custom"."""
+    name = f"{type(layer).__module__}.{type(layer).__qualname__}"
+    package = __package__.rpartition(".")[0]
+    return next((scheme for scheme, path in LAYERS.items() if name == f"{package}.brokers.{path}"), "custom")
+
+
 def layer_factories(config: Mapping[str, Any], settings: Settings) -> list[LayerFactory]:
     """Return a factory for each broker of CONFIG. Raises `ConfigError` and `MissingDriver`."""
     options = config.get("options", {})

@@ -23,10 +23,11 @@ from .fast_dispatch import speed_up
 from .jobs import Job
 from .presence.methods import joining_of
 from .sends import Channels, Groups, Results
+from .statistics import Statistics
 from .sync_methods import SynchronousMethods
 
 
-class AnyioChannelLayer(SynchronousMethods):
+class AnyioChannelLayer(SynchronousMethods, Statistics):
     """A channel layer by Channels' specification (https://channels.readthedocs.io/en/stable/channel_layer_spec.html).
 
     Name it in ``CHANNEL_LAYERS``; its ``CONFIG`` becomes the keyword arguments. It has the ``groups`` and ``flush``
@@ -82,6 +83,7 @@ class AnyioChannelLayer(SynchronousMethods):
         name = node.local_channels.new(prefix, consumer, task)
         self.require_valid_channel_name(name)
         if consumer is not None:
+            self._instrument(consumer)
             if self._is_fast and node is self._own_node:
                 speed_up(consumer, node.local_channels.inbox(name))
             else:
@@ -175,25 +177,10 @@ class AnyioChannelLayer(SynchronousMethods):
         the group then. Raises `ValueError` if it is in the group already, or belongs to another process.
         """
         self._check_names(group, channel)
-        return await self._dispatcher.call_owner(channel, lambda node: node.resume(group, channel, since, last))
+        return await self._dispatcher.call_owner(
+            channel, lambda node: node.resumes.counted(node.resume(group, channel, since, last), since)
+        )
 
     async def flush(self) -> None:
         """Drop all messages and all memberships, in all processes that share the prefix."""
         await self._dispatcher.call(lambda node: node.flush())
-
-    def statistics(self) -> dict[str, int]:
-        """Return what this process has open and has lost, summed over its event loops.
-
-        ``nodes`` (connected event loops), ``channels`` (in use), ``topics`` (subscribed), ``outages`` (lost
-        connections), ``dropped`` (for full mailboxes), ``expired`` (not read in time), ``undecodable`` (dropped).
-        """
-        nodes = self._dispatcher.nodes
-        return {
-            "nodes": len(nodes),
-            "channels": sum(len(node.local_channels) for node in nodes),
-            "topics": sum(node.channel.subscriptions for node in nodes),
-            "outages": sum(node.channel.outages for node in nodes),
-            "dropped": sum(node.channel.stats.dropped for node in nodes),
-            "expired": sum(node.channel.stats.expired for node in nodes),
-            "undecodable": sum(node.channel.stats.undecodable for node in nodes),
-        }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from itertools import takewhile
 from time import monotonic
 from typing import Any
@@ -121,6 +121,9 @@ class LocalChannels:
 
     def __len__(self) -> int:
         return len(self._channels)
+
+    def __iter__(self) -> Iterator[LocalChannel]:
+        return iter(list(self._channels.values()))
 
     def __contains__(self, name: object) -> bool:
         return name in self._channels

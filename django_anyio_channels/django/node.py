@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, Coroutine
+from collections.abc import AsyncGenerator, Callable, Coroutine
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any
 
 from ..core.events import Event
 from ..core.exceptions import DecodeError
 from ..core.options import LARGEST_COUNT
+from ..core.telemetry import Recorder
 from ..hub.channel import Channel
+from ..hub.measured import MeasuredChannel
 from ..hub.replay import ReplaySink, check_history_range
 from ..hub.subscriber import Timestamped
 from .control import Control
@@ -21,6 +24,7 @@ from .messages import GroupMessage, open_envelope, position_of
 from .names import is_channel_of, new_node_id, node_of
 from .presence.records import Joining
 from .recipients import Recipients
+from .resume_counts import ResumeCounts
 from .settings import Settings
 
 logger = logging.getLogger("django_anyio_channels")
@@ -29,24 +33,30 @@ logger = logging.getLogger("django_anyio_channels")
 class Node:
     """The verbs of one event loop, for names that the layer has checked and payloads that it has encoded."""
 
-    def __init__(self, channel: Channel, settings: Settings, recipients: Recipients) -> None:
+    def __init__(
+        self, channel: Channel, settings: Settings, recipients: Recipients, recorder: Recorder | None = None
+    ) -> None:
         self.id = new_node_id()
         self.channel = channel
         self._recipients = recipients
-        self.publish = channel.publish_payload
+        self.recorder = recorder
+        self.publish = channel.publish_payload if recorder is None else recorder.timed(channel.publish_payload)
+        self._put = channel.queues.put if recorder is None else recorder.timed(channel.queues.put)
+        self.is_closed = False
         self.inbox = settings.names.inbox(self.id)
         self._names = settings.names
         self._settings = settings
         self.local_channels = LocalChannels(self.id, channel, settings)
         self.control = Control(self.id, channel, settings, self.local_channels, self._start_soon)
         self.presence = self.local_channels.presence
+        self.resumes = ResumeCounts()
         self._jobs = Jobs(channel, settings.names)
         self._background_tasks: set[asyncio.Task[None]] = set()
 
     async def put(self, channel: str, payload: bytes) -> None:
         """Put into the queue of a normal channel. Raises `QueueFull`."""
         queue, capacity, expiry = self._settings.queue_of(channel)
-        await self.channel.queues.put(queue, payload, capacity=capacity, expiry=expiry)
+        await self._put(queue, payload, capacity=capacity, expiry=expiry)
 
     async def receive(self, channel: str) -> Any:
         """Wait for the next message of a channel of this node, of a prefix of this node, or of a normal channel."""
@@ -183,6 +193,7 @@ class Node:
 
     def close(self) -> None:
         """Cancel what runs in the background."""
+        self.is_closed = True
         self.local_channels.close()
         for task in self._background_tasks:
             task.cancel()
@@ -199,8 +210,13 @@ class _InboxSink:
 
 
 @asynccontextmanager
-async def open_node(settings: Settings) -> AsyncGenerator[Node, None]:
-    """Open a node for the running event loop, from connecting to disconnecting."""
+async def open_node(settings: Settings, recorder: Recorder | None) -> AsyncGenerator[Node, None]:
+    """Open a node for the running event loop, from connecting to disconnecting. With a recorder it measures."""
+
+    def report_missed(topic: str | None, seconds: float) -> None:
+        node.report_missed(topic, seconds)
+
+    new_channel: Callable[..., Channel] = Channel if recorder is None else partial(MeasuredChannel, recorder=recorder)
     layers, names = settings.make_layers(), settings.names
     for layer in layers:
         layer.set_scope(names.prefix)
@@ -213,7 +229,7 @@ async def open_node(settings: Settings) -> AsyncGenerator[Node, None]:
         settings.serializer.decode,
         lambda mailbox: node.local_channels.inboxes.get(mailbox),
     )
-    channel = Channel(
+    channel = new_channel(
         layers,
         serializer=settings.serializer,
         encryption=settings.encryption,
@@ -222,12 +238,12 @@ async def open_node(settings: Settings) -> AsyncGenerator[Node, None]:
         publish_timeout=settings.publish_timeout,
         max_message_size=settings.max_message_size,
         mailbox_bytes=settings.mailbox_bytes,
-        on_gap=lambda seconds: node.report_missed(None, seconds),
-        on_missed=lambda topic, seconds: node.report_missed(topic, seconds),
+        on_gap=partial(report_missed, None),
+        on_missed=report_missed,
         marked=recipients,
     )
     async with channel:
-        node = Node(channel, settings, recipients)
+        node = Node(channel, settings, recipients, recorder)
         try:
             sink = _InboxSink(node)
             await channel.add_sink(node.inbox, sink)

@@ -103,7 +103,7 @@ async def publish_all(node: Node, topics: list[str], payload: bytes, key: str | 
     """
     channel = node.channel
     if key is None:
-        publishing = [channel.publish_payload(topic, payload) for topic in topics]
+        publishing = [node.publish(topic, payload) for topic in topics]
     else:
         publishing = [channel.idempotent.publish(topic, payload, key) for topic in topics]
     if len(publishing) == 1:

@@ -105,6 +105,8 @@ class Settings:
     """Whether consumers are given what waits in one go, see `fast_dispatch`."""
     close_on: tuple[str, ...] = ()
     """Which events close the WebSockets of a user, see `close_on`."""
+    telemetry: tuple[str, ...] = ()
+    """Who measures the layer: names of `telemetry.install.NAMES`."""
     warnings: tuple[ConfigWarning, ...] = ()
     database: str | None = None
     """The alias of DATABASES whose server is the broker."""

@@ -82,6 +82,7 @@ class Channel:
         self._new_supervisor = partial(
             Supervisor,
             encryption=self._encryption,
+            stats=self.stats,
             on_gap=on_gap,
             on_missed=on_missed,
             timeout=publish_timeout,
@@ -90,7 +91,7 @@ class Channel:
         )
         self._running: AsyncExitStack | None = None
         self._new_waiter: NewWaiter
-        self._dead_letters = DeadLetters(self.publish_payload, self._encryption)
+        self._dead_letters = DeadLetters(self.publish_payload, self._encryption, self.stats)
         self.queues = Queues(self._shards, self.stats, self._dead_letters, self._encryption, marked)
         self.idempotent = IdempotentCalls(self._shards, self._encryption, self.queues)
         self.presence = PresenceStore(self._shards, self._encryption)

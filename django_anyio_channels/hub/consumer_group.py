@@ -14,7 +14,7 @@ from ..core.capabilities import SupportsAcknowledgement, require_acknowledgement
 from ..core.encryption import Kind
 from ..core.events import Event
 from ..core.exceptions import ChannelLayerError
-from ..core.stats import RateLimitedLogger
+from ..core.stats import DeliveryStats, RateLimitedLogger
 from .encryption import ChannelEncryption
 from .subscriber import Subscriber, Timestamped, release
 from .supervisor import Supervisor
@@ -32,12 +32,16 @@ class DeadLetters:
     """Publishes what was delivered too often, instead of delivering it once more."""
 
     def __init__(
-        self, publish: Callable[[str, bytes], Awaitable[object]], encryption: ChannelEncryption | None
+        self,
+        publish: Callable[[str, bytes], Awaitable[object]],
+        encryption: ChannelEncryption | None,
+        stats: DeliveryStats,
     ) -> None:
         self.tasks: TaskGroup
         """Runs the publishing. Set it before the first call."""
         self._publish = publish
         self._encryption = encryption
+        self._stats = stats
         self._log = RateLimitedLogger()
 
     async def first_deliverable(
@@ -72,6 +76,7 @@ class DeadLetters:
             text = "A message of %s cannot become a dead letter, and is delivered again: %s"
             self._log.write(logging.ERROR, text, event.group, error, exc_info=trace)
         else:
+            self._stats.dead_letters += 1
             text = "A message of %s was delivered %d times and never acknowledged; it is a dead letter in %s now"
             self._log.write(logging.ERROR, text, event.group, event.deliveries - 1, group)
         finally:

@@ -26,6 +26,8 @@ class ChannelEncryption:
         self._lifetime = max(math.inf if expiry is None else expiry, layer.retention)
         self._encryption = encryption
         self._stats = stats
+        self.sent = 0.0
+        """When the event was sent that was decrypted last, in seconds since the epoch by the sender's clock."""
 
     def for_group(self, group: str, payload: bytes, lifetime: float | None) -> bytes:
         """Encrypt a payload for a group, by default for as long as its messages may be on their way."""
@@ -48,7 +50,8 @@ class ChannelEncryption:
         if not event.message:
             return event
         try:
-            return replace(event, message=self._encryption.decrypt(event.message, kind, event.group, late=late))
+            message, self.sent = self._encryption.decrypt_with_time(event.message, kind, event.group, late=late)
+            return replace(event, message=message)
         except DecodeError as error:
             self._stats.count_undecodable(event.group, error)
             release(event)

@@ -79,6 +79,7 @@ class Queues:
                 await (put or self.put)(queue, message, capacity=capacity, expiry=expiry)
             except QueueFull:
                 self._stats.dropped += 1
+                self._stats.dropped_queue += 1
                 text = "Queue %s is full (capacity %d); a message to its group was dropped"
                 self._log.write(logging.WARNING, text, queue, capacity)
             except ChannelLayerError as error:

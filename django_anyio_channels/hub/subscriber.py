@@ -84,6 +84,17 @@ class Subscriber:
         return len(self._items or ()) if self._only is None else 1
 
     @property
+    def oldest(self) -> float | None:
+        """When the next event arrived (`time.monotonic`), or None. May be called in any thread."""
+        only = self._only
+        if only is not None:
+            return only[0]
+        try:
+            return self._items[0][0] if self._items else None
+        except IndexError:  # taken by its reader meanwhile
+            return None
+
+    @property
     def has_waiters(self) -> bool:
         """Whether a task waits for the next event."""
         return self.notifier.has_waiters
@@ -117,6 +128,7 @@ class Subscriber:
             self._drop_expired(items, entry[0])
             limit = self._limit_reached(accounts, items, size)
             if limit:
+                self.stats.dropped_bytes += limit.startswith("mailbox_bytes")
                 self._count_dropped(accounts, limit)
                 return False
         accounts.bytes += size if items else 0

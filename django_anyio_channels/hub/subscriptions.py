@@ -128,6 +128,12 @@ class SubscriptionRegistry:
         if event.ack_handle is not None:
             event.ack_handle.release()
 
+    def count_sinks(self, event: Event[bytes]) -> int:
+        """Return how many sinks want an event."""
+        name = event.subscription or event.group
+        subscription = (event.subscription and self._patterns.get(name)) or self._groups.get(name)
+        return len(subscription.sinks) if subscription else 0
+
     async def add_sink(self, name: str, sink: Sink, *, pattern: bool = False) -> None:
         """Add a sink. In effect for every later publish when it returns; if it raises, the sink is not added."""
         subscription = self._subscription(name, pattern)

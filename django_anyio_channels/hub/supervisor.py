@@ -13,7 +13,7 @@ import anyio
 from ..core.exceptions import ChannelClosed, DeliveryUnknown, ListenerClosed, NotSupported
 from ..core.layer import BaseChannelLayer
 from ..core.notifier import Notifier, is_asyncio, waiter_type
-from ..core.stats import RateLimitedLogger
+from ..core.stats import DeliveryStats, RateLimitedLogger
 from .encryption import ChannelEncryption
 from .session import CHECK_ADDRESS, Backoff, Session, logger
 from .subscriptions import MarkedReader, SubscriptionRegistry
@@ -32,6 +32,7 @@ class Supervisor:
         layer: BaseChannelLayer,
         *,
         encryption: ChannelEncryption | None,
+        stats: DeliveryStats,
         on_gap: Callable[[float], None] | None,
         on_missed: Callable[[str, float], None] | None,
         timeout: float,
@@ -53,6 +54,7 @@ class Supervisor:
         )
         deliver = self.subscriptions.deliver
         self._deliver = deliver if encryption is None else encryption.decrypt_before(deliver)
+        self._stats = stats
         self._on_gap = on_gap
         self._on_missed = on_missed
         self._timeout = timeout
@@ -137,7 +139,7 @@ class Supervisor:
         self.session = session
         session.catches_up = self.layer.subscriptions_restored()
         if self._down_since is not None:
-            self._last_outage, self._down_since = self._outage, None
+            self._last_outage, self._down_since = self._stats.outages.end(self), None
             if session.catches_up:
                 logger.warning("Reconnected to %s after %.2f s", self.layer.address, self._last_outage)
             else:
@@ -149,6 +151,7 @@ class Supervisor:
             self.session = None
             self._down_since = monotonic()
             self.outages += 1
+            self._stats.outages.begin(self)
 
     # ---- reports --------------------------------------------------------------------------------------------------
 

@@ -154,7 +154,7 @@ async def attacker_of(layer: AnyioChannelLayer) -> AsyncIterator[Attacker]:
 
 
 def undecodable(*layers: AnyioChannelLayer) -> int:
-    return sum(layer.statistics()["undecodable"] for layer in layers)
+    return sum(int(layer.statistics()["undecodable"]) for layer in layers)
 
 
 async def test_a_copy_in_another_place_is_refused(plain_processes: Processes) -> None:

@@ -9,6 +9,7 @@ import anyio.lowlevel
 import pytest
 
 from django_anyio_channels import BaseChannelLayer, ListenerClosed, NotSupported, QueueFull
+from django_anyio_channels.core.capabilities import QueueLength, SupportsQueueLength
 
 from .helpers import TIME_LIMIT, Unique, blocked, connected, messages, new_layer, take_all, trying
 from .kinds import Broker, MortalBroker
@@ -56,6 +57,22 @@ async def test_a_reader_waits_for_its_first_message(queue_broker: Broker, unique
             await blocked()
             await put(writer, queue, b"woken")
         assert taken == [b"woken"]
+
+
+async def test_a_queue_says_how_many_messages_wait(queue_broker: Broker, unique: Unique) -> None:
+    async with connected(queue_broker, 2) as (layer, writer):
+        if not isinstance(layer, SupportsQueueLength):
+            assert layer.address.startswith("mqtt"), "which has no queues of its own"
+            return
+        queue = unique("q")
+        assert await layer.queue_length(queue) == QueueLength(0, 0)
+        await put(writer, queue, b"1", b"2", b"3")
+        await put(writer, unique("q"), b"another")
+        assert await layer.queue_length(queue) == QueueLength(3, 0)
+        assert await layer.take(queue) == b"1"
+        with anyio.fail_after(TIME_LIMIT):
+            while await layer.queue_length(queue) != QueueLength(2, 0):  # an acknowledgement is on its way
+                await anyio.lowlevel.checkpoint()
 
 
 async def test_a_layer_takes_what_it_put_itself(queue_broker: Broker, unique: Unique) -> None:

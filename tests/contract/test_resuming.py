@@ -195,6 +195,8 @@ async def test_what_cannot_be_resumed_is_reported(layer: AnyioChannelLayer) -> N
             await layer.group_resume("room", channel, last=last)  # type: ignore[arg-type]
     assert layer.statistics()["channels"] == 0, "nothing is left of it"
     await layer.group_resume("room", channel)
+    resumes = [layer.statistics()[f"resumes_{result}"] for result in ("new", "complete", "lost", "invalid")]
+    assert resumes == [1, 0, 1, 1]
     with pytest.raises(ValueError, match="already in group .room.. Call group_discard"):
         await layer.group_resume("room", channel)
     with pytest.raises(ValueError, match="the process or event loop that made the name .* is another one"):

@@ -85,6 +85,8 @@ def test_a_layer_of_six_verbs_keeps_no_history() -> None:
         with pytest.raises(NotSupported, match=r"SixVerbs keeps no history; .*such as redis\+streams://"):
             asyncio.run(call)
     with pytest.raises(NotSupported, match="SixVerbs keeps no history"):
+        layer.published_at("1-1")
+    with pytest.raises(NotSupported, match="SixVerbs keeps no history"):
         layer.is_after("1", "2")
 
 

@@ -6,7 +6,7 @@ import logging
 
 import pytest
 
-from django_anyio_channels.core.stats import RateLimitedLogger
+from django_anyio_channels.core.stats import OutageStats, RateLimitedLogger
 
 
 def test_a_rate_limited_logger_says_how_much_it_suppressed(
@@ -29,3 +29,17 @@ def test_a_rate_limited_logger_says_how_much_it_suppressed(
         (logging.ERROR, "line 7"),
     ]
     assert [record.exc_info and record.exc_info[1] for record in caplog.records] == [None, None, error, None]
+
+
+def test_outages_last_until_they_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 1000.0
+    monkeypatch.setattr("django_anyio_channels.core.stats.monotonic", lambda: now)
+    outages, one, other = OutageStats(), object(), object()
+    outages.begin(one)
+    now += 2.0
+    outages.begin(other)
+    now += 1.0
+    assert (outages.current, outages.seconds, outages.reconnects) == (2, 4.0, 0)
+    assert outages.end(one) == 3.0
+    now += 5.0
+    assert (outages.current, outages.seconds, outages.reconnects) == (1, 9.0, 1)

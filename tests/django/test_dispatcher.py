@@ -25,7 +25,7 @@ def test_a_loop_that_keeps_publishing_gets_a_node_of_its_own() -> None:
     async def publish(times: int) -> int:
         for number in range(times):
             await layer.group_send("g", {"type": "n", "n": number})
-        return layer.statistics()["nodes"]
+        return int(layer.statistics()["nodes"])
 
     assert asyncio.run(publish(1)) == 1
     assert asyncio.run(publish(16)) == 1

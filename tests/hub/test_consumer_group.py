@@ -145,6 +145,7 @@ async def test_an_event_that_was_delivered_too_often_is_published_and_acknowledg
         ):
             assert (await subscriber.receive()).message == "job"
             assert dead.acknowledged
+            assert channel.stats.dead_letters == 1
             assert (await letters.receive()).message == "poison"
     [record] = caplog.records
     assert record.getMessage() == (

@@ -51,13 +51,13 @@ def for_queue(message: object, queue: str = "jobs") -> bytes:
 
 async def test_each_event_is_decrypted_once_for_all_its_readers(monkeypatch: pytest.MonkeyPatch) -> None:
     decrypted: list[bytes] = []
-    decrypt = Encryption.decrypt
+    decrypt = Encryption.decrypt_with_time
 
-    def count(self: Encryption, token: bytes, *args: str, late: float) -> bytes:
+    def count(self: Encryption, token: bytes, *args: str, late: float) -> tuple[bytes, float]:
         decrypted.append(token)
         return decrypt(self, token, *args, late=late)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(Encryption, "decrypt", count)
+    monkeypatch.setattr(Encryption, "decrypt_with_time", count)
     layer = ScriptedLayer()
     async with hub(layer) as channel, channel.subscribe("room") as one, channel.subscribe("room") as two:
         await channel.publish("room", "hello")

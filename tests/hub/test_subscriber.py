@@ -250,6 +250,7 @@ async def test_bytes_are_bounded_beside_the_number_of_messages(caplog: pytest.Lo
     subscriber = make(capacity=100, stats=DeliveryStats(mailbox_bytes=25_000))
     put(subscriber, b"a" * 50_000, *(b"b" * 10_000 for _ in range(4)), b"c")
     assert subscriber.dropped == 2, "the next one may have any size, and two wait behind it; a small one finds room"
+    assert subscriber.stats.dropped_bytes == 2
     assert [record.getMessage() for record in caplog.records] == [
         "room is full (mailbox_bytes 25000). It drops messages until it is read: read faster, or raise the limit"
     ]
@@ -274,6 +275,36 @@ async def test_what_is_put_in_front_does_not_count() -> None:
     assert (await received(subscriber, 2), subscriber.dropped) == ([3, 4], 2), "no longer than it waits"
     put(subscriber, 7, 8, 9)
     assert await received(subscriber, 2) == [7, 8]
+
+
+# ---- age ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.anyio
+async def test_a_mailbox_says_when_its_oldest_event_arrived() -> None:
+    subscriber = make(expiry=None)
+    assert subscriber.oldest is None
+    subscriber.put((5.0, Event("g", SERIALIZER.encode(1))))
+    subscriber.put((6.0, Event("g", SERIALIZER.encode(2))))
+    assert subscriber.oldest == 5.0
+    await subscriber.receive()
+    assert subscriber.oldest == 6.0
+    await subscriber.receive()
+    assert subscriber.oldest is None
+
+
+class TakenMeanwhile(deque[Any]):
+    """Its only event is taken between two looks at it."""
+
+    def __bool__(self) -> bool:
+        return True
+
+
+@pytest.mark.anyio
+async def test_another_thread_may_ask_for_the_oldest_event_while_it_is_taken() -> None:
+    subscriber = make()
+    subscriber._items = TakenMeanwhile()
+    assert subscriber.oldest is None
 
 
 # ---- expiry ------------------------------------------------------------------------------------------------------

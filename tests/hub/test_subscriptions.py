@@ -5,7 +5,7 @@ from __future__ import annotations
 import anyio
 import pytest
 
-from django_anyio_channels import SubscriptionRefused
+from django_anyio_channels import Event, SubscriptionRefused
 from django_anyio_channels.core.notifier import waiter_type
 from django_anyio_channels.core.serializers import MessagePackSerializer
 from django_anyio_channels.core.stats import DeliveryStats
@@ -149,3 +149,14 @@ async def test_adding_a_known_sink_in_a_new_session_waits_for_the_subscription()
     assert sessions.registry.has_sink("room", subscriber), "the earlier call succeeded"
     await sessions.registry.add_sink("room", subscriber)
     assert layer.names == {"room"}
+
+
+async def test_the_sinks_of_an_event_are_counted_by_group_pattern_and_composite_name() -> None:
+    layer = ScriptedLayer()
+    sessions = Sessions(layer)
+    await sessions.begin()
+    for name, pattern in (("g", False), ("a, b", False), ("g*", True)):
+        for _ in range(2 if pattern else 1):
+            await sessions.registry.add_sink(name, make_subscriber(), pattern=pattern)
+    events = [Event("g", b""), Event("g", b"", "g*"), Event("a", b"", "a, b"), Event("h", b""), Event("h", b"", "h*")]
+    assert [sessions.registry.count_sinks(event) for event in events] == [1, 2, 1, 0, 0]

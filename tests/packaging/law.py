@@ -51,8 +51,10 @@ DRIVERS = {
     "redis": "brokers.redis",
     "hiredis": "brokers.redis",
     "asyncpg": "brokers.postgres",
+    "prometheus_client": "django",
+    "opentelemetry": "django",
 }
-"""A client library is imported only by its broker, so that nobody needs the others installed."""
+"""A client library is imported only by its broker, or for telemetry, so that nobody needs the others installed."""
 
 ROOMS = [
     {"keys", "topics", "payloads", "statements"},

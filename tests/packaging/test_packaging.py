@@ -26,6 +26,7 @@ NEEDS = {
     "AnyioChannelLayer": "django",
     "AsyncResumingMixin": "django",
     "PostgreSQLChannelLayer": "postgres",
+    "PrometheusCollector": "django",
     "RedisPubSubChannelLayer": "redis",
     "RedisStreamsChannelLayer": "redis",
     "PresenceMixin": "django",
@@ -36,6 +37,7 @@ NEEDS = {
     "UserMixin": "django",
     "channel_token": "django",
     "user_groups": "django",
+    "take_trace_context": "django",
 }
 """Which extra brings what an exported name needs; every other name works without any extra."""
 
@@ -114,7 +116,9 @@ def test_metadata(wheel: Path) -> None:
     assert told["License-Expression"] == "BSD-3-Clause"
     assert told.get_all("License-File") == ["LICENSE"]
     assert told["Description-Content-Type"] == "text/x-rst"
-    assert set(told.get_all("Provides-Extra", [])) == {"django", "encryption", "mqtt", "postgres", "redis"}
+    assert set(told.get_all("Provides-Extra", [])) == {
+        *("django", "encryption", "mqtt", "opentelemetry", "postgres", "prometheus", "redis")
+    }
     required = {line for line in told.get_all("Requires-Dist", []) if "extra ==" not in line}
     assert {line.partition(">=")[0] for line in required} == {"anyio", "msgpack", "msgspec"}
 

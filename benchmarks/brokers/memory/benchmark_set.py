@@ -13,11 +13,13 @@ from ...scenarios.fan_out import fan_out
 from ...scenarios.from_thread import from_thread
 from ...scenarios.idle_members import idle_members
 from ...scenarios.latency import latency
+from ...scenarios.measured import measured
 from ...scenarios.membership import membership
 from ...scenarios.round_trip import round_trip
 from ...scenarios.silent_member import silent_member
 from .peers import bare_queues, channels_in_memory
 
+MEASURED = "group_send to 100, measured"
 CHANNELS, BARE = "channels", "bare queues"
 HISTORY = "ours with a history"
 MISSED = 10_000
@@ -66,6 +68,7 @@ def benchmarks(quick: bool) -> BenchmarkSet:
             },
         ),
         Scenario("a member that never reads", each(partial(silent_member, members=10, messages=1000 // few))),
+        Scenario(MEASURED, {OURS: partial(measured, members=100, turns=max(2, 300 // few), url="memory://")}),
         # Channels' layer forgets the queue that a second reader waits on.
         Scenario(
             "two workers, one queue",
@@ -110,4 +113,9 @@ _TARGETS = (
     sync_against(CHANNELS, at_least=10),
     _silent("deliveries/s beside it", "deliveries/s without it", at_least=0.9),
     _silent("bytes kept of 2000", "bytes kept of 1000", at_most=1.1),
+    Target(
+        Figure(MEASURED, OURS, "CPU us a delivery with"),
+        Figure(MEASURED, OURS, "CPU us a delivery without"),
+        at_most=1.02,
+    ),
 )

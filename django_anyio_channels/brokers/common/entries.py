@@ -58,6 +58,11 @@ def entry_id(position: bytes) -> bytes:
     return position[EPOCH_PREFIX:]
 
 
+def published_at(position: str) -> float:
+    """Return when the broker got the message of a position, in seconds since the epoch."""
+    return sort_key(position.encode())[0] / 1000
+
+
 def sort_key(position: bytes) -> tuple[int, int]:
     """Return what grows with each message of an epoch."""
     milliseconds, _, number = entry_id(position).partition(b"-")

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable
 
 from ...core.events import Event
 from ...core.exceptions import ListenerClosed
+from ...core.telemetry import queue_for
 
 _EVENTS_PER_TURN = 32
 """Events for the handler in one turn of the loop: readers must get their turn before their mailboxes are full."""
@@ -32,6 +33,7 @@ class EventStream:
     def set_event_handler(self, handler: Callable[[Event[bytes]], None]) -> None:
         """See `BaseChannelLayer.set_event_handler`."""
         self._handler = handler
+        self.queued = queue_for(handler, self.queued)
 
     def add(self, event: Event[bytes]) -> None:
         """Pass an event to the handler, or queue it behind others; after the end it is for the next session."""

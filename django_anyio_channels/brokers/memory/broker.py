@@ -13,6 +13,7 @@ from time import monotonic
 
 from ...core.events import Event, Gap, PublishResult
 from ...core.exceptions import QueueFull
+from ...core.telemetry import queue_for
 from ..common.entries import entry_id
 from ..common.history import HistoryPage, as_events
 from .bindings import Bindings
@@ -128,6 +129,12 @@ class InMemoryBroker:
             del self._patterns[pattern][1][inbox]
             if not self._patterns[pattern][1]:
                 del self._patterns[pattern]
+
+    def set_event_handler(self, inbox: Inbox, handler: Callable[[Event[bytes]], None]) -> None:
+        """Have a layer's events handed to ``handler``."""
+        with self._lock:  # another thread may be adding an event
+            inbox.events = queue_for(handler, inbox.events)
+            inbox.handler = handler
 
     def publish(self, group: str, message: bytes, keep: Keep | None = None) -> PublishResult:
         """Hand an event to every subscribed layer, and return how many there were and which queues are bound.
@@ -248,6 +255,12 @@ class InMemoryBroker:
                 waiting.stop_waiting(reader)
                 if waiting.unused:
                     del self._queues[queue]
+
+    def queue_length(self, queue: str) -> int:
+        """Return how many messages wait in a queue."""
+        with self._lock:
+            waiting = self._queues.get(queue)
+            return len(waiting.messages) if waiting else 0
 
     def bind(self, group: str, queue: str, capacity: int, expiry: float, lifetime: float) -> None:
         with self._lock:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 from anyio.lowlevel import checkpoint
 
-from ...core.capabilities import PresenceRecord
+from ...core.capabilities import PresenceRecord, QueueLength
 from ...core.events import Event, Gap, PublishResult
 from ...core.exceptions import NotSupported
 from ...core.layer import BaseChannelLayer
@@ -120,7 +120,7 @@ class InMemoryChannelLayer(BaseChannelLayer):
         return result
 
     def set_event_handler(self, handler: Callable[[Event[bytes]], None]) -> None:
-        self._connected().handler = handler
+        self.broker.set_event_handler(self._connected(), handler)
 
     async def next_published(self) -> Event[bytes]:
         inbox = self._connected()
@@ -154,6 +154,9 @@ class InMemoryChannelLayer(BaseChannelLayer):
     async def position(self, group: str) -> str:
         self._require_history()
         return self.broker.position(group)
+
+    def published_at(self, position: str) -> None:
+        """Positions count the messages."""
 
     def is_after(self, position: str, other: str) -> bool:
         if not self._limits.length:
@@ -215,6 +218,10 @@ class InMemoryChannelLayer(BaseChannelLayer):
             return message
         finally:
             self._readers.discard(reader)
+
+    async def queue_length(self, queue: str) -> QueueLength:
+        self._connected()
+        return QueueLength(self.broker.queue_length(queue), 0)
 
     async def bind(self, group: str, queue: str, *, capacity: int, expiry: float, lifetime: float) -> None:
         self._connected()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from ...core.capabilities import PresenceRecord, QueryGenerator
+from ...core.capabilities import PresenceRecord, QueryGenerator, QueueLength
 from ...core.events import Event, PublishResult
 from ...core.exceptions import ListenerClosed, MissingDriver
 from ...core.layer import BaseChannelLayer
@@ -140,6 +140,9 @@ class PostgreSQLChannelLayer(BaseChannelLayer):
 
     async def take(self, queue: str) -> bytes:
         return await self._require_session().queues.take(queue.encode())
+
+    async def queue_length(self, queue: str) -> QueueLength:
+        return QueueLength(await self._require_session().queues.length(queue.encode()), 0)
 
     async def bind(self, group: str, queue: str, *, capacity: int, expiry: float, lifetime: float) -> None:
         await self._require_session().queues.bind(group.encode(), queue.encode(), capacity, expiry, lifetime)

@@ -233,6 +233,11 @@ class Queues:
     async def unbind(self, topic: bytes, queue: bytes) -> None:
         await self.fetch(sql.UNBIND, topic, queue)
 
+    async def length(self, queue: bytes) -> int:
+        """Return how many messages wait in a queue."""
+        ((waiting,),) = await self.fetch(sql.QUEUE_LENGTH, queue)
+        return int(waiting)
+
     async def purge(self, prefix: bytes) -> None:
         for queue, leased in self._leased.items():
             if queue.startswith(prefix):

@@ -15,7 +15,7 @@ except ImportError as error:
 
     raise MissingDriver("Redis needs redis-py and hiredis: pip install django-anyio-channels[redis]") from error
 
-from ...core.capabilities import PresenceRecord
+from ...core.capabilities import PresenceRecord, QueueLength
 from ...core.events import BoundQueue, Event, PublishResult
 from ...core.exceptions import DeliveryUnknown, ListenerClosed, PayloadTooLarge, QueueFull
 from ...core.layer import BaseChannelLayer
@@ -189,6 +189,10 @@ class RedisPubSubChannelLayer(BaseChannelLayer):
     async def take(self, queue: str) -> bytes:
         self.require_session()
         return await self._queues.take(queue)
+
+    async def queue_length(self, queue: str) -> QueueLength:
+        name = queue.encode()
+        return QueueLength(int(await self.require_session().execute(name, "LLEN", name)), 0)
 
     async def bind(self, group: str, queue: str, *, capacity: int, expiry: float, lifetime: float) -> None:
         session, topic, name = self.require_session(), group.encode(), queue.encode()

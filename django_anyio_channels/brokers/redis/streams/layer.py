@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
+from ....core.capabilities import QueueLength
 from ....core.events import Event, PublishResult
 from ....core.exceptions import ListenerClosed
 from ....core.options import check_options
@@ -175,6 +176,9 @@ class RedisStreamsChannelLayer(RedisPubSubChannelLayer):
     async def position(self, group: str) -> str:
         return (await self._history.position(self.require_session(), group.encode())).decode()
 
+    def published_at(self, position: str) -> float:
+        return entries.published_at(position)
+
     def is_after(self, position: str, other: str) -> bool:
         return entries.is_after(position.encode(), other.encode())
 
@@ -188,6 +192,11 @@ class RedisStreamsChannelLayer(RedisPubSubChannelLayer):
 
     def notify_published(self, group: str) -> None:
         self._deliveries.notify_published(group)
+
+    async def queue_length(self, queue: str) -> QueueLength:
+        waiting, name = await super().queue_length(queue), queue.encode()
+        pending = await self.require_session().execute(name, "ZCARD", consumer_groups.queue_source(name).pending)
+        return waiting._replace(pending=int(pending))
 
     async def receive_job(self, queue: str) -> Event[bytes]:
         self.require_session()

@@ -15,6 +15,7 @@ from channels.worker import Worker
 
 from django_anyio_channels import AnyioChannelLayer
 from django_anyio_channels.django.background_loop import background
+from django_anyio_channels.hub import measured
 from tests.brokers.redis.conftest import becomes_true
 from tests.support.brokers import redis as brokers
 
@@ -41,7 +42,7 @@ async def new_layer(server: brokers.Redis) -> AsyncIterator[NewLayer]:
     made: list[AnyioChannelLayer] = []
 
     def new(**options: Any) -> AnyioChannelLayer:
-        keys = {"capacity", "expiry", "symmetric_encryption_keys"} & options.keys()
+        keys = {"capacity", "expiry", "telemetry", "symmetric_encryption_keys"} & options.keys()
         settings = {key: options.pop(key) for key in keys}
         made.append(
             AnyioChannelLayer(url=brokers.with_streams(server.url), acknowledged=["jobs*"], options=options, **settings)
@@ -60,6 +61,24 @@ def job(number: int) -> dict[str, Any]:
 async def next_of(layer: AnyioChannelLayer, channel: str = "jobs") -> Any:
     """The next message, received by a task of its own: nothing before it holds it up."""
     return await asyncio.wait_for(asyncio.ensure_future(layer.receive(channel)), TIME_LIMIT)
+
+
+async def test_jobs_that_wait_and_that_are_pending_are_measured(
+    new_layer: NewLayer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(measured, "POLL_SECONDS", 0.01)
+    layer = new_layer(telemetry="prometheus")
+
+    def lengths() -> tuple[float | None, float | None]:
+        found = layer.statistics()
+        return found.get("queued"), found.get("pending")
+
+    for number in range(3):
+        await layer.send("jobs", job(number))
+    taken = await next_of(layer)
+    await becomes_true(lambda: lengths() == (2, 1))
+    await layer.ack(taken)
+    await becomes_true(lambda: lengths() == (2, 0))
 
 
 def pending(server: brokers.Redis) -> int:

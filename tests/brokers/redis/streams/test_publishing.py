@@ -29,6 +29,19 @@ async def layer(own_server: brokers.Redis) -> AsyncIterator[RedisStreamsChannelL
     await made.disconnect()
 
 
+async def test_a_position_says_when_the_server_got_the_message(
+    layer: RedisStreamsChannelLayer, own_server: brokers.Redis
+) -> None:
+    def server_time() -> float:
+        seconds, microseconds = own_server.ask("TIME")
+        return int(seconds) + int(microseconds) / 1e6
+
+    before = server_time()
+    result = await layer.publish("room", b"1")
+    assert result.position is not None
+    assert before - 0.001 <= layer.published_at(result.position) <= server_time()
+
+
 def calls(server: brokers.Redis) -> int:
     """How many scripts were called."""
     statistics = server.ask("INFO", "commandstats")

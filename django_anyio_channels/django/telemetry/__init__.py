@@ -1,0 +1,1 @@
+"""Metrics and traces for Prometheus and OpenTelemetry. Nothing of it is imported unless CONFIG asks for it."""

@@ -1,0 +1,1 @@
+"""A project that is measured and traced: two consumers, a view that sends, and what became of it."""
