@@ -90,7 +90,6 @@ class Channel:
             marked=marked,
         )
         self._running: AsyncExitStack | None = None
-        self._new_waiter: NewWaiter
         self._dead_letters = DeadLetters(self.publish_payload, self._encryption, self.stats)
         self.queues = Queues(self._shards, self.stats, self._dead_letters, self._encryption, marked)
         self.idempotent = IdempotentCalls(self._shards, self._encryption, self.queues)
@@ -99,7 +98,7 @@ class Channel:
     async def __aenter__(self) -> Channel:
         if self._running is not None:
             raise RuntimeError("This Channel is open already; make another one with a layer of its own")
-        self._new_waiter = waiter_type()
+        self._new_waiter: NewWaiter = waiter_type()
         supervisors = tuple(self._new_supervisor(layer) for layer in self._shards.layers)
         async with AsyncExitStack() as stack:
             tasks = self._dead_letters.tasks = await stack.enter_async_context(anyio.create_task_group())

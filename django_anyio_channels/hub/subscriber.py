@@ -124,9 +124,9 @@ class Subscriber:
         """Do what `put` does where it must be counted. Returns whether the event was added."""
         accounts = self._accounts or self._begin_counting(items)
         size = len(entry[1].message)
-        if not force and self._limit_reached(accounts, items, size):
+        if not force and _limit_reached(self, accounts, items, size):
             self._drop_expired(items, entry[0])
-            limit = self._limit_reached(accounts, items, size)
+            limit = _limit_reached(self, accounts, items, size)
             if limit:
                 self.stats.dropped_bytes += limit.startswith("mailbox_bytes")
                 self._count_dropped(accounts, limit)
@@ -139,14 +139,6 @@ class Subscriber:
         self._unchecked = 0
         self._accounts = accounts = _Accounts(_count_bytes(items, 0))
         return accounts
-
-    def _limit_reached(self, accounts: _Accounts, items: deque[Timestamped], size: int) -> str | None:
-        """Return which limit leaves no room for an event of this size, or None."""
-        if len(items) - accounts.in_front >= self.capacity:
-            return f"capacity {self.capacity}"
-        if items and accounts.bytes + size > self.stats.mailbox_bytes:
-            return f"mailbox_bytes {self.stats.mailbox_bytes}"
-        return None
 
     def _count_dropped(self, accounts: _Accounts, limit: str) -> None:
         self.dropped += 1
@@ -286,6 +278,15 @@ class Subscriber:
             if accounts.is_logged:
                 self.stats.log_recovered(self.name, accounts.dropped)
             accounts.dropped = 0
+
+
+def _limit_reached(mailbox: Subscriber, accounts: _Accounts, items: deque[Timestamped], size: int) -> str | None:
+    """Return which limit leaves no room for an event of this size, or None."""
+    if len(items) - accounts.in_front >= mailbox.capacity:
+        return f"capacity {mailbox.capacity}"
+    if items and accounts.bytes + size > mailbox.stats.mailbox_bytes:
+        return f"mailbox_bytes {mailbox.stats.mailbox_bytes}"
+    return None
 
 
 def _count_bytes(items: deque[Timestamped], in_front: int) -> int:

@@ -35,6 +35,9 @@ Keep = Callable[[str, bytes], Event[bytes]]
 """Keeps a message in the history of its group, and returns its event."""
 
 
+Patterns = dict[str, tuple[re.Pattern[str], dict[Inbox, None]]]
+
+
 class InMemoryBroker:
     """Shared state of `InMemoryChannelLayer` objects: layers with the same broker are connected.
 
@@ -49,7 +52,7 @@ class InMemoryBroker:
     def _reset(self) -> None:
         self._lock = threading.Lock()
         self._topics: dict[str, dict[Inbox, None]] = {}
-        self._patterns: dict[str, tuple[re.Pattern[str], dict[Inbox, None]]] = {}
+        self._patterns: Patterns = {}
         self._queues: dict[str, Queue] = {}
         self._bindings = Bindings()
         self._next_sweep = 0.0
@@ -155,7 +158,7 @@ class InMemoryBroker:
                     dead.append(inbox)
             receivers = len(subscribed) - len(dead)
             if self._patterns:
-                receivers = self._publish_to_patterns(event, dead)
+                receivers = _publish_to_patterns(self._patterns, set(subscribed), event, dead)
             for inbox in dead:
                 self._cut_off(inbox)
             result = _result(receivers) if keep is None else _new_result(PublishResult, (receivers, event.position, ()))
@@ -176,15 +179,6 @@ class InMemoryBroker:
                 self._keys.add((group, key), known, seconds)
         with self._lock:
             return known._replace(bound_queues=self._bindings.of(group))
-
-    def _publish_to_patterns(self, event: Event[bytes], dead: list[Inbox]) -> int:
-        reached = set(self._topics.get(event.group, ()))
-        for pattern, (regex, inboxes) in self._patterns.items():
-            if regex.match(event.group):
-                found = Event(event.group, event.message, pattern, None, event.position)
-                reached.update(inboxes)
-                dead.extend(inbox for inbox in inboxes if not inbox.deliver(found))
-        return len(reached.difference(dead))
 
     # ---- history ------------------------------------------------------------------------------------------------
 
@@ -294,6 +288,16 @@ class InMemoryBroker:
 
     def _prune(self) -> None:
         self._queues = {name: queue for name, queue in self._queues.items() if not queue.unused}
+
+
+def _publish_to_patterns(patterns: Patterns, reached: set[Inbox], event: Event[bytes], dead: list[Inbox]) -> int:
+    """Deliver an event by patterns, too; ``dead`` gets inboxes that are closed. Return how many inboxes it reached."""
+    for pattern, (regex, inboxes) in patterns.items():
+        if regex.match(event.group):
+            found = Event(event.group, event.message, pattern, None, event.position)
+            reached.update(inboxes)
+            dead.extend(inbox for inbox in inboxes if not inbox.deliver(found))
+    return len(reached.difference(dead))
 
 
 _brokers: weakref.WeakSet[InMemoryBroker] = weakref.WeakSet()

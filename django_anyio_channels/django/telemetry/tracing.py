@@ -48,40 +48,40 @@ class Tracing:
         """Have the methods of a layer that send make spans."""
         for name in ("send", "group_send"):
             setattr(layer, name, self._traced(getattr(layer, name)))
-        for name in ("_send_by", "_group_send_by"):
+        for name in ("_send_by", "_send_once_sync", "group_send_sync", "_group_send_in_transaction"):
             setattr(layer, name, self._traced_sync(getattr(layer, name)))
 
-    def _traced(self, send: Callable[..., Awaitable[None]]) -> Callable[..., Awaitable[None]]:
+    def _traced(self, send: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
         signature = inspect.signature(send)
 
         @wraps(send)
-        async def traced(*args: Any, **kwargs: Any) -> None:
+        async def traced(*args: Any, **kwargs: Any) -> Any:
             call = signature.bind(*args, **kwargs)
             with self._sending(call.arguments) as message:
                 try:
-                    await send(*call.args, **call.kwargs)
+                    return await send(*call.args, **call.kwargs)
                 except MessageTooLarge:
                     if call.arguments["message"] is message:
                         raise
                     call.arguments["message"] = message
-                    await send(*call.args, **call.kwargs)
+                    return await send(*call.args, **call.kwargs)
 
         return traced
 
-    def _traced_sync(self, send: Callable[..., None]) -> Callable[..., None]:
+    def _traced_sync(self, send: Callable[..., Any]) -> Callable[..., Any]:
         signature = inspect.signature(send)
 
         @wraps(send)
-        def traced(*args: Any, **kwargs: Any) -> None:
+        def traced(*args: Any, **kwargs: Any) -> Any:
             call = signature.bind(*args, **kwargs)
             with self._sending(call.arguments) as message:
                 try:
-                    send(*call.args, **call.kwargs)
+                    return send(*call.args, **call.kwargs)
                 except MessageTooLarge:
                     if call.arguments["message"] is message:
                         raise
                     call.arguments["message"] = message
-                    send(*call.args, **call.kwargs)
+                    return send(*call.args, **call.kwargs)
 
         return traced
 
