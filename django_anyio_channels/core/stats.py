@@ -85,6 +85,8 @@ class DeliveryStats:
         """Messages that were not read in time."""
         self.undecodable = 0
         """Payloads that the serializer did not write, or that were encrypted with another key."""
+        self.unbuffered = 0
+        """Events that were for the node itself, and came into no mailbox."""
         self.dead_letters = 0
         """Messages that were delivered too often, and moved to a group of dead letters."""
         self.outages = OutageStats()

@@ -65,7 +65,7 @@ class Recorder:
         self.failed = 0
         """Messages that were not published, or perhaps not."""
         self.delivered = 0
-        """How many sinks got the events; those that dropped one are among them."""
+        """How many mailboxes got the events."""
         self.queues: dict[str, QueueLength] = {}
         """The queues that are read here, as the broker counted their messages last."""
 
@@ -120,13 +120,15 @@ class EventRecorder:
 
     def __call__(self, event: Event[bytes]) -> None:
         arrived, self.arrived = self.arrived or monotonic(), 0.0
-        undecodable = self._stats.undecodable
+        stats = self._stats
+        undecodable, without_mailbox = stats.undecodable, stats.dropped + stats.unbuffered
         self._deliver(event)
-        # An empty message is none: a probe, or a `Gap`.
-        sinks = self._count_sinks(event) if event.message and self._stats.undecodable == undecodable else 0
-        if sinks:
+        if not event.message or stats.undecodable != undecodable:  # a probe or a `Gap`, or refused
+            return
+        delivered = self._count_sinks(event) - (stats.dropped + stats.unbuffered - without_mailbox)
+        if delivered > 0:
             recorder = self._recorder
-            recorder.delivered += sinks
+            recorder.delivered += delivered
             sent = self._sent_at(event)
             # The other clock may be ahead.
             recorder.lag.observe(monotonic() - arrived if sent is None else max(0.0, time() - sent))

@@ -72,8 +72,6 @@ class Control:
         self._start_soon = start_soon
         self._timeout = settings.publish_timeout
         self._replay_seconds = 0.0 if settings.encryption is None else self._timeout + 2 * CLOCK_SKEW
-        self.received = 0
-        """How many control messages have come to this node."""
         self._handled: dict[str, float] = {}
         """The ids of the commands that a copy may come of, and until when."""
         self._pending: dict[str, asyncio.Queue[str | None]] = {}
@@ -128,7 +126,7 @@ class Control:
 
     def receive(self, payload: bytes) -> None:
         """Handle a control message that was published to this node or to all. Raises `DecodeError` for a forged one."""
-        self.received += 1
+        self._channel.stats.unbuffered += 1
         try:
             message = _decode(payload)
         except (msgspec.MsgspecError, ValueError, RecursionError) as error:

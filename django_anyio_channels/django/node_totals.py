@@ -26,7 +26,6 @@ _COUNTERS: dict[str, Callable[[Node], float]] = {
     "expired": lambda node: node.channel.stats.expired,
     "undecodable": lambda node: node.channel.stats.undecodable,
     "dead_letters": lambda node: node.channel.stats.dead_letters,
-    "control_messages": lambda node: node.control.received,
     "resumes_new": lambda node: node.resumes.counts["new"],
     "resumes_complete": lambda node: node.resumes.counts["complete"],
     "resumes_lost": lambda node: node.resumes.counts["lost"],

@@ -30,15 +30,13 @@ class Statistics(LayerBase):
         which were delivered and not acknowledged.
         """
         counts = self._dispatcher.totals.counts(self._dispatcher.nodes)
-        control_messages = counts.pop("control_messages")
         counts["dropped_capacity"] = counts["dropped"] - counts["dropped_bytes"] - counts["dropped_queue"]
         statistics = self._open() | counts
         recorded = self._recorded()
         if recorded is not None:
             statistics["published"] = recorded.publish_time.count
             statistics["publish_failures"] = recorded.failed
-            in_mailboxes = recorded.delivered - control_messages - counts["dropped"] + counts["dropped_queue"]
-            statistics["delivered"] = max(0, in_mailboxes)
+            statistics["delivered"] = recorded.delivered
             if recorded.queues:
                 statistics["queued"] = sum(length.waiting for length in recorded.queues.values())
                 statistics["pending"] = sum(length.pending for length in recorded.queues.values())

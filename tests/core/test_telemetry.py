@@ -134,6 +134,21 @@ def test_what_reaches_no_mailbox_is_not_recorded(clock: Clock) -> None:
     assert lags == more_lags == last_lags == []
 
 
+def test_what_a_mailbox_dropped_or_a_node_took_for_itself_is_not_delivered(clock: Clock) -> None:
+    stats = DeliveryStats()
+
+    def drop(event: Event[bytes]) -> None:
+        stats.dropped += 1
+        stats.unbuffered += 1
+
+    handler, recorder, lags = make(clock, stats=stats, on_deliver=drop)
+    handler(Event("g", b"1"))
+    assert (recorder.delivered, lags) == (1, [0.25])
+    handler, recorder, lags = make(clock, sinks=2, stats=stats, on_deliver=drop)
+    handler(Event("g", b"1"))
+    assert (recorder.delivered, lags) == (0, [])
+
+
 def test_the_lag_of_a_queued_event_begins_with_its_arrival(clock: Clock) -> None:
     handler, _, lags = make(clock)
     early = Event("g", b"early")
