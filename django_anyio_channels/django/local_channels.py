@@ -251,10 +251,10 @@ class LocalChannels:
     def _with_position(self, event: Event[bytes], message: Any) -> GroupMessage:
         return GroupMessage(message, event.group.removeprefix(self._settings.names.groups), str(event.position))
 
-    def is_in(self, topic: str, name: str) -> bool:
-        """Return whether a channel is in the group of ``topic``."""
+    def sink(self, topic: str, name: str) -> Subscriber | ReplaySink | None:
+        """Return what is subscribed to a topic for a channel that is in its group, or None."""
         channel = self._channels.get(name)
-        return channel is not None and topic in channel.topics
+        return channel.sink(topic) if channel is not None and topic in channel.topics else None
 
     async def group_add(self, topic: str, name: str) -> None:
         """Add a channel to the group of ``topic``, or renew its membership."""

@@ -57,7 +57,9 @@ class Node:
 
     def recipients(self) -> Recipients:
         return Recipients(
-            NAMES, lambda *key: key in self.memberships, lambda name, error: self.errors.append(f"{name}: {error}")
+            NAMES,
+            lambda *key: Sink() if key in self.memberships else None,
+            lambda name, error: self.errors.append(f"{name}: {error}"),
         )
 
 
