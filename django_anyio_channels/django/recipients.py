@@ -100,7 +100,7 @@ class Recipients:
         known = self._copies.get(header.id, {}).get(channel)
         if known is not None:
             return known == copy
-        if others is None or any(self._sink_of(topic, channel) for topic in others):
+        if others is None or any(self._sink_of(topic, channel) is not None for topic in others):
             self._copies_of(header)[channel] = copy
         return True
 
