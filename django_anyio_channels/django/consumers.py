@@ -9,9 +9,10 @@ from __future__ import annotations
 import asyncio
 import sys
 import weakref
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import suppress
-from types import CodeType
+from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import channels.utils
@@ -48,22 +49,49 @@ def calling_consumer(task: asyncio.Task[Any] | None) -> AsyncConsumer | None:
     return None
 
 
-def called_by_channels_loop() -> bool:
-    """Return whether the caller's caller is the loop that hands a consumer its messages.
-
-    It makes a task of what it is given, unless that is a future; others may rely on a coroutine.
-    """
-    return sys._getframe(2).f_code in _CHANNELS_LOOP
-
-
 _LOOP = channels.utils.await_many_dispatch.__code__
-# Up to Python 3.11 a comprehension, by which it asks at its beginning, has code of its own.
-_CHANNELS_LOOP = {_LOOP, *(each for each in _LOOP.co_consts if isinstance(each, CodeType))}
+
+
+Receive = Callable[[], Awaitable[Any]]
+CLIENT, CHANNEL = 0, 1
+"""Where the two futures of the next messages are that Channels' loop waits for."""
+
+
+@dataclass(frozen=True)
+class ChannelsLoop:
+    """What Channels' loop works with. It changes none of it while it awaits a consumer's ``dispatch``."""
+
+    receive: Receive
+    """Receives from the client."""
+    tasks: list[asyncio.Future[Any]]
+    """The futures of the next messages; those in this list are cancelled when the loop ends."""
+    position: int
+    """Which of them had the message that is being dispatched."""
+
+
+def calling_loop(consumer: AsyncConsumer | None) -> ChannelsLoop | None:
+    """Return Channels' loop if it is what awaits the caller, with a consumer's client and channel."""
+    frame = sys._getframe(1).f_back
+    if frame is None or frame.f_code is not _LOOP:
+        return None
+    receivers = frame.f_locals["consumer_callables"]
+    if len(receivers) != 2 or receivers[CHANNEL] is not getattr(consumer, "channel_receive", None):
+        return None
+    return ChannelsLoop(receivers[CLIENT], frame.f_locals["tasks"], frame.f_locals["i"])
 
 
 def get_handler(consumer: AsyncConsumer, message: Any) -> Any:
     """Return the method that handles a message, or None; raises for a message without a type, as Channels does."""
-    return getattr(consumer, channels_consumer.get_handler_name(message), None) or default_handler(consumer, message)
+    try:
+        name = _handler_name(message["type"])
+    except (KeyError, TypeError):
+        name = channels_consumer.get_handler_name(message)
+    return getattr(consumer, name, None) or default_handler(consumer, message)
+
+
+@lru_cache(1024)
+def _handler_name(kind: str) -> str:
+    return channels_consumer.get_handler_name({"type": kind})
 
 
 def close_old_connections() -> None:
@@ -71,18 +99,31 @@ def close_old_connections() -> None:
     channels_db.close_old_connections()  # type: ignore[attr-defined]
 
 
-def acknowledge_when_handled(consumer: AsyncConsumer) -> None:
-    """Acknowledge each job that a worker's consumer has handled without an error; other consumers get none."""
-    if getattr(consumer, "scope", {}).get("type") != "channel":
-        return
-    dispatch = consumer.dispatch
+def is_worker(consumer: AsyncConsumer) -> bool:
+    """Return whether a consumer handles the messages of a normal channel."""
+    return getattr(consumer, "scope", {}).get("type") == "channel"
 
-    async def dispatch_and_acknowledge(message: dict[str, Any]) -> None:
+
+def jobs_of_worker(consumer: AsyncConsumer | None, receive: Receive, first: Any) -> asyncio.Queue[Any] | None:
+    """Return the queue from which a worker's consumer receives, if its messages need no acknowledgement.
+
+    ``runworker`` hands a consumer its messages as those of a client, by `asyncio.Queue.get`.
+    """
+    if consumer is None or not is_worker(consumer) or isinstance(first, Job):
+        return None
+    queue = getattr(receive, "__self__", None)
+    return queue if isinstance(queue, asyncio.Queue) else None
+
+
+def acknowledging(handle: Callable[[Any], Awaitable[None]]) -> Callable[[Any], Coroutine[Any, Any, None]]:
+    """Acknowledge each job that ``handle`` handles without an error."""
+
+    async def handle_and_acknowledge(message: dict[str, Any]) -> None:
         if not isinstance(message, Job):
-            await dispatch(message)
+            await handle(message)
             return
         try:
-            await dispatch(message)
+            await handle(message)
         except StopConsumer:
             message.consumer_stopped(handled=True)
             raise
@@ -91,8 +132,7 @@ def acknowledge_when_handled(consumer: AsyncConsumer) -> None:
             raise
         message.ack()
 
-    # On the instance: its class may be anything, and other instances of it have other layers.
-    consumer.dispatch = dispatch_and_acknowledge  # type: ignore[method-assign]
+    return handle_and_acknowledge
 
 
 class ConsumerLifetime:

@@ -1,8 +1,7 @@
-"""Cheaper ways from the mailbox to the handlers of a consumer, for Channels' own ``dispatch``.
+"""Cheaper ways from the mailbox to the handlers of a consumer than Channels' own ``dispatch``.
 
-Channels makes two tasks and a hop to the sync thread of each message. Here what waits is handled in one go, a
-synchronous consumer hops once for all of it, and an asynchronous one only if a database connection is due to be closed.
-A consumer that overrides ``dispatch`` keeps it, and is given what waits in one go.
+A synchronous consumer hops to the sync thread once for all that waits, an asynchronous one only if a database
+connection is due to be closed. A consumer that overrides ``dispatch`` keeps it.
 """
 
 from __future__ import annotations
@@ -11,7 +10,7 @@ import asyncio
 import inspect
 import logging
 import weakref
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable
 from functools import lru_cache
 from typing import Any, cast
 
@@ -21,7 +20,8 @@ from channels.consumer import AsyncConsumer, SyncConsumer
 from channels.db import database_sync_to_async
 
 from .closing import add_handler
-from .consumers import close_old_connections, get_handler
+from .consumer_loop import AT_ONCE, ConsumerLoop, Handle, Inbox
+from .consumers import acknowledging, close_old_connections, get_handler, is_worker
 from .old_connections import OldConnections
 from .sync_sends import SyncSends
 
@@ -30,14 +30,8 @@ logger = logging.getLogger("django_anyio_channels")
 PROVEN_VERSIONS = ("4.3.",)
 """The versions of Channels whose ``dispatch`` and ``await_many_dispatch`` are the ones that this replaces."""
 
-_AT_ONCE = 32
-"""How many messages of the layer are handled before the client's next one."""
-
 _ASYNC_DISPATCH = vars(AsyncConsumer)["dispatch"]
 _SYNC_DISPATCH = vars(SyncConsumer)["dispatch"]
-
-TakeAfter = Callable[[Any], Any]
-"""Returns the message after this one if it has come already, else None."""
 
 
 @lru_cache
@@ -49,20 +43,23 @@ def is_supported() -> bool:
     return supported
 
 
-def speed_up(consumer: AsyncConsumer, take_after: TakeAfter) -> None:
+def speed_up(consumer: AsyncConsumer, inbox: Inbox) -> None:
     """Replace the ``dispatch`` of a consumer that is about to begin. Of several channels it is the first one's."""
     original = inspect.getattr_static(consumer, "dispatch")
-    if isinstance(original, (_AsyncDispatch, _SyncDispatch, _OtherDispatch)):
+    if isinstance(original, ConsumerLoop):
         return
-    dispatch: Callable[[Any], Awaitable[None]]
+    handle: Handle
     if original is _ASYNC_DISPATCH and _is_channels_own(original):
-        dispatch = _AsyncDispatch(consumer, take_after)
+        handle = _AsyncDispatch(consumer)
     elif original is _SYNC_DISPATCH and _is_channels_own(original.func):
-        dispatch = _SyncDispatch(cast(SyncConsumer, consumer), take_after)
+        handle = _SyncDispatch(cast(SyncConsumer, consumer), inbox)
     else:
-        dispatch = _OtherDispatch(consumer, original, take_after)
+        handle = _OtherDispatch(consumer, original)
         add_handler(consumer)
-    consumer.dispatch = dispatch  # type: ignore[method-assign]
+    # On the instance: its class may be anything, and other instances of it have other layers.
+    consumer.dispatch = ConsumerLoop(  # type: ignore[method-assign]
+        consumer, acknowledging(handle) if is_worker(consumer) else handle, inbox
+    )
 
 
 def _is_channels_own(function: Any) -> bool:
@@ -71,38 +68,37 @@ def _is_channels_own(function: Any) -> bool:
 
 
 class _AsyncDispatch:
-    """``AsyncConsumer.dispatch``, and then what waits."""
+    """``AsyncConsumer.dispatch``, which closes old connections only where there are any."""
 
-    __slots__ = ("_connections", "_consumer", "_take_after")
+    __slots__ = ("_connections", "_consumer")
 
-    def __init__(self, consumer: AsyncConsumer, take_after: TakeAfter) -> None:
+    def __init__(self, consumer: AsyncConsumer) -> None:
         self._consumer = weakref.ref(consumer)
-        self._take_after = take_after
         self._connections = OldConnections()
 
-    async def __call__(self, message: Any) -> None:
+    def __call__(self, message: Any) -> Awaitable[None]:
         consumer = self._consumer()
         assert consumer is not None  # it is awaiting this
-        connections, left = self._connections, _AT_ONCE
-        while message is not None:
-            handler = get_handler(consumer, message)
-            if not handler:
-                await _ASYNC_DISPATCH(consumer, message)  # raises
-            if connections.due:
-                await connections.close()
-            await handler(message)
-            left -= 1
-            message = self._take_after(message) if left else None
+        handler = get_handler(consumer, message)
+        if not handler:
+            return _ASYNC_DISPATCH(consumer, message)  # type: ignore[no-any-return] # raises
+        if self._connections.due():
+            return self._close_and_handle(handler, message)
+        return handler(message)  # type: ignore[no-any-return] # a coroutine of our own would only pass it on
+
+    async def _close_and_handle(self, handler: Handle, message: Any) -> None:
+        await self._connections.close()
+        await handler(message)
 
 
 class _SyncDispatch:
     """``SyncConsumer.dispatch`` for a message and what waits behind it, in one hop to the sync thread."""
 
-    __slots__ = ("_consumer", "_sends", "_take_after")
+    __slots__ = ("_consumer", "_inbox", "_sends")
 
-    def __init__(self, consumer: SyncConsumer, take_after: TakeAfter) -> None:
+    def __init__(self, consumer: SyncConsumer, inbox: Inbox) -> None:
         self._consumer = weakref.ref(consumer)
-        self._take_after = take_after
+        self._inbox = inbox
         self._sends: SyncSends | None = None
 
     async def __call__(self, message: Any) -> None:
@@ -112,7 +108,7 @@ class _SyncDispatch:
             # Not before: the consumer's own `base_send` is made after its channel.
             self._sends = consumer.base_send = SyncSends(consumer.base_send)  # type: ignore[assignment]
         messages = [message]
-        while len(messages) < _AT_ONCE and (message := self._take_after(messages[-1])) is not None:
+        while len(messages) < AT_ONCE and (message := self._inbox.take()) is not None:
             messages.append(message)
         async with self._sends:
             await _handle_all(consumer, messages, self._sends, asyncio.current_task())
@@ -133,22 +129,18 @@ def _handle_all(consumer: SyncConsumer, messages: list[Any], sends: SyncSends, t
 
 
 class _OtherDispatch:
-    """The consumer's own ``dispatch``, and then what waits."""
+    """The consumer's own ``dispatch``."""
 
-    __slots__ = ("_consumer", "_of_instance", "_original", "_take_after")
+    __slots__ = ("_consumer", "_dispatch", "_is_method")
 
-    def __init__(self, consumer: AsyncConsumer, original: Any, take_after: TakeAfter) -> None:
+    def __init__(self, consumer: AsyncConsumer, dispatch: Any) -> None:
         self._consumer = weakref.ref(consumer)
-        self._original = original
-        self._of_instance = "dispatch" in vars(consumer)
-        self._take_after = take_after
+        self._dispatch = dispatch
+        self._is_method = "dispatch" not in vars(consumer) and hasattr(dispatch, "__get__")
 
     async def __call__(self, message: Any) -> None:
-        consumer, left = self._consumer(), _AT_ONCE
-        dispatch = self._original
-        if not self._of_instance and hasattr(dispatch, "__get__"):
+        dispatch = self._dispatch
+        if self._is_method:
+            consumer = self._consumer()
             dispatch = dispatch.__get__(consumer, type(consumer))
-        while message is not None:
-            await dispatch(message)
-            left -= 1
-            message = self._take_after(message) if left else None
+        await dispatch(message)

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine
-from functools import partial
-from typing import Any, cast
+from typing import Any
 
 from ..core.events import Event
 from ..core.exceptions import MissingDriver
 
 try:
     import channels  # noqa: F401
-    from asgiref.sync import markcoroutinefunction
 except ModuleNotFoundError as error:
     raise MissingDriver(
         "AnyioChannelLayer needs Django and Channels: pip install django-anyio-channels[django]"
@@ -20,7 +17,7 @@ except ModuleNotFoundError as error:
 
 from .base import REFUSALS, translate
 from .closing import add_handler
-from .consumers import acknowledge_when_handled, called_by_channels_loop, calling_consumer
+from .consumers import acknowledging, calling_consumer, is_worker
 from .dispatcher import same_node
 from .fast_dispatch import speed_up
 from .jobs import Job
@@ -58,19 +55,11 @@ class AnyioChannelLayer(SynchronousMethods):
         except REFUSALS as error:
             raise translate(error) from error
 
-    @markcoroutinefunction
-    def receive(self, channel: str) -> Coroutine[Any, Any, dict[str, Any]]:
+    async def receive(self, channel: str) -> dict[str, Any]:
         """Wait for the next message of a channel. Cancelling loses nothing, and an outage of the broker only delays it.
 
         Raises `ValueError` for a channel that `new_channel` made in another process.
         """
-        if self._is_fast and called_by_channels_loop():
-            node = self._own_node
-            if node is not None and node.local_channels.is_of_running_consumer(channel):
-                return cast(Coroutine[Any, Any, dict[str, Any]], node.local_channels.next_message(channel))
-        return self._receive(channel)
-
-    async def _receive(self, channel: str) -> dict[str, Any]:
         node = self._own_node
         if node is not None and channel in node.local_channels:
             message = await node.local_channels.receive(channel)
@@ -92,11 +81,12 @@ class AnyioChannelLayer(SynchronousMethods):
         name = node.local_channels.new(prefix, consumer, task)
         self.require_valid_channel_name(name)
         if consumer is not None:
-            if self._is_fast:
-                speed_up(consumer, partial(node.local_channels.take_after, name))
+            if self._is_fast and node is self._own_node:
+                speed_up(consumer, node.local_channels.inbox(name))
             else:
                 add_handler(consumer)
-            acknowledge_when_handled(consumer)
+                if is_worker(consumer):
+                    consumer.dispatch = acknowledging(consumer.dispatch)  # type: ignore[assignment, method-assign]
         return name
 
     async def ack(self, message: dict[str, Any]) -> None:

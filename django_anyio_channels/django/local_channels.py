@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import sys
 from collections.abc import Callable
-from functools import partial
 from itertools import takewhile
 from time import monotonic
 from typing import Any
@@ -15,8 +14,8 @@ from ..core.notifier import Notifier, waiter_type
 from ..hub.channel import Channel
 from ..hub.replay import ReplaySink
 from ..hub.subscriber import Subscriber
+from .consumer_loop import Inbox
 from .consumers import ConsumerLifetime
-from .deliveries import Delivery
 from .messages import GroupMessage
 from .names import is_of_consumer, new_channel_name
 from .settings import Settings
@@ -34,7 +33,7 @@ _NO_REPLAYS: dict[str, ReplaySink] = {}
 class LocalChannel:
     """One channel that is in use."""
 
-    __slots__ = ("handed", "mailbox", "replays", "topics")
+    __slots__ = ("mailbox", "replays", "topics")
 
     def __init__(self, mailbox: Subscriber) -> None:
         self.mailbox = mailbox
@@ -42,8 +41,6 @@ class LocalChannel:
         """The topics of its groups."""
         self.replays = _NO_REPLAYS
         """The sinks of the topics that it resumed."""
-        self.handed: Any = None
-        """The message that `LocalChannels.next_message` or `take_after` returned last."""
 
     @property
     def name(self) -> str:
@@ -170,7 +167,7 @@ class LocalChannels:
         self._remove_unused(channel)
 
     def _remove_unused(self, channel: LocalChannel) -> None:
-        if channel.is_unused and self._channels.get(channel.name) is channel:
+        if channel.is_unused and channel.name not in self._lifetimes and self._channels.get(channel.name) is channel:
             del self._channels[channel.name]
             reader = self._prefix_reader(channel.name)
             if reader is not None:
@@ -209,31 +206,9 @@ class LocalChannels:
             if not channel.topics:
                 self._remove_unused(channel)
 
-    def is_of_running_consumer(self, name: str) -> bool:
-        """Return whether a channel was made by `new` for a consumer that has not ended."""
-        return name in self._lifetimes
-
-    def next_message(self, name: str) -> Delivery:
-        """`receive` without a coroutine."""
-        channel = self._channels.get(name) or self._get_or_add(name)
-        return Delivery(channel.mailbox.notifier, partial(self._hand, channel), partial(self._release, channel))
-
-    def take_after(self, name: str, message: Any) -> Any:
-        """Return a channel's next message if it has come already and ``message`` was the one before it, else None."""
-        channel = self._channels.get(name)
-        return None if channel is None or channel.handed is not message else self._hand(channel)
-
-    def _hand(self, channel: LocalChannel) -> Any:
-        found = channel.mailbox.take()
-        if found is not None:
-            channel.handed = found[1] if found[0].position is None else self._with_position(*found)
-        else:
-            channel.handed = None
-        return channel.handed
-
-    def _release(self, channel: LocalChannel) -> None:
-        if not channel.topics:
-            self._remove_unused(channel)
+    def inbox(self, name: str) -> Inbox:
+        """Return the messages of a consumer's channel, which is kept until the consumer ends."""
+        return Inbox(self._get_or_add(name).mailbox, self._with_position)
 
     async def receive_prefix(self, prefix: str) -> Any:
         """Wait for the next message of any channel that begins with ``prefix``, which ends with ``!``."""

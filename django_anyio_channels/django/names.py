@@ -34,7 +34,7 @@ def is_channel_of(node: str, channel: str) -> bool:
 
 def is_of_consumer(channel: str) -> bool:
     """Return whether a name was made for a consumer, and ends with it."""
-    return _OF_CONSUMER.search(channel) is not None
+    return channel[-27:-24] == "!1." and _OF_CONSUMER.search(channel) is not None
 
 
 def channel_of(queue: str) -> str:

@@ -38,15 +38,14 @@ class OldConnections:
     def __init__(self) -> None:
         self._thread: int | None = None
 
+    def due(self) -> bool:
+        """Return whether `close` has anything to do, or cannot know yet."""
+        thread = self._thread
+        return thread is None or (thread in _by_thread and any_due(thread))
+
     async def close(self) -> None:
         """Close the connections that Django would close now."""
-        if self._thread is None or any_due(self._thread):
-            self._thread = await sync_to_async(_close)()
-
-    @property
-    def due(self) -> bool:
-        """Whether `close` has anything to do, or cannot know yet."""
-        return self._thread is None or any_due(self._thread)
+        self._thread = await sync_to_async(_close)()
 
 
 def _close() -> int:

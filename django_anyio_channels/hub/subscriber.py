@@ -19,10 +19,15 @@ Timestamped = tuple[float, Event[bytes]]
 
 
 @dataclass(slots=True)
-class _Overflow:
-    """What a full mailbox has dropped."""
+class _Accounts:
+    """What is counted of a mailbox that needs it, from the first event that may not fit until it is empty."""
 
-    logged: bool
+    bytes: int
+    """The bytes of the events behind the first one, without those in front."""
+    in_front: int = 0
+    """How many of the first events do not count, since they were put in front of the others."""
+    is_logged: bool = False
+    """Whether it was logged that events are dropped."""
     dropped: int = 0
 
 
@@ -58,21 +63,25 @@ class Subscriber:
     """Called with this mailbox after an event was put for which no task waits."""
     fetch_next: Callable[[], Awaitable[None]] | None = field(default=None, init=False)
     """Awaited by a reader of the empty mailbox, to put an event, where events are not pushed."""
-    # A deque takes 600 bytes, and most mailboxes are empty most of the time.
+    # A deque takes 600 bytes, and most mailboxes hold one event at most most of the time.
+    _only: Timestamped | None = field(default=None, init=False)
+    """The event, if there is one only and it came to an empty mailbox; else it is in the deque."""
     _items: deque[Timestamped] | None = field(default=None, init=False)
-    _bytes: int = field(default=0, init=False)
-    """The bytes of the events behind the first one, without `_in_front`. One event alone costs no accounting."""
-    _in_front: int = field(default=0, init=False)
-    """How many of the first events do not count, since they were put in front of the others."""
-    _overflow: _Overflow | None = field(default=None, init=False)
+    _accounts: _Accounts | None = field(default=None, init=False)
+    _unchecked: int = field(init=False)
+    """As many events are put without a further look, if they are small."""
+    _small: int = field(init=False)
+    """As many bytes may each of ``capacity`` events have; they fit in any case."""
     _closed: bool = field(default=False, init=False)
 
     def __post_init__(self, new_waiter: NewWaiter) -> None:
         self.notifier = Notifier(new_waiter)
+        self._unchecked = self.capacity
+        self._small = self.stats.mailbox_bytes // (self.capacity or 1)
 
     def __len__(self) -> int:
         """How many events wait."""
-        return len(self._items) if self._items else 0
+        return len(self._items or ()) if self._only is None else 1
 
     @property
     def has_waiters(self) -> bool:
@@ -81,20 +90,58 @@ class Subscriber:
 
     def put(self, entry: Timestamped, *, force: bool = False) -> None:
         """Add an event if there is room (or with ``force``), else count it as dropped. Neither waits nor raises."""
-        items = self._items
+        items = self._items if self._only is None else self._as_deque()
         if items is None:
-            self._items = deque((entry,))
-        else:
-            size = self._bytes + len(entry[1].message)
-            is_full = size > self.stats.mailbox_bytes or len(items) - self._in_front >= self.capacity
-            if is_full and not force and not self._make_room(items, entry):
-                return
+            self._only = entry
+        elif len(items) < self._unchecked and len(entry[1].message) <= self._small:
             items.append(entry)
-            self._bytes = size if not is_full else _count_bytes(items, self._in_front)
+        elif not self._put_counted(items, entry, force):
+            return
         if entry[1].ack_handle is not None:
             entry[1].ack_handle.retain()
         if not self.notifier.notify() and self.on_unclaimed is not None:
             self.on_unclaimed(self)
+
+    def _as_deque(self) -> deque[Timestamped]:
+        """Return all events; the mailbox keeps them in it."""
+        if self._items is None:
+            self._items = deque(() if self._only is None else (self._only,))
+            self._only = None
+        return self._items
+
+    def _put_counted(self, items: deque[Timestamped], entry: Timestamped, force: bool) -> bool:
+        """Do what `put` does where it must be counted. Returns whether the event was added."""
+        accounts = self._accounts or self._begin_counting(items)
+        size = len(entry[1].message)
+        if not force and self._limit_reached(accounts, items, size):
+            self._drop_expired(items, entry[0])
+            limit = self._limit_reached(accounts, items, size)
+            if limit:
+                self._count_dropped(accounts, limit)
+                return False
+        accounts.bytes += size if items else 0
+        items.append(entry)
+        return True
+
+    def _begin_counting(self, items: deque[Timestamped]) -> _Accounts:
+        self._unchecked = 0
+        self._accounts = accounts = _Accounts(_count_bytes(items, 0))
+        return accounts
+
+    def _limit_reached(self, accounts: _Accounts, items: deque[Timestamped], size: int) -> str | None:
+        """Return which limit leaves no room for an event of this size, or None."""
+        if len(items) - accounts.in_front >= self.capacity:
+            return f"capacity {self.capacity}"
+        if items and accounts.bytes + size > self.stats.mailbox_bytes:
+            return f"mailbox_bytes {self.stats.mailbox_bytes}"
+        return None
+
+    def _count_dropped(self, accounts: _Accounts, limit: str) -> None:
+        self.dropped += 1
+        self.stats.dropped += 1
+        if not accounts.dropped:
+            accounts.is_logged = self.stats.log_overflow(self.name, limit)
+        accounts.dropped += 1
 
     def put_back(self, entry: Timestamped) -> None:
         """Return an event that was received but not used to the head of the mailbox, whatever the capacity."""
@@ -102,12 +149,14 @@ class Subscriber:
 
     def put_in_front(self, entries: list[Timestamped]) -> None:
         """Put events before all others. They do not count toward the capacity."""
-        items = self._items or deque()
-        if items and entries and not self._in_front:
-            self._bytes += len(items[0][1].message)
+        if not entries:
+            return
+        items = self._as_deque()
+        accounts = self._accounts or self._begin_counting(items)
+        if items and not accounts.in_front:
+            accounts.bytes += len(items[0][1].message)
         items.extendleft(reversed(entries))
-        self._items = items or None
-        self._in_front += len(entries)
+        accounts.in_front += len(entries)
         for _ in entries:
             self._notify()
 
@@ -137,18 +186,18 @@ class Subscriber:
     def take(self) -> tuple[Event[bytes], Any] | None:
         """Return the next event as the layer emitted it, and its decoded message; or None."""
         items = self._items
-        while items:
-            arrived, event = items.popleft()
-            if not items:
-                self._items = None
-                self._in_front = 0
-            elif self._in_front > 1:
-                self._in_front -= 1
+        while True:
+            if self._only is not None:
+                arrived, event = self._only
+                self._only = None
+            elif items:
+                arrived, event = items.popleft()
+                if not items:
+                    self._items = None
             else:
-                self._in_front = 0
-                self._bytes -= len(items[0][1].message)
-            if self._overflow is not None:
-                self._log_recovered(items)
+                return None
+            if self._accounts is not None:
+                self._count_taken(self._accounts, items)
             if self.expiry is not None and arrived < monotonic() - self.expiry:
                 self._count_expired(event)
                 continue
@@ -161,7 +210,6 @@ class Subscriber:
             if event.ack_handle is not None and not self.manual_ack:
                 event.ack_handle.release()
             return event, message
-        return None
 
     def __aiter__(self) -> Subscriber:
         return self
@@ -179,16 +227,18 @@ class Subscriber:
 
     def clear(self) -> None:
         """Drop the waiting events."""
-        items, self._items = self._items, None
-        self._bytes = self._in_front = 0
-        for _, event in items or ():
+        items, self._items = self._as_deque(), None
+        if self._accounts is not None:
+            self._accounts.bytes = self._accounts.in_front = 0
+        for _, event in items:
             release(event)
 
     def drop_expired(self, now: float) -> None:
         """Drop events that have waited for longer than ``expiry`` at ``now`` (`time.monotonic`)."""
-        if self._items:
-            self._drop_expired(self._items, now)
-            if not self._items:
+        if len(self):
+            items = self._as_deque()
+            self._drop_expired(items, now)
+            if not items:
                 self._items = None
 
     def _drop_expired(self, items: deque[Timestamped], now: float) -> None:
@@ -197,39 +247,33 @@ class Subscriber:
         oldest, before = now - self.expiry, len(items)
         while items and items[0][0] < oldest:
             self._count_expired(items.popleft()[1])
-        if len(items) < before:
-            self._in_front = max(0, self._in_front - before + len(items))
-            self._bytes = _count_bytes(items, self._in_front)
+        accounts = self._accounts
+        if accounts is not None and len(items) < before:
+            accounts.in_front = max(0, accounts.in_front - before + len(items))
+            accounts.bytes = _count_bytes(items, accounts.in_front)
 
     def _count_expired(self, event: Event[bytes]) -> None:
         release(event)
         self.expired += 1
         self.stats.expired += 1
 
-    def _make_room(self, items: deque[Timestamped], entry: Timestamped) -> bool:
-        """Drop what has expired. Returns whether there is room for an event then; if not, it is counted as dropped."""
-        self._drop_expired(items, entry[0])
-        if len(items) - self._in_front >= self.capacity:
-            limit = f"capacity {self.capacity}"
-        elif items and self._bytes + len(entry[1].message) > self.stats.mailbox_bytes:
-            limit = f"mailbox_bytes {self.stats.mailbox_bytes}"
+    def _count_taken(self, accounts: _Accounts, items: deque[Timestamped] | None) -> None:
+        if accounts.in_front > 1:
+            accounts.in_front -= 1
         else:
-            return True
-        self.dropped += 1
-        self.stats.dropped += 1
-        if self._overflow is None:
-            self._overflow = _Overflow(self.stats.log_overflow(self.name, limit))
-        self._overflow.dropped += 1
-        return False
+            accounts.in_front = 0
+            accounts.bytes -= len(items[0][1].message) if items else 0
+        if accounts.dropped:
+            self._log_recovered(accounts, len(items or ()))
+        if not items:
+            self._accounts, self._unchecked = None, self.capacity
 
-    def _log_recovered(self, items: deque[Timestamped]) -> None:
+    def _log_recovered(self, accounts: _Accounts, waiting: int) -> None:
         """Log it when half of the mailbox is free again."""
-        overflow = self._overflow
-        half_full = len(items) - self._in_front > self.capacity // 2 or self._bytes > self.stats.mailbox_bytes // 2
-        if overflow is not None and not half_full:
-            self._overflow = None
-            if overflow.logged:
-                self.stats.log_recovered(self.name, overflow.dropped)
+        if waiting - accounts.in_front <= self.capacity // 2 and accounts.bytes <= self.stats.mailbox_bytes // 2:
+            if accounts.is_logged:
+                self.stats.log_recovered(self.name, accounts.dropped)
+            accounts.dropped = 0
 
 
 def _count_bytes(items: deque[Timestamped], in_front: int) -> int:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, field
 from itertools import islice
 from time import monotonic
@@ -246,7 +245,7 @@ class SubscriptionRegistry:
                 self._was_refused.notify()
 
     async def _subscribe(self, subscription: Subscription, session: Session) -> None:
-        with _calling(subscription, session):
+        with _Calling(subscription, session):
             subscription.requested_in = session
             await subscription.subscribe(subscription.name)
             subscription.confirmed_in = session
@@ -259,7 +258,7 @@ class SubscriptionRegistry:
         session = self._session
         if session is not None and subscription.requested_in is session and session.error is None:
             try:
-                with _calling(subscription, session):
+                with _Calling(subscription, session):
                     subscription.confirmed_in = subscription.requested_in = None
                     await subscription.unsubscribe(subscription.name)
             except Exception:
@@ -268,16 +267,25 @@ class SubscriptionRegistry:
             del subscription.table[subscription.name]
 
 
-@contextmanager
-def _calling(subscription: Subscription, session: Session) -> Iterator[None]:
-    """Call the broker about a subscription; a connection that breaks meanwhile ends the session."""
-    subscription.busy = True
-    token = subscribing.set(subscription.name)
-    try:
-        yield
-    except ListenerClosed as error:
-        session.fail(error)
-    finally:
-        subscribing.reset(token)
-        subscription.busy = False
-        subscription.changed.notify_all()
+class _Calling:
+    """Calls the broker about a subscription; a connection that breaks meanwhile ends the session."""
+
+    # A generator with `contextmanager` would take a third of the time that joining a group in memory takes.
+    __slots__ = ("_session", "_subscription", "_token")
+
+    def __init__(self, subscription: Subscription, session: Session) -> None:
+        self._subscription = subscription
+        self._session = session
+
+    def __enter__(self) -> None:
+        self._subscription.busy = True
+        self._token = subscribing.set(self._subscription.name)
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> bool:
+        subscribing.reset(self._token)
+        self._subscription.busy = False
+        self._subscription.changed.notify_all()
+        if not isinstance(error, ListenerClosed):
+            return False
+        self._session.fail(error)
+        return True

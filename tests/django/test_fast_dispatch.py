@@ -9,6 +9,7 @@ import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from functools import partial
+from time import monotonic
 from typing import Any
 
 import channels
@@ -19,7 +20,10 @@ from channels.layers import channel_layers
 from channels.utils import await_many_dispatch
 
 from django_anyio_channels import AnyioChannelLayer
+from django_anyio_channels.core.serializers import MessagePackSerializer
 from django_anyio_channels.django import fast_dispatch
+
+from .helpers import node_in
 
 pytestmark = pytest.mark.anyio
 both = pytest.mark.parametrize("fast", [True, False])
@@ -94,9 +98,10 @@ class Running:
         self.to_client.append(message)
 
     async def give(self, *messages: dict[str, Any]) -> None:
-        """Send messages to the consumer's channel, and none is handled before all wait."""
+        """Put messages into the mailbox of the consumer's channel, and none is handled before all wait."""
         for message in messages:
-            await self.layer.send(self.consumer.channel_name, message)
+            payload = MessagePackSerializer().encode(message)
+            node_in(self.layer).local_channels.deliver(self.consumer.channel_name, monotonic(), payload)
 
     async def handles(self, *messages: dict[str, Any]) -> None:
         """Wait until these are what was handled."""
@@ -315,7 +320,7 @@ async def test_only_the_first_of_several_channels_is_read_ahead(make_layer: Any)
 
     async with running(Two(Recording()), make_layer()) as runs:
         dispatch = runs.consumer.dispatch
-        fast_dispatch.speed_up(runs.consumer, lambda message: None)
+        fast_dispatch.speed_up(runs.consumer, node_in(runs.layer).local_channels.inbox(runs.consumer.other))
         assert runs.consumer.dispatch is dispatch
 
 

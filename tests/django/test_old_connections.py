@@ -65,9 +65,9 @@ async def forget() -> None:
 
 async def test_the_first_call_hops_and_later_ones_do_not(database: Configure) -> None:
     old = OldConnections()
-    assert old.due
+    assert old.due()
     await old.close()
-    assert not old.due
+    assert not old.due()
     await old.close()
 
 
@@ -76,10 +76,10 @@ async def test_a_connection_that_is_closed_after_each_use_is_due_after_a_query(d
     old = OldConnections()
     await old.close()
     connection = await sync_to_async(query)()
-    assert old.due
+    assert old.due()
     await old.close()
     assert connection.connection is None
-    assert not old.due
+    assert not old.due()
     await forget()
 
 
@@ -88,7 +88,7 @@ async def test_a_connection_that_is_kept_is_not_due(database: Configure) -> None
     old = OldConnections()
     await old.close()
     await sync_to_async(query)()
-    assert not old.due
+    assert not old.due()
     await forget()
 
 
@@ -98,7 +98,7 @@ async def test_a_connection_that_was_made_before_is_known_after_the_first_call(d
     old = OldConnections()
     await old.close()
     connection.close_at = monotonic()
-    assert old.due
+    assert old.due()
     await forget()
 
 
@@ -120,11 +120,11 @@ async def test_what_django_looks_at_makes_it_due(database: Configure, what: str)
     await old.close()
     connection = await sync_to_async(query)()
     await old.close()
-    assert not old.due
+    assert not old.due()
     await sync_to_async(spoil)(connection, what)
-    assert old.due
+    assert old.due()
     await old.close()
-    assert not old.due
+    assert not old.due()
     assert (connection.connection is None) == (what in ("age", "autocommit"))
     await forget()
 
@@ -145,7 +145,7 @@ async def test_connections_of_other_threads_are_theirs(database: Configure) -> N
     thread = threading.Thread(target=use_elsewhere)
     thread.start()
     assert any_due(await asyncio.wrap_future(used))
-    assert not old.due
+    assert not old.due()
     done.set()
     thread.join()
     assert not any_due(used.result())
