@@ -10,12 +10,14 @@ Whoever may publish at the broker can write one, so it is parsed with limits.
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Annotated
 
 import msgspec
 
 from ..core.exceptions import DecodeError
 from ..core.serializers import MARKER
+from .names import CHANNEL_NAME
 
 _LENGTH = 2
 _START = len(MARKER) + _LENGTH
@@ -29,7 +31,7 @@ Names = Annotated[list[Annotated[str, msgspec.Meta(max_length=_NAME_LENGTH)]], m
 
 
 class Header(msgspec.Struct, omit_defaults=True):
-    """What an envelope says of its body."""
+    """What an envelope says of its body. It is never changed: equal ones may be one object."""
 
     exclude: Names = msgspec.field(name="x", default_factory=list)
     """The channels that do not get it."""
@@ -48,6 +50,9 @@ READY = Header(ready=True)
 
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(Header).decode
+_decode_again = lru_cache(maxsize=256)(_decode)
+_SMALL = 256
+"""Bytes of headers that are remembered: who sends to all others excludes the same channel again and again."""
 
 
 def close_envelope(header: Header, body: bytes) -> bytes:
@@ -56,13 +61,21 @@ def close_envelope(header: Header, body: bytes) -> bytes:
     return b"%b%b%b%b" % (MARKER, len(encoded).to_bytes(_LENGTH, "big"), encoded, body)
 
 
+@lru_cache(maxsize=1024)
+def beginning_without(channel: str) -> bytes | None:
+    """Return the envelope, up to its body, of a message that excludes one channel; None for an invalid name."""
+    if len(channel) >= _NAME_LENGTH or not CHANNEL_NAME.fullmatch(channel):
+        return None
+    return close_envelope(Header(exclude=[channel]), b"")
+
+
 def open_envelope(envelope: bytes) -> tuple[Header, bytes]:
     """Return header and body of what begins with `MARKER`. Raises `DecodeError`."""
     end = _START + int.from_bytes(envelope[len(MARKER) : _START], "big")
     if end > len(envelope):
         raise DecodeError("it is the beginning of an envelope")
     try:
-        header = _decode(envelope[_START:end])
+        header = (_decode_again if end <= _SMALL else _decode)(envelope[_START:end])
     except (msgspec.MsgspecError, ValueError, RecursionError) as error:
         raise DecodeError(f"it is not an envelope that this version knows ({error})") from error
     return header, envelope[end:]

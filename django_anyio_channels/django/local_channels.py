@@ -234,10 +234,10 @@ class LocalChannels:
         event, message = await reader.receive()
         return message if event.position is None else with_position(event, message)
 
-    def is_in(self, topic: str, name: str) -> bool:
-        """Return whether a channel is in the group of ``topic``."""
+    def sink(self, topic: str, name: str) -> Subscriber | ReplaySink | None:
+        """Return what is subscribed to a topic for a channel that is in its group, or None."""
         channel = self._channels.get(name)
-        return channel is not None and topic in channel.topics
+        return channel.sink(topic) if channel is not None and topic in channel.topics else None
 
     def watches(self, name: str) -> bool:
         """Return whether a channel's consumer has a method for changes of members."""

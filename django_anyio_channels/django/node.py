@@ -118,7 +118,7 @@ class Node:
         """Add a channel of this node to a group from a position on; see `AnyioChannelLayer.group_resume`."""
         check_history_range(group, since, last, "last")
         topic = self._names.group(group)
-        if self.local_channels.is_in(topic, channel):
+        if self.local_channels.sink(topic, channel) is not None:
             cure = "Call group_discard() before group_resume()"
             raise ValueError(f"Channel {channel!r} is already in group {group!r}. {cure}")
         gap_event = Event(channel, self.channel.encode({"type": "group.missed", "group": group}))
@@ -224,7 +224,7 @@ async def open_node(settings: Settings, recorder: Recorder | None) -> AsyncGener
         layer.disable_history(names.nodes)
     recipients = Recipients(
         names,
-        lambda topic, name: node.local_channels.is_in(topic, name),
+        lambda topic, name: node.local_channels.sink(topic, name),
         lambda topic, error: channel.stats.count_undecodable(topic, error),
         settings.serializer.decode,
         lambda mailbox: node.local_channels.inboxes.get(mailbox),

@@ -29,16 +29,16 @@ class Recipients:
     def __init__(
         self,
         names: BrokerNames,
-        is_in: Callable[[str, str], bool],
+        sink_of: Callable[[str, str], Sink | None],
         count_undecodable: Callable[[str, DecodeError], None],
         decode: Callable[[bytes], Any],
         inbox_of: Callable[[Subscriber], Inbox | None],
     ) -> None:
-        """``is_in`` is `LocalChannels.is_in`, ``inbox_of`` returns the inbox of a running consumer."""
+        """``sink_of`` is `LocalChannels.sink`, ``inbox_of`` returns the inbox of a running consumer."""
         self._decode = decode
         self._inbox_of = inbox_of
         self._names = names
-        self._is_in = is_in
+        self._sink_of = sink_of
         self._count_undecodable = count_undecodable
         self._copies: dict[bytes, dict[str, str]] = {}
         """The topic of the copy that each channel got, by the id of the message; "" for a normal channel."""
@@ -52,9 +52,10 @@ class Recipients:
             self._count_undecodable(event.group, error)
             return entry, ()
         entry = arrived, _with_body(event, body)
-        if header.exclude:
-            excluded = frozenset(header.exclude)
-            sinks = [sink for sink in sinks if _name(sink) not in excluded]
+        for name in header.exclude:
+            excluded = self._sink_of(event.group, name)
+            if excluded is not None:
+                sinks = [sink for sink in sinks if sink is not excluded]
         if len(header.groups) > 1:
             others = [topic for topic in map(self._names.group, header.groups) if topic != event.group]
             sinks = [sink for sink in sinks if self._is_first(header, event.group, _name(sink), others)]
@@ -122,7 +123,7 @@ class Recipients:
         known = self._copies.get(header.id, {}).get(channel)
         if known is not None:
             return known == copy
-        if others is None or any(self._is_in(topic, channel) for topic in others):
+        if others is None or any(self._sink_of(topic, channel) is not None for topic in others):
             self._copies_of(header)[channel] = copy
         return True
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -14,7 +14,7 @@ from ..core.events import PublishResult
 from ..core.exceptions import ChannelClosed, DeliveryUnknown, ListenerClosed
 from .base import REFUSALS, LayerBase, encode, translate
 from .cross_loop import EventLoopClosed
-from .envelope import MOST_NAMES, Header, close_envelope
+from .envelope import MOST_NAMES, Header, beginning_without, close_envelope
 from .node import Node
 
 Groups = str | Iterable[str]
@@ -34,16 +34,20 @@ class TargetedSends(LayerBase):
         self, groups: Groups, message: dict[str, Any], exclude: Channels = None, marks: Header | None = None
     ) -> tuple[list[str], bytes]:
         """Return the topics of one or more groups, and the payload for all of them; ``marks`` says what else it is."""
+        if isinstance(groups, str) and isinstance(exclude, str) and marks is None:
+            beginning = beginning_without(exclude)
+            if beginning is not None:
+                topic, payload = self.address_group(groups, message)
+                return [topic], beginning + payload
         payload = encode(message, self._settings)
         names = _names("group", groups, self.require_valid_group_name)
         if not names:
             raise ValueError("There is no group to send to: name one, or a list of at least one")
-        excluded = _names("exclude", exclude or (), self.require_valid_channel_name)
+        excluded = _names("exclude", exclude, self.require_valid_channel_name) if exclude else []
         several = len(names) > 1
         if several or excluded or marks is not None:
-            header = replace(marks or Header(), exclude=excluded)
-            if several:
-                header.groups, header.id = names, secrets.token_bytes(_ID_BYTES)
+            number = secrets.token_bytes(_ID_BYTES) if several else b""
+            header = replace(marks or Header(), exclude=excluded, groups=names if several else [], id=number)
             payload = close_envelope(header, payload)
         return [self._names.groups + name for name in names], payload
 
@@ -52,10 +56,13 @@ class TargetedSends(LayerBase):
     ) -> Results:
         topics, payload = self.address_groups(groups, message, exclude, marks)
         _check_key(key)
-        with _translated():
-            if len(topics) == 1 and key is None:
+        if len(topics) == 1 and key is None:
+            try:
                 await (self._own_node or self._dispatcher).publish(topics[0], payload)
-                return None
+            except REFUSALS as error:
+                raise translate(error) from error
+            return None
+        with _translated():
             results = await self._dispatcher.carry(lambda node: publish_all(node, topics, payload, key))
         return _result(groups, key, results)
 
@@ -133,8 +140,11 @@ def _result(groups: Groups, key: str | None, results: list[PublishResult]) -> Re
     return results[0] if isinstance(groups, str) else results
 
 
-def _names(argument: str, given: str | Iterable[str], check: Any) -> list[str]:
-    names = [given] if isinstance(given, str) or not isinstance(given, Iterable) else list(given)
+def _names(argument: str, given: Any, check: Callable[[str], object]) -> list[str]:
+    if isinstance(given, str):
+        check(given)
+        return [given]
+    names = list(given) if isinstance(given, Iterable) else [given]
     if len(names) > MOST_NAMES:
         raise ValueError(f"{argument} has {len(names)} names; at most {MOST_NAMES} fit into one message")
     for name in names:

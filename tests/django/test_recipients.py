@@ -60,7 +60,7 @@ class Node:
     def recipients(self) -> Recipients:
         return Recipients(
             NAMES,
-            lambda *key: key in self.memberships,
+            lambda *key: Sink() if key in self.memberships else None,
             lambda name, error: self.errors.append(f"{name}: {error}"),
             MessagePackSerializer().decode,
             self.inboxes.get,

@@ -101,7 +101,7 @@ async def test_groups_at_brokers_some_of_which_are_down(
             raise ERRORS[group]
         return PublishResult()
 
-    node: Any = SimpleNamespace(channel=SimpleNamespace(publish_payload=publish))
+    node: Any = SimpleNamespace(channel=None, publish=publish)
     with pytest.raises(expected, match=text) as caught:
         await publish_all(node, groups, b"x", None)
     assert type(caught.value) is expected

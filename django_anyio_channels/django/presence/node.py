@@ -53,8 +53,8 @@ class Channels(Protocol):
     async def group_add(self, topic: str, name: str) -> None:
         """Add a channel to the group of ``topic``, unless the channel has ended."""
 
-    def is_in(self, topic: str, name: str) -> bool:
-        """Return whether it is in that group."""
+    def sink(self, topic: str, name: str) -> object | None:
+        """Return something if it is in that group, else None."""
 
     def watches(self, name: str) -> bool:
         """Return whether its consumer has a method for changes of members."""
@@ -96,7 +96,7 @@ class NodePresence:
         if topic not in self.groups:
             self._store.require_supported()
         await self._channels.group_add(topic, channel)
-        if self._channels.is_in(topic, channel):
+        if self._channels.sink(topic, channel) is not None:
             found = self.groups.get(topic) or self._new_group(group)
             found.join(channel, joining, watches=joining.watch or self._channels.watches(channel))
 
