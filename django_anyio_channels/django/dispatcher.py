@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-from collections.abc import Awaitable, Callable, Coroutine
-from contextlib import suppress
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
+from contextlib import contextmanager, suppress
 from typing import Any, TypeVar
 
 from django.core.exceptions import SynchronousOnlyOperation
@@ -14,6 +14,7 @@ from django.core.exceptions import SynchronousOnlyOperation
 from ..core.capabilities import SupportsBlockingPublish, SupportsTransactions
 from ..core.exceptions import ChannelClosed, QueueFull
 from ..core.stats import RateLimitedLogger
+from ..hub.session import Interruption
 from .background_loop import Loop, background
 from .cross_loop import EventLoopBlocked, EventLoopClosed, submit, wait_async, wait_blocking
 from .databases import close_before_teardown
@@ -21,6 +22,7 @@ from .encryption import EncryptedPublisher
 from .event_loops import LoopLocal, is_async_to_sync_loop
 from .names import node_of
 from .node import Node, open_node
+from .outages import Outages
 from .settings import Settings
 
 T = TypeVar("T")
@@ -59,7 +61,8 @@ class Dispatcher:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self._nodes = LoopLocal(lambda: open_node(settings))
+        self.outages = outages = Outages()
+        self._nodes = LoopLocal(lambda: open_node(settings, outages))
         if settings.database:
             close_before_teardown(self._nodes)
         self.node_of_loop = self._nodes.resources
@@ -81,6 +84,11 @@ class Dispatcher:
     def nodes(self) -> list[Node]:
         """Every open node of this process."""
         return self._nodes.all_open()
+
+    @property
+    def publishes_blocking(self) -> bool:
+        """Whether the broker accepts messages without a node."""
+        return self._blocking_publisher is not None
 
     async def publish(self, topic: str, payload: bytes) -> None:
         """Publish from an event loop without a node."""
@@ -216,6 +224,16 @@ class Dispatcher:
 
     async def _call_here(self, call: Call[T]) -> T:
         return await call(self._nodes.current() or await self._nodes.get_or_open())
+
+    @contextmanager
+    def outage(self, interruption: Interruption) -> Iterator[None]:
+        """Have the brokers count as unreachable during the block."""
+        publisher, self._blocking_publisher = self._blocking_publisher, None
+        try:
+            with self.outages.during(interruption):
+                yield
+        finally:
+            self._blocking_publisher = publisher
 
     async def close(self) -> None:
         """Close the nodes of the running loop and of the background loop."""

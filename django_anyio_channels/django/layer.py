@@ -23,10 +23,10 @@ from .consumers import acknowledge_when_handled, called_by_channels_loop, callin
 from .dispatcher import same_node
 from .fast_dispatch import speed_up
 from .jobs import Job
-from .sync_methods import SynchronousMethods
+from .testing import TestingMethods
 
 
-class AnyioChannelLayer(SynchronousMethods):
+class AnyioChannelLayer(TestingMethods):
     """A channel layer by Channels' specification (https://channels.readthedocs.io/en/stable/channel_layer_spec.html).
 
     Name it in ``CHANNEL_LAYERS``; its ``CONFIG`` becomes the keyword arguments. It has the ``groups`` and ``flush``

@@ -19,6 +19,7 @@ from .jobs import Job, Jobs
 from .local_channels import LocalChannels
 from .messages import GroupMessage, open_envelope, position_of
 from .names import is_channel_of, new_node_id, node_of
+from .outages import Outages
 from .settings import Settings
 
 logger = logging.getLogger("django_anyio_channels")
@@ -188,7 +189,7 @@ class _InboxSink:
 
 
 @asynccontextmanager
-async def open_node(settings: Settings) -> AsyncGenerator[Node, None]:
+async def open_node(settings: Settings, outages: Outages) -> AsyncGenerator[Node, None]:
     """Open a node for the running event loop, from connecting to disconnecting."""
     layers, names = settings.make_layers(), settings.names
     for layer in layers:
@@ -210,9 +211,10 @@ async def open_node(settings: Settings) -> AsyncGenerator[Node, None]:
     async with channel:
         node = Node(channel, settings)
         try:
-            sink = _InboxSink(node)
-            await channel.add_sink(node.inbox, sink)
-            await channel.add_sink(names.nodes, sink)
-            yield node
+            with outages.of(channel):
+                sink = _InboxSink(node)
+                await channel.add_sink(node.inbox, sink)
+                await channel.add_sink(names.nodes, sink)
+                yield node
         finally:
             node.close()

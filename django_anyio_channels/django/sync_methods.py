@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Any
 
 from .base import REFUSALS, LayerBase, translate
@@ -32,7 +31,8 @@ class SynchronousMethods(LayerBase):
         if using not in self._in_transaction:
             dispatcher = TransactionDispatcher(self._dispatcher, self._settings, using)
             self._in_transaction[using] = TransactionalLayer(
-                partial(self._send_by, dispatcher), partial(self._group_send_by, dispatcher)
+                lambda channel, message: self._send_by(dispatcher, channel, message),
+                lambda group, message: self._group_send_by(dispatcher, group, message),
             )
         return self._in_transaction[using]
 

@@ -22,7 +22,7 @@ from .consumer_group import ConsumerGroupSink, DeadLetters
 from .encryption import ChannelEncryption
 from .queues import Queues
 from .replay import ReplaySink, check_group, check_history_range, check_subscription
-from .session import Backoff
+from .session import Backoff, Interruption
 from .sharding import Shards
 from .subscriber import Subscriber
 from .subscriptions import Sink
@@ -277,3 +277,9 @@ class Channel:
     def subscriptions(self) -> int:
         """How many groups and patterns this node subscribes to; a pattern counts once for each broker."""
         return sum(len(supervisor.subscriptions) for supervisor in self._shards.all())
+
+
+def interrupt(channel: Channel, interruption: Interruption | None) -> None:
+    """Have the brokers of an open Channel count as unreachable, until this is called with None."""
+    for supervisor in channel._shards.supervisors:
+        supervisor.interrupt(interruption)

@@ -28,6 +28,14 @@ EventHandler = Callable[[Event[bytes]], None]
 
 
 @dataclass(frozen=True, slots=True)
+class Interruption:
+    """Why a broker counts as unreachable, and how many seconds calls that need it wait meanwhile."""
+
+    reason: str
+    timeout: float
+
+
+@dataclass(frozen=True, slots=True)
 class Backoff:
     """Seconds to wait before the next attempt to connect."""
 
@@ -66,7 +74,7 @@ class Session:
         """Connect, pass each event to ``handler``, and return after the end. ``activate`` subscribes what is wanted."""
         try:
             with self._scope:
-                if await self._connect():
+                if self.error is None and await self._connect():
                     # The reader runs first: on some brokers, acknowledgements of subscriptions come through it.
                     async with anyio.create_task_group() as tasks:
                         tasks.start_soon(self._read, handler)
