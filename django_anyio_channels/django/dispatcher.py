@@ -86,6 +86,11 @@ class Dispatcher:
         return self._nodes.all_open()
 
     @property
+    def paused_nodes(self) -> list[tuple[Loop, Node]]:
+        """The open nodes of this thread's event loops that do not run, with these loops."""
+        return self._nodes.paused_here()
+
+    @property
     def publishes_blocking(self) -> bool:
         """Whether the broker accepts messages without a node."""
         return self._blocking_publisher is not None

@@ -133,6 +133,10 @@ class Node:
         # Messages that were on their way to a group may have reached its queues meanwhile.
         await self.channel.queues.purge(self._names.prefix)
 
+    async def flush_own_channels(self) -> None:
+        """Empty this node, when it has carried out all commands that it got before."""
+        await self.control.request(self.inbox, "flush")
+
     def read_inbox(self, entry: Timestamped) -> None:
         """Deliver what was published to this node, or to all nodes."""
         arrived, event = entry

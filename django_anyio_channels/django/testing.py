@@ -79,6 +79,9 @@ class TestingMethods(SynchronousMethods):
         opened = dispatcher.outages.opened
         may_hold_messages = dispatcher.publishes_blocking or self._in_transaction
         if opened > self._flushed_after or dispatcher.nodes or may_hold_messages:
-            # Not in the caller's event loop, which may pause.
             asyncio.run_coroutine_threadsafe(self.flush(), background.loop()).result()
+            if asyncio._get_running_loop() is None:
+                # They would carry it out when they run again, after the first calls of the next test.
+                for loop, node in dispatcher.paused_nodes:
+                    loop.run_until_complete(node.flush_own_channels())
             self._flushed_after = dispatcher.outages.opened

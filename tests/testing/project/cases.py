@@ -109,3 +109,6 @@ class InTransactionTestCase(Tests, TransactionTestCase):
                 raise ZeroDivisionError
         assert sent == [("channel", "jobs", {"type": "job"})]
         assert received("jobs") == [{"type": "job"}]
+
+
+del Tests  # it is no test case itself
