@@ -41,8 +41,8 @@ class Outages:
     def during(self, interruption: Interruption) -> Iterator[None]:
         """Have the brokers count as unreachable during the block, in every thread and event loop."""
         previous = self._interruption
-        self._set(interruption)
         try:
+            self._set(interruption)
             yield
         finally:
             self._set(previous)

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from asgiref.sync import async_to_sync
+from channels.layers import channel_layers
 from django.db import connection, transaction
 from django.test import SimpleTestCase, TestCase, TransactionTestCase
 
@@ -15,6 +16,8 @@ from tests.testing.project.meeting import meet
 
 layer: AnyioChannelLayer = get_channel_layer()
 """Made before there is a test run, or a process of ``--parallel``."""
+other = channel_layers["other"]
+"""Of another package, which is left alone."""
 
 END = {"type": "end"}
 
