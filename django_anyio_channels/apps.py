@@ -12,7 +12,7 @@ class AnyioChannelsConfig(AppConfig):
     """Add ``"django_anyio_channels"`` to ``INSTALLED_APPS`` to have ``manage.py check`` look at ``CHANNEL_LAYERS``."""
 
     name = "django_anyio_channels"
-    verbose_name = "AnyIO channels"
+    verbose_name: str = "AnyIO channels"
 
     def ready(self) -> None:
         checks.register(check_channel_layers, "channel_layers")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from time import monotonic
 
-logger = logging.getLogger("django_anyio_channels")
+logger: logging.Logger = logging.getLogger("django_anyio_channels")
 
 
 class RateLimitedLogger:
@@ -47,7 +47,7 @@ class DeliveryStats:
         """Messages for a full mailbox."""
         self.expired = 0
         """Messages that were not read in time."""
-        self.undecodable = 0
+        self.undecodable: int = 0
         """Payloads that the serializer did not write, or that were encrypted with another key."""
         self._log = RateLimitedLogger()
 

@@ -61,11 +61,12 @@ class Dispatcher:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self.outages = outages = Outages()
+        outages = Outages()
+        self.outages: Outages = outages
         self._nodes = LoopLocal(lambda: open_node(settings, outages))
         if settings.database:
             close_before_teardown(self._nodes)
-        self.node_of_loop = self._nodes.resources
+        self.node_of_loop: dict[Loop, Node] = self._nodes.resources
         """The open node of each event loop. Read by the layer itself, which saves a call for each message."""
         layer, *others = settings.make_layers()
         publisher: Any = layer

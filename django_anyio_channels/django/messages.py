@@ -34,9 +34,9 @@ class GroupMessage(dict[str, Any]):
 
     def __init__(self, message: Mapping[str, Any], group: str, position: str) -> None:
         super().__init__(message)
-        self.group = group
+        self.group: str = group
         """The group that the message was sent to."""
-        self.position = position
+        self.position: str = position
         """The message's position in the group's history, as in `Event.position`."""
 
 

@@ -19,7 +19,7 @@ class Outages:
     """The open Channels of one layer, and whether an outage is in progress."""
 
     def __init__(self) -> None:
-        self.opened = 0
+        self.opened: int = 0
         """How many Channels were opened so far."""
         self._channels: dict[Channel, tuple[Loop, int]] = {}
         self._interruption: Interruption | None = None

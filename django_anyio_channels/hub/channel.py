@@ -66,11 +66,11 @@ class Channel:
         on_missed: Callable[[str, float], None] | None = None,
     ) -> None:
         self._shards = Shards((layer,) if isinstance(layer, BaseChannelLayer) else layer)
-        self.layer = self._shards.layers[0]
+        self.layer: BaseChannelLayer = self._shards.layers[0]
         """The layer, or the first one of a list."""
-        self.serializer = serializer or MessagePackSerializer()
+        self.serializer: Serializer = serializer or MessagePackSerializer()
         self._decode = self.serializer.decode  # one for all subscribers: each look-up would make another
-        self.stats = DeliveryStats(mailbox_bytes)
+        self.stats: DeliveryStats = DeliveryStats(mailbox_bytes)
         """What all subscribers together could not keep."""
         self._capacity = capacity
         self._expiry = expiry
@@ -87,7 +87,7 @@ class Channel:
         self._running: AsyncExitStack | None = None
         self._new_waiter: NewWaiter
         self._dead_letters = DeadLetters(self.publish_payload, self._encryption)
-        self.queues = Queues(self._shards, self.stats, self._dead_letters, self._encryption)
+        self.queues: Queues = Queues(self._shards, self.stats, self._dead_letters, self._encryption)
 
     async def __aenter__(self) -> Channel:
         if self._running is not None:

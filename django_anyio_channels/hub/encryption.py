@@ -9,7 +9,7 @@ from dataclasses import replace
 from ..core.encryption import Encryption, Kind
 from ..core.events import Event
 from ..core.exceptions import DecodeError
-from ..core.layer import BaseChannelLayer
+from ..core.layer import BaseChannelLayer, Reencryption
 from ..core.stats import DeliveryStats
 from .subscriber import release
 
@@ -25,7 +25,7 @@ class ChannelEncryption:
     ) -> None:
         self._lifetime = max(math.inf if expiry is None else expiry, layer.retention)
         self._encryption = encryption
-        self.reencrypt = encryption.reencrypt
+        self.reencrypt: Reencryption = encryption.reencrypt
         self._stats = stats
 
     def for_group(self, group: str, payload: bytes, lifetime: float | None) -> bytes:

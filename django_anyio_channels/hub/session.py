@@ -15,7 +15,7 @@ from ..core.events import Event
 from ..core.exceptions import ListenerClosed, drop_tracebacks
 from ..core.layer import BaseChannelLayer
 
-logger = logging.getLogger("django_anyio_channels")
+logger: logging.Logger = logging.getLogger("django_anyio_channels")
 
 CHECK_ADDRESS = "Check that the broker runs and that the address is right"
 _EVENTS_PER_TURN = 32

@@ -45,9 +45,9 @@ class Supervisor:
         self.layer = layer
         self.session: Session | None = None
         """The session that is up, or None."""
-        self.outages = 0
+        self.outages: int = 0
         """How often an established connection was lost."""
-        self.subscriptions = SubscriptionRegistry(
+        self.subscriptions: SubscriptionRegistry = SubscriptionRegistry(
             layer, self.wait_connected, waiter_type(), self._report_missed, self._report_resubscribed
         )
         deliver = self.subscriptions.deliver

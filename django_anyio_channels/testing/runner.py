@@ -52,7 +52,7 @@ class ChannelsRunnerMixin(_Runner):
     It stands before the class of a runner: ``class Runner(ChannelsRunnerMixin, DiscoverRunner)``.
     """
 
-    parallel_test_suite = _ParallelTestSuite
+    parallel_test_suite: type[runner.ParallelTestSuite] = _ParallelTestSuite
 
     def setup_test_environment(self, **kwargs: Any) -> None:
         super().setup_test_environment(**kwargs)

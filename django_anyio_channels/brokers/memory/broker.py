@@ -8,7 +8,7 @@ import re
 import threading
 import weakref
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from functools import lru_cache
 from time import monotonic
@@ -225,7 +225,7 @@ class _ThreadSafeNotifier:
         self._call_soon = getattr(loop, "call_soon_threadsafe", None) or loop.run_sync_soon
         self._scheduled = False
         self._notifier = Notifier(waiter_type())
-        self.wait = self._notifier.wait
+        self.wait: Callable[[], Awaitable[None]] = self._notifier.wait
 
     def notify(self) -> bool:
         try:
@@ -248,9 +248,9 @@ class Inbox:
 
     def __init__(self) -> None:
         self.events: deque[Event[bytes]] = deque()
-        self.notifier = _ThreadSafeNotifier()
-        self.open = True
-        self.thread = threading.get_ident()
+        self.notifier: _ThreadSafeNotifier = _ThreadSafeNotifier()
+        self.open: bool = True
+        self.thread: int = threading.get_ident()
         self.handler: Callable[[Event[bytes]], None] | None = None
         # trio cannot be asked.
         self._loop_is_running: Callable[[], bool] = getattr(current_token().native_token, "is_running", bool)
@@ -276,8 +276,8 @@ class Reader:
     """A task that waits in `InMemoryChannelLayer.take`."""
 
     def __init__(self) -> None:
-        self.notifier = _ThreadSafeNotifier()
-        self.wake = self.notifier.notify
+        self.notifier: _ThreadSafeNotifier = _ThreadSafeNotifier()
+        self.wake: Callable[[], bool] = self.notifier.notify
 
 
 @dataclass(slots=True)

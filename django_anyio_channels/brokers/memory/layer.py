@@ -26,7 +26,7 @@ class InMemoryChannelLayer(BaseChannelLayer):
         if url != "memory://":
             raise ValueError("The in-memory layer has one URL only: memory://")
         check_option("broker", broker, instance_of(InMemoryBroker, wanted="an InMemoryBroker").or_none)
-        self.broker = InMemoryBroker() if broker is None else broker
+        self.broker: InMemoryBroker = InMemoryBroker() if broker is None else broker
         self._inbox: Inbox | None = None
         self._readers: set[Reader] = set()
         self._published = 0
