@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import Callable
-from typing import Any, Protocol, cast
+from typing import Any, Protocol
 
 import hiredis
 
@@ -36,8 +36,6 @@ class CommandExecutor(Protocol):
 
 
 pack_words: Callable[[tuple[str | bytes | float, ...]], bytes] = hiredis.pack_command
-    "Callable[[tuple[str | bytes | float, ...]], bytes]", hiredis.pack_command
-)
 """Return a command as it goes over the wire."""
 
 
