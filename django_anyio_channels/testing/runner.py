@@ -18,7 +18,7 @@ else:
 
 
 class _EmptyLayers(unittest.TestResult):
-    """A result that is told when a test begins, in the process of the test."""
+    """A result, which each test notifies in its own process when it begins."""
 
     def startTest(self, test: unittest.TestCase) -> None:  # noqa: N802 - unittest's name
         super().startTest(test)

@@ -197,7 +197,7 @@ def test_plugin_of_pytest_needs_no_django(script: Script) -> None:
                 return lambda *args, **kwargs: args[0] if args else lambda function: function
 
         sys.modules["pytest"] = Pytest("pytest")
-        [plugin] = entry_points(group="pytest11")
+        [plugin] = entry_points(group="pytest11", name="django_anyio_channels")
         plugin = plugin.load()
         plugin.pytest_load_initial_conftests()
         plugin.pytest_runtest_setup()
