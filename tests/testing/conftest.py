@@ -35,7 +35,8 @@ class Project:
     def run(self, *command: str, **more: str) -> str:
         """Run a Python program that must succeed, and return what it prints."""
         environment = {
-            **os.environ,
+            # Without the variables by which pytest-xdist names the process that this is.
+            **{name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")},
             "DJANGO_SETTINGS_MODULE": "tests.testing.project.settings",
             "CONFIG": json.dumps(self.config),
             "DATABASE": json.dumps(self.database),
