@@ -16,7 +16,7 @@ class AnyioChannelsConfig(AppConfig):
     """
 
     name = "django_anyio_channels"
-    verbose_name = "AnyIO channels"
+    verbose_name: str = "AnyIO channels"
 
     def ready(self) -> None:
         checks.register(check_channel_layers, "channel_layers")

@@ -22,6 +22,7 @@ LONG = {
     "packaging/test_benchmarks.py",
     "packaging/test_bootstrap.py",
     "packaging/test_packaging.py",
+    "testing/test_projects.py",
 }
 """The files whose tests take more than half a minute, and folders with such files."""
 

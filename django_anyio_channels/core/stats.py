@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from time import monotonic
 
-logger = logging.getLogger("django_anyio_channels")
+logger: logging.Logger = logging.getLogger("django_anyio_channels")
 
 
 class RateLimitedLogger:
@@ -83,7 +83,7 @@ class DeliveryStats:
         """Those of them that a queue had no room for."""
         self.expired = 0
         """Messages that were not read in time."""
-        self.undecodable = 0
+        self.undecodable: int = 0
         """Payloads that the serializer did not write, or that were encrypted with another key."""
         self.unbuffered = 0
         """Events that were for the node itself, and came into no mailbox."""

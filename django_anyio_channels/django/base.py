@@ -40,8 +40,8 @@ class LayerBase(BaseChannelLayer):
         for warning in settings.warnings:
             warnings.warn(f"{warning.message} {warning.hint}", stacklevel=2)
         super().__init__(expiry=settings.expiry, capacity=settings.capacity)  # type: ignore[arg-type]
-        self.channel_capacity = list(settings.channel_capacity)  # type: ignore[assignment]
-        self.group_expiry = settings.group_expiry
+        self.channel_capacity: Any = list(settings.channel_capacity)
+        self.group_expiry: float = settings.group_expiry
         self._settings = settings
         self._names = settings.names
         self._is_fast = settings.fast_dispatch and is_supported()

@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
 from typing import Any, TypeVar
 
 from django.core.exceptions import SynchronousOnlyOperation
@@ -15,6 +15,7 @@ from ..core.capabilities import SupportsBlockingPublish, SupportsTransactions
 from ..core.exceptions import ChannelClosed, QueueFull
 from ..core.stats import RateLimitedLogger
 from ..core.telemetry import Recorder
+from ..hub.session import Interruption
 from .background_loop import Loop, background
 from .cross_loop import EventLoopBlocked, EventLoopClosed, submit, wait_async, wait_blocking
 from .databases import close_before_teardown
@@ -24,6 +25,7 @@ from .event_loops import LoopLocal, is_async_to_sync_loop
 from .names import channel_of, node_of
 from .node import Node, open_node
 from .node_totals import NodeTotals
+from .outages import Outages
 from .settings import Settings
 
 T = TypeVar("T")
@@ -64,10 +66,11 @@ class Dispatcher:
         """``new_recorder`` returns what a node, or the callers without one, record with; None to measure nothing."""
         self._settings = settings
         self.totals = NodeTotals(new_recorder)
+        self.outages: Outages = Outages()
         self._nodes = LoopLocal(self._open_node)
         if settings.database:
             close_before_teardown(self._nodes)
-        self.node_of_loop = self._nodes.resources
+        self.node_of_loop: dict[Loop, Node] = self._nodes.resources
         """The open node of each event loop. Read by the layer itself, which saves a call for each message."""
         layer, *others = settings.make_layers()
         publisher: Any = layer
@@ -90,11 +93,21 @@ class Dispatcher:
 
     @asynccontextmanager
     async def _open_node(self) -> AsyncGenerator[Node, None]:
-        async with open_node(self._settings, self.totals.new_recorder()) as node:
+        async with open_node(self._settings, self.outages, self.totals.new_recorder()) as node:
             try:
                 yield node
             finally:
                 self.totals.close(node)
+
+    @property
+    def paused_nodes(self) -> list[tuple[Loop, Node]]:
+        """The open nodes of this thread's event loops that do not run, with these loops."""
+        return self._nodes.paused_here()
+
+    @property
+    def publishes_blocking(self) -> bool:
+        """Whether the broker accepts messages without a node."""
+        return self._blocking_publisher is not None
 
     async def publish(self, topic: str, payload: bytes) -> None:
         """Publish from an event loop without a node."""
@@ -238,6 +251,16 @@ class Dispatcher:
 
     async def _call_here(self, call: Call[T]) -> T:
         return await call(self._nodes.current() or await self._nodes.get_or_open())
+
+    @contextmanager
+    def outage(self, interruption: Interruption) -> Iterator[None]:
+        """Have the brokers count as unreachable during the block."""
+        publisher, self._blocking_publisher = self._blocking_publisher, None
+        try:
+            with self.outages.during(interruption):
+                yield
+        finally:
+            self._blocking_publisher = publisher
 
     async def close(self) -> None:
         """Close the nodes of the running loop and of the background loop."""

@@ -109,6 +109,15 @@ class LoopLocal(Generic[T]):
         """Return the open resources of all loops."""
         return [resource for loop, resource in self.resources.copy().items() if not loop.is_closed()]
 
+    def paused_here(self) -> list[tuple[Loop, T]]:
+        """Return the open resources of this thread's loops that do not run, with these loops."""
+        entries = [entry for entry in list(self._entries.values()) if entry.thread == threading.get_ident()]
+        return [
+            (entry.loop, entry.resource)
+            for entry in entries
+            if entry.resource is not None and not (entry.loop.is_running() or entry.loop.is_closed())
+        ]
+
     async def close_current(self) -> None:
         """Close the resource of the running loop."""
         entry = self._entries.get(asyncio.get_running_loop())

@@ -24,10 +24,10 @@ from .jobs import Job
 from .presence.methods import joining_of
 from .sends import Channels, Groups, Results
 from .statistics import Statistics
-from .sync_methods import SynchronousMethods
+from .testing import TestingMethods
 
 
-class AnyioChannelLayer(SynchronousMethods, Statistics):
+class AnyioChannelLayer(TestingMethods, Statistics):
     """A channel layer by Channels' specification (https://channels.readthedocs.io/en/stable/channel_layer_spec.html).
 
     Name it in ``CHANNEL_LAYERS``; its ``CONFIG`` becomes the keyword arguments. It has the ``groups`` and ``flush``

@@ -5,6 +5,12 @@ from __future__ import annotations
 import re
 import secrets
 
+TEST_RUN = "DJANGO_ANYIO_CHANNELS_TEST_RUN"
+"""The environment variable with the name of a test run, which becomes a part of every prefix.
+
+It is none of a process alone, because the processes that a test starts belong to the run, too.
+"""
+
 CHANNEL_NAME = re.compile(r"[a-zA-Z0-9\-_.]+(?:![a-zA-Z0-9\-_.]*)?")
 GROUP_NAME = re.compile(r"[a-zA-Z0-9\-_.]+")
 _NODE_ID = re.compile(r"(?:.*\.)?([0-9a-f]{16})!")

@@ -22,6 +22,7 @@ from .jobs import Job, Jobs
 from .local_channels import LocalChannels
 from .messages import GroupMessage, open_envelope, position_of
 from .names import is_channel_of, new_node_id, node_of
+from .outages import Outages
 from .presence.records import Joining
 from .recipients import Recipients
 from .resume_counts import ResumeCounts
@@ -152,6 +153,10 @@ class Node:
         # Messages that were on their way to a group may have reached its queues meanwhile.
         await self.channel.queues.purge(self._names.prefix)
 
+    async def flush_own_channels(self) -> None:
+        """Empty this node, when it has carried out all commands that it got before."""
+        await self.control.request(self.inbox, "flush")
+
     def read_inbox(self, entry: Timestamped) -> None:
         """Deliver what was published to this node, or to all nodes."""
         arrived, event = entry
@@ -210,7 +215,7 @@ class _InboxSink:
 
 
 @asynccontextmanager
-async def open_node(settings: Settings, recorder: Recorder | None) -> AsyncGenerator[Node, None]:
+async def open_node(settings: Settings, outages: Outages, recorder: Recorder | None) -> AsyncGenerator[Node, None]:
     """Open a node for the running event loop, from connecting to disconnecting. With a recorder it measures."""
 
     def report_missed(topic: str | None, seconds: float) -> None:
@@ -245,10 +250,11 @@ async def open_node(settings: Settings, recorder: Recorder | None) -> AsyncGener
     async with channel:
         node = Node(channel, settings, recipients, recorder)
         try:
-            sink = _InboxSink(node)
-            await channel.add_sink(node.inbox, sink)
-            await channel.add_sink(names.nodes, sink)
-            yield node
+            with outages.of(channel):
+                sink = _InboxSink(node)
+                await channel.add_sink(node.inbox, sink)
+                await channel.add_sink(names.nodes, sink)
+                yield node
         finally:
             await node.presence.close()
             node.close()

@@ -134,6 +134,11 @@ def _translated() -> Iterator[None]:
         raise translate(error) from error
 
 
+def is_plain(groups: Groups, *, exclude: Channels = None, idempotency_key: str | None = None) -> bool:
+    """Return whether a message is simply for all members of one group."""
+    return isinstance(groups, str) and not exclude and idempotency_key is None
+
+
 def _result(groups: Groups, key: str | None, results: list[PublishResult]) -> Results:
     if key is None:
         return None

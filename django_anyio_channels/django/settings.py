@@ -25,8 +25,8 @@ class ConfigError(ImproperlyConfigured):
     """A setting that cannot be used. `hint` says what to write instead, `code` which system check reports it."""
 
     def __init__(self, message: str, *, hint: str, code: str) -> None:
-        self.message = _sentence(message)
-        self.hint = _sentence(hint)
+        self.message: str = _sentence(message)
+        self.hint: str = _sentence(hint)
         self.code = code
         super().__init__(f"{self.message} {self.hint}")
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Any
 
 from .base import REFUSALS, translate
@@ -54,8 +53,8 @@ class SynchronousMethods(UserMethods, Broadcasts, PresenceMethods):
         if using not in self._in_transaction:
             dispatcher = TransactionDispatcher(self._dispatcher, self._settings, using)
             self._in_transaction[using] = TransactionalLayer(
-                partial(self._send_by, dispatcher),
-                partial(self._group_send_in_transaction, dispatcher),
+                lambda channel, message: self._send_by(dispatcher, channel, message),
+                lambda *message: self._group_send_in_transaction(dispatcher, *message),
                 self.frame,
             )
         return self._in_transaction[using]

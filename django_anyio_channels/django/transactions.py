@@ -83,7 +83,8 @@ class TransactionDispatcher:
         self._publisher: SupportsTransactions = publisher
         self._dispatcher = dispatcher
         self._settings = settings
-        self._using = using or settings.database or "default"
+        self.using = using or settings.database or "default"
+        """The alias of the connection."""
         self._same_database: set[tuple[object, ...]] = set()
         self._log = RateLimitedLogger()
 
@@ -113,7 +114,7 @@ class TransactionDispatcher:
             accepted = self._put(connection, queue, payload, capacity, expiry)
         if accepted is None:
             raise NotSupported(
-                f"The search_path of {self._using!r} in this transaction does not lead to the tables of normal channels"
+                f"The search_path of {self.using!r} in this transaction does not lead to the tables of normal channels"
             )
         if not accepted:
             raise QueueFull(queue, capacity)
@@ -123,16 +124,16 @@ class TransactionDispatcher:
         return self._run(connection, put)
 
     def _connection(self) -> Any:
-        connection: Any = connections[self._using]
+        connection: Any = connections[self.using]
         if connection.vendor != "postgresql":
             raise NotSupported(
-                f"DATABASES[{self._using!r}] is not PostgreSQL; name the alias of the layer's database: "
+                f"DATABASES[{self.using!r}] is not PostgreSQL; name the alias of the layer's database: "
                 f"in_transaction(using=...)"
             )
         if not connection.in_atomic_block and connection.get_autocommit():
             raise TransactionManagementError(
-                f"There is no transaction on {self._using!r} to send in: send inside "
-                f"transaction.atomic(using={self._using!r}), or use the layer's own send and group_send"
+                f"There is no transaction on {self.using!r} to send in: send inside "
+                f"transaction.atomic(using={self.using!r}), or use the layer's own send and group_send"
             )
         self._check_database(connection)
         return connection
@@ -140,13 +141,13 @@ class TransactionDispatcher:
     def _check_database(self, connection: Any) -> None:
         """Raise `NotSupported` unless this connection leads to the database in which the layer listens."""
         location = tuple(connection.settings_dict[key] for key in ("HOST", "PORT", "NAME"))
-        if self._using == self._settings.database or location in self._same_database:
+        if self.using == self._settings.database or location in self._same_database:
             return
         inbox = self._dispatcher.call_sync(same_node).inbox
         if not self._run(connection, self._publisher.count_subscribers_in_transaction(inbox)):
             raise NotSupported(
-                f"DATABASES[{self._using!r}] is not the database in which the layer listens. Name the alias that is: "
-                f"in_transaction(using=...), or set CONFIG to {{'database': {self._using!r}}}"
+                f"DATABASES[{self.using!r}] is not the database in which the layer listens. Name the alias that is: "
+                f"in_transaction(using=...), or set CONFIG to {{'database': {self.using!r}}}"
             )
         self._same_database.add(location)
 

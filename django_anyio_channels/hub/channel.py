@@ -24,7 +24,7 @@ from .idempotency import IdempotentCalls
 from .presence import PresenceStore
 from .queues import Queues
 from .replay import ReplaySink, check_group, check_history_range, check_subscription
-from .session import Backoff
+from .session import Backoff, Interruption
 from .sharding import Shards
 from .subscriber import Subscriber
 from .subscriptions import MarkedReader, Sink
@@ -69,11 +69,11 @@ class Channel:
         marked: MarkedReader | None = None,
     ) -> None:
         self._shards = Shards((layer,) if isinstance(layer, BaseChannelLayer) else layer)
-        self.layer = self._shards.layers[0]
+        self.layer: BaseChannelLayer = self._shards.layers[0]
         """The layer, or the first one of a list."""
-        self.serializer = serializer or MessagePackSerializer()
+        self.serializer: Serializer = serializer or MessagePackSerializer()
         self._decode = self.serializer.decode  # one for all subscribers: each look-up would make another
-        self.stats = DeliveryStats(mailbox_bytes)
+        self.stats: DeliveryStats = DeliveryStats(mailbox_bytes)
         """What all subscribers together could not keep."""
         self._capacity = capacity
         self._expiry = expiry
@@ -91,9 +91,9 @@ class Channel:
         )
         self._running: AsyncExitStack | None = None
         self._dead_letters = DeadLetters(self.publish_payload, self._encryption, self.stats)
-        self.queues = Queues(self._shards, self.stats, self._dead_letters, self._encryption, marked)
-        self.idempotent = IdempotentCalls(self._shards, self._encryption, self.queues)
-        self.presence = PresenceStore(self._shards, self._encryption)
+        self.queues: Queues = Queues(self._shards, self.stats, self._dead_letters, self._encryption, marked)
+        self.idempotent: IdempotentCalls = IdempotentCalls(self._shards, self._encryption, self.queues)
+        self.presence: PresenceStore = PresenceStore(self._shards, self._encryption)
 
     async def __aenter__(self) -> Channel:
         if self._running is not None:
@@ -291,3 +291,9 @@ def _decode_all(
             yield replace(event, message=decode(event.message))
         except DecodeError as error:
             stats.count_undecodable(event.group, error)
+
+
+def interrupt(channel: Channel, interruption: Interruption | None) -> None:
+    """Have the brokers of an open Channel count as unreachable, until this is called with None."""
+    for supervisor in channel._shards.supervisors:
+        supervisor.interrupt(interruption)

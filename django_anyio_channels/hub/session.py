@@ -15,7 +15,7 @@ from ..core.events import Event
 from ..core.exceptions import ListenerClosed, drop_tracebacks
 from ..core.layer import BaseChannelLayer
 
-logger = logging.getLogger("django_anyio_channels")
+logger: logging.Logger = logging.getLogger("django_anyio_channels")
 
 CHECK_ADDRESS = "Check that the broker runs and that the address is right"
 _EVENTS_PER_TURN = 32
@@ -25,6 +25,14 @@ _DISCONNECT_SECONDS = 5.0
 _random = random.SystemRandom()
 
 EventHandler = Callable[[Event[bytes]], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Interruption:
+    """Why a broker counts as unreachable, and how many seconds calls that need it wait meanwhile."""
+
+    reason: str
+    timeout: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +74,7 @@ class Session:
         """Connect, pass each event to ``handler``, and return after the end. ``activate`` subscribes what is wanted."""
         try:
             with self._scope:
-                if await self._connect():
+                if self.error is None and await self._connect():
                     # The reader runs first: on some brokers, acknowledgements of subscriptions come through it.
                     async with anyio.create_task_group() as tasks:
                         tasks.start_soon(self._read, handler)

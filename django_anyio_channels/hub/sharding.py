@@ -35,7 +35,7 @@ class Shards:
         kinds = {type(layer).__name__ for layer in layers}
         if len(kinds) > 1:
             raise TypeError(f"Channel needs layers of one class, not {', '.join(sorted(kinds))}")
-        self.layers = tuple(layers)
+        self.layers: tuple[BaseChannelLayer, ...] = tuple(layers)
         self.supervisors: tuple[Supervisor, ...] = ()
         self.only: Supervisor | None = None
         """The supervisor where there is one broker, to save a call of `of`."""

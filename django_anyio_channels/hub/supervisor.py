@@ -15,7 +15,7 @@ from ..core.layer import BaseChannelLayer
 from ..core.notifier import Notifier, is_asyncio, waiter_type
 from ..core.stats import DeliveryStats, RateLimitedLogger
 from .encryption import ChannelEncryption
-from .session import CHECK_ADDRESS, Backoff, Session, logger
+from .session import CHECK_ADDRESS, Backoff, Interruption, Session, logger
 from .subscriptions import MarkedReader, SubscriptionRegistry
 
 T = TypeVar("T")
@@ -47,9 +47,9 @@ class Supervisor:
         self.layer = layer
         self.session: Session | None = None
         """The session that is up, or None."""
-        self.outages = 0
+        self.outages: int = 0
         """How often an established connection was lost."""
-        self.subscriptions = SubscriptionRegistry(
+        self.subscriptions: SubscriptionRegistry = SubscriptionRegistry(
             layer, self.wait_connected, waiter_type(), self._report_missed, self._report_resubscribed, marked
         )
         deliver = self.subscriptions.deliver
@@ -64,6 +64,8 @@ class Supervisor:
         self._last_outage = 0.0
         self._last_error: ListenerClosed | None = None
         self._closed = False
+        self._newest: Session | None = None
+        self._interruption: Interruption | None = None
         self._log = RateLimitedLogger()
 
     async def run(self) -> None:
@@ -80,13 +82,24 @@ class Supervisor:
         self._connected.notify_all()
         self.subscriptions.close()
 
+    def interrupt(self, interruption: Interruption | None) -> None:
+        """End the session, and fail every attempt to connect until this is called with None."""
+        self._interruption = interruption
+        if self._newest is not None:
+            self._fail_if_interrupted(self._newest)
+
+    def _fail_if_interrupted(self, session: Session) -> None:
+        if self._interruption is not None:
+            session.fail(ListenerClosed(f"{self.layer.address}: {self._interruption.reason}"))
+
     # ---- for calls that need the broker ---------------------------------------------------------------------------
 
     async def wait_connected(self, *, forever: bool = False) -> Session:
         """Return the session that is up. Raises `ListenerClosed` after the timeout, and once closed."""
         if self.session is not None:
             return self.session
-        with anyio.move_on_after(math.inf if forever else self._timeout):
+        timeout = self._timeout if self._interruption is None else self._interruption.timeout
+        with anyio.move_on_after(math.inf if forever else timeout):
             while self.session is None and not self._closed:
                 await self._connected.wait()
         if self._closed:
@@ -96,7 +109,7 @@ class Supervisor:
             reason = self._last_error or f"it does not answer. {CHECK_ADDRESS}"
             prefix = f"{self.layer.address}: "
             raise ListenerClosed(
-                f"No connection to {self.layer.address} for {self._timeout:g} s: {str(reason).removeprefix(prefix)}"
+                f"No connection to {self.layer.address} for {timeout:g} s: {str(reason).removeprefix(prefix)}"
             ) from self._last_error
         return self.session
 
@@ -123,11 +136,13 @@ class Supervisor:
         failures = 0
         while True:
             began = monotonic()
-            session = Session(self.layer, self._timeout, self._mark_down)
+            session = self._newest = Session(self.layer, self._timeout, self._mark_down)
+            self._fail_if_interrupted(session)
             await session.run(self._deliver, self._activate)
             self._last_error = session.error
-            # A connection that holds only for a moment is no success.
-            failures = 0 if monotonic() - began > 2 * self._backoff.longest else failures + 1
+            # A connection that holds only for a moment is no success; an interruption says nothing of the broker.
+            is_new = self._interruption is not None or monotonic() - began > 2 * self._backoff.longest
+            failures = 0 if is_new else failures + 1
             delay = self._backoff.delay(failures)
             self._log.write(logging.WARNING, "%s; connecting again in %.2f s", session.error, delay)
             await anyio.sleep(delay)

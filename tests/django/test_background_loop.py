@@ -159,11 +159,13 @@ def test_under_gevent_the_loop_has_a_thread_of_its_own_and_the_orm_works(url: st
         from gevent import monkey
         monkey.patch_all()
 
-        import sys
+        import sys, tempfile
         import gevent
         from asgiref.sync import async_to_sync
         from django.conf import settings
-        settings.configure(DATABASES={"default": {"ENGINE": "django.db.backends.sqlite3", "NAME": ":memory:"}})
+        folder = tempfile.TemporaryDirectory()  # Django never closes a database in memory
+        database = {"ENGINE": "django.db.backends.sqlite3", "NAME": f"{folder.name}/database"}
+        settings.configure(DATABASES={"default": database})
         import django
         django.setup()
         from django.db import connection
@@ -185,6 +187,8 @@ def test_under_gevent_the_loop_has_a_thread_of_its_own_and_the_orm_works(url: st
         for number in range(10):
             assert [receive(f"green.{number}")["n"] for _ in range(10)] == list(range(10))
         connection.cursor().execute("SELECT 1")
+        connection.close()
+        folder.cleanup()
         """,
         url,
     )

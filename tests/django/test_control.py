@@ -6,6 +6,7 @@ import asyncio
 from time import monotonic
 from typing import Any
 
+import anyio
 import msgspec
 import pytest
 
@@ -15,7 +16,7 @@ from django_anyio_channels.django.control import Command
 from django_anyio_channels.django.messages import CONTROL, seal
 from django_anyio_channels.django.names import node_of
 
-from .helpers import all_channels_ended, layers, node_in, soon
+from .helpers import TIME_LIMIT, all_channels_ended, layers, node_in, soon
 
 NEEDED = {"request_id": "1", "reply_to": "0123456789abcdef"}
 
@@ -72,6 +73,9 @@ def test_fields_of_another_version_are_ignored() -> None:
         await publish(other, owner, command)
         await owner.send(channel, {"type": "n", "n": 0})
         assert await soon(owner.receive(channel)) == {"type": "n", "n": 0}
+        with anyio.fail_after(TIME_LIMIT):
+            while owner.statistics()["topics"] < len(["inbox", "nodes", "g"]):
+                await asyncio.sleep(0)
         await owner.group_send("g", {"type": "n", "n": 1})
         assert await soon(owner.receive(channel)) == {"type": "n", "n": 1}
         assert owner.statistics()["undecodable"] == 0

@@ -21,10 +21,15 @@ FOLDERS = [
     "hub",
     *(f"brokers/{name}" for name in ("common", "memory", "redis", "postgres", "mqtt")),
     "django",
+    "testing",
 ]
 UNRELATED = {"home/kitchen/temperature", "home/hall/lamp", "sensors/+/value"}
 """Not paths of this project: topics."""
-PAGES = ["CONTRIBUTING.rst", "README.rst", *(f"docs/{file.name}" for file in sorted((ROOT / "docs").glob("*.rst")))]
+PAGES = [
+    "CONTRIBUTING.rst",
+    "README.rst",
+    *(str(file.relative_to(ROOT)) for file in sorted((ROOT / "docs").rglob("*.rst"))),
+]
 
 
 def mapped() -> set[str]:
@@ -37,7 +42,7 @@ def rooms(folder: str) -> set[str]:
     """The files of a folder of the package, and the folders that are rooms themselves."""
     entries = (PACKAGE / folder).iterdir()
     found = {entry.relative_to(PACKAGE).as_posix() for entry in entries if entry.name[0] not in "_."} - {"py.typed"}
-    return found - {name for name in ("core", "hub", "brokers", "django") if not folder}
+    return found - {name for name in ("core", "hub", "brokers", "django", "testing") if not folder}
 
 
 def test_map_has_every_room_and_no_other() -> None:

@@ -25,6 +25,7 @@ BELOW = {
     "core": {"core"},
     "hub": {"core", "hub"},
     "django": {"core", "hub", "django"},
+    "testing": {"django", "testing"},
     "brokers.common": {"core", "brokers.common"},
     **{f"brokers.{broker}": {"core", "brokers.common", f"brokers.{broker}"} for broker in BROKERS},
 }
@@ -40,6 +41,7 @@ FOREIGN = {
     "core": _FRAMEWORKS | _LOOPS,
     "hub": _FRAMEWORKS | _LOOPS,
     "django": {"trio"},
+    "testing": {"trio"},
     "brokers.common": _FRAMEWORKS | {"trio"},
     **{f"brokers.{broker}": _FRAMEWORKS | {"trio"} for broker in BROKERS},
     # The embedded broker runs on asyncio and trio alike.
@@ -53,6 +55,7 @@ DRIVERS = {
     "asyncpg": "brokers.postgres",
     "prometheus_client": "django",
     "opentelemetry": "django",
+    "pytest": "testing",
 }
 """A client library is imported only by its broker, or for telemetry, so that nobody needs the others installed."""
 
@@ -182,7 +185,7 @@ def part_of(name: str) -> str | None:
     first, _, rest = name.partition(".")
     if name in TOP:
         return "top"
-    if first in ("core", "hub", "django"):
+    if first in ("core", "hub", "django", "testing"):
         return first
     broker = rest.partition(".")[0]
     return f"brokers.{broker}" if first == "brokers" and broker in BROKERS | {"common"} else None

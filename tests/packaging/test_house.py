@@ -16,6 +16,7 @@ FOLDERS = {
     "hub",
     *(f"brokers/{folder}" for folder in ("common", *sorted(BROKERS))),
     "django",
+    "testing",
     "asgi",
     "browser",
     "docs",
@@ -84,6 +85,9 @@ SQL_IN_PYTHON = f'QUERY = "SELECT {"a, " * 50} b"'
         ("django/node.py", 'PATH = "django_anyio_channels.brokers.redis.layer.X"', "only django.factory knows the"),
         ("django/factory.py", "from ..brokers.memory.layer import Layer", "brokers are imported within functions"),
         ("channels_redis.py", "from .brokers.redis.layer import Layer", "brokers are imported within functions"),
+        ("django/layer.py", "from ..testing.plugin import x", "django may import only core, django, hub"),
+        ("testing/plugin.py", "from ..hub.channel import Channel", "testing may import only django, testing"),
+        ("django/layer.py", "import pytest", "only testing may"),
         ("hub/channel.py", "from .. import Event", "name the file that defines it"),
         ("hub/channel.py", "from ..core import Event", "name the file that defines it"),
         ("brokers/redis/layer.py", "from .. import common", "name the file that defines it"),
@@ -203,6 +207,7 @@ def house(folder: Path) -> Path:
         *(f"brokers/postgres/{room}" for room in ("payloads", "statements", "session", "layer")),
         *("brokers/mqtt/bridge", "brokers/mqtt/layer"),
         *("django/checks", "django/factory", "django/layer", "django/node", "django/management/commands/listen"),
+        *("testing/isolation", "testing/plugin"),
     ):
         write(package / f"{name}.py", "")
     write(package / "brokers/redis/server.py", 'PUT = "put"')

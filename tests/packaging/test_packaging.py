@@ -101,7 +101,7 @@ def test_sdist_holds_what_a_distributor_needs(archives: Path) -> None:
     with tarfile.open(sdist) as archive:
         names = {name.partition("/")[2] for name in archive.getnames()}
     tops = {name.partition("/")[0] for name in names} - {""}
-    assert {"LICENSE", "README.rst", "CHANGELOG.rst", "CONTRIBUTING.rst", "docs", "benchmarks"} <= tops
+    assert {"LICENSE", "README.rst", "CHANGELOG.rst", "CONTRIBUTING.rst", "SECURITY.rst", "docs", "benchmarks"} <= tops
     assert {"PKG-INFO", "pyproject.toml", "setup.cfg", "tox.ini"} <= tops
     assert {"tests/__main__.py", "tests/packaging/test_packaging.py", ".ci/run", ".ci/bootstrap.py"} <= names
     assert {"testproject/__main__.py", *of_the_package()} <= names
@@ -129,7 +129,7 @@ def test_changelog_knows_the_version(wheel: Path) -> None:
 
 
 def test_importing_brings_no_framework_and_no_driver(script: Script) -> None:
-    forbidden = ["asgiref", "asyncpg", "channels", "cryptography", "django", "hiredis", "paho", "redis"]
+    forbidden = ["pytest", "asgiref", "asyncpg", "channels", "cryptography", "django", "hiredis", "paho", "redis"]
     program = f"""if True:
         import json, sys
         import django_anyio_channels
@@ -188,6 +188,31 @@ def test_missing_cryptography_names_its_extra(script: Script) -> None:
             print(json.dumps(str(error)))
     """)
     assert sentence == "Encryption needs the cryptography package: pip install django-anyio-channels[encryption]"
+
+
+def test_archives_can_be_uploaded(archives: Path) -> None:
+    checked = command([sys.executable, "-m", "twine", "check", "--strict", *archives.iterdir()])
+    assert checked.count("PASSED") == 2
+
+
+def test_plugin_of_pytest_needs_no_django(script: Script) -> None:
+    program = """if True:
+        import json, sys
+        from importlib.metadata import entry_points
+        from types import ModuleType
+
+        class Pytest(ModuleType):  # which is not installed here
+            def __getattr__(self, name):
+                return lambda *args, **kwargs: args[0] if args else lambda function: function
+
+        sys.modules["pytest"] = Pytest("pytest")
+        [plugin] = entry_points(group="pytest11", name="django_anyio_channels")
+        plugin = plugin.load()
+        plugin.pytest_load_initial_conftests()
+        plugin.pytest_runtest_setup()
+        print(json.dumps(sorted(set(sys.modules) & {"asgiref", "channels", "django"})))
+    """
+    assert script(program) == []
 
 
 def test_package_is_typed_for_its_users(script: Script) -> None:

@@ -89,13 +89,13 @@ class Consumer(Generic[S_contra]):
         self.source = source
         self.prefetched: deque[Delivery] = deque()
         """Deliveries that are here and not yet with a task."""
-        self.waiters = WaiterQueue(self.prefetched)
+        self.waiters: WaiterQueue[Delivery] = WaiterQueue(self.prefetched)
         self.number = 0
         self.answered = True
         """Call `number` has brought its deliveries; else it is repeated in the next session."""
-        self.changed = asyncio.Event()
+        self.changed: asyncio.Event = asyncio.Event()
         """Set when there may be something to do."""
-        self.used = 0.0
+        self.used: float = 0.0
         """When a task waited last."""
         self.serving: asyncio.Task[None] | None = None
 

@@ -20,7 +20,7 @@ class EventStream:
     def __init__(self, unconsumed: Iterable[Event[bytes]] = ()) -> None:
         """Create it in the running event loop. ``unconsumed`` are the events to begin with."""
         self._loop = asyncio.get_running_loop()
-        self.queued = deque(unconsumed)
+        self.queued: deque[Event[bytes]] = deque(unconsumed)
         """The events that wait for `next`."""
         self._handler: Callable[[Event[bytes]], None] | None = None
         self._handled: list[None] = []

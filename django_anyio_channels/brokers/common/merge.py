@@ -19,10 +19,10 @@ class HistoryMerger:
     """
 
     def __init__(self) -> None:
-        self.last = b""
+        self.last: bytes = b""
         """The position of the last entry that was emitted; empty while none is known."""
-        self.catching_up = True
-        self.forged = 0
+        self.catching_up: bool = True
+        self.forged: int = 0
         """How many live entries the history turned out not to have."""
         self._confirmed = b""
         """The last position that the server has named."""

@@ -16,7 +16,7 @@ class PeerBarrier:
 
     def __init__(self, timeout: float) -> None:
         """`wait` waits ``timeout`` seconds at most after `start`: some nodes may be gone for good."""
-        self.waiting = False
+        self.waiting: bool = False
         """Whether other nodes may still be on their way back."""
         self._timeout = timeout
         self._count = 0

@@ -37,7 +37,7 @@ class Watchdog:
         self._always_probe = always_probe
         self._ticks = 0
         self._missed_ticks = 0
-        self.received = True
+        self.received: bool = True
         """To be set when data came: the peer is alive, or our side has not read."""
         self._timer: asyncio.TimerHandle | None = None
 

@@ -57,7 +57,7 @@ class InMemoryChannelLayer(BaseChannelLayer):
         if url != "memory://":
             raise ValueError("The in-memory layer has one URL only: memory://")
         check_options(locals(), OPTIONS)
-        self.broker = InMemoryBroker() if broker is None else broker
+        self.broker: InMemoryBroker = InMemoryBroker() if broker is None else broker
         self.consumer_group = consumer_group
         self.redeliver_after = redeliver_after
         self.deliver_at_most = deliver_at_most

@@ -128,7 +128,7 @@ class Bridge:
             raise TypeError(f"it must be a dict from groups to MQTT topics, not {rules!r}")
         self._serializer = serializer
         self._encryption = encryption
-        self.log = RateLimitedLogger()
+        self.log: RateLimitedLogger = RateLimitedLogger()
         self._group_prefix = group_prefix
         self.limit = limit
         self._rules = [_read_rule(group, rule, group_prefix) for group, rule in rules.items()]

@@ -48,14 +48,14 @@ class Address:
             # redis-py 5 does not check the server's name by itself, and knows these by their names only.
             given["ssl_cert_reqs"] = _CERT_REQS.get(given.get("ssl_cert_reqs", "required"), "none")
             given.setdefault("ssl_check_hostname", given["ssl_cert_reqs"] != "none")
-        self.options = {name: value for name, value in given.items() if name not in POOL_OPTIONS}
+        self.options: dict[str, Any] = {name: value for name, value in given.items() if name not in POOL_OPTIONS}
         self._settings = _make_settings(kind, self.options)
-        self.ssl_context = self._settings.ssl_context.get() if issubclass(kind, SSLConnection) else None
+        self.ssl_context: Any = self._settings.ssl_context.get() if issubclass(kind, SSLConnection) else None
         self.path: str | None = given.get("path")
         """The socket in the file system, or None."""
         self.host: str = getattr(self._settings, "host", "")
         self.port: int = getattr(self._settings, "port", 0)
-        self.timeout = float(given.get("socket_connect_timeout") or CONNECT_SECONDS)
+        self.timeout: float = float(given.get("socket_connect_timeout") or CONNECT_SECONDS)
         """Seconds for connecting and logging in."""
 
     def at(self, node: Node) -> Address:

@@ -62,7 +62,7 @@ class Connection(asyncio.Protocol):
 
         On any other one a reply may begin like a push, for example with the name of a queue.
         """
-        self.executed = 0
+        self.executed: int = 0
         """How many commands were sent."""
         self._address = address
         self._observer = observer

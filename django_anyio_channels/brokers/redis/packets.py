@@ -35,7 +35,9 @@ class CommandExecutor(Protocol):
         """Send an encoded command; the future gives its reply, which may be a `hiredis.ReplyError`."""
 
 
-pack_words = cast("Callable[[tuple[str | bytes | float, ...]], bytes]", hiredis.pack_command)
+_Pack = Callable[[tuple[str | bytes | float, ...]], bytes]
+
+pack_words: _Pack = cast("_Pack", hiredis.pack_command)
 """Return a command as it goes over the wire."""
 
 

@@ -49,13 +49,13 @@ class Queue:
         self.name = name
         self.prefetched: deque[bytes] = deque()
         """Messages that are here and not yet with a reader."""
-        self.waiters = WaiterQueue(self.prefetched)
+        self.waiters: WaiterQueue[bytes] = WaiterQueue(self.prefetched)
         self.number = 0
         self.answered = True
         """Call `number` has brought its messages, or none and does not wait; else the next session repeats it."""
         self.calling = False
         """The server has not yet replied to that call. If it has, and not answered, the call waits there."""
-        self.called = 0.0
+        self.called: float = 0.0
         self.requeueing: list[bytes] = []
         """Messages that are being returned, under `requeue_number`, in each session until the server confirms it."""
         self.requeue_number = 0
@@ -64,7 +64,7 @@ class Queue:
         self.subscribing = False
         self.notified = False
         """A notification came after the last call was sent."""
-        self.used = 0.0
+        self.used: float = 0.0
         """When a reader came last."""
         self.idle_timer: asyncio.TimerHandle | None = None
         self.idle = False

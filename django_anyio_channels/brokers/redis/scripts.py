@@ -23,7 +23,7 @@ class Script:
     """One Lua script, made of whole files: first those that define what it uses, then its own."""
 
     def __init__(self, *names: str) -> None:
-        self.text = "\n".join((_FOLDER / f"{name}.lua").read_text() for name in names)
+        self.text: str = "\n".join((_FOLDER / f"{name}.lua").read_text() for name in names)
         self._sha = sha1(self.text.encode(), usedforsecurity=False).hexdigest()
 
     async def run(self, executor: CommandExecutor, keys: list[bytes], *args: bytes | str | int) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
 from typing import Any, Protocol
@@ -73,7 +74,7 @@ class ServerConnections:
 
     async def open(self) -> None:
         """Connect. Raises `ListenerClosed`."""
-        self.received_push = self._observer.received_push
+        self.received_push: Callable[[list[bytes], Connection], None] = self._observer.received_push
         opened: list[Connection] = []
         try:
             self.commands, (role,) = await open_connection(self.address, _ROLE, observer=self)
@@ -185,8 +186,8 @@ class SingleServer:
     def __init__(
         self, location: Address | Sentinels, probe_interval: float, observer: ServerObserver, node: str
     ) -> None:
-        self.address = str(location)
-        self.database = location.database
+        self.address: str = str(location)
+        self.database: int = location.database
         self._find_server = location.find_server
         self._new_connections = partial(ServerConnections, probe_interval=probe_interval, observer=observer, node=node)
         self._connections: ServerConnections

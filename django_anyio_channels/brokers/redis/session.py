@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
+from collections.abc import Callable
 from typing import Any
 from uuid import uuid4
 
@@ -18,6 +19,7 @@ from ..common.event_stream import EventStream
 from .address import Address
 from .cluster.discovery import ClusterSeeds
 from .cluster.routing import ClusterConnections
+from .connection import Connection
 from .keys import base_key, bindings_key, companion_key
 from .packets import CommandExecutor, encode_command, is_redirection, translate_error
 from .peers import Peers
@@ -58,10 +60,10 @@ class Session:
             self._topology = ClusterConnections(location, probe_interval, self, node)
         else:
             self._topology = SingleServer(location, probe_interval, self, node)
-        self.publish_command = self._topology.publish_command
-        self.executor = self._topology.executor
+        self.publish_command: str = self._topology.publish_command
+        self.executor: Callable[[bytes], CommandExecutor] = self._topology.executor
         self.peers = peers
-        self.subscriptions = Subscriptions(
+        self.subscriptions: Subscriptions = Subscriptions(
             self._topology.pubsub,
             peers.confirmed,
             observer,
@@ -69,8 +71,8 @@ class Session:
             sharded=self._topology.sharded,
             database=self._topology.database,
         )
-        self.received_push = self.subscriptions.receive
-        self.resubscribed = self.subscriptions.report_gap
+        self.received_push: Callable[[list[bytes], Connection], None] = self.subscriptions.receive
+        self.resubscribed: Callable[[bytes, float], None] = self.subscriptions.report_gap
         self._probe_interval = probe_interval
         self._queues = queues
         self._log = RateLimitedLogger()

@@ -86,10 +86,10 @@ class Name:
 
     def __init__(self, text: str, confirmed: asyncio.Future[Any]) -> None:
         """``confirmed`` gives the server's reply."""
-        self.text = text
+        self.text: str = text
         self.owners: dict[str | None, None] = {}
         """The names that the hub knows it by; None stands for its own."""
-        self.confirmed = confirmed
+        self.confirmed: asyncio.Future[Any] = confirmed
 
 
 class Subscriptions:
@@ -118,14 +118,14 @@ class Subscriptions:
         self._report_confirmed = confirmed
         self._observer = observer
         self._sharded = sharded
-        self.tag = b"@%d@" % database if database else b""
+        self.tag: bytes = b"@%d@" % database if database else b""
         """What each name begins with on the wire."""
         letter = "S" if sharded else ""
         self._commands = (f"{letter}SUBSCRIBE", f"{letter}UNSUBSCRIBE"), ("PSUBSCRIBE", "PUNSUBSCRIBE")
         self._names: tuple[Names, Names] = {}, {}
         self._channels, self._patterns = self._names
         self._watched: dict[bytes, Callable[[bytes], None]] = {}
-        self.events = EventStream(unconsumed)
+        self.events: EventStream = EventStream(unconsumed)
         self._paused: list[Connection] = []
 
     # ---- what a layer's subscribe may call ----------------------------------------------------------------------

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from functools import partial
 from time import monotonic
 from typing import Any, Protocol
@@ -47,11 +48,11 @@ class ClusterConnections:
     database = 0
 
     def __init__(self, seeds: ClusterSeeds, probe_interval: float, observer: ClusterObserver, node: str) -> None:
-        self.address = str(seeds)
+        self.address: str = str(seeds)
         self._seeds = seeds
         self._probe_interval = probe_interval
         self._observer = observer
-        self.listener_lost = observer.listener_lost
+        self.listener_lost: Callable[[ListenerClosed], None] = observer.listener_lost
         self._node = node
         self._servers: dict[Node, ServerConnections] = {}
         self._command_owners: list[ServerConnections] = []

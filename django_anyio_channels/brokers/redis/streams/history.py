@@ -50,9 +50,9 @@ class History:
         milliseconds = round(age * 1000)
         power = len(str(max(1, milliseconds // 8))) - 1
         allowance: int = 10**power
-        self.position_ttl = milliseconds + allowance + _POSITION_TTL_MS
+        self.position_ttl: int = milliseconds + allowance + _POSITION_TTL_MS
         """Milliseconds for which a group's position is kept."""
-        self.retention = (2 * milliseconds + allowance) / 1000
+        self.retention: float = (2 * milliseconds + allowance) / 1000
         """Seconds. The last entry keeps older ones with it."""
         self._limits = self.position_ttl, length, milliseconds, milliseconds + allowance, _CLOCK_DIGITS - power
         for_small = max_bytes // 4

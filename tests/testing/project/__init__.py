@@ -1,0 +1,1 @@
+"""A project that tests itself: with pytest, and with Django's runner."""
