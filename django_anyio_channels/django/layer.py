@@ -22,11 +22,14 @@ from .base import REFUSALS, translate
 from .consumers import acknowledge_when_handled, called_by_channels_loop, calling_consumer
 from .dispatcher import same_node
 from .fast_dispatch import speed_up
+from .health import HealthMethods
+from .inspection import InspectionMethods
 from .jobs import Job
+from .reports import counters_of
 from .sync_methods import SynchronousMethods
 
 
-class AnyioChannelLayer(SynchronousMethods):
+class AnyioChannelLayer(SynchronousMethods, HealthMethods, InspectionMethods):
     """A channel layer by Channels' specification (https://channels.readthedocs.io/en/stable/channel_layer_spec.html).
 
     Name it in ``CHANNEL_LAYERS``; its ``CONFIG`` becomes the keyword arguments. It has the ``groups`` and ``flush``
@@ -153,13 +156,4 @@ class AnyioChannelLayer(SynchronousMethods):
         ``nodes`` (connected event loops), ``channels`` (in use), ``topics`` (subscribed), ``outages`` (lost
         connections), ``dropped`` (for full mailboxes), ``expired`` (not read in time), ``undecodable`` (dropped).
         """
-        nodes = self._dispatcher.nodes
-        return {
-            "nodes": len(nodes),
-            "channels": sum(len(node.local_channels) for node in nodes),
-            "topics": sum(node.channel.subscriptions for node in nodes),
-            "outages": sum(node.channel.outages for node in nodes),
-            "dropped": sum(node.channel.stats.dropped for node in nodes),
-            "expired": sum(node.channel.stats.expired for node in nodes),
-            "undecodable": sum(node.channel.stats.undecodable for node in nodes),
-        }
+        return counters_of(self._dispatcher.nodes)

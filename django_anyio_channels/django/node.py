@@ -15,10 +15,12 @@ from ..hub.channel import Channel
 from ..hub.replay import ReplaySink, check_history_range
 from ..hub.subscriber import Timestamped
 from .control import Control
+from .echo import Echo
 from .jobs import Job, Jobs
 from .local_channels import LocalChannels
 from .messages import GroupMessage, open_envelope, position_of
 from .names import is_channel_of, new_node_id, node_of
+from .reports import Reporter
 from .settings import Settings
 
 logger = logging.getLogger("django_anyio_channels")
@@ -35,7 +37,9 @@ class Node:
         self._names = settings.names
         self._settings = settings
         self.local_channels = LocalChannels(self.id, channel, settings)
-        self.control = Control(self.id, channel, settings, self.local_channels, self._start_soon)
+        self._reporter = Reporter(self, settings)
+        self.control = Control(self.id, channel, settings, self.local_channels, self._start_soon, self._reporter)
+        self.echo = Echo(self.id, channel, settings)
         self._jobs = Jobs(channel, settings.names)
         self._background_tasks: set[asyncio.Task[None]] = set()
 
@@ -173,6 +177,7 @@ class Node:
     def close(self) -> None:
         """Cancel what runs in the background."""
         self.local_channels.close()
+        self._reporter.close()
         for task in self._background_tasks:
             task.cancel()
 

@@ -20,6 +20,7 @@ from ..core.serializers import MessagePackSerializer, Serializer, encode_limited
 from ..core.stats import MAILBOX_BYTES, DeliveryStats
 from .consumer_group import ConsumerGroupSink, DeadLetters
 from .encryption import ChannelEncryption
+from .inspection import Inspection
 from .queues import Queues
 from .replay import ReplaySink, check_group, check_history_range, check_subscription
 from .session import Backoff
@@ -88,6 +89,7 @@ class Channel:
         self._new_waiter: NewWaiter
         self._dead_letters = DeadLetters(self.publish_payload, self._encryption)
         self.queues = Queues(self._shards, self.stats, self._dead_letters, self._encryption)
+        self.inspection = Inspection(self._shards)
 
     async def __aenter__(self) -> Channel:
         if self._running is not None:

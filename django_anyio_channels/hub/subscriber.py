@@ -79,6 +79,11 @@ class Subscriber:
         """Whether a task waits for the next event."""
         return self.notifier.has_waiters
 
+    @property
+    def oldest(self) -> float | None:
+        """When the event that waits first arrived, in the time of `time.monotonic`."""
+        return self._items[0][0] if self._items else None
+
     def put(self, entry: Timestamped, *, force: bool = False) -> None:
         """Add an event if there is room (or with ``force``), else count it as dropped. Neither waits nor raises."""
         items = self._items

@@ -96,6 +96,10 @@ class SubscriptionRegistry:
     def __len__(self) -> int:
         return len(self._groups) + len(self._patterns)
 
+    def members(self) -> Iterator[tuple[str, int]]:
+        """Return each group and its number of sinks."""
+        return ((name, len(each.sinks)) for name, each in self._groups.items() if each.sinks)
+
     def deliver(self, event: Event[bytes]) -> None:
         """Put an event into every sink that wants it."""
         if isinstance(event, Gap):

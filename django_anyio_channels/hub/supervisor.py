@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from time import monotonic
 from typing import TypeVar
 
@@ -15,7 +16,7 @@ from ..core.layer import BaseChannelLayer
 from ..core.notifier import Notifier, is_asyncio, waiter_type
 from ..core.stats import RateLimitedLogger
 from .encryption import ChannelEncryption
-from .session import CHECK_ADDRESS, Backoff, Session, logger
+from .session import CHECK_ADDRESS, Backoff, EventHandler, Session, logger
 from .subscriptions import SubscriptionRegistry
 
 T = TypeVar("T")
@@ -51,7 +52,8 @@ class Supervisor:
             layer, self.wait_connected, waiter_type(), self._report_missed, self._report_resubscribed
         )
         deliver = self.subscriptions.deliver
-        self._deliver = deliver if encryption is None else encryption.decrypt_before(deliver)
+        self._handler = deliver if encryption is None else encryption.decrypt_before(deliver)
+        self._deliver = self._handler
         self._on_gap = on_gap
         self._on_missed = on_missed
         self._timeout = timeout
@@ -76,6 +78,16 @@ class Supervisor:
         self.session = None
         self._connected.notify_all()
         self.subscriptions.close()
+
+    def wrap_handler(self, wrap: Callable[[EventHandler], EventHandler] | None) -> None:
+        """Have events handled by what ``wrap`` makes of the handler; with None by the handler itself again.
+
+        A layer whose events are pulled by `BaseChannelLayer.next_published` changes with its next session.
+        """
+        self._deliver = self._handler if wrap is None else wrap(self._handler)
+        if self.session is not None:
+            with suppress(ListenerClosed):  # the next session has it
+                self.layer.set_event_handler(self._deliver)
 
     # ---- for calls that need the broker ---------------------------------------------------------------------------
 

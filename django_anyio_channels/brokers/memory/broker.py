@@ -18,6 +18,7 @@ from anyio.lowlevel import current_token
 
 from ...core.events import BoundQueue, Event, PublishResult
 from ...core.exceptions import QueueFull
+from ...core.inspection import QueueState
 from ...core.notifier import Notifier, waiter_type
 
 _MAX_UNREAD_EVENTS = 100_000
@@ -183,6 +184,12 @@ class InMemoryBroker:
                     del bindings[name]
             self._prune()
 
+    def inspect_queues(self, prefix: str, limit: int) -> list[QueueState]:
+        now = monotonic()
+        with self._lock:
+            found = [(name, queue) for name, queue in self._queues.items() if name.startswith(prefix)][:limit]
+            return [queue.state(name, now) for name, queue in found]
+
     def _bound_queues(self, group: str) -> list[BoundQueue]:
         now = monotonic()
         bindings = {queue: binding for queue, binding in self._bindings.pop(group).items() if binding.ends > now}
@@ -292,6 +299,11 @@ class _Queue:
     def pop(self, now: float) -> bytes | None:
         self.drop_expired(now)
         return self.messages.popleft()[1] if self.messages else None
+
+    def state(self, name: str, now: float) -> QueueState:
+        self.drop_expired(now)
+        expires_in = self.messages[0][0] - now if self.messages else None
+        return QueueState(name, len(self.messages), expires_in, readers=len(self.readers))
 
     def drop_expired(self, now: float) -> None:
         while self.messages and self.messages[0][0] <= now:

@@ -8,6 +8,7 @@ from anyio.lowlevel import checkpoint
 
 from ...core.events import Event, PublishResult
 from ...core.exceptions import ListenerClosed
+from ...core.inspection import Finding, QueueState
 from ...core.layer import BaseChannelLayer
 from ...core.options import check_option, instance_of
 from .broker import Inbox, InMemoryBroker, Reader
@@ -116,6 +117,22 @@ class InMemoryChannelLayer(BaseChannelLayer):
     async def purge(self, prefix: str) -> None:
         self._connected()
         self.broker.purge(prefix)
+
+    @property
+    def queues_are_at_nodes(self) -> bool:
+        """See `SupportsInspection`."""
+        return False
+
+    async def inspect_queues(self, prefix: str, limit: int) -> list[QueueState]:
+        self._connected()
+        return self.broker.inspect_queues(prefix, limit)
+
+    async def diagnose(self, largest_message: int) -> list[Finding]:
+        """See `SupportsDiagnosis`."""
+        self._connected()
+        text = "memory:// carries messages within one process, so this command sees nothing of the others"
+        cure = "Where several processes serve one site, name a broker that they share, such as redis://localhost:6379"
+        return [Finding("warning", text, cure)]
 
     def publish_blocking(self, group: str, message: bytes) -> PublishResult:
         """`publish` from any thread, connected or not."""

@@ -17,12 +17,15 @@ except ImportError as error:
 
 from ...core.events import BoundQueue, Event, PublishResult
 from ...core.exceptions import DeliveryUnknown, ListenerClosed, PayloadTooLarge, QueueFull
+from ...core.inspection import Finding, QueueState
 from ...core.layer import BaseChannelLayer
 from ...core.options import check_options
 from ...core.stats import RateLimitedLogger
 from ..common.urls import read_url
 from .address import Address
 from .cluster.discovery import ClusterSeeds
+from .doctor import diagnose
+from .inspection import inspect_queues
 from .keys import base_key, bindings_key, bound_groups_key, inflight_key
 from .options import OPTIONS
 from .peers import Peers
@@ -189,6 +192,18 @@ class RedisPubSubChannelLayer(BaseChannelLayer):
         for key in await session.keys(prefix.encode(), "hash"):
             if key == inflight_key(base_key(key)):
                 await session.execute(key, "DEL", key)
+
+    @property
+    def queues_are_at_nodes(self) -> bool:
+        """See `SupportsInspection`."""
+        return False
+
+    async def inspect_queues(self, prefix: str, limit: int) -> list[QueueState]:
+        return await inspect_queues(self.require_session(), prefix, limit)
+
+    async def diagnose(self, largest_message: int) -> list[Finding]:
+        """See `SupportsDiagnosis`."""
+        return await diagnose(self.require_session(), self._location, largest_message)
 
     async def bound_queues(
         self, session: Session, group: bytes, bindings: list[bytes] | hiredis.ReplyError

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 from reprlib import repr as short_repr
 from typing import Any
 
 from ....core.events import Event, PublishResult
 from ....core.exceptions import InvalidPosition, ListenerClosed
+from ....core.inspection import Finding
 from ....core.options import check_options
 from ...common.batching import Batcher
+from ..doctor import diagnose
 from ..layer import RedisPubSubChannelLayer, check_size, delivery_unknown
 from ..options import OPTIONS
 from . import consumer_groups
 from .deliveries import DeliveryManager
 from .entries import epoch_of, is_position, sort_key
 from .history import History, Published
+from .inspection import count_history, remove_from_history
 from .sync import HistorySync
 
 _MAX_MESSAGES = 100
@@ -132,6 +136,17 @@ class RedisStreamsChannelLayer(RedisPubSubChannelLayer):
             await session.execute(key, "DEL", key)
         for key in await session.keys(start, "zset"):
             await session.execute(key, "DEL", key, consumer_groups.contents_key(key))
+
+    async def count_history(self, prefix: str) -> dict[str, int]:
+        """See `SupportsHistoryInspection`."""
+        return await count_history(self.require_session(), prefix)
+
+    async def remove_from_history(self, group: str, positions: Sequence[str]) -> int:
+        """See `SupportsHistoryInspection`."""
+        return await remove_from_history(self.require_session(), group, positions)
+
+    async def diagnose(self, largest_message: int) -> list[Finding]:
+        return await diagnose(self.require_session(), self._location, largest_message, streams=True)
 
     def subscriptions_restored(self) -> bool:
         self._sync.subscriptions_restored()

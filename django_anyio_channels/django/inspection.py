@@ -1,0 +1,79 @@
+"""What the nodes and the broker say of themselves: the methods behind ``manage.py channels``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from ..core.inspection import Finding, QueueState
+from .base import LayerBase
+from .control import Reports
+from .dispatcher import same_node
+from .jobs import dead_letter_group
+
+MOST_QUEUES = 1000
+"""Queues of one broker that are looked at."""
+
+
+class InspectionMethods(LayerBase):
+    """What `AnyioChannelLayer` offers those who look after it. All of them raise `ListenerClosed`."""
+
+    async def node_reports(self, *, details: bool = False, timeout: float = 3.0) -> Reports:
+        """Ask all nodes of the prefix, this one too, for their statistics.
+
+        ``details`` are their groups, with the number of members, and what they hold of normal channels. Without them
+        every node counts the messages that it publishes and receives, for ten seconds after it was last asked.
+        """
+        return await self._dispatcher.call(lambda node: node.control.statistics(details=details, timeout=timeout))
+
+    async def queue_states(self, reports: Reports | None = None) -> list[QueueState]:
+        """Return the normal channels, by name. Raises `NotSupported` if the layer does not say what its queues hold.
+
+        Where the queues are at the nodes, they are taken out of ``reports``, which must have their details.
+        """
+        prefix = self._names.queue("")
+        node = await self._dispatcher.call(same_node)
+        if node.channel.inspection.queues_are_at_nodes:
+            found = _queues_of(reports or await self.node_reports(details=True))
+        else:
+            states = await self._dispatcher.call(lambda node: node.channel.inspection.queues(prefix, MOST_QUEUES))
+            found = [replace(each, name=each.name.removeprefix(prefix)) for each in states]
+        return sorted(found, key=lambda each: each.name)
+
+    async def dead_letters(self) -> dict[str, int]:
+        """Return the channels under ``acknowledged`` that have dead letters, and how many.
+
+        Raises `NotSupported` if the layer has none.
+        """
+        prefix, suffix = self._names.groups, dead_letter_group("")
+        counts = await self._dispatcher.call(lambda node: node.channel.inspection.histories(prefix))
+        found = {
+            group.removeprefix(prefix).removesuffix(suffix): count
+            for group, count in sorted(counts.items())
+            if count and group.endswith(suffix)
+        }
+        # Any other group may have a name that ends so.
+        return {channel: count for channel, count in found.items() if self._settings.is_acknowledged(channel)}
+
+    async def remove_dead_letters(self, channel: str, positions: Sequence[str]) -> int:
+        """Remove dead letters of a channel by their positions, and return how many there were."""
+        group = self._names.group(dead_letter_group(channel))
+        return await self._dispatcher.call(
+            lambda node: node.channel.inspection.remove_from_history(group, list(positions))
+        )
+
+    async def diagnose(self) -> list[Finding]:
+        """Ask every broker how it is set up, and return what is good and what is to be changed."""
+        largest = self._settings.max_message_size
+        return await self._dispatcher.call(lambda node: node.channel.inspection.diagnose(largest))
+
+
+def _queues_of(reports: Reports) -> list[QueueState]:
+    found: dict[str, QueueState] = {}
+    for report, _ in reports.by_node.values():
+        for name, queue in report.queues.items():
+            state = QueueState(name, queue.length, queue.expires_in, queue.pending, queue.readers)
+            # While a queue is handed off, two nodes may hold it.
+            if name not in found or found[name].length < state.length:
+                found[name] = state
+    return list(found.values())
