@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
+import time
 from collections.abc import AsyncGenerator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from time import monotonic, perf_counter
@@ -68,6 +69,10 @@ class Reports(NamedTuple):
     """How many nodes there are; None where the broker does not say."""
     errors: list[str]
     """Replies without a report, from nodes that run another version."""
+    asked_by: str
+    """The id of the node that asked; its report is there, too."""
+    asked_at: float
+    """When it asked, in the time of `time.time`."""
 
 
 _encode = msgspec.msgpack.Encoder().encode
@@ -152,7 +157,7 @@ class Control:
         errors: list[str] = []
         async with self._expect_replies() as (request_id, replies):
             command = Command("statistics", request_id, self._node_id, details=details)
-            began = perf_counter()
+            asked_at, began = time.time(), perf_counter()
             receivers, idle = await self._send(self._names.nodes, command)
             count = None if receivers is None else receivers - idle
             try:
@@ -169,7 +174,7 @@ class Control:
                             deadline.reschedule(min(latest, now + _LAST_REPLY_SECONDS))
             except TimeoutError:
                 pass
-        return Reports(found, count, errors)
+        return Reports(found, count, errors, self._node_id, asked_at)
 
     async def _count_idle(self, topic: str, command: str) -> int:
         """Return how many nodes of this process subscribe to ``topic`` in event loops that do not run."""

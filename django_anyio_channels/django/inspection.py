@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from dataclasses import replace
 
+from ..core.capabilities import SupportsDiagnosis
+from ..core.exceptions import ChannelLayerError
 from ..core.inspection import Finding, QueueState
+from ..core.layer import BaseChannelLayer
 from .base import LayerBase
 from .control import Reports
 from .dispatcher import same_node
 from .jobs import dead_letter_group
+from .settings import Settings
 
 MOST_QUEUES = 1000
 """Queues of one broker that are looked at."""
@@ -63,9 +68,31 @@ class InspectionMethods(LayerBase):
         )
 
     async def diagnose(self) -> list[Finding]:
-        """Ask every broker how it is set up, and return what is good and what is to be changed."""
-        largest = self._settings.max_message_size
-        return await self._dispatcher.call(lambda node: node.channel.inspection.diagnose(largest))
+        """Connect to every broker once, and return what is good and what is to be changed.
+
+        A broker that cannot be reached is a finding, too.
+        """
+        found: list[Finding] = []
+        for layer in self._settings.make_layers():
+            layer.set_scope(self._names.prefix)
+            found += await _diagnose(layer, self._settings)
+        return found
+
+
+async def _diagnose(layer: BaseChannelLayer, settings: Settings) -> list[Finding]:
+    try:
+        async with asyncio.timeout(settings.publish_timeout):
+            await layer.connect()
+            if isinstance(layer, SupportsDiagnosis):
+                return await layer.diagnose(settings.max_message_size)
+            return [Finding("unknown", f"{layer.address} does not say how it is set up")]
+    except ChannelLayerError as error:
+        return [Finding("error", str(error))]
+    except TimeoutError:
+        text = f"{layer.address} did not answer within {settings.publish_timeout:g} s"
+        return [Finding("error", text, "Check that the broker runs and that the address is right")]
+    finally:
+        await layer.disconnect()
 
 
 def _queues_of(reports: Reports) -> list[QueueState]:

@@ -95,6 +95,7 @@ class Reporter:
         self._names = settings.names
         self._spent = 0.0
         self._spent_at = 0.0
+        self._asked = 0
         self._published = 0
         self._watched_until = 0.0
         self._timer: asyncio.TimerHandle | None = None
@@ -108,6 +109,7 @@ class Reporter:
         if self._spent + cost > _COST_A_SECOND:
             raise DecodeError("it asks for statistics too often")
         self._spent += cost
+        self._asked += self._timer is not None
 
     async def make(self, details: bool) -> Report:
         """Return a report: ``details`` are its groups and queues; without them, what is published is counted."""
@@ -115,7 +117,9 @@ class Reporter:
         if not details:
             self._watch()
         arrivals = [each.oldest for each in node.local_channels.mailboxes() if each.oldest is not None]
-        counters = counters_of([node]) | {"published": self._published, "received": node.channel.inspection.received}
+        # Without the commands that asked for reports.
+        received = max(0, node.channel.inspection.received - self._asked)
+        counters = counters_of([node]) | {"published": self._published, "received": received}
         report = Report(
             node=node.id,
             process=_process_name(os.getpid()),

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from functools import partial
 
-from ..core.capabilities import SupportsDiagnosis, SupportsHistoryInspection, SupportsInspection
+from ..core.capabilities import SupportsHistoryInspection, SupportsInspection
 from ..core.events import Event
 from ..core.exceptions import NotSupported
-from ..core.inspection import Finding, QueueState
+from ..core.inspection import QueueState
 from .sharding import Shards
 
 
@@ -65,17 +65,6 @@ class Inspection:
         supervisor = self._shards.of(group)
         layer = _with_history(supervisor.layer)
         return await supervisor.retry(partial(layer.remove_from_history, group, positions))
-
-    async def diagnose(self, largest_message: int) -> list[Finding]:
-        """`SupportsDiagnosis.diagnose`, of every broker."""
-        found: list[Finding] = []
-        for supervisor in self._shards.all():
-            layer = supervisor.layer
-            if isinstance(layer, SupportsDiagnosis):
-                found += await supervisor.retry(partial(layer.diagnose, largest_message))
-            else:
-                found.append(Finding("unknown", f"{type(layer).__name__} does not say how its broker is set up"))
-        return found
 
 
 def _with_history(layer: object) -> SupportsHistoryInspection:

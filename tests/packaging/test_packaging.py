@@ -25,6 +25,7 @@ Script = Callable[[str], Any]
 NEEDS = {
     "AnyioChannelLayer": "django",
     "AsyncResumingMixin": "django",
+    "ChannelLayerHealthCheck": "django,health",
     "PostgreSQLChannelLayer": "postgres",
     "RedisPubSubChannelLayer": "redis",
     "RedisStreamsChannelLayer": "redis",
@@ -109,7 +110,15 @@ def test_metadata(wheel: Path) -> None:
     assert told["License-Expression"] == "BSD-3-Clause"
     assert told.get_all("License-File") == ["LICENSE"]
     assert told["Description-Content-Type"] == "text/x-rst"
-    assert set(told.get_all("Provides-Extra", [])) == {"django", "encryption", "mqtt", "postgres", "redis"}
+    assert set(told.get_all("Provides-Extra", [])) == {
+        "cli",
+        "django",
+        "encryption",
+        "health",
+        "mqtt",
+        "postgres",
+        "redis",
+    }
     required = {line for line in told.get_all("Requires-Dist", []) if "extra ==" not in line}
     assert {line.partition(">=")[0] for line in required} == {"anyio", "msgpack", "msgspec"}
 

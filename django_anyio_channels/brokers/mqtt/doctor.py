@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import anyio
 
+from ...core.diagnosis import tls_finding
 from ...core.exceptions import PublishRefused, SubscriptionRefused
 from ...core.inspection import Finding
-from ..common.diagnosis import tls_finding
 from .packets import LARGEST_PACKET
 from .session import Session
 from .subscriptions import Subscription
@@ -43,7 +43,7 @@ async def _rights(session: Session) -> list[Finding]:
             await session.publish(topic, b"")
             await session.unsubscribe(topic)
         except (SubscriptionRefused, PublishRefused) as error:
-            cure = f"Allow the user of this site to read and write {to_topic(session.scope).decode()}#"
+            cure = "Allow the user to read and write the topics of groups and nodes (mosquitto: `topic readwrite +`)"
             found.append(Finding("error", str(error), cure))
     return found or [Finding("ok", f"The user at {session.address} may read and write the topics of groups")]
 

@@ -8,9 +8,9 @@ from typing import Any
 
 import asyncpg
 
+from ...core.diagnosis import clock_finding, tls_finding
 from ...core.exceptions import NotSupported
 from ...core.inspection import Finding
-from ..common.diagnosis import clock_finding, tls_finding
 from .connection import Connection
 from .session import Session
 from .statements import FIND_TABLES, SERVER_SETUP

@@ -13,8 +13,8 @@ from typing import Any
 
 import hiredis
 
+from ...core.diagnosis import clock_finding, tls_finding
 from ...core.inspection import Finding
-from ..common.diagnosis import clock_finding, tls_finding
 from .keys import NODES
 from .packets import CommandExecutor, encode_command, permission_cure
 from .session import Session

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ipaddress import ip_address
 
-from ...core.inspection import Finding
+from .inspection import Finding
 
 _TOLERATED_SECONDS = 2.0
 """By which two clocks may differ without a finding."""
