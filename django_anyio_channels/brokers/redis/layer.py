@@ -25,7 +25,7 @@ from ..common.urls import read_url
 from .address import Address
 from .cluster.discovery import ClusterSeeds
 from .doctor import diagnose
-from .inspection import inspect_queues
+from .inspection import find_queues, inspect_queues
 from .keys import base_key, bindings_key, bound_groups_key, inflight_key
 from .options import OPTIONS
 from .peers import Peers
@@ -199,7 +199,9 @@ class RedisPubSubChannelLayer(BaseChannelLayer):
         return False
 
     async def inspect_queues(self, prefix: str, limit: int) -> list[QueueState]:
-        return await inspect_queues(self.require_session(), prefix, limit)
+        session = self.require_session()
+        names = sorted(await find_queues(session, prefix.encode()))
+        return await inspect_queues(session, names[:limit])
 
     async def diagnose(self, largest_message: int) -> list[Finding]:
         """See `SupportsDiagnosis`."""

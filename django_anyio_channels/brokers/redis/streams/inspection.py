@@ -1,14 +1,29 @@
-"""How long the histories on a server or a cluster are, and their events removed one by one."""
+"""Pending jobs, how long the histories on a server or a cluster are, and their events removed one by one."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from dataclasses import replace
 
+from ....core.inspection import QueueState
+from ..inspection import find_queues, inspect_queues
 from ..keys import base_key, companion_key
 from ..session import Session
+from .consumer_groups import queue_source
 from .entries import entry_id, is_position
 from .history import history_keys
+
+
+async def inspect_jobs(session: Session, prefix: str, limit: int) -> list[QueueState]:
+    """See `SupportsInspection`."""
+    start = prefix.encode()
+    keys = await session.keys(start, "zset")
+    pending = {base_key(key) for key in keys if queue_source(base_key(key)).pending == key}
+    names = sorted(await find_queues(session, start) | pending)[:limit]
+    states = await inspect_queues(session, names)
+    counts = await asyncio.gather(*(session.execute(name, "ZCARD", queue_source(name).pending) for name in names))
+    return [replace(state, pending=count) for state, count in zip(states, counts, strict=True)]
 
 
 async def count_history(session: Session, prefix: str) -> dict[str, int]:

@@ -9,7 +9,7 @@ from typing import Any
 
 from ....core.events import Event, PublishResult
 from ....core.exceptions import InvalidPosition, ListenerClosed
-from ....core.inspection import Finding
+from ....core.inspection import Finding, QueueState
 from ....core.options import check_options
 from ...common.batching import Batcher
 from ..doctor import diagnose
@@ -19,7 +19,7 @@ from . import consumer_groups
 from .deliveries import DeliveryManager
 from .entries import epoch_of, is_position, sort_key
 from .history import History, Published
-from .inspection import count_history, remove_from_history
+from .inspection import count_history, inspect_jobs, remove_from_history
 from .sync import HistorySync
 
 _MAX_MESSAGES = 100
@@ -136,6 +136,9 @@ class RedisStreamsChannelLayer(RedisPubSubChannelLayer):
             await session.execute(key, "DEL", key)
         for key in await session.keys(start, "zset"):
             await session.execute(key, "DEL", key, consumer_groups.contents_key(key))
+
+    async def inspect_queues(self, prefix: str, limit: int) -> list[QueueState]:
+        return await inspect_jobs(self.require_session(), prefix, limit)
 
     async def count_history(self, prefix: str) -> dict[str, int]:
         """See `SupportsHistoryInspection`."""
