@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Awaitable, Callable
-from contextlib import suppress
 from time import monotonic
 from typing import TypeVar
 
@@ -46,6 +45,8 @@ class Supervisor:
         self.layer = layer
         self.session: Session | None = None
         """The session that is up, or None."""
+        self._latest: Session | None = None
+        """The session that is up, or being begun or ended."""
         self.outages = 0
         """How often an established connection was lost."""
         self.subscriptions = SubscriptionRegistry(
@@ -80,14 +81,10 @@ class Supervisor:
         self.subscriptions.close()
 
     def wrap_handler(self, wrap: Callable[[EventHandler], EventHandler] | None) -> None:
-        """Have events handled by what ``wrap`` makes of the handler; with None by the handler itself again.
-
-        A layer whose events are pulled by `BaseChannelLayer.next_published` changes with its next session.
-        """
+        """Have events handled by what ``wrap`` makes of the handler; with None by the handler itself again."""
         self._deliver = self._handler if wrap is None else wrap(self._handler)
-        if self.session is not None:
-            with suppress(ListenerClosed):  # the next session has it
-                self.layer.set_event_handler(self._deliver)
+        if self._latest is not None:
+            self._latest.set_handler(self._deliver)
 
     # ---- for calls that need the broker ---------------------------------------------------------------------------
 
@@ -132,7 +129,7 @@ class Supervisor:
         failures = 0
         while True:
             began = monotonic()
-            session = Session(self.layer, self._timeout, self._mark_down)
+            session = self._latest = Session(self.layer, self._timeout, self._mark_down)
             await session.run(self._deliver, self._activate)
             self._last_error = session.error
             # A connection that holds only for a moment is no success.
