@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
+from collections import deque
 from collections.abc import AsyncGenerator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from time import monotonic, perf_counter
@@ -31,6 +32,7 @@ _CHANNEL_COMMANDS = ("group_add", "group_discard")
 _LARGEST = 128 * 1024
 """Bytes of a control message; a report of statistics with all that it may have takes half of it."""
 _MOST_REPLIES = 10_000
+_REMEMBERED_REQUESTS = 100
 _LAST_REPLY_SECONDS = 0.5
 """For which another reply is waited for where the broker does not say how many nodes there are."""
 
@@ -103,6 +105,8 @@ class Control:
         """The ids of the commands that a copy may come of, and until when."""
         self._pending: dict[str, asyncio.Queue[Reply]] = {}
         """The replies to each request that waits."""
+        self._ended: deque[str] = deque(maxlen=_REMEMBERED_REQUESTS)
+        """The requests that wait no more, to which a reply may still come."""
 
     @asynccontextmanager
     async def _expect_replies(self) -> AsyncGenerator[tuple[str, asyncio.Queue[Reply]], None]:
@@ -112,6 +116,7 @@ class Control:
             yield request_id, replies
         finally:
             del self._pending[request_id]
+            self._ended.append(request_id)
 
     async def _send(self, topic: str, command: Command) -> tuple[int | None, int]:
         """Send a command to every node that subscribes to ``topic``.
@@ -215,7 +220,7 @@ class Control:
             self._start_soon(self._handle(message))
         elif message.request_id in self._pending and not self._pending[message.request_id].full():
             self._pending[message.request_id].put_nowait(message)
-        else:
+        elif message.request_id not in self._ended:
             raise DecodeError("it is a reply to no request of this node")
 
     def _refuse_replay(self, request_id: str) -> None:

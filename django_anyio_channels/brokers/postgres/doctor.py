@@ -57,7 +57,7 @@ def _of_server(address: str, setup: Any, before: float, after: float) -> Iterato
         text = f"{address} has {used} of {limit} connections; each node takes two"
         yield Finding("warning", text, "Raise max_connections, or put PgBouncer before it and give listen_url")
     if notifications > 0.5:
-        text = f"The queue of notifications at {address} is {notifications:.0%} full, and publishing fails when it is"
+        text = f"The queue of notifications at {address} is {notifications:.0%} full; publishing fails when it is"
         cure = "End the session that is in a transaction for long and has run LISTEN; pg_stat_activity shows it"
         yield Finding("error", text, cure)
     if not autovacuum:
