@@ -165,20 +165,22 @@ class Control:
             asked_at, began = time.time(), perf_counter()
             receivers, idle = await self._send(self._names.nodes, command)
             count = None if receivers is None else receivers - idle
-            try:
-                async with asyncio.timeout(timeout) as deadline:
-                    latest = deadline.when() or 0.0
-                    while count is None or len(found) + len(errors) < count:
-                        reply = await replies.get()
-                        if reply.report is None:
-                            errors.append(reply.error or "it has no report")
-                        else:
-                            found.setdefault(reply.report.node, (reply.report, perf_counter() - began))
-                        if count is None:
-                            now = asyncio.get_running_loop().time()
-                            deadline.reschedule(min(latest, now + _LAST_REPLY_SECONDS))
-            except TimeoutError:
-                pass
+            loop = asyncio.get_running_loop()
+            latest = ends = loop.time() + timeout
+            wanted = _MOST_REPLIES if count is None else count
+            while len(found) + len(errors) < wanted:
+                getting = loop.create_task(replies.get())
+                await asyncio.wait([getting], timeout=max(0.0, ends - loop.time()))
+                if not getting.done():
+                    getting.cancel()
+                    break
+                reply = getting.result()
+                if reply.report is None:
+                    errors.append(reply.error or "it has no report")
+                else:
+                    found.setdefault(reply.report.node, (reply.report, perf_counter() - began))
+                if count is None:
+                    ends = min(latest, loop.time() + _LAST_REPLY_SECONDS)
         return Reports(found, count, errors, self._node_id, asked_at)
 
     async def _count_idle(self, topic: str, command: str) -> int:

@@ -21,10 +21,9 @@ class Echo:
         self._channel = channel
         brokers = max(1, len(settings.layer_factories))
         topics: dict[int, str] = {}
-        for number in count():
-            if len(topics) == brokers:
-                break
-            topic = settings.names.echo(node_id, number)
+        numbers = count()
+        while len(topics) < brokers:
+            topic = settings.names.echo(node_id, next(numbers))
             topics.setdefault(shard_index(topic, brokers), topic)
         self._topics = list(topics.values())
         self._pending: dict[tuple[str, bytes], asyncio.Future[None]] = {}

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import datetime
+import importlib
 import json
+import sys
 from typing import Any
 
 import pytest
 from django.test import RequestFactory, override_settings
 from health_check.views import HealthCheckView
 
-from django_anyio_channels import ChannelLayerHealthCheck
+from django_anyio_channels import ChannelLayerHealthCheck, MissingDriver
 from tests.support.brokers.server import free_port
 
 OURS = "django_anyio_channels.AnyioChannelLayer"
@@ -48,3 +50,10 @@ def test_one_that_does_not_shows_no_address(caplog: pytest.LogCaptureFixture) ->
         "ChannelLayerHealthCheck(alias='foreign')": "Unavailable: No round trip through the channel layer 'foreign'",
     }
     assert f"{url}/0 could not be reached within 0.2 s" in caplog.text
+
+
+def test_without_the_package_the_error_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "health_check.base", None)
+    monkeypatch.delitem(sys.modules, "django_anyio_channels.django.health_check")
+    with pytest.raises(MissingDriver, match=r"pip install django-anyio-channels\[django,health\]$"):
+        importlib.import_module("django_anyio_channels.django.health_check")

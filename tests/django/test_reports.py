@@ -231,6 +231,8 @@ def test_messages_are_counted_only_while_reports_are_asked_for(monkeypatch: pyte
         found = await counters()
         assert (found["published"], found["received"]) == (3, 3 + 1)  # and the reply to the first request
         assert node.publish != plain
+        node._reporter._stop_watching()  # too early
+        assert node.publish != plain
         while node.publish != plain:
             await asyncio.sleep(0.01)
         await layer.group_send("room", {"type": "x"})

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from datetime import date
 from io import StringIO
 from typing import Any
 
 import pytest
 from django.core.management import call_command
+from django.core.management.base import OutputWrapper
 from django.test import override_settings
 
-from django_anyio_channels.django.commands.running import printable, table
+from django_anyio_channels.django.commands.running import Invocation, printable, table
 from django_anyio_channels.management.commands.channels import Command
 from tests.support.brokers.server import free_port
 
@@ -42,6 +44,13 @@ def test_what_is_printed_of_others_controls_no_terminal() -> None:
     assert len(printable("x" * 10_000)) == 500
 
 
+def test_what_json_has_no_type_for_is_printed_as_text() -> None:
+    stdout = StringIO()
+    invocation = Invocation({"json": True}, OutputWrapper(stdout), OutputWrapper(stdout))
+    invocation.print_json({"bytes": b"\xff", "date": date(2026, 1, 2)})
+    assert stdout.getvalue() == '{"bytes": "/w==", "date": "2026-01-02"}\n'
+
+
 def test_columns_are_aligned() -> None:
     assert table(("A", "LONG"), [("abc", 1), ("b", "")]) == "A    LONG\nabc  1\nb"
 
@@ -61,6 +70,7 @@ def test_the_log_is_printed_once(caplog: pytest.LogCaptureFixture) -> None:
     logger = logging.getLogger("django_anyio_channels")
     with project(default={"url": url, "publish_timeout": 0.3}), pytest.raises(Exception, match="No connection"):
         call_command(Command(), "group-send", "room", '{"type": "x"}', stdout=StringIO(), stderr=stderr)
+    # Once by the log, while the attempts were repeated.
     assert stderr.getvalue().count("Connect call failed") == 1
     assert "connecting again" not in stderr.getvalue()
     assert not caplog.records

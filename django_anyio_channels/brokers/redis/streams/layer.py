@@ -7,13 +7,15 @@ from functools import partial
 from reprlib import repr as short_repr
 from typing import Any
 
+from ..layer import RedisPubSubChannelLayer, check_size, delivery_unknown  # first: its error names the extra
+
+# isort: split
 from ....core.events import Event, PublishResult
 from ....core.exceptions import InvalidPosition, ListenerClosed
 from ....core.inspection import Finding, QueueState
 from ....core.options import check_options
 from ...common.batching import Batcher
 from ..doctor import diagnose
-from ..layer import RedisPubSubChannelLayer, check_size, delivery_unknown
 from ..options import OPTIONS
 from . import consumer_groups
 from .deliveries import DeliveryManager
