@@ -14,6 +14,7 @@ from .base import LayerBase
 from .control import Reports
 from .dispatcher import same_node
 from .jobs import dead_letter_group
+from .names import CHANNEL_NAME, GROUP_NAME
 from .settings import Settings
 
 MOST_QUEUES = 1000
@@ -43,7 +44,8 @@ class InspectionMethods(LayerBase):
         else:
             states = await self._dispatcher.call(lambda node: node.channel.inspection.queues(prefix, MOST_QUEUES))
             found = [replace(each, name=each.name.removeprefix(prefix)) for each in states]
-        return sorted(found, key=lambda each: each.name)
+        # Whoever may write at the broker may make queues of any name, for a terminal to stumble over.
+        return sorted((each for each in found if CHANNEL_NAME.fullmatch(each.name)), key=lambda each: each.name)
 
     async def dead_letters(self) -> dict[str, int]:
         """Return the channels under ``acknowledged`` that have dead letters, and how many.
@@ -55,7 +57,7 @@ class InspectionMethods(LayerBase):
         found = {
             group.removeprefix(prefix).removesuffix(suffix): count
             for group, count in sorted(counts.items())
-            if count and group.endswith(suffix)
+            if count and group.endswith(suffix) and GROUP_NAME.fullmatch(group.removeprefix(prefix))
         }
         # Any other group may have a name that ends so.
         return {channel: count for channel, count in found.items() if self._settings.is_acknowledged(channel)}

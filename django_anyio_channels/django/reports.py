@@ -38,7 +38,9 @@ _WATCHED_SECONDS = 10.0
 
 _Count = Annotated[int, Meta(ge=0, le=2**53)]
 _Seconds = Annotated[float, Meta(ge=0.0, le=2.0**53)]
-_Name = Annotated[str, Meta(pattern=r"^[a-zA-Z0-9_.-]{1,100}$")]
+_NAME = r"^[a-zA-Z0-9_.-]{1,100}$"
+_Name = Annotated[str, Meta(pattern=_NAME)]
+_is_name = re.compile(_NAME).match
 
 
 class QueueReport(msgspec.Struct):
@@ -144,9 +146,12 @@ class Reporter:
         inspection, prefix = self._node.channel.inspection, self._names.queue("")
         if inspection.queues_are_at_nodes:
             queues = await inspection.queues(prefix, MOST_NAMES + 1)
+            named = [(each.name.removeprefix(prefix), each) for each in queues[:MOST_NAMES]]
+            # Whoever may write at the broker may make queues of any name; the report would be dropped for one of them.
             report.queues = {
-                each.name.removeprefix(prefix): QueueReport(each.length, each.expires_in, each.pending, each.readers)
-                for each in queues[:MOST_NAMES]
+                name: QueueReport(each.length, each.expires_in, each.pending, each.readers)
+                for name, each in named
+                if _is_name(name)
             }
             report.more_queues = len(queues) > MOST_NAMES
 

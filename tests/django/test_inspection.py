@@ -50,6 +50,9 @@ def test_queues_by_their_names_of_channels(kind: type[InMemoryChannelLayer]) -> 
     async def main() -> None:
         layer = AnyioChannelLayer(layer=kind, options={"broker": InMemoryBroker()})
         await layer.send("b", {"type": "x"})
+        foreign = kind(broker=layer._settings.make_layers()[0].broker)  # type: ignore[attr-defined]
+        await foreign.connect()
+        await foreign.put("asgi:q:\x1b[2J", b"x", capacity=1, expiry=60.0)
         await layer.send("a", {"type": "x"})
         assert [(each.name, each.length) for each in await layer.queue_states()] == [("a", 1), ("b", 1)]
 

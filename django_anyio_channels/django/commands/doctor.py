@@ -41,7 +41,7 @@ async def _doctor(invocation: Invocation) -> None:
             for finding in findings:
                 invocation.print(f"  {finding.level:<8} {printable(finding.text)}.")
                 if finding.cure:
-                    invocation.print(f"           {finding.cure.rstrip('.')}.")
+                    invocation.print(f"           {printable(finding.cure.rstrip('.'))}.")
     levels = [finding.level for findings in found.values() for finding in findings]
     failing = {"error", invocation.options["fail_level"]}
     count = sum(level in failing for level in levels)

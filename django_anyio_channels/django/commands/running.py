@@ -22,7 +22,8 @@ from ..layer import AnyioChannelLayer
 from ..registry import get_channel_layer
 
 _REFUSALS = (ChannelLayerError, ImproperlyConfigured, ChannelFull, MessageTooLarge, TypeError, ValueError)
-_LONGEST_TEXT = 500
+_LONGEST_TEXT = 10_000
+"""Characters; an error may hold the SQL that cures it."""
 
 
 class Invocation:
