@@ -23,6 +23,7 @@ from msgspec import Meta
 
 from ..core.events import PublishResult
 from ..core.exceptions import DecodeError
+from ..core.inspection import QueueState
 from .settings import Settings
 
 if TYPE_CHECKING:
@@ -38,7 +39,7 @@ _WATCHED_SECONDS = 10.0
 
 _Count = Annotated[int, Meta(ge=0, le=2**53)]
 _Seconds = Annotated[float, Meta(ge=0.0, le=2.0**53)]
-_NAME = r"^[a-zA-Z0-9_.-]{1,100}$"
+_NAME = r"^[a-zA-Z0-9_.-]{1,100}\Z"
 _Name = Annotated[str, Meta(pattern=_NAME)]
 _is_name = re.compile(_NAME).match
 
@@ -55,10 +56,10 @@ class QueueReport(msgspec.Struct):
 class Report(msgspec.Struct):
     """What one node says of itself."""
 
-    node: Annotated[str, Meta(pattern=r"^[0-9a-f]{16}$")]
-    process: Annotated[str, Meta(pattern=r"^[!-~]{1,300}$")]
+    node: Annotated[str, Meta(pattern=r"^[0-9a-f]{16}\Z")]
+    process: Annotated[str, Meta(pattern=r"^[!-~]{1,300}\Z")]
     """The name of the host, a colon, and the process id."""
-    version: Annotated[str, Meta(pattern=r"^[!-~]{1,50}$")]
+    version: Annotated[str, Meta(pattern=r"^[!-~]{1,50}\Z")]
     """Of this package."""
     clock: Annotated[float, Meta(ge=0.0, le=2.0**53)]
     """`time.time` when it was made."""
@@ -148,11 +149,7 @@ class Reporter:
             queues = await inspection.queues(prefix, MOST_NAMES + 1)
             named = [(each.name.removeprefix(prefix), each) for each in queues[:MOST_NAMES]]
             # Whoever may write at the broker may make queues of any name; the report would be dropped for one of them.
-            report.queues = {
-                name: QueueReport(each.length, each.expires_in, each.pending, each.readers)
-                for name, each in named
-                if _is_name(name)
-            }
+            report.queues = {name: _report_queue(each) for name, each in named if _is_name(name)}
             report.more_queues = len(queues) > MOST_NAMES
 
     # ---- what is published and received ---------------------------------------------------------------------------
@@ -182,6 +179,12 @@ class Reporter:
         """Cancel the timer."""
         if self._timer is not None:
             self._timer.cancel()
+
+
+def _report_queue(state: QueueState) -> QueueReport:
+    # It may have expired since it was looked at.
+    expires_in = None if state.expires_in is None else max(0.0, state.expires_in)
+    return QueueReport(state.length, expires_in, state.pending, state.readers)
 
 
 @cache

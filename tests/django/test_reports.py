@@ -11,6 +11,7 @@ import msgspec
 import pytest
 
 from django_anyio_channels import AnyioChannelLayer
+from django_anyio_channels.core.inspection import QueueState
 from django_anyio_channels.django import control, reports
 from django_anyio_channels.django.control import Command, Reply
 from django_anyio_channels.django.messages import CONTROL, seal
@@ -97,11 +98,12 @@ def test_a_reply_goes_to_a_node_only(reply_to: str, caplog: pytest.LogCaptureFix
         {"counters": {"\x1b": 1}},
         {"counters": {f"c{number}": 1 for number in range(101)}},
         {"groups": {"a b": 1}},
+        {"groups": {"a\n": 1}},
         {"groups": {f"g{number}": 1 for number in range(301)}},
         {"queues": {"q": {"length": -1}}},
         {"oldest": "long"},
     ],
-    ids=lambda changes: next(iter(changes)),
+    ids=str,
 )
 def test_a_report_that_no_node_makes_is_dropped(changes: dict[str, Any]) -> None:
     async def main() -> None:
@@ -242,6 +244,11 @@ def test_messages_are_counted_only_while_reports_are_asked_for(monkeypatch: pyte
         assert node._reporter._timer.cancelled()
 
     asyncio.run(main())
+
+
+def test_a_queue_that_has_just_expired() -> None:
+    states = [QueueState("q", 1, expires_in) for expires_in in (-0.001, 2.0, None)]
+    assert [reports._report_queue(each).expires_in for each in states] == [0.0, 2.0, None]
 
 
 def test_the_name_of_a_host_is_shown_as_far_as_it_can_be(monkeypatch: pytest.MonkeyPatch) -> None:
