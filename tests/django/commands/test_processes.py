@@ -112,9 +112,12 @@ def test_output_and_exit_codes_of_processes() -> None:
             manage.start("ping"),
             manage.start("group-send", "room", MESSAGE),
             manage.start("send", "jobs", "[]"),
+            manage.start("sing"),
         ]
         ended = [(*process.communicate(timeout=60), process.returncode) for process in running]
-    (stdout, stderr, status), *others = ended
+    (stdout, stderr, status), *others, unknown = ended
+    assert unknown[2] == 2
+    assert "invalid choice: 'sing'" in unknown[1]
     assert (stdout.rpartition(": ")[0], stderr, status) == (f"default: {url}/0", "", 0)
     assert others == [
         ("Sent to the group room.\n", "", 0),
