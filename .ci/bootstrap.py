@@ -34,7 +34,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 ROOT = Path(__file__).resolve().parent.parent
-PROJECT = "-e.[django,encryption,mqtt,opentelemetry,postgres,prometheus,redis]"
+PROJECT = "-e.[cli,django,encryption,health,mqtt,opentelemetry,postgres,prometheus,redis]"
 PIP = "pip-26.3-py3-none-any.whl"
 PIP_SHA256 = "f3b60b20ffaadd4415ed7957212a38ac63fa4c5fa375bd0f4a797777940fad13"
 

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from .core.exceptions import QueueFull as QueueFull
     from .core.exceptions import SubscriptionRefused as SubscriptionRefused
     from .core.layer import BaseChannelLayer as BaseChannelLayer
+    from .django.health_check import ChannelLayerHealthCheck as ChannelLayerHealthCheck
     from .django.layer import AnyioChannelLayer as AnyioChannelLayer
     from .django.messages import GroupMessage as GroupMessage
     from .django.messages import position_of as position_of
@@ -67,6 +68,7 @@ _NAMES = {
         *("QueueFull", "SubscriptionRefused"),
     ],
     "core.layer": ["BaseChannelLayer"],
+    "django.health_check": ["ChannelLayerHealthCheck"],
     "django.layer": ["AnyioChannelLayer"],
     "django.messages": ["GroupMessage", "position_of"],
     "django.middleware": ["ChannelNameMiddleware", "channel_token"],

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple, Protocol, TypeVar, runtime_checkable
 
 from .events import Event, PublishResult
 from .exceptions import NotSupported
+from .inspection import Finding, QueueState
 from .layer import BaseChannelLayer
 
 
@@ -166,3 +167,40 @@ class SupportsTransactions(Protocol):
 
     def count_subscribers_in_transaction(self, group: str) -> QueryGenerator[int]:
         """`BaseChannelLayer.count_subscribers`, as seen in the database of that connection."""
+
+
+@runtime_checkable
+class SupportsInspection(Protocol):
+    """A layer that knows what its queues hold. It changes nothing, and creates nothing that is missing."""
+
+    @property
+    def queues_are_at_nodes(self) -> bool:
+        """Whether each node knows the queues that it holds itself, and the broker knows none."""
+
+    async def inspect_queues(self, prefix: str, limit: int) -> list[QueueState]:
+        """Return the queues whose names begin with ``prefix``, up to ``limit`` of them."""
+
+
+@runtime_checkable
+class SupportsHistoryInspection(Protocol):
+    """A layer with a history whose events can be counted and removed."""
+
+    async def count_history(self, prefix: str) -> dict[str, int]:
+        """Return the groups whose names begin with ``prefix``, and how many events the history of each has."""
+
+    async def remove_from_history(self, group: str, positions: Sequence[str]) -> int:
+        """Remove the events at these positions, and return how many there were.
+
+        Who resumes the group from an earlier position gets `PositionLost` or a `Gap` in their place.
+        """
+
+
+@runtime_checkable
+class SupportsDiagnosis(Protocol):
+    """A layer that can tell whether its broker is set up well."""
+
+    async def diagnose(self, largest_message: int) -> list[Finding]:
+        """Return what is good and what is to be changed, for messages of up to so many bytes.
+
+        Raises `ListenerClosed`. What the broker does not say is a finding of the level ``unknown``.
+        """

@@ -107,8 +107,9 @@ class BaseChannelLayer(ABC):
     def set_event_handler(self, handler: Callable[[Event[bytes]], None]) -> None:  # noqa: B027 - optional
         """Register a callback that receives events synchronously instead of through `next_published`.
 
-        Called once after `connect`; valid until the session ends. A layer may call ``handler`` in its event loop's
-        thread for an event with none before it waiting for `next_published`. It neither waits nor raises.
+        Called after `connect`, and again when the handler changes; valid until the session ends. A layer may call
+        ``handler`` in its event loop's thread for an event with none before it waiting for `next_published`. It neither
+        waits nor raises.
         """
 
     def set_scope(self, prefix: str) -> None:  # noqa: B027 - optional

@@ -21,6 +21,11 @@ CONSUMER_SHUTDOWN_GRACE = 0.3
 """Seconds: asgiref's servers look every 0.1 s for consumers that have ended, and give them messages until then."""
 
 
+def dead_letter_group(channel: str) -> str:
+    """Return the group that gets the jobs of a channel that were delivered too often."""
+    return f"{channel}.dead"
+
+
 class Job(dict[str, Any]):
     """One message of an acknowledged channel, delivered to one reader."""
 
@@ -66,7 +71,7 @@ class Jobs:
         assert task is not None
         if task in self._last:
             await self._wait_finished(self._last[task])
-        queue, dead_letters = self._names.queue(channel), self._names.group(f"{channel}.dead")
+        queue, dead_letters = self._names.queue(channel), self._names.group(dead_letter_group(channel))
         while True:
             event = await self._channel.queues.receive_job(queue, dead_letters)
             try:

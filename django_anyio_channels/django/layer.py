@@ -20,6 +20,8 @@ from .consumers import acknowledging, calling_consumer, is_worker
 from .default_handlers import add_handlers
 from .dispatcher import same_node
 from .fast_dispatch import speed_up
+from .health import HealthMethods
+from .inspection import InspectionMethods
 from .jobs import Job
 from .presence.methods import joining_of
 from .sends import Channels, Groups, Results
@@ -27,7 +29,7 @@ from .statistics import Statistics
 from .testing import TestingMethods
 
 
-class AnyioChannelLayer(TestingMethods, Statistics):
+class AnyioChannelLayer(TestingMethods, Statistics, HealthMethods, InspectionMethods):
     """A channel layer by Channels' specification (https://channels.readthedocs.io/en/stable/channel_layer_spec.html).
 
     Name it in ``CHANNEL_LAYERS``; its ``CONFIG`` becomes the keyword arguments. It has the ``groups`` and ``flush``

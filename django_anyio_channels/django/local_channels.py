@@ -128,6 +128,9 @@ class LocalChannels:
     def __contains__(self, name: object) -> bool:
         return name in self._channels
 
+    def mailboxes(self) -> list[Subscriber]:
+        return [channel.mailbox for channel in self._channels.values()]
+
     def new(self, prefix: str, consumer: object | None = None, task: asyncio.Task[Any] | None = None) -> str:
         """Return a name that is unique and cannot be guessed; may be called in any thread.
 

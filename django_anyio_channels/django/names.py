@@ -13,6 +13,7 @@ It is none of a process alone, because the processes that a test starts belong t
 
 CHANNEL_NAME = re.compile(r"[a-zA-Z0-9\-_.]+(?:![a-zA-Z0-9\-_.]*)?")
 GROUP_NAME = re.compile(r"[a-zA-Z0-9\-_.]+")
+_ID = re.compile("[0-9a-f]{16}")
 _NODE_ID = re.compile(r"(?:.*\.)?([0-9a-f]{16})!")
 _OF_CONSUMER = re.compile(r"!1\.[0-9a-f]{24}$")
 
@@ -31,6 +32,11 @@ def node_of(channel: str) -> str | None:
     """Return the id of the node that a process-specific channel belongs to; None for a normal channel."""
     match = _NODE_ID.match(channel)
     return match[1] if match else None
+
+
+def is_node_id(text: str) -> bool:
+    """Return whether a string may be the id of a node."""
+    return _ID.fullmatch(text) is not None
 
 
 def is_channel_of(node: str, channel: str) -> bool:
@@ -68,6 +74,7 @@ class BrokerNames:
         self._counts = f"{prefix}:n:"
         self._inbox = f"{prefix}:i:"
         self._queue = f"{prefix}:q:"
+        self._echo = f"{prefix}:e:"
 
     def group(self, name: str) -> str:
         return self.groups + name
@@ -83,6 +90,10 @@ class BrokerNames:
     def inbox(self, node: str) -> str:
         """The topic of what is sent to one node."""
         return self._inbox + node
+
+    def echo(self, node: str, number: int) -> str:
+        """One of the topics of what a node sends to itself."""
+        return f"{self._echo}{node}.{number}"
 
     def queue(self, channel: str) -> str:
         """The queue of a normal channel."""

@@ -18,6 +18,7 @@ from ..hub.measured import MeasuredChannel
 from ..hub.replay import ReplaySink, check_history_range
 from ..hub.subscriber import Timestamped
 from .control import Control
+from .echo import Echo
 from .jobs import Job, Jobs
 from .local_channels import LocalChannels
 from .messages import GroupMessage, open_envelope, position_of
@@ -25,6 +26,7 @@ from .names import is_channel_of, new_node_id, node_of
 from .outages import Outages
 from .presence.records import Joining
 from .recipients import Recipients
+from .reports import Reporter
 from .resume_counts import ResumeCounts
 from .settings import Settings
 
@@ -48,7 +50,9 @@ class Node:
         self._names = settings.names
         self._settings = settings
         self.local_channels = LocalChannels(self.id, channel, settings)
-        self.control = Control(self.id, channel, settings, self.local_channels, self._start_soon)
+        self._reporter = Reporter(self, settings)
+        self.control = Control(self.id, channel, settings, self.local_channels, self._start_soon, self._reporter)
+        self.echo = Echo(self.id, channel, settings)
         self.presence = self.local_channels.presence
         self.resumes = ResumeCounts()
         self._jobs = Jobs(channel, settings.names)
@@ -200,6 +204,7 @@ class Node:
         """Cancel what runs in the background."""
         self.is_closed = True
         self.local_channels.close()
+        self._reporter.close()
         for task in self._background_tasks:
             task.cancel()
 

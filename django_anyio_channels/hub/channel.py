@@ -21,6 +21,7 @@ from ..core.stats import MAILBOX_BYTES, DeliveryStats
 from .consumer_group import ConsumerGroupSink, DeadLetters
 from .encryption import ChannelEncryption
 from .idempotency import IdempotentCalls
+from .inspection import Inspection
 from .presence import PresenceStore
 from .queues import Queues
 from .replay import ReplaySink, check_group, check_history_range, check_subscription
@@ -94,6 +95,7 @@ class Channel:
         self.queues: Queues = Queues(self._shards, self.stats, self._dead_letters, self._encryption, marked)
         self.idempotent: IdempotentCalls = IdempotentCalls(self._shards, self._encryption, self.queues)
         self.presence: PresenceStore = PresenceStore(self._shards, self._encryption)
+        self.inspection: Inspection = Inspection(self._shards)
 
     async def __aenter__(self) -> Channel:
         if self._running is not None:
@@ -115,8 +117,6 @@ class Channel:
         self._shards.set_supervisors(())
         if running is not None:
             await running.aclose()
-
-    # ---- messages -----------------------------------------------------------------------------------------------
 
     def encode(self, message: Any) -> bytes:
         """Encode a message. Raises `TypeError` for what cannot be encoded, `PayloadTooLarge` above the limit."""
@@ -234,8 +234,6 @@ class Channel:
                 self.remove_sink(name, sink, pattern=is_pattern)
             sink.close()
             subscriber.clear()
-
-    # ---- sinks --------------------------------------------------------------------------------------------------
 
     def mailbox(
         self, name: str, *, capacity: int | None = None, expiry: float | None = None, manual_ack: bool = False

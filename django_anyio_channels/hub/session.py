@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import random
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from traceback import format_exception
 
@@ -60,6 +61,13 @@ class Session:
         self._timeout = connect_timeout
         self._on_end = on_end
         self._scope = anyio.CancelScope()
+        self._handler: EventHandler
+
+    def set_handler(self, handler: EventHandler) -> None:
+        """Pass each event to ``handler`` from now on."""
+        self._handler = handler
+        with suppress(ListenerClosed):  # it is not connected yet, or not any more
+            self._layer.set_event_handler(handler)
 
     def fail(self, error: ListenerClosed) -> None:
         """End the session. The first error wins; later calls are ignored."""
@@ -72,12 +80,13 @@ class Session:
 
     async def run(self, handler: EventHandler, activate: Callable[[Session], Awaitable[None]]) -> None:
         """Connect, pass each event to ``handler``, and return after the end. ``activate`` subscribes what is wanted."""
+        self._handler = handler
         try:
             with self._scope:
                 if self.error is None and await self._connect():
                     # The reader runs first: on some brokers, acknowledgements of subscriptions come through it.
                     async with anyio.create_task_group() as tasks:
-                        tasks.start_soon(self._read, handler)
+                        tasks.start_soon(self._read)
                         await activate(self)
         finally:
             self._on_end(self)
@@ -95,13 +104,14 @@ class Session:
             self._fail(error)
         return self.error is None
 
-    async def _read(self, handler: EventHandler) -> None:
+    async def _read(self) -> None:
         next_published = self._layer.next_published
         try:
-            self._layer.set_event_handler(handler)
+            self._layer.set_event_handler(self._handler)
             while True:
                 for _ in range(_EVENTS_PER_TURN):
-                    handler(await next_published())
+                    event = await next_published()
+                    self._handler(event)
                 await checkpoint()
         except Exception as error:
             self._fail(error)

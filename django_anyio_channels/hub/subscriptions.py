@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import islice
 from time import monotonic
@@ -107,6 +107,10 @@ class SubscriptionRegistry:
 
     def __len__(self) -> int:
         return len(self._groups) + len(self._patterns)
+
+    def members(self) -> Iterator[tuple[str, int]]:
+        """Return each group and its number of sinks."""
+        return ((name, len(each.sinks)) for name, each in self._groups.items() if each.sinks)
 
     def deliver(self, event: Event[bytes]) -> None:
         """Put an event into every sink that wants it."""

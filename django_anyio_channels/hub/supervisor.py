@@ -15,7 +15,7 @@ from ..core.layer import BaseChannelLayer
 from ..core.notifier import Notifier, is_asyncio, waiter_type
 from ..core.stats import DeliveryStats, RateLimitedLogger
 from .encryption import ChannelEncryption
-from .session import CHECK_ADDRESS, Backoff, Interruption, Session, logger
+from .session import CHECK_ADDRESS, Backoff, EventHandler, Interruption, Session, logger
 from .subscriptions import MarkedReader, SubscriptionRegistry
 
 T = TypeVar("T")
@@ -53,7 +53,8 @@ class Supervisor:
             layer, self.wait_connected, waiter_type(), self._report_missed, self._report_resubscribed, marked
         )
         deliver = self.subscriptions.deliver
-        self._deliver = deliver if encryption is None else encryption.decrypt_before(deliver)
+        self._handler = deliver if encryption is None else encryption.decrypt_before(deliver)
+        self._deliver = self._handler
         self._stats = stats
         self._on_gap = on_gap
         self._on_missed = on_missed
@@ -91,6 +92,12 @@ class Supervisor:
     def _fail_if_interrupted(self, session: Session) -> None:
         if self._interruption is not None:
             session.fail(ListenerClosed(f"{self.layer.address}: {self._interruption.reason}"))
+
+    def wrap_handler(self, wrap: Callable[[EventHandler], EventHandler] | None) -> None:
+        """Have events handled by what ``wrap`` makes of the handler; with None by the handler itself again."""
+        self._deliver = self._handler if wrap is None else wrap(self._handler)
+        if self._newest is not None:
+            self._newest.set_handler(self._deliver)
 
     # ---- for calls that need the broker ---------------------------------------------------------------------------
 

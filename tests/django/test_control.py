@@ -143,6 +143,18 @@ def test_a_command_that_cannot_be_replied_to_is_logged(caplog: pytest.LogCapture
     assert "Could not reply to another node" in caplog.text
 
 
+def test_a_late_reply_is_no_error() -> None:
+    async def main() -> None:
+        owner, other = layers(2)
+        await owner.new_channel()
+        async with node_in(owner).control._expect_replies() as (request_id, _):
+            pass
+        await publish(other, owner, {"kind": "reply", "request_id": request_id, "error": None})
+        assert owner.statistics()["undecodable"] == 0
+
+    asyncio.run(main())
+
+
 @pytest.mark.parametrize(("keys", "copies"), [([], 0), (["a key of some length"], 1)], ids=["plain", "encrypted"])
 def test_copies_of_commands_are_remembered_as_long_as_they_could_come(
     keys: list[str], copies: int, monkeypatch: pytest.MonkeyPatch

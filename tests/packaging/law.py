@@ -15,8 +15,8 @@ from pathlib import Path
 
 NAME = "django_anyio_channels"
 
-TOP = {"", "apps", "channels_redis"}
-"""The files beside the parts, which hold public names; "" is the package's own __init__."""
+TOP = {"", "apps", "channels_redis", "management", "management.commands", "management.commands.channels"}
+"""The files beside the parts, which hold public names or are where Django looks; "" is the package's own __init__."""
 
 BROKERS = {"memory", "redis", "postgres", "mqtt"}
 
@@ -84,7 +84,9 @@ ROOMS = [
     {"peers"},
     {"cluster"},
     {"session"},
+    {"inspection", "doctor"},
     {"broker"},  # the embedded one
+    {"verbs"},
     {"layer"},
     {"streams"},
 ]

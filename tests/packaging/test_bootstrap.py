@@ -25,7 +25,7 @@ build-backend = "hatchling.build"
 [project]
 name = "tiny"
 version = "1"
-optional-dependencies = { django = [], encryption = [], mqtt = [], postgres = [], redis = [] }
+optional-dependencies = { cli = [], django = [], encryption = [], health = [], mqtt = [], postgres = [], redis = [] }
 
 [dependency-groups]
 tools = ["iniconfig"]

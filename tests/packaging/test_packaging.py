@@ -25,6 +25,7 @@ Script = Callable[[str], Any]
 NEEDS = {
     "AnyioChannelLayer": "django",
     "AsyncResumingMixin": "django",
+    "ChannelLayerHealthCheck": "django,health",
     "PostgreSQLChannelLayer": "postgres",
     "PrometheusCollector": "django",
     "RedisPubSubChannelLayer": "redis",
@@ -117,7 +118,7 @@ def test_metadata(wheel: Path) -> None:
     assert told.get_all("License-File") == ["LICENSE"]
     assert told["Description-Content-Type"] == "text/x-rst"
     assert set(told.get_all("Provides-Extra", [])) == {
-        *("django", "encryption", "mqtt", "opentelemetry", "postgres", "prometheus", "redis")
+        *("cli", "django", "encryption", "health", "mqtt", "opentelemetry", "postgres", "prometheus", "redis")
     }
     required = {line for line in told.get_all("Requires-Dist", []) if "extra ==" not in line}
     assert {line.partition(">=")[0] for line in required} == {"anyio", "msgpack", "msgspec"}

@@ -13,6 +13,7 @@ from time import monotonic
 
 from ...core.events import Event, Gap, PublishResult
 from ...core.exceptions import QueueFull
+from ...core.inspection import QueueState
 from ...core.telemetry import queue_for
 from ..common.entries import entry_id
 from ..common.history import HistoryPage, as_events
@@ -61,8 +62,6 @@ class InMemoryBroker:
         self.work = PendingWork(self._lock, self._get_queue, self._histories.get)
         """What waits to be acknowledged."""
         self.presence = PresenceTable()
-
-    # ---- topics -------------------------------------------------------------------------------------------------
 
     def subscribe(self, group: str, inbox: Inbox, since: bytes | None = None) -> None:
         """Subscribe; with ``since``, what was published after this position comes first, or a `Gap`."""
@@ -180,8 +179,6 @@ class InMemoryBroker:
         with self._lock:
             return known._replace(bound_queues=self._bindings.of(group))
 
-    # ---- history ------------------------------------------------------------------------------------------------
-
     def keep_history(self, limits: HistoryLimits) -> Keep | None:
         """Set how much is kept of each group, and return what has `publish` keep it.
 
@@ -207,8 +204,6 @@ class InMemoryBroker:
     def position(self, group: str) -> str:
         with self._lock:
             return self._histories.get(group).position.decode()
-
-    # ---- queues -------------------------------------------------------------------------------------------------
 
     def put(self, queue: str, message: bytes, capacity: int, expiry: float) -> None:
         """Append to a queue. Raises `QueueFull`."""
@@ -274,6 +269,12 @@ class InMemoryBroker:
             self._histories.purge(prefix)
         self.work.purge(prefix)
         self._keys.purge(prefix)
+
+    def inspect_queues(self, prefix: str, limit: int) -> list[QueueState]:
+        now = monotonic()
+        with self._lock:
+            found = [(name, queue) for name, queue in self._queues.items() if name.startswith(prefix)][:limit]
+            return [queue.state(name, now) for name, queue in found]
 
     def _get_queue(self, queue: str) -> Queue:
         return self._queues.setdefault(queue, Queue())

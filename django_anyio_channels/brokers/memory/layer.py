@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 from anyio.lowlevel import checkpoint
 
-from ...core.capabilities import PresenceRecord, QueueLength
 from ...core.events import Event, Gap, PublishResult
 from ...core.exceptions import NotSupported
-from ...core.layer import BaseChannelLayer
 from ...core.options import ACKNOWLEDGEMENT_OPTIONS, HISTORY_OPTIONS, check_options, instance_of
 from ..common import entries
 from ..common.history import HistoryPage, events_after
@@ -18,6 +16,7 @@ from .deliveries import Work, WorkReaders
 from .history import HistoryLimits
 from .inbox import Inbox
 from .queues import Reader, not_connected
+from .verbs import BrokerVerbs
 
 OPTIONS = {
     "broker": instance_of(InMemoryBroker, wanted="an InMemoryBroker").or_none,
@@ -28,7 +27,7 @@ OPTIONS = {
 _PUBLISHES_PER_TURN = 16
 
 
-class InMemoryChannelLayer(BaseChannelLayer):
+class InMemoryChannelLayer(BrokerVerbs):
     """Topics, patterns and queues without any broker to install, for one process.
 
     Any number of threads and event loops may publish, put and take. Layers with the same ``broker`` are connected, also
@@ -219,31 +218,6 @@ class InMemoryChannelLayer(BaseChannelLayer):
         finally:
             self._readers.discard(reader)
 
-    async def queue_length(self, queue: str) -> QueueLength:
-        self._connected()
-        return QueueLength(self.broker.queue_length(queue), 0)
-
-    async def bind(self, group: str, queue: str, *, capacity: int, expiry: float, lifetime: float) -> None:
-        self._connected()
-        self.broker.bind(group, queue, capacity, expiry, lifetime)
-
-    async def unbind(self, group: str, queue: str) -> None:
-        self._connected()
-        self.broker.unbind(group, queue)
-
-    async def purge(self, prefix: str) -> None:
-        self._connected()
-        self.broker.purge(prefix)
-        self.broker.presence.purge(prefix)
-
-    async def put_presence(self, records: Sequence[PresenceRecord], ttl: float) -> None:
-        self._connected()
-        self.broker.presence.put(records, ttl)
-
-    async def read_presence(self, name: str) -> dict[str, bytes]:
-        self._connected()
-        return self.broker.presence.read(name)
-
     def publish_blocking(self, group: str, message: bytes) -> PublishResult:
         """`publish` from any thread, connected or not."""
         return self._publish(group, message, self._keep)
@@ -251,11 +225,6 @@ class InMemoryChannelLayer(BaseChannelLayer):
     def put_blocking(self, queue: str, message: bytes, *, capacity: int, expiry: float) -> None:
         """`put` from any thread, connected or not."""
         self.broker.put(queue, message, capacity, expiry)
-
-    def _connected(self) -> Inbox:
-        if self._inbox is None:
-            raise not_connected()
-        return self._inbox
 
     def _require_history(self) -> None:
         """Raise `NotSupported` if there is no history, and `ListenerClosed` if there is no session."""

@@ -9,6 +9,7 @@ from typing import Any
 from anyio.lowlevel import current_token
 
 from ...core.exceptions import ListenerClosed
+from ...core.inspection import QueueState
 from ...core.notifier import Notifier, waiter_type
 
 
@@ -78,6 +79,11 @@ class Queue:
     def pop(self, now: float) -> bytes | None:
         self.drop_expired(now)
         return self.messages.popleft()[1] if self.messages else None
+
+    def state(self, name: str, now: float) -> QueueState:
+        self.drop_expired(now)
+        expires_in = self.messages[0][0] - now if self.messages else None
+        return QueueState(name, len(self.messages), expires_in, readers=len(self.readers))
 
     def drop_expired(self, now: float) -> None:
         while self.messages and self.messages[0][0] <= now:

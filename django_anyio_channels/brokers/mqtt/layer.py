@@ -8,9 +8,11 @@ from collections.abc import Callable, Sequence
 from ...core.capabilities import PresenceRecord
 from ...core.events import Event, PublishResult
 from ...core.exceptions import ListenerClosed, NotSupported
+from ...core.inspection import Finding, QueueState
 from ...core.layer import BaseChannelLayer, Reencryption, subscribing
 from .address import make_options
 from .bridge import Bridge
+from .doctor import diagnose
 from .packets import NO_MATCHING_SUBSCRIBERS, NO_PROPERTIES, Properties, Will
 from .presence import Presence
 from .queues.client import MQTTQueues
@@ -217,6 +219,19 @@ class MQTTChannelLayer(BaseChannelLayer):
                 f"retain_available), or use Redis or PostgreSQL"
             )
         return session.presence
+
+    @property
+    def queues_are_at_nodes(self) -> bool:
+        """See `SupportsInspection`."""
+        return True
+
+    async def inspect_queues(self, prefix: str, limit: int) -> list[QueueState]:
+        session = self._connected()
+        return session.queues.inspect(prefix, limit) if session.has_queues else []
+
+    async def diagnose(self, largest_message: int) -> list[Finding]:
+        """See `SupportsDiagnosis`."""
+        return await diagnose(self._connected(), largest_message)
 
     def _queues(self) -> MQTTQueues:
         session = self._connected()

@@ -158,6 +158,16 @@ class Session:
         self.events.end(error)
 
     @property
+    def host(self) -> str:
+        """Where the broker is."""
+        return self._options.host
+
+    @property
+    def is_encrypted(self) -> bool:
+        """Whether the connection is TLS."""
+        return bool(self._options.tls)
+
+    @property
     def largest_packet(self) -> int:
         """Bytes that the broker takes at most in one packet."""
         return self.live().answer.maximum_packet_size

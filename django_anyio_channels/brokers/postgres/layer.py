@@ -8,6 +8,7 @@ from typing import Any
 from ...core.capabilities import PresenceRecord, QueryGenerator, QueueLength
 from ...core.events import Event, PublishResult
 from ...core.exceptions import ListenerClosed, MissingDriver
+from ...core.inspection import Finding, QueueState
 from ...core.layer import BaseChannelLayer
 from ...core.options import check_options
 from ..common.peers import PeerBarrier
@@ -19,6 +20,8 @@ except ImportError as error:
 
 from . import transactions
 from .address import Address, Credentials
+from .doctor import diagnose
+from .inspection import inspect_queues
 from .options import OPTIONS
 from .peers import PEER_TIMEOUT
 from .queues import LeasedMessages, Message
@@ -160,6 +163,18 @@ class PostgreSQLChannelLayer(BaseChannelLayer):
 
     async def read_presence(self, name: str) -> dict[str, bytes]:
         return await self._require_session().presence.read(name.encode())
+
+    @property
+    def queues_are_at_nodes(self) -> bool:
+        """See `SupportsInspection`."""
+        return False
+
+    async def inspect_queues(self, prefix: str, limit: int) -> list[QueueState]:
+        return await inspect_queues(self._require_session(), prefix, limit)
+
+    async def diagnose(self, largest_message: int) -> list[Finding]:
+        """See `SupportsDiagnosis`."""
+        return await diagnose(self._require_session())
 
     def publish_in_transaction(self, group: str, message: bytes, *, encoding: str) -> QueryGenerator[PublishResult]:
         return transactions.publish(group, message, encoding=encoding)

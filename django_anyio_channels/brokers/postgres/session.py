@@ -109,6 +109,11 @@ class Session:
     def processes(self) -> dict[str, int]:
         return {"listening": self._listening.process_id, "publishing": self._publishing.process_id}
 
+    @property
+    def connections(self) -> tuple[Connection, Connection]:
+        """The one that listens, and the one that publishes."""
+        return self._listening, self._publishing
+
     def raise_if_closed(self) -> None:
         """Raise `ListenerClosed` unless the session is open."""
         if self._error is not None:

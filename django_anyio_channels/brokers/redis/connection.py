@@ -85,6 +85,10 @@ class Connection(asyncio.Protocol):
         self.lost: asyncio.Future[None] = self._loop.create_future()
         """Done when the socket is closed and everything that came over it was handed out."""
 
+    def __str__(self) -> str:
+        """The address without secrets."""
+        return self._address
+
     def execute(self, command: bytes, replies: int = 1) -> asyncio.Future[Any]:
         """Send encoded commands. The future gives their reply, or the list of their replies.
 

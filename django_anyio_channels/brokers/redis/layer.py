@@ -18,12 +18,15 @@ except ImportError as error:
 from ...core.capabilities import PresenceRecord, QueueLength
 from ...core.events import BoundQueue, Event, PublishResult
 from ...core.exceptions import DeliveryUnknown, ListenerClosed, PayloadTooLarge, QueueFull
+from ...core.inspection import Finding, QueueState
 from ...core.layer import BaseChannelLayer
 from ...core.options import check_options
 from ...core.stats import RateLimitedLogger
 from ..common.urls import read_url
 from .address import Address
 from .cluster.discovery import ClusterSeeds
+from .doctor import diagnose
+from .inspection import find_queues, inspect_queues
 from .keys import SENT, base_key, bindings_key, bound_groups_key, companion_key, inflight_key, presence_key, sent_key
 from .options import OPTIONS
 from .peers import Peers
@@ -231,6 +234,20 @@ class RedisPubSubChannelLayer(BaseChannelLayer):
 
     async def read_presence(self, name: str) -> dict[str, bytes]:
         return await read_records(self.require_session(), name.encode())
+
+    @property
+    def queues_are_at_nodes(self) -> bool:
+        """See `SupportsInspection`."""
+        return False
+
+    async def inspect_queues(self, prefix: str, limit: int) -> list[QueueState]:
+        session = self.require_session()
+        names = sorted(await find_queues(session, prefix.encode()))
+        return await inspect_queues(session, names[:limit])
+
+    async def diagnose(self, largest_message: int) -> list[Finding]:
+        """See `SupportsDiagnosis`."""
+        return await diagnose(self.require_session(), self._location, largest_message)
 
     async def bound_queues(
         self, session: Session, group: bytes, bindings: list[bytes] | hiredis.ReplyError

@@ -25,6 +25,7 @@ NOT_GRANTED = {
     *("auth", "quit"),  # need no right
     *("select", "client", "psubscribe", "punsubscribe"),  # for whom they concern
     "sentinel",
+    "config",  # what a server does not say, the doctor does not know
 }
 
 

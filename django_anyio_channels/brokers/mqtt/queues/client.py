@@ -24,10 +24,12 @@ requests, ``owner/<queue>`` for the announcement of its owner (the only retained
 from __future__ import annotations
 
 import asyncio
+from itertools import islice
 
 import anyio
 
 from ....core.exceptions import ListenerClosed, PayloadTooLarge, QueueFull
+from ....core.inspection import QueueState
 from ..topics import to_group, to_topic
 from .handoff import HandOffs
 from .messaging import REPLIES, Message, Messaging, PartOfTopic, Transport
@@ -77,6 +79,15 @@ class MQTTQueues:
 
     async def purge(self, prefix: str) -> None:
         await self.messaging.send(_PURGE, Message("purge", self.messaging.node, 0, (prefix,)))
+
+    def inspect(self, prefix: str, limit: int) -> list[QueueState]:
+        """Return the queues that this node owns."""
+        owners = ((to_group(topic), owner) for topic, owner in self.requests.elections.owners.items())
+        found = islice((each for each in owners if each[0].startswith(prefix)), limit)
+        return [
+            QueueState(name, len(owner.store), owner.store.expires_in, readers=len(owner.readers))
+            for name, owner in found
+        ]
 
     async def begin(self) -> None:
         """Begin the session. Raises `ListenerClosed`, and `SubscriptionRefused` if the broker does not allow it."""

@@ -46,6 +46,11 @@ class Store:
             self._first_expiry = min((each.expires_at for each in self._messages), default=inf)
         return len(self._messages)
 
+    @property
+    def expires_in(self) -> float | None:
+        """Seconds until the oldest message expires; None if there is none."""
+        return self._messages[0].expires_at - monotonic() if len(self) else None
+
     def put(self, payload: bytes, capacity: int, expiry: float) -> bool:
         """Append a message. Returns False if ``capacity`` messages wait already."""
         if len(self) >= capacity:

@@ -247,6 +247,10 @@ class SlotRoute:
         self._listening = listening
         self._name = name
 
+    def __str__(self) -> str:
+        """The address of the master, as far as it is known."""
+        return str(self._cluster.connection(key_slot(self._name), self._listening))
+
     def execute(self, command: bytes) -> asyncio.Future[Any]:
         """Send an encoded command. The future gives the reply of the master that has the slot."""
         connection = self._cluster.connection(key_slot(self._name), self._listening)

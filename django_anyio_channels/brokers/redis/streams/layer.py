@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
+from ..layer import RedisPubSubChannelLayer, check_size, delivery_unknown  # first: its error names the extra
+
+# isort: split
 from ....core.capabilities import QueueLength
 from ....core.events import Event, PublishResult
 from ....core.exceptions import ListenerClosed
+from ....core.inspection import Finding, QueueState
 from ....core.options import check_options
 from ...common import entries
 from ...common.batching import Batcher
 from ...common.deliveries import DeliveryManager
 from ...common.history import as_events, events_after
 from ...common.history_sync import HistorySync
-from ..layer import RedisPubSubChannelLayer, check_size, delivery_unknown
+from ..doctor import diagnose
 from ..options import OPTIONS
 from ..session import Session
 from . import consumer_groups
 from .history import History, Published, SessionHistory
+from .inspection import count_history, inspect_jobs, remove_from_history
 from .memory import ServerMemory
 from .observer import HistoryObserver
 
@@ -159,6 +165,20 @@ class RedisStreamsChannelLayer(RedisPubSubChannelLayer):
             await session.execute(key, "DEL", key)
         for key in await session.keys(start, "zset"):
             await session.execute(key, "DEL", key, consumer_groups.contents_key(key))
+
+    async def inspect_queues(self, prefix: str, limit: int) -> list[QueueState]:
+        return await inspect_jobs(self.require_session(), prefix, limit)
+
+    async def count_history(self, prefix: str) -> dict[str, int]:
+        """See `SupportsHistoryInspection`."""
+        return await count_history(self.require_session(), prefix)
+
+    async def remove_from_history(self, group: str, positions: Sequence[str]) -> int:
+        """See `SupportsHistoryInspection`."""
+        return await remove_from_history(self.require_session(), group, positions)
+
+    async def diagnose(self, largest_message: int) -> list[Finding]:
+        return await diagnose(self.require_session(), self._location, largest_message, streams=True)
 
     def subscriptions_restored(self) -> bool:
         self._sync.subscriptions_restored()
