@@ -25,8 +25,8 @@ def fan_out(
 ) -> Figures:
     """``senders`` tasks, each awaiting its calls, to one group with ``members`` in this process or in each of several.
 
-    ``direct`` uses ``send`` to the channel of the one member instead. ``excluding`` has one more member in this process,
-    which each message excludes.
+    ``direct`` uses ``send`` to the channel of the one member instead. ``excluding`` adds a member in this process that
+    each message excludes.
     """
     expected = script(senders, messages)
     children = [Child(partial(_crowd_in_child, contender, expected, members)) for _ in range(processes)]
