@@ -21,22 +21,29 @@ def fan_out(
     senders: int = 1,
     processes: int = 0,
     direct: bool = False,
+    excluding: bool = False,
 ) -> Figures:
     """``senders`` tasks, each awaiting its calls, to one group with ``members`` in this process or in each of several.
 
-    ``direct`` uses ``send`` to the channel of the one member instead.
+    ``direct`` uses ``send`` to the channel of the one member instead. ``excluding`` adds a member in this process that
+    each message excludes.
     """
     expected = script(senders, messages)
     children = [Child(partial(_crowd_in_child, contender, expected, members)) for _ in range(processes)]
     try:
-        return asyncio.run(_fan_out(contender, expected, members, children, direct))
+        return asyncio.run(_fan_out(contender, expected, members, children, direct, excluding))
     finally:
         for child in children:
             child.close()
 
 
 async def _fan_out(
-    contender: Contender, expected: list[list[Message]], members: int, children: Sequence[Child], direct: bool
+    contender: Contender,
+    expected: list[list[Message]],
+    members: int,
+    children: Sequence[Child],
+    direct: bool,
+    excluding: bool,
 ) -> Figures:
     pace, ended = Pace(), asyncio.Event()
     async with contender.open() as layer:
@@ -51,6 +58,10 @@ async def _fan_out(
             await asyncio.sleep(contender.moment)
             names = crowd.names
         send = partial(layer.send, names[0]) if direct else partial(layer.group_send, GROUP)
+        if excluding:
+            other = await layer.new_channel()
+            await layer.group_add(GROUP, other)
+            send = partial(send, exclude=other)
         began = perf_counter()
         await send_all(send, expected, pace)
         if children:

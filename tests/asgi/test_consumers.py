@@ -69,6 +69,22 @@ def test_a_consumer_that_left_is_out_of_its_groups(site: Server) -> None:
     assert noise(site) == ""
 
 
+@pytest.mark.parametrize("closer", ["sync", "async-json"])
+def test_all_consumers_of_a_group_are_closed(site: Server, closer: str) -> None:
+    with ExitStack() as stack:
+        clients = {kind: stack.enter_context(client(site, kind)) for kind in KINDS}
+        for each in clients.values():
+            each.send(do="name")
+            each.receive()
+        clients[closer].send(do="close")
+        for each in clients.values():
+            with pytest.raises(ConnectionClosed) as caught:
+                each.receive()
+            assert caught.value.rcvd is not None
+            assert caught.value.rcvd.code == 4009
+    assert noise(site) == ""
+
+
 @pytest.mark.parametrize("path", RESUMING)
 def test_a_browser_that_missed_messages_is_sent_away_and_its_consumer_disconnects(site: Server, path: str) -> None:
     with client(site, "async") as staying, client(site, path) as leaving:

@@ -115,6 +115,8 @@ def test_a_queue_gets_one_copy() -> None:
     payload = close_envelope(Header(groups=["g", "h"], id=b"1"), b"body")
     found = [recipients.for_queue(payload, NAMES.queue(name)) for name in ("jobs", "jobs", "other")]
     assert found == [b"body", None, b"body"]
+    payload = close_envelope(Header(exclude=["jobs"]), b"body")
+    assert [recipients.for_queue(payload, NAMES.queue(name)) for name in ("jobs", "other")] == [None, b"body"]
 
 
 def test_urgent_messages_come_first_but_do_not_pile_up_without_end() -> None:

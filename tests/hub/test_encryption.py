@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from time import time
 
@@ -13,8 +13,10 @@ import pytest
 from django_anyio_channels import BaseChannelLayer, Channel, DecodeError, Event, InMemoryBroker, InMemoryChannelLayer
 from django_anyio_channels.core.encryption import Encryption
 from django_anyio_channels.core.layer import Reencryption
-from django_anyio_channels.core.serializers import MessagePackSerializer
+from django_anyio_channels.core.serializers import MARKER, MessagePackSerializer
 from django_anyio_channels.hub.session import Backoff
+from django_anyio_channels.hub.subscriber import Timestamped
+from django_anyio_channels.hub.subscriptions import Sink
 from tests.support.acknowledging import AcknowledgingLayer
 from tests.support.scripted import TIME_LIMIT, ScriptedLayer
 
@@ -169,6 +171,32 @@ async def test_a_layer_that_puts_into_bound_queues_itself_is_given_the_function(
         given[0](token, "admins", "jobs", 60.0)
     Channel(layers)
     assert len(given) == 2
+
+
+async def test_a_layer_that_puts_into_bound_queues_itself_asks_about_marked_messages() -> None:
+    given: list[Reencryption] = []
+
+    class PuttingLayer(ScriptedLayer):
+        def set_reencryption(self, reencrypt: Reencryption) -> None:
+            given.append(reencrypt)
+
+    class Reader:
+        def fan_out(self, entry: Timestamped, sinks: Iterable[Sink]) -> tuple[Timestamped, Iterable[Sink]]:
+            return entry, sinks
+
+        def for_queue(self, payload: bytes, queue: str) -> bytes | None:
+            return payload[1:] if queue == "jobs" else None
+
+    for encryption in (None, ENCRYPTION):
+        Channel(PuttingLayer(), encryption=encryption, marked=Reader())
+    plain, encrypted = given
+    assert [plain(message, "lobby", "jobs", 60.0) for message in (b"x", MARKER + b"x")] == [b"x", b"x"]
+    assert plain(MARKER, "lobby", "other", 60.0) is None
+    token = ENCRYPTION.encrypt(MARKER + b"x", "group", "lobby", lifetime=60.0)
+    put = encrypted(token, "lobby", "jobs", 60.0)
+    assert put is not None
+    assert ENCRYPTION.decrypt(put, "queue", "jobs") == b"x"
+    assert encrypted(token, "lobby", "other", 60.0) is None
 
 
 # ---- acknowledgement -----------------------------------------------------------------------------------------------

@@ -13,7 +13,7 @@ from .queues import not_connected
 
 
 class BrokerVerbs(BaseChannelLayer):
-    """Bindings, presence, and what is said of queues, for a layer that is connected."""
+    """Bindings, presence and the state of queues, for a layer that is connected."""
 
     broker: InMemoryBroker
     _inbox: Inbox | None

@@ -5,6 +5,7 @@ What a client sends                 what happens
 ``{"do": "name"}``                  it gets ``{"name": ...}``, the name of its own channel
 ``{"do": "direct", "to": ..., "text": ...}``      the channel's owner gets ``{"direct": ..., "by": kind}``
 ``{"do": "square", "number": ...}`` a background worker squares it: ``{"squared": ..., "process": ...}``
+``{"do": "close"}``                 everyone's WebSocket is closed with the code 4009
 ``{"do": "end"}``                   the consumer stops itself
 ``{"do": "settled"}``               it gets ``{"settled": ...}``, whether the server can stop by now, see `settled`
 """
@@ -38,6 +39,8 @@ def _send(layer: Any, channel: str, kind: str, wish: dict[str, Any]) -> list[tup
     match wish["do"]:
         case "say":
             return [(layer.group_send, EVERYONE, {"type": "everyone.said", "said": wish["text"], "by": kind})]
+        case "close":
+            return [(layer.group_close, EVERYONE, 4009)]
         case "direct":
             return [(layer.send, wish["to"], {"type": "channel.direct", "direct": wish["text"], "by": kind})]
         case "square":

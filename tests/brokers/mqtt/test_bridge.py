@@ -21,7 +21,7 @@ from channels.layers import channel_layers
 from channels.testing import WebsocketCommunicator
 from paho.mqtt.enums import CallbackAPIVersion
 
-from django_anyio_channels import AnyioChannelLayer, MQTTChannelLayer
+from django_anyio_channels import AnyioChannelLayer, MQTTChannelLayer, NotSupported
 from django_anyio_channels.brokers.mqtt.layer import Properties
 from django_anyio_channels.core.exceptions import SubscriptionRefused
 from django_anyio_channels.django.config import read_config
@@ -302,6 +302,16 @@ async def test_what_is_no_message_to_a_device(broker: Mosquitto, group: str, sen
     with anyio.fail_after(TIME_LIMIT):
         with pytest.raises(TypeError, match=error):
             await layer.group_send(group, sent)
+        await layer.close()
+
+
+@pytest.mark.parametrize("options", [{"exclude": "somebody!else"}, {"close": True}], ids=repr)
+async def test_a_device_gets_nothing_that_is_not_for_all(broker: Mosquitto, options: dict[str, Any]) -> None:
+    layer = new_layer(broker)
+    sent = {"type": "mqtt.message", "payload": 1}
+    with anyio.fail_after(TIME_LIMIT):
+        with pytest.raises(NotSupported, match="Group kitchen is an MQTT topic, which holds plain payloads of devices"):
+            await (layer.group_close("kitchen") if "close" in options else layer.group_send("kitchen", sent, **options))
         await layer.close()
 
 
