@@ -76,12 +76,12 @@ class LocalMembers:
         """
         left = None
         former = self._member_of.get(channel)
-        if former is not None and former != member:
-            left = self.leave(channel)
+        if former is not None:
+            left = self.leave(channel) if former != member else None
+            self._members[former].channels.pop(channel, None)
         present = self._members.get(member)
         if present is None:
             present = self._members[member] = _Present(since, self._place(member))
-        present.channels.pop(channel, None)
         present.channels[channel] = meta
         self._member_of[channel] = member
         self._mark(member, present.part)
