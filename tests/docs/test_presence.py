@@ -58,7 +58,8 @@ async def test_the_consumer(layer: AnyioChannelLayer) -> None:
 
     async def window(number: int, name: str) -> Any:
         opened = WebsocketCommunicator(found["Room"].as_asgi(), "/")
-        opened.scope["user"] = SimpleNamespace(pk=number, username=name)
+        scope: Any = opened.scope
+        scope["user"] = SimpleNamespace(pk=number, username=name)
         assert (await opened.connect(timeout=10))[0]
         return opened
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from contextlib import suppress
 from time import monotonic, time
 from typing import Any, Protocol
 
@@ -108,9 +107,11 @@ class PresenceGroup:
     async def pause(self, seconds: float) -> None:
         """Wait for more work that may come, but not while somebody waits for what has come."""
         self._is_awaited.clear()
-        with suppress(TimeoutError):
-            async with asyncio.timeout(seconds):
-                await self._is_awaited.wait()
+        timer = self._loop.call_later(seconds, self._is_awaited.set)
+        try:
+            await self._is_awaited.wait()
+        finally:
+            timer.cancel()
 
     async def wait_settled(self) -> None:
         """Wait until the worker has done what there is."""
