@@ -15,7 +15,7 @@ import pytest
 from django_anyio_channels import AnyioChannelLayer
 from django_anyio_channels.django.presence import timing
 
-from .kinds import MortalBroker
+from .kinds import Broker, MortalBroker
 from .processes import Processes, soon
 
 pytestmark = pytest.mark.anyio
@@ -257,11 +257,11 @@ async def test_the_members_of_a_killed_process_leave(mortal_django_broker: Morta
 
 
 async def test_a_process_that_ends_leaves_its_members_the_grace_period(
-    mortal_django_broker: MortalBroker, processes: Processes
+    mortal_django_broker: MortalBroker, distinct_broker: Broker, processes: Processes
 ) -> None:
     one = processes.new(presence_grace=GRACE)
     watcher = await watch(one, "room.7")
-    with elsewhere(processes, presence_grace=4.0) as program:
+    with elsewhere(processes, presence_grace=2.5) as program:
         await watcher.until_here(*(f"{number} elsewhere" for number in range(40)), "both")
         program.terminate()
         await asyncio.to_thread(program.wait, 20)

@@ -18,13 +18,14 @@ from tests.support.brokers.server import running as run_servers
 
 from ...harness.contenders import OURS, Connections, Contender, ours
 from ...harness.measuring import Figures
-from ...harness.runner import BenchmarkSet, Measure, Scenario, against, sync_against
+from ...harness.runner import BenchmarkSet, Figure, Measure, Scenario, Target, against, sync_against
 from ...scenarios.competing_workers import competing_workers
 from ...scenarios.fan_out import fan_out
 from ...scenarios.from_thread import from_thread
 from ...scenarios.idle_members import idle_members
 from ...scenarios.latency import latency
 from ...scenarios.membership import membership
+from ...scenarios.presence import being_there, joining, members_of_a_group
 from ...scenarios.restart import restart
 from ...scenarios.round_trip import round_trip
 from .nats_peer import channels_nats
@@ -93,6 +94,17 @@ def benchmarks(quick: bool) -> BenchmarkSet:
         Scenario("jobs to two workers, 16 senders", jobs(15_000, senders=16)),
         Scenario("join and leave, shared group", each(partial(membership, cycles=2500 // few, shared=True))),
         Scenario("join and leave, own group", each(partial(membership, cycles=2500 // few, shared=False))),
+        Scenario("group_add", {OURS: partial(joining, members=10_000 // few, presence=False)}),
+        Scenario("group_add of a member", {OURS: partial(joining, members=10_000 // few, presence=True)}),
+        Scenario("members of a group", {OURS: partial(members_of_a_group, members=10_000 // few)}),
+        Scenario(
+            "members who stay",
+            {
+                OURS: partial(
+                    being_there, members=10_000 // few, intervals=1 if quick else 5, commands=_CommandCounter(server)
+                )
+            },
+        ),
         Scenario(
             "idle members",
             {
@@ -149,6 +161,18 @@ class _Counter:
         return Connections(now=info["connected_clients"] - 1, ever=info["total_connections_received"])
 
 
+class _CommandCounter:
+    """Counts the scripts that a server has run, and the messages that it was given."""
+
+    def __init__(self, server: brokers.Redis) -> None:
+        self._server = server
+
+    def __call__(self) -> int:
+        with self._server.client() as client:
+            statistics = client.info("commandstats")
+        return sum(each["calls"] for name, each in statistics.items() if name in ("cmdstat_evalsha", "cmdstat_publish"))
+
+
 def _restart(contender: Contender, *, make: Callable[[str], Contender], messages: int) -> Figures:
     """`restart` with a server of its own."""
     server = brokers.plain("redis")
@@ -179,4 +203,5 @@ _TARGETS = (
     against(PUBSUB, "async_to_sync(group_send)", "calls/s", at_least=3),
     against(PUBSUB, "async_to_sync(group_send)", "connections a call", at_most=0.01),
     sync_against(PUBSUB, at_least=15),
+    Target(Figure("group_add of a member", OURS, "us each"), against=Figure("group_add", OURS, "us each"), at_most=1.3),
 )

@@ -53,6 +53,11 @@ class PresenceGroup:
         self.written = asyncio.get_running_loop().time()
         """When all of them were written; a time of the event loop."""
         self.worker: asyncio.Task[None] | None = None
+        """What does the work, and then waits for a moment whether there is more."""
+        self.is_settled = asyncio.Event()
+        """Set when there is no work, by the worker."""
+        self.is_settled.set()
+        self._is_awaited = asyncio.Event()
         self._node = node
         self._watchers: dict[str, None] = {}
         self._held: list[Update | Gone] | None = []
@@ -82,21 +87,40 @@ class PresenceGroup:
         """Have a channel be one of a member, watch the members, or both."""
         if watches:
             self._watchers[channel] = None
-        if joining.member:
-            elsewhere = self.view.find(joining.member)
-            since = time() if elsewhere is None else elsewhere.since
-            self._end_later(self.local.join(channel, joining.member, joining.meta, since))
-        self._observer.work_added(self)
+        member = joining.member
+        if member:
+            since = self.view.since(member) if member in self.view.members else time()
+            absence = self.local.join(channel, member, joining.meta, since)
+            if absence is not None:
+                self._end_later(*absence)
+        if self.worker is None:
+            self._observer.work_added(self)
 
     def discard(self, channel: str) -> None:
         """Undo `join`. A member's last channel leaves it for the grace period."""
         self._watchers.pop(channel, None)
-        self._end_later(self.local.leave(channel))
+        absence = self.local.leave(channel)
+        if absence is not None:
+            self._end_later(*absence)
         self._observer.work_added(self)
 
-    def _end_later(self, absence: tuple[str, int] | None) -> None:
-        if absence is not None:
-            self._loop.call_later(self._grace, self._end, *absence)
+    async def pause(self, seconds: float) -> None:
+        """Wait for more work that may come, but not while somebody waits for what has come."""
+        self._is_awaited.clear()
+        timer = self._loop.call_later(seconds, self._is_awaited.set)
+        try:
+            await self._is_awaited.wait()
+        finally:
+            timer.cancel()
+
+    async def wait_settled(self) -> None:
+        """Wait until the worker has done what there is."""
+        self.is_settled.clear()
+        self._is_awaited.set()
+        await self.is_settled.wait()
+
+    def _end_later(self, member: str, absence: int) -> None:
+        self._loop.call_later(self._grace, self._end, member, absence)
 
     def _end(self, member: str, absence: int) -> None:
         self.local.end(member, absence)

@@ -54,10 +54,12 @@ class LocalMembers:
         self._members: dict[str, _Present] = {}
         self._member_of: dict[str, str] = {}
         self._parts: list[dict[str, None]] = []
-        self._with_room: dict[int, None] = {}
+        self._with_room: list[int] = []
         """The parts with less than `PART_SIZE` members."""
-        self._changed: dict[str, set[int]] = {}
-        """The members that have changed, and the parts where they are and were."""
+        self._changed: dict[str, int] = {}
+        """The members that have changed, each with its part."""
+        self._other_parts: set[int] = set()
+        """More parts to be written."""
         self._previous = self._number = 0
         """The numbers of the last two changes; 0 before the first one, and while there are no members."""
 
@@ -76,15 +78,15 @@ class LocalMembers:
         """
         left = None
         former = self._member_of.get(channel)
-        if former is not None and former != member:
-            left = self.leave(channel)
+        if former is not None:
+            left = self.leave(channel) if former != member else None
+            self._members[former].channels.pop(channel, None)
         present = self._members.get(member)
         if present is None:
             present = self._members[member] = _Present(since, self._place(member))
-        present.channels.pop(channel, None)
         present.channels[channel] = meta
         self._member_of[channel] = member
-        self._mark(member, present.part)
+        self._changed[member] = present.part
         return left
 
     def leave(self, channel: str) -> tuple[str, int] | None:
@@ -94,7 +96,7 @@ class LocalMembers:
             return None
         present = self._members[member]
         present.last_meta = present.channels.pop(channel)
-        self._mark(member, present.part)
+        self._changed[member] = present.part
         if present.channels:
             return None
         present.absences += 1
@@ -104,16 +106,18 @@ class LocalMembers:
         """Remove a member whose grace period has ended, unless it has come back since this absence."""
         present = self._members.get(member)
         if present is not None and not present.channels and present.absences == absence:
+            if len(self._parts[present.part]) == PART_SIZE:
+                self._with_room.append(present.part)
             del self._members[member], self._parts[present.part][member]
-            self._with_room[present.part] = None
-            self._mark(member, present.part)
+            self._changed[member] = present.part
+            self._other_parts.add(present.part)  # it may come back in another one
 
     def take(self, number: int) -> Change:
         """Return the next change, with a number that is greater than those of all former ones."""
-        parts: set[int] = set()
+        parts, self._other_parts = self._other_parts, set()
         put, removed = {}, []
         for member in list(islice(self._changed, MEMBERS_AT_ONCE)):
-            parts |= self._changed.pop(member)
+            parts.add(self._changed.pop(member))
             if member in self._members:
                 put[member] = self._members[member].entry
             else:
@@ -134,29 +138,24 @@ class LocalMembers:
         """Have `take` return all members again, because other nodes have given this one up."""
         self._previous = self._number = 0
         for member, present in self._members.items():
-            self._mark(member, present.part)
+            self._changed[member] = present.part
 
     def restore(self, change: Change) -> None:
         """Have `take` return a change again that has perhaps reached nobody."""
+        self._other_parts.update(change.parts)
         for member in (*change.update.put, *change.update.removed):
-            self._changed.setdefault(member, set()).update(change.parts)
+            self._changed.setdefault(member, min(change.parts))
 
     def _place(self, member: str) -> int:
         if not self._with_room:
-            self._with_room[len(self._parts)] = None
+            self._with_room.append(len(self._parts))
             self._parts.append({})
-        part = next(iter(self._with_room))
-        self._parts[part][member] = None
-        if len(self._parts[part]) >= PART_SIZE:
-            del self._with_room[part]
-        return part
-
-    def _mark(self, member: str, part: int) -> None:
-        parts = self._changed.get(member)
-        if parts is None:
-            self._changed[member] = {part}
-        else:
-            parts.add(part)
+        number = self._with_room[-1]
+        part = self._parts[number]
+        part[member] = None
+        if len(part) == PART_SIZE:
+            self._with_room.pop()
+        return number
 
     def _head(self) -> bytes:
         return encode_head(Head(self._previous, self._number, len(self._members))) if self._members else b""

@@ -40,6 +40,8 @@ _GIVE_UP = 1.5
 """Intervals for which a node is missing before it is given up: it is not seen twice."""
 _GIVE_UP_ALONE = 4.0
 """The same for a node that is not the first one: the first one may have done it while this one was away."""
+_PAUSE = 0.1
+"""Seconds between two turns of one group: what comes meanwhile shares the next one."""
 _CLOSE_SECONDS = 1.0
 _REFRESH_SECONDS = RECORD_SECONDS / 3
 
@@ -50,11 +52,8 @@ class Channels(Protocol):
     def deliver(self, name: str, arrived: float, payload: bytes) -> None:
         """Put a message into the mailbox of a channel."""
 
-    async def group_add(self, topic: str, name: str) -> None:
-        """Add a channel to the group of ``topic``, unless the channel has ended."""
-
-    def sink(self, topic: str, name: str) -> object | None:
-        """Return something if it is in that group, else None."""
+    async def group_add(self, topic: str, name: str) -> bool:
+        """Add a channel to the group of ``topic``. Returns False if the channel has ended."""
 
     def watches(self, name: str) -> bool:
         """Return whether its consumer has a method for changes of members."""
@@ -95,8 +94,7 @@ class NodePresence:
         topic = self._names.group(group)
         if topic not in self.groups:
             self._store.require_supported()
-        await self._channels.group_add(topic, channel)
-        if self._channels.sink(topic, channel) is not None:
+        if await self._channels.group_add(topic, channel):
             found = self.groups.get(topic) or self._new_group(group)
             found.join(channel, joining, watches=joining.watch or self._channels.watches(channel))
 
@@ -141,8 +139,10 @@ class NodePresence:
         found = self.groups.get(self._names.group(group))
         if found is None:
             return None
-        if found.worker is not None:
-            await asyncio.wait([found.worker], timeout=self._timeout)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(self._timeout):
+                while found.has_work or not found.is_settled.is_set():
+                    await found.wait_settled()
         return found.view if found.has_been_read else None
 
     # ---- groups ---------------------------------------------------------------------------------------------------
@@ -155,13 +155,18 @@ class NodePresence:
     async def _work(self, group: PresenceGroup) -> None:
         try:
             while group.has_work:
+                group.is_settled.clear()
                 try:
                     await self._settle(group)
                 except ChannelLayerError as error:
                     self._log.write(logging.WARNING, "The members of %s cannot be published: %s", group.group, error)
                     await asyncio.sleep(timing.INTERVAL)
+                if not group.has_work:
+                    group.is_settled.set()
+                    await group.pause(_PAUSE)
         finally:
             group.worker = None
+            group.is_settled.set()
         topic = self._names.group(group.group)
         if group.is_unused and self.groups.get(topic) is group:
             del self.groups[topic]

@@ -76,6 +76,10 @@ class GroupView:
         entries = self.members.get(member)
         return None if entries is None else reduce(merge, entries.values())
 
+    def since(self, member: str) -> float:
+        """Return since when a member is here, in seconds since the epoch."""
+        return min(entry.since for entry in self.members[member].values())
+
     def merged(self) -> dict[str, Entry]:
         """Return the merged entries of all members."""
         return {member: reduce(merge, entries.values()) for member, entries in self.members.items()}

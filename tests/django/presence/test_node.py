@@ -94,6 +94,26 @@ async def test_nothing_is_left_of_20000_members_that_came_and_went() -> None:
     assert list(await one.group_members("room")) == ["again"]
 
 
+async def test_a_channel_may_become_another_members() -> None:
+    [one] = layers(1, presence_grace=0)
+    watcher = await watch(one)
+    channel = await add(one, "anonymous")
+    assert await told(one, watcher) == (["anonymous"], [])
+    await one.group_add("room", channel, member="42")
+    joined, left = await told(one, watcher)
+    assert (joined, left or (await told(one, watcher))[1]) == (["42"], ["anonymous"])
+
+
+async def test_a_group_without_members_is_forgotten() -> None:
+    one, two = layers(2, presence_grace=0)
+    channel = await add(one, "42")
+    await one.group_members("room")
+    await one.group_discard("room", channel)
+    await until(lambda: not node_in(one).presence.groups)
+    await until(lambda: node_in(one).channel.subscriptions == 2)
+    assert await two.group_count("room") == (0, 0)
+
+
 async def test_a_node_that_was_given_up_and_lives_comes_back() -> None:
     one, two = layers(2, presence_grace=0)
     await add(one, "one")
