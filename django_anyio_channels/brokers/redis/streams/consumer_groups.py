@@ -2,7 +2,7 @@
 
 New work is removed from a queue, or a consumer group's cursor moves over the history of a group; what was delivered and
 not acknowledged is kept beside it, so that neither a trimmed history nor an expiry can take it away. Two keys hold it:
-when each delivery is visible to other nodes again, in a sorted set, and its message and number of deliveries, in a hash.
+a sorted set, when each delivery is visible to other nodes again, and a hash, its message and number of deliveries.
 
 Redis' own consumer groups (``XREADGROUP``, ``XAUTOCLAIM``) would not do it in fewer lines:
 
