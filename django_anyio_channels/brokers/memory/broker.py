@@ -17,7 +17,7 @@ from anyio.lowlevel import current_token
 
 from ...core.events import BoundQueue, Event, Gap, PublishResult
 from ...core.exceptions import QueueFull
-from ..common.entries import entry_id
+from ..common.entries import NOWHERE, entry_id
 from ..common.history import HistoryPage, as_events
 from .deliveries import PendingWork
 from .history import HistoryLimits, HistoryStore
@@ -109,10 +109,12 @@ class InMemoryBroker:
     def _cut_off(self, inbox: Inbox) -> None:
         """End the subscriptions of a layer that left too much unread, and remember from where on it missed events."""
         unread = Counter(event.group for event in inbox.events if event.subscription is None)
+        gaps = {event.group for event in inbox.events if isinstance(event, Gap)}
         for group, subscribed in self._topics.items():
             if inbox in subscribed and self._histories.keeps(group):
                 history = self._histories.get(group)
-                inbox.resume_at[group] = history.position_of(history.last - unread[group])
+                reached = history.position_of(history.last - unread[group])
+                inbox.resume_at[group] = NOWHERE if group in gaps else reached
         inbox.patterns = {pattern for pattern, (_, subscribed) in self._patterns.items() if inbox in subscribed}
         inbox.events.clear()
         self._disconnect(inbox)

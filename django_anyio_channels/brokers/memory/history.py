@@ -10,7 +10,7 @@ from time import monotonic, time_ns
 from typing import NamedTuple
 
 from ...core.events import Event
-from ..common.entries import BEGINNING, NO_EPOCH, HistoryEntry, entry_id, epoch_of, sort_key
+from ..common.entries import BEGINNING, NOWHERE, HistoryEntry, entry_id, epoch_of, sort_key
 from ..common.history import HistoryPage
 
 _POSITION_SECONDS = 24 * 3600.0
@@ -182,7 +182,7 @@ class HistoryStore:
     def page(self, group: str, reached: bytes) -> HistoryPage:
         """Return the first messages after a position. A group that nothing was published to takes no memory."""
         if self._groups.get(group) is None:
-            return HistoryPage(b"%b-%b" % (NO_EPOCH, BEGINNING), [])
+            return HistoryPage(NOWHERE, [])
         return self.get(group).page(reached)
 
     def latest(self, group: str, limit: int | None) -> list[HistoryEntry]:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from hypothesis import settings
 
-from django_anyio_channels import InMemoryBroker, InMemoryChannelLayer, NotSupported
+from django_anyio_channels import Event, Gap, InMemoryBroker, InMemoryChannelLayer, NotSupported
 from django_anyio_channels.brokers.common.entries import HistoryEntry, entry_id
 from django_anyio_channels.brokers.memory import history
 from django_anyio_channels.brokers.memory.history import HistoryLimits, HistoryStore
@@ -107,6 +107,30 @@ def test_without_a_history_nothing_can_be_read_or_compared() -> None:
             asyncio.run(call)
     with pytest.raises(NotSupported, match="keeps no history unless it is asked to: set history_length"):
         InMemoryChannelLayer().is_after("01234567-0-1", "01234567-0-1")
+
+
+def test_a_gap_that_was_not_read_is_reported_again() -> None:
+    async def main() -> list[tuple[type, bytes]]:
+        broker = InMemoryBroker()
+        layer = InMemoryChannelLayer(broker=broker, history_length=2)
+        await layer.connect()
+        await layer.subscribe("room")
+        for number in (5, 1):
+            for _ in range(number):
+                await layer.publish("room", b"missed")
+            [inbox] = broker._topics["room"]
+            inbox.open = False
+            broker._cut_off(inbox)
+            await layer.disconnect()
+            for _ in range(5):
+                layer.publish_blocking("room", b"missed")
+            await layer.connect()
+            await layer.subscribe("room")
+            assert layer.subscriptions_restored()
+        await layer.publish("room", b"live")
+        return [(type(event), event.message) for event in [await layer.next_published() for _ in range(2)]]
+
+    assert asyncio.run(main()) == [(Gap, b""), (Event, b"live")]
 
 
 # ---- the merge -----------------------------------------------------------------------------------------------------
