@@ -1,4 +1,4 @@
-"""What docs/acknowledged.rst says is so, and its programs print what it shows."""
+"""What docs/guides/workers.rst says is so, and its programs print what it shows."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.docs.test_readme import cells_of, parsed
 from tests.support.brokers import redis as brokers
 from tests.support.paths import ROOT
 
-PAGE = parsed((ROOT / "docs" / "acknowledged.rst").read_text())
+PAGE = parsed((ROOT / "docs" / "guides" / "workers.rst").read_text())
 BLOCKS = [block for block in PAGE.findall(docutils.nodes.literal_block) if "code" in block["classes"]]
 PROGRAMS = [block for block in BLOCKS if "runs" in block["classes"]]
 

@@ -24,7 +24,11 @@ FOLDERS = [
 ]
 UNRELATED = {"home/kitchen/temperature", "home/hall/lamp", "sensors/+/value"}
 """Not paths of this project: topics."""
-PAGES = ["CONTRIBUTING.rst", "README.rst", *(f"docs/{file.name}" for file in sorted((ROOT / "docs").glob("*.rst")))]
+PAGES = [
+    "CONTRIBUTING.rst",
+    "README.rst",
+    *sorted(str(file.relative_to(ROOT)) for file in (ROOT / "docs").rglob("*.rst")),
+]
 
 
 def mapped() -> set[str]:

@@ -1,4 +1,4 @@
-"""What docs/history.rst says is what the sources do; its consumer serves a browser that comes back."""
+"""What docs/guides/history.rst says is what the sources do; its consumer serves a browser that comes back."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from .test_readme import parsed
 
 pytestmark = pytest.mark.anyio
 
-PAGE = parsed((ROOT / "docs" / "history.rst").read_text())
+PAGE = parsed((ROOT / "docs" / "guides" / "history.rst").read_text())
 
 
 @pytest.fixture

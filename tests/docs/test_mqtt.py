@@ -1,4 +1,4 @@
-"""What docs/mqtt.rst says is what the sources do, and what mosquitto takes."""
+"""What docs/brokers/mqtt.rst says is what the sources do, and what mosquitto takes."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tests.support.paths import ROOT
 
 from .test_readme import parsed
 
-PAGE = parsed((ROOT / "docs" / "mqtt.rst").read_text())
+PAGE = parsed((ROOT / "docs" / "brokers" / "mqtt.rst").read_text())
 BLOCKS = list(PAGE.findall(docutils.nodes.literal_block))
 PYTHON = [block for block in BLOCKS if "python" in block["classes"]]
 

@@ -1,4 +1,4 @@
-"""What docs/postgresql.rst says of settings is what the sources do."""
+"""What docs/brokers/postgresql.rst says of settings is what the sources do."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.support.paths import ROOT
 
 from .test_readme import parsed
 
-PAGE = parsed((ROOT / "docs" / "postgresql.rst").read_text())
+PAGE = parsed((ROOT / "docs" / "brokers" / "postgresql.rst").read_text())
 PYTHON = [block for block in PAGE.findall(docutils.nodes.literal_block) if "python" in block["classes"]]
 
 

@@ -1,4 +1,4 @@
-"""The settings of docs/redis.rst are settings that the layer takes."""
+"""The settings of docs/brokers/redis.rst are settings that the layer takes."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.support.paths import ROOT
 
 from .test_readme import parsed
 
-PAGE = parsed((ROOT / "docs" / "redis.rst").read_text())
+PAGE = parsed((ROOT / "docs" / "brokers" / "redis.rst").read_text())
 
 
 def address_of(config: dict[str, Any]) -> str:

@@ -1,4 +1,4 @@
-"""The access control list of docs/mqtt.rst is enough for every verb, and no rule of it is too many."""
+"""The access control list of docs/brokers/mqtt.rst is enough for every verb, and no rule of it is too many."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ pytestmark = pytest.mark.anyio
 
 def rules() -> list[str]:
     """What the page allows Django."""
-    page = parsed((ROOT / "docs" / "mqtt.rst").read_text())
+    page = parsed((ROOT / "docs" / "brokers" / "mqtt.rst").read_text())
     [block] = [each for each in page.findall(docutils.nodes.literal_block) if "acl" in each["classes"]]
     [section] = [each for each in block.astext().split("\n\n") if each.startswith("user django\n")]
     return section.splitlines()[1:]

@@ -1,4 +1,4 @@
-"""The rights that docs/redis.rst tells a user of Redis to have are enough for every verb, and no more."""
+"""The rights that docs/brokers/redis.rst tells a user of Redis to have are enough for every verb, and no more."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.support.paths import ROOT
 
 pytestmark = pytest.mark.anyio
 
-PAGE = parsed((ROOT / "docs" / "redis.rst").read_text())
+PAGE = parsed((ROOT / "docs" / "brokers" / "redis.rst").read_text())
 SOURCES = Path(django_anyio_channels.brokers.redis.__file__).parent
 CLUSTER = {"asking", "cluster", "spublish", "ssubscribe", "sunsubscribe"}
 NOT_GRANTED = {

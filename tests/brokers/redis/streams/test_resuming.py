@@ -293,7 +293,7 @@ async def test_each_message_once_over_killed_links_full_mailboxes_and_new_beginn
 
 
 class Window(AsyncResumingMixin, AsyncJsonWebsocketConsumer):
-    """What docs/history.rst shows, in short."""
+    """What docs/guides/history.rst shows, in short."""
 
     async def connect(self) -> None:
         await self.accept()
