@@ -15,6 +15,7 @@ version = release = _project["version"]
 
 extensions = ["sphinx.ext.autodoc"]
 exclude_patterns = ["_build"]
+default_role = "py:obj"
 highlight_language = "python"
 html_theme = "furo"
 html_title = f"{project} {release}"
@@ -22,6 +23,9 @@ html_title = f"{project} {release}"
 autodoc_member_order = "bysource"
 autodoc_typehints = "signature"
 autodoc_preserve_defaults = True
-# References to names of other projects are not looked up, so that a build needs no network.
+# References to names of other projects are not looked up, so that a build needs no network; type variables have no page.
 nitpicky = True
-nitpick_ignore_regex = [("py:.*", r"(?!django_anyio_channels).*")]
+nitpick_ignore_regex = [
+    ("py:.*", r"(?!django_anyio_channels).*"),
+    ("py:.*", r"django_anyio_channels\.core\.(capabilities\.Result|events\.Message|notifier\.Waiter)"),
+]
