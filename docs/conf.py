@@ -23,7 +23,7 @@ html_title = f"{project} {release}"
 autodoc_member_order = "bysource"
 autodoc_typehints = "signature"
 autodoc_preserve_defaults = True
-# References to names of other projects are not looked up, so that a build needs no network; type variables have no page.
+# References to other projects are not looked up, so that a build needs no network; type variables have no page.
 nitpicky = True
 nitpick_ignore_regex = [
     ("py:.*", r"(?!django_anyio_channels).*"),

@@ -13,13 +13,12 @@ from channels.testing import WebsocketCommunicator
 
 from django_anyio_channels import AnyioChannelLayer, RedisStreamsChannelLayer, Resumption
 from tests.support.brokers import redis as brokers
-from tests.support.paths import ROOT
 
-from .test_readme import parsed
+from .pages import page
 
 pytestmark = pytest.mark.anyio
 
-PAGE = parsed((ROOT / "docs" / "guides" / "history.rst").read_text())
+PAGE = page("docs/guides/history.rst")
 
 
 @pytest.fixture
@@ -31,42 +30,31 @@ def anyio_backend() -> str:
 def config() -> Iterator[dict[str, Any]]:
     """The CONFIG of the page, for a server of the test's own."""
     server = brokers.plain("redis")
-    found: dict[str, Any] = {}
-    exec(code("settings"), found)
-    config: dict[str, Any] = found["CHANNEL_LAYERS"]["default"]["CONFIG"]
+    config: dict[str, Any] = PAGE.run("settings")["CHANNEL_LAYERS"]["default"]["CONFIG"]
     assert config["url"] == "redis+streams://localhost:6379/0"
     with brokers.running(server):
         yield {**config, "url": brokers.with_streams(server.url)}
 
 
-def code(name: str) -> str:
-    [block] = [block for block in PAGE.findall(docutils.nodes.literal_block) if name in block["classes"]]
-    return block.astext()
-
-
 def test_the_options_are_documented_with_their_defaults() -> None:
-    [table] = [table for table in PAGE.findall(docutils.nodes.table) if "options" in table["classes"]]
-    [body] = table.findall(docutils.nodes.tbody)
-    rows = [[cell.astext() for cell in row.findall(docutils.nodes.entry)] for row in body.findall(docutils.nodes.row)]
     parameters = inspect.signature(RedisStreamsChannelLayer).parameters
-    assert [(name, default) for name, default, _ in rows] == [
-        (name, str(parameters[name].default)) for name in ("history_length", "history_age", "history_bytes")
-    ]
+    documented = {name: default for name, (default, _) in PAGE.rows("options").items()}
+    names = ("history_length", "history_age", "history_bytes")
+    assert documented == {name: str(parameters[name].default) for name in names}
 
 
 def test_the_fields_of_a_resumption_are_documented() -> None:
-    documented = [term.astext() for term in PAGE.findall(docutils.nodes.term)]
+    documented = [term.astext() for term in PAGE.document.findall(docutils.nodes.term)]
     assert sorted(documented) == sorted(Resumption.__dataclass_fields__)
 
 
 async def test_the_consumer_serves_a_browser_that_comes_back(config: dict[str, Any]) -> None:
     layer = AnyioChannelLayer(**config)
     before = channel_layers.set("default", layer)
-    found: dict[str, Any] = {}
-    exec(code("consumer"), found)
+    consumer = PAGE.run("consumer")["RoomConsumer"]
     position = None
     for expected in (["one"], ["two", "three"]):
-        browser = WebsocketCommunicator(found["RoomConsumer"].as_asgi(), "/")
+        browser = WebsocketCommunicator(consumer.as_asgi(), "/")
         assert await browser.connect(timeout=20) == (True, None)
         await browser.send_json_to({"type": "hello", "since": position})
         hello = await browser.receive_json_from(timeout=20)

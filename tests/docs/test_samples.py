@@ -1,0 +1,235 @@
+"""Every sample of the documentation is checked: programs run, settings are read, Python has types, commands exist."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import re
+import shlex
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import channels
+import django.core
+import docutils.nodes
+import pytest
+from django.core.management import find_commands
+from django.db import connections
+from django.db.utils import ConnectionHandler
+from playwright._impl._driver import compute_driver_executable
+
+import django_anyio_channels.django
+from tests.support.brokers import redis as brokers
+from tests.support.paths import ROOT
+from tests.support.programs import QUIET_ASYNCIO
+
+from .pages import page, page_names
+
+Block = docutils.nodes.literal_block
+
+NAMES = page_names()
+CAPTIONED = "docs/tutorial.rst"
+"""Its blocks are files of one project; `test_tutorial` makes it, runs it, and checks its types."""
+
+STUBS = {
+    "chat/__init__.py": "",
+    "chat/models.py": """
+from typing import ClassVar
+
+from django.db import models
+
+
+class Line(models.Model):
+    room: "models.CharField[str, str]" = models.CharField(max_length=100)
+    text: "models.TextField[str, str]" = models.TextField()
+    objects: ClassVar[models.Manager["Line"]] = models.Manager()
+""",
+    "chat/pictures.py": "def make_thumbnail(path: str) -> None: ...\n",
+    "mysite/__init__.py": "",
+}
+"""What samples import from the reader's own project."""
+
+
+def blocks(language: str) -> list[tuple[str, Block]]:
+    return [(name, block) for name in NAMES for block in page(name).in_language(language)]
+
+
+def name_of(sample: Any) -> str:
+    return sample if isinstance(sample, str) else f"line {sample.line}"
+
+
+PYTHON = blocks("python")
+CONSOLE = blocks("console")
+PROGRAMS = blocks("runs")
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What samples import, in a folder."""
+    folder = tmp_path_factory.mktemp("project")
+    layers = page("docs/reference/custom-layers.rst").code("echo")
+    for name, text in {**STUBS, "mysite/layers.py": layers}.items():
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_text(text)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[brokers.Redis]:
+    made = brokers.plain("redis")
+    with brokers.running(made):
+        yield made
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_text_is_valid(name: str) -> None:
+    assert page(name).document["title"]
+
+
+@pytest.mark.parametrize(("name", "block"), PYTHON, ids=name_of)
+def test_python_compiles(name: str, block: Block) -> None:
+    assert ast.parse(block.astext()).body
+
+
+@pytest.mark.parametrize(("name", "block"), PROGRAMS, ids=name_of)
+def test_programs_print_what_the_next_block_says(name: str, block: Block, server: brokers.Redis) -> None:
+    on_page = page(name).blocks
+    after = on_page[on_page.index(block) + 1]
+    assert "prints" in after["classes"]
+    program = block.astext().replace("redis+streams://localhost:6379/0", brokers.with_streams(server.url))
+    done = subprocess.run(
+        [sys.executable, "-X", "dev", "-W", "error", "-c", QUIET_ASYNCIO + program],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    warnings = done.stderr if "deliveries" not in program else ""  # dead letters are logged, which is the point there
+    assert (done.returncode, warnings, done.stdout.strip()) == (0, "", after.astext().strip())
+
+
+def settings_in(text: str) -> list[dict[str, Any]]:
+    """Each CONFIG that a sample sets, or that its CHANNEL_LAYERS has."""
+    names: dict[str, Any] = {}
+    exec(text, names)
+    if "CONFIG" in names:
+        return [names["CONFIG"]]
+    return [{"BACKEND": entry["BACKEND"], **entry["CONFIG"]} for entry in names["CHANNEL_LAYERS"].values()]
+
+
+SET = re.compile(r"^(CONFIG|CHANNEL_LAYERS) =", re.MULTILINE)
+SETTINGS = [(name, block) for name, block in PYTHON if SET.search(block.astext()) and name != CAPTIONED]
+
+
+@pytest.mark.parametrize(("name", "block"), SETTINGS, ids=name_of)
+def test_settings_are_accepted(
+    name: str, block: Block, project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(project)
+    monkeypatch.setenv("CHANNEL_LAYER_KEY", "of the test, long enough")
+    monkeypatch.setenv("CHANNEL_LAYER_URL", "redis://localhost:6379/0")
+    database = {"ENGINE": "django.db.backends.postgresql", "NAME": "shop"}
+    monkeypatch.setitem(connections.settings, "default", ConnectionHandler({"default": database}).settings["default"])
+    brokers.make_certificates(tmp_path)
+    text = re.sub(r"/etc/[\w./]+\.crt", str(tmp_path / "ca.crt"), block.astext())
+    for config in settings_in(text):
+        backend = config.pop("BACKEND", "django_anyio_channels.AnyioChannelLayer")
+        module, _, class_name = backend.rpartition(".")
+        read = getattr(importlib.import_module(module), class_name).read_config
+        assert read(config).make_layers()
+
+
+def test_python_has_types(project: Path, tmp_path: Path) -> None:
+    files = {}
+    for number, (name, block) in enumerate(PYTHON):
+        if name != CAPTIONED:
+            file = tmp_path / f"sample_{number}.py"
+            file.write_text(block.astext() + "\n")
+            files[file.name] = f"{name}, line {block.line}"
+    assert len(files) > 30
+    (tmp_path / "mypy.ini").write_text(
+        "[mypy]\nstrict = true\nexplicit_package_bases = true\ndisable_error_code = import-untyped\n"
+        f"cache_dir = {ROOT / '.mypy_cache' / 'samples'}\nmypy_path = {project}:{ROOT}\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-m", "mypy", "--config-file", "mypy.ini", *files],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    found = re.sub(r"^sample_\d+\.py", lambda match: files[match[0]], done.stdout, flags=re.MULTILINE)
+    assert done.returncode == 0, found + done.stderr
+
+
+@pytest.mark.parametrize(("name", "block"), blocks("javascript"), ids=name_of)
+def test_javascript_is_valid(name: str, block: Block, tmp_path: Path) -> None:
+    node = compute_driver_executable()[0]
+    (tmp_path / "sample.mjs").write_text(block.astext())
+    subprocess.run([node, "--check", "sample.mjs"], cwd=tmp_path, check=True)
+
+
+def commands() -> Iterator[tuple[str, list[str]]]:
+    """The commands of all blocks for a shell: page and words."""
+    for name, block in CONSOLE:
+        for line in block.astext().replace("\\\n", " ").splitlines():
+            assert line.startswith("$ "), f"{name}, line {block.line}: {line!r} shows no prompt"
+            words = shlex.split(line[2:], comments=True)
+            while words and re.match(r"[A-Z_]+=", words[0]):
+                words.pop(0)
+            yield name, words
+
+
+COMMANDS = [(f"{number} {' '.join(words)[:40]}", name, words) for number, (name, words) in enumerate(commands())]
+
+FROM_SYSTEM = {
+    *("apt-get", "cd", "docker", "export", "mosquitto_pub", "mosquitto_sub", "redis-server", "sudo", "systemctl"),
+    *("kubectl", "git", "uvx"),
+}
+"""Programs that the project's environment doesn't bring."""
+
+MANAGED = {
+    command
+    for package in (django.core, channels, django_anyio_channels.django)
+    for command in find_commands(str(Path(package.__path__[0], "management")))
+}
+"""The commands of ``manage.py``."""
+
+EXTRAS = set(tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"])
+
+
+@pytest.mark.parametrize(("name", "words"), [each[1:] for each in COMMANDS], ids=[each[0] for each in COMMANDS])
+def test_commands_exist(name: str, words: list[str]) -> None:
+    program, *arguments = words
+    if program in ("python", "python3", "python3.12"):
+        check_python(arguments)
+    elif program not in FROM_SYSTEM:
+        assert (Path(sys.executable).parent / program).is_file(), f"{name}: {program} is no program"
+        check_options(program, arguments)
+
+
+def check_python(arguments: list[str]) -> None:
+    if arguments[0] == "-c":
+        compile(arguments[1], "sample", "exec")
+    elif arguments[:3] == ["-m", "pip", "install"]:
+        named = [extra for word in arguments for extra in re.findall(r"\[([\w,]+)\]", word)]
+        assert {extra for extras in named for extra in extras.split(",")} <= EXTRAS
+    elif arguments[0] == "-m":
+        assert arguments[1] in ("venv", "django"), arguments
+    elif arguments[0].endswith("manage.py"):
+        assert arguments[1] in MANAGED, arguments
+    else:
+        assert (ROOT / arguments[0]).exists(), arguments
+
+
+def check_options(program: str, arguments: list[str]) -> None:
+    """Servers list the options that they take."""
+    options = {word.partition("=")[0] for word in arguments if word.startswith("-")}
+    done = subprocess.run(
+        [str(Path(sys.executable).parent / program), "--help"], capture_output=True, text=True, check=True
+    )
+    assert {each for each in options if not re.search(rf"(?<![\w-]){each}(?![\w-])", done.stdout)} == set()
