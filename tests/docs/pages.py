@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import docutils.nodes
 from docutils.core import publish_doctree
@@ -23,7 +23,7 @@ INCLUDED = {"index.rst", "changelog.rst", "policies/contributing.rst", "policies
 class _CodeBlock(CodeBlock):
     """Sphinx' ``code-block``: its caption, the name of a file, is an attribute of the node."""
 
-    option_spec: Any = {**(CodeBlock.option_spec or {}), "caption": directives.unchanged}
+    option_spec: ClassVar[Any] = {**(CodeBlock.option_spec or {}), "caption": directives.unchanged}
 
     def run(self) -> list[docutils.nodes.Node]:
         caption = self.options.pop("caption", "")
@@ -45,7 +45,7 @@ class _Ignored(Directive):
     has_content = True
     optional_arguments = 1
     final_argument_whitespace = True
-    option_spec: Any = _AnyOption()
+    option_spec: ClassVar[Any] = _AnyOption()
 
     def run(self) -> list[docutils.nodes.Node]:
         return []

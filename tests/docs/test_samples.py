@@ -187,8 +187,8 @@ def commands() -> Iterator[tuple[str, list[str]]]:
 COMMANDS = [(f"{number} {' '.join(words)[:40]}", name, words) for number, (name, words) in enumerate(commands())]
 
 FROM_SYSTEM = {
-    *("apt-get", "cd", "docker", "export", "mosquitto_pub", "mosquitto_sub", "redis-server", "sudo", "systemctl"),
-    *("kubectl", "git", "uvx"),
+    *("apt-get", "cd", "docker", "export", "git", "kubectl", "mosquitto_pub", "mosquitto_sub", "redis-server"),
+    *("source", "sudo", "systemctl", "uvx"),
 }
 """Programs that the project's environment doesn't bring."""
 
