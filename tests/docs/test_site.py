@@ -1,0 +1,65 @@
+"""``python3 docs`` builds the site and serves it. The second command builds it, too, with warnings as errors."""
+
+from __future__ import annotations
+
+import runpy
+import sys
+import tomllib
+import types
+import urllib.request
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support.brokers.server import Server, free_port, new_folder, running
+from tests.support.paths import ROOT
+
+from .pages import DOCS, INCLUDED, page_names
+
+PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text())
+
+
+def command(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> tuple[str, list[str]]:
+    """The dependency group and the command that ``python3 docs`` becomes, without making an environment."""
+    became: list[str] = []
+    groups: list[str] = []
+
+    def environment(group: str) -> str:
+        groups.append(group)
+        return sys.executable
+
+    bootstrap = types.ModuleType("bootstrap")
+    bootstrap.__dict__.update(ROOT=ROOT, environment=environment, run=lambda *words: became.extend(words))
+    monkeypatch.setitem(sys.modules, "bootstrap", bootstrap)
+    monkeypatch.setattr(sys, "argv", ["docs", *arguments])
+    runpy.run_path(str(DOCS / "__main__.py"), run_name="__main__")
+    [group] = groups
+    return group, became
+
+
+def test_the_site_is_built_and_served(monkeypatch: pytest.MonkeyPatch) -> None:
+    port = free_port()
+    group, words = command(monkeypatch, "--port", str(port))
+    needed = {line.partition(">")[0] for line in PROJECT["dependency-groups"][group]}
+    assert needed == {"furo", "sphinx", "sphinx-autobuild"}
+    assert words[-2:] == [str(DOCS), str(DOCS / "_build" / "html")]
+    folder = new_folder("site")
+    words[-1] = str(folder / "html")
+
+    def read(name: str) -> str:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/{name}", timeout=5) as answer:
+            return str(answer.read().decode())
+
+    server = Server("docs", port, words, lambda: "<title>django-anyio-channels" in read(""), folder)
+    with running(server):
+        for name in page_names():
+            if name.startswith("docs/"):
+                assert 'class="sidebar-tree"' in read(f"{name.removeprefix('docs/').removesuffix('.rst')}.html")
+        for name in INCLUDED:
+            assert "<h1>" in read(f"{Path(name).with_suffix('.html')}")
+
+
+def test_the_second_command_builds_it_too() -> None:
+    assert '"sphinx", "--fail-on-warning"' in (ROOT / ".ci" / "qa.py").read_text()
+    assert {"include-group": "docs"} in PROJECT["dependency-groups"]["qa"]
