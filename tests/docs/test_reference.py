@@ -65,7 +65,7 @@ def test_the_api_is_all_that_is_public() -> None:
 
 
 def documented(name: str) -> set[str]:
-    names = re.findall(r"^\.\. auto(?:class|function|exception):: ([\w.]+)$", page(name).text, re.MULTILINE)
+    names = re.findall(r"^\.\. auto(?:class|function|exception):: ([\w.]+)(?:\(\))?$", page(name).text, re.MULTILINE)
     return {each.rpartition(".")[2] for each in names}
 
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import runpy
+import shutil
 import sys
 import tomllib
 import types
 import urllib.request
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,7 +15,7 @@ import pytest
 from tests.support.brokers.server import Server, free_port, new_folder, running
 from tests.support.paths import ROOT
 
-from .pages import DOCS, INCLUDED, page_names
+from .pages import DOCS
 
 PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text())
 
@@ -38,26 +38,27 @@ def command(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> tuple[str, list
     return group, became
 
 
-def test_the_site_is_built_and_served(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_site_is_built_and_served(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One page stands for all, which would take half a minute on a busy machine: the second command builds them."""
     port = free_port()
     group, words = command(monkeypatch, "--port", str(port))
     needed = {line.partition(">")[0] for line in PROJECT["dependency-groups"][group]}
     assert needed == {"furo", "sphinx", "sphinx-autobuild"}
     assert words[-2:] == [str(DOCS), str(DOCS / "_build" / "html")]
+
     folder = new_folder("site")
-    words[-1] = str(folder / "html")
+    (folder / "docs").mkdir()
+    shutil.copy(ROOT / "pyproject.toml", folder)
+    shutil.copy(DOCS / "conf.py", folder / "docs")
+    (folder / "docs" / "index.rst").write_text("Served\n======\n")
+    words[-2:] = [str(folder / "docs"), str(folder / "html")]
 
-    def read(name: str) -> str:
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}/{name}", timeout=5) as answer:
-            return str(answer.read().decode())
+    def serves() -> bool:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=5) as answer:
+            return b"<h1>Served" in answer.read()
 
-    server = Server("docs", port, words, lambda: "<title>django-anyio-channels" in read(""), folder)
-    with running(server):
-        for name in page_names():
-            if name.startswith("docs/"):
-                assert 'class="sidebar-tree"' in read(f"{name.removeprefix('docs/').removesuffix('.rst')}.html")
-        for name in INCLUDED:
-            assert "<h1>" in read(f"{Path(name).with_suffix('.html')}")
+    with running(Server("docs", port, words, serves, folder)):
+        assert serves()
 
 
 def test_the_second_command_builds_it_too() -> None:
