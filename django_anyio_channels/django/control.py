@@ -98,7 +98,7 @@ class Control:
             except TimeoutError:
                 raise ListenerClosed(
                     f"{len(errors)} of {receivers - idle} nodes replied within {self._timeout:g} s; "
-                    f"the others are gone, or something blocks their event loops"
+                    f"the others have ended, or something blocks their event loops"
                 ) from None
         finally:
             del self._pending[request_id]
@@ -125,7 +125,7 @@ class Control:
         try:
             message = _decode(payload)
         except (msgspec.MsgspecError, ValueError, RecursionError) as error:
-            raise DecodeError(f"it is not a control message that this version knows ({error})") from error
+            raise DecodeError(f"it is not a control message of this version ({error})") from error
         if isinstance(message, Command):
             if message.command in _CHANNEL_COMMANDS and not is_channel_of(self._node_id, message.channel):
                 raise DecodeError(f"its channel {message.channel!r} is not a channel of this node")
@@ -155,7 +155,7 @@ class Control:
             if command.command == "group_add":
                 await self._local_channels.group_add(self._names.group(command.group), command.channel)
             elif command.command not in ("group_discard", "flush"):
-                error = f"Node {self._node_id} does not know the command {command.command!r}"
+                error = f"Node {self._node_id} does not support the command {command.command!r}"
         except ChannelLayerError as failure:
             error = str(failure)
         await self._publish(self._names.inbox(command.reply_to), Reply(command.request_id, error))

@@ -153,13 +153,13 @@ def test_every_value_becomes_a_setting() -> None:
         ({"mailbox_bytes": 0}, "CONFIG['mailbox_bytes'] has an invalid value (int)", "whole number of bytes", "E005"),
         (
             {"acknowledged": ["jobs"]},
-            "InMemoryChannelLayer delivers each message once",
+            "InMemoryChannelLayer does not support acknowledgement",
             "delivered once at most",
             "E002",
         ),
         (
             {"acknowledged": ["jobs"], "url": "redis://x"},
-            "a layer that redelivers: redis+streams://",
+            "a layer that does: redis+streams://",
             "Name such",
             "E002",
         ),

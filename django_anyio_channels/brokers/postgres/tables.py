@@ -39,8 +39,8 @@ class Tables(NamedTuple):
             raise NotSupported(
                 f"{where}: django_anyio_channels_queue, django_anyio_channels_binding or the function "
                 f"django_anyio_channels_put in the schema {self.schema} belongs to {self.foreign_owner}, which could "
-                f"run code with the rights of {self.user}. Have all three belong to {self.user}, or to the owner of "
-                f"the schema or of the database, by ALTER ... OWNER TO; or drop them if you do not know them"
+                f"run code with the rights of {self.user}. Make them belong to {self.user}, or to the owner of "
+                f"the schema or of the database, by ALTER ... OWNER TO; or drop them if nothing of yours needs them"
             )
 
     @property

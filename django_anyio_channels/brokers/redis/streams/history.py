@@ -135,6 +135,6 @@ def _read_entries(entries: list[bytes]) -> list[HistoryEntry]:
 
 def _lost(group: bytes, since: bytes) -> PositionLost:
     return PositionLost(
-        f"The history of {group.decode()} does not reach back to {since.decode()}: newer messages have taken the place "
-        f"of what came after it, or the server has lost its memory. Begin with the last messages instead"
+        f"The history of {group.decode()} does not reach back to {since.decode()}: newer messages have "
+        f"replaced those after it, or the server has lost its memory. Begin with the last messages instead"
     )

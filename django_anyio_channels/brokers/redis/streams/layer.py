@@ -145,7 +145,9 @@ class RedisStreamsChannelLayer(RedisPubSubChannelLayer):
         if since is None:
             entries = await self._history.latest(session, name, limit)
         elif not is_position(since):
-            raise InvalidPosition(f"{short_repr(since)} is no position; take Event.position, or what publish returned")
+            raise InvalidPosition(
+                f"{short_repr(since)} is not a position; use Event.position, or what publish() returned"
+            )
         else:
             entries = await self._history.after(session, name, since.encode(), limit)
         return [Event(group, entry.message, None, None, entry.position.decode()) for entry in entries]

@@ -356,7 +356,10 @@ async def test_poison_becomes_a_dead_letter(
             await channel.publish("jobs", "the next")
         [letter] = await channel.history("jobs.workers.dead")
     assert letter.message == "poison"
-    assert "jobs was delivered 3 times and never acknowledged; it is a dead letter in jobs.workers.dead" in caplog.text
+    assert (
+        "jobs was delivered 3 times without being acknowledged; it is now a dead letter in jobs.workers.dead"
+        in caplog.text
+    )
 
 
 async def test_poison_that_cannot_be_put_aside_comes_again(
@@ -369,7 +372,7 @@ async def test_poison_that_cannot_be_put_aside_comes_again(
         own_server.ask("ACL", "SETUSER", "default", "-xadd")
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(messages, reader, 1)
-            await becomes_true(lambda: "cannot become a dead letter" in caplog.text)
+            await becomes_true(lambda: "cannot be sent to the dead letters" in caplog.text)
             own_server.ask("ACL", "SETUSER", "default", "+xadd")
             await becomes_true(lambda: pending(own_server) == 0)
             await channel.publish("jobs", "the next")
@@ -614,7 +617,7 @@ async def test_a_layer_that_redelivers_nothing_says_which_does() -> None:
     async with Channel(InMemoryChannelLayer()) as channel:
         for attempt in (workers_of(channel).__aenter__, lambda: channel.queues.receive_job("jobs", "dead")):
             with pytest.raises(
-                NotSupported, match=r"InMemoryChannelLayer delivers each message once.*redis\+streams://"
+                NotSupported, match=r"InMemoryChannelLayer does not support acknowledgement.*redis\+streams://"
             ):
                 await attempt()
 

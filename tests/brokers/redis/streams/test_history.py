@@ -111,7 +111,7 @@ async def test_a_forgery_of_what_is_large_ends_nothing(server: brokers.Redis, co
 async def test_what_is_no_position(channel: Channel, since: str) -> None:
     [position] = await publish(channel, 0, 1)
     since = since.replace("01234567", position[:8])
-    with pytest.raises(InvalidPosition, match="is no position; take Event.position") as caught:
+    with pytest.raises(InvalidPosition, match="is not a position; use Event.position") as caught:
         await channel.history("room", since=since)
     assert len(str(caught.value)) < 200
     with pytest.raises(InvalidPosition):

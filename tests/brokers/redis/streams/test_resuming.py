@@ -170,7 +170,7 @@ async def test_what_cannot_be_resumed_is_reported(layer: AnyioChannelLayer) -> N
     channel = await layer.new_channel()
     with pytest.raises(PositionLost, match="does not reach back to 01234567-1-1"):
         await layer.group_resume("room", channel, since=NOWHERE)
-    with pytest.raises(InvalidPosition, match="is no position; take Event.position"):
+    with pytest.raises(InvalidPosition, match="is not a position; use Event.position"):
         await layer.group_resume("room", channel, since="yesterday")
     for last, error in ((-1, ValueError), (True, TypeError), (1.5, TypeError)):
         with pytest.raises(error, match=f"last is {last}; it must be"):
@@ -442,7 +442,7 @@ async def test_a_consumer_without_a_websocket_says_what_it_wants() -> None:
     class SyncJob(ResumingMixin, AsyncConsumer):
         pass
 
-    with pytest.raises(TypeError, match="Job has no WebSocket to close .* give it a group_missed"):
+    with pytest.raises(TypeError, match="Job has no WebSocket to close .* define group_missed"):
         await Job().group_missed({})
     with pytest.raises(TypeError, match="SyncJob has no WebSocket to close"):
         SyncJob().group_missed({})
