@@ -15,6 +15,7 @@ def main() -> int:
             check("ruff", "check", "--quiet")
             or check("ruff", "format", "--check", "--quiet")
             or check("mypy")
+            or check("tests.docs.typed")
             or check(
                 "sphinx", "--fail-on-warning", "--keep-going", "--nitpicky", "--quiet", "docs", str(Path(site, "html"))
             )

@@ -19,6 +19,7 @@ LONG = {
     "browser",
     "contract/test_django_consumers.py",
     "contract/test_django_loops.py",
+    "docs/test_deployment.py",
     "packaging/test_benchmarks.py",
     "packaging/test_bootstrap.py",
     "packaging/test_packaging.py",

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import pytest
 from playwright.sync_api import Browser, BrowserContext, Locator, Page, expect
 
-from tests.docs.reader import TUTORIAL, Reader, sections
+from tests.docs.reader import Reader, sections
 from tests.support.brokers import redis as brokers
 
 
@@ -103,15 +103,3 @@ def test_every_step(browser: Browser, reader: Reader) -> None:
             said.append(f"from {pages.index(window)}")
             everyone_sees(pages, said)
     assert reader.done == sections()
-
-
-def test_its_code_has_types(reader: Reader) -> None:
-    """After `test_every_step` has written it.
-
-    What Django wrote itself has none, and the stubs of Django refuse how Channels' documentation routes to a consumer.
-    """
-    files = {block["caption"] for block in TUTORIAL.in_language("python")} - {"mysite/settings.py", "mysite/asgi.py"}
-    (reader.folder / "mypy.ini").write_text(
-        "[mypy]\nstrict = true\nexplicit_package_bases = true\nfollow_imports = silent\n"
-    )
-    reader.call("python3", "-m", "mypy", "--config-file", "mypy.ini", *sorted(files))

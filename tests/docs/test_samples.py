@@ -27,30 +27,11 @@ from tests.support.paths import ROOT
 from tests.support.programs import QUIET_ASYNCIO
 
 from .pages import page, page_names
+from .typed import CAPTIONED, write_project
 
 Block = docutils.nodes.literal_block
 
 NAMES = page_names()
-CAPTIONED = "docs/tutorial.rst"
-"""Its blocks are files of one project; `test_tutorial` makes it, runs it, and checks its types."""
-
-STUBS = {
-    "chat/__init__.py": "",
-    "chat/models.py": """
-from typing import ClassVar
-
-from django.db import models
-
-
-class Line(models.Model):
-    room: "models.CharField[str, str]" = models.CharField(max_length=100)
-    text: "models.TextField[str, str]" = models.TextField()
-    objects: ClassVar[models.Manager["Line"]] = models.Manager()
-""",
-    "chat/pictures.py": "def make_thumbnail(path: str) -> None: ...\n",
-    "mysite/__init__.py": "",
-}
-"""What samples import from the reader's own project."""
 
 
 def blocks(language: str) -> list[tuple[str, Block]]:
@@ -70,10 +51,7 @@ PROGRAMS = blocks("runs")
 def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What samples import, in a folder."""
     folder = tmp_path_factory.mktemp("project")
-    layers = page("docs/reference/custom-layers.rst").code("echo")
-    for name, text in {**STUBS, "mysite/layers.py": layers}.items():
-        (folder / name).parent.mkdir(exist_ok=True)
-        (folder / name).write_text(text)
+    write_project(folder)
     return folder
 
 
@@ -140,29 +118,6 @@ def test_settings_are_accepted(
         module, _, class_name = backend.rpartition(".")
         read = getattr(importlib.import_module(module), class_name).read_config
         assert read(config).make_layers()
-
-
-def test_python_has_types(project: Path, tmp_path: Path) -> None:
-    files = {}
-    for number, (name, block) in enumerate(PYTHON):
-        if name != CAPTIONED:
-            file = tmp_path / f"sample_{number}.py"
-            file.write_text(block.astext() + "\n")
-            files[file.name] = f"{name}, line {block.line}"
-    assert len(files) > 30
-    (tmp_path / "mypy.ini").write_text(
-        "[mypy]\nstrict = true\nexplicit_package_bases = true\ndisable_error_code = import-untyped\n"
-        f"cache_dir = {ROOT / '.mypy_cache' / 'samples'}\nmypy_path = {project}:{ROOT}\n"
-    )
-    done = subprocess.run(
-        [sys.executable, "-m", "mypy", "--config-file", "mypy.ini", *files],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    found = re.sub(r"^sample_\d+\.py", lambda match: files[match[0]], done.stdout, flags=re.MULTILINE)
-    assert done.returncode == 0, found + done.stderr
 
 
 def commands() -> Iterator[tuple[str, list[str]]]:

@@ -8,6 +8,7 @@ import sys
 import tomllib
 import types
 import urllib.request
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,6 +17,7 @@ from tests.support.brokers.server import Server, free_port, new_folder, running
 from tests.support.paths import ROOT
 
 from .pages import DOCS
+from .typed import write_samples
 
 PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text())
 
@@ -62,5 +64,13 @@ def test_a_site_is_built_and_served(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_the_second_command_builds_it_too() -> None:
-    assert '"sphinx", "--fail-on-warning"' in (ROOT / ".ci" / "qa.py").read_text()
-    assert {"include-group": "docs"} in PROJECT["dependency-groups"]["qa"]
+    checks = (ROOT / ".ci" / "qa.py").read_text()
+    assert '"sphinx", "--fail-on-warning"' in checks
+    assert '"tests.docs.typed"' in checks
+    assert {"include-group": "docs"} in PROJECT["dependency-groups"]["test"]
+
+
+def test_types_are_checked_in_every_sample(tmp_path: Path) -> None:
+    places = write_samples(tmp_path)
+    assert len(places) > 35
+    assert {"chat/consumers.py", "chat/tests.py", "mysite/urls.py", "chat/management/commands/say.py"} <= places.keys()
