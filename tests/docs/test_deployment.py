@@ -82,6 +82,11 @@ def test_systemd_starts_a_server_of_the_page() -> None:
     assert int(unit["Service"]["TimeoutStopSec"]) > int(COMMANDS[0][-1])
 
 
+def test_a_container_ends_by_sigterm() -> None:
+    [line] = [line for line in PAGE.code("docker").splitlines() if line.startswith("CMD ")]
+    assert json.loads(line.removeprefix("CMD "))[:2] == COMMANDS[0][:2]
+
+
 def test_kubernetes_leaves_time_for_an_orderly_end() -> None:
     pod = yaml.safe_load(PAGE.code("kubernetes"))["spec"]["template"]["spec"]
     waits = int(pod["containers"][0]["lifecycle"]["preStop"]["exec"]["command"][1])

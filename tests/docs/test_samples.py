@@ -1,4 +1,4 @@
-"""Every sample of the documentation is checked: programs run, settings are read, Python has types, commands exist."""
+"""Every sample of the documentation is checked: programs run, settings are read, commands exist."""
 
 from __future__ import annotations
 
