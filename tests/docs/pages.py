@@ -31,6 +31,7 @@ class _CodeBlock(CodeBlock):
         for node in nodes:
             if isinstance(node, docutils.nodes.Element):
                 node["caption"] = caption
+                node.line = self.lineno
         return nodes
 
 

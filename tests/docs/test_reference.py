@@ -85,3 +85,16 @@ def test_every_method_of_the_layer_is_documented() -> None:
 @pytest.mark.parametrize("key", sorted(AnyioChannelLayer(url="memory://").statistics()))
 def test_statistics_are_explained(key: str) -> None:
     assert key in page("docs/reference/statistics.rst").rows("statistics")
+
+
+@pytest.mark.parametrize("name", ["redis-providers", "postgresql", "mqtt"])
+def test_each_provider_says_how_that_is_known(name: str) -> None:
+    rows = page(f"docs/brokers/{name}.rst").rows("providers")
+    assert len(rows) >= 5
+    assert {known for known, _ in rows.values()} <= {"tested", "read in its documentation", "does not work"}
+
+
+def test_each_point_about_another_layer_has_its_source() -> None:
+    for point, (_, others) in page("docs/comparison.rst").rows("comparison").items():
+        for sentence in re.findall(r"[^.]+(?:\.\d[^.]*)*\.(?=\s|$)", others):
+            assert sentence == "None." or re.search(r"\((?:.*)(source|measured|tried|#\d+)", sentence, re.DOTALL), point

@@ -17,7 +17,7 @@ from tests.support.brokers.server import Server, free_port, new_folder, running
 from tests.support.paths import ROOT
 
 from .pages import DOCS
-from .typed import write_samples
+from .typed import whole, write_samples
 
 PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text())
 
@@ -73,4 +73,5 @@ def test_the_second_command_builds_it_too() -> None:
 def test_types_are_checked_in_every_sample(tmp_path: Path) -> None:
     places = write_samples(tmp_path)
     assert len(places) > 35
+    assert whole("await layer.flush()\n").endswith(" -> None:\n    await layer.flush()\n\n")
     assert {"chat/consumers.py", "chat/tests.py", "mysite/urls.py", "chat/management/commands/say.py"} <= places.keys()

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import ast
 import re
 import subprocess
 import sys
 import tempfile
+import textwrap
 from pathlib import Path
 
 from tests.support.paths import ROOT
@@ -45,6 +47,26 @@ def write_project(folder: Path) -> None:
         (folder / name).write_text(text)
 
 
+FRAGMENT = """from typing import Any
+
+from django_anyio_channels import AnyioChannelLayer
+
+
+async def fragment(self: Any, layer: AnyioChannelLayer, user: Any) -> None:
+"""
+"""Where a sample stands that awaits something and is no program: in a method of a consumer, with its layer."""
+
+
+def whole(code: str) -> str:
+    """A sample as a module: one that awaits outside of functions is put into one."""
+    awaits = (ast.Await, ast.AsyncWith, ast.AsyncFor)
+    functions = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
+    outside = [node for node in ast.parse(code).body if not isinstance(node, functions)]
+    if any(isinstance(inner, awaits) for node in outside for inner in ast.walk(node)):
+        return FRAGMENT + textwrap.indent(code, "    ") + "\n"
+    return code + "\n"
+
+
 def write_samples(folder: Path) -> dict[str, str]:
     """Write each sample into a file; return the files, and where in the documentation they stand."""
     places: dict[str, str] = {}
@@ -54,7 +76,7 @@ def write_samples(folder: Path) -> dict[str, str]:
                 continue
             file = folder / (block["caption"] if name == CAPTIONED else f"sample_{len(places)}.py")
             file.parent.mkdir(parents=True, exist_ok=True)
-            file.write_text(f"{block.astext()}\n")
+            file.write_text(whole(block.astext()))
             places[str(file.relative_to(folder))] = f"{name}, line {block.line}"
     return places
 
