@@ -130,7 +130,7 @@ def _install_pip(python: Path) -> None:
             wheel.write_bytes(_download_pip())
         digest = hashlib.sha256(wheel.read_bytes()).hexdigest()
         if digest != PIP_SHA256:
-            sys.exit(f"{PIP} from the package index has the SHA-256 {digest} instead of {PIP_SHA256}; trust it not.")
+            sys.exit(f"{PIP} from the package index has the SHA-256 {digest} instead of {PIP_SHA256}; do not trust it.")
         _run(python, wheel / "pip", "install", "--quiet", "--no-index", wheel)
 
 

@@ -1,4 +1,4 @@
-"""Style, types and packaging: everything that is checked without running the project."""
+"""Style, types, documentation and packaging: everything that is checked without running the project."""
 
 import subprocess
 import sys
@@ -10,11 +10,15 @@ ROOT = Path(__file__).resolve().parent.parent
 
 def main() -> int:
     """The exit code of the first check that fails, else 0."""
-    with tempfile.TemporaryDirectory() as dist:
+    with tempfile.TemporaryDirectory() as dist, tempfile.TemporaryDirectory() as site:
         return (
             check("ruff", "check", "--quiet")
             or check("ruff", "format", "--check", "--quiet")
             or check("mypy")
+            or check("tests.docs.typed")
+            or check(
+                "sphinx", "--fail-on-warning", "--keep-going", "--nitpicky", "--quiet", "docs", str(Path(site, "html"))
+            )
             or check("build", "--no-isolation", "--outdir", dist, output=subprocess.DEVNULL)
             or check("twine", "check", "--strict", *map(str, Path(dist).iterdir()))
         )

@@ -121,7 +121,7 @@ class _Hooks:
 def _refuse_registered_serializer(name: Any) -> None:
     if name not in (None, "json", "msgpack"):
         raise ConfigError(
-            f"CONFIG['serializer_format'] is {name!r}, which no serializer here is registered as.",
+            f"CONFIG['serializer_format'] is {name!r}, which is not a serializer.",
             hint="Name an 'encoder' for the objects that MessagePack has no type for, or override serialize and "
             "deserialize in a subclass of RedisChannelLayer.",
             code="E005",

@@ -20,6 +20,7 @@ LONG = {
     "contract/test_django_consumers.py",
     "contract/test_django_loops.py",
     "django/commands/test_processes.py",
+    "docs/test_deployment.py",
     "packaging/test_benchmarks.py",
     "packaging/test_bootstrap.py",
     "packaging/test_packaging.py",

@@ -94,7 +94,7 @@ class DeliveryStats:
 
     def log_overflow(self, name: str, limit: str) -> bool:
         """Log that a mailbox started dropping messages. Returns whether a record was written."""
-        text = "%s is full (%s). It drops messages until it is read: read faster, or raise the limit"
+        text = "%s is full (%s); dropping messages until it is read. Read faster, or raise the limit"
         return self._log.write(logging.WARNING, text, name, limit)
 
     def log_recovered(self, name: str, dropped: int) -> None:

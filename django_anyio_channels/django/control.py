@@ -211,7 +211,7 @@ class Control:
         try:
             message = _decode(payload)
         except (msgspec.MsgspecError, ValueError, RecursionError) as error:
-            raise DecodeError(f"it is not a control message that this version knows ({error})") from error
+            raise DecodeError(f"it is not a control message of this version ({error})") from error
         if isinstance(message, Command):
             if message.command in _CHANNEL_COMMANDS and not is_channel_of(self._node_id, message.channel):
                 raise DecodeError(f"its channel {message.channel!r} is not a channel of this node")
@@ -249,7 +249,7 @@ class Control:
             elif command.command == "statistics":
                 report = await self._reporter.make(command.details)
             elif command.command not in ("group_discard", "flush"):
-                error = f"Node {self._node_id} does not know the command {command.command!r}"
+                error = f"Node {self._node_id} does not support the command {command.command!r}"
         except ChannelLayerError as failure:
             error = str(failure)
         await self._publish(self._names.inbox(command.reply_to), Reply(command.request_id, error, report))

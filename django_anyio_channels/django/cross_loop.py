@@ -77,7 +77,7 @@ def submit(loop: Loop, call: Callable[[], Awaitable[T]], on_discard: Callable[[T
 
     def finish(task: asyncio.Task[None]) -> None:
         if task.cancelled() and not future.done():
-            future.set_exception(EventLoopClosed("The event loop that carried the message ended meanwhile"))
+            future.set_exception(EventLoopClosed("The event loop that carried the message has ended"))
 
     try:
         loop.call_soon_threadsafe(start)

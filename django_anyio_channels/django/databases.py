@@ -53,7 +53,7 @@ def unusable_database(alias: str, error: ValueError) -> ConfigError:
     """Return the error for an alias that the layer refuses."""
     return _unusable(
         f"DATABASES[{alias!r}] cannot be used: {error}.",
-        "Remove it if Django does without, or give the layer a 'url' of its own instead of 'database'.",
+        "Remove it if Django does not need it, or set 'url' instead of 'database'.",
     )
 
 

@@ -70,12 +70,12 @@ def layer_factories(config: Mapping[str, Any], settings: Settings) -> list[Layer
         raise ConfigError(
             f"CONFIG has both {' and '.join(both)}.",
             hint="Keep 'url' for a broker of this package, 'database' for the PostgreSQL of an alias of DATABASES, "
-            "or 'layer' (and 'options') for a layer of your own.",
+            "or 'layer' (and 'options') for a custom layer.",
             code="E002",
         )
     if "url" in config and "url" in options:
         raise ConfigError(
-            "CONFIG has 'url' twice, beside 'options' and in it.", hint="Keep the one beside 'options'.", code="E002"
+            "CONFIG has 'url' twice: beside 'options', and in it.", hint="Remove the one in 'options'.", code="E002"
         )
     url = config.get("url", "memory://")
     if "bridge" in config:

@@ -28,33 +28,33 @@ Not 1013, which means the same: Daphne accepts none but 1000 and 3000 to 4999 fr
 
 @dataclass(frozen=True)
 class Resumption:
-    """How a consumer came into a group."""
+    """How a consumer joined a group."""
 
     position: str | None
     """What the browser keeps as its last position until a message brings one; None if there is none yet."""
 
     complete: bool
-    """Whether everything after the position that the browser named comes; if not, something was missed for good."""
+    """Whether everything after the browser's position follows; if not, some messages are no longer available."""
 
     has_history: bool
-    """Whether the layer keeps a history; if not, a browser that comes back later has missed what was sent meanwhile."""
+    """Whether the layer keeps a history; if not, a browser that reconnects later misses what is sent meanwhile."""
 
 
 class AsyncResumingMixin:
     """For asynchronous consumers, ``class ChatConsumer(AsyncResumingMixin, AsyncWebsocketConsumer)``."""
 
     async def resume_group(self, group: str, since: str | None = None, *, last: int = 0) -> Resumption:
-        """Come into a group where a browser has left it, or with the ``last`` messages of the group.
+        """Join a group at the position at which a browser left it, or with the ``last`` messages of the group.
 
-        ``since`` is the position of the last message that the browser has seen, just as the browser sent it. What
-        comes from the past goes through the consumer's handlers like any message, once this one has returned.
-        ``position_of(message)`` is what the browser has to keep of each. If what comes after ``since`` is no longer
-        known, the ``last`` messages come.
+        ``since`` is the position of the last message that the browser received, exactly as the browser sent it.
+        Messages from the history go through the consumer's handlers like any other, once this method has returned.
+        Send ``position_of(message)`` of each to the browser. If the messages after ``since`` are no longer available,
+        the ``last`` messages follow.
         """
         return await _resume(self, group, since, last)
 
     async def group_missed(self: Any, message: dict[str, Any]) -> None:
-        """Messages are missing here: close the WebSocket, so that the browser comes back and asks for them."""
+        """Close the WebSocket, because messages are missing here: the browser reconnects, and asks for them."""
         _require_websocket(self)
         await close(self, TRY_AGAIN_LATER)
 
@@ -94,6 +94,6 @@ async def _join(layer: Any, group: str, channel: str, since: str | None) -> Resu
 def _require_websocket(consumer: Any) -> None:
     if not hasattr(consumer, "websocket_disconnect"):
         raise TypeError(
-            f"{type(consumer).__name__} has no WebSocket to close when messages are missing; give it a group_missed of "
-            f"its own"
+            f"{type(consumer).__name__} has no WebSocket to close when messages are missing; "
+            f"define group_missed() in it"
         )

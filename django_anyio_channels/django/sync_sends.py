@@ -136,7 +136,7 @@ class SyncSends:
                 self._raise_error()
             except OSError as gone:
                 # The handler might have caught it, and the handler of the disconnect that follows must run.
-                logger.info("A client has gone before it got its last messages: %r", gone)
+                logger.info("A client disconnected before it received its last messages: %r", gone)
 
     def _has_room(self) -> bool:
         with self._lock:

@@ -99,7 +99,7 @@ class Channel:
 
     async def __aenter__(self) -> Channel:
         if self._running is not None:
-            raise RuntimeError("This Channel is open already; make another one with a layer of its own")
+            raise RuntimeError("This Channel is already open; make another one with its own layer")
         self._new_waiter: NewWaiter = waiter_type()
         supervisors = tuple(self._new_supervisor(layer) for layer in self._shards.layers)
         async with AsyncExitStack() as stack:

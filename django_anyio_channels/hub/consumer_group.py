@@ -73,11 +73,11 @@ class DeadLetters:
             await event.ack()
         except Exception as error:
             trace = None if isinstance(error, ChannelLayerError) else error
-            text = "A message of %s cannot become a dead letter, and is delivered again: %s"
+            text = "A message of %s cannot be sent to the dead letters, and is delivered again: %s"
             self._log.write(logging.ERROR, text, event.group, error, exc_info=trace)
         else:
             self._stats.dead_letters += 1
-            text = "A message of %s was delivered %d times and never acknowledged; it is a dead letter in %s now"
+            text = "A message of %s was delivered %d times without being acknowledged; it is now a dead letter in %s"
             self._log.write(logging.ERROR, text, event.group, event.deliveries - 1, group)
         finally:
             done.set()

@@ -80,7 +80,7 @@ class Queues:
             except QueueFull:
                 self._stats.dropped += 1
                 self._stats.dropped_queue += 1
-                text = "Queue %s is full (capacity %d); a message to its group was dropped"
+                text = "Queue %s is full (capacity %d); dropped a message of its group"
                 self._log.write(logging.WARNING, text, queue, capacity)
             except ChannelLayerError as error:
                 failed[queue] = error

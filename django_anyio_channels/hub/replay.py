@@ -37,7 +37,7 @@ def check_history_range(group: object, since: object, limit: object, name: str =
     """
     check_group(group)
     if since is not None and not isinstance(since, str):
-        raise InvalidPosition(f"{short_repr(since)} is no position; a position is a str, or None for the last messages")
+        raise InvalidPosition(f"{short_repr(since)} is not a position; use a str, or None for the last messages")
     if limit is None:
         return
     if not isinstance(limit, int) or isinstance(limit, bool):

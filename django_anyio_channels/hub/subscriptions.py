@@ -249,7 +249,7 @@ class SubscriptionRegistry:
                 await self._subscribe(subscription, session)
             except Exception as error:
                 trace = None if isinstance(error, ChannelLayerError) else error
-                text = "Could not restore the subscription to %s; it is retried, and receives nothing until then: %r"
+                text = "Could not restore the subscription to %s; retrying, without messages until then: %r"
                 self._log.write(logging.ERROR, text, subscription.name, error, exc_info=trace)
                 self._refused.setdefault(subscription, monotonic())
                 self._was_refused.notify()

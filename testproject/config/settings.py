@@ -1,7 +1,7 @@
 """Settings of the demo chat. What differs between machines comes from environment variables.
 
 ``CHANNEL_LAYER_URL``
-    Where messages travel, ``memory://`` by default. See the table of URLs in the README.
+    Where messages travel, ``memory://`` by default. See ``docs/choosing-a-broker.rst``.
 ``DATABASE``
     The name of a PostgreSQL database. Messages then travel through Django's own ``DATABASES``, whatever the URL says.
     Where it is and who logs in say ``PGHOST``, ``PGPORT``, ``PGUSER`` and ``PGPASSWORD``, as for ``psql``.

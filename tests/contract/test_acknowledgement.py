@@ -236,7 +236,7 @@ async def test_what_is_delivered_too_often_becomes_a_dead_letter(
             assert (await next_of(dead_letters)).message == "poison"
             await channel.publish(jobs, "the next")
         assert [letter.message for letter in await channel.history(dead)] == ["poison"]
-    assert f"{jobs} was delivered 3 times and never acknowledged; it is a dead letter in {dead}" in caplog.text
+    assert f"{jobs} was delivered 3 times without being acknowledged; it is now a dead letter in {dead}" in caplog.text
 
 
 async def test_what_is_pending_outlives_the_history(open_channel: Open, jobs: str) -> None:

@@ -140,7 +140,7 @@ async def test_what_is_no_position(open_channel: Open, unique: Unique, since: st
     channel, room = await open_channel(), unique("room")
     [position] = await publish(channel, room, [0])
     since = since.replace("EPOCH", position[:8])
-    with pytest.raises(InvalidPosition, match="is no position; take Event.position") as caught:
+    with pytest.raises(InvalidPosition, match="is not a position; use Event.position") as caught:
         await channel.history(room, since=since)
     assert len(str(caught.value)) < 200
     with pytest.raises(InvalidPosition):

@@ -188,7 +188,7 @@ async def test_what_cannot_be_resumed_is_reported(layer: AnyioChannelLayer) -> N
     channel = await layer.new_channel()
     with pytest.raises(PositionLost, match="does not reach back to 01234567-1-1"):
         await layer.group_resume("room", channel, since=NOWHERE)
-    with pytest.raises(InvalidPosition, match="is no position; take Event.position"):
+    with pytest.raises(InvalidPosition, match="is not a position; use Event.position"):
         await layer.group_resume("room", channel, since="yesterday")
     for last, error in ((-1, ValueError), (True, TypeError), (1.5, TypeError)):
         with pytest.raises(error, match=f"last is {last}; it must be"):
@@ -273,7 +273,7 @@ async def test_each_message_once_over_broken_connections_full_mailboxes_and_new_
 
 
 class Window(AsyncResumingMixin, AsyncJsonWebsocketConsumer):
-    """What docs/history.rst shows, in short."""
+    """What docs/guides/history.rst shows, in short."""
 
     async def connect(self) -> None:
         await self.accept()

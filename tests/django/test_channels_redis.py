@@ -259,6 +259,6 @@ def test_without_hooks_there_is_no_detour() -> None:
 
 
 def test_a_registered_serializer_is_refused() -> None:
-    with pytest.raises(ConfigError, match="is 'mine', which no serializer here is registered as") as caught:
+    with pytest.raises(ConfigError, match="is 'mine', which is not a serializer") as caught:
         RedisChannelLayer(serializer_format="mine")
     assert "override serialize" in caught.value.hint

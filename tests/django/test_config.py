@@ -159,7 +159,7 @@ def test_every_value_becomes_a_setting() -> None:
         ),
         (
             {"acknowledged": ["jobs"], "url": "redis://x"},
-            "a layer that redelivers: redis+streams://",
+            "a layer that does: redis+streams://",
             "Name such",
             "E002",
         ),

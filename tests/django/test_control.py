@@ -45,7 +45,7 @@ def test_nodes_that_do_not_reply_are_counted() -> None:
         owner, asker = layers(2, publish_timeout=2.0)
         channel = await owner.new_channel()
         node_in(owner).control._handle = silence  # type: ignore[method-assign]
-        with pytest.raises(ListenerClosed, match=r"0 of 1 nodes replied within 2 s; the others are gone"):
+        with pytest.raises(ListenerClosed, match=r"0 of 1 nodes replied within 2 s; the others have ended"):
             await asker.group_add("g", channel)
 
     async def silence(command: Command) -> None:
@@ -59,7 +59,7 @@ def test_a_command_of_another_version_is_replied_as_unknown() -> None:
         owner, asker = layers(2)
         channel = await owner.new_channel()
         await asker.new_channel()
-        with pytest.raises(ListenerClosed, match=f"{node_of(channel)} does not know the command 'dance'"):
+        with pytest.raises(ListenerClosed, match=f"{node_of(channel)} does not support the command 'dance'"):
             await node_in(asker).control.request(node_in(owner).inbox, "dance")
 
     asyncio.run(main())
@@ -86,7 +86,7 @@ def test_fields_of_another_version_are_ignored() -> None:
 @pytest.mark.parametrize(
     ("message", "reason"),
     [
-        ({}, "not a control message that this version knows"),
+        ({}, "not a control message of this version"),
         ({"kind": "reply", "request_id": "unknown", "error": None}, "a reply to no request of this node"),
         ({"kind": "reply", "request_id": 1, "error": None}, "not a control message"),
         ({"kind": "reply", "request_id": "1"}, "not a control message"),

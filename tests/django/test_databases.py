@@ -82,7 +82,7 @@ def test_the_backend_is_asked_again_for_the_user_and_the_password(
         (
             {"OPTIONS": {"channel_binding": "require"}},
             "DATABASES['chat'] cannot be used: postgresql:///shop has channel_binding=require, which asyncpg cannot do",
-            "'url' of its own",
+            "set 'url' instead",
         ),
         ({"OPTIONS": {"sslmod": "require"}}, "unknown option 'sslmod'. Did you mean 'sslmode'?", "Remove it if"),
         ({"ENGINE": "django.db.backends.sqlite3"}, "['ENGINE'] is 'django.db.backends.sqlite3'", "Name an alias whose"),

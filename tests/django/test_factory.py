@@ -29,7 +29,7 @@ def test_every_scheme_has_a_layer_that_the_package_exports(scheme: str) -> None:
     ("config", "message", "hint", "code"),
     [
         ({"url": "memory://", "layer": Own}, "both 'url' and 'layer'", "Keep 'url' for a broker", "E002"),
-        ({"url": "memory://", "options": {"url": "memory://"}}, "'url' twice", "Keep the one beside", "E002"),
+        ({"url": "memory://", "options": {"url": "memory://"}}, "'url' twice", "Remove the one in", "E002"),
         ({"url": "redis+socket:///run/redis.sock"}, "scheme 'redis+socket'", "Write unix:///path", "E003"),
         ({"url": "memry://"}, "unknown scheme 'memry'", "Did you mean 'memory'?", "E003"),
         ({"url": "http://h"}, "unknown scheme 'http'", "The schemes are memory, redis", "E003"),

@@ -75,7 +75,7 @@ def test_a_consumer_without_a_websocket_names_what_it_needs() -> None:
 
 
 class Window(AsyncResumingMixin, AsyncJsonWebsocketConsumer):
-    """What docs/history.rst shows, in short."""
+    """What docs/guides/history.rst shows, in short."""
 
     async def receive_json(self, content: Any, **kwargs: Any) -> None:
         resumption = await self.resume_group("room", content.get("since"), last=2)

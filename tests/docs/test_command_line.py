@@ -9,22 +9,23 @@ import shlex
 from collections.abc import Iterator
 from typing import Any
 
-import docutils.nodes
 import pytest
 from django.test import RequestFactory, override_settings
 
 from django_anyio_channels import AnyioChannelLayer
 from django_anyio_channels.management.commands.channels import Command
 from tests.django.commands.conftest import OURS, Site, call, project, running_site
-from tests.docs.test_readme import cells_of, parsed
 from tests.support.brokers import redis as brokers
-from tests.support.paths import ROOT
 
-PAGE = parsed((ROOT / "docs" / "guides" / "command-line.rst").read_text())
-BLOCKS = list(PAGE.findall(docutils.nodes.literal_block))
+from .pages import page
+
+PAGE = page("docs/guides/command-line.rst")
 PREFIX = "$ python3 manage.py channels "
 COMMANDS = [
-    line.removeprefix(PREFIX) for block in BLOCKS for line in block.astext().splitlines() if line.startswith(PREFIX)
+    line.removeprefix(PREFIX)
+    for block in PAGE.blocks
+    for line in block.astext().splitlines()
+    if line.startswith(PREFIX)
 ]
 
 
@@ -61,29 +62,20 @@ def test_commands_run(line: str, site: Site) -> None:
 def test_every_subcommand_is_in_the_table_and_on_the_page() -> None:
     parser = Command().create_parser("manage.py", "channels")
     [action] = [each for each in parser._actions if isinstance(each, argparse._SubParsersAction)]
-    [table] = [table for table in PAGE.findall(docutils.nodes.table) if "subcommands" in table["classes"]]
-    assert set(cells_of(table)) == set(action.choices)
+    assert set(PAGE.rows("subcommands")) == set(action.choices)
     assert set(action.choices) - {line.split()[0] for line in COMMANDS} == {"flush"}
 
 
-def block(name: str) -> str:
-    [found] = [each for each in BLOCKS if name in each["classes"]]
-    return found.astext()
-
-
 def test_the_view_answers() -> None:
-    namespace: dict[str, Any] = {}
-    exec(block("view"), namespace)
+    health = PAGE.run("view")["health"]
     with override_settings(CHANNEL_LAYERS={"default": {"BACKEND": OURS}}):
-        response = asyncio.run(namespace["health"](RequestFactory().get("/")))
+        response = asyncio.run(health(RequestFactory().get("/")))
     assert response.status_code == 200
     assert json.loads(response.content)["channels"] == "up"
 
 
 def test_the_health_check_is_made() -> None:
-    namespace: dict[str, Any] = {}
-    exec(block("urls"), namespace)
-    [pattern] = namespace["urlpatterns"]
+    [pattern] = PAGE.run("urls")["urlpatterns"]
     view = pattern.callback.view_class(**pattern.callback.view_initkwargs)
     check = list(view.get_checks())[1]
     assert repr(check) == "ChannelLayerHealthCheck(alias='default')"

@@ -1,4 +1,4 @@
-"""What docs/history.rst says is what the sources do; its consumer serves a browser that comes back."""
+"""What docs/guides/history.rst says is what the sources do; its consumer serves a browser that comes back."""
 
 from __future__ import annotations
 
@@ -14,13 +14,12 @@ from channels.testing import WebsocketCommunicator
 from django_anyio_channels import AnyioChannelLayer, InMemoryChannelLayer, RedisStreamsChannelLayer, Resumption
 from django_anyio_channels.core.options import HISTORY_OPTIONS
 from tests.support.brokers import redis as brokers
-from tests.support.paths import ROOT
 
-from .test_readme import parsed
+from .pages import page
 
 pytestmark = pytest.mark.anyio
 
-PAGE = parsed((ROOT / "docs" / "history.rst").read_text())
+PAGE = page("docs/guides/history.rst")
 
 
 @pytest.fixture
@@ -32,9 +31,7 @@ def anyio_backend() -> str:
 def config(request: pytest.FixtureRequest) -> Iterator[dict[str, Any]]:
     """The CONFIG of the page, for a server of the test's own, and its options in memory."""
     server = brokers.plain("redis")
-    found: dict[str, Any] = {}
-    exec(code("settings"), found)
-    config: dict[str, Any] = found["CHANNEL_LAYERS"]["default"]["CONFIG"]
+    config: dict[str, Any] = PAGE.run("settings")["CHANNEL_LAYERS"]["default"]["CONFIG"]
     assert config["url"] == "redis+streams://localhost:6379/0"
     if request.param == "memory":
         yield {"options": config["options"]}
@@ -43,20 +40,13 @@ def config(request: pytest.FixtureRequest) -> Iterator[dict[str, Any]]:
         yield {**config, "url": brokers.with_streams(server.url)}
 
 
-def code(name: str) -> str:
-    [block] = [block for block in PAGE.findall(docutils.nodes.literal_block) if name in block["classes"]]
-    return block.astext()
-
-
 def test_the_options_are_documented_with_their_defaults() -> None:
-    [table] = [table for table in PAGE.findall(docutils.nodes.table) if "options" in table["classes"]]
-    [body] = table.findall(docutils.nodes.tbody)
-    rows = [[cell.astext() for cell in row.findall(docutils.nodes.entry)] for row in body.findall(docutils.nodes.row)]
     parameters = inspect.signature(RedisStreamsChannelLayer).parameters
-    documented = [(name, default) for name, default, _ in rows]
+    rows = PAGE.rows("options")
+    documented = [(name, default) for name, (default, _) in rows.items()]
     assert documented == [(name, str(parameters[name].default)) for name in HISTORY_OPTIONS]
     in_memory = inspect.signature(InMemoryChannelLayer).parameters
-    assert "In memory the default is 0" in rows[0][2]
+    assert "in memory, 0" in rows["history_length"][1]
     assert [(name, str(in_memory[name].default)) for name in HISTORY_OPTIONS] == [
         ("history_length", "0"),
         *documented[1:],
@@ -64,18 +54,17 @@ def test_the_options_are_documented_with_their_defaults() -> None:
 
 
 def test_the_fields_of_a_resumption_are_documented() -> None:
-    documented = [term.astext() for term in PAGE.findall(docutils.nodes.term)]
+    documented = [term.astext() for term in PAGE.document.findall(docutils.nodes.term)]
     assert sorted(documented) == sorted(Resumption.__dataclass_fields__)
 
 
 async def test_the_consumer_serves_a_browser_that_comes_back(config: dict[str, Any]) -> None:
     layer = AnyioChannelLayer(**config)
     before = channel_layers.set("default", layer)
-    found: dict[str, Any] = {}
-    exec(code("consumer"), found)
+    consumer = PAGE.run("consumer")["RoomConsumer"]
     position = None
     for expected in (["one"], ["two", "three"]):
-        browser = WebsocketCommunicator(found["RoomConsumer"].as_asgi(), "/")
+        browser = WebsocketCommunicator(consumer.as_asgi(), "/")
         assert await browser.connect(timeout=20) == (True, None)
         await browser.send_json_to({"type": "hello", "since": position})
         hello = await browser.receive_json_from(timeout=20)

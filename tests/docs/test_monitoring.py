@@ -18,18 +18,12 @@ from django.http import HttpRequest
 
 from django_anyio_channels.django.config import read_config
 from django_anyio_channels.django.telemetry.metrics import LAG, METRICS, PUBLISH_TIME, Metric
-from tests.support.paths import ROOT
 from tests.support.programs import QUIET_ASYNCIO
 
-from .test_readme import parsed
+from .pages import cells_of, page
 
-PAGE = parsed((ROOT / "docs" / "guides" / "monitoring.rst").read_text())
+PAGE = page("docs/guides/monitoring.rst")
 ALL = (*METRICS, PUBLISH_TIME, LAG)
-
-
-def code(name: str) -> str:
-    [block] = [block for block in PAGE.findall(docutils.nodes.literal_block) if name in block["classes"]]
-    return block.astext()
 
 
 def samples(metric: Metric) -> set[str]:
@@ -43,16 +37,11 @@ def shown_name(metric: Metric) -> str:
 
 
 def test_the_settings_are_settings() -> None:
-    found: dict[str, Any] = {}
-    exec(code("settings"), found)
-    assert read_config(found["CHANNEL_LAYERS"]["default"]["CONFIG"]).telemetry == ("prometheus",)
+    assert read_config(PAGE.run("settings")["CHANNEL_LAYERS"]["default"]["CONFIG"]).telemetry == ("prometheus",)
 
 
 def test_every_metric_is_in_the_table_with_its_type_labels_and_meaning() -> None:
-    [table] = [table for table in PAGE.findall(docutils.nodes.table) if "metrics" in table["classes"]]
-    [body] = table.findall(docutils.nodes.tbody)
-    rows = [[cell.astext() for cell in row.findall(docutils.nodes.entry)] for row in body.findall(docutils.nodes.row)]
-    assert rows == [
+    assert [[name, *cells] for name, cells in PAGE.rows("metrics").items()] == [
         [
             shown_name(metric),
             metric.kind,
@@ -64,11 +53,8 @@ def test_every_metric_is_in_the_table_with_its_type_labels_and_meaning() -> None
 
 
 def test_the_names_in_opentelemetry_are_documented() -> None:
-    [table] = [table for table in PAGE.findall(docutils.nodes.table) if "metrics" not in table["classes"]]
-    [body] = table.findall(docutils.nodes.tbody)
-    documented = dict(
-        [cell.astext() for cell in row.findall(docutils.nodes.entry)] for row in body.findall(docutils.nodes.row)
-    )
+    [table] = [table for table in PAGE.document.findall(docutils.nodes.table) if "metrics" not in table["classes"]]
+    documented = {name: instrument for name, [instrument] in cells_of(table).items()}
     regular = {shown_name(each): f"anyio_channels.{each.name.removeprefix('anyio_channels_')}" for each in ALL}
     actual = {shown_name(metric): metric.instrument for metric in ALL}
     assert documented.items() <= actual.items()
@@ -77,10 +63,10 @@ def test_the_names_in_opentelemetry_are_documented() -> None:
 
 @pytest.mark.parametrize("name", ["alerts", "panels"])
 def test_expressions_name_metrics_that_exist(name: str) -> None:
-    named = set(re.findall(r"anyio_channels_\w+", code(name)))
+    named = set(re.findall(r"anyio_channels_\w+", PAGE.code(name)))
     assert len(named) >= 6
     assert named <= {sample for metric in ALL for sample in samples(metric)}
-    labels = {label for group in re.findall(r"by \(([^)]*)\)", code(name)) for label in group.split(", ")}
+    labels = {label for group in re.findall(r"by \(([^)]*)\)", PAGE.code(name)) for label in group.split(", ")}
     assert labels <= {"alias", "broker", "le", *(metric.label for metric in ALL)}
 
 
@@ -90,8 +76,7 @@ def test_each_process_serves_its_metrics_on_a_port_of_its_own() -> None:
     def start(*arguments: Any) -> None:
         servers.append(prometheus_client.start_http_server(*arguments))
 
-    found: dict[str, Any] = {}
-    exec(code("ports"), found)
+    found = PAGE.run("ports")
     serve: Callable[[list[int]], int] = found["serve_metrics"]
     found["start_http_server"] = start
     with ExitStack() as stack:
@@ -112,9 +97,7 @@ def test_each_process_serves_its_metrics_on_a_port_of_its_own() -> None:
 
 
 def test_the_view_answers_as_prometheus_expects() -> None:
-    found: dict[str, Any] = {}
-    exec(code("view"), found)
-    response = found["metrics"](HttpRequest())
+    response = PAGE.run("view")["metrics"](HttpRequest())
     assert response.status_code == 200
     assert response["Content-Type"] == prometheus_client.CONTENT_TYPE_LATEST
     assert b"# TYPE python_info gauge" in response.content
@@ -144,7 +127,7 @@ asyncio.run(main())
 
 
 def test_a_program_that_receives_makes_the_link() -> None:
-    program = PROGRAM.format(**{name: code(name) for name in ("settings", "tracing", "receiving")})
+    program = PROGRAM.format(**{name: PAGE.code(name) for name in ("settings", "tracing", "receiving")})
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False, timeout=60)
     assert (done.returncode, done.stderr) == (0, "")
     sent, processed = re.findall(r'"name": "(\w+)",\s+"context": {\s+"trace_id": "(\w+)"', done.stdout)

@@ -1,44 +1,25 @@
-"""What docs/postgresql.rst says of settings is what the sources do."""
+"""What docs/brokers/postgresql.rst says of settings is what the sources do."""
 
 from __future__ import annotations
 
-import ast
 import inspect
 import re
 
 import docutils.nodes
-import pytest
 
 from django_anyio_channels import PostgreSQLChannelLayer
 from django_anyio_channels.brokers.postgres import parameters
 from django_anyio_channels.django import databases
-from tests.support.paths import ROOT
 
-from .test_readme import parsed
+from .pages import page
 
-PAGE = parsed((ROOT / "docs" / "postgresql.rst").read_text())
-PYTHON = [block for block in PAGE.findall(docutils.nodes.literal_block) if "python" in block["classes"]]
+PAGE = page("docs/brokers/postgresql.rst")
 
 
-def first_cells(name: str) -> list[str]:
-    [table] = [table for table in PAGE.findall(docutils.nodes.table) if name in table["classes"]]
-    [body] = table.findall(docutils.nodes.tbody)
-    return [next(iter(row.findall(docutils.nodes.entry))).astext() for row in body.findall(docutils.nodes.row)]
-
-
-def names(name: str) -> set[str]:
-    return {word for cell in first_cells(name) for word in cell.split()}
-
-
-@pytest.mark.parametrize("block", PYTHON, ids=lambda block: f"line {block.line}")
-def test_python_compiles(block: docutils.nodes.literal_block) -> None:
-    assert ast.parse(block.astext()).body
-
-
-def test_every_option_that_takes_effectis_documented() -> None:
-    documented = {"role" if name == "assume_role" else name for name in names("options")}
+def test_every_option_that_takes_effect_is_documented() -> None:
+    documented = {"role" if name == "assume_role" else name for name in PAGE.words("options")}
     assert documented == parameters._READ_BY_ASYNCPG | parameters._SERVER_SETTINGS | {"connect_timeout"}
-    assert names("taken") == {"HOST", "PORT", "USER", "PASSWORD", "NAME"}
+    assert PAGE.words("taken") == {"HOST", "PORT", "USER", "PASSWORD", "NAME"}
 
 
 def test_the_layers_own_options_are_documented_with_their_defaults() -> None:
@@ -47,12 +28,14 @@ def test_the_layers_own_options_are_documented_with_their_defaults() -> None:
         for name, parameter in inspect.signature(PostgreSQLChannelLayer).parameters.items()
         if parameter.kind is inspect.Parameter.KEYWORD_ONLY
     }
-    assert names("own") == {*own, "server_settings"}
-    assert re.search(rf"probe_interval\s+{own['probe_interval']}\s", PAGE.astext())
+    assert PAGE.words("own") == {*own, "server_settings"}
+    assert re.search(rf"probe_interval\s+{own['probe_interval']}\s", PAGE.document.astext())
 
 
 def test_what_is_ignored_is_ignored() -> None:
-    [sentence] = [each.astext() for each in PAGE.findall(docutils.nodes.paragraph) if "are ignored" in each.astext()]
+    [sentence] = [
+        each.astext() for each in PAGE.document.findall(docutils.nodes.paragraph) if "are ignored" in each.astext()
+    ]
     assert "prepare_threshold" in sentence
     assert "prepare_threshold" in databases._OF_PSYCOPG
     assert "keepalives" in parameters._IGNORED

@@ -6,7 +6,6 @@ from collections.abc import AsyncIterator
 from types import SimpleNamespace
 from typing import Any
 
-import docutils.nodes
 import pytest
 from channels.layers import channel_layers
 from channels.testing import WebsocketCommunicator
@@ -14,14 +13,12 @@ from channels.testing import WebsocketCommunicator
 from django_anyio_channels import AnyioChannelLayer, GroupCount
 from django_anyio_channels.django.presence import members, records, timing
 from django_anyio_channels.django.settings import Settings
-from tests.support.paths import ROOT
 
-from .test_readme import parsed
+from .pages import page
 
 pytestmark = pytest.mark.anyio
 
-TEXT = (ROOT / "docs" / "guides" / "presence.rst").read_text()
-PAGE = parsed(TEXT)
+PAGE = page("docs/guides/presence.rst")
 
 
 @pytest.fixture
@@ -38,13 +35,8 @@ async def layer() -> AsyncIterator[AnyioChannelLayer]:
     await made.close()
 
 
-def code(name: str) -> str:
-    [block] = [block for block in PAGE.findall(docutils.nodes.literal_block) if name in block["classes"]]
-    return block.astext()
-
-
 async def test_the_calls(layer: AnyioChannelLayer) -> None:
-    lines = "\n    ".join(code("layer").splitlines())
+    lines = "\n    ".join(PAGE.code("layer").splitlines())
     found: dict[str, Any] = {}
     exec(f"async def sample(layer, channel):\n    {lines}\n    return members, count", found)
     here, count = await found["sample"](layer, await layer.new_channel())
@@ -53,11 +45,10 @@ async def test_the_calls(layer: AnyioChannelLayer) -> None:
 
 
 async def test_the_consumer(layer: AnyioChannelLayer) -> None:
-    found: dict[str, Any] = {}
-    exec(code("consumer"), found)
+    room = PAGE.run("consumer")["Room"]
 
     async def window(number: int, name: str) -> Any:
-        opened = WebsocketCommunicator(found["Room"].as_asgi(), "/")
+        opened = WebsocketCommunicator(room.as_asgi(), "/")
         scope: Any = opened.scope
         scope["user"] = SimpleNamespace(pk=number, username=name)
         assert (await opened.connect(timeout=10))[0]
@@ -77,15 +68,11 @@ async def test_the_consumer(layer: AnyioChannelLayer) -> None:
 
 
 def test_the_numbers() -> None:
-    [table] = [table for table in PAGE.findall(docutils.nodes.table) if "settings" in table["classes"]]
-    [body] = table.findall(docutils.nodes.tbody)
-    [row] = body.findall(docutils.nodes.row)
-    name, default, _ = [cell.astext() for cell in row.findall(docutils.nodes.entry)]
-    assert (name, float(default)) == ("presence_grace", Settings.presence_grace)
-    words = " ".join(TEXT.split())
+    words = " ".join(PAGE.text.split())
     for text in (
         f"up to {records.LONGEST_MEMBER} characters",
         f"up to {records.LARGEST_META:,} bytes",
+        f"{Settings.presence_grace:g} seconds by default",
         f"every {timing.INTERVAL:g} seconds",
         f"more than {timing.LIFETIME:g} seconds counts as gone",
         f"up to {members.PART_SIZE} members",

@@ -4,18 +4,16 @@ from __future__ import annotations
 
 from typing import Any, cast
 
-import docutils.nodes
 import pytest
 from channels.layers import channel_layers
 from channels.testing import WebsocketCommunicator
 from django.test import override_settings
 
 from django_anyio_channels import AnyioChannelLayer
-from tests.support.paths import ROOT
 
-from .test_readme import parsed
+from .pages import page
 
-PAGE = parsed((ROOT / "docs" / "guides" / "ready-frames.rst").read_text())
+PAGE = page("docs/guides/ready-frames.rst")
 
 
 @pytest.fixture
@@ -32,7 +30,7 @@ class User:
 @override_settings(CHANNEL_LAYERS={"default": {"BACKEND": "django_anyio_channels.AnyioChannelLayer"}})
 async def test_frames_are_sent_and_filtered() -> None:
     names: dict[str, Any] = {}
-    for block in PAGE.findall(docutils.nodes.literal_block):
+    for block in PAGE.blocks:
         exec(block.astext(), names)
     guest, member = User(is_authenticated=False), User(is_authenticated=True)
     clients = []

@@ -1,33 +1,28 @@
-"""The settings of docs/redis.rst are settings that the layer takes."""
+"""What docs/brokers/redis.rst says of settings is so; the samples are read by `test_samples`."""
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Any
+import inspect
 
-import docutils.nodes
-
+from django_anyio_channels import RedisPubSubChannelLayer
+from django_anyio_channels.brokers.redis.options import NOT_IN_URLS, OF_STREAMS
 from django_anyio_channels.django.config import read_config
-from tests.support.brokers.redis import make_certificates
-from tests.support.paths import ROOT
 
-from .test_readme import parsed
+from .pages import page
 
-PAGE = parsed((ROOT / "docs" / "redis.rst").read_text())
+PAGE = page("docs/brokers/redis.rst")
 
 
-def address_of(config: dict[str, Any]) -> str:
-    [layer] = read_config(config).make_layers()
-    return layer.address
+def test_the_layers_own_options_are_documented() -> None:
+    of_redis_py = {"connection_class", "credential_provider"}
+    assert PAGE.words("own") == NOT_IN_URLS - set(OF_STREAMS) - of_redis_py - {"url"}
+    parameters = inspect.signature(RedisPubSubChannelLayer).parameters
+    assert PAGE.rows("own")["probe_interval"][0] == str(parameters["probe_interval"].default)
 
 
-def test_the_settings(tmp_path: Path) -> None:
-    make_certificates(tmp_path)
-    remapped, secure = [
-        block.astext() for block in PAGE.findall(docutils.nodes.literal_block) if "python" in block["classes"]
-    ]
-    names: dict[str, Any] = {}
-    exec(remapped, names)
-    assert address_of(names["CHANNEL_LAYERS"]["default"]["CONFIG"]) == "redis+cluster://redis.example.com:7000"
-    exec(secure.replace("/etc/ssl/own.crt", str(tmp_path / "ca.crt")), names)
-    assert address_of(names["CONFIG"]) == "rediss+sentinel://s1:26379,s2:26379/mymaster/0"
+def test_the_addresses_are_those_of_the_url() -> None:
+    [cluster] = [block.astext() for block in PAGE.in_language("python") if "address_remap" in block.astext()]
+    names: dict[str, dict[str, dict[str, dict[str, object]]]] = {}
+    exec(cluster, names)
+    [layer] = read_config(names["CHANNEL_LAYERS"]["default"]["CONFIG"]).make_layers()
+    assert layer.address == "redis+cluster://redis.example.com:7000"

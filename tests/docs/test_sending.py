@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any, cast
 
-import docutils.nodes
 import pytest
 from asgiref.sync import sync_to_async
 from channels.testing import WebsocketCommunicator
@@ -14,13 +13,12 @@ from django.test import RequestFactory, override_settings
 from django.utils.module_loading import import_string
 
 from django_anyio_channels import AnyioChannelLayer, get_channel_layer
-from tests.support.paths import ROOT
 
-from .test_readme import parsed
+from .pages import page
 
 pytestmark = pytest.mark.anyio
 
-PAGE = parsed((ROOT / "docs" / "guides" / "sending.rst").read_text())
+PAGE = page("docs/guides/sending.rst")
 SECONDS = 20.0
 
 
@@ -35,16 +33,9 @@ def layer() -> Iterator[AnyioChannelLayer]:
         yield get_channel_layer()
 
 
-def run(name: str) -> dict[str, Any]:
-    [block] = [block for block in PAGE.findall(docutils.nodes.literal_block) if name in block["classes"]]
-    found: dict[str, Any] = {}
-    exec(block.astext(), found)
-    return found
-
-
 async def test_a_view_excludes_the_browser_that_calls_it(layer: AnyioChannelLayer) -> None:
-    consumer, rename = run("consumer")["RoomConsumer"], run("view")["rename"]
-    middleware = import_string(run("middleware")["MIDDLEWARE"][-1])(rename)
+    consumer, rename = PAGE.run("consumer")["RoomConsumer"], PAGE.run("view")["rename"]
+    middleware = import_string(PAGE.run("middleware")["MIDDLEWARE"][-1])(rename)
     windows, tokens = [], []
     for key in ("mine", "yours"):
         window = WebsocketCommunicator(consumer.as_asgi(), "/")

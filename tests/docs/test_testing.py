@@ -9,9 +9,8 @@ from pathlib import Path
 
 from tests.support.brokers import postgres
 from tests.support.brokers.server import running
-from tests.support.paths import ROOT
 
-from .samples import samples
+from .pages import page
 
 SETTINGS = """
 SECRET_KEY = "for tests"
@@ -27,7 +26,8 @@ CHANNEL_LAYERS = {{
 
 
 def test_samples_run(tmp_path: Path) -> None:
-    runner_setting, runner, orders, transactions, outage = samples(ROOT / "docs" / "guides" / "testing.rst")
+    blocks = page("docs/guides/testing.rst").in_language("python")
+    runner_setting, runner, orders, transactions, outage = (block.astext() + "\n" for block in blocks)
     server = postgres.plain()
     (tmp_path / "settings.py").write_text(SETTINGS.format(entry=server.entry) + runner_setting)
     (tmp_path / "own_settings.py").write_text('from settings import *\nTEST_RUNNER = "runner.Runner"\n')

@@ -5,7 +5,6 @@ from __future__ import annotations
 from types import SimpleNamespace
 from typing import Any, cast
 
-import docutils.nodes
 import pytest
 from asgiref.sync import sync_to_async
 from channels.testing import WebsocketCommunicator
@@ -13,13 +12,12 @@ from django.test import override_settings
 
 from django_anyio_channels import get_channel_layer
 from django_anyio_channels.django.config import CLOSE_ON, read_config
-from tests.support.paths import ROOT
 
-from .test_readme import cells_of, parsed
+from .pages import page
 
 pytestmark = pytest.mark.anyio
 
-PAGE = parsed((ROOT / "docs" / "guides" / "users.rst").read_text())
+PAGE = page("docs/guides/users.rst")
 SECONDS = 20.0
 
 
@@ -28,20 +26,14 @@ def anyio_backend() -> str:
     return "asyncio"
 
 
-def run(name: str, **names: Any) -> dict[str, Any]:
-    [block] = [block for block in PAGE.findall(docutils.nodes.literal_block) if name in block["classes"]]
-    exec(block.astext(), names)
-    return names
-
-
 @override_settings(CHANNEL_LAYERS={"default": {"BACKEND": "django_anyio_channels.AnyioChannelLayer"}})
 async def test_a_user_is_reached() -> None:
     layer = get_channel_layer()
     user = SimpleNamespace(pk=7, is_authenticated=True)
-    window = WebsocketCommunicator(run("consumer")["NewsConsumer"].as_asgi(), "/")
+    window = WebsocketCommunicator(PAGE.run("consumer")["NewsConsumer"].as_asgi(), "/")
     cast(Any, window.scope)["user"] = user
     assert await window.connect(timeout=SECONDS) == (True, None)
-    await sync_to_async(run)("sending", user=user)
+    await sync_to_async(exec)(PAGE.code("sending"), {"user": user})
     assert await window.receive_json_from(SECONDS) == {"text": "Your export is ready"}
     await layer.user_close(user)
     assert await window.receive_output(SECONDS) == {"type": "websocket.close", "code": 4401}
@@ -49,7 +41,6 @@ async def test_a_user_is_reached() -> None:
 
 
 def test_the_settings_are_accepted_and_all_events_documented() -> None:
-    config = run("settings")["CHANNEL_LAYERS"]["default"]["CONFIG"]
+    config = PAGE.run("settings")["CHANNEL_LAYERS"]["default"]["CONFIG"]
     assert read_config(config).close_on == CLOSE_ON
-    [table] = [table for table in PAGE.findall(docutils.nodes.table) if "events" in table["classes"]]
-    assert tuple(cells_of(table)) == CLOSE_ON
+    assert tuple(PAGE.rows("events")) == CLOSE_ON

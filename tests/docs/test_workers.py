@@ -1,4 +1,4 @@
-"""What README.rst says of `runworker` is so: it reads ahead, and all that it had read goes with it."""
+"""What docs/reference/guarantees.rst says of `runworker` is so: it reads ahead, and that goes with it."""
 
 from __future__ import annotations
 

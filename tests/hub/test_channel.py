@@ -212,7 +212,7 @@ async def test_a_channel_that_is_not_open_says_how_to_open_it() -> None:
         async with channel.subscribe("g"):
             pass
     async with channel:
-        with pytest.raises(RuntimeError, match="open already"):
+        with pytest.raises(RuntimeError, match="already open"):
             await channel.__aenter__()
         await channel.publish("g", 1)
     with pytest.raises(ListenerClosed, match="not open"):

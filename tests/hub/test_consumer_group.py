@@ -99,7 +99,7 @@ async def test_a_layer_that_delivers_once_has_no_consumer_groups() -> None:
         with pytest.raises(NotSupported, match=r"ScriptedLayer delivers each message once.*redis\+streams://"):
             async with channel.subscribe("jobs", consumer_group="workers"):
                 pass
-        with pytest.raises(NotSupported, match="nothing to acknowledge"):
+        with pytest.raises(NotSupported, match="does not support acknowledgement"):
             await channel.queues.receive_job("jobs", "dead")
 
 
@@ -149,7 +149,8 @@ async def test_an_event_that_was_delivered_too_often_is_published_and_acknowledg
             assert (await letters.receive()).message == "poison"
     [record] = caplog.records
     assert record.getMessage() == (
-        "A message of jobs was delivered 3 times and never acknowledged; it is a dead letter in jobs.workers.dead now"
+        "A message of jobs was delivered 3 times without being acknowledged; "
+        "it is now a dead letter in jobs.workers.dead"
     )
 
 
@@ -177,7 +178,10 @@ async def test_an_event_whose_dead_letter_cannot_be_published_is_not_acknowledge
         assert (await subscriber.receive()).message == "job"
     assert dead.holders == 1
     [record] = caplog.records
-    assert record.getMessage() == "A message of jobs cannot become a dead letter, and is delivered again: no permission"
+    assert (
+        record.getMessage()
+        == "A message of jobs cannot be sent to the dead letters, and is delivered again: no permission"
+    )
     assert bool(record.exc_info) == isinstance(error, ZeroDivisionError), "a mistake has its traceback"
 
 
@@ -254,7 +258,7 @@ async def test_while_the_broker_of_the_dead_letters_is_down_the_event_is_not_ack
             assert (await subscriber.receive()).message == "job"
             assert channel.outages == 0, "the other broker's connection is not lost by that"
     assert dead.holders == 1
-    assert "cannot become a dead letter, and is delivered again: No connection to scripted://fake" in caplog.text
+    assert "cannot be sent to the dead letters, and is delivered again: No connection to scripted://fake" in caplog.text
 
 
 async def test_natively_cancelled_readers_do_not_interrupt_it_either(anyio_backend_name: str) -> None:

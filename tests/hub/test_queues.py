@@ -74,7 +74,7 @@ async def test_a_full_bound_queue_is_counted_and_logged_and_costs_no_other(caplo
         assert await channel.queues.take("full") == b"1"
         assert [await channel.queues.take("roomy") for _ in range(3)] == [b"1", b"2", b"3"]
     assert [record.getMessage() for record in caplog.records] == [
-        "Queue full is full (capacity 1); a message to its group was dropped"
+        "Queue full is full (capacity 1); dropped a message of its group"
     ] * 2
 
 

@@ -143,9 +143,9 @@ async def test_a_position_belongs_to_one_group() -> None:
         ({"limit": True}, TypeError, "limit is True; it must be a whole number"),
         ({"limit": 1.5}, TypeError, r"limit is 1\.5; it must be a whole number"),
         ({"limit": "3"}, TypeError, "limit is '3'; it must be a whole number"),
-        ({"since": 7}, InvalidPosition, "7 is no position; a position is a str"),
-        ({"since": ["x" * 1000]}, InvalidPosition, r"\['x{12}\.\.\.x{13}'\] is no position"),
-        ({"since": b"1"}, InvalidPosition, "b'1' is no position"),
+        ({"since": 7}, InvalidPosition, "7 is not a position; use a str"),
+        ({"since": ["x" * 1000]}, InvalidPosition, r"\['x{12}\.\.\.x{13}'\] is not a position"),
+        ({"since": b"1"}, InvalidPosition, "b'1' is not a position"),
     ],
 )
 async def test_a_range_that_no_history_can_take(arguments: Any, error: type[Exception], text: str) -> None:

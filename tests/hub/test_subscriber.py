@@ -219,7 +219,7 @@ async def test_one_line_when_it_is_full_and_one_when_there_is_room(caplog: pytes
     subscriber = make(capacity=4)
     put(subscriber, *range(1000))
     assert [record.getMessage() for record in caplog.records] == [
-        "room is full (capacity 4). It drops messages until it is read: read faster, or raise the limit"
+        "room is full (capacity 4); dropping messages until it is read. Read faster, or raise the limit"
     ]
     caplog.clear()
     await received(subscriber, 1)
@@ -252,7 +252,7 @@ async def test_bytes_are_bounded_beside_the_number_of_messages(caplog: pytest.Lo
     assert subscriber.dropped == 2, "the next one may have any size, and two wait behind it; a small one finds room"
     assert subscriber.stats.dropped_bytes == 2
     assert [record.getMessage() for record in caplog.records] == [
-        "room is full (mailbox_bytes 25000). It drops messages until it is read: read faster, or raise the limit"
+        "room is full (mailbox_bytes 25000); dropping messages until it is read. Read faster, or raise the limit"
     ]
     assert await received(subscriber, 2) == [b"a" * 50_000, b"b" * 10_000]
     assert "room takes messages again; 2 were dropped" in caplog.text

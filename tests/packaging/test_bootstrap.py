@@ -190,7 +190,7 @@ def test_pip_that_gets_nothing_from_the_index_shows_no_password(checkout: Path) 
 
 def test_other_pip_than_the_tested_one_is_refused(checkout: Path) -> None:
     with index('<a href="../../files/pip-26.3-py3-none-any.whl#sha256=0">pip</a>') as url:
-        assert "trust it not" in refusal(checkout, url)
+        assert "do not trust it" in refusal(checkout, url)
 
 
 LINK = '<a href="pip-26.3-py3-none-any.whl#sha256=0">pip</a>'
@@ -200,21 +200,21 @@ def test_credentials_of_the_index_do_not_follow_a_redirect_to_another_server(che
     with stranger() as (elsewhere, credentials):
         for path in ("/simple/pip/", "/simple/pip/pip-26.3-py3-none-any.whl"):
             with index(LINK, {path: elsewhere}) as url:
-                assert "has no pip" in (answer := refusal(checkout, url)) or "trust it not" in answer
+                assert "has no pip" in (answer := refusal(checkout, url)) or "do not trust it" in answer
     assert credentials == []
 
 
 def test_credentials_of_the_index_do_not_follow_a_link_to_another_server(checkout: Path) -> None:
     with stranger() as (elsewhere, credentials), index(LINK.replace("pip-", f"{elsewhere}pip-", 1)) as url:
-        assert "trust it not" in refusal(checkout, url)
+        assert "do not trust it" in refusal(checkout, url)
     assert credentials == []
 
 
 def test_credentials_follow_redirects_and_links_within_the_index(checkout: Path) -> None:
     with index(LINK, {"/simple/pip/": "/mirror/simple/pip/"}) as url:
-        assert "trust it not" in refusal(checkout, url)  # a wheel came, though not the right one
+        assert "do not trust it" in refusal(checkout, url)  # a wheel came, though not the right one
     with index(LINK, {"/mirror/simple/pip/pip-26.3-py3-none-any.whl": "/wheel"}) as url:
-        assert "trust it not" in refusal(checkout, url.replace("/simple", "/mirror/simple"))
+        assert "do not trust it" in refusal(checkout, url.replace("/simple", "/mirror/simple"))
 
 
 def test_credentials_of_a_proxy_do_not_follow_a_redirect_past_it(checkout: Path) -> None:

@@ -11,6 +11,7 @@ import pytest
 
 from tests.support.paths import ROOT
 
+DJANGO = "Framework :: Django :: "
 PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text())
 OLDEST = PROJECT["project"]["requires-python"].removeprefix(">=")
 
@@ -25,6 +26,10 @@ def claimed(prefix: str) -> set[str]:
     """The versions in the classifiers that begin so."""
     classifiers = [each.removeprefix(prefix) for each in PROJECT["project"]["classifiers"] if each.startswith(prefix)]
     return {each for each in classifiers if "." in each}
+
+
+def newest(prefix: str) -> str:
+    return max(claimed(prefix), key=lambda each: tuple(map(int, each.split("."))))
 
 
 def in_tox(factor: str) -> set[str]:
@@ -55,7 +60,9 @@ def test_oldest_python_is_the_same_everywhere() -> None:
     assert f"Python {OLDEST} or newer" in bootstrap
     readme = (ROOT / "README.rst").read_text()
     assert f"Python {OLDEST} or newer" in readme
-    assert f"Python {OLDEST} to " in readme
+    versions = (ROOT / "docs/policies/versions.rst").read_text()
+    assert f"Python {OLDEST} to {newest('Programming Language :: Python :: ')}\n" in versions
+    assert f"Django {min(claimed(DJANGO))} to {newest(DJANGO)}\n" in versions
 
 
 def test_oldest_django_and_channels_are_what_is_tested() -> None:

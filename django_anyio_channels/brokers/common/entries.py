@@ -49,7 +49,7 @@ def read_position(text: str) -> bytes:
     """Return a position. It may come from a browser, so it may be anything. Raises `InvalidPosition`."""
     if text.isascii() and _WHOLE_POSITION.fullmatch(text.encode()) and int(text.rpartition("-")[2]) <= _LARGEST_NUMBER:
         return text.encode()
-    raise InvalidPosition(f"{short_repr(text)} is no position; take Event.position, or what publish returned")
+    raise InvalidPosition(f"{short_repr(text)} is not a position; use Event.position, or what publish() returned")
 
 
 def epoch_of(position: bytes) -> bytes:

@@ -185,7 +185,7 @@ class HistorySync:
 
     def _log_forged(self, group: str, merger: HistoryMerger) -> None:
         if merger.forged:
-            text = "The history of %s lacks messages that came live (%d): another program publishes there"
+            text = "The history of %s lacks live messages (%d): another program publishes there"
             self._log.write(logging.ERROR, text, group, merger.forged)
             merger.forged = 0
 

@@ -37,7 +37,7 @@ def read_url(url: str) -> BrokerURL:
     """Read a URL. Raises `ValueError`, which shows nothing but the scheme where credentials may be."""
     match = _URL.fullmatch(url)
     if match is None:
-        raise ValueError("The URL has no scheme; it begins like redis://host:6379")
+        raise ValueError("The URL has no scheme. Begin it like redis://host:6379")
     kinds, netloc, path, query = match.groups()
     scheme, *more = kinds.lower().split("+")
     credentials, _, hosts = netloc.rpartition("@")

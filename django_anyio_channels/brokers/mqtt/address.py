@@ -88,8 +88,10 @@ class MQTTOptions:
     @property
     def why_closed(self) -> str:
         """Why a broker may end a connection before it has answered."""
-        tls = "" if self.tls else "wants TLS at this port (use mqtts://), "
-        return f"It {tls}speaks no MQTT 5 there, or has as many clients as it takes (mosquitto: max_connections)"
+        tls = "" if self.tls else "requires TLS on this port (use mqtts://), "
+        return (
+            f"It {tls}does not support MQTT 5 there, or has reached its limit of clients (mosquitto: max_connections)"
+        )
 
     @property
     def user(self) -> str:
@@ -100,9 +102,12 @@ class MQTTOptions:
         """Return what to raise for an error of connecting."""
         text = f"{self.address}: {error}" if str(error) else f"{self.address}: {type(error).__name__}"
         if isinstance(error, ssl.SSLCertVerificationError):
-            text += ". Name the authority that signed its certificate as ca_file, and the host as the certificate does"
+            text += (
+                ". Set ca_file to the certificate of the authority that signed its own, and use the host name in the "
+                "certificate"
+            )
         elif self.tls and isinstance(error, (ssl.SSLError, ConnectionResetError)):
-            text += ". It may not speak TLS at this port (use mqtt://), or wants a certificate (cert_file, key_file)"
+            text += ". It may not use TLS on this port (use mqtt://), or requires a certificate (cert_file, key_file)"
         else:
             text += ". Check that the broker runs and that the address is right"
         return ListenerClosed(text)

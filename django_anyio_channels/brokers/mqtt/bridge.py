@@ -68,7 +68,7 @@ class BridgedGroup:
             event = {"type": MESSAGE_TYPE, "topic": message.topic.decode(), "payload": payload}
             return self.bridge.encode(event, self.group)
         except (msgspec.MsgspecError, ValueError, TypeError, RecursionError) as error:
-            text = "Dropped %d bytes that came to the topic %r for group %s, whose payload is %s: %s"
+            text = "Dropped %d bytes from topic %r for group %s, whose payload is %s: %s"
             args = (len(message.payload), message.topic.decode(errors="replace"), self.group, self.rule.payload, error)
             self.bridge.log.write(logging.WARNING, text, *args)
             return None
@@ -204,5 +204,5 @@ def _check_topic(group: str, topic: str, group_prefix: str) -> None:
     to_filter(example)
     if "%" in example or example.startswith(("$", "+", "#", group_prefix.partition(":")[0] + ":")):
         raise ValueError(
-            f"group {group!r} cannot be the topic {topic!r}: there the broker and this layer have topics of their own"
+            f"group {group!r} cannot be the topic {topic!r}: the broker and this layer use such topics themselves"
         )

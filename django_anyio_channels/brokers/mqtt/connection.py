@@ -264,7 +264,7 @@ class MQTTConnection(asyncio.Protocol):
                     return
                 self._receive(packet)
         except MalformedPacket as error:
-            self.fail(f"the broker sent what is not MQTT ({error})")
+            self.fail(f"the broker sent data that is not MQTT ({error})")
 
     def _receive(self, packet: IncomingPacket) -> None:
         if isinstance(packet, Publish):

@@ -35,16 +35,16 @@ class MQTTChannelLayer(BaseChannelLayer):
       ``key_file`` (paths of PEM files);
     * ``qos``: of what is published and subscribed. 1, the default: `publish` returns when the broker has acknowledged
       the message, and raises `PublishRefused` if it refused it. 2: the same in four packets. 0: returns when the
-      message was handed to a live connection; the broker may drop it, and refuses in silence.
+      message was handed to a live connection; the broker may drop it, and may refuse it without an error.
     * ``client_id`` (default: random) and ``session_expiry`` (seconds, default 0): with both, the broker keeps what is
       published while this node is away, and delivers it in order when a subscriber asks for its group again. Two
       nodes must not have the same ``client_id``: the broker ends the connection of the former.
     * ``no_local``: don't deliver to this layer what it published itself.
-    * ``keepalive``: seconds after which the broker may take us for dead. ``probe_interval``: seconds after which we
-      take a silent broker for dead. ``connect_timeout``: seconds.
-    * ``receive_maximum``: how many unacknowledged messages the broker may have on their way to us. How many we may
-      have on their way to it, it says itself; more calls of `publish` wait their turn.
-    * ``will``: what the broker publishes when we vanish.
+    * ``keepalive``: seconds of silence after which the broker may close the connection. ``probe_interval``: seconds
+      of silence after which the layer does. ``connect_timeout``: seconds.
+    * ``receive_maximum``: how many unacknowledged messages the broker may have in flight to this node. The broker sets
+      the limit of the other direction; more calls of `publish` wait.
+    * ``will``: what the broker publishes if this node disconnects unexpectedly.
     * ``bridge``: which groups are topics of devices, a `Bridge`. In Django's settings it is the key ``bridge``.
 
     A pattern of `subscribe_pattern` is MQTT's topic filter (``+`` one level, ``#`` all below). How names become topics

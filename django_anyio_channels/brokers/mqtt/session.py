@@ -30,21 +30,21 @@ _WITHOUT_RETAINED = 0x20
 """Options of a SUBSCRIBE; the second is Retain Handling 2."""
 
 
-_LIMITED = "It lets nobody in for now, or not so many clients: raise its limits (mosquitto: max_connections)"
+_LIMITED = "It accepts no more clients for now: raise its limits (mosquitto: max_connections)"
 _CURES = {
-    0x82: "Check that receive_maximum and keepalive are what the broker takes",
-    0x85: "Use another client_id: this one is invalid there, or not this user's",
+    0x82: "Check that the broker accepts the values of receive_maximum and keepalive",
+    0x85: "Use another client_id: the broker considers this one invalid, or does not allow it for this user",
     0x86: "Check username and password",
-    0x87: "Check username and password, and what the access control allows {user}, for the will too",
+    0x87: "Check username and password, and what the access control allows {user}, also for the will",
     0x88: _LIMITED,
     0x89: _LIMITED,
     0x8A: "An administrator has banned this client, by its user name, client_id or address",
-    0x8C: "It wants another way to log in than username and password",
+    0x8C: "It requires another way to log in than username and password",
     0x90: "Correct the topic of the will",
     0x95: "The CONNECT packet is too large: use a shorter client_id, password or will",
     0x97: _LIMITED,
     0x99: "Correct the payload of the will",
-    0x9A: "It retains no messages: use a will without retain",
+    0x9A: "It does not support retained messages: use a will without retain",
     0x9C: "Use the address of the other server",
     0x9D: "Use the address of the other server",
     0x9F: _LIMITED,
@@ -104,7 +104,9 @@ class Session:
                 f"that has it, such as mosquitto since 1.6, EMQX, HiveMQ or VerneMQ"
             )
         if answer.maximum_qos < qos or answer.reason == packets.QOS_NOT_SUPPORTED:
-            raise ListenerClosed(f"{self.address} offers no QoS {qos}; use qos={min(answer.maximum_qos, qos - 1)}")
+            raise ListenerClosed(
+                f"{self.address} does not support QoS {qos}; use qos={min(answer.maximum_qos, qos - 1)}"
+            )
         if answer.reason != 0:
             cure = _CURES.get(answer.reason, "The broker's log says more").format(user=self._options.user)
             raise ListenerClosed(f"{self.address} refused the connection: {reason_name(answer.reason)}. {cure}")

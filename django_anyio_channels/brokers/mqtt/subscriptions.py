@@ -151,7 +151,7 @@ class Subscriptions:
         self._buffering = False
         backlog = self._session_backlog
         if backlog:
-            text = "%s sent %d messages of the former session that nobody subscribed to within %g s (the first: %s)"
+            text = "%s sent %d messages of the previous session without a subscription within %g s (the first: %s)"
             logger.warning(text, self._address, len(backlog), SESSION_BACKLOG_SECONDS, to_group(backlog[0][0].topic))
         self._receive_backlog()
 

@@ -148,7 +148,7 @@ _CURES: tuple[tuple[type[BaseException], str, str], ...] = (
     (
         asyncpg.PostgresError,
         "no encryption|SSL off|SSL required",
-        "The server wants TLS: add ?sslmode=require to the URL, or ssl='require'; or allow this in its pg_hba.conf",
+        "The server requires TLS: add ?sslmode=require to the URL, or ssl='require'; or allow this in its pg_hba.conf",
     ),
     (asyncpg.PostgresError, "authentication failed", "Correct the user name and the password"),
     (asyncpg.PostgresError, "no pg_hba.conf entry", "Allow it in the server's pg_hba.conf, or correct the user name"),
@@ -182,7 +182,7 @@ _CURES: tuple[tuple[type[BaseException], str, str], ...] = (
         "",
         "Check that sslrootcert is the authority of the server's certificate, and that this has the name of the host",
     ),
-    (ssl.SSLError, "", "Check that the server speaks TLS, and which certificates it wants"),
+    (ssl.SSLError, "", "Check that the server uses TLS, and which certificates it requires"),
     (OSError, "rejected SSL upgrade", "The server does not speak TLS: turn on its ssl, or use sslmode=prefer"),
     (asyncpg.TargetServerAttributeNotMatched, "", "Correct target_session_attrs, or the addresses"),
     (OSError, "", "Check that the server runs and that the address is right"),

@@ -99,7 +99,7 @@ def _hosts(parts: BrokerURL, given: dict[str, str]) -> dict[str, Any]:
 
 def _read_port(text: str) -> int:
     if not (text.isascii() and text.isdecimal() and 0 < int(text) < 65536):
-        raise ValueError("A port in the URL is no number from 1 to 65535")
+        raise ValueError("A port in the URL is not a number from 1 to 65535")
     return int(text)
 
 
@@ -114,7 +114,7 @@ def _check(name: str, value: str, where: str) -> None:
         choices = _WITHOUT_EFFECT[name]
         raise ValueError(f"{where} has {name}={value}, which asyncpg cannot do; use {' or '.join(choices)}")
     if name in _FILES and not Path(value).is_file():
-        raise ValueError(f"{where} has {name}={value}, which is no file")
+        raise ValueError(f"{where} has {name}={value}, which is not a file")
     if name == "connect_timeout" and not value.replace(".", "", 1).isdecimal():
         raise ValueError(f"{where} has connect_timeout={value}; it must be a number of seconds")
 

@@ -148,7 +148,7 @@ def _decode(kind: str, body: str) -> bytes:
         try:
             return body.replace(_NUL, "\0").encode("latin-1")
         except UnicodeEncodeError:
-            raise DecodeError("text with characters that are no bytes") from None
+            raise DecodeError("text with characters that are not bytes") from None
     try:
         return b64decode(body, validate=True)
     except ValueError:

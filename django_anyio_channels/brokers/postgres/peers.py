@@ -51,7 +51,7 @@ class Peers:
                 try:
                     ((count,),) = await self._connection.fetch(COUNT_SUBSCRIBERS, self._lock)
                 except asyncpg.PostgresError as error:  # no right to pg_locks
-                    text = "%s: nodes cannot be counted, so none waits for the others after an outage: %s"
+                    text = "%s: nodes cannot be counted, so this one does not wait for the others after an outage: %s"
                     self._log.write(logging.WARNING, text, self._connection.address, error)
                 else:
                     self._barrier.update(count if self._is_counted else count + 1)

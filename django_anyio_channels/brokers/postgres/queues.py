@@ -255,7 +255,7 @@ class Queues:
             except ListenerClosed:
                 return
             except ChannelLayerError as error:
-                self._log.write(logging.ERROR, "The queues cannot be swept: %s", error)
+                self._log.write(logging.ERROR, "Expired messages of the queues cannot be deleted: %s", error)
 
     async def _poll(self) -> None:
         """Take once more for those who wait, forget queues that nobody reads, and delete what has expired."""

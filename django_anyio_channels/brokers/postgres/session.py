@@ -201,7 +201,7 @@ class Session:
 
     def _on_task_done(self, task: asyncio.Task[None]) -> None:
         if not task.cancelled() and (error := task.exception()) is not None:
-            self._log.write(logging.ERROR, "Unexpected error of the PostgreSQL layer, starting afresh: %r", error)
+            self._log.write(logging.ERROR, "Unexpected error in the PostgreSQL layer; reconnecting: %r", error)
             self._fail(ListenerClosed(f"{self._address}: {error!r}"))
 
     async def close(self, error: ListenerClosed) -> None:

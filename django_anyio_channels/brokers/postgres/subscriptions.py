@@ -70,7 +70,7 @@ class SharedLocks:
             refused, why = set(keys), str(error)
         self._missing = self._missing.difference(keys).union(refused) & self._wanted
         for key in self._missing:
-            text = "%s: this session cannot share advisory lock %d, so other nodes do not know of this one: %s"
+            text = "%s: this session cannot share advisory lock %d, so other nodes do not count this one: %s"
             self._log.write(logging.ERROR, text, self._connection.address, key, why)
         return [None] * len(keys)
 

@@ -41,7 +41,7 @@ class Tables(NamedTuple):
                 f"django_anyio_channels_presence or the function "
                 f"django_anyio_channels_put in the schema {self.schema} belongs to {self.foreign_owner}, which could "
                 f"run code with the rights of {self.user}. Have all of them belong to {self.user}, or to the owner of "
-                f"the schema or of the database, by ALTER ... OWNER TO; or drop them if you do not know them"
+                f"the schema or of the database, by ALTER ... OWNER TO; or drop them if nothing of yours needs them"
             )
 
     @property

@@ -116,22 +116,22 @@ class Address:
     def _cure(self, error: BaseException) -> str:
         if isinstance(error, (OSError, UnicodeError)) and not isinstance(error, ssl.SSLError):
             may_be_plain = self.ssl_context is not None and isinstance(error, (TimeoutError, ConnectionResetError))
-            hint = "; if it speaks no TLS on this port, write redis://" if may_be_plain else ""
+            hint = "; if it does not use TLS on this port, write redis://" if may_be_plain else ""
             return f"Check that the server runs and that the address is right{hint}"
         closed = self.path is None and self.ssl_context is None and "connection" in str(error)
-        return "If it speaks TLS on this port, write rediss://" if closed else ""
+        return "If it uses TLS on this port, write rediss://" if closed else ""
 
 
 _CURES = {
     "WRONGPASS": "Correct the user name and the password",
     "NOAUTH": "Give a password: redis://:password@host, or password=",
     "invalid password": "Correct the user name and the password",
-    "without any password configured": "Leave the password out, this server has none",
-    "max number of clients": "Raise the server's maxclients, or look who holds its connections",
+    "without any password configured": "Remove the password: this server has none",
+    "max number of clients": "Raise the server's maxclients, or close other connections",
     "ostname mismatch": "Write the host as the certificate names it",
     "address mismatch": "Write the host as the certificate names it",
-    "CERTIFICATE_VERIFY_FAILED": "Name the authority that signed the server's certificate with ssl_ca_certs",
-    "WRONG_VERSION_NUMBER": "It speaks no TLS on this port: write redis://",
+    "CERTIFICATE_VERIFY_FAILED": "Set ssl_ca_certs to the certificate of the authority that signed the server's",
+    "WRONG_VERSION_NUMBER": "It does not use TLS on this port: write redis://",
     "DB index is out of range": "Choose another database, or raise the server's setting `databases`",
 }
 
@@ -144,7 +144,7 @@ def read_location(url: str, kind: str) -> tuple[BrokerURL, dict[str, Any]]:
     parts = read_url(url)
     if parts.scheme not in _SCHEMES or "+".join(parts.kinds) != kind:
         raise ValueError(
-            f"{'+'.join((parts.scheme, *parts.kinds))}:// is no scheme of Redis; there are redis://, rediss://, "
+            f"{'+'.join((parts.scheme, *parts.kinds))}:// is not a URL scheme of Redis; use redis://, rediss://, "
             f"unix:///path/to/redis.sock, redis+sentinel:// and redis+cluster://"
         )
     options = _options_in(parts)

@@ -212,7 +212,7 @@ class Connection(asyncio.Protocol):
                 else:
                     self._received_reply(reply)
         except hiredis.ProtocolError as error:
-            self.end(f"what it sends is not Redis' protocol ({error})")
+            self.end(f"it sent data that is not Redis' protocol ({error})")
 
     def connection_lost(self, error: Exception | None) -> None:
         self.lost.set_result(None)

@@ -254,7 +254,7 @@ class RedisPubSubChannelLayer(BaseChannelLayer):
     ) -> list[BoundQueue]:
         """Read the bindings of a group, as ``HGETALL`` returned them; those that have ended are left out."""
         if isinstance(bindings, hiredis.ReplyError):
-            text = "Which queues are bound to %s cannot be found out, so they miss what is published: %s"
+            text = "The queues that are bound to %s cannot be found, so they miss the message: %s"
             self._log.write(logging.ERROR, text, group.decode(errors="replace"), session.translate_error(bindings))
             return []
         seconds, microseconds = await session.execute(group, "TIME")
@@ -262,7 +262,7 @@ class RedisPubSubChannelLayer(BaseChannelLayer):
         found = []
         for queue, binding in zip(bindings[::2], bindings[1::2], strict=True):
             if not _BINDING.fullmatch(binding):
-                self._log.write(logging.ERROR, "Ignored a binding to %r that is not ours: %r", queue, binding)
+                self._log.write(logging.ERROR, "Ignored a binding of another program to %r: %r", queue, binding)
                 continue
             capacity, milliseconds, ends = map(int, binding.split())
             if ends > now:

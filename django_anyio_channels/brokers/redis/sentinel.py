@@ -21,7 +21,7 @@ _CONNECT_SECONDS = 1.0
 """After which the next Sentinel is asked."""
 
 _CURES = {
-    "unknown command": "It is no Sentinel: write {address} for it",
+    "unknown command": "It is not a Sentinel: write {address} for it",
     "No such master": "Check the master's name, and that the Sentinels watch it",
 }
 
@@ -36,7 +36,7 @@ class Sentinels:
         service, _, database = parts.path.partition("/")
         if not service:
             raise ValueError(
-                f"{without_secrets(url)!r} lacks the master's name: redis+sentinel://host:26379/mymaster/0"
+                f"{without_secrets(url)!r} does not name the master: write redis+sentinel://host:26379/mymaster/0"
             )
         self._service = unquote(service)
         given = {**options, **database_in(parts.scheme, database), **given}
@@ -68,7 +68,7 @@ class Sentinels:
                 return self._master.at(self._remap(await self._ask(sentinel)))
             except ListenerClosed as error:
                 errors.append(str(error))
-        raise ListenerClosed(f"{self}: no Sentinel leads to the master. {'; '.join(errors)}")
+        raise ListenerClosed(f"{self}: no Sentinel knows the master. {'; '.join(errors)}")
 
     async def _ask(self, sentinel: Address) -> tuple[str, int]:
         try:

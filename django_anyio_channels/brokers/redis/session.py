@@ -200,7 +200,7 @@ class Session:
         """Return True for a transient error (such as a slot migration), which is logged; the caller retries."""
         transient = self._topology.sharded and is_redirection(reply)
         if transient:
-            self._log.write(logging.WARNING, "Readers of %s have to wait: %s", queue, self.translate_error(reply))
+            self._log.write(logging.WARNING, "Readers of %s must wait: %s", queue, self.translate_error(reply))
         return transient
 
     def companion_keys(self, what: str) -> list[bytes]:

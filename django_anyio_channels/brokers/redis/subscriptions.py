@@ -151,7 +151,8 @@ class Subscriptions:
     def _require_patterns(self) -> None:
         if self._sharded:
             raise NotSupported(
-                "Redis Cluster has no patterns for what is spread over its masters; subscribe to each group by its name"
+                "Redis Cluster does not support patterns, as groups are spread over its masters; "
+                "subscribe to each group by its name"
             )
 
     # ---- the session --------------------------------------------------------------------------------------------

@@ -58,7 +58,7 @@ def test_what_is_shown_of_a_url() -> None:
 
 def test_a_url_without_a_scheme() -> None:
     for url in ("", "host:6379", "me:secret@host", "redis:/me:secret@host", "me:secret@redis://host", "://host"):
-        with pytest.raises(ValueError, match="no scheme; it begins like redis://") as caught:
+        with pytest.raises(ValueError, match="no scheme. Begin it like redis://") as caught:
             read_url(url)
         assert "secret" not in str(caught.value)
 

@@ -251,7 +251,7 @@ async def test_garbage_reaches_no_member(
     lines = [record.getMessage() for record in caplog.records if record.name == "django_anyio_channels"]
     assert len(lines) == len(GARBAGE), lines
     for line, payload in zip(lines, GARBAGE, strict=True):
-        expected = f"Dropped {len(payload)} bytes that came to the topic 'home/kitchen/temperature' for group kitchen"
+        expected = f"Dropped {len(payload)} bytes from topic 'home/kitchen/temperature' for group kitchen"
         assert line.startswith(expected)
 
 
@@ -345,10 +345,10 @@ async def test_two_groups_cannot_be_one_topic(broker: Mosquitto) -> None:
         ({"a": "t/x+"}, "whole level"),
         ({"a": "#/t"}, "must be the last level"),
         ({"a": ""}, "must not be empty"),
-        ({"a": "#"}, "the broker and this layer have topics of their own"),
-        ({"a": "$SYS/x"}, "topics of their own"),
-        ({"a": "%queue/x"}, "topics of their own"),
-        ({"a": "asgi:g:other"}, "topics of their own"),
+        ({"a": "#"}, "the broker and this layer use such topics themselves"),
+        ({"a": "$SYS/x"}, "use such topics themselves"),
+        ({"a": "%queue/x"}, "use such topics themselves"),
+        ({"a": "asgi:g:other"}, "use such topics themselves"),
     ],
 )
 def test_a_bridge_that_cannot_be(rules: Any, error: str) -> None:

@@ -171,7 +171,7 @@ async def test_a_publisher_that_waits_for_the_transport_fails_with_the_connectio
 
 async def test_a_malformed_packet_ends_the_connection(peer: Peer) -> None:
     peer.data_received(b"\x15\x03\x03\x00\x02\x02\x0a")  # an alert of TLS
-    with pytest.raises(ListenerClosed, match=r"mqtt://broker\.example:1883: the broker sent what is not MQTT"):
+    with pytest.raises(ListenerClosed, match=r"mqtt://broker\.example:1883: the broker sent data that is not MQTT"):
         peer.check()
 
 
@@ -226,7 +226,7 @@ async def test_a_connection_that_was_never_accepted_raises_and_reports_nothing()
     await anyio.wait_all_tasks_blocked()
     one.connection_lost(ConnectionResetError("reset"))
     with pytest.raises(
-        ListenerClosed, match=r"the connection broke \(reset\) before it answered. It wants TLS at this port"
+        ListenerClosed, match=r"the connection broke \(reset\) before it answered. It requires TLS on this port"
     ):
         await handshake
     assert one.ended == []

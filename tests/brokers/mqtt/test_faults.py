@@ -455,7 +455,9 @@ async def test_a_resumed_session_does_not_wait_for_ever_for_subscribers(
     again = await connect(broker.url, **session)
     await again.subscribe("wanted")
     assert await read(again, 1) == [b"at last"]
-    await until(lambda: "that nobody subscribed to within 0.2 s (the first: unwanted)" in caplog.text)
+    await until(
+        lambda: "of the previous session without a subscription within 0.2 s (the first: unwanted)" in caplog.text
+    )
 
 
 # ---- queues ------------------------------------------------------------------------------------------------------

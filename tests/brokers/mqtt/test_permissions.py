@@ -1,28 +1,25 @@
-"""The access control list of docs/mqtt.rst is enough for every verb, and no rule of it is too many."""
+"""The access control list of docs/brokers/mqtt.rst is enough for every verb, and no rule of it is too many."""
 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterator
 
 import anyio
-import docutils.nodes
 import pytest
 
 from django_anyio_channels import AnyioChannelLayer, ChannelLayerError
-from tests.docs.test_readme import parsed
+from tests.docs.pages import page
 from tests.support.brokers import mosquitto
 from tests.support.brokers.mosquitto import Mosquitto
 from tests.support.layers import TIME_LIMIT
-from tests.support.paths import ROOT
 
 pytestmark = pytest.mark.anyio
 
 
 def rules() -> list[str]:
     """What the page allows Django."""
-    page = parsed((ROOT / "docs" / "mqtt.rst").read_text())
-    [block] = [each for each in page.findall(docutils.nodes.literal_block) if "acl" in each["classes"]]
-    [section] = [each for each in block.astext().split("\n\n") if each.startswith("user django\n")]
+    blocks = page("docs/brokers/mqtt.rst").code("acl").split("\n\n")
+    [section] = [each for each in blocks if each.startswith("user django\n")]
     return section.splitlines()[1:]
 
 

@@ -247,7 +247,7 @@ async def test_a_missing_database_is_named(server: brokers.Postgres) -> None:
 async def test_tls_that_the_server_requires() -> None:
     protected = brokers.protected()
     with running(protected.server):
-        with pytest.raises(ListenerClosed, match=r"The server wants TLS: add \?sslmode=require"):
+        with pytest.raises(ListenerClosed, match=r"The server requires TLS: add \?sslmode=require"):
             await PostgreSQLChannelLayer(protected.url + "?sslmode=disable").connect()
         authority = protected.server.folder / "ca.crt"
         text = await refusal(f"{protected.url}?sslmode=verify-full&sslrootcert={Path(__file__)}")

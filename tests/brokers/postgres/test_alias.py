@@ -123,5 +123,5 @@ async def test_tls_that_looks_at_the_certificate(make: Make) -> None:
         assert sessions(server, "ssl") == [(True,)]
         await layer.disconnect()
         layer = make(server, OPTIONS={"sslmode": "disable"})
-        with pytest.raises(ListenerClosed, match="The server wants TLS"):
+        with pytest.raises(ListenerClosed, match="The server requires TLS"):
             await layer.connect()

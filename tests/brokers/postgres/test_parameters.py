@@ -63,7 +63,7 @@ def test_a_url_becomes_arguments(url: str, arguments: dict[str, Any]) -> None:
         ("postgresql://h:99999/d", "port in the URL is no"),
         ("postgresql:///d?host=h&port=0", "port in the URL is no"),
         ("postgresql://u:secret@h/d?sslmode=foo", "postgresql://h/d has sslmode=foo; it must be disable or allow or"),
-        ("postgresql://h/d?sslrootcert=/missing/ca.crt", "sslrootcert=/missing/ca.crt, which is no file"),
+        ("postgresql://h/d?sslrootcert=/missing/ca.crt", "sslrootcert=/missing/ca.crt, which is not a file"),
         ("postgresql://h/d?channel_binding=require", "which asyncpg cannot do; use disable or prefer"),
         ("postgresql://h/d?gssencmode=require", "which asyncpg cannot do; use disable or prefer"),
         ("postgresql://h/d?connect_timeout=soon", "connect_timeout=soon; it must be a number of seconds"),

@@ -72,7 +72,7 @@ def test_a_message_of_too_many_parts_is_refused(monkeypatch: pytest.MonkeyPatch)
     [
         ("", "another program"),
         ("hello", "another program"),
-        (".000000\u20ac", "characters that are no bytes"),
+        (".000000\u20ac", "characters that are not bytes"),
         ("=000000?", "not base64"),
         (",000000zzzz0002", "without its number"),
         (",00000000010002x", "beginning is missing"),

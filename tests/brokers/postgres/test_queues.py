@@ -264,7 +264,7 @@ async def test_sweeping_goes_on_after_an_error_and_ends_with_the_session(
         with anyio.fail_after(30):
             await queues.maintain()
     assert connection.sent.count(SWEEP) == 3
-    assert "The queues cannot be swept: postgresql://test/: no space left" in caplog.text
+    assert "Expired messages of the queues cannot be deleted: postgresql://test/: no space left" in caplog.text
 
 
 async def test_a_queue_without_readers_is_unlistened(monkeypatch: pytest.MonkeyPatch) -> None:

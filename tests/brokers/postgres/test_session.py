@@ -210,7 +210,7 @@ async def test_an_unexpected_error_ends_the_session_and_is_logged(
     layer = await connect(database.url)
     with anyio.fail_after(30), pytest.raises(ListenerClosed, match="by accident"):
         await layer.next_published()
-    assert "Unexpected error of the PostgreSQL layer, starting afresh: ZeroDivisionError('by accident')" in caplog.text
+    assert "Unexpected error in the PostgreSQL layer; reconnecting: ZeroDivisionError('by accident')" in caplog.text
 
 
 async def test_a_layer_that_could_not_connect_may_be_disconnected() -> None:

@@ -61,7 +61,7 @@ async def test_a_lock_that_another_session_holds_delays_only_that_a_node_is_coun
         await layer.publish("g", b"x")
         assert (await layer.next_published()).message == b"x"
         assert await layer.count_subscribers("g") == 0
-        assert f"cannot share advisory lock {lock_key('g')}, so other nodes do not know" in caplog.text
+        assert f"cannot share advisory lock {lock_key('g')}, so other nodes do not count" in caplog.text
         assert "a session holds it exclusively" in caplog.text
         await layer.unsubscribe("left")
     with anyio.fail_after(30):

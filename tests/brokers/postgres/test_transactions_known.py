@@ -1,4 +1,4 @@
-"""What docs/postgresql.rst says one should know of sending in a transaction, in a Django project of its own."""
+"""What docs/brokers/postgresql.rst says one should know of sending in a transaction, in a Django project of its own."""
 
 from __future__ import annotations
 

@@ -88,10 +88,10 @@ async def test_tls_where_the_server_speaks_none_and_the_reverse(
 ) -> None:
     secure = RedisPubSubChannelLayer(server.url.replace("redis://", "rediss://"), socket_connect_timeout=0.5)
     with pytest.raises(
-        ListenerClosed, match=r"within 0\.5 s\. Check .*; if it speaks no TLS on this port, write redis://$"
+        ListenerClosed, match=r"within 0\.5 s\. Check .*; if it does not use TLS on this port, write redis://$"
     ):
         await secure.connect()
-    with pytest.raises(ListenerClosed, match=r"connection .*\. If it speaks TLS on this port, write rediss://$"):
+    with pytest.raises(ListenerClosed, match=r"connection .*\. If it uses TLS on this port, write rediss://$"):
         await RedisPubSubChannelLayer(f"redis://127.0.0.1:{protected.server.port}").connect()
 
 
@@ -226,7 +226,7 @@ def test_unknown_options_are_refused(options: dict[str, Any], sentence: str) -> 
 
 
 def test_sentinels_need_the_name_of_the_master() -> None:
-    with pytest.raises(ValueError, match=r"'redis\+sentinel://h:26379/' lacks the master's name") as caught:
+    with pytest.raises(ValueError, match=r"'redis\+sentinel://h:26379/' does not name the master") as caught:
         RedisPubSubChannelLayer("redis+sentinel://:secret@h:26379/?db=1")
     assert "secret" not in str(caught.value)
 

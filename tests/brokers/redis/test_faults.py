@@ -168,7 +168,7 @@ async def test_wrong_password(own_server: brokers.Redis, options: dict[str, str]
 
 
 async def test_a_password_where_none_is_set(server: brokers.Redis) -> None:
-    with pytest.raises(ListenerClosed, match="Leave the password out"):
+    with pytest.raises(ListenerClosed, match="Remove the password"):
         await RedisPubSubChannelLayer(server.url, password="secret").connect()
 
 

@@ -1,4 +1,4 @@
-"""The rights that docs/redis.rst tells a user of Redis to have are enough for every verb, and no more."""
+"""The rights that docs/brokers/redis.rst tells a user of Redis to have are enough for every verb, and no more."""
 
 from __future__ import annotations
 
@@ -6,19 +6,17 @@ import re
 from pathlib import Path
 
 import anyio
-import docutils.nodes
 import pytest
 import redis
 
 import django_anyio_channels.brokers.redis
 from django_anyio_channels import AnyioChannelLayer
-from tests.docs.test_readme import parsed
+from tests.docs.pages import page
 from tests.support.brokers import redis as brokers
-from tests.support.paths import ROOT
 
 pytestmark = pytest.mark.anyio
 
-PAGE = parsed((ROOT / "docs" / "redis.rst").read_text())
+PAGE = page("docs/brokers/redis.rst")
 SOURCES = Path(django_anyio_channels.brokers.redis.__file__).parent
 CLUSTER = {"asking", "cluster", "spublish", "ssubscribe", "sunsubscribe"}
 NOT_GRANTED = {
@@ -30,8 +28,7 @@ NOT_GRANTED = {
 
 
 def rights(name: str) -> list[str]:
-    [block] = [block for block in PAGE.findall(docutils.nodes.literal_block) if name in block["classes"]]
-    return block.astext().split()
+    return PAGE.code(name).split()
 
 
 def grant(server: brokers.Redis, *more: str) -> str:

@@ -368,7 +368,7 @@ async def test_bound_queues_that_cannot_be_found_out_are_told_of(
         await layer.publish("room", b"x")
         assert (await layer.next_published()).message == b"x"
         await layer.disconnect()
-        assert "Which queues are bound to room cannot be found out, so they miss what is published" in caplog.text
+        assert "The queues that are bound to room cannot be found, so they miss the message" in caplog.text
 
 
 async def test_leaving_waits_no_longer_than_the_link_lives(own_server: brokers.Redis, connect: Connect) -> None:

@@ -120,7 +120,7 @@ async def test_a_url_for_another_kind_of_server_is_named(sentinels: brokers.Sent
     port = sentinels.sentinels[0].server.port
     with pytest.raises(ListenerClosed, match=rf"is a Sentinel: write redis\+sentinel://127\.0\.0\.1:{port}/mymaster"):
         await RedisPubSubChannelLayer(f"redis://127.0.0.1:{port}").connect()
-    with pytest.raises(ListenerClosed, match=rf"It is no Sentinel: write {server.url}/0 for it"):
+    with pytest.raises(ListenerClosed, match=rf"It is not a Sentinel: write {server.url}/0 for it"):
         await RedisPubSubChannelLayer(f"redis+sentinel://127.0.0.1:{server.server.port}/mymaster").connect()
 
 

@@ -16,7 +16,7 @@ from django_anyio_channels.django.reports import Reporter
 from .conftest import Site, call, in_memory, project, running_site
 
 NO_DEAD_LETTERS = (
-    "InMemoryChannelLayer delivers each message once, so it has no dead letters; use a layer that redelivers: "
+    "InMemoryChannelLayer does not support acknowledgement, so it has no dead letters; use a layer that redelivers: "
     "redis+streams://"
 )
 

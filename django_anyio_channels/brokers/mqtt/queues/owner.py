@@ -176,7 +176,7 @@ class QueueOwner:
         if self.store.put(message, binding.capacity, binding.expiry):
             self._dispatch()
         else:
-            text = "Queue %s is full (capacity %d); a message to group %s was dropped"
+            text = "Queue %s is full (capacity %d); dropped a message of group %s"
             self._log.write(logging.WARNING, text, to_group(self._topic), binding.capacity, group)
 
     def _for_queue(self, group: str, payload: bytes, expiry: float) -> bytes | None:

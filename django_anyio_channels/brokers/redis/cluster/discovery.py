@@ -87,7 +87,7 @@ class ClusterSeeds:
                 # Until they have closed what they opened.
                 with anyio.CancelScope(shield=True):
                     await asyncio.wait(asked)
-        raise ListenerClosed(f"{self}: no node leads to the masters; the last one: {error}") from error
+        raise ListenerClosed(f"{self}: no node knows the masters; the last error: {error}") from error
 
     async def _ask(self, node: Node) -> list[Range]:
         address = self.address_of(node)
@@ -96,7 +96,7 @@ class ClusterSeeds:
             connection.abort()
             for reply in (slots, info):
                 if isinstance(reply, hiredis.ReplyError):
-                    cure = permission_cure(str(reply)) or f"If it is no cluster, write {address} for it"
+                    cure = permission_cure(str(reply)) or f"If it is not a cluster, write {address} for it"
                     raise ListenerClosed(f"{address}: {without_full_stop(str(reply))}. {cure}")
             if b"cluster_state:ok" not in info:
                 raise ListenerClosed(

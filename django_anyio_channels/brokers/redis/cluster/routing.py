@@ -86,8 +86,8 @@ class ClusterConnections:
         unserved = SLOTS - sum(last - first + 1 for first, last, _ in ranges)
         if unserved:
             raise ListenerClosed(
-                f"{self.address}: {unserved} slots of the cluster are served by nobody. "
-                f"Give them to a master with `CLUSTER ADDSLOTS`, or wait for a failover"
+                f"{self.address}: {unserved} slots of the cluster have no master. "
+                f"Assign them to one with `CLUSTER ADDSLOTS`, or wait for a failover"
             )
         for server in self._servers.values():
             if server.error is not None:
@@ -215,7 +215,7 @@ class ClusterConnections:
         role = await former.commands.execute(_ROLE)
         if isinstance(role, list) and role[0] != b"master":
             # A replica has taken over. All subscribers must be there before anything is published: in a new session.
-            raise ListenerClosed(f"{former.address} is no master any more")
+            raise ListenerClosed(f"{former.address} is no longer a master")
         if not listening and former is not server:
             await asyncio.sleep(_RESUBSCRIBE_SECONDS)
         owners[slot] = server

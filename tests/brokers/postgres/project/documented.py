@@ -1,4 +1,4 @@
-"""What docs/postgresql.rst says one should know of sending in a transaction."""
+"""What docs/brokers/postgresql.rst says one should know of sending in a transaction."""
 
 from __future__ import annotations
 

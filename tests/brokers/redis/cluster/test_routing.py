@@ -151,7 +151,7 @@ async def test_readers_outwait_a_slot_that_is_on_its_way_for_long(
     await layer.put("parcels", b"1", **PLENTY)
     target = await halfway(cluster, "parcels")
     taking = asyncio.ensure_future(layer.take("parcels"))
-    await becomes_true(lambda: caplog.text.count("Readers of parcels have to wait") > 1)
+    await becomes_true(lambda: caplog.text.count("Readers of parcels must wait") > 1)
     assert not taking.done()
     cluster.end_move(key_slot(b"parcels"), target)
     with anyio.fail_after(30):

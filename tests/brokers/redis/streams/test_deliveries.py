@@ -214,7 +214,7 @@ async def test_poison_that_cannot_be_put_aside_comes_again(
         own_server.ask("ACL", "SETUSER", "default", "-xadd")
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(messages, reader, 1)
-            await becomes_true(lambda: "cannot become a dead letter" in caplog.text)
+            await becomes_true(lambda: "cannot be sent to the dead letters" in caplog.text)
             own_server.ask("ACL", "SETUSER", "default", "+xadd")
             await becomes_true(lambda: pending(own_server) == 0)
             await channel.publish("jobs", "the next")

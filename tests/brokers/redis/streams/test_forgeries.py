@@ -209,7 +209,7 @@ async def test_after_a_forged_frame_no_message_is_missed(
             await publisher.publish("g", number)
         assert [each for each in await received(subscriber, 5) if each != "forged"] == [0, 1, 2, 3]
         assert missed == []
-        await becomes_true(lambda: "The history of g lacks messages that came live (1)" in caplog.text)
+        await becomes_true(lambda: "The history of g lacks live messages (1)" in caplog.text)
 
 
 async def test_a_name_that_is_merely_joined_takes_no_memory(server: brokers.Redis) -> None:
