@@ -7,7 +7,6 @@ import asyncio
 import json
 import shlex
 from collections.abc import Iterator
-from typing import Any
 
 import pytest
 from django.test import RequestFactory, override_settings

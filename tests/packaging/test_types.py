@@ -9,18 +9,16 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import pytest
-
 import django_anyio_channels
-from tests.docs.samples import samples
+from tests.docs.pages import page
 from tests.support.paths import ROOT
 
 NAME = "django_anyio_channels"
 PUBLIC = {*django_anyio_channels.__all__, "apps", "channels_redis", "testing"}
 """Names and modules of the package that users import."""
 
-TYPED_PAGES = ["docs/guides/testing.rst"]
-"""Pages whose samples are annotated, and complete enough to be checked."""
+TYPED_PAGE = "docs/guides/testing.rst"
+"""A page whose samples are annotated, and complete enough for both type checkers."""
 
 
 def pyright(*arguments: str | Path) -> dict[str, Any]:
@@ -52,30 +50,11 @@ def test_what_is_public_is_typed() -> None:
     assert [(symbol["name"], symbol["diagnostics"]) for symbol in incomplete] == []
 
 
-@pytest.fixture(scope="module")
-def sample_files(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("samples")
-    for page in TYPED_PAGES:
-        for number, text in enumerate(samples(ROOT / page)):
-            (folder / f"{Path(page).stem}_{number}.py").write_text(text)
-    return folder
-
-
-def test_samples_pass_mypy(sample_files: Path) -> None:
-    # A cache beside that of the project, whose options are others.
-    command = ("mypy", "--strict", f"--config-file={os.devnull}", f"--cache-dir={ROOT / '.mypy_cache' / 'samples'}")
-    done = subprocess.run(
-        [sys.executable, "-m", *command, *map(str, sample_files.glob("*.py"))],
-        cwd=sample_files,
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=100,
-    )
-    assert done.returncode == 0, done.stdout
-
-
-def test_samples_pass_pyright(sample_files: Path) -> None:
-    found = pyright(sample_files)
-    assert found["summary"]["filesAnalyzed"] >= len(list(sample_files.glob("*.py"))) > 0
+def test_samples_pass_pyright(tmp_path: Path) -> None:
+    """`tests.docs.typed` has mypy check the samples of all pages."""
+    samples = page(TYPED_PAGE).in_language("python")
+    for number, block in enumerate(samples):
+        (tmp_path / f"sample_{number}.py").write_text(block.astext() + "\n")
+    found = pyright(tmp_path)
+    assert found["summary"]["filesAnalyzed"] == len(samples) > 0
     assert found["generalDiagnostics"] == []
