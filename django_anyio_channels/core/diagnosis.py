@@ -17,7 +17,7 @@ def tls_finding(address: str, host: str, *, encrypted: bool, cure: str) -> Findi
     if _is_loopback(host):
         return Finding("ok", f"{address} is on this machine, where TLS is not needed")
     return Finding(
-        "warning", f"{address} is reached without TLS: whoever is on the way reads messages and passwords", cure
+        "warning", f"{address} is reached without TLS: others on the network may read messages and passwords", cure
     )
 
 

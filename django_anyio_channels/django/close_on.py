@@ -40,7 +40,7 @@ def _when_committed(call: Callable[[], None], using: str | None = None) -> None:
         try:
             call()
         except Exception:  # the user must be able to log out when the broker is down
-            logger.exception("The WebSockets of a user, who may not use them any more, could not be closed")
+            logger.exception("Could not close the WebSockets of a user who may no longer use them")
 
     transaction.on_commit(close, using=using)  # what is rolled back closes nothing
 

@@ -62,7 +62,7 @@ def _concerns(consumer: Any, message: Any) -> bool:
         logger.debug("%s has no WebSocket to close", type(consumer).__name__)
         return False
     if not _is_code(message.get("code")):
-        logger.error("Ignored a message to %s that closes with no valid code", type(consumer).__name__)
+        logger.error("Ignored a message to %s that closes with an invalid code", type(consumer).__name__)
         return False
     unless: Any = message.get("unless")
     user: Any = consumer.scope.get("user")

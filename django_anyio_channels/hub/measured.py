@@ -89,4 +89,4 @@ class _MeasuredQueues(Queues):
         except Exception as error:
             recorder.queues.pop(queue, None)
             trace = None if isinstance(error, ChannelLayerError) else error
-            self._log.write(logging.WARNING, "The length of %s is not known: %s", queue, error, exc_info=trace)
+            self._log.write(logging.WARNING, "The length of queue %s is unknown: %s", queue, error, exc_info=trace)

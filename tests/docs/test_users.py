@@ -33,7 +33,7 @@ async def test_a_user_is_reached() -> None:
     window = WebsocketCommunicator(PAGE.run("consumer")["NewsConsumer"].as_asgi(), "/")
     cast(Any, window.scope)["user"] = user
     assert await window.connect(timeout=SECONDS) == (True, None)
-    await sync_to_async(exec)(PAGE.code("sending"), {"user": user})
+    await sync_to_async(PAGE.run("sending")["export_finished"])(user)
     assert await window.receive_json_from(SECONDS) == {"text": "Your export is ready"}
     await layer.user_close(user)
     assert await window.receive_output(SECONDS) == {"type": "websocket.close", "code": 4401}

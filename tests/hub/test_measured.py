@@ -96,7 +96,7 @@ async def test_the_lengths_of_the_queues_that_are_read_are_known(caplog: pytest.
             await until(lambda: recorder.queues == {} and bool(caplog.records))
             record = caplog.records[0]
             assert record.levelno == logging.WARNING
-            assert record.getMessage() == f"The length of read is not known: {error}"
+            assert record.getMessage() == f"The length of queue read is unknown: {error}"
             assert bool(record.exc_info) is trace
             layer.error = None
             await until(lambda: recorder.queues == {"read": QueueLength(2, 0)})

@@ -278,7 +278,7 @@ class NodePresence:
     def _ended(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
         if not task.cancelled() and task.exception() is not None:
-            logger.error("Unexpected error of presence", exc_info=task.exception())
+            logger.error("Unexpected error in presence", exc_info=task.exception())
 
     async def close(self) -> None:
         """Stop. The members of this node are present for the grace period."""

@@ -144,7 +144,7 @@ def _checked(decode: Any, payload: bytes) -> Any:
     try:
         return decode(payload)
     except (msgspec.MsgspecError, ValueError, RecursionError) as error:
-        raise DecodeError(f"it is no presence that this version knows ({error})") from error
+        raise DecodeError(f"it is not a presence record of this version ({error})") from error
 
 
 def node_of_key(key: str) -> str | None:

@@ -93,7 +93,7 @@ async def test_more_members_than_a_group_may_have(
     assert list(group.view.members) == ["member 1"]
     group.put((0.0, Event(group.topic, b"\xc1")))
     assert "its group would have more than 1 members" in caplog.text
-    assert "it is no presence that this version knows" in caplog.text
+    assert "it is not a presence record of this version" in caplog.text
     assert one.statistics()["undecodable"] == 2
 
 

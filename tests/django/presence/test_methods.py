@@ -34,7 +34,7 @@ async def test_what_cannot_be_a_member(options: dict[str, Any], error: type[Exce
 
 async def test_a_normal_channel_is_no_members() -> None:
     [layer] = layers(1)
-    with pytest.raises(ValueError, match="'worker' is a normal channel, which is no member's"):
+    with pytest.raises(ValueError, match="'worker' is a normal channel, which cannot be a member's"):
         await layer.group_add("room", "worker", member="42")
 
 

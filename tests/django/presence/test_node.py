@@ -246,7 +246,7 @@ async def test_a_failure_of_our_own_is_logged(caplog: pytest.LogCaptureFixture) 
         raise RuntimeError("a bug")
 
     node_in(one).presence._start(fail())
-    await until(lambda: "Unexpected error of presence" in caplog.text)
+    await until(lambda: "Unexpected error in presence" in caplog.text)
 
 
 async def test_after_an_outage_everything_is_written_and_read_again(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -329,5 +329,5 @@ async def test_what_no_node_has_written_is_left_out(caplog: pytest.LogCaptureFix
     assert await two.group_members("room") == {}  # the node has yet to write what its records are of
     table_of(one).put([PresenceRecord("asgi:n:room", f"{node}.9", b"\xc1")], 60.0)
     assert await two.group_count("room") == (0, 0)
-    assert "it is no presence that this version knows" in caplog.text
+    assert "it is not a presence record of this version" in caplog.text
     assert timing.INTERVAL == 0.1

@@ -64,7 +64,7 @@ def test_records_come_back() -> None:
     ],
 )
 def test_forged_events_are_refused(forged: Any) -> None:
-    with pytest.raises(DecodeError, match="no presence that this version knows"):
+    with pytest.raises(DecodeError, match="not a presence record of this version"):
         decode_event(encode(forged))
 
 
