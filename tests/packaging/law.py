@@ -68,6 +68,8 @@ ROOMS = [
     {"server"},
     {"subscriptions"},
     {"queues"},
+    {"history"},
+    {"deliveries"},
     {"bridge"},
     {"transactions"},
     {"peers"},

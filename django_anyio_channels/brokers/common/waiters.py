@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from typing import Generic, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 Item = TypeVar("Item")
 
@@ -70,3 +70,10 @@ class WaiterQueue(Generic[Item]):
         """Fail every waiting task with ``error``."""
         while self.fail_one(error):
             pass
+
+
+def fail(future: asyncio.Future[Any], error: BaseException) -> None:
+    """Have a future raise ``error`` if it is not done; nothing is logged where no task waits for it."""
+    if not future.done():
+        future.set_exception(error)
+        future.exception()

@@ -19,6 +19,7 @@ import hiredis
 
 from ...core.exceptions import ListenerClosed
 from ..common.lookups import keep_lookups_working
+from ..common.waiters import fail
 from ..common.watchdog import Watchdog
 from .address import Address
 from .packets import CommandExecutor, encode_command
@@ -235,13 +236,6 @@ class Connection(asyncio.Protocol):
             self._collected.clear()
         if not future.done():
             future.set_result(reply)
-
-
-def fail(future: asyncio.Future[Any], error: BaseException) -> None:
-    """Have a future raise ``error`` if it is not done; nothing is logged where no task waits for it."""
-    if not future.done():
-        future.set_exception(error)
-        future.exception()
 
 
 async def open_connection(

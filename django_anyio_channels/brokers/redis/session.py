@@ -14,6 +14,7 @@ import hiredis
 from ...core.events import Event
 from ...core.exceptions import ChannelLayerError, ListenerClosed
 from ...core.stats import RateLimitedLogger
+from ..common.event_stream import EventStream
 from .address import Address
 from .cluster.discovery import ClusterSeeds
 from .cluster.routing import ClusterConnections
@@ -131,6 +132,10 @@ class Session:
     def listener_lost(self, error: ListenerClosed) -> None:
         # Other masters of a cluster may go on; what they still send is left over for the next session.
         self.subscriptions.end(self._named(error))
+
+    @property
+    def events(self) -> EventStream:
+        return self.subscriptions.events
 
     def _named(self, error: ListenerClosed) -> ListenerClosed:
         address, text = self._topology.address, str(error)

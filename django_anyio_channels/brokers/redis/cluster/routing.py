@@ -10,7 +10,8 @@ from typing import Any, Protocol
 import hiredis
 
 from ....core.exceptions import ListenerClosed
-from ..connection import Connection, fail
+from ...common.waiters import fail
+from ..connection import Connection
 from ..keys import SLOTS, hash_tag_for_slot, key_slot
 from ..options import Node
 from ..packets import encode_command, is_redirection

@@ -9,12 +9,19 @@ set, and its message and number of deliveries, in a hash.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 from urllib.parse import quote
 
+import hiredis
+
+from ....core.exceptions import ChannelLayerError
+from ...common.deliveries import Deliveries, Delivery
+from ...common.waiters import fail
 from ..keys import companion_key, notify_channel
 from ..queues import INFLIGHT_TTL_MS
-from ..scripts import Script
+from ..scripts import Script, is_noscript
 from ..session import Session
 from .history import History, history_keys
 
@@ -35,8 +42,8 @@ _ACKNOWLEDGE = Script("streams_acknowledge")
 _RELEASE = Script("streams_release")
 
 
-class WorkSource(NamedTuple):
-    """A queue, or a group as one consumer group sees it."""
+class RedisWork(NamedTuple):
+    """A queue, or a group as one consumer group sees it: a `WorkSource`."""
 
     name: bytes
     pending: bytes
@@ -53,28 +60,66 @@ class WorkSource(NamedTuple):
         """Return the position of work in the history that it comes from."""
         return work_id.decode() if self.position_ttl else None
 
-    async def deliver(self, session: Session, node: str, number: int, count: int, timeout: int) -> Any:
-        """Run streams_deliver.lua; ``timeout`` is in milliseconds. The reply may be a `hiredis.ReplyError`."""
-        inflight = b"%b, in flight to %b" % (self.pending, node.encode())
-        keys = [*self.keys, self.pending, contents_key(self.pending), inflight]
-        args = self.position_ttl, node, number, count, timeout, timeout + _DAY_MS, INFLIGHT_TTL_MS
-        return await self.script.run(session.executor(self.name), keys, *args)
+    @property
+    def group(self) -> str:
+        return self.name.decode()
 
-    async def release(self, session: Session, undelivered: bool, ids: list[bytes]) -> Any:
-        """Make work visible to other nodes at once. The reply may be a `hiredis.ReplyError`."""
+    async def watch(self, session: Session, changed: Callable[[], None]) -> None:
+        while True:
+            reply = await session.subscriptions.watch(self.notify_channel, lambda message: changed())
+            if not self._is_transient(session, reply):
+                break
+        session.raise_for_error(reply)
+
+    def unwatch(self, session: Session) -> None:
+        session.subscriptions.unwatch(self.notify_channel)
+
+    async def deliver(self, session: Session, node: str, number: int, count: int, seconds: float) -> Deliveries | None:
+        """Run streams_deliver.lua."""
+        inflight = b"%b, in flight to %b" % (self.pending, node.encode())
+        keys = [*self.keys, *self._pending_keys, inflight]
+        timeout = max(1, round(seconds * 1000))
+        args = self.position_ttl, node, number, count, timeout, timeout + _DAY_MS, INFLIGHT_TTL_MS
+        reply = await self.script.run(session.executor(self.name), keys, *args)
+        if self._is_transient(session, reply):
+            return None
+        lost, milliseconds, *delivered = session.raise_for_error(reply)
+        deliveries = [Delivery(work_id, int(times), message) for work_id, times, message in delivered]
+        return Deliveries(bool(lost), milliseconds / 1000, deliveries)
+
+    async def release(self, session: Session, ids: list[bytes], *, undelivered: bool) -> None:
         channel = session.subscriptions.wire_name(self.notify_channel)
         executor = session.executor(self.name)
-        return await _RELEASE.run(
-            executor, self._pending_keys, int(undelivered), session.publish_command, channel, *ids
-        )
+        args = int(undelivered), session.publish_command, channel
+        session.raise_for_error(await _RELEASE.run(executor, self._pending_keys, *args, *ids))
 
-    def acknowledge(self, session: Session, work_id: bytes, by_hash: bool) -> asyncio.Future[Any]:
-        """End a delivery; the future may give a `hiredis.ReplyError`. Raises `ListenerClosed`.
+    def acknowledge(self, session: Session, work_id: bytes) -> asyncio.Future[None]:
+        acknowledged: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._acknowledge(session, work_id, acknowledged, by_hash=True)
+        return acknowledged
 
-        By its hash the server may not know the script: see `is_noscript`.
-        """
+    def _acknowledge(self, session: Session, work_id: bytes, acknowledged: asyncio.Future[None], by_hash: bool) -> None:
         encode = _ACKNOWLEDGE.evalsha if by_hash else _ACKNOWLEDGE.eval
-        return session.executor(self.name).execute(encode(self._pending_keys, work_id))
+        reply = session.executor(self.name).execute(encode(self._pending_keys, work_id))
+        reply.add_done_callback(partial(self._confirm, session, work_id, acknowledged))
+
+    def _confirm(
+        self, session: Session, work_id: bytes, acknowledged: asyncio.Future[None], reply: asyncio.Future[Any]
+    ) -> None:
+        error = reply.exception()
+        try:
+            if error is not None:
+                raise error
+            if is_noscript(reply.result()):
+                self._acknowledge(session, work_id, acknowledged, by_hash=False)
+            else:
+                session.raise_for_error(reply.result())
+                acknowledged.set_result(None)
+        except ChannelLayerError as refused:
+            fail(acknowledged, refused)
+
+    def _is_transient(self, session: Session, reply: Any) -> bool:
+        return isinstance(reply, hiredis.ReplyError) and session.is_transient(reply, self.group)
 
     @property
     def _pending_keys(self) -> list[bytes]:
@@ -82,20 +127,20 @@ class WorkSource(NamedTuple):
 
 
 def contents_key(pending: bytes) -> bytes:
-    """Return the hash of the messages of `WorkSource.pending`, and of how often they were delivered."""
+    """Return the hash of the messages of `RedisWork.pending`, and of how often they were delivered."""
     return pending + b", contents"
 
 
-def queue_source(queue: bytes) -> WorkSource:
+def queue_source(queue: bytes) -> RedisWork:
     """Return a queue as a source of work."""
-    return WorkSource(queue, companion_key(queue, "pending"), notify_channel(queue), _DELIVER_FROM_QUEUE, (queue,))
+    return RedisWork(queue, companion_key(queue, "pending"), notify_channel(queue), _DELIVER_FROM_QUEUE, (queue,))
 
 
-def group_source(history: History, group: bytes, consumer_group: str) -> WorkSource:
+def group_source(history: History, group: bytes, consumer_group: str) -> RedisWork:
     """Return what a consumer group sees of a group."""
     pending = companion_key(group, f"pending of {quote(consumer_group)}")
     keys = *history_keys(group), _cursor_key(group, consumer_group)
-    return WorkSource(group, pending, pending, _DELIVER_FROM_GROUP, keys, history.position_ttl)
+    return RedisWork(group, pending, pending, _DELIVER_FROM_GROUP, keys, history.position_ttl)
 
 
 async def join(session: Session, history: History, group: bytes, consumer_group: str) -> None:

@@ -7,11 +7,13 @@ from typing import NamedTuple
 
 import hiredis
 
-from ....core.exceptions import PositionLost
+from ...common.entries import HistoryEntry, match_entry
+from ...common.event_stream import EventStream
+from ...common.history import HistoryPage
 from ..keys import bindings_key, companion_key
 from ..scripts import Script, is_noscript
 from ..session import Session
-from .entries import HistoryEntry, entry_id, match_entry
+from .memory import ServerMemory
 
 _PAGE = 250
 _ALL = 2**31
@@ -92,11 +94,11 @@ class History:
             results.append(session.translate_error(each) if refused else Published(each[0], each[1], bindings))
         return results
 
-    async def page(self, session: Session, group: bytes, reached: bytes) -> tuple[bytes, list[HistoryEntry]]:
-        """Return the position of the group's last message, and a page of what follows ``reached``, if that is known."""
+    async def page(self, session: Session, group: bytes, reached: bytes) -> HistoryPage:
+        """Read a page of what follows ``reached``."""
         reply = await _READ.run(session.executor(group), history_keys(group), self.position_ttl, reached, _PAGE)
         last, *entries = session.raise_for_error(reply)
-        return last, _read_entries(entries)
+        return HistoryPage(last, _read_entries(entries))
 
     async def position(self, session: Session, group: bytes) -> bytes:
         """Return the position of the group's last message, and keep it for those who come back with it."""
@@ -111,30 +113,26 @@ class History:
         reply = await _LATEST.run(session.executor(group), history_keys(group), min(limit or _ALL, _ALL))
         return _read_entries(session.raise_for_error(reply))
 
-    async def after(self, session: Session, group: bytes, since: bytes, limit: int | None) -> list[HistoryEntry]:
-        """Return the entries after a position. Raises `PositionLost`."""
-        found: list[HistoryEntry] = []
-        reached = since
-        while limit is None or len(found) < limit:
-            last, entries = await self.page(session, group, reached)
-            for entry in entries:
-                if entry.previous_id != entry_id(reached):
-                    raise _lost(group, since)
-                reached = entry.position
-                found.append(entry)
-            if reached == last:
-                break
-            if not entries:
-                raise _lost(group, since)
-        return found[:limit]
+
+class SessionHistory:
+    """One session's view of the histories on its server; a `HistorySession`."""
+
+    def __init__(self, history: History, session: Session, memory: ServerMemory) -> None:
+        self._history = history
+        self._session = session
+        self._memory = memory
+        self.abort = session.abort
+
+    @property
+    def events(self) -> EventStream:
+        return self._session.events
+
+    async def read_page(self, group: str, reached: bytes) -> HistoryPage:
+        return await self._history.page(self._session, group.encode(), reached)
+
+    async def is_memory_lost(self) -> bool:
+        return await self._memory.is_lost(self._session)
 
 
 def _read_entries(entries: list[bytes]) -> list[HistoryEntry]:
     return [HistoryEntry(*match.groups()) for data in entries if (match := match_entry(data))]
-
-
-def _lost(group: bytes, since: bytes) -> PositionLost:
-    return PositionLost(
-        f"The history of {group.decode()} does not reach back to {since.decode()}: newer messages have taken the place "
-        f"of what came after it, or the server has lost its memory. Begin with the last messages instead"
-    )

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 from functools import partial
-from reprlib import repr as short_repr
 from typing import Any
 
 from ....core.events import Event, PublishResult
-from ....core.exceptions import InvalidPosition, ListenerClosed
+from ....core.exceptions import ListenerClosed
 from ....core.options import check_options
+from ...common import entries
 from ...common.batching import Batcher
+from ...common.deliveries import DeliveryManager
+from ...common.history import as_events, events_after
+from ...common.history_sync import HistorySync
 from ..layer import RedisPubSubChannelLayer, check_size, delivery_unknown
 from ..options import OPTIONS
+from ..session import Session
 from . import consumer_groups
-from .deliveries import DeliveryManager
-from .entries import epoch_of, is_position, sort_key
-from .history import History, Published
-from .sync import HistorySync
+from .history import History, Published, SessionHistory
+from .memory import ServerMemory
+from .observer import HistoryObserver
 
 _MAX_MESSAGES = 100
 """In one call: the server does nothing else meanwhile."""
@@ -66,10 +69,11 @@ class RedisStreamsChannelLayer(RedisPubSubChannelLayer):
         self.deliver_at_most = deliver_at_most
         self._without_history: set[str] = set()
         self._history = History(history_length, history_age, history_bytes)
-        self._deliveries = DeliveryManager(redeliver_after)
-        self._sync = HistorySync(self._history, self._deliveries.on_end)
+        self._memory = ServerMemory()
+        self._deliveries = DeliveryManager[Session](redeliver_after)
+        self._sync = HistorySync()
         self._publisher: Batcher[tuple[bytes, bytes], Published]
-        self._observer = self._sync
+        self._observer = HistoryObserver(self._sync, self._on_end)
 
     @property
     def retention(self) -> float:
@@ -80,7 +84,7 @@ class RedisStreamsChannelLayer(RedisPubSubChannelLayer):
         session = self.require_session()
         flush = partial(self._history.publish, session, session.subscriptions.wire_name(b""))
         self._publisher = Batcher(flush, max_items=_MAX_MESSAGES, max_bytes=_MAX_BYTES, pipelined=True)
-        self._sync.start(session)
+        self._sync.start(SessionHistory(self._history, session, self._memory))
         self._deliveries.start(session)
 
     async def disconnect(self) -> None:
@@ -91,6 +95,11 @@ class RedisStreamsChannelLayer(RedisPubSubChannelLayer):
         else:
             self._deliveries.end(error)
         await super().disconnect()
+
+    def _on_end(self, error: ListenerClosed) -> None:
+        # A session that ended before this one may report it late.
+        if not self.is_connected:
+            self._deliveries.end(error)
 
     async def subscribe(self, groups: str) -> None:
         session = self.require_session()
@@ -142,20 +151,15 @@ class RedisStreamsChannelLayer(RedisPubSubChannelLayer):
 
     async def history(self, group: str, *, since: str | None, limit: int | None) -> list[Event[bytes]]:
         session, name = self.require_session(), group.encode()
-        if since is None:
-            entries = await self._history.latest(session, name, limit)
-        elif not is_position(since):
-            raise InvalidPosition(f"{short_repr(since)} is no position; take Event.position, or what publish returned")
-        else:
-            entries = await self._history.after(session, name, since.encode(), limit)
-        return [Event(group, entry.message, None, None, entry.position.decode()) for entry in entries]
+        if since is not None:
+            return await events_after(group, since, limit, partial(self._history.page, session, name))
+        return as_events(group, await self._history.latest(session, name, limit))
 
     async def position(self, group: str) -> str:
         return (await self._history.position(self.require_session(), group.encode())).decode()
 
     def is_after(self, position: str, other: str) -> bool:
-        one, two = position.encode(), other.encode()
-        return epoch_of(one) != epoch_of(two) or sort_key(one) > sort_key(two)
+        return entries.is_after(position.encode(), other.encode())
 
     async def join(self, group: str, consumer_group: str) -> None:
         await consumer_groups.join(self.require_session(), self._history, group.encode(), consumer_group)
@@ -163,14 +167,14 @@ class RedisStreamsChannelLayer(RedisPubSubChannelLayer):
     async def receive_event(self, group: str, consumer_group: str) -> Event[bytes]:
         self.require_session()
         source = consumer_groups.group_source(self._history, group.encode(), consumer_group)
-        return await self._deliveries.receive(source, group)
+        return await self._deliveries.receive(source)
 
     def notify_published(self, group: str) -> None:
         self._deliveries.notify_published(group)
 
     async def receive_job(self, queue: str) -> Event[bytes]:
         self.require_session()
-        return await self._deliveries.receive(consumer_groups.queue_source(queue.encode()), queue)
+        return await self._deliveries.receive(consumer_groups.queue_source(queue.encode()))
 
 
 def _without_streams(url: str) -> str:

@@ -23,11 +23,11 @@ from django_anyio_channels import (
     RedisStreamsChannelLayer,
     Subscriber,
 )
+from django_anyio_channels.brokers.common import deliveries
+from django_anyio_channels.brokers.common.deliveries import Consumer
 from django_anyio_channels.brokers.common.waiters import WaiterQueue
 from django_anyio_channels.brokers.redis.connection import Connection
-from django_anyio_channels.brokers.redis.streams import deliveries
 from django_anyio_channels.brokers.redis.streams.consumer_groups import group_source
-from django_anyio_channels.brokers.redis.streams.deliveries import Consumer
 from django_anyio_channels.hub.consumer_group import dead_letter_group
 from django_anyio_channels.hub.sharding import shard_index
 from tests.brokers.redis.conftest import becomes_true
@@ -219,7 +219,7 @@ async def test_a_closed_channel_ends_its_readers(server: brokers.Redis, open_cha
 
 
 async def cancelled_with_a_delivery(
-    consumer: Consumer, reading: asyncio.Task[Any], publishing: Awaitable[object]
+    consumer: Consumer[Any], reading: asyncio.Task[Any], publishing: Awaitable[object]
 ) -> None:
     """Cancel a reader between the moment when it is given what is published, and its next step."""
 
@@ -516,7 +516,7 @@ async def test_a_call_whose_reply_was_lost_is_repeated(server: brokers.Redis, op
     async with workers_of(channel) as reader:
         await channel.publish("jobs", 1)
         source = group_source(layer._history, b"jobs", "workers")
-        await source.deliver(layer.require_session(), layer._deliveries._node, 1, 1, 60_000)
+        await source.deliver(layer.require_session(), layer._deliveries._node, 1, 1, 60.0)
         event = await next_of(reader)
         assert (event.message, event.deliveries) == (1, 1), "nobody had it before"
 
@@ -534,7 +534,7 @@ async def test_an_answer_that_came_for_nobody_is_released_by_the_next_session(
         # As if the connection had broken after the server got the call, and the reader had gone meanwhile.
         session, manager = layer.require_session(), layer._deliveries
         manager._calls += 1
-        await consumer.source.deliver(session, manager._node, manager._calls, 1, 60_000)
+        await consumer.source.deliver(session, manager._node, manager._calls, 1, 60.0)
         consumer.number, consumer.answered = manager._calls, False
         session.abort(ListenerClosed("as if the connection had broken"))
         await becomes_true(lambda: channel.outages)

@@ -19,8 +19,8 @@ from django_anyio_channels import (
     PublishResult,
     RedisStreamsChannelLayer,
 )
+from django_anyio_channels.brokers.common.entries import HistoryEntry, entry_id, epoch_of, sort_key
 from django_anyio_channels.brokers.redis import layer as redis_layer
-from django_anyio_channels.brokers.redis.streams.entries import entry_id, epoch_of, sort_key
 from django_anyio_channels.brokers.redis.streams.history import Published
 from tests.brokers.redis.conftest import becomes_true
 from tests.support.brokers import redis as brokers
@@ -204,7 +204,7 @@ async def test_a_hole_in_a_group_that_is_given_up(server: brokers.Redis, open_la
     await layer.subscribe("room")
     await layer.publish("room", b"1")
     await next_of(layer, 1)
-    layer._sync.on_message("room", None, b"ffffffff-1-5 1-4\nafter a hole")
+    layer._sync.add_live("room", HistoryEntry(b"ffffffff-1-5", b"1-4", b"after a hole"))
     await layer.unsubscribe("room")
     await layer.subscribe("room")
     await layer.publish("room", b"2")

@@ -16,6 +16,7 @@ from anyio.streams.buffered import BufferedByteReceiveStream
 from anyio.to_thread import run_sync
 
 from django_anyio_channels import Channel, DeliveryUnknown, RedisStreamsChannelLayer
+from django_anyio_channels.brokers.common.entries import HistoryEntry
 from tests.brokers.redis.conftest import becomes_true
 from tests.brokers.redis.flow import GROUP, flow, nothing_missed
 from tests.support.brokers import redis as brokers
@@ -276,8 +277,8 @@ async def test_an_event_loop_that_ends_while_a_history_is_read(server: brokers.R
                 while not (synced := layer._sync._groups.get("hall")) or synced.reading is None:
                     await asyncio.sleep(0)
         else:
-            a_hole_before = b"%b-9999999999999-9 9999999999999-8\nx" % (await layer.position("room"))[:8].encode()
-            layer._sync.on_message("room", None, a_hole_before)
+            epoch = (await layer.position("room"))[:8].encode()
+            layer._sync.add_live("room", HistoryEntry(b"%b-9999999999999-9" % epoch, b"9999999999999-8", b"x"))
             await asyncio.sleep(0)
             assert layer._sync._groups["room"].reading is not None
 

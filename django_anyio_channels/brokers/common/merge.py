@@ -1,21 +1,21 @@
-"""Live entries and history, made one sequence: what to emit, and when to read the stream. No I/O."""
+"""Live entries and history, made one sequence: what to emit, and when to read the history. No I/O."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from .entries import BEGINNING, EPOCH_PREFIX, NO_EPOCH, HistoryEntry, epoch_of, sort_key
+from .entries import BEGINNING, EPOCH_PREFIX, NO_EPOCH, HistoryEntry, epoch_of, is_after, sort_key
 
 
-class StreamMerger:
+class HistoryMerger:
     """The state of one group at one node: everything up to `last` has been emitted, or reported as missed.
 
     Each entry names the one before it, so that an entry that came twice, too late, or after a hole shows. While
     `catching_up`, live entries wait; the owner asks the server for the group's last position and for the entries after
     `reached`, and passes those to `add_history`, until `catching_up` is over.
 
-    The stream is the truth: whoever may publish to the group can forge a live entry. So an entry that does not continue
-    what was emitted has the history read from before the last live entry on, which may have been forged.
+    The history is the truth: whoever may publish to the group can forge a live entry. So an entry that does not
+    continue what was emitted has the history read from before the last live entry on, which may have been forged.
     """
 
     def __init__(self) -> None:
@@ -54,6 +54,11 @@ class StreamMerger:
         self._collected.clear()
         self._catch_up()
 
+    def catch_up(self) -> None:
+        """Have the history read: something was published that does not come live."""
+        if not self.catching_up:
+            self._catch_up()
+
     def add_live(self, entry: HistoryEntry) -> bool:
         """Take a live entry. Returns whether it is the next to emit; if not, look at `catching_up`."""
         if self.catching_up:
@@ -62,7 +67,7 @@ class StreamMerger:
         if self._follows_last(entry):
             self._before_last, self.last = self.last, entry.position
             return True
-        if _is_after(entry.position, self._confirmed):
+        if is_after(entry.position, self._confirmed):
             self._waiting.append(entry)
             self._catch_up()
         return False
@@ -146,7 +151,7 @@ class StreamMerger:
             if self._follows_last(entry):
                 self._before_last, self.last = self.last, entry.position
                 found.append(entry)
-            elif _is_after(entry.position, self.last):
+            elif is_after(entry.position, self.last):
                 if entry in self._asked_for:
                     self.forged += 1
                 else:
@@ -165,7 +170,3 @@ class StreamMerger:
 def _follows(entry: HistoryEntry, position: bytes) -> bool:
     # In another epoch an id may come once more.
     return entry.position[:EPOCH_PREFIX] + entry.previous_id == position
-
-
-def _is_after(position: bytes, other: bytes) -> bool:
-    return epoch_of(position) != epoch_of(other) or sort_key(position) > sort_key(other)

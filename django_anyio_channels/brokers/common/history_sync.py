@@ -4,27 +4,48 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
-from ....core.events import Event, Gap
-from ....core.exceptions import ChannelLayerError, ListenerClosed
-from ....core.stats import RateLimitedLogger
-from ..session import Session
-from .entries import HistoryEntry, match_entry
-from .history import History
-from .memory import ServerMemory
-from .merge import StreamMerger
+from ...core.events import Event, Gap
+from ...core.exceptions import ChannelLayerError, ListenerClosed
+from ...core.stats import RateLimitedLogger
+from .entries import HistoryEntry
+from .event_stream import EventStream
+from .history import HistoryPage
+from .merge import HistoryMerger
+
+
+class HistorySession(Protocol):
+    """A session of a layer with a broker that keeps histories."""
+
+    @property
+    def events(self) -> EventStream:
+        """Where the events of the session go."""
+
+    def abort(self, error: ListenerClosed) -> None:
+        """End the session at once; the layer begins another one."""
+
+    async def read_page(self, group: str, reached: bytes) -> HistoryPage:
+        """Read what follows the position ``reached``; empty while none is known. Raises `ChannelLayerError`."""
+
+    async def is_memory_lost(self) -> bool:
+        """Return whether the broker has lost its memory since the layer's last session. Called once in a session.
+
+        Only groups without an epoch need it: nothing of their own would be missing. A broker that notes every group
+        that a node subscribes to, or that never forgets, returns False.
+        """
 
 
 class _SyncedGroup:
     """One group that is subscribed to."""
 
-    def __init__(self, merger: StreamMerger) -> None:
+    def __init__(self, merger: HistoryMerger) -> None:
         self.merger = merger
         self.reading: asyncio.Task[None] | None = None
         self.restarted = False
         """The reply that `reading` waits for may be too old: it has to read once more."""
+        self.notified = False
+        """The same, but as far as the reply goes it is right."""
         self.seconds: float | None = None
         """How long the gap that is being read is, if the connection was up meanwhile."""
 
@@ -35,23 +56,19 @@ class HistorySync:
     A new session goes on where a session that broke has ended, as soon as the same groups are subscribed to again.
     """
 
-    def __init__(self, history: History, on_end: Callable[[ListenerClosed], None]) -> None:
-        """A `SubscriptionObserver`, together with ``on_end``."""
-        self.on_end = on_end
-        self._history = history
-        self._session: Session
-        self._memory = ServerMemory()
+    def __init__(self) -> None:
+        self._session: HistorySession
         self._memory_checked: asyncio.Task[None] | None = None
         self._memory_lost = False
         """Whether the server has lost its memory since the groups of the last session were complete."""
         self._groups: dict[str, _SyncedGroup] = {}
         self._patterns: set[str] = set()
-        self._broken_groups: dict[str, StreamMerger] = {}
+        self._broken_groups: dict[str, HistoryMerger] = {}
         """What the sessions before were subscribed to and this one is not yet."""
         self._broken_patterns: set[str] = set()
         self._log = RateLimitedLogger()
 
-    def start(self, session: Session) -> None:
+    def start(self, session: HistorySession) -> None:
         """Begin a session."""
         self._session = session
         self._memory_checked = None
@@ -75,7 +92,7 @@ class HistorySync:
     def add(self, group: str) -> None:
         """Have what is received of a group wait for `catch_up`; call it before subscribing."""
         if group not in self._groups:
-            merger = self._broken_groups.pop(group, None) or StreamMerger()
+            merger = self._broken_groups.pop(group, None) or HistoryMerger()
             merger.restart()
             self._groups[group] = _SyncedGroup(merger)
 
@@ -94,36 +111,44 @@ class HistorySync:
         self._patterns.add(pattern)
         if pattern in self._broken_patterns:
             self._broken_patterns.discard(pattern)
-            self._session.subscriptions.events.add(Gap(pattern, b"", pattern))
+            self._session.events.add(Gap(pattern, b"", pattern))
 
     def discard_pattern(self, pattern: str) -> None:
         """The pattern is unsubscribed from."""
         self._patterns.discard(pattern)
 
-    def on_message(self, channel: str, pattern: str | None, message: bytes) -> None:
-        match = match_entry(message)
-        entry = HistoryEntry(*match.groups()) if match else None
-        synced = self._groups.get(channel) if pattern is None else None
-        if entry is None:
-            if synced is None:
-                self._session.subscriptions.events.add(Event(channel, message, pattern))
-            else:
-                text = "Ignored a message on %s that was not published by this package: %r"
-                self._log.write(logging.ERROR, text, channel, message[:80])
-        elif synced is None or synced.merger.add_live(entry):
-            event = Event(channel, entry.message, pattern, None, entry.position.decode())
-            self._session.subscriptions.events.add(event)
+    def add_live(self, group: str, entry: HistoryEntry, pattern: str | None = None) -> None:
+        """Take an entry that came live, to a group or to a pattern that matches it."""
+        synced = self._groups.get(group) if pattern is None else None
+        if synced is None or synced.merger.add_live(entry):
+            self._session.events.add(Event(group, entry.message, pattern, None, entry.position.decode()))
         elif synced.merger.catching_up:
-            self._backfill(channel, synced)
+            self._backfill(group, synced)
 
-    def on_gap(self, channel: str, seconds: float) -> bool:
-        """As `SubscriptionObserver.on_gap`: what was published before the slot was followed is in the history."""
-        synced = self._groups.get(channel)
+    def add_without_history(self, event: Event[bytes]) -> None:
+        """Take an event of a group, or of a pattern, that is subscribed to without a history."""
+        self._session.events.add(event)
+
+    def notify_published(self, group: str) -> None:
+        """Read what was published and does not come live, such as a message too large for that."""
+        synced = self._groups.get(group)
+        if synced is not None:
+            synced.merger.catch_up()
+            synced.notified = True
+            self._backfill(group, synced)
+
+    def has(self, group: str) -> bool:
+        """Return whether a group is subscribed to with its history."""
+        return group in self._groups
+
+    def restart(self, group: str, seconds: float) -> bool:
+        """Look for what a connection that was up has missed over so many seconds. Returns whether the group is here."""
+        synced = self._groups.get(group)
         if synced is not None:
             synced.merger.restart()
             synced.restarted = True
             synced.seconds = seconds
-            self._backfill(channel, synced)
+            self._backfill(group, synced)
         return synced is not None
 
     def _backfill(self, group: str, synced: _SyncedGroup) -> None:
@@ -137,12 +162,12 @@ class HistorySync:
             synced.reading.add_done_callback(_retrieve_error)
         return synced.reading
 
-    async def _read_on(self, session: Session, group: str, synced: _SyncedGroup) -> None:
+    async def _read_on(self, session: HistorySession, group: str, synced: _SyncedGroup) -> None:
         try:
             await self._check_memory()
             while synced.merger.catching_up:
-                synced.restarted = False
-                last, entries = await self._history.page(session, group.encode(), synced.merger.reached)
+                synced.restarted = synced.notified = False
+                last, entries = await session.read_page(group, synced.merger.reached)
                 if self._groups.get(group) is not synced or self._session is not session:
                     return
                 if synced.restarted:
@@ -150,14 +175,15 @@ class HistorySync:
                 missed, found = synced.merger.add_history(last, entries, memory_lost=self._memory_lost)
                 self._log_forged(group, synced.merger)
                 if missed:
-                    session.subscriptions.events.add(Gap(group, b"", seconds=synced.seconds))
+                    session.events.add(Gap(group, b"", seconds=synced.seconds))
                 for entry in found:
-                    event = Event(group, entry.message, None, None, entry.position.decode())
-                    session.subscriptions.events.add(event)
+                    session.events.add(Event(group, entry.message, None, None, entry.position.decode()))
+                if synced.notified:
+                    synced.merger.catch_up()
         finally:
             synced.reading = synced.seconds = None
 
-    def _log_forged(self, group: str, merger: StreamMerger) -> None:
+    def _log_forged(self, group: str, merger: HistoryMerger) -> None:
         if merger.forged:
             text = "The history of %s lacks messages that came live (%d): another program publishes there"
             self._log.write(logging.ERROR, text, group, merger.forged)
@@ -166,8 +192,8 @@ class HistorySync:
     async def _check_memory(self) -> None:
         """Find out once in a session whether the server has lost its memory."""
 
-        async def check(session: Session) -> None:
-            if await self._memory.is_lost(session):
+        async def check(session: HistorySession) -> None:
+            if await session.is_memory_lost():
                 self._memory_lost = True
 
         if self._memory_checked is None:

@@ -5,25 +5,21 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Hashable
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Generic, NamedTuple, Protocol, TypeVar
 from uuid import uuid4
 
-import hiredis
-
-from ....core.events import DONE, Event, Gap
-from ....core.exceptions import ListenerClosed
-from ....core.stats import RateLimitedLogger
-from ...common.waiters import WaiterQueue
-from ..connection import fail
-from ..queues import REQUEUE_DELAY
-from ..scripts import is_noscript
-from ..session import Session
-from .consumer_groups import WorkSource
+from ...core.events import DONE, Event, Gap
+from ...core.exceptions import ChannelLayerError, ListenerClosed
+from ...core.stats import RateLimitedLogger
+from .event_stream import EventStream
+from .waiters import WaiterQueue, fail
 
 _MAX_DELIVERIES = 100
 """In one call."""
+_REQUEUE_DELAY = 0.02
+"""Seconds for which a delivery waits for another task of this node, before it goes to other nodes."""
 _IDLE_SECONDS = 60.0
 """Without a waiting task, after which a consumer is closed."""
 _CLOSE_SECONDS = 1.0
@@ -37,12 +33,67 @@ class Delivery(NamedTuple):
     message: bytes
 
 
-class Consumer:
+class Deliveries(NamedTuple):
+    """What a broker replies to a call for deliveries."""
+
+    lost: bool
+    """Whether something was lost before it was delivered to any consumer of the source."""
+    seconds: float
+    """After how many seconds there may be more that no notification announces: when a delivery is due again."""
+    delivered: list[Delivery]
+
+
+class WorkSession(Protocol):
+    """A session of a layer, as its consumers see it."""
+
+    @property
+    def events(self) -> EventStream:
+        """Where the events of the session go."""
+
+
+S_contra = TypeVar("S_contra", bound=WorkSession, contravariant=True)
+
+
+class WorkSource(Hashable, Protocol[S_contra]):
+    """A queue, or a group as one consumer group sees it: what a broker stores, and how it is asked. No state.
+
+    Two objects of the same queue or group are equal. Each method raises `ListenerClosed` when the session is over, and
+    another `ChannelLayerError` for what the broker refuses.
+    """
+
+    @property
+    def group(self) -> str:
+        """The group, or the queue."""
+
+    def position(self, work_id: bytes) -> str | None:
+        """Return the position of work in the history that it comes from, if it comes from one."""
+
+    async def watch(self, session: S_contra, changed: Callable[[], None]) -> None:
+        """Have ``changed`` called when there may be more to deliver, from when this returns to `unwatch`."""
+
+    def unwatch(self, session: S_contra) -> None:
+        """Undo `watch`, without waiting."""
+
+    async def deliver(self, session: S_contra, node: str, number: int, count: int, seconds: float) -> Deliveries | None:
+        """Deliver to a node up to ``count`` that is due again or new; other nodes get it after so many seconds.
+
+        The same number once more, after the reply was lost with its connection, brings the same deliveries again, with
+        the same count of deliveries. Returns None if the call is to be repeated, because the broker could not do it
+        now.
+        """
+
+    async def release(self, session: S_contra, ids: list[bytes], *, undelivered: bool) -> None:
+        """Make deliveries due at once, and notify; those that no task has had count as not delivered."""
+
+    def acknowledge(self, session: S_contra, work_id: bytes) -> asyncio.Future[None]:
+        """End a delivery, whichever node has it; one that has ended is no error. Sends at once."""
+
+
+class Consumer(Generic[S_contra]):
     """The tasks of this node that wait for work of one source."""
 
-    def __init__(self, source: WorkSource, group: str) -> None:
+    def __init__(self, source: WorkSource[S_contra]) -> None:
         self.source = source
-        self.group = group
         self.prefetched: deque[Delivery] = deque()
         """Deliveries that are here and not yet with a task."""
         self.waiters = WaiterQueue(self.prefetched)
@@ -71,7 +122,7 @@ class _AckHandle:
         return DONE if self._holders else self._acknowledge()
 
 
-class DeliveryManager:
+class DeliveryManager(Generic[S_contra]):
     """The consumers of a layer, over all its sessions.
 
     While tasks wait, a consumer asks for as many deliveries as there are tasks: when a task begins to wait, when it is
@@ -81,23 +132,23 @@ class DeliveryManager:
 
     def __init__(self, redeliver_after: float) -> None:
         self._node = uuid4().hex
-        self._timeout = max(1, round(redeliver_after * 1000))
-        self._consumers: dict[bytes, Consumer] = {}
-        self._session: Session | None = None
+        self._redeliver_after = redeliver_after
+        self._consumers: dict[WorkSource[S_contra], Consumer[S_contra]] = {}
+        self._session: S_contra | None = None
         self._closing = False
         self._calls = 0
-        self._pending: dict[tuple[WorkSource, bytes], float] = {}
+        self._pending: dict[tuple[WorkSource[S_contra], bytes], float] = {}
         """Deliveries that were not acknowledged, and until when they are invisible to other nodes."""
-        self._acks: dict[tuple[WorkSource, bytes], asyncio.Future[None]] = {}
+        self._acks: dict[tuple[WorkSource[S_contra], bytes], asyncio.Future[None]] = {}
         """Acknowledgements that the server has not confirmed."""
         self._log = RateLimitedLogger()
 
-    async def receive(self, source: WorkSource, group: str) -> Event[bytes]:
+    async def receive(self, source: WorkSource[S_contra]) -> Event[bytes]:
         """Wait for a delivery in a session that has begun."""
         loop = asyncio.get_running_loop()
-        consumer = self._consumers.get(source.pending)
+        consumer = self._consumers.get(source)
         if consumer is None:
-            consumer = self._consumers[source.pending] = Consumer(source, group)
+            consumer = self._consumers[source] = Consumer(source)
         waiter = consumer.waiters.join()
         consumer.waiters.dispatch()
         if not waiter.done():
@@ -112,17 +163,17 @@ class DeliveryManager:
         self._add_pending(source, delivery, loop.time())
         ack_handle = _AckHandle(partial(self._acknowledge, source, delivery.work_id))
         position = source.position(delivery.work_id)
-        return Event(group, delivery.message, None, ack_handle, position, delivery.deliveries)
+        return Event(source.group, delivery.message, None, ack_handle, position, delivery.deliveries)
 
     def notify_published(self, group: str) -> None:
         """There may be something for the consumers of a group."""
         for consumer in self._consumers.values():
-            if consumer.group == group:
+            if consumer.source.group == group:
                 consumer.changed.set()
 
     # ---- sessions -----------------------------------------------------------------------------------------------
 
-    def start(self, session: Session) -> None:
+    def start(self, session: S_contra) -> None:
         """Begin a session; what the last one left unanswered is repeated."""
         self._session = session
         self._closing = False
@@ -139,12 +190,7 @@ class DeliveryManager:
         for ack in self._acks.values():
             fail(ack, error)
 
-    def on_end(self, error: ListenerClosed) -> None:
-        """As `SubscriptionObserver.on_end`. A session that ended before this one may report it late."""
-        if self._session is not None and self._session.error is not None:
-            self.end(error)
-
-    async def close_gracefully(self, session: Session, error: ListenerClosed) -> None:
+    async def close_gracefully(self, session: S_contra, error: ListenerClosed) -> None:
         """End the session; what is pending at this node goes to others, if it can within a second."""
         self._closing = True
         self._fail_waiters(error)
@@ -162,8 +208,8 @@ class DeliveryManager:
             consumer.waiters.fail_all(error)
             consumer.changed.set()
 
-    async def _release_pending(self, session: Session) -> None:
-        pending: dict[WorkSource, list[bytes]] = {}
+    async def _release_pending(self, session: S_contra) -> None:
+        pending: dict[WorkSource[S_contra], list[bytes]] = {}
         for source, work_id in self._pending:
             pending.setdefault(source, []).append(work_id)
         self._pending.clear()
@@ -172,16 +218,17 @@ class DeliveryManager:
 
     # ---- serving ------------------------------------------------------------------------------------------------
 
-    def _serve(self, consumer: Consumer) -> None:
+    def _serve(self, consumer: Consumer[S_contra]) -> None:
         loop = asyncio.get_running_loop()
         consumer.used = loop.time()
         consumer.changed.set()
         if consumer.serving is None and self._session is not None:
             consumer.serving = loop.create_task(self._serve_in(consumer, self._session))
 
-    async def _serve_in(self, consumer: Consumer, session: Session) -> None:
+    async def _serve_in(self, consumer: Consumer[S_contra], session: S_contra) -> None:
         try:
-            await self._watch(consumer, session)
+            # First, so that nothing is missed before it asks.
+            await consumer.source.watch(session, consumer.changed.set)
             while self._session is session and await self._step(consumer, session):
                 pass
         except Exception as error:
@@ -189,17 +236,7 @@ class DeliveryManager:
         finally:
             consumer.serving = None
 
-    async def _watch(self, consumer: Consumer, session: Session) -> None:
-        """Have the consumer notified before it asks for the first time, so that nothing is missed in between."""
-        while True:
-            reply = await session.subscriptions.watch(
-                consumer.source.notify_channel, lambda message: consumer.changed.set()
-            )
-            if not _must_retry(consumer, session, reply):
-                break
-        session.raise_for_error(reply)
-
-    async def _step(self, consumer: Consumer, session: Session) -> bool:
+    async def _step(self, consumer: Consumer[S_contra], session: S_contra) -> bool:
         """Ask if a task waits, and wait until there may be more to do. Returns whether to go on."""
         loop = asyncio.get_running_loop()
         consumer.changed.clear()
@@ -207,57 +244,62 @@ class DeliveryManager:
         if consumer.waiters or not consumer.answered:
             seconds = await self._fetch(consumer, session)
         unused = loop.time() - consumer.used
-        if consumer.prefetched and (self._closing or unused >= REQUEUE_DELAY):
+        if consumer.prefetched and (self._closing or unused >= _REQUEUE_DELAY):
             ids = [delivery.work_id for delivery in consumer.prefetched]
             consumer.prefetched.clear()
             await self._release(consumer.source, session, ids, undelivered=True)
             return True
         if not consumer.waiters:
             if self._closing or unused >= _IDLE_SECONDS:
-                del self._consumers[consumer.source.pending]
-                session.subscriptions.unwatch(consumer.source.notify_channel)
+                del self._consumers[consumer.source]
+                consumer.source.unwatch(session)
                 return False
-            seconds = REQUEUE_DELAY if consumer.prefetched else _IDLE_SECONDS
+            seconds = _REQUEUE_DELAY if consumer.prefetched else _IDLE_SECONDS
         timer = loop.call_later(seconds, consumer.changed.set)
         await consumer.changed.wait()
         timer.cancel()
         return True
 
-    async def _fetch(self, consumer: Consumer, session: Session) -> float:
+    async def _fetch(self, consumer: Consumer[S_contra], session: S_contra) -> float:
         """Have as much delivered as there are waiting tasks. Returns after how many seconds there may be more."""
         count = min(len(consumer.waiters), _MAX_DELIVERIES)
         if consumer.answered:
             self._calls += 1
             consumer.number = self._calls
             consumer.answered = False
-        reply = await consumer.source.deliver(session, self._node, consumer.number, count, self._timeout)
-        if _must_retry(consumer, session, reply):
+        source = consumer.source
+        reply = await source.deliver(session, self._node, consumer.number, count, self._redeliver_after)
+        if reply is None:
             return 0.0
         consumer.answered = True
         consumer.used = asyncio.get_running_loop().time()
-        lost, milliseconds, *delivered = session.raise_for_error(reply)
-        if lost:
-            session.subscriptions.events.add(Gap(consumer.group, b""))
-        consumer.prefetched.extend(Delivery(work_id, int(number), message) for work_id, number, message in delivered)
+        if reply.lost:
+            session.events.add(Gap(source.group, b""))
+        consumer.prefetched.extend(reply.delivered)
         consumer.waiters.dispatch()
-        return 0.0 if len(delivered) >= count else milliseconds / 1000
+        return 0.0 if len(reply.delivered) >= count else reply.seconds
 
-    async def _release(self, source: WorkSource, session: Session, ids: list[bytes], *, undelivered: bool) -> None:
-        reply = await source.release(session, undelivered, ids)
-        if isinstance(reply, hiredis.ReplyError):
+    async def _release(
+        self, source: WorkSource[S_contra], session: S_contra, ids: list[bytes], *, undelivered: bool
+    ) -> None:
+        try:
+            await source.release(session, ids, undelivered=undelivered)
+        except ListenerClosed:
+            raise
+        except ChannelLayerError as error:
             text = "%d messages of %s cannot be released, and are delivered again later: %s"
-            self._log.write(logging.ERROR, text, len(ids), source.name.decode(), session.translate_error(reply))
+            self._log.write(logging.ERROR, text, len(ids), source.group, error)
 
     # ---- acknowledging ------------------------------------------------------------------------------------------
 
-    def _add_pending(self, source: WorkSource, delivery: Delivery, now: float) -> None:
+    def _add_pending(self, source: WorkSource[S_contra], delivery: Delivery, now: float) -> None:
         # What is visible to others comes first, since all are invisible for the same time.
         while self._pending and next(iter(self._pending.values())) < now:
             del self._pending[next(iter(self._pending))]
         self._pending.pop((source, delivery.work_id), None)
-        self._pending[source, delivery.work_id] = now + self._timeout / 1000
+        self._pending[source, delivery.work_id] = now + self._redeliver_after
 
-    def _acknowledge(self, source: WorkSource, work_id: bytes) -> Awaitable[None]:
+    def _acknowledge(self, source: WorkSource[S_contra], work_id: bytes) -> Awaitable[None]:
         key = source, work_id
         self._pending.pop(key, None)
         ack = self._acks.get(key)
@@ -269,29 +311,22 @@ class DeliveryManager:
                 self._send_ack(self._session, key)
         return ack
 
-    def _send_ack(self, session: Session, key: tuple[WorkSource, bytes], by_hash: bool = True) -> None:
+    def _send_ack(self, session: S_contra, key: tuple[WorkSource[S_contra], bytes]) -> None:
         source, work_id = key
         try:
-            reply = source.acknowledge(session, work_id, by_hash)
+            reply = source.acknowledge(session, work_id)
         except ListenerClosed as error:
             fail(self._acks[key], error)
         else:
-            reply.add_done_callback(partial(self._confirm_ack, session, key))
+            reply.add_done_callback(partial(self._confirm_ack, key))
 
-    def _confirm_ack(self, session: Session, key: tuple[WorkSource, bytes], reply: asyncio.Future[Any]) -> None:
+    def _confirm_ack(self, key: tuple[WorkSource[S_contra], bytes], reply: asyncio.Future[None]) -> None:
         error = reply.exception()
-        if error is not None:
+        if isinstance(error, ListenerClosed):
             fail(self._acks[key], error)
             return
-        if is_noscript(reply.result()):
-            self._send_ack(session, key, by_hash=False)
-            return
         ack = self._acks.pop(key)
-        if isinstance(reply.result(), hiredis.ReplyError):
-            fail(ack, session.translate_error(reply.result()))
+        if error is not None:
+            fail(ack, error)
         elif not ack.done():
             ack.set_result(None)
-
-
-def _must_retry(consumer: Consumer, session: Session, reply: Any) -> bool:
-    return isinstance(reply, hiredis.ReplyError) and session.is_transient(reply, consumer.group)

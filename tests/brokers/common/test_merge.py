@@ -9,7 +9,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from django_anyio_channels.brokers.redis.streams.entries import (
+from django_anyio_channels.brokers.common.entries import (
     BEGINNING,
     NO_EPOCH,
     HistoryEntry,
@@ -18,7 +18,7 @@ from django_anyio_channels.brokers.redis.streams.entries import (
     match_entry,
     sort_key,
 )
-from django_anyio_channels.brokers.redis.streams.merge import StreamMerger
+from django_anyio_channels.brokers.common.merge import HistoryMerger
 
 PAGE = 2
 GAP = "gap"
@@ -71,7 +71,7 @@ class MergeMachine(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.server = ModelServer()
-        self.merger = StreamMerger()
+        self.merger = HistoryMerger()
         self.connected = True
         self.wire: list[HistoryEntry] = []
         self.passed: list[HistoryEntry] = []
@@ -297,14 +297,14 @@ def test_an_entry() -> None:
 
 
 def test_the_first_entry_of_a_fresh_group() -> None:
-    merger = StreamMerger()
+    merger = HistoryMerger()
     assert merger.add_history(place(1, 0, 0), []) == (False, [])
     assert merger.add_live(HistoryEntry(place(1, 9, 0), BEGINNING, b"first"))
     assert not merger.catching_up
 
 
 def test_an_entry_that_nobody_published_has_the_history_read_twice_and_no_more() -> None:
-    merger = StreamMerger()
+    merger = HistoryMerger()
     merger.add_history(place(1, 7, 0), [])
     forged = HistoryEntry(place(1, 9_000, 5), b"9000-4", b"forged")
     assert not merger.add_live(forged)
@@ -316,8 +316,8 @@ def test_an_entry_that_nobody_published_has_the_history_read_twice_and_no_more()
     assert merger.add_live(following)
 
 
-def merger_at(position: bytes) -> StreamMerger:
-    merger = StreamMerger()
+def merger_at(position: bytes) -> HistoryMerger:
+    merger = HistoryMerger()
     merger.add_history(position, [])
     return merger
 
