@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Callable, Sequence
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any, TypeVar
 
 from asgiref.sync import sync_to_async
@@ -13,6 +13,7 @@ from django.db import connections
 from django.db.transaction import TransactionManagementError
 
 from ..core.capabilities import QueryGenerator, SupportsTransactions
+from ..core.events import PublishResult
 from ..core.exceptions import NotSupported, QueueFull
 from ..core.stats import RateLimitedLogger
 from .dispatcher import Dispatcher, same_node
@@ -68,7 +69,12 @@ class TransactionDispatcher:
     def publish_sync(self, topic: str, payload: bytes) -> None:
         connection = self._connection()
         encoding = connection.connection.info.parameter_status("server_encoding")
-        published = self._run(connection, self._publisher.publish_in_transaction(topic, payload, encoding=encoding))
+
+        def publish() -> PublishResult | None:
+            statements = self._publisher.publish_in_transaction(topic, payload, encoding=encoding)
+            return self._run(connection, statements)
+
+        published = self._with_tables(publish, "histories")
         for queue, capacity, expiry in published.bound_queues:
             if not self._put(connection, queue, payload, capacity, expiry):
                 self._log.write(logging.WARNING, "Dropped a message to %s for the full queue %s", topic, queue)
@@ -76,18 +82,23 @@ class TransactionDispatcher:
     def put_sync(self, channel: str, payload: bytes) -> None:
         connection = self._connection()
         queue, capacity, expiry = self._settings.queue_of(channel)
-        accepted = self._put(connection, queue, payload, capacity, expiry)
-        if accepted is None:
+        put = partial(self._put, connection, queue, payload, capacity, expiry)
+        if not self._with_tables(put, "normal channels"):
+            raise QueueFull(queue, capacity)
+
+    def _with_tables(self, call: Callable[[], Result | None], purpose: str) -> Result:
+        """Return the result of a call, which is None as long as its tables do not exist."""
+        result = call()
+        if result is None:
             # On the layer's own connection: created here, they would block other senders until this transaction ends.
             # A purge creates them all; this one finds nothing.
             self._dispatcher.call_sync(lambda node: node.channel.queues.purge(self._settings.names.nodes))
-            accepted = self._put(connection, queue, payload, capacity, expiry)
-        if accepted is None:
+            result = call()
+        if result is None:
             raise NotSupported(
-                f"The search_path of {self._using!r} in this transaction does not lead to the tables of normal channels"
+                f"The search_path of {self._using!r} in this transaction does not lead to the tables of {purpose}"
             )
-        if not accepted:
-            raise QueueFull(queue, capacity)
+        return result
 
     def _put(self, connection: Any, queue: str, payload: bytes, capacity: int, expiry: float) -> bool | None:
         put = self._publisher.put_in_transaction(queue, payload, capacity=capacity, expiry=expiry)

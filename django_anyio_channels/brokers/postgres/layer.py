@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from ...core.capabilities import QueryGenerator
 from ...core.events import Event, PublishResult
-from ...core.exceptions import ListenerClosed, MissingDriver
+from ...core.exceptions import ListenerClosed, MissingDriver, NotSupported
 from ...core.layer import BaseChannelLayer
-from ...core.options import check_options
+from ...core.options import check_options, option_names
+from ..common import entries
+from ..common.history import as_events, events_after
+from ..common.history_sync import HistorySync
 from ..common.peers import PeerBarrier
 
 try:
@@ -19,12 +23,11 @@ except ImportError as error:
 
 from . import transactions
 from .address import Address, Credentials
+from .history import Limits, LiveEntries, Memory
 from .options import OPTIONS
 from .peers import PEER_TIMEOUT
 from .queues import LeasedMessages, Message
 from .session import Session
-
-_OPTIONS = frozenset({"url", "listen_url", "probe_interval", "credentials"})
 
 
 class PostgreSQLChannelLayer(BaseChannelLayer):
@@ -51,17 +54,24 @@ class PostgreSQLChannelLayer(BaseChannelLayer):
         listen_url: str | None = None,
         probe_interval: float = 10.0,
         credentials: Credentials | None = None,
+        history_length: int = 0,
+        history_age: float = 3600.0,
+        history_bytes: int = 64 * 1024 * 1024,
         **options: Any,
     ) -> None:
-        given = {"listen_url": listen_url, "probe_interval": probe_interval, "credentials": credentials}
-        check_options(given, OPTIONS)
-        self._address = self._listen_address = Address(url, options, layer_options=_OPTIONS, credentials=credentials)
+        check_options(locals(), OPTIONS)
+        known = frozenset(option_names(type(self)))
+        self._address = self._listen_address = Address(url, options, layer_options=known, credentials=credentials)
         if listen_url is not None:
-            self._listen_address = Address(listen_url, {}, layer_options=_OPTIONS, credentials=credentials)
+            self._listen_address = Address(listen_url, {}, layer_options=known, credentials=credentials)
         self._probe_interval = probe_interval
         self._scope = ""
         self._leased: dict[bytes, LeasedMessages] = {}
         self._barrier = PeerBarrier(PEER_TIMEOUT)
+        self._limits = Limits(history_length, history_bytes, round(history_age * 1_000_000))
+        self._memory = Memory()
+        self._sync = HistorySync()
+        self._without_history: set[str] = set()
         self._session: Session | None = None
 
     @property
@@ -93,6 +103,9 @@ class PostgreSQLChannelLayer(BaseChannelLayer):
             scope=self._scope,
             barrier=self._barrier,
             leased=self._leased,
+            limits=self._limits,
+            memory=self._memory,
+            on_end=self._on_end,
         )
         try:
             await session.open()
@@ -100,20 +113,30 @@ class PostgreSQLChannelLayer(BaseChannelLayer):
             if self._session is session:
                 self._session = None
             raise
+        self._sync.start(session)
 
     async def disconnect(self) -> None:
         session, self._session = self._session, None
         if session is not None:
+            if session.is_open:
+                self._sync.reset()
             await session.close(ListenerClosed(f"{self.address} was disconnected"))
 
     async def subscribe(self, groups: str) -> None:
-        await self._require_session().subscribe(groups)
+        session = self._require_session()
+        if not self._has_history(groups):
+            await session.subscribe(groups)
+            return
+        self._sync.add(groups)
+        await session.subscribe(groups, LiveEntries(groups, self._sync))
+        await self._sync.catch_up(groups)
 
     async def unsubscribe(self, groups: str) -> None:
+        self._sync.discard(groups)
         await self._require_session().subscriptions.unsubscribe(groups)
 
     async def publish(self, group: str, message: bytes) -> PublishResult:
-        return await self._require_session().publish(group, message)
+        return await self._require_session().publish(group, message, keep=self._has_history(group))
 
     async def count_subscribers(self, group: str) -> int:
         """Return how many nodes subscribe to a topic that each of them subscribed to among its first."""
@@ -126,6 +149,29 @@ class PostgreSQLChannelLayer(BaseChannelLayer):
 
     def set_event_handler(self, handler: Callable[[Event[bytes]], None]) -> None:
         self._require_session().events.set_event_handler(handler)
+
+    @property
+    def retention(self) -> float:
+        return self._limits.age_us / 1_000_000 if self._limits.length else 0.0
+
+    def subscriptions_restored(self) -> bool:
+        self._sync.subscriptions_restored()
+        return self._limits.length > 0
+
+    def disable_history(self, group: str) -> None:
+        self._without_history.add(group)
+
+    async def history(self, group: str, *, since: str | None, limit: int | None) -> list[Event[bytes]]:
+        session = self._require_histories()
+        if since is not None:
+            return await events_after(group, since, limit, partial(session.read_page, group))
+        return as_events(group, await session.histories.latest(group, limit))
+
+    async def position(self, group: str) -> str:
+        return await self._require_histories().histories.position(group)
+
+    def is_after(self, position: str, other: str) -> bool:
+        return entries.is_after(position.encode(), other.encode())
 
     async def put(self, queue: str, message: bytes, *, capacity: int, expiry: float) -> None:
         await self._require_session().queues.put(Message(queue.encode(), message, capacity, expiry))
@@ -140,9 +186,17 @@ class PostgreSQLChannelLayer(BaseChannelLayer):
         await self._require_session().queues.unbind(group.encode(), queue.encode())
 
     async def purge(self, prefix: str) -> None:
-        await self._require_session().queues.purge(prefix.encode())
+        session = self._require_session()
+        await session.queues.purge(prefix.encode())
+        if self._limits.length:
+            await session.histories.purge(prefix.encode())
 
-    def publish_in_transaction(self, group: str, message: bytes, *, encoding: str) -> QueryGenerator[PublishResult]:
+    def publish_in_transaction(
+        self, group: str, message: bytes, *, encoding: str
+    ) -> QueryGenerator[PublishResult | None]:
+        if self._limits.length:
+            has_history = self._has_history(group)
+            return transactions.keep(group, message, self._limits, has_history=has_history, encoding=encoding)
         return transactions.publish(group, message, encoding=encoding)
 
     def put_in_transaction(
@@ -152,6 +206,22 @@ class PostgreSQLChannelLayer(BaseChannelLayer):
 
     def count_subscribers_in_transaction(self, group: str) -> QueryGenerator[int]:
         return transactions.count_subscribers(group)
+
+    def _on_end(self, error: ListenerClosed) -> None:
+        """A session has ended."""
+
+    def _has_history(self, group: str) -> bool:
+        return self._limits.length > 0 and group not in self._without_history
+
+    def _require_histories(self) -> Session:
+        if not self._limits.length:
+            raise self._no_history()
+        return self._require_session()
+
+    def _no_history(self) -> NotSupported:
+        return NotSupported(
+            f"{self.address} keeps no history unless history_length says how many messages of each group to keep"
+        )
 
     def _require_session(self) -> Session:
         if self._session is None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ssl
 from collections.abc import Mapping
 
-from ...core.options import FLAG, PORT, SECONDS, TEXT, Option, choice
+from ...core.options import FLAG, PORT, SECONDS, TEXT, Option, choice, count
 
 TLS_MODES = ("disable", "allow", "prefer", "require", "verify-ca", "verify-full")
 SERVER_KINDS = ("any", "read-write", "primary")
@@ -28,6 +28,9 @@ OPTIONS = {
     "listen_url": TEXT.or_none,
     "probe_interval": SECONDS,
     "credentials": Option(lambda value: value is None or callable(value), "a function that returns user and password"),
+    "history_length": count("messages", least=0),
+    "history_age": SECONDS,
+    "history_bytes": count("bytes"),
     "host": _one_or_several(TEXT).or_none,
     "port": _one_or_several(PORT).or_none,
     "user": TEXT.or_none,

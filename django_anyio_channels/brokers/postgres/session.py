@@ -5,39 +5,29 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
-from collections.abc import Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
 import anyio
 import asyncpg
 
 from ...core.events import PublishResult
-from ...core.exceptions import ChannelLayerError, ListenerClosed, PublishRefused
+from ...core.exceptions import ChannelLayerError, ListenerClosed
 from ...core.stats import RateLimitedLogger
 from ..common.batching import Batcher
 from ..common.event_stream import EventStream
+from ..common.history import HistoryPage
 from ..common.peers import PeerBarrier
 from .address import Address
 from .connection import Connection
-from .payloads import channel_name, encode, lock_key, wake_channel
+from .history import Histories, Limits, Memory
+from .payloads import Receiver, channel_name, lock_key, wake_channel
 from .peers import Peers
+from .publishing import Publisher
 from .queues import LeasedMessages, Queues
-from .statements import (
-    COUNT_SUBSCRIBERS,
-    FIND_TABLES,
-    LISTEN_SETTINGS,
-    PUBLISH,
-    PUBLISH_TO_BOUND,
-    in_schema,
-    listen,
-    text_array,
-    unlisten,
-)
+from .statements import COUNT_SUBSCRIBERS, LISTEN_SETTINGS, PUBLISH, listen, unlisten
 from .subscriptions import SharedLocks, Subscriptions
-from .tables import Tables
-from .transactions import bound_queues
 
-_MAX_BATCH_BYTES = 512 * 1024
 _POOLER_DELAY = 0.2
 _CLOSE_TIMEOUT = 2.0
 _POOLED = (
@@ -46,10 +36,6 @@ _POOLED = (
 )
 _STATEMENTS_OF_OTHERS = (asyncpg.DuplicatePreparedStatementError, asyncpg.InvalidSQLStatementNameError)
 """Statements are prepared in the session of another client."""
-
-_FIND_BINDINGS_INTERVAL = 5.0
-_BINDINGS_LOST = (asyncpg.UndefinedTableError, asyncpg.InvalidSchemaNameError, asyncpg.InsufficientPrivilegeError)
-"""The table of bindings was dropped, or taken from this role."""
 
 _DRAIN_TIMEOUT = 0.2
 """Seconds for messages that are being taken over one connection when the other one has broken."""
@@ -67,12 +53,16 @@ class Session:
         scope: str,
         barrier: PeerBarrier,
         leased: dict[bytes, LeasedMessages],
+        limits: Limits,
+        memory: Memory,
+        on_end: Callable[[ListenerClosed], None],
     ) -> None:
-        """``barrier`` and ``leased`` outlive the session; see `Peers` and `Queues`."""
+        """``barrier``, ``leased`` and ``memory`` outlive the session; see `Peers`, `Queues` and `Histories`."""
         pooled = listen_address is not address
         self._address = address
-        self._listening = Connection(listen_address, self._fail, self._on_notification, probe_interval=probe_interval)
-        self._publishing = Connection(address, self._fail, probe_interval=probe_interval, pooled=pooled)
+        self._on_end = on_end
+        self._listening = Connection(listen_address, self.abort, self._on_notification, probe_interval=probe_interval)
+        self._publishing = Connection(address, self.abort, probe_interval=probe_interval, pooled=pooled)
         self._cache_statements = not pooled
         self._open_connections: list[Connection] = []
         self._error: ListenerClosed | None = None
@@ -82,23 +72,31 @@ class Session:
         self._tasks: list[asyncio.Task[None]] = []
         self._test_channel = wake_channel(secrets.token_bytes())  # of a queue that nobody else has
         self._notifications_arrive = False
-        self._bindings_in = ""
-        self._find_bindings_at = 0.0
         self._barrier = barrier
-        self._publishes: Batcher[tuple[str, list[str]], PublishResult]
-        self._publishes = Batcher(self._flush_publishes, max_bytes=_MAX_BATCH_BYTES)
+        self.histories = Histories(self._publishing, limits, memory)
+        self._publisher = Publisher(self._publishing, barrier, self.histories)
         self._log = RateLimitedLogger()
         self.events = EventStream()
         self._locks = SharedLocks(self._listening)
         self.subscriptions = Subscriptions(self._listening, self.events, self._locks)
         self.queues = Queues(self._publishing, self.subscriptions.scripts, leased)
         self._batchers: Sequence[Batcher[Any, Any]]
-        self._batchers = self.subscriptions.scripts, self._locks.calls, self._publishes, self.queues.puts
+        self._batchers = (
+            self.subscriptions.scripts,
+            self._locks.calls,
+            self._publisher.calls,
+            self.histories.pages,
+            self.queues.puts,
+        )
         self._peers = Peers(scope, barrier, self._publishing, self._locks)
 
     @property
     def processes(self) -> dict[str, int]:
         return {"listening": self._listening.process_id, "publishing": self._publishing.process_id}
+
+    @property
+    def is_open(self) -> bool:
+        return self._error is None
 
     def raise_if_closed(self) -> None:
         """Raise `ListenerClosed` unless the session is open."""
@@ -129,7 +127,7 @@ class Session:
             await self._start()
         except BaseException as error:
             closed = error if isinstance(error, ListenerClosed) else ListenerClosed(self._explain(error))
-            self._fail(closed)
+            self.abort(closed)
             with anyio.CancelScope(shield=True):
                 await self._close_connections(gracefully=False)
             if isinstance(error, asyncpg.PostgresError):
@@ -160,6 +158,7 @@ class Session:
             self.queues.maintain(),
             self._peers.run(),
             self._locks.run(),
+            *([self.histories.maintain()] if self.histories.limits.length else []),
         )
         self._tasks = list(map(self._create_task, works))
         for connection in self._open_connections:
@@ -187,12 +186,12 @@ class Session:
     def _on_task_done(self, task: asyncio.Task[None]) -> None:
         if not task.cancelled() and (error := task.exception()) is not None:
             self._log.write(logging.ERROR, "Unexpected error of the PostgreSQL layer, starting afresh: %r", error)
-            self._fail(ListenerClosed(f"{self._address}: {error!r}"))
+            self.abort(ListenerClosed(f"{self._address}: {error!r}"))
 
     async def close(self, error: ListenerClosed) -> None:
         """Fail every call that waits, and leave nothing open."""
         healthy = self._error is None
-        self._fail(error)
+        self.abort(error)
         if self._taking is None:
             assert self._opening is not None
             self._opening.cancel()
@@ -215,16 +214,19 @@ class Session:
         for connection in self._open_connections:
             await connection.close(gracefully=gracefully)
 
-    def _fail(self, error: ListenerClosed) -> None:
+    def abort(self, error: ListenerClosed) -> None:
+        """End the session at once."""
         if self._error is None:
             self._error = error
             for batcher in self._batchers:
                 batcher.close(error)
             self.queues.close(error)
             self.events.end(error)
+            self._on_end(error)
 
-    async def subscribe(self, group: str) -> None:
-        await self.subscriptions.subscribe(group)
+    async def subscribe(self, group: str, receiver: Receiver | None = None) -> None:
+        """See `Subscriptions.subscribe`."""
+        await self.subscriptions.subscribe(group, receiver)
         if self._announcing is None:  # the hub has asked for all that it restores
             self._announcing = self._create_task(self._peers.announce())
             self._tasks.append(self._announcing)
@@ -237,6 +239,14 @@ class Session:
             raise ChannelLayerError(f"{self._address}: {error}") from error
         return int(count)
 
+    async def read_page(self, group: str, reached: bytes) -> HistoryPage:
+        """Read what follows a position in the history of a group."""
+        return await self.histories.pages.call((group, reached))
+
+    async def is_memory_lost(self) -> bool:
+        """See `Histories.is_memory_lost`."""
+        return await self.histories.is_memory_lost()
+
     def _on_notification(self, channel: str, payload: str) -> None:
         if self.subscriptions.on_notification(channel, payload):
             return
@@ -247,41 +257,6 @@ class Session:
         else:
             self.queues.on_notification(channel)
 
-    async def publish(self, group: str, message: bytes) -> PublishResult:
+    async def publish(self, group: str, message: bytes, *, keep: bool) -> PublishResult:
         """Return when the server has committed the message, with the queues that are bound to the group."""
-        payloads = encode(message, server_encoding=self._publishing.server_encoding)
-        return await self._publishes.call((group, payloads), size=sum(map(len, payloads)))
-
-    async def _flush_publishes(self, publications: list[tuple[str, list[str]]]) -> Sequence[PublishResult]:
-        """Publish payloads to groups in one transaction; it asks for bound queues only where bindings may exist."""
-        await self._barrier.wait()
-        channels = [channel_name(group) for group, parts in publications for _ in parts]
-        payloads = [part for _, parts in publications for part in parts]
-        nothing_bound = [PublishResult()] * len(publications)
-        try:
-            if not self._bindings_in:
-                ((_, may_be_bound),) = await self._publishing.fetch(PUBLISH, channels, payloads)
-                if not may_be_bound or not await self._find_bindings():
-                    return nothing_bound
-                channels, payloads = [], []  # they are sent
-            statement = in_schema(PUBLISH_TO_BOUND, self._bindings_in)
-            groups = text_array({group.encode() for group, _ in publications})
-            rows = await self._publishing.fetch(statement, channels, payloads, groups)
-        except _BINDINGS_LOST:
-            self._bindings_in = ""
-            return await self._flush_publishes(publications) if channels else nothing_bound
-        except asyncpg.PostgresError as error:
-            raise PublishRefused(f"{self._address}: {error}") from error
-        bound = bound_queues(rows)
-        return [PublishResult(bound_queues=bound.get(group, ())) for group, _ in publications]
-
-    async def _find_bindings(self) -> bool:
-        """Find the table of bindings; where this role may not use it, not again within seconds."""
-        now = asyncio.get_running_loop().time()
-        if now >= self._find_bindings_at:
-            tables = Tables(*(await self._publishing.fetch(FIND_TABLES))[0])
-            if tables.have_bindings():
-                self._bindings_in = tables.schema
-            else:
-                self._find_bindings_at = now + _FIND_BINDINGS_INTERVAL
-        return self._bindings_in != ""
+        return await self._publisher.publish(group, message, keep=keep)

@@ -24,6 +24,17 @@ BIND = _load("bind")
 COUNT_SUBSCRIBERS = _load("count_subscribers")
 FIND_TABLES = _load("find_tables")
 GRANTS = _load("grants")
+HISTORY_FORGET = _load("history_forget")
+HISTORY_GRANTS = _load("history_grants")
+HISTORY_LATEST = _load("history_latest")
+HISTORY_MEMORY = _load("history_memory")
+HISTORY_PAGE = _load("history_page")
+HISTORY_POSITION = _load("history_position")
+HISTORY_PRUNE = _load("history_prune")
+HISTORY_PUBLISH = _load("history_publish")
+HISTORY_PURGE = _load("history_purge")
+HISTORY_SCHEMA = _load("history_schema")
+HISTORY_SEND = _load("history_send")
 LISTEN_SETTINGS = _load("listen_settings")
 PUBLISH = _load("publish")
 PUBLISH_TO_BOUND = _load("publish_to_bound")
@@ -60,12 +71,17 @@ def unlock_shared(key: int) -> str:
     return f"SELECT pg_catalog.pg_advisory_unlock_shared({key})"
 
 
+def bytes_as_text(value: bytes) -> str:
+    """Return a parameter for ``$1::text::bytea`` and its like."""
+    return rf"\x{value.hex()}"
+
+
 def text_array(values: Iterable[object]) -> list[str]:
     r"""Return a parameter for ``$1::text[]::bytea[]`` and its like.
 
     asyncpg knows arrays of text. Before the first use of any other it asks the server for 10 to 20 ms what that is.
     """
-    return [rf"\x{value.hex()}" if isinstance(value, bytes) else str(value) for value in values]
+    return [bytes_as_text(value) if isinstance(value, bytes) else str(value) for value in values]
 
 
 def _quoted(name: str) -> str:

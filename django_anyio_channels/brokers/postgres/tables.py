@@ -1,14 +1,15 @@
-"""Where the tables of queues are, and whether this role may and should use them."""
+"""Which tables and functions the layer makes, where they are, and whether this role may and should use them."""
 
 from __future__ import annotations
 
 import logging
 from functools import lru_cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from ...core.exceptions import NotSupported
 from ...core.stats import RateLimitedLogger
-from .statements import GRANTS, SCHEMA, in_schema
+from . import statements as sql
+from .statements import in_schema
 
 
 @lru_cache
@@ -16,9 +17,47 @@ def _logger(schema: str, user: str) -> RateLimitedLogger:
     return RateLimitedLogger(lines=1, seconds=60.0)
 
 
-class Tables(NamedTuple):
-    """The row that `FIND_TABLES` returns."""
+class TableSet(NamedTuple):
+    """What one purpose needs, and the SQL that makes it."""
 
+    purpose: str
+    tables: tuple[str, ...]
+    functions: tuple[str, ...]
+    schema: str
+    grants: str
+
+    @property
+    def names(self) -> tuple[list[str], list[str]]:
+        """The parameters of `FIND_TABLES`."""
+        return list(self.tables), list(self.functions)
+
+    def find(self, row: Any) -> Tables:
+        """Return what `FIND_TABLES` found."""
+        return Tables(self, *row)
+
+
+QUEUES = TableSet(
+    "Normal channels", ("queue", "binding"), ("put(bytea, bytea[], float8[], int, text)",), sql.SCHEMA, sql.GRANTS
+)
+HISTORIES = TableSet(
+    "Histories",
+    (*QUEUES.tables, "position", "history", "outbox", "memory"),
+    (
+        *QUEUES.functions,
+        "prune(bytea)",
+        "publish(bytea[], text[], text[], bigint, bigint, bigint)",
+        "commit()",
+    ),
+    QUEUES.schema + sql.HISTORY_SCHEMA,
+    QUEUES.grants + sql.HISTORY_GRANTS,
+)
+"""With those of queues, which may be bound to groups."""
+
+
+class Tables(NamedTuple):
+    """A set of tables, and the row that `FIND_TABLES` returns."""
+
+    made_for: TableSet
     schema: str
     """The schema in which they are, or would be created; empty if the search path has none."""
     are_complete: bool
@@ -32,26 +71,28 @@ class Tables(NamedTuple):
         """Raise `NotSupported` if there is no schema for the tables, or if they are those of another role."""
         if not self.schema:
             raise NotSupported(
-                f"{where}: normal channels need tables, but the search_path of {self.user} names no schema that exists "
-                f"and that it may use. Create the schema, GRANT USAGE on it, or correct the search_path"
+                f"{where}: {self.made_for.purpose.lower()} need tables, but the search_path of {self.user} names no "
+                f"schema that exists and that it may use. Create the schema, GRANT USAGE on it, or correct the "
+                f"search_path"
             )
         if self.foreign_owner is not None:
+            names = [*self.made_for.tables, *(function.partition("(")[0] for function in self.made_for.functions)]
             raise NotSupported(
-                f"{where}: django_anyio_channels_queue, django_anyio_channels_binding or the function "
-                f"django_anyio_channels_put in the schema {self.schema} belongs to {self.foreign_owner}, which could "
-                f"run code with the rights of {self.user}. Have all three belong to {self.user}, or to the owner of "
-                f"the schema or of the database, by ALTER ... OWNER TO; or drop them if you do not know them"
+                f"{where}: {', '.join(f'django_anyio_channels_{name}' for name in names[:-1])} or "
+                f"django_anyio_channels_{names[-1]} in the schema {self.schema} belongs to {self.foreign_owner}, which "
+                f"could run code with the rights of {self.user}. Have all of them belong to {self.user}, or to the "
+                f"owner of the schema or of the database, by ALTER ... OWNER TO; or drop them if you do not know them"
             )
 
     @property
     def definition(self) -> str:
         """The SQL that creates the tables, and gives this role the rights that it needs."""
-        return in_schema(SCHEMA, self.schema) + self.grants
+        return in_schema(self.made_for.schema, self.schema) + self.grants
 
     @property
     def grants(self) -> str:
         """The SQL that gives this role the rights that it needs."""
-        return in_schema(GRANTS, self.schema).replace("{user}", self.user)
+        return in_schema(self.made_for.grants, self.schema).replace("{user}", self.user)
 
     def have_bindings(self) -> bool:
         """Return whether queues may be bound to topics; log if this role may not or should not know."""

@@ -11,7 +11,7 @@ import pytest
 
 from django_anyio_channels import PostgreSQLChannelLayer
 from django_anyio_channels.brokers.postgres.statements import GRANTS, SCHEMA, SWEEP, in_schema
-from django_anyio_channels.brokers.postgres.tables import Tables
+from django_anyio_channels.brokers.postgres.tables import QUEUES, Tables
 from django_anyio_channels.core.exceptions import ChannelLayerError, NotSupported
 from tests.support.brokers import postgres as brokers
 
@@ -202,7 +202,7 @@ async def refusals(layer: PostgreSQLChannelLayer) -> int:
     async def sweep() -> None:
         session = layer._session
         assert session is not None
-        await session.queues._run(SWEEP)
+        await session.queues._tables.run(SWEEP)
 
     calls: list[Callable[[], Awaitable[object]]] = [
         take,
@@ -289,5 +289,5 @@ async def test_operators_of_other_roles_are_not_used(
 
 def test_nothing_is_bound_where_there_is_no_table_of_bindings() -> None:
     assert not Tables(
-        "public", are_complete=False, foreign_owner=None, bindings_are_readable=None, user="me"
+        QUEUES, "public", are_complete=False, foreign_owner=None, bindings_are_readable=None, user="me"
     ).have_bindings()

@@ -7,6 +7,7 @@
 -- those who have power over it anyway: the owner of the schema, that of the database, and superusers.
 -- Both sides of an operator have the very types of one in pg_catalog: with others, one that another role has created in
 -- the search_path would fit better, and run its function with the rights of this role.
+-- All tables of this package's are in one schema, where there is one already.
 -- What exists is asked of functions: in a transaction with an older snapshot the catalogs do not have all of it.
 SELECT coalesce(nspname::text, ''),
     are_complete,
@@ -25,7 +26,9 @@ SELECT coalesce(nspname::text, ''),
     pg_catalog.quote_ident(current_user)
 FROM (VALUES (NULL)) AS one LEFT JOIN pg_catalog.pg_namespace AS place ON place.oid = coalesce(
     (
-        SELECT relnamespace FROM pg_catalog.unnest($1::text[]) WITH ORDINALITY AS named(name, n)
+        SELECT relnamespace
+        FROM pg_catalog.unnest(pg_catalog.array_cat($1::text[], ARRAY['queue', 'position']::text[]))
+        WITH ORDINALITY AS named(name, n)
         JOIN pg_catalog.pg_class ON pg_class.oid = pg_catalog.to_regclass('django_anyio_channels_' || name)::oid
         ORDER BY n LIMIT 1
     ),

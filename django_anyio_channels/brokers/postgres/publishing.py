@@ -1,0 +1,120 @@
+"""Publish: concurrent calls share a transaction, whether their groups have a history or not."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import asyncpg
+
+from ...core.events import PublishResult
+from ...core.exceptions import PublishRefused
+from ..common.batching import Batcher
+from ..common.peers import PeerBarrier
+from . import statements as sql
+from .connection import Connection
+from .history import Histories
+from .payloads import channel_name, encode, encode_entry
+from .tables import QUEUES
+from .transactions import bound_queues
+
+_MAX_BATCH_BYTES = 512 * 1024
+_FIND_BINDINGS_INTERVAL = 5.0
+_BINDINGS_LOST = (asyncpg.UndefinedTableError, asyncpg.InvalidSchemaNameError, asyncpg.InsufficientPrivilegeError)
+"""The table of bindings was dropped, or taken from this role."""
+
+
+class Publication(NamedTuple):
+    """One message on its way to a group."""
+
+    group: str
+    topic: str | None
+    """The group as a parameter, if the message is to be kept."""
+    payloads: list[str]
+
+
+class Publisher:
+    """Publishes over the connection of one session."""
+
+    def __init__(self, connection: Connection, barrier: PeerBarrier, histories: Histories) -> None:
+        self._connection = connection
+        self._barrier = barrier
+        self._histories = histories
+        self._bindings_in = ""
+        self._find_bindings_at = 0.0
+        self.calls: Batcher[Publication, PublishResult] = Batcher(self._flush, max_bytes=_MAX_BATCH_BYTES)
+        """The session runs and closes it."""
+
+    async def publish(self, group: str, message: bytes, *, keep: bool) -> PublishResult:
+        """Return when the server has committed the message, with the queues that are bound to the group."""
+        encoding = self._connection.server_encoding
+        if keep:
+            payload = encode_entry(message, server_encoding=encoding)
+            publication = Publication(group, sql.bytes_as_text(group.encode()), [payload])
+            return await self.calls.call(publication, size=len(payload))
+        payloads = encode(message, server_encoding=encoding)
+        return await self.calls.call(Publication(group, None, payloads), size=sum(map(len, payloads)))
+
+    async def _flush(self, publications: list[Publication]) -> Sequence[PublishResult]:
+        await self._barrier.wait()
+        try:
+            if any(publication.topic is not None for publication in publications):
+                return await self._keep(publications)
+            return await self._notify(publications)
+        except asyncpg.PostgresError as error:
+            raise PublishRefused(f"{self._connection.address}: {error}") from error
+
+    async def _notify(self, publications: list[Publication]) -> Sequence[PublishResult]:
+        """Publish payloads to groups in one transaction; it asks for bound queues only where bindings may exist."""
+        channels, payloads = _columns(publications)
+        nothing_bound = [PublishResult()] * len(publications)
+        try:
+            if not self._bindings_in:
+                ((_, may_be_bound),) = await self._connection.fetch(sql.PUBLISH, channels, payloads)
+                if not may_be_bound or not await self._find_bindings():
+                    return nothing_bound
+                channels, payloads = [], []  # they are sent
+            rows = await self._connection.fetch(
+                sql.in_schema(sql.PUBLISH_TO_BOUND, self._bindings_in), channels, payloads, _topics(publications)
+            )
+        except _BINDINGS_LOST:
+            self._bindings_in = ""
+            return await self._notify(publications) if channels else nothing_bound
+        bound = bound_queues(rows)
+        return [PublishResult(bound_queues=bound.get(each.group, ())) for each in publications]
+
+    async def _keep(self, publications: list[Publication]) -> Sequence[PublishResult]:
+        """Publish some payloads with a history, and some perhaps without, in one transaction and in their order."""
+        topics = [each.topic for each in publications for _ in each.payloads]
+        rows = await self._histories.tables.run(
+            sql.HISTORY_PUBLISH, topics, *_columns(publications), *self._histories.limits, _topics(publications)
+        )
+        bound = bound_queues(row[1:] for row in rows[len(topics) :])
+        results, place = [], 0
+        for each in publications:
+            position = rows[place][0] or None
+            results.append(PublishResult(None, position, bound.get(each.group, ())))
+            place += len(each.payloads)
+        return results
+
+    async def _find_bindings(self) -> bool:
+        """Find the table of bindings; where this role may not use it, not again within seconds."""
+        now = asyncio.get_running_loop().time()
+        if now >= self._find_bindings_at:
+            tables = QUEUES.find((await self._connection.fetch(sql.FIND_TABLES, *QUEUES.names))[0])
+            if tables.have_bindings():
+                self._bindings_in = tables.schema
+            else:
+                self._find_bindings_at = now + _FIND_BINDINGS_INTERVAL
+        return self._bindings_in != ""
+
+
+def _columns(publications: list[Publication]) -> tuple[list[str], list[str]]:
+    """Return the NOTIFY channel and the payload of each payload."""
+    channels = [channel_name(each.group) for each in publications for _ in each.payloads]
+    return channels, [payload for each in publications for payload in each.payloads]
+
+
+def _topics(publications: list[Publication]) -> list[str]:
+    return sql.text_array({each.group.encode() for each in publications})
