@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import asyncpg
 
-from ...core.exceptions import ChannelLayerError, NotSupported
+from ...core.exceptions import ChannelLayerError, ListenerClosed, NotSupported
+from ...core.stats import RateLimitedLogger
 from .connection import Connection
 from .statements import FIND_TABLES, in_schema
 from .tables import Tables, TableSet
@@ -53,8 +57,19 @@ class TableAccess:
             self.found = tables
         return self.found
 
+    async def exist(self) -> bool:
+        """Return whether the tables are there and may be used; do not create them."""
+        if self.found is None:
+            tables = await self._look()
+            if tables.are_complete and tables.foreign_owner is None:
+                self.found = tables
+        return self.found is not None
+
+    async def _look(self) -> Tables:
+        return self._wanted.find((await self._connection.fetch(FIND_TABLES, *self._wanted.names))[0])
+
     async def _find(self) -> Tables:
-        tables = self._wanted.find((await self._connection.fetch(FIND_TABLES, *self._wanted.names))[0])
+        tables = await self._look()
         tables.require_usable(self._connection.address)
         return tables
 
@@ -69,3 +84,16 @@ class TableAccess:
             ) from error
         except asyncpg.PostgresError as error:
             raise ChannelLayerError(f"{address}: the tables of {purpose.lower()} cannot be created: {error}") from error
+
+
+async def maintain(seconds: float, work: Callable[[], Awaitable[object]], failure: str) -> None:
+    """Do some work every so many seconds, over errors of the database, until the session is over."""
+    log = RateLimitedLogger()
+    while True:
+        await asyncio.sleep(seconds)
+        try:
+            await work()
+        except ListenerClosed:
+            return
+        except ChannelLayerError as error:
+            log.write(logging.ERROR, "%s: %s", failure, error)

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import asyncio
-import logging
 import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from ...core.exceptions import ChannelLayerError, DecodeError, ListenerClosed
-from ...core.stats import RateLimitedLogger
+from ...core.exceptions import DecodeError
 from ..common.batching import Batcher
 from ..common.entries import BEGINNING, EPOCH_PREFIX, NO_EPOCH, HistoryEntry
 from ..common.history import HistoryPage
 from ..common.history_sync import HistorySync
 from . import statements as sql
-from .access import TableAccess
+from .access import TableAccess, maintain
 from .connection import Connection
 from .payloads import decode_entry
 from .tables import HISTORIES
@@ -82,7 +79,6 @@ class Histories:
         self.limits = limits
         self.tables = TableAccess(connection, HISTORIES)
         self._memory = memory
-        self._log = RateLimitedLogger()
         self.pages: Batcher[tuple[str, bytes], HistoryPage] = Batcher(self._read_pages, max_items=_MAX_GROUPS)
         """Of groups, with positions after which to read. The session runs and closes it."""
 
@@ -127,15 +123,8 @@ class Histories:
         await self.tables.run(sql.HISTORY_PURGE, prefix)
 
     async def maintain(self) -> None:
-        """Prune what is too old every half a minute, over errors of the database, until the session is over."""
-        while True:
-            await asyncio.sleep(_PRUNE_INTERVAL)
-            try:
-                await self.prune()
-            except ListenerClosed:
-                return
-            except ChannelLayerError as error:
-                self._log.write(logging.ERROR, "The histories cannot be pruned: %s", error)
+        """Prune every half a minute, until the session is over."""
+        await maintain(_PRUNE_INTERVAL, self.prune, "The histories cannot be pruned")
 
     async def prune(self) -> None:
         """Drop what is too old, and forget groups of which nothing was heard for long."""

@@ -12,6 +12,7 @@ from ...core.exceptions import ListenerClosed, MissingDriver, NotSupported
 from ...core.layer import BaseChannelLayer
 from ...core.options import check_options, option_names
 from ..common import entries
+from ..common.deliveries import DeliveryManager
 from ..common.history import as_events, events_after
 from ..common.history_sync import HistorySync
 from ..common.peers import PeerBarrier
@@ -23,6 +24,7 @@ except ImportError as error:
 
 from . import transactions
 from .address import Address, Credentials
+from .deliveries import PostgreSQLWork
 from .history import Limits, LiveEntries, Memory
 from .options import OPTIONS
 from .peers import PEER_TIMEOUT
@@ -57,6 +59,9 @@ class PostgreSQLChannelLayer(BaseChannelLayer):
         history_length: int = 0,
         history_age: float = 3600.0,
         history_bytes: int = 64 * 1024 * 1024,
+        consumer_group: str | None = None,
+        redeliver_after: float = 60.0,
+        deliver_at_most: int = 5,
         **options: Any,
     ) -> None:
         check_options(locals(), OPTIONS)
@@ -72,6 +77,11 @@ class PostgreSQLChannelLayer(BaseChannelLayer):
         self._memory = Memory()
         self._sync = HistorySync()
         self._without_history: set[str] = set()
+        self.consumer_group = consumer_group
+        self.redeliver_after = redeliver_after
+        self.deliver_at_most = deliver_at_most
+        self._is_acknowledged: Callable[[str], bool] = _nothing
+        self._deliveries = DeliveryManager[Session](redeliver_after)
         self._session: Session | None = None
 
     @property
@@ -94,6 +104,9 @@ class PostgreSQLChannelLayer(BaseChannelLayer):
     def set_scope(self, prefix: str) -> None:
         self._scope = prefix
 
+    def set_acknowledged(self, is_acknowledged: Callable[[str], bool]) -> None:
+        self._is_acknowledged = is_acknowledged
+
     async def connect(self) -> None:
         await self.disconnect()
         session = self._session = Session(
@@ -105,7 +118,7 @@ class PostgreSQLChannelLayer(BaseChannelLayer):
             leased=self._leased,
             limits=self._limits,
             memory=self._memory,
-            on_end=self._on_end,
+            on_end=self._deliveries.end,
         )
         try:
             await session.open()
@@ -114,13 +127,16 @@ class PostgreSQLChannelLayer(BaseChannelLayer):
                 self._session = None
             raise
         self._sync.start(session)
+        self._deliveries.start(session)
 
     async def disconnect(self) -> None:
         session, self._session = self._session, None
         if session is not None:
+            error = ListenerClosed(f"{self.address} was disconnected")
             if session.is_open:
                 self._sync.reset()
-            await session.close(ListenerClosed(f"{self.address} was disconnected"))
+                await self._deliveries.close_gracefully(session, error)
+            await session.close(error)
 
     async def subscribe(self, groups: str) -> None:
         session = self._require_session()
@@ -174,7 +190,8 @@ class PostgreSQLChannelLayer(BaseChannelLayer):
         return entries.is_after(position.encode(), other.encode())
 
     async def put(self, queue: str, message: bytes, *, capacity: int, expiry: float) -> None:
-        await self._require_session().queues.put(Message(queue.encode(), message, capacity, expiry))
+        session, entry = self._require_session(), Message(queue.encode(), message, capacity, expiry)
+        await (session.jobs.put(entry) if self._is_acknowledged(queue) else session.queues.put(entry))
 
     async def take(self, queue: str) -> bytes:
         return await self._require_session().queues.take(queue.encode())
@@ -190,6 +207,24 @@ class PostgreSQLChannelLayer(BaseChannelLayer):
         await session.queues.purge(prefix.encode())
         if self._limits.length:
             await session.histories.purge(prefix.encode())
+        if self._is_acknowledged is _nothing:
+            await session.jobs.purge_if_any(prefix.encode())
+        else:
+            await session.jobs.purge(prefix.encode())
+
+    async def join(self, group: str, consumer_group: str) -> None:
+        await self._require_histories().jobs.join(group.encode(), consumer_group.encode())
+
+    async def receive_event(self, group: str, consumer_group: str) -> Event[bytes]:
+        self._require_histories()
+        return await self._deliveries.receive(PostgreSQLWork(group.encode(), consumer_group.encode()))
+
+    def notify_published(self, group: str) -> None:
+        self._deliveries.notify_published(group)
+
+    async def receive_job(self, queue: str) -> Event[bytes]:
+        self._require_session()
+        return await self._deliveries.receive(PostgreSQLWork(queue.encode()))
 
     def publish_in_transaction(
         self, group: str, message: bytes, *, encoding: str
@@ -202,13 +237,11 @@ class PostgreSQLChannelLayer(BaseChannelLayer):
     def put_in_transaction(
         self, queue: str, message: bytes, *, capacity: int, expiry: float
     ) -> QueryGenerator[bool | None]:
-        return transactions.put(queue.encode(), message, capacity=capacity, expiry=expiry)
+        acknowledged = self._is_acknowledged(queue)
+        return transactions.put(queue.encode(), message, capacity=capacity, expiry=expiry, acknowledged=acknowledged)
 
     def count_subscribers_in_transaction(self, group: str) -> QueryGenerator[int]:
         return transactions.count_subscribers(group)
-
-    def _on_end(self, error: ListenerClosed) -> None:
-        """A session has ended."""
 
     def _has_history(self, group: str) -> bool:
         return self._limits.length > 0 and group not in self._without_history
@@ -231,3 +264,8 @@ class PostgreSQLChannelLayer(BaseChannelLayer):
 
     def _not_connected(self) -> ListenerClosed:
         return ListenerClosed(f"{self.address} is not connected; use the layer through a Channel, or connect() it")
+
+
+def _nothing(queue: str) -> bool:
+    """No queue is known to be acknowledged."""
+    return False

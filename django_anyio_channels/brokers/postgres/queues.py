@@ -15,7 +15,7 @@ from ...core.stats import RateLimitedLogger
 from ..common.batching import Batcher
 from ..common.waiters import WaiterQueue
 from . import statements as sql
-from .access import TableAccess
+from .access import TableAccess, maintain
 from .connection import Connection
 from .payloads import wake_channel
 from .tables import QUEUES
@@ -28,7 +28,7 @@ _POLL_INTERVAL = 5.0
 
 _POLLS_BEFORE_UNLISTEN = 2
 _POLLS_BETWEEN_SWEEPS = 6
-_MAX_BATCH_BYTES = 1024 * 1024
+MAX_BATCH_BYTES = 1024 * 1024
 
 
 class Message(NamedTuple):
@@ -41,6 +41,15 @@ class Message(NamedTuple):
 
     def queue_full(self) -> QueueFull:
         return QueueFull(self.queue.decode(), self.capacity)
+
+
+def outcomes(messages: Sequence[Message], room: dict[bytes, int]) -> list[QueueFull | None]:
+    """Return an error for each message that found its queue full; ``room`` is how many were accepted for each queue."""
+    found: list[QueueFull | None] = []
+    for message in messages:
+        room[message.queue] -= 1
+        found.append(None if room[message.queue] >= 0 else message.queue_full())
+    return found
 
 
 class Leased(NamedTuple):
@@ -96,7 +105,7 @@ class Queues:
         self._polls = 0
         self._requeueing: set[asyncio.Future[None]] = set()
         self._log = RateLimitedLogger()
-        self.puts: Batcher[Message, None] = Batcher(self._put, max_bytes=_MAX_BATCH_BYTES)
+        self.puts: Batcher[Message, None] = Batcher(self._put, max_bytes=MAX_BATCH_BYTES)
         """The session runs and closes it."""
 
     # ---- put ----------------------------------------------------------------------------------------------------
@@ -107,12 +116,7 @@ class Queues:
 
     async def _put(self, messages: Sequence[Message]) -> list[QueueFull | None]:
         """Append messages with the same capacity; return an error for each message that found its queue full."""
-        room = await self._put_within_capacity(messages)
-        outcome: list[QueueFull | None] = []
-        for message in messages:
-            room[message.queue] -= 1
-            outcome.append(None if room[message.queue] >= 0 else message.queue_full())
-        return outcome
+        return outcomes(messages, await self._put_within_capacity(messages))
 
     async def _put_within_capacity(self, messages: Sequence[Message]) -> dict[bytes, int]:
         """Return how many of the first messages for each queue were accepted."""
@@ -240,15 +244,8 @@ class Queues:
     # ---- maintenance --------------------------------------------------------------------------------------------
 
     async def maintain(self) -> None:
-        """Poll and sweep every few seconds, over errors of the database, until the session is over."""
-        while True:
-            await asyncio.sleep(_POLL_INTERVAL)
-            try:
-                await self._poll()
-            except ListenerClosed:
-                return
-            except ChannelLayerError as error:
-                self._log.write(logging.ERROR, "The queues cannot be swept: %s", error)
+        """Poll and sweep every few seconds, until the session is over."""
+        await maintain(_POLL_INTERVAL, self._poll, "The queues cannot be swept")
 
     async def _poll(self) -> None:
         """Take once more for those who wait, forget queues that nobody reads, and delete what has expired."""

@@ -20,6 +20,7 @@ from ..common.history import HistoryPage
 from ..common.peers import PeerBarrier
 from .address import Address
 from .connection import Connection
+from .deliveries import Jobs
 from .history import Histories, Limits, Memory
 from .payloads import Receiver, channel_name, lock_key, wake_channel
 from .peers import Peers
@@ -80,6 +81,7 @@ class Session:
         self._locks = SharedLocks(self._listening)
         self.subscriptions = Subscriptions(self._listening, self.events, self._locks)
         self.queues = Queues(self._publishing, self.subscriptions.scripts, leased)
+        self.jobs = Jobs(self._publishing, self.subscriptions.scripts, limits)
         self._batchers: Sequence[Batcher[Any, Any]]
         self._batchers = (
             self.subscriptions.scripts,
@@ -87,6 +89,8 @@ class Session:
             self._publisher.calls,
             self.histories.pages,
             self.queues.puts,
+            self.jobs.puts,
+            self.jobs.acknowledgements,
         )
         self._peers = Peers(scope, barrier, self._publishing, self._locks)
 
@@ -156,6 +160,7 @@ class Session:
         works = (
             *(batcher.run() for batcher in self._batchers),
             self.queues.maintain(),
+            self.jobs.maintain(),
             self._peers.run(),
             self._locks.run(),
             *([self.histories.maintain()] if self.histories.limits.length else []),
@@ -254,7 +259,7 @@ class Session:
             self._peers.peer_joined()
         elif channel == self._test_channel:
             self._notifications_arrive = True
-        else:
+        elif not self.jobs.on_notification(channel):
             self.queues.on_notification(channel)
 
     async def publish(self, group: str, message: bytes, *, keep: bool) -> PublishResult:

@@ -53,6 +53,19 @@ HISTORIES = TableSet(
 )
 """With those of queues, which may be bound to groups."""
 
+JOBS = TableSet(
+    "Acknowledged channels",
+    (*HISTORIES.tables, "job", "cursor"),
+    (
+        *HISTORIES.functions,
+        "put_job(bytea, bytea[], float8[], int, text)",
+        "deliver(bytea, bytea, bytea, text, bigint, int, float8)",
+    ),
+    HISTORIES.schema + sql.JOB_SCHEMA,
+    HISTORIES.grants + sql.JOB_GRANTS,
+)
+"""With those of queues and histories, from which acknowledged work comes."""
+
 
 class Tables(NamedTuple):
     """A set of tables, and the row that `FIND_TABLES` returns."""

@@ -10,7 +10,7 @@ from ...core.events import BoundQueue, PublishResult
 from . import statements as sql
 from .history import Limits
 from .payloads import channel_name, encode, encode_entry, lock_key, wake_channel
-from .tables import HISTORIES, QUEUES
+from .tables import HISTORIES, JOBS, QUEUES
 
 
 def publish(group: str, message: bytes, *, encoding: str) -> QueryGenerator[PublishResult]:
@@ -60,15 +60,18 @@ def bound_queues(rows: Iterable[Any]) -> dict[str, list[BoundQueue]]:
     return found
 
 
-def put(queue: bytes, message: bytes, *, capacity: int, expiry: float) -> QueryGenerator[bool | None]:
+def put(
+    queue: bytes, message: bytes, *, capacity: int, expiry: float, acknowledged: bool
+) -> QueryGenerator[bool | None]:
     """Append to a queue; return whether there was room, or None if the tables do not exist."""
-    ((*row,),) = yield sql.FIND_TABLES, QUEUES.names
-    tables = QUEUES.find(row)
+    wanted = JOBS if acknowledged else QUEUES
+    ((*row,),) = yield sql.FIND_TABLES, wanted.names
+    tables = wanted.find(row)
     tables.require_usable("The connection of this transaction")
     if not tables.are_complete:
         return None
     in_text = sql.text_array([queue, message])
-    statement = sql.in_schema(sql.PUT_IN_TRANSACTION, tables.schema)
+    statement = sql.in_schema(sql.JOB_PUT_IN_TRANSACTION if acknowledged else sql.PUT_IN_TRANSACTION, tables.schema)
     ((count,),) = yield statement, (*in_text, expiry, capacity, wake_channel(queue))
     return bool(count)
 
