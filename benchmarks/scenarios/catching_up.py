@@ -12,11 +12,12 @@ from ..harness.deliveries import PATIENCE, WINDOW, Tally, script
 from ..harness.measuring import GROUP, Figures
 
 
-def catching_up(contender: Contender, *, missed: int, output: Callable[[], int]) -> Figures:
+def catching_up(contender: Contender, *, missed: int, output: Callable[[], int] | None = None) -> Figures:
     """A channel comes back to a group, of which it has missed so many messages, until it has read the last of them.
 
-    ``output`` says how many bytes the server has sent in all; its answer to that is not counted.
+    ``output`` says how many bytes the server has sent in all, if there is one; its answer to that is not counted.
     """
+    sent_by_server = output or int
     [sent] = script(1, missed)
 
     async def read(layer: Layer, name: str) -> list[Message]:
@@ -29,13 +30,13 @@ def catching_up(contender: Contender, *, missed: int, output: Callable[[], int])
             for first in range(0, missed, WINDOW):
                 await asyncio.gather(*(layer.group_send(GROUP, each) for each in sent[first : first + WINDOW]))
             name = await layer.new_channel()
-            before = output()
-            answer = output() - before
-            before, began = output(), perf_counter()
+            before = sent_by_server()
+            answer = sent_by_server() - before
+            before, began = sent_by_server(), perf_counter()
             await layer.group_resume(GROUP, name, since=since)
             received = await asyncio.wait_for(read(layer, name), PATIENCE)
             seconds = perf_counter() - began
-            values = {"ms": seconds * 1000, "bytes a message": (output() - before - answer) / missed}
+            values = {"ms": seconds * 1000, "bytes a message": (sent_by_server() - before - answer) / missed}
             right = sum(map(Message.__eq__, received, sent))
             return Figures(values, Tally(missed, right, missed - right))
 

@@ -72,6 +72,19 @@ FILE = Option(
     lambda value: isinstance(value, (str, os.PathLike)) and _is_readable(value), "the path of a readable file"
 )
 
+HISTORY_OPTIONS = {
+    "history_length": count("messages", least=0),
+    "history_age": SECONDS,
+    "history_bytes": count("bytes"),
+}
+"""How much is kept of each group; 0 messages where a history is off."""
+
+ACKNOWLEDGEMENT_OPTIONS = {
+    "consumer_group": TEXT.or_none,
+    "redeliver_after": SECONDS,
+    "deliver_at_most": count("times"),
+}
+
 
 def check_option(name: str, value: object, option: Option) -> None:
     """Raise `InvalidOption` unless the option may have the value."""

@@ -17,7 +17,7 @@ from ..hub.replay import ReplaySink
 from ..hub.subscriber import Subscriber
 from .consumers import ConsumerLifetime
 from .deliveries import Delivery
-from .messages import GroupMessage
+from .messages import with_position
 from .names import is_of_consumer, new_channel_name
 from .settings import Settings
 
@@ -204,7 +204,7 @@ class LocalChannels:
                 except BaseException:
                     mailbox.notifier.cancel(waiter)
                     raise
-            return found[1] if found[0].position is None else self._with_position(*found)
+            return found[1] if found[0].position is None else with_position(found[0], found[1])
         finally:
             if not channel.topics:
                 self._remove_unused(channel)
@@ -226,7 +226,7 @@ class LocalChannels:
     def _hand(self, channel: LocalChannel) -> Any:
         found = channel.mailbox.take()
         if found is not None:
-            channel.handed = found[1] if found[0].position is None else self._with_position(*found)
+            channel.handed = found[1] if found[0].position is None else with_position(found[0], found[1])
         else:
             channel.handed = None
         return channel.handed
@@ -246,10 +246,7 @@ class LocalChannels:
                     if len(channel.mailbox):
                         reader.add(channel.mailbox)
         event, message = await reader.receive()
-        return message if event.position is None else self._with_position(event, message)
-
-    def _with_position(self, event: Event[bytes], message: Any) -> GroupMessage:
-        return GroupMessage(message, event.group.removeprefix(self._settings.names.groups), str(event.position))
+        return message if event.position is None else with_position(event, message)
 
     def is_in(self, topic: str, name: str) -> bool:
         """Return whether a channel is in the group of ``topic``."""

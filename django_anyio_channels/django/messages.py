@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from ..core.events import Event
+
 CONTROL = ""
 """Takes the place of the channel name in an envelope for the node itself."""
 
@@ -30,14 +32,24 @@ class GroupMessage(dict[str, Any]):
     It equals the plain dict with the same content and is encoded as one. `position_of` reads any message's position.
     """
 
-    __slots__ = ("group", "position")
+    __slots__ = ("_topic", "position")
 
-    def __init__(self, message: Mapping[str, Any], group: str, position: str) -> None:
-        super().__init__(message)
-        self.group = group
+    _topic: str
+    position: str
+    """The message's position in the group's history, as in `Event.position`."""
+
+    @property
+    def group(self) -> str:
         """The group that the message was sent to."""
-        self.position = position
-        """The message's position in the group's history, as in `Event.position`."""
+        return self._topic.rpartition(":")[2]
+
+
+def with_position(event: Event[bytes], message: Mapping[str, Any]) -> GroupMessage:
+    """Return the decoded message of an event of a group with a history."""
+    # By no __init__ of its own, which would take longer than all of this.
+    made = GroupMessage(message)
+    made._topic, made.position = event.group, event.position  # type: ignore[assignment]
+    return made
 
 
 def position_of(message: Mapping[str, Any]) -> str | None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 
 from ...harness.contenders import OURS, ours
 from ...harness.runner import BenchmarkSet, Figure, Measure, Scenario, Target, against, sync_against
+from ...scenarios.catching_up import catching_up
 from ...scenarios.competing_workers import competing_workers
 from ...scenarios.fan_out import fan_out
 from ...scenarios.from_thread import from_thread
@@ -17,6 +19,8 @@ from ...scenarios.silent_member import silent_member
 from .peers import bare_queues, channels_in_memory
 
 CHANNELS, BARE = "channels", "bare queues"
+HISTORY = "ours with a history"
+MISSED = 10_000
 
 
 def benchmarks(quick: bool) -> BenchmarkSet:
@@ -30,7 +34,7 @@ def benchmarks(quick: bool) -> BenchmarkSet:
         return dict.fromkeys((OURS, CHANNELS, BARE), measure)
 
     def group_send(members: int, ours: int, channels: int, bare: int, senders: int = 1) -> dict[str, Measure]:
-        messages = {OURS: ours, CHANNELS: channels, BARE: bare}
+        messages = {OURS: ours, HISTORY: ours, CHANNELS: channels, BARE: bare}
         return {
             name: partial(fan_out, members=members, messages=-(-count // few), senders=senders)
             for name, count in messages.items()
@@ -68,11 +72,13 @@ def benchmarks(quick: bool) -> BenchmarkSet:
             dict.fromkeys((OURS, BARE), partial(competing_workers, jobs=5000 // few)),
         ),
         Scenario("async_to_sync(group_send)", dict.fromkeys((OURS, CHANNELS), partial(from_thread, calls=500 // few))),
+        Scenario(f"catching up {MISSED}", {HISTORY: partial(catching_up, missed=MISSED // few)}),
         Scenario("group_send_sync", {OURS: partial(from_thread, calls=10_000 // few, sync=True)}),
     )
+    history = replace(ours(url="memory://", options={"history_length": 2 * MISSED}), name=HISTORY)
     return BenchmarkSet(
         "memory",
-        (ours(url="memory://"), channels_in_memory(CHANNELS), bare_queues(BARE)),
+        (ours(url="memory://"), history, channels_in_memory(CHANNELS), bare_queues(BARE)),
         scenarios,
         () if quick else _TARGETS,
     )
@@ -83,7 +89,17 @@ def _silent(figure: str, against: str, *, at_least: float | None = None, at_most
     return Target(Figure(scenario, OURS, figure), Figure(scenario, OURS, against), at_least=at_least, at_most=at_most)
 
 
+def _with_history(scenario: str) -> Target:
+    # What a history costs: 15 % of the time at most.
+    unit = "deliveries/s"
+    return Target(Figure(scenario, HISTORY, unit), Figure(scenario, OURS, unit), at_least=1 / 1.15)
+
+
 _TARGETS = (
+    _with_history("group_send to 1"),
+    _with_history("group_send to 1, 10 senders"),
+    _with_history("group_send to 100"),
+    _with_history("group_send to 1000"),
     against(CHANNELS, "latency, 1 member", "p50 us", at_most=0.5),
     against(CHANNELS, "group_send to 1", "deliveries/s", at_least=2),
     against(CHANNELS, "group_send to 100", "deliveries/s", at_least=15),

@@ -10,9 +10,10 @@ from functools import partial
 from typing import Generic, NamedTuple, Protocol, TypeVar
 from uuid import uuid4
 
-from ...core.events import DONE, Event, Gap
+from ...core.events import Event, Gap
 from ...core.exceptions import ChannelLayerError, ListenerClosed
 from ...core.stats import RateLimitedLogger
+from .acknowledgement import CountedAckHandle, Delivery, PendingDeliveries
 from .event_stream import EventStream
 from .waiters import WaiterQueue, fail
 
@@ -23,14 +24,6 @@ _REQUEUE_DELAY = 0.02
 _IDLE_SECONDS = 60.0
 """Without a waiting task, after which a consumer is closed."""
 _CLOSE_SECONDS = 1.0
-
-
-class Delivery(NamedTuple):
-    """A message that the server has delivered to this node."""
-
-    work_id: bytes
-    deliveries: int
-    message: bytes
 
 
 class Deliveries(NamedTuple):
@@ -107,21 +100,6 @@ class Consumer(Generic[S_contra]):
         self.serving: asyncio.Task[None] | None = None
 
 
-class _AckHandle:
-    """Acknowledges one delivery when all holders of its event have released it."""
-
-    def __init__(self, acknowledge: Callable[[], Awaitable[None]]) -> None:
-        self._holders = 1
-        self._acknowledge = acknowledge
-
-    def retain(self) -> None:
-        self._holders += 1
-
-    def release(self) -> Awaitable[None]:
-        self._holders -= 1
-        return DONE if self._holders else self._acknowledge()
-
-
 class DeliveryManager(Generic[S_contra]):
     """The consumers of a layer, over all its sessions.
 
@@ -137,8 +115,7 @@ class DeliveryManager(Generic[S_contra]):
         self._session: S_contra | None = None
         self._closing = False
         self._calls = 0
-        self._pending: dict[tuple[WorkSource[S_contra], bytes], float] = {}
-        """Deliveries that were not acknowledged, and until when they are invisible to other nodes."""
+        self._pending = PendingDeliveries[WorkSource[S_contra]](redeliver_after)
         self._acks: dict[tuple[WorkSource[S_contra], bytes], asyncio.Future[None]] = {}
         """Acknowledgements that the server has not confirmed."""
         self._log = RateLimitedLogger()
@@ -160,8 +137,8 @@ class DeliveryManager(Generic[S_contra]):
                 self._serve(consumer)
             consumer.used = loop.time()
             raise
-        self._add_pending(source, delivery, loop.time())
-        ack_handle = _AckHandle(partial(self._acknowledge, source, delivery.work_id))
+        self._pending.add(source, delivery.work_id, loop.time())
+        ack_handle = CountedAckHandle(partial(self._acknowledge, source, delivery.work_id))
         position = source.position(delivery.work_id)
         return Event(source.group, delivery.message, None, ack_handle, position, delivery.deliveries)
 
@@ -209,11 +186,7 @@ class DeliveryManager(Generic[S_contra]):
             consumer.changed.set()
 
     async def _release_pending(self, session: S_contra) -> None:
-        pending: dict[WorkSource[S_contra], list[bytes]] = {}
-        for source, work_id in self._pending:
-            pending.setdefault(source, []).append(work_id)
-        self._pending.clear()
-        for source, ids in pending.items():
+        for source, ids in self._pending.pop_all().items():
             await self._release(source, session, ids, undelivered=False)
 
     # ---- serving ------------------------------------------------------------------------------------------------
@@ -292,16 +265,9 @@ class DeliveryManager(Generic[S_contra]):
 
     # ---- acknowledging ------------------------------------------------------------------------------------------
 
-    def _add_pending(self, source: WorkSource[S_contra], delivery: Delivery, now: float) -> None:
-        # What is visible to others comes first, since all are invisible for the same time.
-        while self._pending and next(iter(self._pending.values())) < now:
-            del self._pending[next(iter(self._pending))]
-        self._pending.pop((source, delivery.work_id), None)
-        self._pending[source, delivery.work_id] = now + self._redeliver_after
-
     def _acknowledge(self, source: WorkSource[S_contra], work_id: bytes) -> Awaitable[None]:
         key = source, work_id
-        self._pending.pop(key, None)
+        self._pending.discard(source, work_id)
         ack = self._acks.get(key)
         if ack is None:
             ack = self._acks[key] = asyncio.get_running_loop().create_future()

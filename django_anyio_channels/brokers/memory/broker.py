@@ -7,25 +7,29 @@ import os
 import re
 import threading
 import weakref
-from collections import deque
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from functools import lru_cache
 from time import monotonic
-from typing import Any
 
-from anyio.lowlevel import current_token
-
-from ...core.events import BoundQueue, Event, PublishResult
+from ...core.events import BoundQueue, Event, Gap, PublishResult
 from ...core.exceptions import QueueFull
-from ...core.notifier import Notifier, waiter_type
+from ..common.entries import entry_id
+from ..common.history import HistoryPage, as_events
+from .deliveries import Outcome, PendingWork, Work
+from .history import Histories, HistoryLimits, position_before
+from .queues import Queue, Reader
+from .subscriptions import Inbox
 
-_MAX_UNREAD_EVENTS = 100_000
-"""A layer that leaves so many events unread is cut off, as network brokers do."""
 _SWEEP_SECONDS = 60.0
 
-# To make a named tuple takes a tenth of the time of a publish.
+# To make a named tuple takes a tenth of the time of a publish, and half of that without its Python function.
 _result = lru_cache(maxsize=1000)(PublishResult)
+_new_result: Callable[[type[PublishResult], tuple[object, ...]], PublishResult] = tuple.__new__
+
+
+Keep = Callable[[str, bytes], Event[bytes]]
+"""Keeps a message in the history of its group, and returns its event."""
 
 
 class InMemoryBroker:
@@ -35,6 +39,7 @@ class InMemoryBroker:
     """
 
     def __init__(self) -> None:
+        self._histories = Histories()
         self._reset()
         _brokers.add(self)
 
@@ -42,15 +47,32 @@ class InMemoryBroker:
         self._lock = threading.Lock()
         self._topics: dict[str, dict[Inbox, None]] = {}
         self._patterns: dict[str, tuple[re.Pattern[str], dict[Inbox, None]]] = {}
-        self._queues: dict[str, _Queue] = {}
+        self._queues: dict[str, Queue] = {}
         self._bindings: dict[str, dict[str, _Binding]] = {}
         self._next_sweep = 0.0
+        self._histories.clear()
+        self._work = PendingWork(self._get_queue, self._histories.get)
 
     # ---- topics -------------------------------------------------------------------------------------------------
 
-    def subscribe(self, group: str, inbox: Inbox) -> None:
+    def subscribe(self, group: str, inbox: Inbox, since: bytes | None = None) -> None:
+        """Subscribe; with ``since``, what was published after this position comes first, or a `Gap`."""
         with self._lock:
             self._topics.setdefault(group, {})[inbox] = None
+            if since is not None:
+                self._catch_up(group, inbox, since)
+
+    def _catch_up(self, group: str, inbox: Inbox, since: bytes) -> None:
+        reached = since
+        while True:
+            last, entries = self._histories.page(group, reached)
+            if reached != last and (not entries or entries[0].previous_id != entry_id(reached)):
+                inbox.events.append(Gap(group, b""))
+            inbox.events.extend(as_events(group, entries))
+            if not entries:
+                break
+            reached = entries[-1].position
+        inbox.notifier.notify()
 
     def unsubscribe(self, group: str, inbox: Inbox) -> None:
         with self._lock:
@@ -77,6 +99,20 @@ class InMemoryBroker:
         with self._lock:
             self._disconnect(inbox)
 
+    def _cut_off(self, inbox: Inbox) -> None:
+        """End the subscriptions of a layer that left too much unread, and remember from where on it missed events."""
+        inbox.resume_at = {
+            group: self._histories.get(group).position
+            for group, subscribed in self._topics.items()
+            if inbox in subscribed and self._histories.keeps(group)
+        }
+        for event in reversed(inbox.events):
+            if event.position is not None and event.subscription is None:
+                inbox.resume_at[event.group] = position_before(event.position)
+        inbox.patterns = {pattern for pattern, (_, subscribed) in self._patterns.items() if inbox in subscribed}
+        inbox.events.clear()
+        self._disconnect(inbox)
+
     def _disconnect(self, inbox: Inbox) -> None:
         for group in [group for group, subscribed in self._topics.items() if inbox in subscribed]:
             del self._topics[group][inbox]
@@ -87,12 +123,15 @@ class InMemoryBroker:
             if not self._patterns[pattern][1]:
                 del self._patterns[pattern]
 
-    def publish(self, group: str, message: bytes) -> PublishResult:
-        """Hand an event to every subscribed layer, and return how many there were and which queues are bound."""
+    def publish(self, group: str, message: bytes, keep: Keep | None = None) -> PublishResult:
+        """Hand an event to every subscribed layer, and return how many there were and which queues are bound.
+
+        ``keep`` makes the event of one that is kept in a history.
+        """
         handlers: list[Callable[[Event[bytes]], None]] = []
         with self._lock:
             subscribed = self._topics.get(group, ())
-            event = Event(group, message)
+            event = Event(group, message) if keep is None else keep(group, message)
             thread = threading.get_ident()
             dead = []
             for inbox in subscribed:
@@ -103,25 +142,85 @@ class InMemoryBroker:
                     dead.append(inbox)
             receivers = len(subscribed) - len(dead)
             if self._patterns:
-                receivers = self._publish_to_patterns(group, message, dead)
+                receivers = self._publish_to_patterns(event, dead)
             for inbox in dead:
-                self._disconnect(inbox)
-            result = _result(receivers)
+                self._cut_off(inbox)
+            result = _result(receivers) if keep is None else _new_result(PublishResult, (receivers, event.position, ()))
             if group in self._bindings:
-                result = PublishResult(receivers, None, self._bound_queues(group))
+                result = PublishResult(receivers, event.position, self._bound_queues(group))
         # Last, and without the lock: a group may have thousands of members.
         for handler in handlers:
             handler(event)
         return result
 
-    def _publish_to_patterns(self, group: str, message: bytes, dead: list[Inbox]) -> int:
-        reached = set(self._topics.get(group, ()))
+    def _publish_to_patterns(self, event: Event[bytes], dead: list[Inbox]) -> int:
+        reached = set(self._topics.get(event.group, ()))
         for pattern, (regex, inboxes) in self._patterns.items():
-            if regex.match(group):
-                event = Event(group, message, pattern)
+            if regex.match(event.group):
+                found = Event(event.group, event.message, pattern, None, event.position)
                 reached.update(inboxes)
-                dead.extend(inbox for inbox in inboxes if not inbox.deliver(event))
+                dead.extend(inbox for inbox in inboxes if not inbox.deliver(found))
         return len(reached.difference(dead))
+
+    # ---- history ------------------------------------------------------------------------------------------------
+
+    def keep_history(self, limits: HistoryLimits) -> Keep | None:
+        """Set how much is kept of each group, and return what has `publish` keep it.
+
+        All layers of a broker must ask for the same. Raises `ValueError` for something else.
+        """
+        self._histories.configure(limits)
+        return self._histories.append if limits.length else None
+
+    def disable_history(self, group: str) -> None:
+        with self._lock:
+            self._histories.disable(group)
+
+    def history_page(self, group: str, reached: bytes) -> HistoryPage:
+        """See `Histories.page`."""
+        with self._lock:
+            return self._histories.page(group, reached)
+
+    def latest(self, group: str, limit: int | None) -> list[Event[bytes]]:
+        """See `Histories.latest`."""
+        with self._lock:
+            return as_events(group, self._histories.latest(group, limit))
+
+    def position(self, group: str) -> str:
+        with self._lock:
+            return self._histories.get(group).position.decode()
+
+    # ---- acknowledged work --------------------------------------------------------------------------------------
+
+    def join(self, work: Work, seconds: float) -> None:
+        """See `PendingWork.join`."""
+        with self._lock:
+            self._work.join(work, seconds)
+
+    def deliver(self, work: Work, reader: Reader, seconds: float) -> Outcome:
+        """See `PendingWork.deliver`."""
+        with self._lock:
+            return self._work.deliver(work, reader, seconds)
+
+    def stop_waiting_for_work(self, work: Work, reader: Reader) -> None:
+        """See `PendingWork.stop_waiting`."""
+        with self._lock:
+            self._work.stop_waiting(work, reader)
+
+    def acknowledge(self, work: Work, work_id: bytes) -> None:
+        """See `PendingWork.acknowledge`."""
+        with self._lock:
+            self._work.acknowledge(work, work_id)
+
+    def release(self, work: Work, ids: Iterable[bytes]) -> None:
+        """See `PendingWork.release`."""
+        with self._lock:
+            self._work.release(work, ids)
+
+    def notify_published(self, group: str) -> None:
+        """See `PendingWork.notify_published`."""
+        with self._lock:
+            self._work.notify_published(group)
 
     # ---- queues -------------------------------------------------------------------------------------------------
 
@@ -131,7 +230,7 @@ class InMemoryBroker:
         with self._lock:
             if now >= self._next_sweep:
                 self._sweep(now)
-            waiting = self._queues.setdefault(queue, _Queue())
+            waiting = self._queues.setdefault(queue, Queue())
             waiting.drop_expired(now)
             if len(waiting.messages) >= capacity:
                 raise QueueFull(queue, capacity)
@@ -141,7 +240,7 @@ class InMemoryBroker:
     def take_nowait(self, queue: str, reader: Reader) -> bytes | None:
         """Return the oldest message; if there is none, ``reader`` is woken when there may be one."""
         with self._lock:
-            waiting = self._queues.setdefault(queue, _Queue())
+            waiting = self._queues.setdefault(queue, Queue())
             message = waiting.pop(monotonic())
             if message is None:
                 waiting.readers.append(reader)
@@ -182,6 +281,11 @@ class InMemoryBroker:
                 for name in [name for name in bindings if name.startswith(prefix)]:
                     del bindings[name]
             self._prune()
+            self._histories.purge(prefix)
+            self._work.purge(prefix)
+
+    def _get_queue(self, queue: str) -> Queue:
+        return self._queues.setdefault(queue, Queue())
 
     def _bound_queues(self, group: str) -> list[BoundQueue]:
         now = monotonic()
@@ -198,6 +302,7 @@ class InMemoryBroker:
             for name in [name for name, binding in bindings.items() if binding.ends <= now]:
                 del bindings[name]
         self._prune()
+        self._work.sweep()
 
     def _prune(self) -> None:
         self._queues = {name: queue for name, queue in self._queues.items() if not queue.unused}
@@ -214,93 +319,6 @@ def _reset_brokers() -> None:
 
 # A child owns neither the parent's event loops nor its messages, and a lock may have been held while forking.
 os.register_at_fork(after_in_child=_reset_brokers)
-
-
-class _ThreadSafeNotifier:
-    """A `Notifier` for any thread; `notify` returns False once its event loop is closed."""
-
-    def __init__(self) -> None:
-        self._thread = threading.get_ident()
-        loop: Any = current_token().native_token
-        self._call_soon = getattr(loop, "call_soon_threadsafe", None) or loop.run_sync_soon
-        self._scheduled = False
-        self._notifier = Notifier(waiter_type())
-        self.wait = self._notifier.wait
-
-    def notify(self) -> bool:
-        try:
-            if threading.get_ident() == self._thread:
-                self._notifier.notify()
-            elif not self._scheduled:
-                self._scheduled = True
-                self._call_soon(self._notify_here)
-        except RuntimeError:  # what asyncio and trio raise for a closed loop
-            return False
-        return True
-
-    def _notify_here(self) -> None:
-        self._scheduled = False
-        self._notifier.notify()
-
-
-class Inbox:
-    """The events that one layer has not read yet."""
-
-    def __init__(self) -> None:
-        self.events: deque[Event[bytes]] = deque()
-        self.notifier = _ThreadSafeNotifier()
-        self.open = True
-        self.thread = threading.get_ident()
-        self.handler: Callable[[Event[bytes]], None] | None = None
-        # trio cannot be asked.
-        self._loop_is_running: Callable[[], bool] = getattr(current_token().native_token, "is_running", bool)
-
-    def usable_handler(self) -> Callable[[Event[bytes]], None] | None:
-        """Return the handler for an event that is published in this event loop, unless earlier ones wait."""
-        return self.handler if not self.events and self.open and self._loop_is_running() else None
-
-    def deliver(self, event: Event[bytes]) -> bool:
-        """Add an event. Returns False if the event loop is closed, or too many events are unread."""
-        self.events.append(event)
-        if len(self.events) > _MAX_UNREAD_EVENTS:
-            self.close()
-        return self.notifier.notify() and self.open
-
-    def close(self) -> None:
-        self.open = False
-        self.events.clear()
-        self.notifier.notify()
-
-
-class Reader:
-    """A task that waits in `InMemoryChannelLayer.take`."""
-
-    def __init__(self) -> None:
-        self.notifier = _ThreadSafeNotifier()
-        self.wake = self.notifier.notify
-
-
-@dataclass(slots=True)
-class _Queue:
-    messages: deque[tuple[float, bytes]] = field(default_factory=deque)
-    readers: deque[Reader] = field(default_factory=deque)
-
-    @property
-    def unused(self) -> bool:
-        return not self.messages and not self.readers
-
-    def pop(self, now: float) -> bytes | None:
-        self.drop_expired(now)
-        return self.messages.popleft()[1] if self.messages else None
-
-    def drop_expired(self, now: float) -> None:
-        while self.messages and self.messages[0][0] <= now:
-            self.messages.popleft()
-
-    def wake_reader(self) -> None:
-        while self.messages and self.readers:
-            if self.readers.popleft().wake():
-                return
 
 
 @dataclass(slots=True)

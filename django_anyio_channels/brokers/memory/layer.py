@@ -2,15 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
+from functools import partial
+from time import monotonic
 
+import anyio
 from anyio.lowlevel import checkpoint
 
-from ...core.events import Event, PublishResult
-from ...core.exceptions import ListenerClosed
+from ...core.events import DONE, Event, Gap, PublishResult
+from ...core.exceptions import ListenerClosed, NotSupported
 from ...core.layer import BaseChannelLayer
-from ...core.options import check_option, instance_of
-from .broker import Inbox, InMemoryBroker, Reader
+from ...core.options import ACKNOWLEDGEMENT_OPTIONS, HISTORY_OPTIONS, check_options, instance_of
+from ..common import entries
+from ..common.acknowledgement import CountedAckHandle, Delivery, PendingDeliveries
+from ..common.history import HistoryPage, events_after
+from .broker import InMemoryBroker
+from .deliveries import Work
+from .history import HistoryLimits
+from .queues import Reader
+from .subscriptions import Inbox
+
+OPTIONS = {
+    "broker": instance_of(InMemoryBroker, wanted="an InMemoryBroker").or_none,
+    **HISTORY_OPTIONS,
+    **ACKNOWLEDGEMENT_OPTIONS,
+}
 
 _PUBLISHES_PER_TURN = 16
 
@@ -20,15 +36,42 @@ class InMemoryChannelLayer(BaseChannelLayer):
 
     Any number of threads and event loops may publish, put and take. Layers with the same ``broker`` are connected, also
     across threads. Patterns are shell globs (``*``, ``?``, ``[...]``; `fnmatch`).
+
+    With a ``history_length`` the last messages of each group are kept, so many at most, ``history_bytes`` in all, none
+    longer than ``history_age`` seconds; without, no history at all. It ends with the process.
+
+    Subscriptions of a ``consumer_group``, which need a history, share the events of a group: each goes to one of them,
+    and one that is not acknowledged within ``redeliver_after`` seconds goes to another. After ``deliver_at_most``
+    deliveries it is a dead letter. The same holds for `receive_job`, with a history or without.
     """
 
-    def __init__(self, url: str = "memory://", *, broker: InMemoryBroker | None = None) -> None:
+    def __init__(
+        self,
+        url: str = "memory://",
+        *,
+        broker: InMemoryBroker | None = None,
+        history_length: int = 0,
+        history_age: float = 3600.0,
+        history_bytes: int = 64 * 1024 * 1024,
+        consumer_group: str | None = None,
+        redeliver_after: float = 60.0,
+        deliver_at_most: int = 5,
+    ) -> None:
         if url != "memory://":
             raise ValueError("The in-memory layer has one URL only: memory://")
-        check_option("broker", broker, instance_of(InMemoryBroker, wanted="an InMemoryBroker").or_none)
+        check_options(locals(), OPTIONS)
         self.broker = InMemoryBroker() if broker is None else broker
+        self.consumer_group = consumer_group
+        self.redeliver_after = redeliver_after
+        self.deliver_at_most = deliver_at_most
+        self._limits = HistoryLimits(history_length, history_age, history_bytes)
+        self._publish = self.broker.publish
+        self._keep = self.broker.keep_history(self._limits)
         self._inbox: Inbox | None = None
         self._readers: set[Reader] = set()
+        self._pending = PendingDeliveries[Work](redeliver_after)
+        self._cut_off: Inbox | None = None
+        """The last session's, if it was cut off; until the subscriptions are restored."""
         self._published = 0
 
     @property
@@ -46,18 +89,27 @@ class InMemoryChannelLayer(BaseChannelLayer):
         inbox, self._inbox = self._inbox, None
         if inbox is not None:
             self.broker.disconnect(inbox)
+            self._cut_off = None if inbox.open else inbox
+            if inbox.open:
+                for work, ids in self._pending.pop_all().items():
+                    self.broker.release(work, ids)
             inbox.close()
         for reader in self._readers:
             reader.wake()
 
     async def subscribe(self, groups: str) -> None:
-        self.broker.subscribe(groups, self._connected())
+        since = self._cut_off.resume_at.pop(groups, None) if self._cut_off is not None else None
+        self.broker.subscribe(groups, self._connected(), since)
 
     async def unsubscribe(self, groups: str) -> None:
         self.broker.unsubscribe(groups, self._connected())
 
     async def subscribe_pattern(self, pattern: str) -> None:
-        self.broker.subscribe_pattern(pattern, self._connected())
+        inbox = self._connected()
+        self.broker.subscribe_pattern(pattern, inbox)
+        if self._cut_off is not None and pattern in self._cut_off.patterns:
+            self._cut_off.patterns.remove(pattern)
+            inbox.emit(Gap(pattern, b"", pattern))
 
     async def unsubscribe_pattern(self, pattern: str) -> None:
         self.broker.unsubscribe_pattern(pattern, self._connected())
@@ -66,7 +118,7 @@ class InMemoryChannelLayer(BaseChannelLayer):
         if self._is_turn_over():
             await checkpoint()
         self._connected()
-        result = self.broker.publish(group, message)
+        result = self._publish(group, message, self._keep)
         # `Channel` puts into these next. A cancellation must not come in between: some would have the message.
         self._published -= len(result.bound_queues)
         return result
@@ -82,6 +134,82 @@ class InMemoryChannelLayer(BaseChannelLayer):
             await inbox.notifier.wait()
         raise _not_connected()
 
+    @property
+    def retention(self) -> float:
+        return self._limits.age if self._limits.length else 0.0
+
+    def subscriptions_restored(self) -> bool:
+        self._cut_off = None
+        return self._limits.length > 0
+
+    def disable_history(self, group: str) -> None:
+        self.broker.disable_history(group)
+
+    async def history(self, group: str, *, since: str | None, limit: int | None) -> list[Event[bytes]]:
+        self._require_history()
+        if since is None:
+            return self.broker.latest(group, limit)
+
+        async def read_page(reached: bytes) -> HistoryPage:
+            return self.broker.history_page(group, reached)
+
+        return await events_after(group, since, limit, read_page)
+
+    async def position(self, group: str) -> str:
+        self._require_history()
+        return self.broker.position(group)
+
+    def is_after(self, position: str, other: str) -> bool:
+        return entries.is_after(position.encode(), other.encode())
+
+    async def join(self, group: str, consumer_group: str) -> None:
+        self._require_history()
+        self.broker.join(Work(group, consumer_group), self.redeliver_after)
+
+    async def receive_event(self, group: str, consumer_group: str) -> Event[bytes]:
+        self._require_history()
+        return await self._receive(Work(group, consumer_group))
+
+    def notify_published(self, group: str) -> None:
+        self.broker.notify_published(group)
+
+    async def receive_job(self, queue: str) -> Event[bytes]:
+        return await self._receive(Work(queue))
+
+    async def _receive(self, work: Work) -> Event[bytes]:
+        inbox = self._connected()
+        reader = Reader()
+        self._readers.add(reader)
+        try:
+            while True:
+                delivery, seconds, lost = self.broker.deliver(work, reader, self.redeliver_after)
+                if lost:
+                    inbox.emit(Gap(work.name, b""))
+                if delivery is not None:
+                    return self._event(work, delivery)
+                woken = False
+                try:
+                    with anyio.move_on_after(seconds):
+                        await reader.notifier.wait()
+                        self._require(inbox)
+                        woken = True
+                finally:
+                    if not woken:
+                        self.broker.stop_waiting_for_work(work, reader)
+        finally:
+            self._readers.discard(reader)
+
+    def _event(self, work: Work, delivery: Delivery) -> Event[bytes]:
+        self._pending.add(work, delivery.work_id, monotonic())
+        ack_handle = CountedAckHandle(partial(self._acknowledge, work, delivery.work_id))
+        position = None if work.consumer_group is None else delivery.work_id.decode()
+        return Event(work.name, delivery.message, None, ack_handle, position, delivery.deliveries)
+
+    def _acknowledge(self, work: Work, work_id: bytes) -> Awaitable[None]:
+        self._pending.discard(work, work_id)
+        self.broker.acknowledge(work, work_id)
+        return DONE
+
     async def put(self, queue: str, message: bytes, *, capacity: int, expiry: float) -> None:
         if self._is_turn_over():
             await checkpoint()
@@ -96,8 +224,7 @@ class InMemoryChannelLayer(BaseChannelLayer):
             while (message := self.broker.take_nowait(queue, reader)) is None:
                 try:
                     await reader.notifier.wait()
-                    if self._inbox is not inbox:
-                        raise _not_connected()
+                    self._require(inbox)
                 except BaseException:
                     self.broker.stop_waiting(queue, reader)
                     raise
@@ -119,7 +246,7 @@ class InMemoryChannelLayer(BaseChannelLayer):
 
     def publish_blocking(self, group: str, message: bytes) -> PublishResult:
         """`publish` from any thread, connected or not."""
-        return self.broker.publish(group, message)
+        return self._publish(group, message, self._keep)
 
     def put_blocking(self, queue: str, message: bytes, *, capacity: int, expiry: float) -> None:
         """`put` from any thread, connected or not."""
@@ -129,6 +256,20 @@ class InMemoryChannelLayer(BaseChannelLayer):
         if self._inbox is None:
             raise _not_connected()
         return self._inbox
+
+    def _require(self, inbox: Inbox) -> None:
+        """Raise `ListenerClosed` if this session has ended."""
+        if self._inbox is not inbox:
+            raise _not_connected()
+
+    def _require_history(self) -> None:
+        """Raise `NotSupported` if there is no history, and `ListenerClosed` if there is no session."""
+        if not self._limits.length:
+            raise NotSupported(
+                "InMemoryChannelLayer keeps no history unless it is asked to: set history_length, for example "
+                "'options': {'history_length': 1000} in CONFIG, or use redis+streams://"
+            )
+        self._connected()
 
     def _is_turn_over(self) -> bool:
         # A network would suspend the publisher; without it, a busy one would keep the loop from every reader.

@@ -11,8 +11,10 @@ from redis.asyncio.connection import AbstractConnection
 from redis.credentials import CredentialProvider
 
 from ...core.options import (
+    ACKNOWLEDGEMENT_OPTIONS,
     FILE,
     FLAG,
+    HISTORY_OPTIONS,
     PORT,
     SECONDS,
     TEXT,
@@ -33,14 +35,7 @@ Node = tuple[str, int]
 POOL_OPTIONS = frozenset({"max_connections", "timeout", "auto_close_connection_pool", "single_connection_client"})
 """What redis-py's clients and pools take besides its connections: they mean nothing to a layer with two connections."""
 
-OF_STREAMS = {
-    "history_length": count("messages"),
-    "history_age": SECONDS,
-    "history_bytes": count("bytes"),
-    "consumer_group": TEXT.or_none,
-    "redeliver_after": SECONDS,
-    "deliver_at_most": count("times"),
-}
+OF_STREAMS = {**HISTORY_OPTIONS, **ACKNOWLEDGEMENT_OPTIONS, "history_length": count("messages")}
 
 NOT_IN_URLS = frozenset(
     {

@@ -17,7 +17,8 @@ from urllib.parse import quote
 import hiredis
 
 from ....core.exceptions import ChannelLayerError
-from ...common.deliveries import Deliveries, Delivery
+from ...common.acknowledgement import Delivery
+from ...common.deliveries import Deliveries
 from ...common.waiters import fail
 from ..keys import companion_key, notify_channel
 from ..queues import INFLIGHT_TTL_MS

@@ -313,20 +313,6 @@ async def test_a_late_acknowledgement_counts_too(server: brokers.Redis, open_cha
         assert len(layer_of(channel)._deliveries._pending) == 1
 
 
-async def test_what_is_forgotten_unacknowledged_costs_no_memory(server: brokers.Redis, open_channel: Open) -> None:
-    negligent, other = await open_channel(server, redeliver_after=SHORT), await open_channel(server)
-    async with workers_of(negligent) as one, workers_of(other) as two:
-        for number in range(10):
-            await negligent.publish("jobs", number)
-            await next_of(one)
-        await messages(two, 10)
-        pending_here = layer_of(negligent)._deliveries._pending
-        await becomes_true(lambda: max(pending_here.values()) < asyncio.get_running_loop().time())
-        await negligent.publish("jobs", 10)
-        await next_of(one)
-        assert len(pending_here) == 1
-
-
 async def test_who_leaves_in_peace_gives_back_at_once(server: brokers.Redis, open_channel: Open) -> None:
     other = await open_channel(server)
     async with workers_of(other) as waiting:

@@ -1,0 +1,84 @@
+"""What one layer has not read yet, and how an event loop is woken from any thread."""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+from anyio.lowlevel import current_token
+
+from ...core.events import Event
+from ...core.notifier import Notifier, waiter_type
+
+_MAX_UNREAD_EVENTS = 100_000
+"""A layer that leaves so many events unread is cut off, as network brokers do."""
+
+
+class ThreadSafeNotifier:
+    """A `Notifier` for any thread; `notify` returns False once its event loop is closed."""
+
+    def __init__(self) -> None:
+        self._thread = threading.get_ident()
+        loop: Any = current_token().native_token
+        self._call_soon = getattr(loop, "call_soon_threadsafe", None) or loop.run_sync_soon
+        self._scheduled = False
+        self._notifier = Notifier(waiter_type())
+        self.wait = self._notifier.wait
+
+    def notify(self) -> bool:
+        try:
+            if threading.get_ident() == self._thread:
+                self._notifier.notify()
+            elif not self._scheduled:
+                self._scheduled = True
+                self._call_soon(self._notify_here)
+        except RuntimeError:  # what asyncio and trio raise for a closed loop
+            return False
+        return True
+
+    def _notify_here(self) -> None:
+        self._scheduled = False
+        self._notifier.notify()
+
+
+class Inbox:
+    """The events that one layer has not read yet."""
+
+    def __init__(self) -> None:
+        self.events: deque[Event[bytes]] = deque()
+        self.notifier = ThreadSafeNotifier()
+        self.open = True
+        self.thread = threading.get_ident()
+        self.handler: Callable[[Event[bytes]], None] | None = None
+        self.resume_at: dict[str, bytes] = {}
+        """Once it was cut off: the position up to which each group with a history was read."""
+        self.patterns: set[str] = set()
+        """Once it was cut off: what it subscribed to by patterns."""
+        # trio cannot be asked.
+        self._loop_is_running: Callable[[], bool] = getattr(current_token().native_token, "is_running", bool)
+
+    def usable_handler(self) -> Callable[[Event[bytes]], None] | None:
+        """Return the handler for an event that is published in this event loop, unless earlier ones wait."""
+        return self.handler if not self.events and self.open and self._loop_is_running() else None
+
+    def deliver(self, event: Event[bytes]) -> bool:
+        """Add an event. Returns False if the event loop is closed, or too many events are unread."""
+        self.events.append(event)
+        if len(self.events) > _MAX_UNREAD_EVENTS:
+            self.open = False
+        return self.notifier.notify() and self.open
+
+    def emit(self, event: Event[bytes]) -> None:
+        """Add an event that is for this layer alone, in its own event loop."""
+        handler = self.usable_handler()
+        if handler is not None:
+            handler(event)
+        else:
+            self.deliver(event)
+
+    def close(self) -> None:
+        self.open = False
+        self.events.clear()
+        self.notifier.notify()
