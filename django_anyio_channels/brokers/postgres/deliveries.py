@@ -8,8 +8,9 @@ from contextlib import suppress
 from typing import Any, NamedTuple, Protocol
 
 from ...core.exceptions import ChannelLayerError, ListenerClosed, QueueFull
+from ..common.acknowledgement import Delivery
 from ..common.batching import Batcher
-from ..common.deliveries import Deliveries, Delivery
+from ..common.deliveries import Deliveries
 from ..common.event_stream import EventStream
 from ..common.waiters import fail
 from . import statements as sql

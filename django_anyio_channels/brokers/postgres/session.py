@@ -56,6 +56,7 @@ class Session:
         leased: dict[bytes, LeasedMessages],
         limits: Limits,
         memory: Memory,
+        synchronous_commit: bool,
         on_end: Callable[[ListenerClosed], None],
     ) -> None:
         """``barrier``, ``leased`` and ``memory`` outlive the session; see `Peers`, `Queues` and `Histories`."""
@@ -63,7 +64,9 @@ class Session:
         self._address = address
         self._on_end = on_end
         self._listening = Connection(listen_address, self.abort, self._on_notification, probe_interval=probe_interval)
-        self._publishing = Connection(address, self.abort, probe_interval=probe_interval, pooled=pooled)
+        self._publishing = Connection(
+            address, self.abort, probe_interval=probe_interval, pooled=pooled, synchronous_commit=synchronous_commit
+        )
         self._cache_statements = not pooled
         self._open_connections: list[Connection] = []
         self._error: ListenerClosed | None = None

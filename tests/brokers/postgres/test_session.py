@@ -16,8 +16,8 @@ from django_anyio_channels import ListenerClosed, PostgreSQLChannelLayer
 from django_anyio_channels.brokers.common.peers import PeerBarrier
 from django_anyio_channels.brokers.postgres.address import Address
 from django_anyio_channels.brokers.postgres.connection import Connection
-from django_anyio_channels.brokers.postgres.queues import Queues
 from django_anyio_channels.brokers.postgres.history import Limits, Memory
+from django_anyio_channels.brokers.postgres.queues import Queues
 from django_anyio_channels.brokers.postgres.session import Session
 from django_anyio_channels.core.events import PublishResult
 from django_anyio_channels.core.exceptions import ChannelLayerError, PublishRefused
@@ -41,6 +41,7 @@ async def session_of(database: brokers.Postgres) -> AsyncIterator[Session]:
         leased={},
         limits=Limits(0, 1, 1),
         memory=Memory(),
+        synchronous_commit=False,
         on_end=lambda error: None,
     )
     await session.open()
