@@ -168,17 +168,22 @@ END
 $publish$;
 CREATE OR REPLACE FUNCTION {schema}.django_anyio_channels_commit()
 RETURNS trigger LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $commit$
+DECLARE
+    batch record;
 BEGIN
     -- The first of a transaction's rows takes the others with it.
-    PERFORM {schema}.django_anyio_channels_publish(topics, channels, payloads, length, max_bytes, age_us) FROM (
-        WITH sent AS (
-            DELETE FROM {schema}.django_anyio_channels_outbox WHERE transaction = pg_current_xact_id() RETURNING *
-        )
-        SELECT array_agg(topic ORDER BY id) AS topics, array_agg(channel ORDER BY id) AS channels,
-            array_agg(payload ORDER BY id) AS payloads,
-            max(keep_length) AS length, max(keep_bytes) AS max_bytes, max(keep_us) AS age_us
-        FROM sent HAVING count(*) > 0
-    ) AS batch;
+    WITH sent AS (
+        DELETE FROM {schema}.django_anyio_channels_outbox WHERE transaction = pg_current_xact_id() RETURNING *
+    )
+    SELECT array_agg(topic ORDER BY id) AS topics, array_agg(channel ORDER BY id) AS channels,
+        array_agg(payload ORDER BY id) AS payloads,
+        max(keep_length) AS length, max(keep_bytes) AS max_bytes, max(keep_us) AS age_us
+        INTO batch FROM sent;
+    IF batch.topics IS NOT NULL THEN
+        PERFORM {schema}.django_anyio_channels_publish(
+            batch.topics, batch.channels, batch.payloads, batch.length, batch.max_bytes, batch.age_us
+        );
+    END IF;
     RETURN NULL;
 END
 $commit$;
