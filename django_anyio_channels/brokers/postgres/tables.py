@@ -48,8 +48,8 @@ HISTORIES = TableSet(
         "publish(bytea[], text[], text[], bigint, bigint, bigint)",
         "commit()",
     ),
-    QUEUES.schema + sql.HISTORY_SCHEMA,
-    QUEUES.grants + sql.HISTORY_GRANTS,
+    f"{QUEUES.schema}\n{sql.HISTORY_SCHEMA}",
+    f"{QUEUES.grants}\n{sql.HISTORY_GRANTS}",
 )
 """With those of queues, which may be bound to groups."""
 
@@ -61,8 +61,8 @@ JOBS = TableSet(
         "put_job(bytea, bytea[], float8[], int, text)",
         "deliver(bytea, bytea, bytea, text, bigint, int, float8)",
     ),
-    HISTORIES.schema + sql.JOB_SCHEMA,
-    HISTORIES.grants + sql.JOB_GRANTS,
+    f"{HISTORIES.schema}\n{sql.JOB_SCHEMA}",
+    f"{HISTORIES.grants}\n{sql.JOB_GRANTS}",
 )
 """With those of queues and histories, from which acknowledged work comes."""
 
@@ -100,7 +100,7 @@ class Tables(NamedTuple):
     @property
     def definition(self) -> str:
         """The SQL that creates the tables, and gives this role the rights that it needs."""
-        return in_schema(self.made_for.schema, self.schema) + self.grants
+        return f"{in_schema(self.made_for.schema, self.schema)}\n{self.grants}"
 
     @property
     def grants(self) -> str:

@@ -229,9 +229,9 @@ async def test_an_acknowledged_job_of_a_transaction_outlives_a_crash(
     with pytest.raises(ChannelFull):
         await soon(layer.send("jobs", n(4)))
     await in_thread(own_server.server.restart)
-    done = []
+    done: list[int] = []
     while len(done) < 3:
-        message = await soon(layer.receive("jobs"))
+        message: Any = await soon(layer.receive("jobs"))
         if len(done) == 1 and message.deliveries == 1:
             continue  # it comes again
         await soon(layer.ack(message))
