@@ -56,7 +56,7 @@ def require_acknowledgement(layer: BaseChannelLayer) -> SupportsAcknowledgement:
     if not isinstance(layer, SupportsAcknowledgement):
         raise NotSupported(
             f"{type(layer).__name__} delivers each message once, so there is nothing to acknowledge; "
-            f"use a layer that redelivers: redis+streams://"
+            f"use a layer that redelivers: redis+streams://, or memory:// in one process"
         )
     return layer
 

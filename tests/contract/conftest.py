@@ -13,7 +13,7 @@ import pytest
 from django_anyio_channels.brokers.mqtt.queues.handoff import orphaned_queues
 from django_anyio_channels.django.background_loop import background
 
-from .kinds import KINDS, Broker, Kind, MortalBroker
+from .kinds import KINDS, Broker, HistoryBroker, Kind, MortalBroker
 from .processes import Processes
 
 NEEDS: dict[str, Callable[[Kind], bool]] = {
@@ -29,11 +29,18 @@ NEEDS: dict[str, Callable[[Kind], bool]] = {
     "distinct_broker": lambda kind: not kind.variant,
     "one_way_broker": lambda kind: kind.one_way,
     "channel_broker": lambda kind: kind.queues,
+    "history_broker": lambda kind: kind.history,
+    "mortal_history_broker": lambda kind: kind.history and kind.mortal,
+    "durable_history_broker": lambda kind: kind.history and kind.durable,
+    "django_history_broker": lambda kind: kind.history,
 }
 """Which kinds a test runs over, by the fixtures that it asks for, itself or through others."""
 
 QUEUES = {"queue_broker", "binding_broker", "channel_broker"}
 """The fixtures of tests about queues."""
+
+HISTORY = {"history_broker", "mortal_history_broker", "durable_history_broker", "django_history_broker"}
+"""The fixtures of tests about histories and acknowledgement."""
 
 KEYS: dict[str, list[str] | None] = {"plain": None, "encrypted": ["new key", "old key"]}
 """``symmetric_encryption_keys``. Brokers carry bytes, so only over the in-memory broker a test runs with both."""
@@ -53,6 +60,8 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     kinds = [kind for kind in KINDS if all(NEEDS[fixture](kind) for fixture in needed)]
     if not needed & QUEUES:
         kinds = [kind for kind in kinds if not kind.only_queues]
+    if not needed & HISTORY:
+        kinds = [kind for kind in kinds if not kind.only_history]
     if not needed & {"django_broker", "channel_broker"}:
         kinds = [kind for kind in kinds if not kind.several]
     if needed & (QUEUES | {"pattern_broker"}):
@@ -62,12 +71,18 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         kinds = [kind for kind in kinds if kind.name == "memory"]
     once = metafunc.definition.get_closest_marker("encrypted_only") is not None
     axes: dict[str, Callable[[Kind], Iterable[str]]] = {
-        "anyio_backend": lambda kind: ("asyncio",) if "django_broker" in needed else kind.backends,
+        "anyio_backend": lambda kind: (
+            ("asyncio",) if needed & {"django_broker", "django_history_broker"} else kind.backends
+        ),
         "encryption": lambda kind: ("encrypted",) if once else encryptions(kind),
     }
     names = [name for name in axes if name in metafunc.fixturenames]
     in_memory = metafunc.definition.get_closest_marker("measured_in_memory") is not None
-    measured_kinds = {kind.name for kind in kinds if kind.measured and (kind.name == "memory" or not in_memory)}
+    measured_kinds = {
+        kind.name
+        for kind in kinds
+        if (kind.measured_history if needed & HISTORY else kind.measured) and (kind.name == "memory" or not in_memory)
+    }
 
     def measured(kind: Kind, case: tuple[str, ...]) -> bool:
         return kind.name in measured_kinds and (once or "encrypted" not in case) and "uvloop" not in case
@@ -204,6 +219,27 @@ def one_way_broker(broker: Broker) -> Broker:
 def channel_broker(broker: Broker) -> Broker:
     """A broker for a `Channel`."""
     return broker
+
+
+@pytest.fixture
+def history_broker(broker: Broker) -> HistoryBroker:
+    return cast(HistoryBroker, broker)
+
+
+@pytest.fixture
+def django_history_broker(broker: Broker) -> HistoryBroker:
+    """A broker for what is tested through `AnyioChannelLayer`."""
+    return cast(HistoryBroker, broker)
+
+
+@pytest.fixture
+def durable_history_broker(broker: Broker) -> HistoryBroker:
+    return cast(HistoryBroker, broker)
+
+
+@pytest.fixture
+def mortal_history_broker(mortal_broker: MortalBroker) -> MortalBroker:
+    return mortal_broker
 
 
 @pytest.fixture

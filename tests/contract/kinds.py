@@ -40,6 +40,25 @@ class MortalBroker(Broker, Protocol):
         """Undo `freeze`; does nothing if it isn't frozen."""
 
 
+class HistoryBroker(Broker, Protocol):
+    """A broker that keeps histories, and what is delivered until it is acknowledged."""
+
+    def layers(self, **options: Any) -> list[BaseChannelLayer]:
+        """Return a new layer object in a list, with such options besides those of `Broker.layers`."""
+
+    def config(self, **options: Any) -> dict[str, Any]:
+        """Return a CONFIG whose ``options`` have these, too."""
+
+    def break_connections(self) -> None:
+        """End every connection that layers have now."""
+
+    def fail_over(self) -> None:
+        """Kill the broker (SIGKILL); return when it is back, or another one in its place, with all that it accepted.
+
+        Only of a kind that is `Kind.durable`.
+        """
+
+
 @dataclass(frozen=True)
 class Kind:
     """What the suites need to know of one broker."""
@@ -103,6 +122,18 @@ class Kind:
     only_promises: bool = False
     """Only its address differs from another kind's: what comes after `connect` is that kind's, and tested there."""
 
+    history: bool = False
+    """It keeps histories, and what is delivered until it is acknowledged: a `HistoryBroker`."""
+
+    only_history: bool = False
+    """Only its history is tested; the rest of it is another kind's."""
+
+    measured_history: bool = False
+    """Its tests about histories count for the coverage."""
+
+    durable: bool = False
+    """What the broker has accepted outlives its being killed, or its failover."""
+
     def __str__(self) -> str:
         return self.name
 
@@ -142,6 +173,45 @@ def run_memory(count: int = 1) -> Iterator[MemoryBrokers]:
     yield MemoryBrokers([InMemoryBroker() for _ in range(count)])
 
 
+_BOUNDS = ("history_length", "history_age", "history_bytes")
+
+
+@dataclass
+class MemoriesWithHistory:
+    """In-memory brokers: all layers with the same bounds of the history share one."""
+
+    brokers: dict[tuple[object, ...], InMemoryBroker] = field(default_factory=dict)
+
+    def layers(self, **options: Any) -> list[BaseChannelLayer]:
+        return [InMemoryChannelLayer(**self._options(options))]
+
+    def config(self, **options: Any) -> dict[str, Any]:
+        return {"layer": InMemoryChannelLayer, "options": self._options(options)}
+
+    def _options(self, options: dict[str, Any]) -> dict[str, Any]:
+        options = {"history_length": 1000, **options}
+        broker = self.brokers.setdefault(tuple(map(options.get, _BOUNDS)), InMemoryBroker())
+        return {"broker": broker, **options}
+
+    def break_connections(self) -> None:
+        """As for layers that leave too much unread."""
+        for broker in self.brokers.values():
+            with broker._lock:
+                subscribed = [*broker._topics.values(), *(inboxes for _, inboxes in broker._patterns.values())]
+                for inbox in {inbox: None for inboxes in subscribed for inbox in inboxes}:
+                    inbox.open = False
+                    broker._cut_off(inbox)
+                    inbox.notifier.notify()
+
+    def fail_over(self) -> None:
+        raise AssertionError("what is in memory ends with its process")
+
+
+@contextmanager
+def run_memories_with_history() -> Iterator[MemoriesWithHistory]:
+    yield MemoriesWithHistory()
+
+
 @dataclass(frozen=True)
 class ServerBroker:
     """One server, or several that are killed and started together, used as a project would: by URL."""
@@ -151,12 +221,14 @@ class ServerBroker:
     options: dict[str, Any] = field(default_factory=lambda: {"probe_interval": 1.0})
     wait_until_ready: Callable[[], None] = lambda: None
     """For servers that have to find each other once they accept connections."""
+    break_connections: Callable[[], None] = lambda: None
+    fail_over: Callable[[], None] = lambda: None
 
-    def layers(self) -> list[BaseChannelLayer]:
-        return list(read_config(self.config()).make_layers())
+    def layers(self, **options: Any) -> list[BaseChannelLayer]:
+        return list(read_config(self.config(**options)).make_layers())
 
-    def config(self) -> dict[str, Any]:
-        return {"url": self.url, "options": self.options}
+    def config(self, **options: Any) -> dict[str, Any]:
+        return {"url": self.url, "options": {**self.options, **options}}
 
     def kill(self) -> None:
         for server in self.servers:
@@ -181,8 +253,8 @@ class ServerBroker:
 class AcknowledgingServer(ServerBroker):
     """One that `AcknowledgingLayer` uses."""
 
-    def config(self) -> dict[str, Any]:
-        return {"layer": AcknowledgingLayer, "options": self.options}
+    def config(self, **options: Any) -> dict[str, Any]:
+        return {"layer": AcknowledgingLayer, "options": {**self.options, **options}}
 
 
 @contextmanager
@@ -191,9 +263,30 @@ def run_servers(url: str | list[str], *servers: Server) -> Iterator[ServerBroker
         yield ServerBroker(url, servers)
 
 
-def run_redis(flavour: redis.Flavour, *, streams: bool = False) -> AbstractContextManager[ServerBroker]:
+def run_redis(flavour: redis.Flavour) -> AbstractContextManager[ServerBroker]:
     made = redis.plain(flavour)
-    return run_servers(redis.with_streams(made.url) if streams else made.url, made.server)
+    return run_servers(made.url, made.server)
+
+
+def cut_off(*servers: redis.Redis) -> None:
+    """Have servers close every connection."""
+    for server in servers:
+        if server.server.running:
+            with server.client() as admin:
+                redis.cut_off(admin)
+
+
+@contextmanager
+def run_streams() -> Iterator[ServerBroker]:
+    """With a log on the disk: what is accepted outlives the process."""
+    made = redis.plain("redis", *redis.WITH_AOF)
+    with running(made.server):
+        yield ServerBroker(
+            redis.with_streams(made.url),
+            (made.server,),
+            break_connections=lambda: cut_off(made),
+            fail_over=made.server.restart,
+        )
 
 
 @contextmanager
@@ -216,11 +309,30 @@ def run_sentinels() -> Iterator[ServerBroker]:
 
 
 @contextmanager
+def run_streams_over_sentinels() -> Iterator[ServerBroker]:
+    with redis.sentinel_set() as made:
+
+        def fail_over() -> None:
+            """What the master has accepted has reached the replica then."""
+            master = made.master()
+            master.ask("WAIT", 1, 5000)
+            master.server.kill()
+            made.wait_for_other_master(master)
+            master.server.start()
+
+        yield ServerBroker(
+            redis.with_streams(made.url), (), break_connections=lambda: cut_off(*made.servers), fail_over=fail_over
+        )
+
+
+@contextmanager
 def run_cluster(*, streams: bool = False) -> Iterator[ServerBroker]:
     with redis.cluster() as made:
         servers = tuple(each.server for each in made.nodes)
         url = redis.with_streams(made.url) if streams else made.url
-        yield ServerBroker(url, servers, wait_until_ready=made.wait_until_healthy)
+        yield ServerBroker(
+            url, servers, wait_until_ready=made.wait_until_healthy, break_connections=lambda: cut_off(*made.nodes)
+        )
 
 
 def run_postgres() -> AbstractContextManager[ServerBroker]:
@@ -251,6 +363,16 @@ KINDS: list[Kind] = [
         blocking=True,
         pattern=beginning_with,
         measured=True,
+    ),
+    Kind(
+        name="memory-history",
+        run=run_memories_with_history,
+        backends=("asyncio", "trio"),
+        mortal=False,
+        pattern=beginning_with,
+        history=True,
+        only_history=True,
+        measured_history=True,
     ),
     Kind(
         name="three-memories",
@@ -298,9 +420,12 @@ KINDS: list[Kind] = [
     ),
     Kind(
         name="streams",
-        run=lambda: run_redis("redis", streams=True),
+        run=run_streams,
         pattern=beginning_with,
         variant=True,
+        history=True,
+        measured_history=True,
+        durable=True,
         # Those of jobs are ``acknowledging``'s, the others Redis'.
         same_queues=True,
     ),
@@ -312,6 +437,16 @@ KINDS: list[Kind] = [
         mortal=False,
         variant=True,
         same_queues=True,
+        history=True,
+    ),
+    Kind(
+        name="streams-sentinel",
+        run=run_streams_over_sentinels,
+        mortal=False,
+        pattern=beginning_with,
+        history=True,
+        only_history=True,
+        durable=True,
     ),
     Kind(name="acknowledging", run=run_acknowledging, django=False, only_queues=True),
 ]

@@ -12,17 +12,20 @@ from django_anyio_channels.core.capabilities import (
     require_acknowledgement,
 )
 from tests.support.acknowledging import AcknowledgingLayer
+from tests.support.scripted import ScriptedLayer
 
 
 def test_capabilities_are_those_of_the_class() -> None:
-    memory, acknowledging = InMemoryChannelLayer(), AcknowledgingLayer()
+    memory, scripted, acknowledging = InMemoryChannelLayer(), ScriptedLayer(), AcknowledgingLayer()
     assert isinstance(memory, SupportsBlockingPublish)
-    assert not isinstance(memory, (SupportsAcknowledgement, SupportsTransactions))
+    assert isinstance(memory, SupportsAcknowledgement)
+    assert not isinstance(memory, SupportsTransactions)
+    assert not isinstance(scripted, (SupportsAcknowledgement, SupportsBlockingPublish, SupportsTransactions))
     assert isinstance(acknowledging, SupportsAcknowledgement)
 
 
 def test_a_layer_without_acknowledgement_is_refused_with_an_alternative() -> None:
     layer = AcknowledgingLayer()
     assert require_acknowledgement(layer) is layer
-    with pytest.raises(NotSupported, match=r"InMemoryChannelLayer delivers each message once.*redis\+streams://"):
-        require_acknowledgement(InMemoryChannelLayer())
+    with pytest.raises(NotSupported, match=r"ScriptedLayer delivers each message once.*redis\+streams://.*memory://"):
+        require_acknowledgement(ScriptedLayer())

@@ -56,7 +56,12 @@ def test_correct_settings_and_other_packages_are_left_alone(layers: object) -> N
         ("E001", entry(ulr="memory://"), "unknown key 'ulr'", "Did you mean 'url'?"),
         ("E001", {"BACKEND": BACKEND, "CONFIG": {7: 1}}, "unknown key 7", "The keys are acknowledged, bridge"),
         ("E002", entry(url="memory://", layer="x.Y"), "both 'url' and 'layer'", "Keep 'url'"),
-        ("E002", entry(acknowledged=["jobs"]), "'acknowledged', but InMemoryChannelLayer delivers each", "Name such"),
+        (
+            "E002",
+            entry(acknowledged=["jobs"], url="mqtt://h"),
+            "'acknowledged', but MQTTChannelLayer delivers",
+            "Name such",
+        ),
         ("E003", entry(url="memry://"), "unknown scheme 'memry'", "Did you mean 'memory'?"),
         ("E005", entry(capacity=0), "CONFIG['capacity'] has an invalid value (int)", "a whole number"),
         (

@@ -152,8 +152,8 @@ def test_every_value_becomes_a_setting() -> None:
         ),
         ({"mailbox_bytes": 0}, "CONFIG['mailbox_bytes'] has an invalid value (int)", "whole number of bytes", "E005"),
         (
-            {"acknowledged": ["jobs"]},
-            "InMemoryChannelLayer delivers each message once",
+            {"acknowledged": ["jobs"], "url": "mqtt://x"},
+            "MQTTChannelLayer delivers each message once",
             "delivered once at most",
             "E002",
         ),
@@ -256,7 +256,7 @@ def test_no_sentence_ends_twice() -> None:
         {"ulr": 1},
         {"url": "redis://h", "options": {"pasword": 1}},
         {"symmetric_encryption_keys": "x"},
-        {"acknowledged": ["jobs"]},
+        {"acknowledged": ["jobs"], "url": "mqtt://h"},
         {"url": "mqtt://h", "bridge": 7},
         {"layer": "no.such.Layer"},
     ]

@@ -13,7 +13,6 @@ from django_anyio_channels import (
     Backoff,
     BaseChannelLayer,
     Channel,
-    InMemoryChannelLayer,
     ListenerClosed,
     NotSupported,
     PublishRefused,
@@ -22,7 +21,7 @@ from django_anyio_channels.core.serializers import MessagePackSerializer
 from django_anyio_channels.hub.consumer_group import dead_letter_group
 from django_anyio_channels.hub.sharding import shard_index
 from tests.support.acknowledging import AcknowledgingLayer
-from tests.support.scripted import TIME_LIMIT, until
+from tests.support.scripted import TIME_LIMIT, ScriptedLayer, until
 
 pytestmark = pytest.mark.anyio
 
@@ -96,8 +95,8 @@ async def test_a_consumer_group_has_one_group_without_history(how: str) -> None:
 
 
 async def test_a_layer_that_delivers_once_has_no_consumer_groups() -> None:
-    async with hub(InMemoryChannelLayer()) as channel:
-        with pytest.raises(NotSupported, match="nothing to acknowledge"):
+    async with hub(ScriptedLayer()) as channel:
+        with pytest.raises(NotSupported, match=r"ScriptedLayer delivers each message once.*redis\+streams://"):
             async with channel.subscribe("jobs", consumer_group="workers"):
                 pass
         with pytest.raises(NotSupported, match="nothing to acknowledge"):

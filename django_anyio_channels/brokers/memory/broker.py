@@ -7,21 +7,26 @@ import os
 import re
 import threading
 import weakref
-from collections.abc import Callable, Iterable
+from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from time import monotonic
+
+from anyio.lowlevel import current_token
 
 from ...core.events import BoundQueue, Event, Gap, PublishResult
 from ...core.exceptions import QueueFull
 from ..common.entries import entry_id
 from ..common.history import HistoryPage, as_events
-from .deliveries import Outcome, PendingWork, Work
-from .history import Histories, HistoryLimits, position_before
-from .queues import Queue, Reader
-from .subscriptions import Inbox
+from .deliveries import PendingWork
+from .history import HistoryLimits, HistoryStore, position_before
+from .queues import Queue, Reader, ThreadSafeNotifier
 
 _SWEEP_SECONDS = 60.0
+
+_MAX_UNREAD_EVENTS = 100_000
+"""A layer that leaves so many events unread is cut off, as network brokers do."""
 
 # To make a named tuple takes a tenth of the time of a publish, and half of that without its Python function.
 _result = lru_cache(maxsize=1000)(PublishResult)
@@ -39,7 +44,7 @@ class InMemoryBroker:
     """
 
     def __init__(self) -> None:
-        self._histories = Histories()
+        self._histories = HistoryStore()
         self._reset()
         _brokers.add(self)
 
@@ -51,7 +56,8 @@ class InMemoryBroker:
         self._bindings: dict[str, dict[str, _Binding]] = {}
         self._next_sweep = 0.0
         self._histories.clear()
-        self._work = PendingWork(self._get_queue, self._histories.get)
+        self.work = PendingWork(self._lock, self._get_queue, self._histories.get)
+        """What waits to be acknowledged."""
 
     # ---- topics -------------------------------------------------------------------------------------------------
 
@@ -63,15 +69,16 @@ class InMemoryBroker:
                 self._catch_up(group, inbox, since)
 
     def _catch_up(self, group: str, inbox: Inbox, since: bytes) -> None:
-        reached = since
-        while True:
+        missed: list[Event[bytes]] = []
+        reached, last = since, b""
+        while reached != last:
             last, entries = self._histories.page(group, reached)
             if reached != last and (not entries or entries[0].previous_id != entry_id(reached)):
-                inbox.events.append(Gap(group, b""))
-            inbox.events.extend(as_events(group, entries))
-            if not entries:
+                missed = [Gap(group, b"")]  # all or nothing
                 break
-            reached = entries[-1].position
+            missed += as_events(group, entries)
+            reached = entries[-1].position if entries else last
+        inbox.events.extend(missed)
         inbox.notifier.notify()
 
     def unsubscribe(self, group: str, inbox: Inbox) -> None:
@@ -177,50 +184,18 @@ class InMemoryBroker:
             self._histories.disable(group)
 
     def history_page(self, group: str, reached: bytes) -> HistoryPage:
-        """See `Histories.page`."""
+        """See `HistoryStore.page`."""
         with self._lock:
             return self._histories.page(group, reached)
 
     def latest(self, group: str, limit: int | None) -> list[Event[bytes]]:
-        """See `Histories.latest`."""
+        """See `HistoryStore.latest`."""
         with self._lock:
             return as_events(group, self._histories.latest(group, limit))
 
     def position(self, group: str) -> str:
         with self._lock:
             return self._histories.get(group).position.decode()
-
-    # ---- acknowledged work --------------------------------------------------------------------------------------
-
-    def join(self, work: Work, seconds: float) -> None:
-        """See `PendingWork.join`."""
-        with self._lock:
-            self._work.join(work, seconds)
-
-    def deliver(self, work: Work, reader: Reader, seconds: float) -> Outcome:
-        """See `PendingWork.deliver`."""
-        with self._lock:
-            return self._work.deliver(work, reader, seconds)
-
-    def stop_waiting_for_work(self, work: Work, reader: Reader) -> None:
-        """See `PendingWork.stop_waiting`."""
-        with self._lock:
-            self._work.stop_waiting(work, reader)
-
-    def acknowledge(self, work: Work, work_id: bytes) -> None:
-        """See `PendingWork.acknowledge`."""
-        with self._lock:
-            self._work.acknowledge(work, work_id)
-
-    def release(self, work: Work, ids: Iterable[bytes]) -> None:
-        """See `PendingWork.release`."""
-        with self._lock:
-            self._work.release(work, ids)
-
-    def notify_published(self, group: str) -> None:
-        """See `PendingWork.notify_published`."""
-        with self._lock:
-            self._work.notify_published(group)
 
     # ---- queues -------------------------------------------------------------------------------------------------
 
@@ -282,7 +257,7 @@ class InMemoryBroker:
                     del bindings[name]
             self._prune()
             self._histories.purge(prefix)
-            self._work.purge(prefix)
+        self.work.purge(prefix)
 
     def _get_queue(self, queue: str) -> Queue:
         return self._queues.setdefault(queue, Queue())
@@ -302,7 +277,7 @@ class InMemoryBroker:
             for name in [name for name, binding in bindings.items() if binding.ends <= now]:
                 del bindings[name]
         self._prune()
-        self._work.sweep()
+        self.work.sweep()
 
     def _prune(self) -> None:
         self._queues = {name: queue for name, queue in self._queues.items() if not queue.unused}
@@ -319,6 +294,47 @@ def _reset_brokers() -> None:
 
 # A child owns neither the parent's event loops nor its messages, and a lock may have been held while forking.
 os.register_at_fork(after_in_child=_reset_brokers)
+
+
+class Inbox:
+    """The events that one layer has not read yet."""
+
+    def __init__(self) -> None:
+        self.events: deque[Event[bytes]] = deque()
+        self.notifier = ThreadSafeNotifier()
+        self.open = True
+        self.thread = threading.get_ident()
+        self.handler: Callable[[Event[bytes]], None] | None = None
+        self.resume_at: dict[str, bytes] = {}
+        """Once it was cut off: the position up to which each group with a history was read."""
+        self.patterns: set[str] = set()
+        """Once it was cut off: what it subscribed to by patterns."""
+        # trio cannot be asked.
+        self._loop_is_running: Callable[[], bool] = getattr(current_token().native_token, "is_running", bool)
+
+    def usable_handler(self) -> Callable[[Event[bytes]], None] | None:
+        """Return the handler for an event that is published in this event loop, unless earlier ones wait."""
+        return self.handler if not self.events and self.open and self._loop_is_running() else None
+
+    def deliver(self, event: Event[bytes]) -> bool:
+        """Add an event. Returns False if the event loop is closed, or too many events are unread."""
+        self.events.append(event)
+        if len(self.events) > _MAX_UNREAD_EVENTS:
+            self.open = False
+        return self.notifier.notify() and self.open
+
+    def emit(self, event: Event[bytes]) -> None:
+        """Add an event that is for this layer alone, in its own event loop."""
+        handler = self.usable_handler()
+        if handler is not None:
+            handler(event)
+        else:
+            self.deliver(event)
+
+    def close(self) -> None:
+        self.open = False
+        self.events.clear()
+        self.notifier.notify()
 
 
 @dataclass(slots=True)

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from functools import partial
+from threading import Lock
 from time import monotonic
 from typing import NamedTuple
 
-from ..common.acknowledgement import Delivery
+import anyio
+
+from ...core.events import DONE, Event, Gap
+from ..common.acknowledgement import CountedAckHandle, Delivery, PendingDeliveries
 from .history import GroupHistory
 from .queues import Queue, Reader, wake_one
 
@@ -156,53 +160,68 @@ class _ConsumerGroup(_Source):
 
 
 class PendingWork:
-    """All work. The broker's lock is held in each call."""
+    """All work of a broker, whose lock it takes."""
 
-    def __init__(self, get_queue: Callable[[str], Queue], get_history: Callable[[str], GroupHistory]) -> None:
+    def __init__(
+        self, lock: Lock, get_queue: Callable[[str], Queue], get_history: Callable[[str], GroupHistory]
+    ) -> None:
+        self._lock = lock
         self._get_queue = get_queue
         self._get_history = get_history
         self._sources: dict[Work, _Source] = {}
 
     def join(self, work: Work, seconds: float) -> None:
         """Have a consumer group begin with what is published from now on, if it has not begun yet."""
-        self._source(work, monotonic() + seconds)
+        with self._lock:
+            self._source(work, monotonic() + seconds)
 
     def deliver(self, work: Work, reader: Reader, seconds: float) -> Outcome:
         """Deliver to a reader; others get it again after so many seconds."""
-        now = monotonic()
-        source = self._source(work, now + seconds)
-        delivery = source.deliver(now, seconds)
-        if delivery is None:
-            source.readers.append(reader)
-        until_due = source.seconds_until_due(now)
-        return Outcome(delivery, seconds if until_due is None else until_due, source.take_lost())
+        with self._lock:
+            now = monotonic()
+            source = self._source(work, now + seconds)
+            delivery = source.deliver(now, seconds)
+            if delivery is None:
+                source.readers.append(reader)
+            until_due = source.seconds_until_due(now)
+            return Outcome(delivery, seconds if until_due is None else until_due, source.take_lost())
 
     def stop_waiting(self, work: Work, reader: Reader) -> None:
         """Remove a reader that `deliver` left waiting; if it was woken already, another one is woken instead."""
-        if work in self._sources:
-            self._sources[work].stop_waiting(reader)
+        with self._lock:
+            if work in self._sources:
+                self._sources[work].stop_waiting(reader)
 
     def acknowledge(self, work: Work, work_id: bytes) -> None:
         """End a delivery; one that has ended is no error."""
-        if work in self._sources:
-            self._sources[work].acknowledge(work_id)
+        with self._lock:
+            if work in self._sources:
+                self._sources[work].acknowledge(work_id)
 
     def release(self, work: Work, ids: Iterable[bytes]) -> None:
         """Make deliveries due at once."""
-        if work in self._sources:
-            self._sources[work].release(ids)
+        with self._lock:
+            if work in self._sources:
+                self._sources[work].release(ids)
 
     def notify_published(self, group: str) -> None:
         """Wake a reader of each consumer group of a group."""
-        for work, source in self._sources.items():
-            if work.name == group and work.consumer_group is not None:
-                wake_one(source.readers)
+        with self._lock:
+            for work, source in self._sources.items():
+                if work.name == group and work.consumer_group is not None:
+                    wake_one(source.readers)
 
     def purge(self, prefix: str) -> None:
         """Forget what is pending of names that begin with ``prefix``."""
-        for work, source in self._sources.items():
-            if work.name.startswith(prefix):
-                source.clear()
+        with self._lock:
+            for work, source in self._sources.items():
+                if work.name.startswith(prefix):
+                    source.clear()
+
+    def sweep(self) -> None:
+        """Forget what no reader has asked for. The lock is held."""
+        now = monotonic()
+        self._sources = {work: source for work, source in self._sources.items() if source.ends > now}
 
     def _source(self, work: Work, visible_again: float) -> _Source:
         source = self._sources.get(work)
@@ -216,7 +235,45 @@ class PendingWork:
         source.ends = visible_again + _KEPT_UNASKED
         return source
 
-    def sweep(self) -> None:
-        """Forget what no reader has asked for."""
-        now = monotonic()
-        self._sources = {work: source for work, source in self._sources.items() if source.ends > now}
+
+class WorkReaders:
+    """The tasks of one layer that wait for work, and what they have not acknowledged."""
+
+    def __init__(self, redeliver_after: float) -> None:
+        self._redeliver_after = redeliver_after
+        self._pending = PendingDeliveries[Work](redeliver_after)
+
+    async def receive(
+        self, store: PendingWork, work: Work, reader: Reader, emit: Callable[[Event[bytes]], None]
+    ) -> Event[bytes]:
+        """Wait for a delivery; `ListenerClosed` once the session of ``reader`` has ended. ``emit`` takes a `Gap`."""
+        while True:
+            delivery, seconds, lost = store.deliver(work, reader, self._redeliver_after)
+            if lost:
+                emit(Gap(work.name, b""))
+            if delivery is not None:
+                return self._event(store, work, delivery)
+            woken = False
+            try:
+                with anyio.move_on_after(seconds):
+                    await reader.wait()
+                    woken = True
+            finally:
+                if not woken:
+                    store.stop_waiting(work, reader)
+
+    def _event(self, store: PendingWork, work: Work, delivery: Delivery) -> Event[bytes]:
+        self._pending.add(work, delivery.work_id, monotonic())
+        ack_handle = CountedAckHandle(partial(self._acknowledge, store, work, delivery.work_id))
+        position = None if work.consumer_group is None else delivery.work_id.decode()
+        return Event(work.name, delivery.message, None, ack_handle, position, delivery.deliveries)
+
+    def _acknowledge(self, store: PendingWork, work: Work, work_id: bytes) -> Awaitable[None]:
+        self._pending.discard(work, work_id)
+        store.acknowledge(work, work_id)
+        return DONE
+
+    def release_all(self, store: PendingWork) -> None:
+        """Make what is pending here due for other layers at once."""
+        for work, ids in self._pending.pop_all().items():
+            store.release(work, ids)

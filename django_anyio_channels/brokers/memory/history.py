@@ -102,7 +102,7 @@ class GroupHistory:
         last = self.position
         if reached == last or epoch_of(reached) != epoch_of(last):
             return HistoryPage(last, [])
-        begin = max(sort_key(reached)[1] + 1, self.first)
+        begin = max(min(sort_key(reached)[1], self.last) + 1, self.first)
         return HistoryPage(last, self.entries(begin, _PAGE))
 
     def entries(self, begin: int, count: int) -> list[HistoryEntry]:
@@ -120,7 +120,7 @@ def position_before(position: str) -> bytes:
     return f"{prefix}-{int(number) - 1}".encode()
 
 
-class Histories:
+class HistoryStore:
     """The histories of all groups. The broker's lock is held in each call."""
 
     def __init__(self) -> None:

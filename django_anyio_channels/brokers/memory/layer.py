@@ -2,25 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
-from functools import partial
-from time import monotonic
+from collections.abc import Callable
 
-import anyio
 from anyio.lowlevel import checkpoint
 
-from ...core.events import DONE, Event, Gap, PublishResult
-from ...core.exceptions import ListenerClosed, NotSupported
+from ...core.events import Event, Gap, PublishResult
+from ...core.exceptions import NotSupported
 from ...core.layer import BaseChannelLayer
 from ...core.options import ACKNOWLEDGEMENT_OPTIONS, HISTORY_OPTIONS, check_options, instance_of
 from ..common import entries
-from ..common.acknowledgement import CountedAckHandle, Delivery, PendingDeliveries
 from ..common.history import HistoryPage, events_after
-from .broker import InMemoryBroker
-from .deliveries import Work
+from .broker import Inbox, InMemoryBroker
+from .deliveries import Work, WorkReaders
 from .history import HistoryLimits
-from .queues import Reader
-from .subscriptions import Inbox
+from .queues import Reader, not_connected
 
 OPTIONS = {
     "broker": instance_of(InMemoryBroker, wanted="an InMemoryBroker").or_none,
@@ -69,7 +64,7 @@ class InMemoryChannelLayer(BaseChannelLayer):
         self._keep = self.broker.keep_history(self._limits)
         self._inbox: Inbox | None = None
         self._readers: set[Reader] = set()
-        self._pending = PendingDeliveries[Work](redeliver_after)
+        self._work = WorkReaders(redeliver_after)
         self._cut_off: Inbox | None = None
         """The last session's, if it was cut off; until the subscriptions are restored."""
         self._published = 0
@@ -91,11 +86,10 @@ class InMemoryChannelLayer(BaseChannelLayer):
             self.broker.disconnect(inbox)
             self._cut_off = None if inbox.open else inbox
             if inbox.open:
-                for work, ids in self._pending.pop_all().items():
-                    self.broker.release(work, ids)
+                self._work.release_all(self.broker.work)
             inbox.close()
         for reader in self._readers:
-            reader.wake()
+            reader.close()
 
     async def subscribe(self, groups: str) -> None:
         since = self._cut_off.resume_at.pop(groups, None) if self._cut_off is not None else None
@@ -132,7 +126,7 @@ class InMemoryChannelLayer(BaseChannelLayer):
             if inbox.events:
                 return inbox.events.popleft()
             await inbox.notifier.wait()
-        raise _not_connected()
+        raise not_connected()
 
     @property
     def retention(self) -> float:
@@ -160,18 +154,20 @@ class InMemoryChannelLayer(BaseChannelLayer):
         return self.broker.position(group)
 
     def is_after(self, position: str, other: str) -> bool:
+        if not self._limits.length:
+            raise self._no_history()
         return entries.is_after(position.encode(), other.encode())
 
     async def join(self, group: str, consumer_group: str) -> None:
         self._require_history()
-        self.broker.join(Work(group, consumer_group), self.redeliver_after)
+        self.broker.work.join(Work(group, consumer_group), self.redeliver_after)
 
     async def receive_event(self, group: str, consumer_group: str) -> Event[bytes]:
         self._require_history()
         return await self._receive(Work(group, consumer_group))
 
     def notify_published(self, group: str) -> None:
-        self.broker.notify_published(group)
+        self.broker.work.notify_published(group)
 
     async def receive_job(self, queue: str) -> Event[bytes]:
         return await self._receive(Work(queue))
@@ -181,34 +177,9 @@ class InMemoryChannelLayer(BaseChannelLayer):
         reader = Reader()
         self._readers.add(reader)
         try:
-            while True:
-                delivery, seconds, lost = self.broker.deliver(work, reader, self.redeliver_after)
-                if lost:
-                    inbox.emit(Gap(work.name, b""))
-                if delivery is not None:
-                    return self._event(work, delivery)
-                woken = False
-                try:
-                    with anyio.move_on_after(seconds):
-                        await reader.notifier.wait()
-                        self._require(inbox)
-                        woken = True
-                finally:
-                    if not woken:
-                        self.broker.stop_waiting_for_work(work, reader)
+            return await self._work.receive(self.broker.work, work, reader, inbox.emit)
         finally:
             self._readers.discard(reader)
-
-    def _event(self, work: Work, delivery: Delivery) -> Event[bytes]:
-        self._pending.add(work, delivery.work_id, monotonic())
-        ack_handle = CountedAckHandle(partial(self._acknowledge, work, delivery.work_id))
-        position = None if work.consumer_group is None else delivery.work_id.decode()
-        return Event(work.name, delivery.message, None, ack_handle, position, delivery.deliveries)
-
-    def _acknowledge(self, work: Work, work_id: bytes) -> Awaitable[None]:
-        self._pending.discard(work, work_id)
-        self.broker.acknowledge(work, work_id)
-        return DONE
 
     async def put(self, queue: str, message: bytes, *, capacity: int, expiry: float) -> None:
         if self._is_turn_over():
@@ -217,14 +188,13 @@ class InMemoryChannelLayer(BaseChannelLayer):
         self.broker.put(queue, message, capacity, expiry)
 
     async def take(self, queue: str) -> bytes:
-        inbox = self._connected()
+        self._connected()
         reader = Reader()
         self._readers.add(reader)
         try:
             while (message := self.broker.take_nowait(queue, reader)) is None:
                 try:
-                    await reader.notifier.wait()
-                    self._require(inbox)
+                    await reader.wait()
                 except BaseException:
                     self.broker.stop_waiting(queue, reader)
                     raise
@@ -254,22 +224,20 @@ class InMemoryChannelLayer(BaseChannelLayer):
 
     def _connected(self) -> Inbox:
         if self._inbox is None:
-            raise _not_connected()
+            raise not_connected()
         return self._inbox
-
-    def _require(self, inbox: Inbox) -> None:
-        """Raise `ListenerClosed` if this session has ended."""
-        if self._inbox is not inbox:
-            raise _not_connected()
 
     def _require_history(self) -> None:
         """Raise `NotSupported` if there is no history, and `ListenerClosed` if there is no session."""
         if not self._limits.length:
-            raise NotSupported(
-                "InMemoryChannelLayer keeps no history unless it is asked to: set history_length, for example "
-                "'options': {'history_length': 1000} in CONFIG, or use redis+streams://"
-            )
+            raise self._no_history()
         self._connected()
+
+    def _no_history(self) -> NotSupported:
+        return NotSupported(
+            "InMemoryChannelLayer keeps no history unless it is asked to: set history_length, for example by "
+            "'options': {'history_length': 1000} in CONFIG"
+        )
 
     def _is_turn_over(self) -> bool:
         # A network would suspend the publisher; without it, a busy one would keep the loop from every reader.
@@ -278,7 +246,3 @@ class InMemoryChannelLayer(BaseChannelLayer):
             return False
         self._published = 0
         return True
-
-
-def _not_connected() -> ListenerClosed:
-    return ListenerClosed("memory:// is not connected; use the layer through a Channel, or connect() it first")

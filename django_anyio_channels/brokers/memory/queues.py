@@ -2,17 +2,66 @@
 
 from __future__ import annotations
 
+import threading
 from collections import deque
+from typing import Any
 
-from .subscriptions import ThreadSafeNotifier
+from anyio.lowlevel import current_token
+
+from ...core.exceptions import ListenerClosed
+from ...core.notifier import Notifier, waiter_type
+
+
+class ThreadSafeNotifier:
+    """A `Notifier` for any thread; `notify` returns False once its event loop is closed."""
+
+    def __init__(self) -> None:
+        self._thread = threading.get_ident()
+        loop: Any = current_token().native_token
+        self._call_soon = getattr(loop, "call_soon_threadsafe", None) or loop.run_sync_soon
+        self._scheduled = False
+        self._notifier = Notifier(waiter_type())
+        self.wait = self._notifier.wait
+
+    def notify(self) -> bool:
+        try:
+            if threading.get_ident() == self._thread:
+                self._notifier.notify()
+            elif not self._scheduled:
+                self._scheduled = True
+                self._call_soon(self._notify_here)
+        except RuntimeError:  # what asyncio and trio raise for a closed loop
+            return False
+        return True
+
+    def _notify_here(self) -> None:
+        self._scheduled = False
+        self._notifier.notify()
 
 
 class Reader:
-    """A task that waits for a message of a queue, or for work."""
+    """A task that waits for a message of a queue, or for work, in one session of its layer."""
 
     def __init__(self) -> None:
-        self.notifier = ThreadSafeNotifier()
-        self.wake = self.notifier.notify
+        self._notifier = ThreadSafeNotifier()
+        self._closed = False
+        self.wake = self._notifier.notify
+
+    async def wait(self) -> None:
+        """Wait to be woken. Raises `ListenerClosed` once the session has ended."""
+        await self._notifier.wait()
+        if self._closed:
+            raise not_connected()
+
+    def close(self) -> None:
+        """End the session."""
+        self._closed = True
+        self.wake()
+
+
+def not_connected() -> ListenerClosed:
+    """Return the error of a layer without a session."""
+    return ListenerClosed("memory:// is not connected; use the layer through a Channel, or connect() it first")
 
 
 class Queue:

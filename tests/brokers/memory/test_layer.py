@@ -10,7 +10,6 @@ import pytest
 
 from django_anyio_channels import InMemoryBroker, InMemoryChannelLayer, ListenerClosed
 from django_anyio_channels.brokers.memory import broker as memory
-from django_anyio_channels.brokers.memory import subscriptions as memory_subscriptions
 from django_anyio_channels.core.events import BoundQueue
 from django_anyio_channels.core.exceptions import InvalidOption
 
@@ -87,7 +86,7 @@ def test_a_reader_whose_loop_was_closed_takes_nothing_from_others() -> None:
 
 
 def test_a_reader_that_falls_too_far_behind_is_disconnected(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(memory_subscriptions, "_MAX_UNREAD_EVENTS", 3)
+    monkeypatch.setattr(memory, "_MAX_UNREAD_EVENTS", 3)
 
     async def main() -> None:
         layer = InMemoryChannelLayer()

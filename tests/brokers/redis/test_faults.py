@@ -16,9 +16,9 @@ from django_anyio_channels import (
 )
 from tests.support.brokers import redis as brokers
 from tests.support.brokers.server import free_port, wait_until
+from tests.support.flow import Flow, flow
 
 from .conftest import Connect, becomes_true
-from .flow import Flow, flow
 
 pytestmark = pytest.mark.anyio
 

@@ -10,9 +10,9 @@ from anyio.to_thread import run_sync
 
 from django_anyio_channels import Channel, ListenerClosed, RedisPubSubChannelLayer
 from tests.support.brokers import redis as brokers
+from tests.support.flow import flow
 
 from .conftest import becomes_true
-from .flow import flow
 
 pytestmark = pytest.mark.anyio
 

@@ -8,7 +8,6 @@ from typing import NamedTuple
 import hiredis
 
 from ...common.entries import HistoryEntry, match_entry
-from ...common.event_stream import EventStream
 from ...common.history import HistoryPage
 from ..keys import bindings_key, companion_key
 from ..scripts import Script, is_noscript
@@ -121,11 +120,8 @@ class SessionHistory:
         self._history = history
         self._session = session
         self._memory = memory
+        self.events = session.events
         self.abort = session.abort
-
-    @property
-    def events(self) -> EventStream:
-        return self._session.events
 
     async def read_page(self, group: str, reached: bytes) -> HistoryPage:
         return await self._history.page(self._session, group.encode(), reached)

@@ -30,8 +30,8 @@ from tests.brokers.redis.clusters import (
     works,
 )
 from tests.brokers.redis.conftest import Connect, becomes_true
-from tests.brokers.redis.flow import GROUP, Flow, flow
 from tests.support.brokers import redis as brokers
+from tests.support.flow import GROUP, Flow, flow
 
 pytestmark = pytest.mark.anyio
 

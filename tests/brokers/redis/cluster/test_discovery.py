@@ -31,9 +31,9 @@ from tests.brokers.redis.clusters import (
     works,
 )
 from tests.brokers.redis.conftest import Connect, becomes_true
-from tests.brokers.redis.flow import GROUP, flow
 from tests.support.brokers import redis as brokers
 from tests.support.brokers.server import free_port
+from tests.support.flow import GROUP, flow
 
 pytestmark = pytest.mark.anyio
 

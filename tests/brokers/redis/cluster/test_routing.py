@@ -34,9 +34,9 @@ from tests.brokers.redis.clusters import (
     shard_channels,
 )
 from tests.brokers.redis.conftest import Connect, becomes_true
-from tests.brokers.redis.flow import GROUP, flow
 from tests.brokers.redis.test_workers import each_was_done_once, working
 from tests.support.brokers import redis as brokers
+from tests.support.flow import GROUP, flow
 
 pytestmark = pytest.mark.anyio
 

@@ -13,7 +13,7 @@ import threading
 import anyio
 
 from django_anyio_channels import Channel, RedisStreamsChannelLayer
-from tests.brokers.redis.flow import GROUP
+from tests.support.flow import GROUP
 
 
 def report(line: str) -> None:

@@ -17,9 +17,7 @@ from django_anyio_channels import (
     Channel,
     ChannelLayerError,
     Event,
-    InMemoryChannelLayer,
     ListenerClosed,
-    NotSupported,
     RedisStreamsChannelLayer,
     Subscriber,
 )
@@ -594,15 +592,6 @@ async def test_consumers_share_one_group(server: brokers.Redis, open_channel: Op
     ):
         async with channel.subscribe(*groups, consumer_group="workers", **what):  # type: ignore[arg-type]
             raise AssertionError("it was accepted")
-
-
-async def test_a_layer_that_redelivers_nothing_says_which_does() -> None:
-    async with Channel(InMemoryChannelLayer()) as channel:
-        for attempt in (workers_of(channel).__aenter__, lambda: channel.queues.receive_job("jobs", "dead")):
-            with pytest.raises(
-                NotSupported, match=r"InMemoryChannelLayer delivers each message once.*redis\+streams://"
-            ):
-                await attempt()
 
 
 async def test_over_several_servers_the_groups_own_one_does_it(server: brokers.Redis) -> None:

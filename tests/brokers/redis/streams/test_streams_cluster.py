@@ -31,9 +31,9 @@ from django_anyio_channels.brokers.redis.cluster import routing as redis_masters
 from django_anyio_channels.brokers.redis.keys import key_slot
 from tests.brokers.redis.clusters import calls, hand_over, killed, move, other_master, shard_channels, successor_of
 from tests.brokers.redis.conftest import becomes_true
-from tests.brokers.redis.flow import GROUP, Flow, all_go_on, flow, flows, nothing_missed
 from tests.brokers.redis.test_workers import running
 from tests.support.brokers import redis as brokers
+from tests.support.flow import GROUP, Flow, all_go_on, flow, flows, nothing_missed
 
 from .job_worker import CHANNEL, config, give
 

@@ -18,8 +18,8 @@ from anyio.to_thread import run_sync
 from django_anyio_channels import Channel, DeliveryUnknown, RedisStreamsChannelLayer
 from django_anyio_channels.brokers.common.entries import HistoryEntry
 from tests.brokers.redis.conftest import becomes_true
-from tests.brokers.redis.flow import GROUP, flow, nothing_missed
 from tests.support.brokers import redis as brokers
+from tests.support.flow import GROUP, flow, nothing_missed
 from tests.support.paths import ROOT
 from tests.support.programs import in_a_hurry
 
