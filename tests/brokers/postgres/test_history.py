@@ -245,7 +245,7 @@ async def test_count_and_bytes_are_limits_without_bloat(database: brokers.Postgr
             tasks.start_soon(layer.publish, "g", b"y" * 4000)
     kept = await layer.history("g", since=None, limit=None)
     assert messages(kept) == [b"y" * 4000] * len(kept)
-    assert 8 <= len(kept) <= 10
+    assert len(kept) == 7, "three quarters are for large messages"
     await layer.publish("g", b"z" * 100_000)
     assert messages(await layer.history("g", since=None, limit=None)) == [b"z" * 100_000], "the last one stays"
 
@@ -267,10 +267,10 @@ async def test_age_is_a_limit(database: brokers.Postgres, connect: Connect) -> N
     assert session is not None
     await session.histories.prune()
     left = "SELECT convert_from(topic, 'UTF8'), kept, bytes FROM django_anyio_channels_position ORDER BY 1"
-    assert database.ask(left) == [("busy", 1, 6), ("quiet", 0, 0)]
+    assert database.ask(left) == [("busy", 1, 0), ("quiet", 0, 0)]
     database.ask("UPDATE django_anyio_channels_position SET touched = 0, last = 0 WHERE topic = 'quiet'")
     await session.histories.prune()
-    assert database.ask(left) == [("busy", 1, 6)]
+    assert database.ask(left) == [("busy", 1, 0)]
     database.ask(
         "UPDATE django_anyio_channels_history SET number = number - 2001000000, previous = previous - 2001000000"
     )

@@ -10,9 +10,9 @@ import pytest
 from anyio.to_thread import run_sync
 
 from django_anyio_channels import PostgreSQLChannelLayer
-from tests.brokers.redis.flow import GROUP, flow, nothing_missed
 from tests.support.brokers import postgres as brokers
 from tests.support.brokers.server import running
+from tests.support.flow import GROUP, flow, nothing_missed
 
 pytestmark = pytest.mark.anyio
 

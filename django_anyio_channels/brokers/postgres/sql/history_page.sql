@@ -10,12 +10,13 @@ LEFT JOIN {schema}.django_anyio_channels_position AS counter ON counter.topic = 
 LEFT JOIN LATERAL (
     SELECT page.number, page.previous, page.payload FROM (
         SELECT entry.number, entry.previous, entry.payload,
-            pg_catalog.sum(entry.bytes) OVER (ORDER BY entry.number) - entry.bytes::numeric AS before
+            pg_catalog.sum(pg_catalog.octet_length(entry.payload)) OVER (ORDER BY entry.number)
+                - pg_catalog.octet_length(entry.payload)::bigint AS before
         FROM {schema}.django_anyio_channels_history AS entry
         WHERE entry.topic = wanted.topic AND counter.epoch = wanted.epoch AND entry.number > greatest(
             wanted.number,
             (extract(epoch FROM pg_catalog.clock_timestamp()) * 1000000::numeric)::bigint - counter.keep_us
         ) ORDER BY entry.number LIMIT $4::int
-    ) AS page WHERE page.before < $5::numeric
+    ) AS page WHERE page.before < $5::bigint
 ) AS found ON true
 ORDER BY wanted.n, found.number

@@ -6,6 +6,8 @@
 --   larger than the one before, so that none comes twice, even if a crash has taken the last commits back.
 -- * A transaction of others may last. So what is sent in one waits in django_anyio_channels_outbox, where nobody else sees
 --   it, and a deferred trigger publishes it at the commit: nobody waits for a transaction, but for a commit.
+-- * Large messages are those that are larger than a share of a quarter of the bytes, one for each message that is kept.
+--   So all small ones have room there, and need no accounting: their `bytes` are 0. The large ones take the rest.
 -- * django_anyio_channels_memory is empty after a crash, which may have taken the last commits back.
 -- * PostgreSQL itself removes the oldest versions of a row that is updated within its page (fillfactor). What is pruned is
 --   reused after a vacuum, which comes after so many rows and not, as by default, after a fifth of the table.
@@ -65,10 +67,11 @@ BEGIN
         ), (
             -- The last message stays, however large it is.
             SELECT number FROM (
-                SELECT number, sum(bytes) OVER (ORDER BY number DESC) AS total
-                FROM {schema}.django_anyio_channels_history WHERE topic = which AND number >= counter.oldest
+                SELECT number, bytes, sum(bytes) OVER (ORDER BY number DESC) AS total
+                FROM {schema}.django_anyio_channels_history
+                WHERE topic = which AND number >= counter.oldest AND counter.bytes > 0
             ) AS newest
-            WHERE counter.bytes > counter.keep_bytes AND total > counter.keep_bytes AND number < counter.last
+            WHERE total > counter.keep_bytes - counter.keep_bytes / 4 AND newest.bytes > 0 AND number < counter.last
             ORDER BY number DESC LIMIT 1
         )
     ) INTO cutoff;
@@ -88,25 +91,27 @@ CREATE OR REPLACE FUNCTION {schema}.django_anyio_channels_publish(
 ) RETURNS SETOF text LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $publish$
 DECLARE
     now_us CONSTANT bigint := floor(extract(epoch FROM clock_timestamp()) * 1000000)::bigint;
+    large CONSTANT bigint := max_bytes / 4 / greatest(length, 1);
     only_size CONSTANT bigint := octet_length(payloads[1]);
+    only_bytes CONSTANT bigint := CASE WHEN only_size >= large THEN only_size ELSE 0 END;
     known {schema}.django_anyio_channels_position;
     full_topic bytea;
 BEGIN
     IF cardinality(topics) = 1 THEN
         -- The same as below for one message of a known topic, in a third of the time.
         UPDATE {schema}.django_anyio_channels_position SET
-            before = last, last = greatest(now_us, last + 1), kept = kept + 1, bytes = bytes + only_size,
+            before = last, last = greatest(now_us, last + 1), kept = kept + 1, bytes = bytes + only_bytes,
             keep_length = length, keep_bytes = max_bytes, keep_us = age_us
             WHERE topic = topics[1] RETURNING * INTO known;
         IF FOUND THEN
             INSERT INTO {schema}.django_anyio_channels_history (topic, number, previous, bytes, payload)
-                VALUES (known.topic, known.last, known.before, only_size, payloads[1]);
+                VALUES (known.topic, known.last, known.before, only_bytes, payloads[1]);
             RETURN NEXT concat(known.epoch, '-', known.last / 1000, '-', known.last % 1000);
             PERFORM pg_notify(channels[1], concat(
                 known.epoch, '-', known.last / 1000, '-', known.last % 1000, ' ',
                 known.before / 1000, '-', known.before % 1000, E'\n', CASE WHEN only_size <= 7900 THEN payloads[1] END
             ));
-            IF known.kept > length + length / 8 OR known.bytes > max_bytes
+            IF known.kept > length + length / 8 OR known.bytes > max_bytes - max_bytes / 4
                 OR known.oldest < now_us - age_us - age_us / 8
             THEN
                 PERFORM {schema}.django_anyio_channels_prune(known.topic);
@@ -115,7 +120,8 @@ BEGIN
         END IF;
     END IF;
     RETURN QUERY WITH given AS MATERIALIZED (
-        SELECT topic, channel, payload, octet_length(payload) AS size, n,
+        SELECT topic, channel, payload, octet_length(payload) AS size,
+            CASE WHEN octet_length(payload) >= large THEN octet_length(payload) ELSE 0 END AS bytes, n,
             row_number() OVER (PARTITION BY topic ORDER BY n) AS place
         FROM unnest(topics, channels, payloads) WITH ORDINALITY AS t(topic, channel, payload, n)
     ), counted AS (
@@ -123,7 +129,7 @@ BEGIN
         INSERT INTO {schema}.django_anyio_channels_position AS counter
             (topic, epoch, before, last, oldest, touched, kept, bytes, keep_length, keep_bytes, keep_us)
         SELECT topic, left(gen_random_uuid()::text, 8), 0, now_us + count(*) - 1, now_us, now_us,
-            count(*), sum(size), length, max_bytes, age_us
+            count(*), sum(given.bytes), length, max_bytes, age_us
         FROM given WHERE topic IS NOT NULL GROUP BY topic ORDER BY topic
         ON CONFLICT (topic) DO UPDATE SET
             before = counter.last,
@@ -139,7 +145,7 @@ BEGIN
         FROM given LEFT JOIN counted ON counted.topic = given.topic
     ), kept AS (
         INSERT INTO {schema}.django_anyio_channels_history (topic, number, previous, bytes, payload)
-        SELECT topic, number, CASE place WHEN 1 THEN before ELSE number - 1 END, size, payload
+        SELECT topic, number, CASE place WHEN 1 THEN before ELSE number - 1 END, bytes, payload
         FROM numbered WHERE topic IS NOT NULL
     ), named AS (
         SELECT n, channel, payload, size, number,
@@ -159,7 +165,7 @@ BEGIN
     FOR full_topic IN
         SELECT topic FROM {schema}.django_anyio_channels_position
         WHERE topic = ANY(topics) AND (
-            kept > keep_length + keep_length / 8 OR bytes > keep_bytes OR oldest < now_us - keep_us - keep_us / 8
+            kept > keep_length + keep_length / 8 OR bytes > keep_bytes - keep_bytes / 4 OR oldest < now_us - keep_us - keep_us / 8
         )
     LOOP
         PERFORM {schema}.django_anyio_channels_prune(full_topic);
