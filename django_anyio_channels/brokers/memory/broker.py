@@ -324,10 +324,9 @@ class Inbox:
         return self.notifier.notify() and self.open
 
     def emit(self, event: Event[bytes]) -> None:
-        """Add an event that is for this layer alone, in its own event loop."""
-        handler = self.usable_handler()
-        if handler is not None:
-            handler(event)
+        """Pass an event on that is for this layer alone, in its own event loop, before those that are unread."""
+        if self.handler is not None and self.open:
+            self.handler(event)
         else:
             self.deliver(event)
 

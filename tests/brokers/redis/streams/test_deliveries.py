@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import random
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
 from typing import Any
 
 import anyio
 import pytest
-from anyio.lowlevel import checkpoint
 from anyio.to_thread import run_sync
 
 from django_anyio_channels import (
@@ -94,96 +92,6 @@ def released(server: brokers.Redis) -> bool:
 
 
 # ---- one of them -------------------------------------------------------------------------------------------------
-
-
-async def test_each_event_goes_to_one_consumer_of_each_group(server: brokers.Redis, open_channel: Open) -> None:
-    here, there = await open_channel(server), await open_channel(server)
-    got: dict[str, list[int]] = {"workers": [], "auditors": []}
-    count = 300
-
-    async def work(name: str, reader: Subscriber) -> None:
-        async for event in reader:
-            await event.ack()
-            got[name].append(event.message)
-
-    async with AsyncExitStack() as stack:
-        tasks = await stack.enter_async_context(anyio.create_task_group())
-        for name in got:
-            for channel in (here, here, there):
-                tasks.start_soon(work, name, await stack.enter_async_context(workers_of(channel, name)))
-        all_of_them = await stack.enter_async_context(there.subscribe("jobs", capacity=count))
-        for number in range(count):
-            await here.publish("jobs", number)
-        await becomes_true(lambda: all(len(numbers) >= count for numbers in got.values()))
-        tasks.cancel_scope.cancel()
-    assert {name: sorted(numbers) for name, numbers in got.items()} == {name: list(range(count)) for name in got}
-    assert len(all_of_them) == 0, "closed"
-    assert pending(server) == pending(server, "auditors") == 0
-
-
-async def test_one_consumer_gets_all_in_order_with_their_positions(server: brokers.Redis, open_channel: Open) -> None:
-    channel = await open_channel(server, consumer_group="workers")
-    async with channel.subscribe("jobs") as reader:
-        positions = [(await channel.publish("jobs", number)).position for number in range(5)]
-        events = [await next_of(reader) for _ in range(5)]
-    assert [(event.group, event.message, event.position, event.deliveries) for event in events] == [
-        ("jobs", number, position, 1) for number, position in enumerate(positions)
-    ]
-    assert pending(server) == 0, "acknowledged as they were taken"
-
-
-async def test_a_consumer_group_begins_with_the_first_and_outlives_the_last(
-    server: brokers.Redis, open_channel: Open
-) -> None:
-    channel = await open_channel(server)
-    await channel.publish("jobs", "before")
-    async with workers_of(channel) as reader:
-        await channel.publish("jobs", 1)
-        assert await messages(reader, 1) == [1]
-    await channel.publish("jobs", 2)
-    async with workers_of(channel) as reader, workers_of(channel):
-        assert await messages(reader, 1) == [2]
-
-
-async def test_a_slow_reader_keeps_nothing_from_the_others(server: brokers.Redis, open_channel: Open) -> None:
-    channel = await open_channel(server)
-    async with workers_of(channel) as slow, workers_of(channel) as quick:
-        for number in range(50):
-            await channel.publish("jobs", number)
-        first = await next_of(slow)
-        assert [first.message, *await messages(quick, 49)] == list(range(50))
-
-
-async def test_groups_do_not_wake_each_other(server: brokers.Redis, open_channel: Open) -> None:
-    channel = await open_channel(server, consumer_group="workers")
-    async with channel.subscribe("jobs") as jobs, channel.subscribe("letters") as letters:
-        async with anyio.create_task_group() as tasks:
-            tasks.start_soon(messages, letters, 1)
-            await channel.publish("jobs", 1)
-            assert await messages(jobs, 1) == [1]
-            await channel.publish("letters", 2)
-
-
-async def test_cancelled_readers_lose_nothing(server: brokers.Redis, open_channel: Open) -> None:
-    channels, chance, got = [await open_channel(server) for _ in range(2)], random.Random(1), []
-    async with workers_of(channels[0]) as one, workers_of(channels[1]) as two:
-
-        async def poll(reader: Subscriber) -> None:
-            while True:
-                with anyio.move_on_after(chance.choice([0, 0.0005, 0.001, 0.003])):
-                    event = await reader.receive()
-                    event.ack()
-                    got.append((event.message, event.deliveries))
-                await checkpoint()
-
-        async with anyio.create_task_group() as tasks:
-            for reader in (one, one, two):
-                tasks.start_soon(poll, reader)
-            for number in range(200):
-                await channels[0].publish("jobs", number)
-            await becomes_true(lambda: len(got) >= 200)
-            tasks.cancel_scope.cancel()
-    assert sorted(got) == [(number, 1) for number in range(200)]
 
 
 async def test_leaving_a_subscription_ends_its_readers(server: brokers.Redis, open_channel: Open) -> None:
@@ -280,21 +188,6 @@ async def test_the_end_of_a_session_finds_a_reader_just_cancelled(server: broker
 # ---- again -------------------------------------------------------------------------------------------------------
 
 
-async def test_what_nobody_acknowledged_goes_to_another(server: brokers.Redis, open_channel: Open) -> None:
-    stuck, other = [await open_channel(server, redeliver_after=SHORT) for _ in range(2)]
-    async with workers_of(stuck) as one, workers_of(other) as two:
-        for message in ("left lying", "done"):
-            await stuck.publish("jobs", message)
-        left, done = await next_of(one), await next_of(one)
-        await done.ack()
-        again = await next_of(two)
-        assert (again.message, again.position, again.deliveries) == ("left lying", left.position, 2)
-        assert pending(server) == 1
-        await again.ack()
-        await left.ack()
-        assert pending(server) == 0
-
-
 async def test_a_late_acknowledgement_counts_too(server: brokers.Redis, open_channel: Open) -> None:
     channel = await open_channel(server, redeliver_after=SHORT)
     async with workers_of(channel) as reader:
@@ -309,38 +202,6 @@ async def test_a_late_acknowledgement_counts_too(server: brokers.Redis, open_cha
         assert (await next_of(reader)).message == "next"
         assert pending(server) == 1
         assert len(layer_of(channel)._deliveries._pending) == 1
-
-
-async def test_who_leaves_in_peace_gives_back_at_once(server: brokers.Redis, open_channel: Open) -> None:
-    other = await open_channel(server)
-    async with workers_of(other) as waiting:
-        async with Channel(RedisStreamsChannelLayer(brokers.with_streams(server.url))) as leaving:
-            async with workers_of(leaving) as reader:
-                await other.publish("jobs", "begun")
-                await other.publish("jobs", "done")
-                await next_of(reader)
-                (await next_of(reader)).ack()
-        again = await next_of(waiting)
-        assert (again.message, again.deliveries) == ("begun", 2)
-        await again.ack()
-        assert pending(server) == 0
-
-
-async def test_poison_becomes_a_dead_letter(
-    server: brokers.Redis, open_channel: Open, caplog: pytest.LogCaptureFixture
-) -> None:
-    channel = await open_channel(server, redeliver_after=0.05, deliver_at_most=3)
-    async with workers_of(channel) as reader, channel.subscribe(dead_letter_group("jobs", "workers")) as mourner:
-        await channel.publish("jobs", "poison")
-        assert [(await next_of(reader)).deliveries for _ in range(3)] == [1, 2, 3]
-        async with anyio.create_task_group() as tasks:
-            tasks.start_soon(messages, reader, 1)
-            assert (await next_of(mourner)).message == "poison"
-            await becomes_true(lambda: pending(server) == 0)
-            await channel.publish("jobs", "the next")
-        [letter] = await channel.history("jobs.workers.dead")
-    assert letter.message == "poison"
-    assert "jobs was delivered 3 times and never acknowledged; it is a dead letter in jobs.workers.dead" in caplog.text
 
 
 async def test_poison_that_cannot_be_put_aside_comes_again(
@@ -449,26 +310,6 @@ async def test_a_message_that_somebody_removed_is_left_out(server: brokers.Redis
 
 
 # ---- sessions ----------------------------------------------------------------------------------------------------
-
-
-async def test_readers_outlive_their_connections(own_server: brokers.Redis, open_channel: Open) -> None:
-    channel, other = await open_channel(own_server), await open_channel(own_server)
-    async with workers_of(channel) as reader, anyio.create_task_group() as tasks:
-        got: list[int] = []
-
-        async def read() -> None:
-            for number in range(6):
-                got.extend(await messages(reader, 1))
-                assert got[-1] == number
-
-        tasks.start_soon(read)
-        for number in range(6):
-            with own_server.client() as admin:
-                brokers.cut_off(admin)
-            await becomes_true(lambda number=number: min(channel.outages, other.outages) > number)  # type: ignore[misc]
-            await other.publish("jobs", number)
-            await becomes_true(lambda number=number: len(got) == number + 1)  # type: ignore[misc]
-    assert pending(own_server) == 0
 
 
 async def test_an_acknowledgement_that_finds_no_connection_is_repeated(
@@ -581,17 +422,6 @@ async def test_a_refused_acknowledgement_raises_and_a_refused_release_is_logged(
         own_server.ask("ACL", "SETUSER", "default", "-zadd")
         await channel.layer.disconnect()
     assert "1 messages of jobs cannot be released, and are delivered again later" in caplog.text
-
-
-@pytest.mark.parametrize("what", [{"pattern": "j*"}, {"since": "00000000-0-0"}, {}])
-async def test_consumers_share_one_group(server: brokers.Redis, open_channel: Open, what: dict[str, str]) -> None:
-    channel = await open_channel(server)
-    groups = ("jobs",) if "since" in what else () if what else ("jobs", "more jobs")
-    with pytest.raises(
-        TypeError, match="The consumers of 'workers' share one group; subscribe to each group by itself"
-    ):
-        async with channel.subscribe(*groups, consumer_group="workers", **what):  # type: ignore[arg-type]
-            raise AssertionError("it was accepted")
 
 
 async def test_over_several_servers_the_groups_own_one_does_it(server: brokers.Redis) -> None:

@@ -12,10 +12,10 @@ from django_anyio_channels import (
     AnyioChannelLayer,
     Channel,
     InMemoryChannelLayer,
-    InvalidPosition,
     NotSupported,
     PositionLost,
     RedisStreamsChannelLayer,
+    position_of,
 )
 from tests.support.brokers import redis as brokers
 
@@ -43,19 +43,6 @@ async def numbers(channel: Channel, **options: Any) -> list[int]:
     return [event.message for event in await channel.history("room", **options)]
 
 
-async def test_history(channel: Channel) -> None:
-    assert await channel.history("room") == []
-    positions = await publish(channel, 0, 600)
-    assert await numbers(channel) == list(range(600))
-    assert await numbers(channel, limit=3) == [597, 598, 599]
-    assert await numbers(channel, limit=0) == []
-    assert await numbers(channel, since=positions[0]) == list(range(1, 600))
-    assert await numbers(channel, since=positions[9], limit=3) == [10, 11, 12]
-    assert await numbers(channel, since=positions[599]) == []
-    events = await channel.history("room", limit=2)
-    assert [(event.group, event.position) for event in events] == [("room", position) for position in positions[-2:]]
-
-
 async def test_a_history_that_does_not_reach_back(channel: Channel, server: brokers.Redis) -> None:
     positions = await publish(channel, 0, 3)
     server.ask("XTRIM", "{room}|history", "MAXLEN", 1)
@@ -69,26 +56,6 @@ async def test_a_history_that_does_not_reach_back(channel: Channel, server: brok
     server.ask("FLUSHALL")
     with pytest.raises(PositionLost):
         await channel.history("room", since=positions[2])
-
-
-BEYOND = [f"01234567-{number}" for number in (f"1700000000000-{2**64}", f"{2**64}-0", f"{10**13}-0", f"1-{10**20}")]
-
-
-async def test_a_history_is_bounded_in_bytes(server: brokers.Redis) -> None:
-    layer = RedisStreamsChannelLayer(brokers.with_streams(server.url), history_length=10, history_bytes=400_000)
-    async with Channel(layer) as channel:
-        positions = [str((await channel.publish("room", b"%d" % n * 50_000)).position) for n in range(9)]
-        small = await channel.publish("room", b"small")
-        events = await channel.history("room")
-        assert [event.message[:1] for event in events] == [b"4", b"5", b"6", b"7", b"8", b"s"]
-        with pytest.raises(PositionLost):
-            await channel.history("room", since=positions[2])
-        assert len(await channel.history("room", since=positions[3])) == 6
-        await channel.publish("room", b"9" * 500_000)
-        assert [event.message[:1] for event in await channel.history("room")] == [b"s", b"9"], "the last stays"
-        assert [event.message[:1] for event in await channel.history("room", since=small.position)] == [b"9"]
-        await publish(channel, 0, 10)
-        assert (await numbers(channel))[-10:] == list(range(10)), "small messages are bounded by their number"
 
 
 @pytest.mark.parametrize(
@@ -105,54 +72,6 @@ async def test_a_forgery_of_what_is_large_ends_nothing(server: brokers.Redis, co
         assert 5 <= len(await channel.history("room")) <= 7
         await channel.queues.purge("room")
         assert server.ask("KEYS", "*room*") == ["{room}|position"]
-
-
-@pytest.mark.parametrize("since", ["", "1", "room", "01234567-1-1 ", "Ω", "x" * 10**6, *BEYOND])
-async def test_what_is_no_position(channel: Channel, since: str) -> None:
-    [position] = await publish(channel, 0, 1)
-    since = since.replace("01234567", position[:8])
-    with pytest.raises(InvalidPosition, match="is no position; take Event.position") as caught:
-        await channel.history("room", since=since)
-    assert len(str(caught.value)) < 200
-    with pytest.raises(InvalidPosition):
-        async with channel.subscribe("room", since=since):
-            raise AssertionError("nobody gets here")
-
-
-async def test_the_largest_limit(channel: Channel) -> None:
-    [position, _] = await publish(channel, 0, 2)
-    assert await numbers(channel, limit=10**30) == [0, 1]
-    assert await numbers(channel, since=position, limit=10**30) == [1]
-
-
-async def test_what_cannot_be_decoded_is_left_out(channel: Channel) -> None:
-    await channel.publish_payload("room", b"\xc1")
-    await publish(channel, 1, 2)
-    assert await numbers(channel) == [1]
-    assert channel.stats.undecodable == 1
-
-
-async def test_a_subscription_that_begins_in_the_past(channel: Channel) -> None:
-    positions = await publish(channel, 0, 100)
-    async with channel.subscribe("room", since=positions[0]) as subscriber:
-        await publish(channel, 100, 105)
-        with anyio.fail_after(25):
-            got = [(await anext(subscriber)).message for _ in range(104)]
-        assert got == list(range(1, 105)), "the capacity of 10 is for what is live"
-    async with channel.subscribe("room", since=positions[-1]) as subscriber:
-        await publish(channel, 105, 106)
-        assert [(await anext(subscriber)).message for _ in range(6)] == list(range(100, 106))
-
-
-async def test_a_subscription_that_begins_in_the_past_while_messages_flow(channel: Channel) -> None:
-    [since] = await publish(channel, 0, 1)
-    async with anyio.create_task_group() as tasks:
-        tasks.start_soon(publish, channel, 1, 1000)
-        for _ in range(10):
-            async with channel.subscribe("room", since=since, capacity=2000) as subscriber:
-                with anyio.fail_after(25):
-                    got = [(await anext(subscriber)).message for _ in range(100)]
-            assert got == list(range(1, 101))
 
 
 async def test_a_subscription_to_a_position_that_is_lost(channel: Channel, server: brokers.Redis) -> None:
@@ -214,4 +133,26 @@ async def test_group_history(server: brokers.Redis) -> None:
     assert await layer.group_history("room", since=events[0].position) == events[1:]
     with pytest.raises(TypeError, match="Group"):
         await layer.group_history("no such room!")
+    await layer.close()
+
+
+async def test_a_server_that_lost_its_memory_is_a_gap_for_who_resumed(own_server: brokers.Redis) -> None:
+    layer = AnyioChannelLayer(url=brokers.with_streams(own_server.url))
+    resumed, added = await layer.new_channel(), await layer.new_channel()
+    await layer.group_resume("room", resumed)
+    await layer.group_resume("hall", resumed)
+    await layer.group_add("room", added)
+    await layer.group_send("room", {"type": "chat", "n": 0})
+    message = await layer.receive(resumed)
+    await anyio.to_thread.run_sync(own_server.server.kill)
+    await anyio.to_thread.run_sync(own_server.server.start)
+    with anyio.fail_after(25):
+        reports = [await layer.receive(resumed) for _ in range(2)]
+    assert sorted(each["group"] for each in reports) == ["hall", "room"]
+    assert {each["type"] for each in reports} == {"group.missed"}
+    await layer.group_send("room", {"type": "chat", "n": 1})
+    assert (await layer.receive(resumed))["n"] == 1
+    assert [(await layer.receive(added))["n"] for _ in range(2)] == [0, 1], "no outage_message is set"
+    with pytest.raises(PositionLost):
+        await layer.group_resume("room", await layer.new_channel(), since=position_of(message))
     await layer.close()

@@ -13,7 +13,6 @@ from django_anyio_channels import (
     ChannelLayerError,
     DeliveryUnknown,
     Event,
-    Gap,
     ListenerClosed,
     PayloadTooLarge,
     PublishResult,
@@ -298,36 +297,6 @@ async def test_a_broken_session_goes_on_where_it_ended(own_server: brokers.Redis
     assert [int(event.message) for event in await next_of(layer, 698)] == list(range(2, 700))
     await layer.publish("given up", b"new")
     assert [event.message for event in await next_of(layer, 1)] == [b"new"]
-
-
-async def test_a_pattern_gets_a_gap_after_every_outage(own_server: brokers.Redis, open_layer: Open) -> None:
-    layer = await open_layer(own_server)
-    for pattern in ("a*", "b*", "c*"):
-        await layer.subscribe_pattern(pattern)
-    await layer.unsubscribe_pattern("b*")
-    await kill_connections(own_server, layer)
-    await layer.connect()
-    await layer.subscribe_pattern("a*")
-    await layer.subscribe_pattern("b*")
-    layer.subscriptions_restored()
-    await layer.subscribe_pattern("c*")
-    await layer.publish("cat", b"1")
-    events = await next_of(layer, 2)
-    assert [type(event) for event in events] == [Gap, Event]
-    assert events[0].group == "a*"
-
-
-async def test_a_session_that_was_ended_is_not_continued(server: brokers.Redis, open_layer: Open) -> None:
-    layer = await open_layer(server)
-    await layer.subscribe("room")
-    await layer.subscribe_pattern("r*")
-    await layer.disconnect()
-    await layer.connect()
-    await layer.publish("room", b"1")
-    await layer.subscribe("room")
-    await layer.subscribe_pattern("r*")
-    await layer.publish("room", b"2")
-    assert {(event.message, event.subscription) for event in await next_of(layer, 2)} == {(b"2", None), (b"2", "r*")}
 
 
 async def test_a_subscription_that_its_group_outlives(server: brokers.Redis, open_layer: Open) -> None:

@@ -17,9 +17,8 @@ from anyio.to_thread import run_sync
 
 from django_anyio_channels import Channel, DeliveryUnknown, RedisStreamsChannelLayer
 from django_anyio_channels.brokers.common.entries import HistoryEntry
-from tests.brokers.redis.conftest import becomes_true
 from tests.support.brokers import redis as brokers
-from tests.support.flow import GROUP, flow, nothing_missed
+from tests.support.flow import GROUP, flow
 from tests.support.paths import ROOT
 from tests.support.programs import in_a_hurry
 
@@ -37,35 +36,6 @@ def own_server() -> Iterator[brokers.Redis]:
 def layer_of(server: brokers.Redis, history_length: int = 10_000) -> RedisStreamsChannelLayer:
     url = brokers.with_streams(server.url)
     return RedisStreamsChannelLayer(url, probe_interval=1.0, history_length=history_length)
-
-
-@pytest.mark.parametrize("kind", ["pubsub", "normal"])
-async def test_connections_killed_ten_times(own_server: brokers.Redis, kind: str) -> None:
-    async with flow(lambda: layer_of(own_server)) as going:
-        for _ in range(10):
-            own_server.ask("CLIENT", "KILL", "TYPE", kind)
-            await going.go_on(20)
-    assert nothing_missed(going)
-
-
-async def test_frozen_for_three_seconds(own_server: brokers.Redis) -> None:
-    async with flow(lambda: layer_of(own_server)) as going:
-        own_server.server.freeze()
-        await anyio.sleep(3)
-        own_server.server.thaw()
-        await going.go_on()
-    assert nothing_missed(going)
-
-
-async def test_killed_and_restarted_with_its_log() -> None:
-    server = brokers.plain("redis", *brokers.WITH_AOF)
-    with brokers.running(server):
-        async with flow(lambda: layer_of(server), readers=3) as going:
-            for _ in range(3):
-                await run_sync(server.server.kill)
-                await run_sync(server.server.start)
-                await going.go_on()
-    assert nothing_missed(going)
 
 
 async def test_killed_and_restarted_without_a_log(own_server: brokers.Redis) -> None:
@@ -106,49 +76,6 @@ async def test_a_failover_that_loses_messages() -> None:
             await run_sync(sentinels.wait_for_other_master, master)
             await going.go_on(seconds=20)
     assert going.missed == [GROUP, GROUP]
-
-
-class Gated(RedisStreamsChannelLayer):
-    """It connects only while it may."""
-
-    def __init__(self, url: str, history_length: int) -> None:
-        super().__init__(url, history_length=history_length)
-        self.gate = anyio.Event()
-        self.gate.set()
-
-    async def connect(self) -> None:
-        await self.gate.wait()
-        await super().connect()
-
-
-async def test_a_history_that_was_trimmed_while_away(own_server: brokers.Redis) -> None:
-    missed: list[tuple[str, float]] = []
-    layer = Gated(brokers.with_streams(own_server.url), history_length=10)
-    async with (
-        Channel(layer_of(own_server, 10)) as publisher,
-        Channel(layer, on_missed=lambda *what: missed.append(what)) as reader,
-        reader.subscribe("trimmed", "quiet", capacity=10_000) as subscriber,
-    ):
-        await publisher.publish("quiet", 0)
-        await publisher.publish("trimmed", 0)
-        assert [(await anext(subscriber)).message for _ in range(2)] == [0, 0]
-        layer.gate = anyio.Event()
-        own_server.ask("CLIENT", "KILL", "TYPE", "pubsub")
-        await becomes_true(lambda: reader.outages)
-        for number in range(1, 500):
-            try:
-                await publisher.publish("trimmed", number)
-            except DeliveryUnknown:
-                continue  # its own connection was killed too
-        await publisher.publish("quiet", 1)
-        layer.gate.set()
-        await becomes_true(lambda: missed)
-        await publisher.publish("trimmed", 500)
-        got = [(event.group, event.message) for event in [await anext(subscriber) for _ in range(2)]]
-    assert sorted(got) == [("quiet", 1), ("trimmed", 500)], "all or nothing"
-    [(group, seconds)] = missed
-    assert group == "trimmed"
-    assert seconds > 0
 
 
 async def test_a_reader_whose_event_loop_stands_still(own_server: brokers.Redis) -> None:

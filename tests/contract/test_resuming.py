@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any, cast
 
 import anyio
 import pytest
-from channels.consumer import AsyncConsumer
-from channels.exceptions import StopConsumer
 from channels.generic.websocket import AsyncJsonWebsocketConsumer, JsonWebsocketConsumer
-from channels.layers import BaseChannelLayer, InMemoryChannelLayer, channel_layers
+from channels.layers import BaseChannelLayer, channel_layers
 from channels.testing import WebsocketCommunicator
 
 from django_anyio_channels import (
@@ -20,13 +18,13 @@ from django_anyio_channels import (
     DeliveryUnknown,
     GroupMessage,
     InvalidPosition,
-    NotSupported,
     PositionLost,
     ResumingMixin,
     position_of,
 )
-from tests.brokers.redis.conftest import becomes_true
-from tests.support.brokers import redis as brokers
+
+from .helpers import Unique
+from .kinds import HistoryBroker
 
 pytestmark = pytest.mark.anyio
 
@@ -34,16 +32,35 @@ NOWHERE = "01234567-1-1"
 OUT_OF_RANGE = f"01234567-{2**64}-0"
 
 
+NewLayer = Callable[..., AnyioChannelLayer]
+
+
 @pytest.fixture
-async def layer(server: brokers.Redis) -> AsyncIterator[AnyioChannelLayer]:
+async def new_layer(django_history_broker: HistoryBroker, unique: Unique) -> AsyncIterator[NewLayer]:
+    """Makes layers of one prefix, each as in a process of its own, with such a history and such keys of CONFIG."""
+    made: list[AnyioChannelLayer] = []
+    prefix = unique("t")
+
+    def new(history_length: int = 10, **config: Any) -> AnyioChannelLayer:
+        config = {**django_history_broker.config(history_length=history_length), "prefix": prefix, **config}
+        made.append(AnyioChannelLayer(**config))
+        return made[-1]
+
+    yield new
+    for layer in made:
+        await layer.close()
+
+
+@pytest.fixture
+def layer(new_layer: NewLayer) -> AnyioChannelLayer:
     """A layer that keeps ten messages of each group."""
-    made = AnyioChannelLayer(
-        url=brokers.with_streams(server.url),
-        options={"history_length": 10},
-        channel_capacity={"small.*": 3},
-    )
-    yield made
-    await made.close()
+    return new_layer(channel_capacity={"small.*": 3})
+
+
+async def becomes_true(condition: Callable[[], object]) -> None:
+    with anyio.fail_after(30):
+        while not condition():
+            await anyio.sleep(0.01)
 
 
 async def publish(layer: AnyioChannelLayer, first: int, end: int, group: str = "room") -> None:
@@ -151,7 +168,8 @@ async def test_a_channel_that_comes_back_often_keeps_its_capacity(layer: AnyioCh
     assert await received(layer, channel, 3) == [5, 6, 7]
 
 
-async def test_while_messages_flow_nothing_is_missed_or_doubled(layer: AnyioChannelLayer) -> None:
+async def test_while_messages_flow_nothing_is_missed_or_doubled(new_layer: NewLayer) -> None:
+    layer = new_layer(1000)
     channel = await layer.new_channel()
     await layer.group_resume("room", channel)
     reached = -1
@@ -210,48 +228,10 @@ async def test_a_reader_who_is_too_slow_learns_where_messages_are_missing(layer:
     assert await layer.receive(channel) == {"type": "group.missed", "group": "room"}, "once more"
 
 
-async def test_what_waits_does_not_expire_before_it_leaves(layer: AnyioChannelLayer, server: brokers.Redis) -> None:
-    quick = AnyioChannelLayer(url=brokers.with_streams(server.url), expiry=2.0)
-    channel, other = await quick.new_channel(), await quick.new_channel()
-    await quick.group_resume("room", channel)
-    await quick.group_resume("hall", channel)
-    await quick.group_add("room", other)
-    await publish(layer, 0, 1)
-    await becomes_true(lambda: quick.statistics()["expired"] == 1)
-    await quick.group_discard("hall", channel)
-    assert await received(quick, channel, 1) == [0]
-    await quick.group_discard("room", channel)
-    await layer.send(channel, {"type": "chat", "n": 1})
-    await becomes_true(lambda: quick.statistics()["expired"] == 2)
-    await quick.close()
-
-
-async def test_a_server_that_lost_its_memory(own_server: brokers.Redis) -> None:
-    layer = AnyioChannelLayer(url=brokers.with_streams(own_server.url))
-    resumed, added = await layer.new_channel(), await layer.new_channel()
-    await layer.group_resume("room", resumed)
-    await layer.group_resume("hall", resumed)
-    await layer.group_add("room", added)
-    await publish(layer, 0, 1)
-    message = await layer.receive(resumed)
-    await anyio.to_thread.run_sync(own_server.server.kill)
-    await anyio.to_thread.run_sync(own_server.server.start)
-    with anyio.fail_after(25):
-        reports = [await layer.receive(resumed) for _ in range(2)]
-    assert sorted(each["group"] for each in reports) == ["hall", "room"]
-    assert {each["type"] for each in reports} == {"group.missed"}
-    await publish(layer, 1, 2)
-    assert await received(layer, resumed, 1) == [1]
-    assert await received(layer, added, 2) == [0, 1], "who did not resume gets the outage_message of the settings"
-    with pytest.raises(PositionLost):
-        await layer.group_resume("room", await layer.new_channel(), since=position_of(message))
-    await layer.close()
-
-
-async def test_each_message_once_over_killed_links_full_mailboxes_and_new_beginnings(own_server: brokers.Redis) -> None:
-    url, options = brokers.with_streams(own_server.url), {"history_length": 5000}
-    writer = AnyioChannelLayer(url=url, options=options)
-    reader = AnyioChannelLayer(url=url, options=options, channel_capacity={"small.*": 10})
+async def test_each_message_once_over_broken_connections_full_mailboxes_and_new_beginnings(
+    new_layer: NewLayer, django_history_broker: HistoryBroker
+) -> None:
+    writer, reader = new_layer(5000), new_layer(5000, channel_capacity={"small.*": 10})
     channel = await reader.new_channel("small")
     since = await reader.group_resume("room", channel)
     accepted, received, holes = set(), [], 0
@@ -265,13 +245,13 @@ async def test_each_message_once_over_killed_links_full_mailboxes_and_new_beginn
             else:
                 accepted.add(number)
             if number % 100 == 50:
-                own_server.ask("CLIENT", "KILL", "TYPE", "pubsub" if number % 200 == 50 else "normal")
+                await anyio.to_thread.run_sync(django_history_broker.break_connections)
 
     async with anyio.create_task_group() as tasks:
-        tasks.start_soon(write, 1000)
+        tasks.start_soon(write, 500)
         await becomes_true(lambda: reader.statistics()["dropped"])
         with anyio.fail_after(50):
-            while 1000 not in received:
+            while 500 not in received:
                 message = await reader.receive(channel)
                 if message["type"] == "chat":
                     received.append(message["n"])
@@ -282,8 +262,6 @@ async def test_each_message_once_over_killed_links_full_mailboxes_and_new_beginn
                     await reader.group_discard("room", channel)
                     channel = await reader.new_channel("small")
                     await reader.group_resume("room", channel, since=since)
-    await reader.close()
-    await writer.close()
     assert received == sorted(set(received)), "in order, nothing twice"
     assert accepted <= set(received), "nothing lost"
     assert holes > 0
@@ -382,67 +360,7 @@ async def test_a_browser_is_sent_away_to_come_back_for_what_is_missing(
     opened = await window(consumer)
     await read(opened, 2)
     node = projects_layer._dispatcher.node_of_loop[asyncio.get_running_loop()]
-    node.report_missed("asgi:g:room", 1.0)
+    node.report_missed(projects_layer._settings.names.group("room"), 1.0)
     assert await opened.receive_output(timeout=25) == {"type": "websocket.close", "code": 4013}
     await opened.wait(timeout=25)
     await becomes_true(lambda: projects_layer.statistics()["channels"] == 0)
-
-
-async def test_a_consumer_is_disconnected_whatever_becomes_of_its_websocket() -> None:
-    """As where the server refuses to close it."""
-    disconnected: list[int] = []
-
-    class Refused(AsyncResumingMixin, AsyncJsonWebsocketConsumer):
-        async def close(self, code: Any = None, reason: Any = None) -> None:
-            raise ValueError("the server refuses")
-
-        async def disconnect(self, code: int) -> None:
-            disconnected.append(code)
-
-    class SyncRefused(ResumingMixin, JsonWebsocketConsumer):
-        def close(self, code: Any = None, reason: Any = None) -> None:
-            raise ValueError("the server refuses")
-
-        def disconnect(self, code: int) -> None:
-            disconnected.append(code)
-
-    with pytest.raises(StopConsumer):
-        await Refused().group_missed({})
-    with pytest.raises(StopConsumer):
-        await anyio.to_thread.run_sync(SyncRefused().group_missed, {})
-    assert disconnected == [4013, 4013]
-
-
-@pytest.mark.parametrize("make", [lambda: AnyioChannelLayer(url="memory://"), InMemoryChannelLayer])
-@pytest.mark.parametrize("since", [None, NOWHERE])
-async def test_without_a_history_a_browser_comes_in_as_ever(make: Any, since: str | None) -> None:
-    layer = make()
-    before = channel_layers.set("default", layer)
-    opened = await window(Window, since)
-    assert await read(opened, 1) == [[None, since is None, False]]
-    await layer.group_send("room", {"type": "chat", "n": 1})
-    assert await read(opened, 1) == [[1, None]]
-    await opened.disconnect()
-    channel_layers.set("default", cast(BaseChannelLayer, before))
-
-
-async def test_a_layer_without_a_history_says_so() -> None:
-    layer = AnyioChannelLayer(url="memory://")
-    channel = await layer.new_channel()
-    for since in (None, NOWHERE):
-        with pytest.raises(NotSupported, match="keeps no history"):
-            await layer.group_resume("room", channel, since=since)
-    await layer.close()
-
-
-async def test_a_consumer_without_a_websocket_says_what_it_wants() -> None:
-    class Job(AsyncResumingMixin, AsyncConsumer):
-        pass
-
-    class SyncJob(ResumingMixin, AsyncConsumer):
-        pass
-
-    with pytest.raises(TypeError, match="Job has no WebSocket to close .* give it a group_missed"):
-        await Job().group_missed({})
-    with pytest.raises(TypeError, match="SyncJob has no WebSocket to close"):
-        SyncJob().group_missed({})
