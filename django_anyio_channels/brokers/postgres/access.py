@@ -16,7 +16,7 @@ from .statements import FIND_TABLES, in_schema
 from .tables import Tables, TableSet
 
 VANISHED = (asyncpg.UndefinedTableError, asyncpg.UndefinedFunctionError, asyncpg.InvalidSchemaNameError)
-"""Somebody has dropped what was there."""
+"""What was there has been dropped."""
 
 
 class TableAccess:

@@ -71,7 +71,7 @@ class LiveEntries:
             self._sync.add_live(self._group, HistoryEntry(position.encode(), previous.encode(), message))
 
 
-class Histories:
+class HistoryStore:
     """The histories as one session sees them."""
 
     def __init__(self, connection: Connection, limits: Limits, memory: Memory) -> None:
@@ -127,7 +127,7 @@ class Histories:
         await maintain(_PRUNE_INTERVAL, self.prune, "The histories cannot be pruned")
 
     async def prune(self) -> None:
-        """Drop what is too old, and forget groups of which nothing was heard for long."""
+        """Drop what is too old, and forget groups that nothing was published to for long."""
         await self.tables.run(sql.HISTORY_PRUNE)
         await self.tables.run(sql.HISTORY_FORGET)
 

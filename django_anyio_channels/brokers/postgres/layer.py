@@ -51,7 +51,7 @@ class PostgreSQLChannelLayer(BaseChannelLayer):
     With a ``history_length`` the last messages of each group are kept in a table, so many at most, ``history_bytes`` in
     all, none longer than ``history_age`` seconds, in the order of the commits, and what was published during an outage
     comes after it. A crash of the server may take back what it has committed within the last 0.6 seconds, which is
-    reported as a `Gap` if somebody missed it; with ``synchronous_commit`` it takes back nothing, and each publish waits
+    reported as a `Gap` where it is missed; with ``synchronous_commit`` it takes back nothing, and each publish waits
     for the server's disk.
 
     Subscriptions of a ``consumer_group``, which need a history, share the events of a group: each goes to one of them,

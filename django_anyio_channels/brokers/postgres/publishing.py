@@ -14,7 +14,7 @@ from ..common.batching import Batcher
 from ..common.peers import PeerBarrier
 from . import statements as sql
 from .connection import Connection
-from .history import Histories
+from .history import HistoryStore
 from .payloads import channel_name, encode, encode_entry
 from .tables import QUEUES
 from .transactions import bound_queues
@@ -37,7 +37,7 @@ class Publication(NamedTuple):
 class Publisher:
     """Publishes over the connection of one session."""
 
-    def __init__(self, connection: Connection, barrier: PeerBarrier, histories: Histories) -> None:
+    def __init__(self, connection: Connection, barrier: PeerBarrier, histories: HistoryStore) -> None:
         self._connection = connection
         self._barrier = barrier
         self._histories = histories

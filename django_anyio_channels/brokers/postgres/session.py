@@ -21,7 +21,7 @@ from ..common.peers import PeerBarrier
 from .address import Address
 from .connection import Connection
 from .deliveries import Jobs
-from .history import Histories, Limits, Memory
+from .history import HistoryStore, Limits, Memory
 from .payloads import Receiver, channel_name, lock_key, wake_channel
 from .peers import Peers
 from .publishing import Publisher
@@ -59,7 +59,7 @@ class Session:
         synchronous_commit: bool,
         on_end: Callable[[ListenerClosed], None],
     ) -> None:
-        """``barrier``, ``leased`` and ``memory`` outlive the session; see `Peers`, `Queues` and `Histories`."""
+        """``barrier``, ``leased`` and ``memory`` outlive the session; see `Peers`, `Queues` and `HistoryStore`."""
         pooled = listen_address is not address
         self._address = address
         self._on_end = on_end
@@ -77,7 +77,7 @@ class Session:
         self._test_channel = wake_channel(secrets.token_bytes())  # of a queue that nobody else has
         self._notifications_arrive = False
         self._barrier = barrier
-        self.histories = Histories(self._publishing, limits, memory)
+        self.histories = HistoryStore(self._publishing, limits, memory)
         self._publisher = Publisher(self._publishing, barrier, self.histories)
         self._log = RateLimitedLogger()
         self.events = EventStream()
@@ -252,7 +252,7 @@ class Session:
         return await self.histories.pages.call((group, reached))
 
     async def is_memory_lost(self) -> bool:
-        """See `Histories.is_memory_lost`."""
+        """See `HistoryStore.is_memory_lost`."""
         return await self.histories.is_memory_lost()
 
     def _on_notification(self, channel: str, payload: str) -> None:
