@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from .django.layer import AnyioChannelLayer as AnyioChannelLayer
     from .django.messages import GroupMessage as GroupMessage
     from .django.messages import position_of as position_of
+    from .django.migration_operations import CreateChannelTables as CreateChannelTables
     from .django.registry import get_channel_layer as get_channel_layer
     from .django.resume import AsyncResumingMixin as AsyncResumingMixin
     from .django.resume import ResumingMixin as ResumingMixin
@@ -60,6 +61,7 @@ _NAMES = {
     "core.layer": ["BaseChannelLayer"],
     "django.layer": ["AnyioChannelLayer"],
     "django.messages": ["GroupMessage", "position_of"],
+    "django.migration_operations": ["CreateChannelTables"],
     "django.registry": ["get_channel_layer"],
     "django.resume": ["AsyncResumingMixin", "ResumingMixin", "Resumption"],
     "hub.channel": ["Channel"],

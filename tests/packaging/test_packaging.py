@@ -25,6 +25,7 @@ Script = Callable[[str], Any]
 NEEDS = {
     "AnyioChannelLayer": "django",
     "AsyncResumingMixin": "django",
+    "CreateChannelTables": "django",
     "PostgreSQLChannelLayer": "postgres",
     "RedisPubSubChannelLayer": "redis",
     "RedisStreamsChannelLayer": "redis",

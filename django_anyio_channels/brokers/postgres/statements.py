@@ -22,6 +22,7 @@ def _load(name: str) -> str:
 
 BIND = _load("bind")
 COUNT_SUBSCRIBERS = _load("count_subscribers")
+DROP = _load("drop")
 FIND_TABLES = _load("find_tables")
 GRANTS = _load("grants")
 HISTORY_FORGET = _load("history_forget")
@@ -66,15 +67,15 @@ UNBIND = _load("unbind")
 @lru_cache
 def in_schema(statement: str, schema: str) -> str:
     """Return a statement on the tables in ``schema``."""
-    return statement.replace("{schema}", _quoted(schema))
+    return statement.replace("{schema}", quoted(schema))
 
 
 def listen(*channels: str) -> str:
-    return "; ".join(f"LISTEN {_quoted(channel)}" for channel in channels)
+    return "; ".join(f"LISTEN {quoted(channel)}" for channel in channels)
 
 
 def unlisten(*channels: str) -> str:
-    return "; ".join(f"UNLISTEN {_quoted(channel)}" for channel in channels)
+    return "; ".join(f"UNLISTEN {quoted(channel)}" for channel in channels)
 
 
 def unlock_shared(key: int) -> str:
@@ -94,5 +95,6 @@ def text_array(values: Iterable[object]) -> list[str]:
     return [bytes_as_text(value) if isinstance(value, bytes) else str(value) for value in values]
 
 
-def _quoted(name: str) -> str:
+def quoted(name: str) -> str:
+    """Return the name of a schema, a role or a channel for a statement."""
     return '"' + name.replace('"', '""') + '"'

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -120,3 +121,14 @@ class Tables(NamedTuple):
     def _log_missed(self, why: str) -> None:
         text = "Normal channels that are members of groups miss what is sent to them by the role %s: %s"
         _logger(self.schema, self.user).write(logging.WARNING, text, self.user, why)
+
+
+def create_all(schema: str, roles: Sequence[str]) -> str:
+    """Return the SQL that creates everything in a schema, and gives roles the rights that a layer needs."""
+    found = (JOBS.find((schema, False, None, None, sql.quoted(role))) for role in roles)
+    return "\n".join([in_schema(JOBS.schema, schema), *(each.grants for each in found)])
+
+
+def drop_all(schema: str) -> str:
+    """Return the SQL that drops everything."""
+    return in_schema(sql.DROP, schema)
