@@ -86,6 +86,8 @@ class Publisher:
 
     async def _keep(self, publications: list[Publication]) -> Sequence[PublishResult]:
         """Publish some payloads with a history, and some perhaps without, in one transaction and in their order."""
+        if len(publications) == 1 and (result := await self._keep_one(publications[0])) is not None:
+            return [result]
         topics = [each.topic for each in publications for _ in each.payloads]
         rows = await self._histories.tables.run(
             sql.HISTORY_PUBLISH, topics, *_columns(publications), *self._histories.limits, _topics(publications)
@@ -97,6 +99,19 @@ class Publisher:
             results.append(PublishResult(None, position, bound.get(each.group, ())))
             place += len(each.payloads)
         return results
+
+    async def _keep_one(self, publication: Publication) -> PublishResult | None:
+        """Publish one payload with a history; return None, and do nothing, if its group has no position yet."""
+        topic, (payload,) = publication.group.encode(), publication.payloads
+        tables, limits = self._histories.tables, self._histories.limits
+        rows = await tables.run(sql.HISTORY_PUBLISH_ONE, topic, channel_name(publication.group), payload, *limits)
+        if not rows:
+            return None
+        (position, is_full, *_), *_ = rows
+        if is_full:
+            await tables.run(sql.HISTORY_PRUNE_ONE, topic)
+        bound = bound_queues(row[2:] for row in rows)
+        return PublishResult(None, position, bound.get(publication.group, ()))
 
     async def _find_bindings(self) -> bool:
         """Find the table of bindings; where this role may not use it, not again within seconds."""

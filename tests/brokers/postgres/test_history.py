@@ -160,6 +160,43 @@ async def test_a_constraint_that_is_made_immediate_changes_nothing(
     assert messages(await layer.history("g", since=None, limit=None)) == [b"1", b"2"]
 
 
+async def test_a_snapshot_of_its_own_may_be_too_old(database: brokers.Postgres, connect: Connect) -> None:
+    """As with every row that another transaction has changed meanwhile."""
+    layer = await connect(database.url, history_length=100)
+    await layer.publish("g", b"before")
+    with transaction(database) as theirs:
+        theirs.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
+        theirs.publish(layer, "g", b"alone")
+        theirs.commit()
+        theirs.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
+        theirs.publish(layer, "g", b"too late")
+        await layer.publish("g", b"meanwhile")
+        with pytest.raises(psycopg.errors.SerializationFailure):
+            theirs.commit()
+    kept = messages(await layer.history("g", since=None, limit=None))
+    assert kept == [b"before", b"alone", b"meanwhile"]
+
+
+async def test_a_database_of_another_encoding(database: brokers.Postgres, connect: Connect) -> None:
+    name = f"{database.database}_latin"
+    database.ask(f"CREATE DATABASE {name} ENCODING 'LATIN1' TEMPLATE template0")
+    latin = brokers.Postgres(database.server, database.programs, name)
+    layer = await connect(latin.url, history_length=100)
+    await layer.subscribe("g")
+    await layer.publish("g", b"1")
+    for size in (100, 5000, 7000, 50_000):
+        message = bytes(range(256)) * (size // 256 + 1)
+        await layer.publish("g", message)
+    with transaction(latin) as theirs:
+        theirs.run(layer.publish_in_transaction("g", message, encoding="LATIN1"))
+        theirs.commit()
+    live = await received(layer, 6)
+    assert messages(await layer.history("g", since=None, limit=None)) == live
+    assert [len(each) for each in live[1:]] == [256, 5120, 7168, 50_176, 50_176]
+    await layer.disconnect()
+    database.ask(f"DROP DATABASE {name} WITH (FORCE)")
+
+
 async def test_in_a_transaction_the_order_is_that_of_the_calls(database: brokers.Postgres, connect: Connect) -> None:
     layer = await connect(database.url, history_length=100)
     layer.disable_history("without")

@@ -92,33 +92,8 @@ CREATE OR REPLACE FUNCTION {schema}.django_anyio_channels_publish(
 DECLARE
     now_us CONSTANT bigint := floor(extract(epoch FROM clock_timestamp()) * 1000000)::bigint;
     large CONSTANT bigint := max_bytes / 4 / greatest(length, 1);
-    only_size CONSTANT bigint := octet_length(payloads[1]);
-    only_bytes CONSTANT bigint := CASE WHEN only_size >= large THEN only_size ELSE 0 END;
-    known {schema}.django_anyio_channels_position;
     full_topic bytea;
 BEGIN
-    IF cardinality(topics) = 1 THEN
-        -- The same as below for one message of a known topic, in a third of the time.
-        UPDATE {schema}.django_anyio_channels_position SET
-            before = last, last = greatest(now_us, last + 1), kept = kept + 1, bytes = bytes + only_bytes,
-            keep_length = length, keep_bytes = max_bytes, keep_us = age_us
-            WHERE topic = topics[1] RETURNING * INTO known;
-        IF FOUND THEN
-            INSERT INTO {schema}.django_anyio_channels_history (topic, number, previous, bytes, payload)
-                VALUES (known.topic, known.last, known.before, only_bytes, payloads[1]);
-            RETURN NEXT concat(known.epoch, '-', known.last / 1000, '-', known.last % 1000);
-            PERFORM pg_notify(channels[1], concat(
-                known.epoch, '-', known.last / 1000, '-', known.last % 1000, ' ',
-                known.before / 1000, '-', known.before % 1000, E'\n', CASE WHEN only_size <= 7900 THEN payloads[1] END
-            ));
-            IF known.kept > length + length / 8 OR known.bytes > max_bytes - max_bytes / 4
-                OR known.oldest < now_us - age_us - age_us / 8
-            THEN
-                PERFORM {schema}.django_anyio_channels_prune(known.topic);
-            END IF;
-            RETURN;
-        END IF;
-    END IF;
     RETURN QUERY WITH given AS MATERIALIZED (
         SELECT topic, channel, payload, octet_length(payload) AS size,
             CASE WHEN octet_length(payload) >= large THEN octet_length(payload) ELSE 0 END AS bytes, n,
