@@ -10,8 +10,8 @@
 ``DEBUG``
     ``1`` turns Django's debug pages on and ``0`` off. They are on unless ``ALLOWED_HOSTS`` opens the chat to others.
 
-Nothing is stored in a database, hence no sessions, no users and no migrations: a name lives in its browser tab and a
-message in the windows that saw it.
+Nothing is stored in tables, hence no sessions, no users and no migrations: a name lives in its browser tab, and a
+message in the windows that saw it and, for an hour, in the history that the broker keeps of its room.
 """
 
 import os
@@ -26,6 +26,7 @@ SECRET_KEY = get_random_secret_key()  # Nothing that is signed here outlives the
 
 CHANNEL_LAYER_URL = os.environ.get("CHANNEL_LAYER_URL", "memory://")
 DATABASE = os.environ.get("DATABASE")
+IN_MEMORY = not DATABASE and CHANNEL_LAYER_URL.startswith("memory:")
 DATABASES: dict[str, Any] = {}
 if DATABASE:
     DATABASES["default"] = {"ENGINE": "django.db.backends.postgresql", "NAME": DATABASE}
@@ -36,11 +37,12 @@ CHANNEL_LAYERS: dict[str, dict[str, Any]] = {
             **({"database": "default"} if DATABASE else {"url": CHANNEL_LAYER_URL}),
             "outage_message": "group.missed",  # have each window come back after an outage and say what it missed
             "publish_timeout": 5,  # nobody waits longer for a line of chat
+            "options": {"history_length": 1000} if IN_MEMORY else {},  # each room's last messages
         },
     },
 }
 # What is in memory cannot be reached from a second process, so `manage.py runworker` would wait for ever.
-EMBEDDED_WORKER = not DATABASE and CHANNEL_LAYER_URL.startswith("memory:")
+EMBEDDED_WORKER = IN_MEMORY
 SILENCED_SYSTEM_CHECKS = ["anyio_channels.W001"]  # The worker is embedded, and there is but one process.
 
 INSTALLED_APPS = [

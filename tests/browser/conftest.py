@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -25,6 +26,8 @@ FLAGS = [
 ]
 
 Open = Callable[..., Page]
+
+_ROOMS = itertools.count(1)
 
 expect.set_options(timeout=20_000)
 
@@ -62,7 +65,7 @@ def server() -> Iterator[Server]:
 
 @pytest.fixture
 def open_window(browser: Browser, server: Server) -> Iterator[Open]:
-    """Opens a window, of a browser of its own, in the lobby; with a name it also comes in.
+    """Opens a window, of a browser of its own, in a room of this test; with a name it also comes in.
 
     Any other arguments are Playwright's for a context. The test fails if a page's script does.
     """
@@ -71,7 +74,10 @@ def open_window(browser: Browser, server: Server) -> Iterator[Open]:
     errors: list[str] = []
     contexts = []
 
-    def open_window(name: str = "", room: str = "lobby", **options: Any) -> Page:
+    # A room keeps its last messages.
+    own_room = f"room-{next(_ROOMS)}"
+
+    def open_window(name: str = "", room: str = own_room, **options: Any) -> Page:
         context = browser.new_context(base_url=f"http://127.0.0.1:{server.port}", **options)
         contexts.append(context)
         page = context.new_page()

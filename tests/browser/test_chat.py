@@ -47,7 +47,7 @@ def test_two_windows_see_each_other_live(open_window: Open) -> None:
 
 def test_rooms_are_apart(open_window: Open) -> None:
     ana, bob, eve = open_window("Ana"), open_window("Bob"), open_window("Eve", room="kitchen")
-    say(ana, "for the lobby")
+    say(ana, "for this room")
     expect(messages(bob)).to_have_count(1)
     bob.get_by_role("link", name="kitchen").click()
     expect(bob.get_by_role("heading", level=1)).to_have_text("kitchen")
@@ -62,7 +62,7 @@ def test_rooms_are_apart(open_window: Open) -> None:
 
 
 def test_markup_stays_text(open_window: Open) -> None:
-    ana, eve = open_window("Ana"), open_window("<i>Eve</i><img src=x>")
+    ana, eve = open_window("Ana", "workshop"), open_window("<i>Eve</i><img src=x>", "workshop")
     say(eve, MARKUP)
     say(eve, "/roll 1d6<b>")
     expect(eve.get_by_role("alert")).to_contain_text("for example /roll 2d6")
@@ -70,7 +70,7 @@ def test_markup_stays_text(open_window: Open) -> None:
         expect(messages(page).locator(".text")).to_have_text([MARKUP])
         expect(people(page)).to_have_text(["<i>Eve</i><img src=x>", "Ana"])
         expect(page.locator("main img, main i, aside img, aside i, main script")).to_have_count(0)
-        assert page.title() == "lobby \N{MIDDLE DOT} chat"
+        assert page.title() == "workshop \N{MIDDLE DOT} chat"
     expect(ana.get_by_text("<i>Eve</i><img src=x> joined")).to_be_visible()
 
 
@@ -184,7 +184,7 @@ def test_a_name_that_is_refused_can_be_put_right(open_window: Open) -> None:
     expect(ana.locator("#connection")).to_have_text("Connected")
     expect(people(ana)).to_have_text(["Ana"])
     expect(ana.get_by_text("No messages yet.")).to_be_visible()
-    expect(ana.get_by_text("This server doesn't store messages.")).to_be_visible()
+    expect(ana.get_by_text("This server keeps the last messages for a while.")).to_be_visible()
 
 
 def test_what_is_typed_has_its_own_direction_and_turns_no_other(open_window: Open) -> None:
@@ -324,7 +324,7 @@ def test_nothing_sticks_out_on_a_phone(open_window: Open, server: Server, width:
 
 
 def test_the_phone_drawer_takes_the_keyboard_along(open_window: Open) -> None:
-    phone = open_window("Ana", viewport={"width": 390, "height": 640})
+    phone = open_window("Ana", "lobby", viewport={"width": 390, "height": 640})
     menu = phone.get_by_role("button", name="Rooms")
     menu.focus()
     phone.keyboard.press("Enter")

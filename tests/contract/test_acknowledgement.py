@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 import itertools
+import json
+import os
 import random
+import signal
+import subprocess
+import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
+from pathlib import Path
 from typing import Any
 
 import anyio
@@ -15,6 +21,8 @@ from anyio.to_thread import run_sync
 
 from django_anyio_channels import Backoff, Channel, DeliveryUnknown, Event, ListenerClosed, Subscriber
 from django_anyio_channels.hub.consumer_group import dead_letter_group
+from tests.support.paths import ROOT
+from tests.support.programs import in_a_hurry
 
 from .helpers import Unique
 from .kinds import HistoryBroker
@@ -379,3 +387,56 @@ async def test_frozen_broker(open_channel: Open, mortal_history_broker: Any, job
         mortal_history_broker.thaw()
         await channel.publish(jobs, 2)
         assert await messages(reader, 1) == [2], "the acknowledgement was repeated, or it would have come again first"
+
+
+class Workers:
+    """Processes of one consumer group, each of which writes what it handles into a file."""
+
+    def __init__(self, stack: AsyncExitStack, config: dict[str, Any], group: str, folder: Path, count: int) -> None:
+        command = [sys.executable, "-m", "tests.contract.history_worker", json.dumps(config), group]
+        self.files = [folder / f"worker {number}" for number in range(count)]
+        self.processes: list[subprocess.Popen[bytes]] = []
+        for file in self.files:
+            output = stack.enter_context(file.open("wb"))
+            process = subprocess.Popen(command, cwd=ROOT, env=in_a_hurry(), stdout=output)
+            stack.callback(process.wait)
+            stack.callback(process.kill)
+            self.processes.append(process)
+
+    def ready(self) -> bool:
+        return all(file.read_bytes().startswith(b"ready\n") for file in self.files)
+
+    def done(self) -> list[list[int]]:
+        """What each has handled so far."""
+        return [[int(line) for line in file.read_bytes().split(b"\n")[1:-1]] for file in self.files]
+
+    def numbers(self) -> list[int]:
+        return [number for numbers in self.done() for number in numbers]
+
+
+async def test_readers_that_are_killed_or_stopped_lose_nothing(
+    open_channel: Open, durable_history_broker: HistoryBroker, jobs: str, tmp_path: Path
+) -> None:
+    """SIGKILL for one of three processes and SIGSTOP for another; the third does what they have left."""
+    count = 600
+    publisher = await open_channel(history_length=2 * count, redeliver_after=SHORT)
+    config = durable_history_broker.config(history_length=2 * count, redeliver_after=SHORT)
+    async with AsyncExitStack() as stack:
+        workers = Workers(stack, config, jobs, tmp_path, 3)
+        await becomes_true(workers.ready)
+
+        async def publish(numbers: range) -> None:
+            for number in numbers:
+                await publisher.publish(jobs, number)
+
+        async with anyio.create_task_group() as tasks:
+            for start in range(0, count, 100):
+                tasks.start_soon(publish, range(start, start + 100))
+            for number, kill in enumerate((signal.SIGKILL, signal.SIGSTOP)):
+                await becomes_true(lambda number=number: workers.done()[number])  # type: ignore[misc]
+                os.kill(workers.processes[number].pid, kill)
+        await becomes_true(lambda: len(set(workers.numbers())) == count)
+        done, everything = workers.done(), workers.numbers()
+    twice = {number for number in everything if everything.count(number) > 1}
+    assert sorted(set(everything)) == list(range(count))
+    assert twice <= {*done[0][-1:], *done[1][-1:]}, "only what these two had not acknowledged"

@@ -12,7 +12,7 @@ from typing import Any
 import docutils.nodes
 import pytest
 
-from django_anyio_channels import RedisStreamsChannelLayer
+from django_anyio_channels import InMemoryChannelLayer, RedisStreamsChannelLayer
 from django_anyio_channels.django.config import read_config
 from tests.docs.test_readme import cells_of, parsed
 from tests.support.brokers import redis as brokers
@@ -55,9 +55,10 @@ def test_programs_print_what_the_next_block_says(block: docutils.nodes.literal_b
     assert (done.returncode, done.stdout.strip()) == (0, after.astext().strip()), done.stderr
 
 
-def test_the_options_are_documented_with_their_defaults() -> None:
+@pytest.mark.parametrize("layer", [RedisStreamsChannelLayer, InMemoryChannelLayer])
+def test_the_options_are_documented_with_their_defaults(layer: type) -> None:
     [table] = [table for table in PAGE.findall(docutils.nodes.table) if "options" in table["classes"]]
-    parameters = inspect.signature(RedisStreamsChannelLayer).parameters
+    parameters = inspect.signature(layer).parameters
     documented = {name: ast.literal_eval(default) for name, (default, _) in cells_of(table).items()}
     assert documented == {name: parameters[name].default for name in documented}
     assert {"redeliver_after", "deliver_at_most", "consumer_group"} == set(documented)

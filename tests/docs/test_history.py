@@ -11,7 +11,8 @@ import pytest
 from channels.layers import BaseChannelLayer, channel_layers
 from channels.testing import WebsocketCommunicator
 
-from django_anyio_channels import AnyioChannelLayer, RedisStreamsChannelLayer, Resumption
+from django_anyio_channels import AnyioChannelLayer, InMemoryChannelLayer, RedisStreamsChannelLayer, Resumption
+from django_anyio_channels.core.options import HISTORY_OPTIONS
 from tests.support.brokers import redis as brokers
 from tests.support.paths import ROOT
 
@@ -27,14 +28,17 @@ def anyio_backend() -> str:
     return "asyncio"
 
 
-@pytest.fixture
-def config() -> Iterator[dict[str, Any]]:
-    """The CONFIG of the page, for a server of the test's own."""
+@pytest.fixture(params=["redis", "memory"])
+def config(request: pytest.FixtureRequest) -> Iterator[dict[str, Any]]:
+    """The CONFIG of the page, for a server of the test's own, and its options in memory."""
     server = brokers.plain("redis")
     found: dict[str, Any] = {}
     exec(code("settings"), found)
     config: dict[str, Any] = found["CHANNEL_LAYERS"]["default"]["CONFIG"]
     assert config["url"] == "redis+streams://localhost:6379/0"
+    if request.param == "memory":
+        yield {"options": config["options"]}
+        return
     with brokers.running(server):
         yield {**config, "url": brokers.with_streams(server.url)}
 
@@ -49,8 +53,13 @@ def test_the_options_are_documented_with_their_defaults() -> None:
     [body] = table.findall(docutils.nodes.tbody)
     rows = [[cell.astext() for cell in row.findall(docutils.nodes.entry)] for row in body.findall(docutils.nodes.row)]
     parameters = inspect.signature(RedisStreamsChannelLayer).parameters
-    assert [(name, default) for name, default, _ in rows] == [
-        (name, str(parameters[name].default)) for name in ("history_length", "history_age", "history_bytes")
+    documented = [(name, default) for name, default, _ in rows]
+    assert documented == [(name, str(parameters[name].default)) for name in HISTORY_OPTIONS]
+    in_memory = inspect.signature(InMemoryChannelLayer).parameters
+    assert "In memory the default is 0" in rows[0][2]
+    assert [(name, str(in_memory[name].default)) for name in HISTORY_OPTIONS] == [
+        ("history_length", "0"),
+        *documented[1:],
     ]
 
 
