@@ -64,7 +64,7 @@ CREATE OR REPLACE FUNCTION {schema}.django_anyio_channels_deliver(
 ) LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $deliver$
 DECLARE
     now_is CONSTANT timestamptz := clock_timestamp();
-    due_again CONSTANT timestamptz := now_is + make_interval(secs => seconds);
+    due_again timestamptz := now_is + make_interval(secs => seconds);
     counter record;
     place record;
     found_ids bigint[];
@@ -74,6 +74,8 @@ DECLARE
     new_reached bigint;
     something_lost boolean := false;
 BEGIN
+    -- What a crash takes back of this is delivered again.
+    PERFORM set_config('synchronous_commit', 'off', true);
     -- The reply to this call may have been lost with its connection.
     found_ids := ARRAY(
         SELECT job.id FROM {schema}.django_anyio_channels_job AS job
@@ -106,6 +108,7 @@ BEGIN
         ELSIF most > 0 THEN
             SELECT * INTO place FROM {schema}.django_anyio_channels_cursor AS cursors
                 WHERE cursors.topic = from_topic AND cursors.consumer_group = to_group FOR UPDATE;
+            due_again := clock_timestamp() + make_interval(secs => seconds);  -- it may have waited
             SELECT position.epoch, position.last, position.keep_us INTO counter
                 FROM {schema}.django_anyio_channels_position AS position WHERE position.topic = from_topic;
             something_lost := counter.epoch IS NOT NULL AND place.epoch IS DISTINCT FROM counter.epoch;
