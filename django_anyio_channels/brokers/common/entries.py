@@ -14,6 +14,9 @@ BEGINNING = b"0-0"
 NO_EPOCH = b"00000000"
 """The epoch of a group whose position the server does not know: nothing was published to it."""
 
+NOWHERE = b"%b-%b" % (NO_EPOCH, BEGINNING)
+"""The position of such a group."""
+
 _ID = rb"[0-9]{1,13}-[0-9]{1,20}"
 """Whatever counts: the first number may be milliseconds until the year 2286."""
 _LARGEST_NUMBER = 2**64 - 1

@@ -7,7 +7,7 @@ import os
 import re
 import threading
 import weakref
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
@@ -17,10 +17,10 @@ from anyio.lowlevel import current_token
 
 from ...core.events import BoundQueue, Event, Gap, PublishResult
 from ...core.exceptions import QueueFull
-from ..common.entries import entry_id
+from ..common.entries import NOWHERE, entry_id
 from ..common.history import HistoryPage, as_events
 from .deliveries import PendingWork
-from .history import HistoryLimits, HistoryStore, position_before
+from .history import HistoryLimits, HistoryStore
 from .queues import Queue, Reader, ThreadSafeNotifier
 
 _SWEEP_SECONDS = 60.0
@@ -108,14 +108,13 @@ class InMemoryBroker:
 
     def _cut_off(self, inbox: Inbox) -> None:
         """End the subscriptions of a layer that left too much unread, and remember from where on it missed events."""
-        inbox.resume_at = {
-            group: self._histories.get(group).position
-            for group, subscribed in self._topics.items()
-            if inbox in subscribed and self._histories.keeps(group)
-        }
-        for event in reversed(inbox.events):
-            if event.position is not None and event.subscription is None:
-                inbox.resume_at[event.group] = position_before(event.position)
+        unread = Counter(event.group for event in inbox.events if event.subscription is None)
+        gaps = {event.group for event in inbox.events if isinstance(event, Gap)}
+        for group, subscribed in self._topics.items():
+            if inbox in subscribed and self._histories.keeps(group):
+                history = self._histories.get(group)
+                reached = history.position_of(history.last - unread[group])
+                inbox.resume_at[group] = NOWHERE if group in gaps else reached
         inbox.patterns = {pattern for pattern, (_, subscribed) in self._patterns.items() if inbox in subscribed}
         inbox.events.clear()
         self._disconnect(inbox)

@@ -6,11 +6,11 @@ import math
 from collections import deque
 from itertools import islice
 from secrets import token_hex
-from time import monotonic
+from time import monotonic, time_ns
 from typing import NamedTuple
 
 from ...core.events import Event
-from ..common.entries import BEGINNING, NO_EPOCH, HistoryEntry, entry_id, epoch_of, sort_key
+from ..common.entries import BEGINNING, NOWHERE, HistoryEntry, entry_id, epoch_of, sort_key
 from ..common.history import HistoryPage
 
 _POSITION_SECONDS = 24 * 3600.0
@@ -48,8 +48,9 @@ class GroupHistory:
     __slots__ = ("_large", "_large_bytes", "last", "messages", "prefix", "times", "used")
 
     def __init__(self, length: int) -> None:
-        self.prefix = f"{token_hex(4)}-0-"
-        """Of the positions of its messages: the epoch, and a zero."""
+        # By the time, so that positions of a later epoch are greater.
+        self.prefix = f"{token_hex(4)}-{time_ns() // 1_000_000}-"
+        """Of the positions of its messages, before their numbers."""
         self.last = 0
         """The number of the last message."""
         # Not events: what a garbage collector has to visit would cost more than making them again.
@@ -67,13 +68,17 @@ class GroupHistory:
         return self.last - len(self.messages) + 1
 
     @property
+    def _epoch(self) -> bytes:
+        return epoch_of(self.prefix.encode())
+
+    @property
     def position(self) -> bytes:
         """The position of the last message, or before the first one."""
         return self.position_of(self.last)
 
     def position_of(self, number: int) -> bytes:
         """Return the position of a message; 0 is before the first one."""
-        return f"{self.prefix}{number}".encode()
+        return f"{self.prefix}{number}".encode() if number else self._epoch + b"-" + BEGINNING
 
     def message(self, number: int) -> bytes:
         """Return a message that is kept."""
@@ -100,7 +105,7 @@ class GroupHistory:
     def page(self, reached: bytes) -> HistoryPage:
         """Return the first messages after a position."""
         last = self.position
-        if reached == last or epoch_of(reached) != epoch_of(last):
+        if reached == last or epoch_of(reached) != self._epoch:
             return HistoryPage(last, [])
         begin = max(min(sort_key(reached)[1], self.last) + 1, self.first)
         return HistoryPage(last, self.entries(begin, _PAGE))
@@ -112,12 +117,6 @@ class GroupHistory:
 
     def _entry(self, number: int, message: bytes) -> HistoryEntry:
         return HistoryEntry(self.position_of(number), entry_id(self.position_of(number - 1)), message)
-
-
-def position_before(position: str) -> bytes:
-    """Return the position of the message before the one with this position."""
-    prefix, _, number = position.rpartition("-")
-    return f"{prefix}-{int(number) - 1}".encode()
 
 
 class HistoryStore:
@@ -183,7 +182,7 @@ class HistoryStore:
     def page(self, group: str, reached: bytes) -> HistoryPage:
         """Return the first messages after a position. A group that nothing was published to takes no memory."""
         if self._groups.get(group) is None:
-            return HistoryPage(b"%b-%b" % (NO_EPOCH, BEGINNING), [])
+            return HistoryPage(NOWHERE, [])
         return self.get(group).page(reached)
 
     def latest(self, group: str, limit: int | None) -> list[HistoryEntry]:

@@ -58,6 +58,9 @@ class ModelServer:
         self.epoch, self.time, self.number, self.stream = epoch, 0, 0, []
         self.is_forgotten = True
 
+    def trim(self, left: int) -> None:
+        del self.stream[: max(0, len(self.stream) - left)]
+
     def page(self, reached: bytes) -> tuple[bytes, list[HistoryEntry]]:
         if reached in (b"", self.last) or epoch_of(reached) != epoch_of(self.last):
             return self.last, []
@@ -68,9 +71,11 @@ class ModelServer:
 class MergeMachine(RuleBasedStateMachine):
     """A node that is connected and cut off while the server publishes, trims and forgets."""
 
+    server_type: type[ModelServer] = ModelServer
+
     def __init__(self) -> None:
         super().__init__()
-        self.server = ModelServer()
+        self.server = self.server_type()
         self.merger = HistoryMerger()
         self.connected = True
         self.wire: list[HistoryEntry] = []
@@ -98,7 +103,7 @@ class MergeMachine(RuleBasedStateMachine):
     @rule(left=st.integers(0, 3))
     def trim(self, left: int) -> None:
         self.history_was_cut = True
-        del self.server.stream[: max(0, len(self.server.stream) - left)]
+        self.server.trim(left)
 
     @rule(missed=st.integers(0, 4), left=st.none() | st.integers(0, 2))
     def the_connection_breaks(self, missed: int, left: int | None) -> None:

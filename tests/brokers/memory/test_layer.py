@@ -135,6 +135,22 @@ def test_a_purge_of_a_queue_that_is_waited_for_leaves_the_reader_waiting() -> No
     assert asyncio.run(main()) == b"after"
 
 
+def test_a_reader_that_is_cancelled_when_another_has_taken_the_message_leaves_nothing() -> None:
+    async def main() -> None:
+        layer = InMemoryChannelLayer()
+        await layer.connect()
+        reading = [asyncio.ensure_future(layer.take("q")) for _ in range(2)]
+        await asyncio.sleep(0)
+        await layer.put("q", b"job", **QUEUE)
+        assert await layer.take("q") == b"job"
+        reading[0].cancel()
+        await asyncio.wait(reading[:1])
+        await layer.put("q", b"next", **QUEUE)
+        assert await asyncio.wait_for(reading[1], 30) == b"next"
+
+    asyncio.run(main())
+
+
 def test_a_pattern_of_two_layers_outlives_one_of_them() -> None:
     async def main() -> None:
         broker = InMemoryBroker()

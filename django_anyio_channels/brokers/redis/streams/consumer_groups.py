@@ -1,9 +1,18 @@
 """Acknowledged delivery on the server: what is new, what is pending, and the Lua scripts that deliver and acknowledge.
 
 New work is removed from a queue, or a consumer group's cursor moves over the history of a group; what was delivered and
-not acknowledged is kept beside it, so that neither a trimmed history nor an expiry can take it away. (``XREADGROUP``
-forgets entries that are trimmed.) Two keys hold it: when each delivery is visible to other nodes again, in a sorted
-set, and its message and number of deliveries, in a hash.
+not acknowledged is kept beside it, so that neither a trimmed history nor an expiry can take it away. Two keys hold it:
+a sorted set, when each delivery is visible to other nodes again, and a hash, its message and number of deliveries.
+
+Redis' own consumer groups (``XREADGROUP``, ``XAUTOCLAIM``) would not do it in fewer lines:
+
+* A pending entry whose message was trimmed is lost. ``XADD`` and ``XTRIM ... ACKED`` (Redis 8.2) keep it, but then one
+  entry that is never acknowledged, or one consumer group without consumers, keeps all that follows: a history would
+  have no bound in messages, seconds or bytes. And neither Redis 6.2 to 8.0 nor any Valkey has it, so these two keys
+  would stay beside it.
+* Queues are lists, with a capacity, and an expiry of each message, which streams have not.
+* A call whose reply is lost must bring the same deliveries again, not count them twice; entries that were trimmed
+  before they were delivered must be reported. Both need a script around ``XREADGROUP``, as they do here.
 """
 
 from __future__ import annotations
