@@ -85,6 +85,11 @@ class Jobs:
         self._start(self._confirm(work_id, done))
         return done
 
+    async def wait_acknowledged(self) -> None:
+        """Wait for what has been acknowledged before: a node that dies next must not leave that to be done again."""
+        if self._tasks:
+            await asyncio.wait(set(self._tasks))
+
     async def _confirm(self, work_id: bytes, done: asyncio.Future[None]) -> None:
         try:
             await self.acknowledgements.call(work_id)
@@ -164,6 +169,7 @@ class PostgreSQLWork(NamedTuple):
         self, session: JobSession, node: str, number: int, count: int, seconds: float
     ) -> Deliveries | None:
         topic = None if self.consumer_group is None else self.name
+        await session.jobs.wait_acknowledged()
         *rows, (*_, lost, soonest) = await session.jobs.tables.run(
             sql.JOB_DELIVER, self.source, topic, self.consumer_group, node, number, count, seconds
         )

@@ -85,6 +85,14 @@ async def test_a_queue(layer: PostgreSQLChannelLayer, queue: str) -> None:
     assert (await deliver(layer, work, 7)).seconds == 5
 
 
+async def test_who_asks_for_more_has_acknowledged_first(layer: PostgreSQLChannelLayer) -> None:
+    await put(layer, b"1", b"2")
+    [first] = (await deliver(layer, JOBS, 1, count=1)).delivered
+    acknowledged = JOBS.acknowledge(session_of(layer), first.work_id)
+    await deliver(layer, JOBS, 2)
+    assert acknowledged.done()
+
+
 async def test_what_is_locked_is_left_to_others(layer: PostgreSQLChannelLayer, database: brokers.Postgres) -> None:
     await put(layer, b"1", b"2")
     await put(layer, b"3", queue="others")
