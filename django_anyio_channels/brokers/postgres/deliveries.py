@@ -34,7 +34,8 @@ class Jobs:
         self.tables = TableAccess(connection, JOBS)
         self._scripts = scripts
         self._limits = limits
-        self._watching: dict[str, Callable[[], None]] = {}
+        self.watching: dict[str, Callable[[], None]] = {}
+        """What is called for the notifications of a channel."""
         self._tasks: set[asyncio.Task[None]] = set()
         self.acknowledgements: Batcher[bytes, None] = Batcher(self._acknowledge)
         """Ids of work. The session runs and closes it."""
@@ -43,22 +44,22 @@ class Jobs:
 
     async def watch(self, channel: str, changed: Callable[[], None]) -> None:
         """Have ``changed`` called for each notification of a channel."""
-        self._watching[channel] = changed
+        self.watching[channel] = changed
         await self._scripts.call(sql.listen(channel))
 
     def unwatch(self, channel: str) -> None:
         """Undo `watch`, without waiting."""
-        del self._watching[channel]
+        del self.watching[channel]
         self._start(self._unlisten(channel))
 
     async def _unlisten(self, channel: str) -> None:
-        if channel not in self._watching:
+        if channel not in self.watching:
             with suppress(ChannelLayerError):  # what comes is for nobody
                 await self._scripts.call(sql.unlisten(channel))
 
     def on_notification(self, channel: str) -> bool:
         """Tell whoever watches the channel. Returns whether there is one."""
-        changed = self._watching.get(channel)
+        changed = self.watching.get(channel)
         if changed is not None:
             changed()
         return changed is not None

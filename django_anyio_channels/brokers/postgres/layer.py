@@ -92,7 +92,7 @@ class PostgreSQLChannelLayer(BaseChannelLayer):
         self.consumer_group = consumer_group
         self.redeliver_after = redeliver_after
         self.deliver_at_most = deliver_at_most
-        self._is_acknowledged: Callable[[str], bool] = _nothing
+        self._is_acknowledged: Callable[[str], bool] | None = None
         self._deliveries = DeliveryManager[Session](redeliver_after)
         self._session: Session | None = None
 
@@ -165,7 +165,10 @@ class PostgreSQLChannelLayer(BaseChannelLayer):
         await self._require_session().subscriptions.unsubscribe(groups)
 
     async def publish(self, group: str, message: bytes) -> PublishResult:
-        return await self._require_session().publish(group, message, keep=self._has_history(group))
+        publisher = self._require_session().publisher
+        if self._limits.length and group not in self._without_history:
+            return await publisher.keep(group, message)
+        return await publisher.publish(group, message)
 
     async def count_subscribers(self, group: str) -> int:
         """Return how many nodes subscribe to a topic that each of them subscribed to among its first."""
@@ -204,7 +207,10 @@ class PostgreSQLChannelLayer(BaseChannelLayer):
 
     async def put(self, queue: str, message: bytes, *, capacity: int, expiry: float) -> None:
         session, entry = self._require_session(), Message(queue.encode(), message, capacity, expiry)
-        await (session.jobs.put(entry) if self._is_acknowledged(queue) else session.queues.put(entry))
+        if self._is_acknowledged is not None and self._is_acknowledged(queue):
+            await session.jobs.put(entry)
+        else:
+            await session.queues.put(entry)
 
     async def take(self, queue: str) -> bytes:
         return await self._require_session().queues.take(queue.encode())
@@ -220,7 +226,7 @@ class PostgreSQLChannelLayer(BaseChannelLayer):
         await session.queues.purge(prefix.encode())
         if self._limits.length:
             await session.histories.purge(prefix.encode())
-        if self._is_acknowledged is _nothing:
+        if self._is_acknowledged is None:
             await session.jobs.purge_if_any(prefix.encode())
         else:
             await session.jobs.purge(prefix.encode())
@@ -250,7 +256,7 @@ class PostgreSQLChannelLayer(BaseChannelLayer):
     def put_in_transaction(
         self, queue: str, message: bytes, *, capacity: int, expiry: float
     ) -> QueryGenerator[bool | None]:
-        acknowledged = self._is_acknowledged(queue)
+        acknowledged = self._is_acknowledged is not None and self._is_acknowledged(queue)
         return transactions.put(queue.encode(), message, capacity=capacity, expiry=expiry, acknowledged=acknowledged)
 
     def count_subscribers_in_transaction(self, group: str) -> QueryGenerator[int]:
@@ -277,8 +283,3 @@ class PostgreSQLChannelLayer(BaseChannelLayer):
 
     def _not_connected(self) -> ListenerClosed:
         return ListenerClosed(f"{self.address} is not connected; use the layer through a Channel, or connect() it")
-
-
-def _nothing(queue: str) -> bool:
-    """No queue is known to be acknowledged."""
-    return False

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import asyncpg
 
@@ -25,13 +24,8 @@ _BINDINGS_LOST = (asyncpg.UndefinedTableError, asyncpg.InvalidSchemaNameError, a
 """The table of bindings was dropped, or taken from this role."""
 
 
-class Publication(NamedTuple):
-    """One message on its way to a group."""
-
-    group: str
-    topic: str | None
-    """The group as a parameter, if the message is to be kept."""
-    payloads: list[str]
+Publication = tuple[str, str | None, list[str]]
+"""The group of a message, the group as a parameter if the message is to be kept, and the payloads."""
 
 
 class Publisher:
@@ -46,20 +40,20 @@ class Publisher:
         self.calls: Batcher[Publication, PublishResult] = Batcher(self._flush, max_bytes=_MAX_BATCH_BYTES)
         """The session runs and closes it."""
 
-    async def publish(self, group: str, message: bytes, *, keep: bool) -> PublishResult:
+    async def publish(self, group: str, message: bytes) -> PublishResult:
         """Return when the server has committed the message, with the queues that are bound to the group."""
-        encoding = self._connection.server_encoding
-        if keep:
-            payload = encode_entry(message, server_encoding=encoding)
-            publication = Publication(group, sql.bytes_as_text(group.encode()), [payload])
-            return await self.calls.call(publication, size=len(payload))
-        payloads = encode(message, server_encoding=encoding)
-        return await self.calls.call(Publication(group, None, payloads), size=sum(map(len, payloads)))
+        payloads = encode(message, server_encoding=self._connection.server_encoding)
+        return await self.calls.call((group, None, payloads), size=sum(map(len, payloads)))
+
+    async def keep(self, group: str, message: bytes) -> PublishResult:
+        """`publish` to a group with a history."""
+        payload = encode_entry(message, server_encoding=self._connection.server_encoding)
+        return await self.calls.call((group, sql.bytes_as_text(group.encode()), [payload]), size=len(payload))
 
     async def _flush(self, publications: list[Publication]) -> Sequence[PublishResult]:
         await self._barrier.wait()
         try:
-            if any(publication.topic is not None for publication in publications):
+            if self._histories.limits.length and any(topic for _, topic, _ in publications):
                 return await self._keep(publications)
             return await self._notify(publications)
         except asyncpg.PostgresError as error:
@@ -82,36 +76,36 @@ class Publisher:
             self._bindings_in = ""
             return await self._notify(publications) if channels else nothing_bound
         bound = bound_queues(rows)
-        return [PublishResult(bound_queues=bound.get(each.group, ())) for each in publications]
+        return [PublishResult(bound_queues=bound.get(group, ())) for group, _, _ in publications]
 
     async def _keep(self, publications: list[Publication]) -> Sequence[PublishResult]:
         """Publish some payloads with a history, and some perhaps without, in one transaction and in their order."""
         if len(publications) == 1 and (result := await self._keep_one(publications[0])) is not None:
             return [result]
-        topics = [each.topic for each in publications for _ in each.payloads]
+        topics = [topic for _, topic, payloads in publications for _ in payloads]
         rows = await self._histories.tables.run(
             sql.HISTORY_PUBLISH, topics, *_columns(publications), *self._histories.limits, _topics(publications)
         )
         bound = bound_queues(row[1:] for row in rows[len(topics) :])
         results, place = [], 0
-        for each in publications:
+        for group, _, payloads in publications:
             position = rows[place][0] or None
-            results.append(PublishResult(None, position, bound.get(each.group, ())))
-            place += len(each.payloads)
+            results.append(PublishResult(None, position, bound.get(group, ())))
+            place += len(payloads)
         return results
 
     async def _keep_one(self, publication: Publication) -> PublishResult | None:
         """Publish one payload with a history; return None, and do nothing, if its group has no position yet."""
-        topic, (payload,) = publication.group.encode(), publication.payloads
-        tables, limits = self._histories.tables, self._histories.limits
-        rows = await tables.run(sql.HISTORY_PUBLISH_ONE, topic, channel_name(publication.group), payload, *limits)
+        group, _, (payload,) = publication
+        topic, tables, limits = group.encode(), self._histories.tables, self._histories.limits
+        rows = await tables.run(sql.HISTORY_PUBLISH_ONE, topic, channel_name(group), payload, *limits)
         if not rows:
             return None
         (position, is_full, *_), *_ = rows
         if is_full:
             await tables.run(sql.HISTORY_PRUNE_ONE, topic)
         bound = bound_queues(row[2:] for row in rows)
-        return PublishResult(None, position, bound.get(publication.group, ()))
+        return PublishResult(None, position, bound.get(group, ()))
 
     async def _find_bindings(self) -> bool:
         """Find the table of bindings; where this role may not use it, not again within seconds."""
@@ -127,9 +121,9 @@ class Publisher:
 
 def _columns(publications: list[Publication]) -> tuple[list[str], list[str]]:
     """Return the NOTIFY channel and the payload of each payload."""
-    channels = [channel_name(each.group) for each in publications for _ in each.payloads]
-    return channels, [payload for each in publications for payload in each.payloads]
+    channels = [channel_name(group) for group, _, payloads in publications for _ in payloads]
+    return channels, [payload for _, _, payloads in publications for payload in payloads]
 
 
 def _topics(publications: list[Publication]) -> list[str]:
-    return sql.text_array({each.group.encode() for each in publications})
+    return sql.text_array({group.encode() for group, _, _ in publications})

@@ -11,7 +11,6 @@ from typing import Any
 import anyio
 import asyncpg
 
-from ...core.events import PublishResult
 from ...core.exceptions import ChannelLayerError, ListenerClosed
 from ...core.stats import RateLimitedLogger
 from ..common.batching import Batcher
@@ -78,7 +77,7 @@ class Session:
         self._notifications_arrive = False
         self._barrier = barrier
         self.histories = HistoryStore(self._publishing, limits, memory)
-        self._publisher = Publisher(self._publishing, barrier, self.histories)
+        self.publisher = Publisher(self._publishing, barrier, self.histories)
         self._log = RateLimitedLogger()
         self.events = EventStream()
         self._locks = SharedLocks(self._listening)
@@ -89,7 +88,7 @@ class Session:
         self._batchers = (
             self.subscriptions.scripts,
             self._locks.calls,
-            self._publisher.calls,
+            self.publisher.calls,
             self.histories.pages,
             self.queues.puts,
             self.jobs.puts,
@@ -262,9 +261,5 @@ class Session:
             self._peers.peer_joined()
         elif channel == self._test_channel:
             self._notifications_arrive = True
-        elif not self.jobs.on_notification(channel):
+        elif not (self.jobs.watching and self.jobs.on_notification(channel)):
             self.queues.on_notification(channel)
-
-    async def publish(self, group: str, message: bytes, *, keep: bool) -> PublishResult:
-        """Return when the server has committed the message, with the queues that are bound to the group."""
-        return await self._publisher.publish(group, message, keep=keep)

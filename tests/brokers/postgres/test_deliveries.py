@@ -258,6 +258,6 @@ async def test_an_acknowledgement_that_fails(layer: PostgreSQLChannelLayer, data
     await layer.disconnect()
     with pytest.raises(ListenerClosed):
         await soon(JOBS.acknowledge(session, three.work_id))
-    session.jobs._watching[wake_channel(b"jobs")] = lambda: None
+    session.jobs.watching[wake_channel(b"jobs")] = lambda: None
     JOBS.unwatch(session)  # the session is over
     await anyio.wait_all_tasks_blocked()

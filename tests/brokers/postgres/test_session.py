@@ -239,7 +239,7 @@ async def test_a_notification_for_an_unsubscribed_channel_is_dropped(database: b
         await session.subscriptions.scripts.call("LISTEN given_up")
         await session.subscribe("g")
         database.ask("NOTIFY given_up")
-        await session.publish("g", b"ours", keep=False)
+        await session.publisher.publish("g", b"ours")
         assert (await session.events.next()).message == b"ours"
 
 
