@@ -5,13 +5,15 @@ from __future__ import annotations
 import ast
 import inspect
 import re
+from typing import Any
 
 import docutils.nodes
 import pytest
 
-from django_anyio_channels import PostgreSQLChannelLayer
+from django_anyio_channels import CreateChannelTables, PostgreSQLChannelLayer
 from django_anyio_channels.brokers.postgres import parameters
 from django_anyio_channels.django import databases
+from django_anyio_channels.django.config import read_config
 from tests.support.paths import ROOT
 
 from .test_readme import parsed
@@ -57,3 +59,23 @@ def test_what_is_ignored_is_ignored() -> None:
     assert "prepare_threshold" in databases._OF_PSYCOPG
     assert "keepalives" in parameters._IGNORED
     assert "require" not in parameters._WITHOUT_EFFECT["channel_binding"]
+
+
+def run(name: str) -> dict[str, Any]:
+    [block] = [block for block in PYTHON if name in block["classes"]]
+    found: dict[str, Any] = {}
+    exec(block.astext(), found)
+    return found
+
+
+def test_the_settings_with_a_history_are_taken() -> None:
+    config = run("history")["CHANNEL_LAYERS"]["default"]["CONFIG"]
+    del config["database"]
+    [layer] = read_config({**config, "url": "postgresql://localhost"}).make_layers()
+    assert layer.retention == config["options"]["history_age"]
+
+
+def test_the_migration_can_be_made() -> None:
+    [operation] = run("migration")["Migration"].operations
+    assert isinstance(operation, CreateChannelTables)
+    assert operation.roles == ["chat"]
