@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from .django.messages import position_of as position_of
     from .django.middleware import ChannelNameMiddleware as ChannelNameMiddleware
     from .django.middleware import channel_token as channel_token
+    from .django.migration_operations import CreateChannelTables as CreateChannelTables
     from .django.presence.consumers import PresenceMixin as PresenceMixin
     from .django.presence.results import GroupCount as GroupCount
     from .django.presence.results import Member as Member
@@ -71,6 +72,7 @@ _NAMES = {
     "django.health_check": ["ChannelLayerHealthCheck"],
     "django.layer": ["AnyioChannelLayer"],
     "django.messages": ["GroupMessage", "position_of"],
+    "django.migration_operations": ["CreateChannelTables"],
     "django.middleware": ["ChannelNameMiddleware", "channel_token"],
     "django.presence.consumers": ["PresenceMixin"],
     "django.presence.results": ["GroupCount", "Member"],

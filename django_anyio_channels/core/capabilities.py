@@ -154,15 +154,20 @@ class SupportsTransactions(Protocol):
     They need no connected layer. ``encoding`` is the ``server_encoding`` of the connection that runs them.
     """
 
-    def publish_in_transaction(self, group: str, message: bytes, *, encoding: str) -> QueryGenerator[PublishResult]:
-        """`BaseChannelLayer.publish`."""
+    def publish_in_transaction(
+        self, group: str, message: bytes, *, encoding: str
+    ) -> QueryGenerator[PublishResult | None]:
+        """`BaseChannelLayer.publish`, at the commit; the result knows no position.
+
+        Returns None if the tables that it needs do not exist; `BaseChannelLayer.purge` makes them.
+        """
 
     def put_in_transaction(
         self, queue: str, message: bytes, *, capacity: int, expiry: float
     ) -> QueryGenerator[bool | None]:
         """`BaseChannelLayer.put`; returns whether there was room.
 
-        Returns None if the tables that it needs do not exist; every queue verb of a layer makes them.
+        Returns None if the tables that it needs do not exist; `BaseChannelLayer.purge` makes them.
         """
 
     def count_subscribers_in_transaction(self, group: str) -> QueryGenerator[int]:

@@ -118,6 +118,12 @@ class BaseChannelLayer(ABC):
         Messages of this package's own between nodes are for the nodes of the same scope.
         """
 
+    def set_acknowledged(self, is_acknowledged: Callable[[str], bool]) -> None:  # noqa: B027 - optional
+        """Register, before `connect`, which queues are for `SupportsAcknowledgement.receive_job` and never for `take`.
+
+        A layer that keeps other queues less durably keeps these as durably as it can.
+        """
+
     def set_reencryption(self, reencrypt: Reencryption) -> None:  # noqa: B027 - optional
         """Register, before `connect`, what a layer calls that itself puts a group's messages into bound queues.
 

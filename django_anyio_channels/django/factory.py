@@ -61,6 +61,13 @@ def broker_kind(layer: BaseChannelLayer) -> str:
     return next((scheme for scheme, path in LAYERS.items() if name == f"{package}.brokers.{path}"), "custom")
 
 
+def table_definitions(schema: str, roles: Sequence[str]) -> tuple[str, str]:
+    """Return the SQL that creates the tables of PostgreSQL's layer, and the SQL that drops them."""
+    from ..brokers.postgres.tables import create_all, drop_all
+
+    return create_all(schema, roles), drop_all(schema)
+
+
 def layer_factories(config: Mapping[str, Any], settings: Settings) -> list[LayerFactory]:
     """Return a factory for each broker of CONFIG. Raises `ConfigError` and `MissingDriver`."""
     options = config.get("options", {})

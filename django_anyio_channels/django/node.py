@@ -103,7 +103,9 @@ class Node:
         elif owner is not None:
             await self.local_channels.group_add(topic, channel)
         elif joining is not None:
-            raise ValueError(f"{channel!r} is a normal channel, which cannot be a member's; use a channel of new_channel()")
+            raise ValueError(
+                f"{channel!r} is a normal channel, which cannot be a member's; use a channel of new_channel()"
+            )
         else:
             queue, capacity, expiry = self._settings.queue_of(channel)
             lifetime = self._settings.group_expiry

@@ -18,7 +18,7 @@ from ..core.layer import BaseChannelLayer
 from ..core.options import Option, check_option
 from ..core.serializers import Serializer
 from ..core.stats import MAILBOX_BYTES
-from .names import BrokerNames
+from .names import BrokerNames, channel_of
 
 
 class ConfigError(ImproperlyConfigured):
@@ -118,7 +118,11 @@ class Settings:
 
     def make_layers(self) -> list[BaseChannelLayer]:
         """Make a new driver for each broker; every event loop has its own."""
-        return [make_layer() for make_layer in self.layer_factories]
+        layers = [make_layer() for make_layer in self.layer_factories]
+        if self.acknowledged:
+            for layer in layers:
+                layer.set_acknowledged(lambda queue: self.is_acknowledged(channel_of(queue)))
+        return layers
 
     def capacity_of(self, channel: str) -> int:
         """Return the capacity of the first pattern that matches, or the general one."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Callable, Iterable, Sequence
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any, TypeVar
 
 from asgiref.sync import sync_to_async
@@ -13,7 +13,7 @@ from django.db import connections
 from django.db.transaction import TransactionManagementError
 
 from ..core.capabilities import QueryGenerator, SupportsTransactions
-from ..core.events import BoundQueue
+from ..core.events import BoundQueue, PublishResult
 from ..core.exceptions import NotSupported, QueueFull
 from ..core.stats import RateLimitedLogger
 from .dispatcher import Dispatcher, same_node
@@ -96,7 +96,7 @@ class TransactionDispatcher:
         encoding = connection.connection.info.parameter_status("server_encoding")
         bound: dict[BoundQueue, str] = {}
         for topic in topics:
-            published = self._run(connection, self._publisher.publish_in_transaction(topic, payload, encoding=encoding))
+            published = self._with_tables(partial(self._publish, connection, topic, payload, encoding), "histories")
             bound.update(dict.fromkeys(published.bound_queues, topic))
         for (queue, capacity, expiry), topic in bound.items():
             message = payload_for(channel_of(queue), payload)
@@ -106,22 +106,34 @@ class TransactionDispatcher:
     def put_sync(self, channel: str, payload: bytes) -> None:
         connection = self._connection()
         queue, capacity, expiry = self._settings.queue_of(channel)
-        accepted = self._put(connection, queue, payload, capacity, expiry)
-        if accepted is None:
+        if not self._put(connection, queue, payload, capacity, expiry):
+            raise QueueFull(queue, capacity)
+
+    def _with_tables(self, call: Callable[[], Result | None], purpose: str) -> Result:
+        """Return the result of a call, which is None as long as its tables do not exist."""
+        result = call()
+        if result is None:
             # On the layer's own connection: created here, they would block other senders until this transaction ends.
             # A purge creates them all; this one finds nothing.
             self._dispatcher.call_sync(lambda node: node.channel.queues.purge(self._settings.names.nodes))
-            accepted = self._put(connection, queue, payload, capacity, expiry)
-        if accepted is None:
+            result = call()
+        if result is None:
             raise NotSupported(
-                f"The search_path of {self.using!r} in this transaction does not lead to the tables of normal channels"
+                f"The search_path of {self.using!r} in this transaction does not lead to the tables of {purpose}"
             )
-        if not accepted:
-            raise QueueFull(queue, capacity)
+        return result
 
-    def _put(self, connection: Any, queue: str, payload: bytes, capacity: int, expiry: float) -> bool | None:
-        put = self._publisher.put_in_transaction(queue, payload, capacity=capacity, expiry=expiry)
-        return self._run(connection, put)
+    def _publish(self, connection: Any, topic: str, payload: bytes, encoding: str) -> PublishResult | None:
+        return self._run(connection, self._publisher.publish_in_transaction(topic, payload, encoding=encoding))
+
+    def _put(self, connection: Any, queue: str, payload: bytes, capacity: int, expiry: float) -> bool:
+        """Return whether there was room."""
+
+        def put() -> bool | None:
+            statements = self._publisher.put_in_transaction(queue, payload, capacity=capacity, expiry=expiry)
+            return self._run(connection, statements)
+
+        return self._with_tables(put, "normal channels")
 
     def _connection(self) -> Any:
         connection: Any = connections[self.using]

@@ -341,6 +341,24 @@ def run_postgres() -> AbstractContextManager[ServerBroker]:
     return run_servers(made.url, made.server)
 
 
+@contextmanager
+def run_postgres_with_history() -> Iterator[ServerBroker]:
+    """Each commit waits until it has left the server's memory, so that nothing accepted is lost when that is killed."""
+    made = postgres.plain("max_connections=500")
+
+    def break_connections() -> None:
+        if made.server.running:
+            made.ask(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name LIKE 'django-any%%'"
+            )
+
+    options = {"probe_interval": 1.0, "history_length": 1000, "synchronous_commit": True}
+    with running(made.server):
+        yield ServerBroker(
+            made.url, (made.server,), options, break_connections=break_connections, fail_over=made.server.restart
+        )
+
+
 def run_mosquitto(qos: int) -> AbstractContextManager[ServerBroker]:
     """Groups and direct messages travel at this quality of service; queues always travel at QoS 1."""
     made = mosquitto.mosquitto()
@@ -402,6 +420,16 @@ KINDS: list[Kind] = [
     ),
     Kind(name="cluster", run=run_cluster, one_way=False, variant=True, measured=True),
     Kind(name="postgres", run=run_postgres, backends=ON_ASYNCIO, measured=True),
+    Kind(
+        name="postgres-history",
+        run=run_postgres_with_history,
+        variant=True,
+        same_queues=True,
+        history=True,
+        only_history=True,
+        measured_history=True,
+        durable=True,
+    ),
     Kind(
         name="mqtt",
         run=lambda: run_mosquitto(qos=1),

@@ -7,9 +7,10 @@ import re
 
 import docutils.nodes
 
-from django_anyio_channels import PostgreSQLChannelLayer
+from django_anyio_channels import CreateChannelTables, PostgreSQLChannelLayer
 from django_anyio_channels.brokers.postgres import parameters
 from django_anyio_channels.django import databases
+from django_anyio_channels.django.config import read_config
 
 from .pages import page
 
@@ -40,3 +41,16 @@ def test_what_is_ignored_is_ignored() -> None:
     assert "prepare_threshold" in databases._OF_PSYCOPG
     assert "keepalives" in parameters._IGNORED
     assert "require" not in parameters._WITHOUT_EFFECT["channel_binding"]
+
+
+def test_the_settings_with_a_history_are_taken() -> None:
+    config = PAGE.run("history")["CHANNEL_LAYERS"]["default"]["CONFIG"]
+    del config["database"]
+    [layer] = read_config({**config, "url": "postgresql://localhost"}).make_layers()
+    assert layer.retention == config["options"]["history_age"]
+
+
+def test_the_migration_can_be_made() -> None:
+    [operation] = PAGE.run("migration")["Migration"].operations
+    assert isinstance(operation, CreateChannelTables)
+    assert operation.roles == ["chat"]

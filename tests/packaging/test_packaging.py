@@ -26,6 +26,7 @@ NEEDS = {
     "AnyioChannelLayer": "django",
     "AsyncResumingMixin": "django",
     "ChannelLayerHealthCheck": "django,health",
+    "CreateChannelTables": "django",
     "PostgreSQLChannelLayer": "postgres",
     "PrometheusCollector": "django",
     "RedisPubSubChannelLayer": "redis",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -12,17 +13,21 @@ from tests.support.brokers.server import running
 
 from ...harness.contenders import OURS, Connections, Contender, ours
 from ...harness.measuring import Figures
-from ...harness.runner import BenchmarkSet, Measure, Scenario, against, sync_against
+from ...harness.runner import BenchmarkSet, Figure, Measure, Scenario, Target, against, sync_against
+from ...scenarios.catching_up import catching_up
 from ...scenarios.competing_workers import competing_workers
 from ...scenarios.fan_out import fan_out
 from ...scenarios.from_thread import from_thread
 from ...scenarios.latency import latency
 from ...scenarios.membership import membership
+from ...scenarios.publishing import publishing
 from ...scenarios.restart import restart
 from ...scenarios.round_trip import round_trip
 from .peers import bare_asyncpg, channels_postgres, migrate
 
 THEIRS, BARE = "channels_postgres", "bare asyncpg"
+HISTORY = "ours with a history"
+MISSED = 10_000
 
 
 def benchmarks(quick: bool) -> BenchmarkSet:
@@ -57,9 +62,16 @@ def benchmarks(quick: bool) -> BenchmarkSet:
             for name, number in {OURS: ours, THEIRS: theirs}.items()
         }
 
+    def publish(groups: int) -> dict[str, Measure]:
+        measure = partial(publishing, messages=16_000 // few, senders=16, groups=groups)
+        return {name: partial(measure, kept=name == HISTORY) for name in (OURS, HISTORY)}
+
     scenarios = (
-        Scenario("latency, 1 member", each(partial(latency, messages=1500 // few))),
+        Scenario("latency, 1 member", each(partial(latency, messages=1500 // few), OURS, HISTORY, THEIRS, BARE)),
         Scenario("group_send to 1, 10 senders", sized(12_000, 2000, 20_000, members=1, senders=10)),
+        Scenario("publish to 1 group, 16 senders", publish(1)),
+        Scenario("publish to 16 groups, 16 senders", publish(16)),
+        Scenario(f"catching up {MISSED}", {HISTORY: partial(catching_up, missed=MISSED // few)}),
         Scenario("group_send to 100", sized(1500, 100, 2000, members=100)),
         Scenario("group_send to 100, 10 senders", sized(3000, 100, 4000, members=100, senders=10)),
         Scenario("group_send to 1000", sized(250, 15, 300, members=1000)),
@@ -87,7 +99,8 @@ def benchmarks(quick: bool) -> BenchmarkSet:
             once=frozenset({THEIRS}),
         ),
     )
-    contenders = (_ours(server), _theirs(server), bare_asyncpg(BARE, server.url, server.connections))
+    history = replace(ours(url=server.url, options={"history_length": 2 * MISSED}), name=HISTORY)
+    contenders = (_ours(server), history, _theirs(server), bare_asyncpg(BARE, server.url, server.connections))
     return BenchmarkSet("postgres", contenders, scenarios, () if quick else _TARGETS, server.run)
 
 
@@ -140,6 +153,7 @@ def _restart(contender: Contender, *, make: Callable[[_Server], Contender], mess
 
 
 _TARGETS = (
+    Target(Figure("latency, 1 member", HISTORY, "p50 us"), Figure("latency, 1 member", OURS, "p50 us"), at_most=1.6),
     against(THEIRS, "latency, 1 member", "p50 us", at_most=0.35),
     against(THEIRS, "group_send to 1, 10 senders", "deliveries/s", at_least=12),
     against(THEIRS, "group_send to 100", "deliveries/s", at_least=15),

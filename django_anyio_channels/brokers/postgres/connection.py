@@ -41,8 +41,12 @@ class Connection:
         *,
         probe_interval: float,
         pooled: bool = False,
+        synchronous_commit: bool = False,
     ) -> None:
-        """``on_lost`` is called once when the connection breaks or falls silent, not for `close`."""
+        """``on_lost`` is called once when the connection breaks or falls silent, not for `close`.
+
+        With ``synchronous_commit`` each statement that writes waits for the server's disk.
+        """
         self.address = address
         self.process_id = 0
         """The process id of the server's end, as in ``pg_stat_activity``."""
@@ -53,6 +57,9 @@ class Connection:
         self._on_lost: Callable[[ListenerClosed], None] | None = on_lost
         self._on_notification = on_notification
         self._pooled = pooled
+        self._settings = TRANSACTION_SETTINGS if pooled else SESSION_SETTINGS
+        if synchronous_commit:
+            self._settings += f"; SET {'LOCAL ' if pooled else ''}synchronous_commit = on"
         self._lock = asyncio.Lock()
         self._driver: NotificationConnection
         self.watchdog = Watchdog(probe_interval, self._probe, lambda reason: self._lose(f"{address}: {reason}"))
@@ -77,7 +84,7 @@ class Connection:
     async def prepare(self) -> None:
         """Apply the settings that the statements rely on."""
         if not self._pooled:
-            await self.execute(SESSION_SETTINGS)
+            await self.execute(self._settings)
 
     async def execute(self, script: str) -> None:
         """Run statements without parameters, all in one round trip and one transaction."""
@@ -90,7 +97,7 @@ class Connection:
             if not self._pooled:
                 return await self._driver.fetch(statement, *parameters)
             async with self._driver.transaction(isolation="read_committed"):
-                await self._driver.execute(TRANSACTION_SETTINGS)
+                await self._driver.execute(self._settings)
                 return await self._driver.fetch(statement, *parameters)
 
     async def close(self, *, gracefully: bool) -> None:

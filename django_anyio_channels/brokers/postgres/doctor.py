@@ -14,21 +14,21 @@ from ...core.inspection import Finding
 from .connection import Connection
 from .session import Session
 from .statements import FIND_TABLES, SERVER_SETUP
-from .tables import Tables
+from .tables import TableSet
 
 _OLDEST = 140000
 _SHORTEST_IDLE_MS = 60_000
 
 
-async def diagnose(session: Session) -> list[Finding]:
-    """See `SupportsDiagnosis`."""
+async def diagnose(session: Session, needed: TableSet) -> list[Finding]:
+    """See `SupportsDiagnosis`; the layer needs these tables."""
     listening, publishing = session.connections
     found: list[Finding] = []
     for connection in (listening, publishing):
         if not connection.is_behind_pooler:
             found += await _of_connection(connection)
     found += _poolers(listening, publishing)
-    found.append(await _tables(publishing))
+    found.append(await _tables(publishing, needed))
     return list(dict.fromkeys(found))
 
 
@@ -84,16 +84,17 @@ def _poolers(listening: Connection, publishing: Connection) -> Iterator[Finding]
         yield Finding("ok", f"No pooler stands before {publishing.address}")
 
 
-async def _tables(connection: Connection) -> Finding:
-    tables = Tables(*(await connection.fetch(FIND_TABLES))[0])
+async def _tables(connection: Connection, needed: TableSet) -> Finding:
+    tables = needed.find((await connection.fetch(FIND_TABLES, *needed.names))[0])
+    purpose = needed.purpose.lower()
     try:
         tables.require_usable(connection.address)
     except NotSupported as error:
-        return Finding("error", f"{connection.address} has no usable tables for normal channels", str(error))
+        return Finding("error", f"{connection.address} has no usable tables for {purpose}", str(error))
     if not tables.are_complete:
-        text = f"{connection.address} has no tables for normal channels yet; the first message makes them"
+        text = f"{connection.address} has no tables for {purpose} yet; the first message makes them"
         return Finding("ok", text)
     if tables.bindings_are_readable is False:
-        text = f"The role {tables.user} at {connection.address} lacks rights on the tables of normal channels"
+        text = f"The role {tables.user} at {connection.address} lacks rights on the tables of {purpose}"
         return Finding("error", text, tables.grants)
-    return Finding("ok", f"{connection.address} has the tables for normal channels in the schema {tables.schema}")
+    return Finding("ok", f"{connection.address} has the tables for {purpose} in the schema {tables.schema}")

@@ -1,25 +1,52 @@
-"""What the queues in the tables hold."""
+"""What the queues and the histories in the tables hold, and events of a history removed one by one."""
 
 from __future__ import annotations
 
-import asyncpg
+from collections.abc import Sequence
+from contextlib import suppress
 
-from ...core.exceptions import ChannelLayerError
+from ...core.exceptions import InvalidPosition
 from ...core.inspection import QueueState
+from ..common.entries import epoch_of, read_position
+from .history import number_of
 from .session import Session
-from .statements import FIND_TABLES, INSPECT_QUEUES, in_schema
-from .tables import Tables
+from .statements import (
+    HISTORY_COUNT,
+    HISTORY_REMOVE,
+    INSPECT_QUEUES,
+    JOB_INSPECT,
+    text_array,
+)
 
 
 async def inspect_queues(session: Session, prefix: str, limit: int) -> list[QueueState]:
     """See `SupportsInspection`. Which nodes ``LISTEN`` for a queue, PostgreSQL does not say."""
-    _, connection = session.connections
-    try:
-        tables = Tables(*(await connection.fetch(FIND_TABLES))[0])
-        if not tables.are_complete:
-            return []
-        tables.require_usable(connection.address)
-        rows = await connection.fetch(in_schema(INSPECT_QUEUES, tables.schema), prefix.encode(), limit)
-    except asyncpg.PostgresError as error:
-        raise ChannelLayerError(f"{connection.address}: the queues cannot be looked at: {error}") from error
-    return [QueueState(queue.decode(errors="replace"), count, left) for queue, count, left in rows]
+    parameters = prefix.encode(), limit
+    states = {
+        name: QueueState(name.decode(errors="replace"), count, left)
+        for name, count, left in await session.queues.tables.look(INSPECT_QUEUES, *parameters)
+    }
+    for name, count, left, pending in await session.jobs.tables.look(JOB_INSPECT, *parameters):
+        waiting = states.get(name)
+        if waiting is not None:
+            count += waiting.length
+            left = min(filter(None, (left, waiting.expires_in)))
+        states[name] = QueueState(name.decode(errors="replace"), count, left, pending)
+    return [states[name] for name in sorted(states)[:limit]]
+
+
+async def count_history(session: Session, prefix: str) -> dict[str, int]:
+    """See `SupportsHistoryInspection`."""
+    rows = await session.histories.tables.look(HISTORY_COUNT, prefix.encode())
+    return {topic.decode(errors="replace"): count for topic, count in rows}
+
+
+async def remove_from_history(session: Session, group: str, positions: Sequence[str]) -> int:
+    """See `SupportsHistoryInspection`."""
+    known = []
+    for position in positions:
+        with suppress(InvalidPosition):  # it has never been one, so nothing is there to remove
+            known.append(read_position(position))
+    epochs, numbers = [epoch_of(each).decode() for each in known], text_array(map(number_of, known))
+    rows = await session.histories.tables.look(HISTORY_REMOVE, group.encode(), epochs, numbers)
+    return sum(count for (count,) in rows)

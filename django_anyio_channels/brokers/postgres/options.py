@@ -5,7 +5,16 @@ from __future__ import annotations
 import ssl
 from collections.abc import Mapping
 
-from ...core.options import FLAG, PORT, SECONDS, TEXT, Option, choice
+from ...core.options import (
+    ACKNOWLEDGEMENT_OPTIONS,
+    FLAG,
+    HISTORY_OPTIONS,
+    PORT,
+    SECONDS,
+    TEXT,
+    Option,
+    choice,
+)
 
 TLS_MODES = ("disable", "allow", "prefer", "require", "verify-ca", "verify-full")
 SERVER_KINDS = ("any", "read-write", "primary")
@@ -28,6 +37,9 @@ OPTIONS = {
     "listen_url": TEXT.or_none,
     "probe_interval": SECONDS,
     "credentials": Option(lambda value: value is None or callable(value), "a function that returns user and password"),
+    "synchronous_commit": FLAG,
+    **HISTORY_OPTIONS,
+    **ACKNOWLEDGEMENT_OPTIONS,
     "host": _one_or_several(TEXT).or_none,
     "port": _one_or_several(PORT).or_none,
     "user": TEXT.or_none,

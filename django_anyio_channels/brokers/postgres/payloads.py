@@ -9,6 +9,12 @@ must be sent in one transaction: the server then delivers them together and in o
 
 All digits are hexadecimal. The body is either the bytes read as Latin-1 (NUL as U+0100), which for MessagePack of
 mostly ASCII text adds 5 % where base64 adds 33 % and takes a third of its time, or base64 where that is shorter.
+
+A message of a group with a history is kept as text, too: kind and body, however long. The server notifies of it by
+
+    position, space, id of the message before, line feed, kind, body
+
+and leaves kind and body away where they would be too long: then it is to be read from the history.
 """
 
 from __future__ import annotations
@@ -17,6 +23,7 @@ import itertools
 from base64 import b64decode, b64encode
 from functools import lru_cache
 from hashlib import blake2b
+from typing import Protocol
 
 from ...core.exceptions import DecodeError, PayloadTooLarge
 
@@ -104,6 +111,32 @@ def _number_parts(kind: str, number: str, parts: list[bytes], message: bytes) ->
             f"PostgreSQL carries up to {_MAX_PARTS * _PART * 3 // 4} bytes; this message has {len(message)}"
         )
     return [f"{kind}{number}{index:04x}{len(parts):04x}{part.decode()}" for index, part in enumerate(parts)]
+
+
+def encode_entry(message: bytes, *, server_encoding: str) -> str:
+    """Return a message as it is kept in a history."""
+    if server_encoding in ("UTF8", "SQL_ASCII"):
+        text = message.decode("latin-1").replace("\0", _NUL)
+        if len(message) <= _MAX_TEXT or len(text.encode()) <= len(message) * 4 / 3:
+            return _TEXT + text
+    return _BASE64 + b64encode(message).decode()
+
+
+def decode_entry(payload: str) -> bytes:
+    """Return the message. Raises `DecodeError` for what `encode_entry` did not make."""
+    if payload[:1] not in (_TEXT, _BASE64):
+        raise DecodeError("a message of an unknown kind")
+    return _decode(payload[0], payload[1:])
+
+
+class Receiver(Protocol):
+    """Takes the payloads of one channel."""
+
+    def add(self, payload: str) -> bytes | None:
+        """Return a message that is complete now, for those who subscribe to the channel.
+
+        Raises `DecodeError` for a payload of another program.
+        """
 
 
 class PayloadAssembler:

@@ -7,16 +7,19 @@ from collections.abc import Iterable, Sequence
 from ...core.capabilities import PresenceRecord
 from ..common.batching import Batcher
 from . import statements as sql
-from .queues import Queues
+from .access import TableAccess, maintain
+from .connection import Connection
+from .tables import PRESENCE
 
 _MAX_BATCH_BYTES = 1024 * 1024
+_SWEEP_INTERVAL = 30.0
 
 
 class Presence:
-    """The records of one session, in the tables that its queues find or create."""
+    """The records as one session sees them."""
 
-    def __init__(self, queues: Queues) -> None:
-        self._query = queues.fetch
+    def __init__(self, connection: Connection) -> None:
+        self._tables = TableAccess(connection, PRESENCE)
         self.puts: Batcher[tuple[Sequence[PresenceRecord], float], None]
         self.puts = Batcher(self._put, max_bytes=_MAX_BATCH_BYTES)
         """The session runs and closes it."""
@@ -30,14 +33,28 @@ class Presence:
         kept = {place: content for place, content in last.items() if content}
         removed = last.keys() - kept.keys()
         if kept:
-            await self._query(sql.PRESENCE_PUT, *_columns(kept), sql.text_array(kept.values()), calls[0][1])
+            await self._tables.run(sql.PRESENCE_PUT, *_columns(kept), sql.text_array(kept.values()), calls[0][1])
         if removed:
-            await self._query(sql.PRESENCE_REMOVE, *_columns(removed))
+            await self._tables.run(sql.PRESENCE_REMOVE, *_columns(removed))
         return [None] * len(calls)
 
     async def read(self, name: bytes) -> dict[str, bytes]:
         """Return the records of a name."""
-        return dict(await self._query(sql.PRESENCE_READ, name))
+        return dict(await self._tables.run(sql.PRESENCE_READ, name))
+
+    async def purge_if_any(self, prefix: bytes) -> None:
+        """Remove the records of names that begin with a prefix."""
+        if await self._tables.exist():
+            await self._tables.run(sql.PRESENCE_PURGE, prefix)
+
+    async def maintain(self) -> None:
+        """Sweep every half a minute, until the session is over."""
+        await maintain(_SWEEP_INTERVAL, self.sweep, "Old records of presence cannot be deleted")
+
+    async def sweep(self) -> None:
+        """Delete records whose time is over, if presence is used here."""
+        if self._tables.found is not None:
+            await self._tables.run(sql.PRESENCE_SWEEP)
 
 
 def _columns(places: Iterable[tuple[str, str]]) -> tuple[list[str], list[str]]:

@@ -8,18 +8,17 @@ from bisect import insort
 from collections import deque
 from collections.abc import Iterable, Sequence
 from datetime import datetime
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-import asyncpg
-
-from ...core.exceptions import ChannelLayerError, DeliveryUnknown, ListenerClosed, NotSupported, QueueFull
+from ...core.exceptions import ChannelLayerError, DeliveryUnknown, ListenerClosed, QueueFull
 from ...core.stats import RateLimitedLogger
 from ..common.batching import Batcher
 from ..common.waiters import WaiterQueue
 from . import statements as sql
+from .access import TableAccess, maintain
 from .connection import Connection
 from .payloads import wake_channel
-from .tables import Tables
+from .tables import QUEUES
 
 _REQUEUE_DELAY = 0.25
 """Seconds that a message which was taken for a cancelled reader waits for the next reader of this node."""
@@ -29,9 +28,7 @@ _POLL_INTERVAL = 5.0
 
 _POLLS_BEFORE_UNLISTEN = 2
 _POLLS_BETWEEN_SWEEPS = 6
-_MAX_BATCH_BYTES = 1024 * 1024
-
-_VANISHED = (asyncpg.UndefinedTableError, asyncpg.UndefinedFunctionError, asyncpg.InvalidSchemaNameError)
+MAX_BATCH_BYTES = 1024 * 1024
 
 
 class Message(NamedTuple):
@@ -44,6 +41,15 @@ class Message(NamedTuple):
 
     def queue_full(self) -> QueueFull:
         return QueueFull(self.queue.decode(), self.capacity)
+
+
+def outcomes(messages: Sequence[Message], room: dict[bytes, int]) -> list[QueueFull | None]:
+    """Return an error for each message that found its queue full; ``room`` is how many were accepted for each queue."""
+    found: list[QueueFull | None] = []
+    for message in messages:
+        room[message.queue] -= 1
+        found.append(None if room[message.queue] >= 0 else message.queue_full())
+    return found
 
 
 class Leased(NamedTuple):
@@ -89,10 +95,9 @@ class Queues:
     def __init__(
         self, connection: Connection, scripts: Batcher[str, None], leased: dict[bytes, LeasedMessages]
     ) -> None:
-        self._connection = connection
         self._scripts = scripts
         self._leased = leased
-        self._tables: Tables | None = None
+        self.tables = TableAccess(connection, QUEUES)
         self._readers: dict[bytes, _QueueReader] = {}
         self._by_channel: dict[str, _QueueReader] = {}
         self._wake = asyncio.Event()
@@ -100,7 +105,7 @@ class Queues:
         self._polls = 0
         self._requeueing: set[asyncio.Future[None]] = set()
         self._log = RateLimitedLogger()
-        self.puts: Batcher[Message, None] = Batcher(self._put, max_bytes=_MAX_BATCH_BYTES)
+        self.puts: Batcher[Message, None] = Batcher(self._put, max_bytes=MAX_BATCH_BYTES)
         """The session runs and closes it."""
 
     # ---- put ----------------------------------------------------------------------------------------------------
@@ -111,12 +116,7 @@ class Queues:
 
     async def _put(self, messages: Sequence[Message]) -> list[QueueFull | None]:
         """Append messages with the same capacity; return an error for each message that found its queue full."""
-        room = await self._put_within_capacity(messages)
-        outcome: list[QueueFull | None] = []
-        for message in messages:
-            room[message.queue] -= 1
-            outcome.append(None if room[message.queue] >= 0 else message.queue_full())
-        return outcome
+        return outcomes(messages, await self._put_within_capacity(messages))
 
     async def _put_within_capacity(self, messages: Sequence[Message]) -> dict[bytes, int]:
         """Return how many of the first messages for each queue were accepted."""
@@ -124,10 +124,12 @@ class Queues:
         contents = sql.text_array(each.message for each in messages), sql.text_array(each.expiry for each in messages)
         capacity = messages[0].capacity
         if len(set(queues)) == 1:
-            ((accepted,),) = await self.fetch(sql.PUT, queues[0], *contents, capacity, wake_channel(queues[0]))
+            ((accepted,),) = await self.tables.run(sql.PUT, queues[0], *contents, capacity, wake_channel(queues[0]))
             return {queues[0]: accepted}
         return dict(
-            await self.fetch(sql.PUT_MANY, sql.text_array(queues), *contents, capacity, list(map(wake_channel, queues)))
+            await self.tables.run(
+                sql.PUT_MANY, sql.text_array(queues), *contents, capacity, list(map(wake_channel, queues))
+            )
         )
 
     # ---- take ---------------------------------------------------------------------------------------------------
@@ -180,7 +182,7 @@ class Queues:
     async def _take_for(self, readers: Sequence[_QueueReader]) -> None:
         unlistened = {reader.channel: reader for reader in readers if reader.channel not in self._by_channel}
         if unlistened:
-            await self._require_tables()
+            await self.tables.require()
             self._by_channel.update(unlistened)
             await self._scripts.call(sql.listen(*unlistened))
         wanted = {reader.queue: (reader, len(reader.waiters)) for reader in readers if reader.waiters}
@@ -189,7 +191,7 @@ class Queues:
         if not wanted:
             return
         counts = sql.text_array(count for _, count in wanted.values())
-        for queue, *message in await self.fetch(sql.TAKE, sql.text_array(wanted), counts):
+        for queue, *message in await self.tables.run(sql.TAKE, sql.text_array(wanted), counts):
             wanted[queue][0].leased.appendleft(Leased(*message))
         for reader, count in wanted.values():
             if len(reader.leased) >= count:
@@ -217,7 +219,7 @@ class Queues:
         columns = zip(*((reader.queue, *leased) for reader, leased in rows), strict=True)
         channels = sorted({reader.channel for reader, _ in rows})
         try:
-            await self.fetch(sql.REQUEUE, *map(sql.text_array, columns), channels)
+            await self.tables.run(sql.REQUEUE, *map(sql.text_array, columns), channels)
         except DeliveryUnknown as error:
             # Once at most: they may be back in their queues already, and be taken by others.
             self._log.write(logging.ERROR, "%d messages whose readers were cancelled may be lost: %s", len(rows), error)
@@ -228,34 +230,27 @@ class Queues:
     # ---- bindings, purge ----------------------------------------------------------------------------------------
 
     async def bind(self, topic: bytes, queue: bytes, capacity: int, expiry: float, lifetime: float) -> None:
-        await self.fetch(sql.BIND, topic, queue, capacity, expiry, lifetime)
+        await self.tables.run(sql.BIND, topic, queue, capacity, expiry, lifetime)
 
     async def unbind(self, topic: bytes, queue: bytes) -> None:
-        await self.fetch(sql.UNBIND, topic, queue)
+        await self.tables.run(sql.UNBIND, topic, queue)
 
     async def length(self, queue: bytes) -> int:
         """Return how many messages wait in a queue."""
-        ((waiting,),) = await self.fetch(sql.QUEUE_LENGTH, queue)
+        ((waiting,),) = await self.tables.run(sql.QUEUE_LENGTH, queue)
         return int(waiting)
 
     async def purge(self, prefix: bytes) -> None:
         for queue, leased in self._leased.items():
             if queue.startswith(prefix):
                 leased.clear()
-        await self.fetch(sql.PURGE, prefix)
+        await self.tables.run(sql.PURGE, prefix)
 
     # ---- maintenance --------------------------------------------------------------------------------------------
 
     async def maintain(self) -> None:
-        """Poll and sweep every few seconds, over errors of the database, until the session is over."""
-        while True:
-            await asyncio.sleep(_POLL_INTERVAL)
-            try:
-                await self._poll()
-            except ListenerClosed:
-                return
-            except ChannelLayerError as error:
-                self._log.write(logging.ERROR, "Expired messages of the queues cannot be deleted: %s", error)
+        """Poll and sweep every few seconds, until the session is over."""
+        await maintain(_POLL_INTERVAL, self._poll, "Expired messages of the queues cannot be deleted")
 
     async def _poll(self) -> None:
         """Take once more for those who wait, forget queues that nobody reads, and delete what has expired."""
@@ -272,52 +267,10 @@ class Queues:
         if channels:
             await self._scripts.call(sql.unlisten(*channels))
         self._polls += 1
-        if self._tables is not None and self._polls % _POLLS_BETWEEN_SWEEPS == 0:
-            await self.fetch(sql.SWEEP)
+        if self.tables.found is not None and self._polls % _POLLS_BETWEEN_SWEEPS == 0:
+            await self.tables.run(sql.SWEEP)
 
-    # ---- the tables ---------------------------------------------------------------------------------------------
-
-    async def fetch(self, statement: str, *parameters: object, retry: bool = True) -> list[Any]:
-        """Run a statement on the tables, and create them where they are missing."""
-        tables = await self._require_tables()
-        address = self._connection.address
-        try:
-            return await self._connection.fetch(sql.in_schema(statement, tables.schema), *parameters)
-        except asyncpg.InsufficientPrivilegeError as error:
-            raise NotSupported(
-                f"{address}: {error}. Normal channels need these rights on their tables:\n{tables.grants}"
-            ) from error
-        except asyncpg.PostgresError as error:
-            if retry and isinstance(error, _VANISHED):
-                self._tables = None
-                return await self.fetch(statement, *parameters, retry=False)
-            raise ChannelLayerError(f"{address}: {error}") from error
-
-    async def _require_tables(self) -> Tables:
-        if self._tables is None:
-            tables = await self._find_tables()
-            if not tables.are_complete:
-                await self._create(tables)
-                tables = await self._find_tables()  # another role may have been quicker
-            self._tables = tables
-        return self._tables
-
-    async def _find_tables(self) -> Tables:
-        tables = Tables(*(await self._connection.fetch(sql.FIND_TABLES))[0])
-        tables.require_usable(self._connection.address)
-        return tables
-
-    async def _create(self, tables: Tables) -> None:
-        address = self._connection.address
-        try:
-            await self._connection.execute(sql.in_schema(sql.SCHEMA, tables.schema))
-        except asyncpg.InsufficientPrivilegeError as error:
-            raise NotSupported(
-                f"{address}: {error}. Normal channels need three tables and a function, which {tables.user} may not "
-                f"create. Have the owner of the schema or of the database run this:\n{tables.definition}"
-            ) from error
-        except asyncpg.PostgresError as error:
-            raise ChannelLayerError(f"{address}: the tables of normal channels cannot be created: {error}") from error
+    # ---- the end ------------------------------------------------------------------------------------------------
 
     def close(self, error: ListenerClosed) -> None:
         """Fail every reader that waits."""

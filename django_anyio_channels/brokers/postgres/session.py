@@ -5,41 +5,31 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
-from collections.abc import Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
 import anyio
 import asyncpg
 
-from ...core.events import PublishResult
-from ...core.exceptions import ChannelLayerError, ListenerClosed, PublishRefused
+from ...core.exceptions import ChannelLayerError, ListenerClosed
 from ...core.stats import RateLimitedLogger
 from ..common.batching import Batcher
 from ..common.event_stream import EventStream
+from ..common.history import HistoryPage
 from ..common.peers import PeerBarrier
 from .address import Address
 from .connection import Connection
+from .deliveries import Jobs
+from .history import HistoryStore, Limits, Memory
 from .idempotency import IdempotencyKeys
-from .payloads import channel_name, encode, lock_key, wake_channel
+from .payloads import Receiver, channel_name, lock_key, wake_channel
 from .peers import Peers
 from .presence import Presence
+from .publishing import Publisher
 from .queues import LeasedMessages, Queues
-from .statements import (
-    COUNT_SUBSCRIBERS,
-    FIND_TABLES,
-    LISTEN_SETTINGS,
-    PUBLISH,
-    PUBLISH_TO_BOUND,
-    in_schema,
-    listen,
-    text_array,
-    unlisten,
-)
+from .statements import COUNT_SUBSCRIBERS, LISTEN_SETTINGS, PUBLISH, listen, unlisten
 from .subscriptions import SharedLocks, Subscriptions
-from .tables import Tables
-from .transactions import bound_queues
 
-_MAX_BATCH_BYTES = 512 * 1024
 _POOLER_DELAY = 0.2
 _CLOSE_TIMEOUT = 2.0
 _POOLED = (
@@ -48,10 +38,6 @@ _POOLED = (
 )
 _STATEMENTS_OF_OTHERS = (asyncpg.DuplicatePreparedStatementError, asyncpg.InvalidSQLStatementNameError)
 """Statements are prepared in the session of another client."""
-
-_FIND_BINDINGS_INTERVAL = 5.0
-_BINDINGS_LOST = (asyncpg.UndefinedTableError, asyncpg.InvalidSchemaNameError, asyncpg.InsufficientPrivilegeError)
-"""The table of bindings was dropped, or taken from this role."""
 
 _DRAIN_TIMEOUT = 0.2
 """Seconds for messages that are being taken over one connection when the other one has broken."""
@@ -69,12 +55,19 @@ class Session:
         scope: str,
         barrier: PeerBarrier,
         leased: dict[bytes, LeasedMessages],
+        limits: Limits,
+        memory: Memory,
+        synchronous_commit: bool,
+        on_end: Callable[[ListenerClosed], None],
     ) -> None:
-        """``barrier`` and ``leased`` outlive the session; see `Peers` and `Queues`."""
+        """``barrier``, ``leased`` and ``memory`` outlive the session; see `Peers`, `Queues` and `HistoryStore`."""
         pooled = listen_address is not address
         self._address = address
-        self._listening = Connection(listen_address, self._fail, self._on_notification, probe_interval=probe_interval)
-        self._publishing = Connection(address, self._fail, probe_interval=probe_interval, pooled=pooled)
+        self._on_end = on_end
+        self._listening = Connection(listen_address, self.abort, self._on_notification, probe_interval=probe_interval)
+        self._publishing = Connection(
+            address, self.abort, probe_interval=probe_interval, pooled=pooled, synchronous_commit=synchronous_commit
+        )
         self._cache_statements = not pooled
         self._open_connections: list[Connection] = []
         self._error: ListenerClosed | None = None
@@ -84,23 +77,26 @@ class Session:
         self._tasks: list[asyncio.Task[None]] = []
         self._test_channel = wake_channel(secrets.token_bytes())  # of a queue that nobody else has
         self._notifications_arrive = False
-        self._bindings_in = ""
-        self._find_bindings_at = 0.0
         self._barrier = barrier
-        self._publishes: Batcher[tuple[str, list[str]], PublishResult]
-        self._publishes = Batcher(self._flush_publishes, max_bytes=_MAX_BATCH_BYTES)
+        self.histories = HistoryStore(self._publishing, limits, memory)
+        self.keys = IdempotencyKeys(self._publishing)
+        self.publisher = Publisher(self._publishing, barrier, self.histories, self.keys)
         self._log = RateLimitedLogger()
         self.events = EventStream()
         self._locks = SharedLocks(self._listening)
         self.subscriptions = Subscriptions(self._listening, self.events, self._locks)
         self.queues = Queues(self._publishing, self.subscriptions.scripts, leased)
-        self.keys = IdempotencyKeys(self._publishing, self.queues)
-        self.presence = Presence(self.queues)
-        self._batchers: Sequence[Batcher[Any, Any]] = (
+        self.jobs = Jobs(self._publishing, self.subscriptions.scripts, limits)
+        self.presence = Presence(self._publishing)
+        self._batchers: Sequence[Batcher[Any, Any]]
+        self._batchers = (
             self.subscriptions.scripts,
             self._locks.calls,
-            self._publishes,
+            self.publisher.calls,
+            self.histories.pages,
             self.queues.puts,
+            self.jobs.puts,
+            self.jobs.acknowledgements,
             self.presence.puts,
         )
         self._peers = Peers(scope, barrier, self._publishing, self._locks)
@@ -113,6 +109,10 @@ class Session:
     def connections(self) -> tuple[Connection, Connection]:
         """The one that listens, and the one that publishes."""
         return self._listening, self._publishing
+
+    @property
+    def is_open(self) -> bool:
+        return self._error is None
 
     def raise_if_closed(self) -> None:
         """Raise `ListenerClosed` unless the session is open."""
@@ -143,7 +143,7 @@ class Session:
             await self._start()
         except BaseException as error:
             closed = error if isinstance(error, ListenerClosed) else ListenerClosed(self._explain(error))
-            self._fail(closed)
+            self.abort(closed)
             with anyio.CancelScope(shield=True):
                 await self._close_connections(gracefully=False)
             if isinstance(error, asyncpg.PostgresError):
@@ -172,9 +172,12 @@ class Session:
         works = (
             *(batcher.run() for batcher in self._batchers),
             self.queues.maintain(),
+            self.jobs.maintain(),
             self.keys.maintain(),
+            self.presence.maintain(),
             self._peers.run(),
             self._locks.run(),
+            *([self.histories.maintain()] if self.histories.limits.length else []),
         )
         self._tasks = list(map(self._create_task, works))
         for connection in self._open_connections:
@@ -202,12 +205,12 @@ class Session:
     def _on_task_done(self, task: asyncio.Task[None]) -> None:
         if not task.cancelled() and (error := task.exception()) is not None:
             self._log.write(logging.ERROR, "Unexpected error in the PostgreSQL layer; reconnecting: %r", error)
-            self._fail(ListenerClosed(f"{self._address}: {error!r}"))
+            self.abort(ListenerClosed(f"{self._address}: {error!r}"))
 
     async def close(self, error: ListenerClosed) -> None:
         """Fail every call that waits, and leave nothing open."""
         healthy = self._error is None
-        self._fail(error)
+        self.abort(error)
         if self._taking is None:
             assert self._opening is not None
             self._opening.cancel()
@@ -230,16 +233,19 @@ class Session:
         for connection in self._open_connections:
             await connection.close(gracefully=gracefully)
 
-    def _fail(self, error: ListenerClosed) -> None:
+    def abort(self, error: ListenerClosed) -> None:
+        """End the session at once."""
         if self._error is None:
             self._error = error
             for batcher in self._batchers:
                 batcher.close(error)
             self.queues.close(error)
             self.events.end(error)
+            self._on_end(error)
 
-    async def subscribe(self, group: str) -> None:
-        await self.subscriptions.subscribe(group)
+    async def subscribe(self, group: str, receiver: Receiver | None = None) -> None:
+        """See `Subscriptions.subscribe`."""
+        await self.subscriptions.subscribe(group, receiver)
         if self._announcing is None:  # the hub has asked for all that it restores
             self._announcing = self._create_task(self._peers.announce())
             self._tasks.append(self._announcing)
@@ -252,6 +258,14 @@ class Session:
             raise ChannelLayerError(f"{self._address}: {error}") from error
         return int(count)
 
+    async def read_page(self, group: str, reached: bytes) -> HistoryPage:
+        """Read what follows a position in the history of a group."""
+        return await self.histories.pages.call((group, reached))
+
+    async def is_memory_lost(self) -> bool:
+        """See `HistoryStore.is_memory_lost`."""
+        return await self.histories.is_memory_lost()
+
     def _on_notification(self, channel: str, payload: str) -> None:
         if self.subscriptions.on_notification(channel, payload):
             return
@@ -259,51 +273,5 @@ class Session:
             self._peers.peer_joined()
         elif channel == self._test_channel:
             self._notifications_arrive = True
-        else:
+        elif not (self.jobs.watching and self.jobs.on_notification(channel)):
             self.queues.on_notification(channel)
-
-    async def publish(self, group: str, message: bytes) -> PublishResult:
-        """Return when the server has committed the message, with the queues that are bound to the group."""
-        payloads = encode(message, server_encoding=self._publishing.server_encoding)
-        return await self._publishes.call((group, payloads), size=sum(map(len, payloads)))
-
-    async def publish_once(self, group: str, message: bytes, key: str, seconds: float) -> PublishResult:
-        """`publish`, unless the group has had the idempotency key."""
-        payloads = encode(message, server_encoding=self._publishing.server_encoding)
-        await self._barrier.wait()
-        await self.keys.publish(group, [channel_name(group)] * len(payloads), payloads, key, seconds)
-        return await self._publishes.call((group, []))  # finds the queues that are bound to the group
-
-    async def _flush_publishes(self, publications: list[tuple[str, list[str]]]) -> Sequence[PublishResult]:
-        """Publish payloads to groups in one transaction; it asks for bound queues only where bindings may exist."""
-        await self._barrier.wait()
-        channels = [channel_name(group) for group, parts in publications for _ in parts]
-        payloads = [part for _, parts in publications for part in parts]
-        nothing_bound = [PublishResult()] * len(publications)
-        try:
-            if not self._bindings_in:
-                ((_, may_be_bound),) = await self._publishing.fetch(PUBLISH, channels, payloads)
-                if not may_be_bound or not await self._find_bindings():
-                    return nothing_bound
-                channels, payloads = [], []  # they are sent
-            statement = in_schema(PUBLISH_TO_BOUND, self._bindings_in)
-            groups = text_array({group.encode() for group, _ in publications})
-            rows = await self._publishing.fetch(statement, channels, payloads, groups)
-        except _BINDINGS_LOST:
-            self._bindings_in = ""
-            return await self._flush_publishes(publications) if channels else nothing_bound
-        except asyncpg.PostgresError as error:
-            raise PublishRefused(f"{self._address}: {error}") from error
-        bound = bound_queues(rows)
-        return [PublishResult(bound_queues=bound.get(group, ())) for group, _ in publications]
-
-    async def _find_bindings(self) -> bool:
-        """Find the table of bindings; where this role may not use it, not again within seconds."""
-        now = asyncio.get_running_loop().time()
-        if now >= self._find_bindings_at:
-            tables = Tables(*(await self._publishing.fetch(FIND_TABLES))[0])
-            if tables.have_bindings():
-                self._bindings_in = tables.schema
-            else:
-                self._find_bindings_at = now + _FIND_BINDINGS_INTERVAL
-        return self._bindings_in != ""

@@ -15,7 +15,7 @@ from ...core.stats import RateLimitedLogger
 from ..common.batching import Batcher
 from ..common.event_stream import EventStream
 from .connection import Connection
-from .payloads import PayloadAssembler, channel_name, lock_key
+from .payloads import PayloadAssembler, Receiver, channel_name, lock_key
 from .statements import TRY_LOCKS_SHARED, listen, text_array, unlisten, unlock_shared
 
 MAX_COUNTED = 16
@@ -82,18 +82,18 @@ class Subscriptions:
         self._connection = connection
         self._events = events
         self._locks = locks
-        self._groups: dict[str, tuple[str, PayloadAssembler]] = {}
+        self._groups: dict[str, tuple[str, Receiver]] = {}
         self._counted: set[str] = set()
         self.scripts: Batcher[str, None] = Batcher(self._execute)
         """Runs scripts on the connection, in the order of the calls."""
         self._log = RateLimitedLogger()
 
-    async def subscribe(self, group: str) -> None:
-        """Have the events of ``group`` added to the stream from now on."""
+    async def subscribe(self, group: str, receiver: Receiver | None = None) -> None:
+        """Have the events of ``group`` added to the stream from now on, or else its payloads to ``receiver``."""
         channel = channel_name(group)
         is_counted = False
         if channel not in self._groups:
-            self._groups[channel] = group, PayloadAssembler()
+            self._groups[channel] = group, receiver or PayloadAssembler()
             if len(self._counted) < MAX_COUNTED:
                 is_counted = True
                 self._counted.add(channel)
@@ -117,9 +117,9 @@ class Subscriptions:
         known = self._groups.get(channel)
         if known is None:
             return False
-        group, assembler = known
+        group, receiver = known
         try:
-            message = assembler.add(payload)
+            message = receiver.add(payload)
         except DecodeError as error:
             self._log.write(logging.WARNING, "Dropped a notification on channel %s: %s", channel, error)
         else:

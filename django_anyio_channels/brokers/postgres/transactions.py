@@ -8,8 +8,9 @@ from typing import Any
 from ...core.capabilities import QueryGenerator
 from ...core.events import BoundQueue, PublishResult
 from . import statements as sql
-from .payloads import channel_name, encode, lock_key, wake_channel
-from .tables import Tables
+from .history import Limits
+from .payloads import channel_name, encode, encode_entry, lock_key, wake_channel
+from .tables import HISTORIES, JOBS, QUEUES
 
 
 def publish(group: str, message: bytes, *, encoding: str) -> QueryGenerator[PublishResult]:
@@ -18,11 +19,35 @@ def publish(group: str, message: bytes, *, encoding: str) -> QueryGenerator[Publ
     ((_, may_be_bound),) = yield sql.PUBLISH, ([channel_name(group)] * len(payloads), payloads)
     if not may_be_bound:
         return PublishResult()
-    ((*row,),) = yield sql.FIND_TABLES, ()
-    tables = Tables(*row)
+    ((*row,),) = yield sql.FIND_TABLES, QUEUES.names
+    tables = QUEUES.find(row)
     if not tables.have_bindings():
         return PublishResult()
     rows = yield sql.in_schema(sql.PUBLISH_TO_BOUND, tables.schema), ([], [], sql.text_array([group.encode()]))
+    return PublishResult(bound_queues=bound_queues(rows).get(group, ()))
+
+
+def keep(
+    group: str, message: bytes, limits: Limits, *, has_history: bool, encoding: str
+) -> QueryGenerator[PublishResult | None]:
+    """Publish and keep at the commit, and return the bound queues, or None if the tables do not exist.
+
+    What goes to a group without a history takes the same way, so that it arrives in the order sent.
+    """
+    ((*row,),) = yield sql.FIND_TABLES, HISTORIES.names
+    tables = HISTORIES.find(row)
+    tables.require_usable("The connection of this transaction")
+    if not tables.are_complete:
+        return None
+    topic = sql.bytes_as_text(group.encode())
+    if has_history:
+        payloads = [encode_entry(message, server_encoding=encoding)]
+    else:
+        payloads = encode(message, server_encoding=encoding)
+    topics = [topic if has_history else None] * len(payloads)
+    arguments = topics, [channel_name(group)] * len(payloads), payloads, *limits
+    yield sql.in_schema(sql.HISTORY_SEND, tables.schema), arguments
+    rows = yield sql.in_schema(sql.PUBLISH_TO_BOUND, tables.schema), ([], [], [topic])
     return PublishResult(bound_queues=bound_queues(rows).get(group, ()))
 
 
@@ -35,15 +60,18 @@ def bound_queues(rows: Iterable[Any]) -> dict[str, list[BoundQueue]]:
     return found
 
 
-def put(queue: bytes, message: bytes, *, capacity: int, expiry: float) -> QueryGenerator[bool | None]:
+def put(
+    queue: bytes, message: bytes, *, capacity: int, expiry: float, acknowledged: bool
+) -> QueryGenerator[bool | None]:
     """Append to a queue; return whether there was room, or None if the tables do not exist."""
-    ((*row,),) = yield sql.FIND_TABLES, ()
-    tables = Tables(*row)
+    wanted = JOBS if acknowledged else QUEUES
+    ((*row,),) = yield sql.FIND_TABLES, wanted.names
+    tables = wanted.find(row)
     tables.require_usable("The connection of this transaction")
     if not tables.are_complete:
         return None
     in_text = sql.text_array([queue, message])
-    statement = sql.in_schema(sql.PUT_IN_TRANSACTION, tables.schema)
+    statement = sql.in_schema(sql.JOB_PUT_IN_TRANSACTION if acknowledged else sql.PUT_IN_TRANSACTION, tables.schema)
     ((count,),) = yield statement, (*in_text, expiry, capacity, wake_channel(queue))
     return bool(count)
 

@@ -28,7 +28,7 @@ SECRET = "hunter22"
         ({"pasword": "x"}, "no option 'pasword'. Did you mean 'password'"),
         ({"probe_intervall": 1}, "no option 'probe_intervall'. Did you mean 'probe_interval'"),
         ({"statement_cache_size": 1}, "no option 'statement_cache_size'"),
-        ({"xyz": 1}, "no option 'xyz'. Its options are credentials, database, "),
+        ({"xyz": 1}, "no option 'xyz'. Its options are consumer_group, credentials, database, "),
     ],
 )
 def test_an_unknown_option_is_refused_with_the_nearest_name(options: dict[str, Any], message: str) -> None:

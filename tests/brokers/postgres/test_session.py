@@ -16,6 +16,7 @@ from django_anyio_channels import ListenerClosed, PostgreSQLChannelLayer
 from django_anyio_channels.brokers.common.peers import PeerBarrier
 from django_anyio_channels.brokers.postgres.address import Address
 from django_anyio_channels.brokers.postgres.connection import Connection
+from django_anyio_channels.brokers.postgres.history import Limits, Memory
 from django_anyio_channels.brokers.postgres.queues import Queues
 from django_anyio_channels.brokers.postgres.session import Session
 from django_anyio_channels.core.events import PublishResult
@@ -31,7 +32,18 @@ pytestmark = pytest.mark.anyio
 @asynccontextmanager
 async def session_of(database: brokers.Postgres) -> AsyncIterator[Session]:
     address = Address(database.url, {}, layer_options=frozenset())
-    session = Session(address, address, probe_interval=10, scope="", barrier=PeerBarrier(1), leased={})
+    session = Session(
+        address,
+        address,
+        probe_interval=10,
+        scope="",
+        barrier=PeerBarrier(1),
+        leased={},
+        limits=Limits(0, 1, 1),
+        memory=Memory(),
+        synchronous_commit=False,
+        on_end=lambda error: None,
+    )
     await session.open()
     try:
         yield session
@@ -227,7 +239,7 @@ async def test_a_notification_for_an_unsubscribed_channel_is_dropped(database: b
         await session.subscriptions.scripts.call("LISTEN given_up")
         await session.subscribe("g")
         database.ask("NOTIFY given_up")
-        await session.publish("g", b"ours")
+        await session.publisher.publish("g", b"ours")
         assert (await session.events.next()).message == b"ours"
 
 

@@ -4,16 +4,26 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Awaitable, Callable, Iterator
+from contextlib import closing
+from time import time_ns
 
 import anyio
 import psycopg
 import pytest
 
 from django_anyio_channels import PostgreSQLChannelLayer
-from django_anyio_channels.brokers.postgres.statements import GRANTS, SCHEMA, SWEEP, in_schema
-from django_anyio_channels.brokers.postgres.tables import Tables
-from django_anyio_channels.core.capabilities import PresenceRecord
-from django_anyio_channels.core.exceptions import ChannelLayerError, NotSupported
+from django_anyio_channels.brokers.postgres.deliveries import PostgreSQLWork
+from django_anyio_channels.brokers.postgres.queues import Message
+from django_anyio_channels.brokers.postgres.statements import (
+    GRANTS,
+    HISTORY_GRANTS,
+    JOB_GRANTS,
+    SCHEMA,
+    SWEEP,
+    in_schema,
+)
+from django_anyio_channels.brokers.postgres.tables import JOBS, QUEUES, Tables
+from django_anyio_channels.core.exceptions import ChannelLayerError, NotSupported, PositionLost
 from tests.support.brokers import postgres as brokers
 
 from .conftest import Connect
@@ -128,6 +138,9 @@ async def test_functions_that_fit_better_are_not_called(
             for _ in range(2):
                 tasks.start_soon(lambda queue=queue: layer.put(queue, b"x", capacity=10, expiry=60))  # type: ignore[misc]
     assert await layer.take("q") == b"x"
+    layer = await connect(database.url, history_length=2)
+    layer.set_acknowledged(lambda queue: True)
+    assert await uses(layer, theirs, database) == [1], "only theirs may not send"
 
 
 async def test_without_a_schema_groups_work_and_queues_say_what_is_missing(
@@ -203,7 +216,7 @@ async def refusals(layer: PostgreSQLChannelLayer) -> int:
     async def sweep() -> None:
         session = layer._session
         assert session is not None
-        await session.queues.fetch(SWEEP)
+        await session.queues.tables.run(SWEEP)
 
     calls: list[Callable[[], Awaitable[object]]] = [
         take,
@@ -224,6 +237,129 @@ async def refusals(layer: PostgreSQLChannelLayer) -> int:
             except* NotSupported:
                 count += 1
     return count
+
+
+async def test_the_least_rights_of_histories_and_acknowledged_work(
+    database: brokers.Postgres, role: Callable[[], Role], connect: Connect
+) -> None:
+    ours, owner = role(), await connect(database.url, history_length=10)
+    await owner.join("g", "workers")
+    database.ask("REVOKE ALL ON ALL FUNCTIONS IN SCHEMA public FROM PUBLIC; REVOKE ALL ON SCHEMA public FROM PUBLIC")
+    tables = JOBS.find(("public", True, None, True, ours.name))
+    layer = await connect(ours.url, history_length=2, redeliver_after=0.1)
+    layer.set_acknowledged(lambda queue: queue == "durable")
+    database.ask(f"GRANT USAGE ON SCHEMA public TO {ours.name}")
+    with pytest.raises(NotSupported, match=r"(?s)need these rights on their tables:.*GRANT EXECUTE ON FUNCTION"):
+        await layer.publish("g", b"x")
+    database.ask(tables.grants)
+    assert await uses(layer, ours, database) == []
+    for line in in_schema(f"{HISTORY_GRANTS}\n{JOB_GRANTS}", "public").replace("{user}", ours.name).splitlines():
+        privileges, place = line.removeprefix("GRANT ").rstrip(";").split(" ON ", 1)
+        for privilege in privileges.split(", "):
+            database.ask(f"REVOKE {privilege} ON {place.replace(' TO ', ' FROM ')}")
+            assert await uses(layer, ours, database), f"{privilege} on {place} is not needed"
+            database.ask(f"GRANT {privilege} ON {place}")
+    assert await uses(layer, ours, database) == []
+
+
+async def uses(layer: PostgreSQLChannelLayer, role: Role, database: brokers.Postgres) -> list[int]:
+    """Use every statement on the tables, and return which were refused."""
+    session = layer._session
+    assert session is not None
+    jobs = session.jobs
+
+    async def send() -> None:
+        with closing(psycopg.connect(role.url, autocommit=True)) as connection:
+            connection.execute(
+                "INSERT INTO django_anyio_channels_outbox (topic, channel, payload, keep_length, keep_bytes, keep_us) "
+                "VALUES ('g', 'g', '.x', 2, 100, 1000000) RETURNING id"
+            )
+
+    async def fill() -> None:
+        for _ in range(6):
+            await layer.publish("g", b"x")
+
+    async def deliver() -> None:
+        work = PostgreSQLWork(b"g", b"workers")
+        await work.deliver(session, "node", time_ns(), 10, 0.001)
+        reply = await work.deliver(session, "node", time_ns(), 10, 60)
+        assert reply is not None
+        await work.release(session, [each.work_id for each in reply.delivered], undelivered=True)
+        for each in reply.delivered:
+            await work.acknowledge(session, each.work_id)
+
+    async def from_queue() -> None:
+        await layer.put("q", b"x", capacity=100, expiry=60)
+        await PostgreSQLWork(b"q").deliver(session, "node", time_ns(), 1, 60)
+
+    calls: list[Callable[[], Awaitable[object]]] = [
+        fill,
+        send,
+        lambda: layer.position("new"),
+        lambda: layer.history("g", since="00000000-0-0", limit=1),
+        lambda: layer.history("g", since=None, limit=1),
+        session.is_memory_lost,
+        session.histories.prune,
+        lambda: layer.join("g", "workers"),
+        lambda: layer.publish("g", b"work"),
+        deliver,
+        from_queue,
+        lambda: jobs.put(Message(b"durable", b"x", 1000, 60)),
+        jobs.sweep,
+        lambda: layer.purge("g"),
+    ]
+    refused = []
+    for number, call in enumerate(calls):
+        try:
+            with anyio.fail_after(TIME_LIMIT):
+                await call()
+        except (NotSupported, psycopg.errors.InsufficientPrivilege, psycopg.errors.UndefinedTable):
+            refused.append(number)
+        except PositionLost:
+            pass
+    return refused
+
+
+async def test_what_another_role_made_keeps_no_history(
+    database: brokers.Postgres, role: Callable[[], Role], connect: Connect
+) -> None:
+    ours, theirs = role(), role()
+    database.ask(f"GRANT CREATE ON SCHEMA public TO {ours.name}, {theirs.name}")
+    layer = await connect(ours.url, history_length=10)
+    theirs.run(
+        "CREATE FUNCTION public.django_anyio_channels_prune(bytea) RETURNS void LANGUAGE sql AS 'SELECT'; "
+        "CREATE TABLE public.django_anyio_channels_cursor (topic bytea)"
+    )
+    cure = f"in the schema public belongs to {theirs.name}, which could run code with the rights of {ours.name}"
+    for call in (layer.publish("g", b"x"), layer.position("g"), layer.receive_job("q"), layer.join("g", "workers")):
+        with anyio.fail_after(TIME_LIMIT), pytest.raises(NotSupported, match=cure):
+            await call
+    theirs.run("DROP FUNCTION public.django_anyio_channels_prune")
+    assert (await layer.publish("g", b"x")).position is not None
+    with pytest.raises(NotSupported, match=cure):
+        await layer.join("g", "workers")
+    assert not await other_jobs(layer)
+    theirs.run("DROP TABLE public.django_anyio_channels_cursor")
+    await layer.join("g", "workers")
+    assert await other_jobs(layer)
+
+
+async def other_jobs(layer: PostgreSQLChannelLayer) -> bool:
+    session = layer._session
+    assert session is not None
+    return await session.jobs.tables.exist()
+
+
+async def test_who_may_not_create_the_tables_of_histories_is_given_the_sql(
+    database: brokers.Postgres, role: Callable[[], Role], connect: Connect
+) -> None:
+    ours = role()
+    database.ask("REVOKE CREATE ON SCHEMA public FROM PUBLIC")
+    layer = await connect(ours.url, history_length=10)
+    with pytest.raises(NotSupported, match=f"Histories need tables and functions, which {ours.name} may not") as caught:
+        await layer.publish("g", b"x")
+    database.ask(str(caught.value).partition("run this:\n")[2])
+    assert (await layer.publish("g", b"x")).position is not None
 
 
 @pytest.mark.parametrize("queue", ["q", "another"])
@@ -288,10 +424,13 @@ async def test_operators_of_other_roles_are_not_used(
     await layer.bind("g", "q", capacity=10, expiry=60, lifetime=60)
     await layer.publish("g", b"y")
     assert await layer.take("q") == b"x"
+    layer = await connect(ours.url, history_length=2)
+    layer.set_acknowledged(lambda queue: True)
+    assert await uses(layer, ours, database) == []
     assert database.ask("SELECT * FROM called") == []
 
 
 def test_nothing_is_bound_where_there_is_no_table_of_bindings() -> None:
     assert not Tables(
-        "public", are_complete=False, foreign_owner=None, bindings_are_readable=None, user="me"
+        QUEUES, "public", are_complete=False, foreign_owner=None, bindings_are_readable=None, user="me"
     ).have_bindings()

@@ -77,9 +77,15 @@ async def django(database: Postgres, monkeypatch: pytest.MonkeyPatch) -> AsyncIt
     await in_thread(forget)
 
 
+@pytest.fixture(params=[0, 1000], ids=["plain", "history"])
+def limits(request: pytest.FixtureRequest) -> dict[str, int]:
+    """Options of the layer."""
+    return {"history_length": request.param}
+
+
 @pytest.fixture
-async def layer(django: Postgres) -> AsyncIterator[AnyioChannelLayer]:
-    made = AnyioChannelLayer(database="default", symmetric_encryption_keys=["a key for the tests"])
+async def layer(django: Postgres, limits: dict[str, int]) -> AsyncIterator[AnyioChannelLayer]:
+    made = AnyioChannelLayer(database="default", options=limits, symmetric_encryption_keys=["a key for the tests"])
     yield made
     await made.close()
 
@@ -168,6 +174,70 @@ async def test_rollback_delivers_nothing(layer: AnyioChannelLayer, member: str) 
     await in_thread(fail)
     assert await rest(layer, member) == []
     assert await rest(layer, "a-queue") == []
+
+
+async def test_a_row_its_event_and_its_place_in_the_history_are_one(django: Postgres) -> None:
+    layer = AnyioChannelLayer(database="default", options={"history_length": 100})
+    django.ask("CREATE TABLE line (id int)")
+    channel = await soon(layer.new_channel())
+    since = await soon(layer.group_resume("room", channel))
+
+    def post(number: int, *, then: type[Exception] | None) -> None:
+        with transaction.atomic(), connections["default"].cursor() as cursor:
+            cursor.execute("INSERT INTO line VALUES (%s)", [number])
+            layer.in_transaction().group_send_sync("room", n(number))
+            if then is not None:
+                raise then
+
+    def rows() -> Any:
+        with connections["default"].cursor() as cursor:
+            cursor.execute("SELECT id FROM line")
+            return [number for (number,) in cursor.fetchall()]
+
+    await in_thread(lambda: post(1, then=None))
+    with pytest.raises(Oops):
+        await in_thread(lambda: post(2, then=Oops))
+    await in_thread(lambda: post(3, then=None))
+    live = await numbers(layer, channel, 2)
+    history = [event.message["n"] for event in await soon(layer.group_history("room", since=since))]
+    assert live == history == await in_thread(rows) == [1, 3]
+    await layer.close()
+
+
+async def test_an_acknowledged_job_of_a_transaction_outlives_a_crash(
+    own_server: Postgres, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(apps, "ready", True)
+    monkeypatch.setitem(connections.settings, "crashing", entry_of(own_server))
+    layer = AnyioChannelLayer(
+        database="crashing", acknowledged=["jobs"], capacity=3, options={"redeliver_after": 1.0, "deliver_at_most": 2}
+    )
+
+    def send() -> None:
+        news = layer.in_transaction()
+        with pytest.raises(Oops), transaction.atomic(using="crashing"):
+            news.send_sync("jobs", n(0))
+            raise Oops
+        with transaction.atomic(using="crashing"):
+            news.send_sync("jobs", n(1))
+            news.send_sync("jobs", n(2))
+        connections["crashing"].close()
+        del connections["crashing"]
+
+    await in_thread(send)
+    await soon(layer.send("jobs", n(3)))
+    with pytest.raises(ChannelFull):
+        await soon(layer.send("jobs", n(4)))
+    await in_thread(own_server.server.restart)
+    done: list[int] = []
+    while len(done) < 3:
+        message: Any = await soon(layer.receive("jobs"))
+        if len(done) == 1 and message.deliveries == 1:
+            continue  # it comes again
+        await soon(layer.ack(message))
+        done.append(message["n"])
+    assert sorted(done) == [1, 2, 3]
+    await layer.close()
 
 
 async def test_savepoints_take_their_own_messages_with_them(layer: AnyioChannelLayer, member: str) -> None:
@@ -266,7 +336,7 @@ async def test_a_table_that_vanished_is_made_for_a_transaction_too(layer: AnyioC
 
 
 async def test_tables_of_another_role_are_not_used_in_a_transaction(
-    layer: AnyioChannelLayer, member: str, django: Postgres
+    layer: AnyioChannelLayer, member: str, django: Postgres, limits: dict[str, int]
 ) -> None:
     await soon(layer.send("a-queue", n(0)))
     owner = f"role_{django.database}"
@@ -275,12 +345,17 @@ async def test_tables_of_another_role_are_not_used_in_a_transaction(
 
     def send() -> None:
         with transaction.atomic():
-            layer.in_transaction().group_send_sync("room", n(1))
             with pytest.raises(NotSupported, match=f"belongs to {owner}"):
                 layer.in_transaction().send_sync("a-queue", n(1))
+            if limits["history_length"]:
+                with pytest.raises(NotSupported, match=f"django_anyio_channels_commit .* belongs to {owner}"):
+                    layer.in_transaction().group_send_sync("room", n(1))
+            else:
+                layer.in_transaction().group_send_sync("room", n(1))
 
     await in_thread(send)
-    assert await numbers(layer, member, 1) == [1]
+    if not limits["history_length"]:
+        assert await numbers(layer, member, 1) == [1]
 
 
 async def test_a_transaction_whose_search_path_leads_elsewhere(layer: AnyioChannelLayer, django: Postgres) -> None:
@@ -381,10 +456,15 @@ async def test_names_and_messages_are_checked_as_always(layer: AnyioChannelLayer
         news.send_sync("a-queue", [])  # type: ignore[arg-type]
 
 
-async def test_another_alias_of_the_same_database_will_do(layer: AnyioChannelLayer, member: str) -> None:
-    by_url = AnyioChannelLayer(url=f"postgresql://{USER}:{PASSWORD.replace(' ', '%20')}@127.0.0.1:"
-                               f"{connections.settings['other']['PORT']}/{connections.settings['other']['NAME']}",
-                               symmetric_encryption_keys=["a key for the tests"])  # fmt: skip
+async def test_another_alias_of_the_same_database_will_do(
+    layer: AnyioChannelLayer, member: str, limits: dict[str, int]
+) -> None:
+    place = f"127.0.0.1:{connections.settings['other']['PORT']}/{connections.settings['other']['NAME']}"
+    by_url = AnyioChannelLayer(
+        url=f"postgresql://{USER}:{PASSWORD.replace(' ', '%20')}@{place}",
+        options=limits,
+        symmetric_encryption_keys=["a key for the tests"],
+    )
 
     def send() -> None:
         with transaction.atomic(using="other"):

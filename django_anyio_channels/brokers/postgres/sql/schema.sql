@@ -1,7 +1,7 @@
--- Create the tables and the function that queues and presence need, where they do not exist.
+-- Create the tables and the function that queues need, where they do not exist.
 -- Expects no parameters; several statements, to be run in one transaction. Any number of sessions may run it at once.
 -- Returns nothing of use.
--- Messages and presence are in unlogged tables, so a crash of the server loses them. Bindings are few and meant to last.
+-- Messages are in an unlogged table, so a crash of the server loses them. Bindings are few and meant to last.
 -- Any role may hold an advisory lock for ever, so nothing waits long for one.
 SELECT pg_catalog.set_config('lock_timeout', '2s', true);
 SELECT pg_catalog.pg_advisory_xact_lock(7241003358);
@@ -47,10 +47,3 @@ CREATE TABLE IF NOT EXISTS {schema}.django_anyio_channels_binding (
     ends timestamptz NOT NULL,
     PRIMARY KEY (topic, queue)
 );
-CREATE UNLOGGED TABLE IF NOT EXISTS {schema}.django_anyio_channels_presence (
-    name bytea NOT NULL,
-    key text NOT NULL,
-    content bytea NOT NULL,
-    ends timestamptz NOT NULL,
-    PRIMARY KEY (name, key)
-) WITH (fillfactor = 50, autovacuum_vacuum_threshold = 1000, autovacuum_vacuum_scale_factor = 0);

@@ -1,0 +1,6 @@
+-- Delete records of presence whose time is over, up to 10,000.
+-- Expects nothing. Returns no rows.
+DELETE FROM {schema}.django_anyio_channels_presence WHERE ctid = ANY(ARRAY(
+    SELECT ctid FROM {schema}.django_anyio_channels_presence
+    WHERE ends <= pg_catalog.clock_timestamp() LIMIT 10000 FOR UPDATE SKIP LOCKED
+))
