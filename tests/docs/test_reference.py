@@ -19,6 +19,12 @@ from .pages import cells_of, page, parsed
 SETTINGS = page("docs/reference/settings.rst")
 CHECKS = page("docs/reference/checks.rst")
 
+OF_THE_PACKAGE = {
+    *("address", "address_groups", "frame", "measurements", "close_if_changed_sync"),
+    *("node_reports", "queue_states", "dead_letters", "remove_dead_letters", "diagnose"),
+}
+"""Methods of the channel layer that the package itself calls: in transactions, collectors and ``manage.py channels``."""
+
 
 def test_settings_are_all_keys_and_no_other() -> None:
     assert sorted(SETTINGS.rows("settings")) == sorted(config.KEYS)
@@ -28,7 +34,8 @@ def test_settings_have_the_defaults() -> None:
     listed = {key: ast.literal_eval(default) for key, (default, _) in SETTINGS.rows("settings").items() if default}
     fields = {name: field.default for name, field in settings.Settings.__dataclass_fields__.items() if name in listed}
     assert len(fields) >= 7
-    assert {name: listed[name] for name in fields} == {**fields, "channel_capacity": {}, "acknowledged": []}
+    lists = dict.fromkeys(("acknowledged", "close_on", "telemetry"), [])
+    assert {name: listed[name] for name in fields} == {**fields, **lists, "channel_capacity": {}}
 
 
 def test_brokers_are_all_schemes() -> None:
@@ -79,7 +86,7 @@ def test_every_method_of_the_layer_is_documented() -> None:
         if name[0] != "_" and inspect.isfunction(value) and inspect.getdoc(value)
     }
     of_channels = set(vars(BaseChannelLayer))
-    assert own - of_channels - set(members.split(", ")) == {"address"}
+    assert own - of_channels - set(members.split(", ")) == OF_THE_PACKAGE
 
 
 @pytest.mark.parametrize("key", sorted(AnyioChannelLayer(url="memory://").statistics()))

@@ -17,8 +17,8 @@ from .pages import page
 
 PAGE = page("docs/guides/troubleshooting.rst")
 LEVELS = {"warning", "error", "exception", "critical", "info"}
-PASSED_ON = {"%s", "{text} (%d similar lines suppressed)"}
-"""Records that consist of the text of an exception, and what is added to a repeated one."""
+PASSED_ON = {"%s", "%s: %s", "{text} (%d similar lines suppressed)"}
+"""Records that consist of the text of an exception or of a caller, and what is added to a repeated one."""
 
 
 def sources() -> list[Path]:
@@ -45,6 +45,8 @@ def logged() -> Iterator[tuple[str, str]]:
 
 def text_of(call: ast.Call) -> ast.expr | None:
     """The text of a call that logs, or None."""
+    if isinstance(call.func, ast.Name) and call.func.id == "maintain":
+        return ast.Constant(f"{ast.literal_eval(call.args[2])}: %s")
     if not isinstance(call.func, ast.Attribute):
         return None
     name, owner = call.func.attr, ast.unparse(call.func.value)
