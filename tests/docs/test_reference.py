@@ -34,7 +34,7 @@ def test_settings_have_the_defaults() -> None:
     listed = {key: ast.literal_eval(default) for key, (default, _) in SETTINGS.rows("settings").items() if default}
     fields = {name: field.default for name, field in settings.Settings.__dataclass_fields__.items() if name in listed}
     assert len(fields) >= 7
-    lists = dict.fromkeys(("acknowledged", "close_on", "telemetry"), [])
+    lists: dict[str, object] = dict.fromkeys(("acknowledged", "close_on", "telemetry"), [])
     assert {name: listed[name] for name in fields} == {**fields, **lists, "channel_capacity": {}}
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ast
-import importlib
+import importlib.util
 import re
 import shlex
 import subprocess
@@ -21,7 +21,7 @@ from django.core.management import find_commands
 from django.db import connections
 from django.db.utils import ConnectionHandler
 
-import django_anyio_channels.django
+import django_anyio_channels
 from tests.support.brokers import redis as brokers
 from tests.support.paths import ROOT
 from tests.support.programs import QUIET_ASYNCIO
@@ -134,14 +134,14 @@ def commands() -> Iterator[tuple[str, list[str]]]:
 COMMANDS = [(f"{number} {' '.join(words)[:40]}", name, words) for number, (name, words) in enumerate(commands())]
 
 FROM_SYSTEM = {
-    *("apt-get", "cd", "docker", "export", "git", "kubectl", "mosquitto_pub", "mosquitto_sub", "redis-server"),
+    *("apt-get", "cd", "docker", "export", "git", "kubectl", "mosquitto_pub", "mosquitto_sub", "redis-server", "rm"),
     *("source", "sudo", "systemctl", "uvx"),
 }
 """Programs that the project's environment doesn't bring."""
 
 MANAGED = {
     command
-    for package in (django.core, channels, django_anyio_channels.django)
+    for package in (django.core, channels, django_anyio_channels)
     for command in find_commands(str(Path(package.__path__[0], "management")))
 }
 """The commands of ``manage.py``."""
@@ -170,7 +170,7 @@ def check_python(arguments: list[str]) -> None:
         named = [extra for word in ours for extra in re.findall(r"\[([\w,]+)\]", word)]
         assert {extra for extras in named for extra in extras.split(",")} <= EXTRAS
     elif arguments[0] == "-m":
-        assert arguments[1] in ("venv", "django"), arguments
+        assert importlib.util.find_spec(arguments[1]), arguments
     elif arguments[0].endswith("manage.py"):
         assert arguments[1] in MANAGED | OF_READERS, arguments
     else:
