@@ -105,7 +105,7 @@ class PresenceGroup:
         self._observer.work_added(self)
 
     async def pause(self, seconds: float) -> None:
-        """Wait for more work that may come, but not while somebody waits for what has come."""
+        """Wait for more work that may come, but not while a caller waits for what has come."""
         self._is_awaited.clear()
         timer = self._loop.call_later(seconds, self._is_awaited.set)
         try:

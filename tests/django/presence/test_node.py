@@ -94,6 +94,28 @@ async def test_nothing_is_left_of_20000_members_that_came_and_went() -> None:
     assert list(await one.group_members("room")) == ["again"]
 
 
+async def test_a_channel_that_is_discarded_while_it_is_added_is_no_members(monkeypatch: pytest.MonkeyPatch) -> None:
+    one, two = layers(2)
+    channel = await one.new_channel()
+    connection = connection_of(one)
+    subscribe, subscribing = connection.subscribe, asyncio.Event()
+    go_on = asyncio.Event()
+
+    async def wait(groups: str) -> None:
+        subscribing.set()
+        await go_on.wait()
+        await subscribe(groups)
+
+    monkeypatch.setattr(connection, "subscribe", wait)
+    adding = asyncio.ensure_future(one.group_add("room", channel, member="ghost"))
+    await soon(subscribing.wait())
+    await one.group_discard("room", channel)
+    go_on.set()
+    await soon(adding)
+    assert await one.group_members("room") == await two.group_members("room") == {}
+    assert not node_in(one).presence.groups
+
+
 async def test_a_channel_may_become_another_members() -> None:
     [one] = layers(1, presence_grace=0)
     watcher = await watch(one)
