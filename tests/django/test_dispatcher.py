@@ -53,7 +53,7 @@ def test_a_loop_that_ends_meanwhile_is_replaced(verb: str, monkeypatch: pytest.M
     calls: list[threading.Thread] = []
     original = getattr(Node, verb.removesuffix("_sync"))
 
-    async def hang_at_first(node: Node, group: str, channel: str) -> None:
+    async def hang_at_first(node: Node, group: str, channel: str, joining: None = None) -> None:
         calls.append(threading.current_thread())
         if len(calls) == 1:
             asked.set()
