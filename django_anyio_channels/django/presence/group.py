@@ -162,7 +162,9 @@ class PresenceGroup:
         except BaseException:
             self.is_stale = True
             raise
-        self._tell(self.view.load(records))
+        difference = self.view.load(records)
+        if self.has_been_read:  # at first nothing changes: who watches asks who is there
+            self._tell(difference)
         while not self.is_stale and self._held:
             self._take_in(self._held.pop(0), forced=True)
         if not self.is_stale:

@@ -140,7 +140,7 @@ async def test_a_node_that_was_given_up_and_lives_comes_back() -> None:
     one, two = layers(2, presence_grace=0)
     await add(one, "one")
     watcher = await watch(two)
-    assert await told(two, watcher) == (["one"], [])
+    assert known(two) == {"one"}
     maintaining = node_in(one).presence._maintaining
     assert maintaining is not None
     maintaining.cancel()  # as if something blocked its event loop
@@ -291,7 +291,6 @@ async def test_events_that_were_missed_are_noticed() -> None:
     one, two = layers(2)
     await add(one, "one")
     watcher = await watch(two)
-    assert await told(two, watcher) == (["one"], [])
     group = group_of(two)
     node_in(two).presence.mark_missed("another topic")
     assert not group.is_stale
