@@ -18,7 +18,7 @@ from .view import Difference, GroupView
 CHANGED = "presence.changed"
 """The type of the message to the channels that watch; see `PresenceMixin.presence_changed`."""
 
-_ECHO_SECONDS = 2.0
+_ECHO_SECONDS = 5.0
 _MOST_HELD = 1000
 """Events that wait while records are read. With more, the records are read once more."""
 
