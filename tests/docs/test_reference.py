@@ -23,7 +23,7 @@ OF_THE_PACKAGE = {
     *("address", "address_groups", "frame", "measurements", "close_if_changed_sync"),
     *("node_reports", "queue_states", "dead_letters", "remove_dead_letters", "diagnose"),
 }
-"""Methods of the channel layer that the package itself calls: in transactions, collectors and ``manage.py channels``."""
+"""Methods of the channel layer that the package itself calls: transactions, collectors, ``manage.py channels``."""
 
 
 def test_settings_are_all_keys_and_no_other() -> None:
@@ -34,7 +34,7 @@ def test_settings_have_the_defaults() -> None:
     listed = {key: ast.literal_eval(default) for key, (default, _) in SETTINGS.rows("settings").items() if default}
     fields = {name: field.default for name, field in settings.Settings.__dataclass_fields__.items() if name in listed}
     assert len(fields) >= 7
-    lists: dict[str, object] = dict.fromkeys(("acknowledged", "close_on", "telemetry"), [])
+    lists: dict[str, object] = {key: [] for key in ("acknowledged", "close_on", "telemetry")}
     assert {name: listed[name] for name in fields} == {**fields, **lists, "channel_capacity": {}}
 
 
