@@ -258,7 +258,7 @@ class DeliveryManager(Generic[S_contra]):
         try:
             await source.release(session, ids, undelivered=undelivered)
         except ListenerClosed:
-            raise
+            """The session is over, and so is this."""
         except ChannelLayerError as error:
             text = "%d messages of %s cannot be released, and are delivered again later: %s"
             self._log.write(logging.ERROR, text, len(ids), source.group, error)

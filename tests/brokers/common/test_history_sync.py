@@ -85,3 +85,13 @@ async def test_what_is_notified_while_the_history_is_read_is_read_after_it() -> 
     sync.add_live("room", entry(4))
     assert await session.received(1) == [b"4"]
     assert session.reads == 3, "once for both"
+
+
+async def test_only_groups_with_a_history_are_read_again_after_a_gap() -> None:
+    sync, session = await subscribed()
+    assert sync.has("room")
+    assert not sync.has("news")
+    assert not sync.restart("news", 1.0)
+    session.last = 2
+    assert sync.restart("room", 1.0)
+    assert await session.received(1) == [b"2"]

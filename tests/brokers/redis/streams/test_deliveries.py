@@ -312,6 +312,17 @@ async def test_a_message_that_somebody_removed_is_left_out(server: brokers.Redis
 # ---- sessions ----------------------------------------------------------------------------------------------------
 
 
+async def test_the_end_of_an_earlier_session_that_is_reported_late_ends_no_reader(
+    server: brokers.Redis, open_channel: Open
+) -> None:
+    channel = await open_channel(server)
+    async with workers_of(channel) as reader, anyio.create_task_group() as tasks:
+        tasks.start_soon(messages, reader, 1)
+        await becomes_true(lambda: server.ask("PUBSUB", "NUMSUB", "{jobs}|pending of workers")[1])
+        layer_of(channel)._on_end(ListenerClosed("late"))
+        await channel.publish("jobs", 1)
+
+
 async def test_an_acknowledgement_that_finds_no_connection_is_repeated(
     own_server: brokers.Redis, open_channel: Open
 ) -> None:
