@@ -206,11 +206,10 @@ class PostgreSQLChannelLayer(BaseChannelLayer):
         return entries.is_after(position.encode(), other.encode())
 
     async def put(self, queue: str, message: bytes, *, capacity: int, expiry: float) -> None:
-        session, entry = self._require_session(), Message(queue.encode(), message, capacity, expiry)
-        if self._is_acknowledged is not None and self._is_acknowledged(queue):
-            await session.jobs.put(entry)
-        else:
-            await session.queues.put(entry)
+        session = self._require_session()
+        acknowledged = self._is_acknowledged is not None and self._is_acknowledged(queue)
+        queues = session.jobs if acknowledged else session.queues
+        await queues.put(Message(queue.encode(), message, capacity, expiry))
 
     async def take(self, queue: str) -> bytes:
         return await self._require_session().queues.take(queue.encode())
@@ -226,10 +225,7 @@ class PostgreSQLChannelLayer(BaseChannelLayer):
         await session.queues.purge(prefix.encode())
         if self._limits.length:
             await session.histories.purge(prefix.encode())
-        if self._is_acknowledged is None:
-            await session.jobs.purge_if_any(prefix.encode())
-        else:
-            await session.jobs.purge(prefix.encode())
+        await session.jobs.purge(prefix.encode(), create=self._is_acknowledged is not None)
 
     async def join(self, group: str, consumer_group: str) -> None:
         await self._require_histories().jobs.join(group.encode(), consumer_group.encode())
