@@ -32,7 +32,8 @@ NEEDS: dict[str, Callable[[Kind], bool]] = {
     "history_broker": lambda kind: kind.history,
     "mortal_history_broker": lambda kind: kind.history and kind.mortal,
     "durable_history_broker": lambda kind: kind.history and kind.durable,
-    "django_history_broker": lambda kind: kind.history,
+    # What `AnyioChannelLayer` adds is the same over every way to a broker.
+    "django_history_broker": lambda kind: kind.measured_history,
 }
 """Which kinds a test runs over, by the fixtures that it asks for, itself or through others."""
 

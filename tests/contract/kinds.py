@@ -129,7 +129,7 @@ class Kind:
     """Only its history is tested; the rest of it is another kind's."""
 
     measured_history: bool = False
-    """Its tests about histories count for the coverage."""
+    """Its tests about histories count for the coverage, and `AnyioChannelLayer` is tested over it."""
 
     durable: bool = False
     """What the broker has accepted outlives its being killed, or its failover."""

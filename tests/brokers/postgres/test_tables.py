@@ -23,6 +23,7 @@ from django_anyio_channels.brokers.postgres.statements import (
     in_schema,
 )
 from django_anyio_channels.brokers.postgres.tables import JOBS, QUEUES, Tables
+from django_anyio_channels.core.capabilities import PresenceRecord
 from django_anyio_channels.core.exceptions import ChannelLayerError, NotSupported, PositionLost
 from tests.support.brokers import postgres as brokers
 
