@@ -56,8 +56,8 @@ def require_acknowledgement(layer: BaseChannelLayer) -> SupportsAcknowledgement:
     """Return ``layer``. Raises `NotSupported` if it does not support acknowledgement."""
     if not isinstance(layer, SupportsAcknowledgement):
         raise NotSupported(
-            f"{type(layer).__name__} delivers each message once, so there is nothing to acknowledge; "
-            f"use a layer that redelivers: redis+streams://, or memory:// in one process"
+            f"{type(layer).__name__} does not support acknowledgement; use a layer that does: redis+streams://, "
+            f"postgresql://, or memory:// in one process"
         )
     return layer
 

@@ -27,5 +27,7 @@ def test_capabilities_are_those_of_the_class() -> None:
 def test_a_layer_without_acknowledgement_is_refused_with_an_alternative() -> None:
     layer = AcknowledgingLayer()
     assert require_acknowledgement(layer) is layer
-    with pytest.raises(NotSupported, match=r"ScriptedLayer delivers each message once.*redis\+streams://.*memory://"):
+    with pytest.raises(
+        NotSupported, match=r"ScriptedLayer does not support acknowledgement.*redis\+streams://.*memory://"
+    ):
         require_acknowledgement(ScriptedLayer())

@@ -153,7 +153,7 @@ def test_every_value_becomes_a_setting() -> None:
         ({"mailbox_bytes": 0}, "CONFIG['mailbox_bytes'] has an invalid value (int)", "whole number of bytes", "E005"),
         (
             {"acknowledged": ["jobs"], "url": "mqtt://x"},
-            "MQTTChannelLayer delivers each message once",
+            "MQTTChannelLayer does not support acknowledgement",
             "delivered once at most",
             "E002",
         ),

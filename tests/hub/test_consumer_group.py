@@ -96,7 +96,7 @@ async def test_a_consumer_group_has_one_group_without_history(how: str) -> None:
 
 async def test_a_layer_that_delivers_once_has_no_consumer_groups() -> None:
     async with hub(ScriptedLayer()) as channel:
-        with pytest.raises(NotSupported, match=r"ScriptedLayer delivers each message once.*redis\+streams://"):
+        with pytest.raises(NotSupported, match=r"ScriptedLayer does not support acknowledgement.*redis\+streams://"):
             async with channel.subscribe("jobs", consumer_group="workers"):
                 pass
         with pytest.raises(NotSupported, match="does not support acknowledgement"):

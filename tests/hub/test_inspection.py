@@ -72,6 +72,6 @@ async def test_verbs_that_a_layer_does_not_have() -> None:
             await channel.inspection.queues("", 1)
         for call in (channel.inspection.histories(""), channel.inspection.remove_from_history("g", [])):
             with pytest.raises(
-                NotSupported, match="ScriptedLayer delivers each message once, so it has no dead letters"
+                NotSupported, match="ScriptedLayer does not support acknowledgement, so it has no dead letters"
             ):
                 await call

@@ -80,6 +80,8 @@ def make(name: str, *, quick: bool) -> BenchmarkSet:
             "postgres",
             "16 senders",
             {
+                "publish to 1 group, 16 senders": {"ours", "ours with a history"},
+                "publish to 16 groups, 16 senders": {"ours", "ours with a history"},
                 "send, 16 senders": {"ours", "channels_postgres", "bare asyncpg"},
                 "jobs to two workers, 16 senders": {"ours", "channels_postgres"},
             },

@@ -53,15 +53,13 @@ class TableAccess:
                 return await self.run(statement, *parameters, refused=refused, retry=False)
             raise refused(f"{address}: {error}") from error
 
-    async def look(self, statement: str, *parameters: object) -> list[Any]:
-        """Run a statement on the tables, but return nothing where they are missing.
-
-        Raises what `run` raises, and `NotSupported` for tables of another role.
-        """
+    async def run_if_any(self, statement: str, *parameters: object) -> list[Any]:
+        """`run`, but return nothing where the tables are missing."""
         if self.found is None:
-            tables = await self._find()
+            tables = await self._look()
             if not tables.are_complete:
                 return []
+            tables.require_usable(self._connection.address)
             self.found = tables
         return await self.run(statement, *parameters)
 

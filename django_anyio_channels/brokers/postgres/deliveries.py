@@ -112,14 +112,13 @@ class Jobs:
         await self.tables.run(sql.JOB_ACKNOWLEDGE, list(map(_row_id, ids)))
         return [None] * len(ids)
 
-    async def purge(self, prefix: bytes) -> None:
-        """Drop the work of all queues and groups whose names have a prefix."""
-        await self.tables.run(sql.JOB_PURGE, prefix)
+    async def purge(self, prefix: bytes, *, create: bool) -> None:
+        """Drop the work of all queues and groups whose names have a prefix; ``create`` the tables, or use them if any.
 
-    async def purge_if_any(self, prefix: bytes) -> None:
-        """The same, for a layer that has no acknowledged work of its own."""
-        if await self.tables.exist():
-            await self.purge(prefix)
+        A layer without acknowledged work of its own has no need of the tables.
+        """
+        if create or await self.tables.exist():
+            await self.tables.run(sql.JOB_PURGE, prefix)
 
     async def maintain(self) -> None:
         """Sweep every half a minute, until the session is over."""

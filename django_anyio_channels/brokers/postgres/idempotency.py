@@ -57,8 +57,8 @@ class IdempotencyKeys:
                 raise message.queue_full() from None
             raise
 
-    async def purge_if_any(self, prefix: bytes) -> None:
-        """Forget the keys of topics and queues whose names begin with a prefix."""
+    async def purge(self, prefix: bytes) -> None:
+        """Forget the keys of topics and queues whose names begin with a prefix, if there are any."""
         if await self._keys.exist():
             await self._keys.run(sql.KEYS_PURGE, prefix)
 

@@ -24,9 +24,9 @@ async def inspect_queues(session: Session, prefix: str, limit: int) -> list[Queu
     parameters = prefix.encode(), limit
     states = {
         name: QueueState(name.decode(errors="replace"), count, left)
-        for name, count, left in await session.queues.tables.look(INSPECT_QUEUES, *parameters)
+        for name, count, left in await session.queues.tables.run_if_any(INSPECT_QUEUES, *parameters)
     }
-    for name, count, left, pending in await session.jobs.tables.look(JOB_INSPECT, *parameters):
+    for name, count, left, pending in await session.jobs.tables.run_if_any(JOB_INSPECT, *parameters):
         waiting = states.get(name)
         if waiting is not None:
             count += waiting.length
@@ -37,7 +37,7 @@ async def inspect_queues(session: Session, prefix: str, limit: int) -> list[Queu
 
 async def count_history(session: Session, prefix: str) -> dict[str, int]:
     """See `SupportsHistoryInspection`."""
-    rows = await session.histories.tables.look(HISTORY_COUNT, prefix.encode())
+    rows = await session.histories.tables.run_if_any(HISTORY_COUNT, prefix.encode())
     return {topic.decode(errors="replace"): count for topic, count in rows}
 
 
@@ -48,5 +48,5 @@ async def remove_from_history(session: Session, group: str, positions: Sequence[
         with suppress(InvalidPosition):  # it has never been one, so nothing is there to remove
             known.append(read_position(position))
     epochs, numbers = [epoch_of(each).decode() for each in known], text_array(map(number_of, known))
-    rows = await session.histories.tables.look(HISTORY_REMOVE, group.encode(), epochs, numbers)
+    rows = await session.histories.tables.run_if_any(HISTORY_REMOVE, group.encode(), epochs, numbers)
     return sum(count for (count,) in rows)

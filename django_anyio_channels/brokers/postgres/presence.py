@@ -42,8 +42,8 @@ class Presence:
         """Return the records of a name."""
         return dict(await self._tables.run(sql.PRESENCE_READ, name))
 
-    async def purge_if_any(self, prefix: bytes) -> None:
-        """Remove the records of names that begin with a prefix."""
+    async def purge(self, prefix: bytes) -> None:
+        """Remove the records of names that begin with a prefix, if there are any."""
         if await self._tables.exist():
             await self._tables.run(sql.PRESENCE_PURGE, prefix)
 

@@ -120,7 +120,7 @@ class Tables(NamedTuple):
                 f"{where}: {', '.join(f'django_anyio_channels_{name}' for name in names[:-1])} or "
                 f"django_anyio_channels_{names[-1]} in the schema {self.schema} belongs to {self.foreign_owner}, which "
                 f"could run code with the rights of {self.user}. Have all of them belong to {self.user}, or to the "
-                f"owner of the schema or of the database, by ALTER ... OWNER TO; or drop them if nothing of yours needs them"
+                f"owner of the schema or of the database, by ALTER ... OWNER TO; or drop them if nothing needs them"
             )
 
     @property

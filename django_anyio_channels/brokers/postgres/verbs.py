@@ -24,11 +24,10 @@ class SessionVerbs(BaseChannelLayer):
     """None as long as no queue is known to be acknowledged."""
 
     async def put(self, queue: str, message: bytes, *, capacity: int, expiry: float) -> None:
-        session, entry = self._require_session(), Message(queue.encode(), message, capacity, expiry)
-        if self._is_acknowledged is not None and self._is_acknowledged(queue):
-            await session.jobs.put(entry)
-        else:
-            await session.queues.put(entry)
+        session = self._require_session()
+        acknowledged = self._is_acknowledged is not None and self._is_acknowledged(queue)
+        queues = session.jobs if acknowledged else session.queues
+        await queues.put(Message(queue.encode(), message, capacity, expiry))
 
     async def put_once(
         self, queue: str, message: bytes, *, capacity: int, expiry: float, key: str, seconds: float
@@ -41,7 +40,7 @@ class SessionVerbs(BaseChannelLayer):
 
     async def queue_length(self, queue: str) -> QueueLength:
         session = self._require_session()
-        if self._acknowledges(queue):
+        if self._acknowledges(queue) or session.jobs.tables.found is not None:
             return await session.jobs.length(queue.encode())
         return QueueLength(await session.queues.length(queue.encode()), 0)
 
@@ -56,12 +55,9 @@ class SessionVerbs(BaseChannelLayer):
         await session.queues.purge(start)
         if self._limits.length:
             await session.histories.purge(start)
-        if self._is_acknowledged is None:
-            await session.jobs.purge_if_any(start)
-        else:
-            await session.jobs.purge(start)
-        await session.keys.purge_if_any(start)
-        await session.presence.purge_if_any(start)
+        await session.jobs.purge(start, create=self._is_acknowledged is not None)
+        await session.keys.purge(start)
+        await session.presence.purge(start)
 
     async def put_presence(self, records: Sequence[PresenceRecord], ttl: float) -> None:
         await self._require_session().presence.put(records, ttl)

@@ -233,6 +233,9 @@ async def test_a_node_is_woken_and_forgotten(layer: PostgreSQLChannelLayer) -> N
     await JOBS.watch(session, again.set)  # before it has stopped listening
     await put(layer, b"2")
     await soon(again.wait())
+    reader = asyncio.ensure_future(layer.take("others"))
+    await put(layer, b"3", queue="others")
+    assert await soon(reader) == b"3", "who does not acknowledge is woken, too"
     JOBS.unwatch(session)
     await anyio.wait_all_tasks_blocked()
     channels = [channel for (channel,) in await session._listening.fetch("SELECT pg_listening_channels()")]

@@ -18,11 +18,15 @@ from django_anyio_channels.brokers.postgres.statements import (
     GRANTS,
     HISTORY_GRANTS,
     JOB_GRANTS,
+    KEYS_GRANTS,
+    KEYS_HISTORY_GRANTS,
+    PRESENCE_GRANTS,
     SCHEMA,
     SWEEP,
     in_schema,
 )
-from django_anyio_channels.brokers.postgres.tables import JOBS, QUEUES, Tables
+from django_anyio_channels.brokers.postgres.tables import EVERYTHING, QUEUES, Tables
+from django_anyio_channels.core.capabilities import PresenceRecord
 from django_anyio_channels.core.exceptions import ChannelLayerError, NotSupported, PositionLost
 from tests.support.brokers import postgres as brokers
 
@@ -185,9 +189,10 @@ async def test_the_least_rights(database: brokers.Postgres, role: Callable[[], R
     """With those of grants.sql everything works, and each of them is needed for something."""
     ours, other = role(), await connect(database.url)
     await other.put("q", b"x", capacity=1, expiry=60)
+    await other.read_presence("g")
     database.ask("REVOKE ALL ON FUNCTION django_anyio_channels_put FROM PUBLIC")
     database.ask("REVOKE ALL ON SCHEMA public FROM PUBLIC")
-    grants = in_schema(GRANTS, "public").replace("{user}", ours.name)
+    grants = in_schema(f"{GRANTS}\n{PRESENCE_GRANTS}", "public").replace("{user}", ours.name)
     layer = await connect(ours.url)
     assert await refusals(layer) == 9
     database.ask(grants)
@@ -244,8 +249,10 @@ async def test_the_least_rights_of_histories_and_acknowledged_work(
 ) -> None:
     ours, owner = role(), await connect(database.url, history_length=10)
     await owner.join("g", "workers")
+    await owner.publish_once("g", b"x", key="k", seconds=60)
+    await owner.read_presence("g")
     database.ask("REVOKE ALL ON ALL FUNCTIONS IN SCHEMA public FROM PUBLIC; REVOKE ALL ON SCHEMA public FROM PUBLIC")
-    tables = JOBS.find(("public", True, None, True, ours.name))
+    tables = EVERYTHING.find(("public", True, None, True, ours.name))
     layer = await connect(ours.url, history_length=2, redeliver_after=0.1)
     layer.set_acknowledged(lambda queue: queue == "durable")
     database.ask(f"GRANT USAGE ON SCHEMA public TO {ours.name}")
@@ -253,7 +260,8 @@ async def test_the_least_rights_of_histories_and_acknowledged_work(
         await layer.publish("g", b"x")
     database.ask(tables.grants)
     assert await uses(layer, ours, database) == []
-    for line in in_schema(f"{HISTORY_GRANTS}\n{JOB_GRANTS}", "public").replace("{user}", ours.name).splitlines():
+    grants = "\n".join([HISTORY_GRANTS, JOB_GRANTS, KEYS_GRANTS, KEYS_HISTORY_GRANTS])
+    for line in in_schema(grants, "public").replace("{user}", ours.name).splitlines():
         privileges, place = line.removeprefix("GRANT ").rstrip(";").split(" ON ", 1)
         for privilege in privileges.split(", "):
             database.ask(f"REVOKE {privilege} ON {place.replace(' TO ', ' FROM ')}")
@@ -306,6 +314,13 @@ async def uses(layer: PostgreSQLChannelLayer, role: Role, database: brokers.Post
         from_queue,
         lambda: jobs.put(Message(b"durable", b"x", 1000, 60)),
         jobs.sweep,
+        lambda: layer.publish_once("g", b"x", key="k", seconds=0),
+        lambda: layer.put_once("durable", b"x", capacity=1000, expiry=60, key="k", seconds=0),
+        session.keys.sweep,
+        lambda: layer.inspect_queues("g", 10),
+        lambda: layer.count_history("g"),
+        lambda: layer.remove_from_history("g", ["00000000-0-0"]),
+        lambda: layer.queue_length("durable"),
         lambda: layer.purge("g"),
     ]
     refused = []
