@@ -109,4 +109,4 @@ def test_what_cannot_be_done_is_refused(site: Site, words: tuple[str, ...], reas
 def test_other_brokers_have_none(action: str) -> None:
     with project(default={}):
         words = () if action == "show" else ("jobs", "--all")
-        assert "InMemoryChannelLayer does not support acknowledgement" in refused("dead", action, *words)[0]
+        assert "InMemoryChannelLayer cannot list dead letters" in refused("dead", action, *words)[0]

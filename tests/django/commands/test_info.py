@@ -16,8 +16,8 @@ from django_anyio_channels.django.reports import Reporter
 from .conftest import Site, call, in_memory, project, running_site
 
 NO_DEAD_LETTERS = (
-    "InMemoryChannelLayer does not support acknowledgement, so it has no dead letters; use a layer that redelivers: "
-    "redis+streams://"
+    "InMemoryChannelLayer cannot list dead letters; use a layer that can: redis+streams://, or postgresql:// with a "
+    "history_length"
 )
 
 

@@ -102,7 +102,7 @@ def test_other_processes_are_the_nodes(kind: str) -> None:
         if kind == "streams":
             assert call("dead", "show") == "No dead letters.\n"
         else:
-            assert "does not support acknowledgement, so it has no dead letters" in refused("dead", "show")[0]
+            assert "cannot list dead letters" in refused("dead", "show")[0]
 
 
 def test_output_and_exit_codes_of_processes() -> None:
