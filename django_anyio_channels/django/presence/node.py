@@ -55,8 +55,8 @@ class Channels(Protocol):
     async def group_add(self, topic: str, name: str) -> None:
         """Add a channel to the group of ``topic``, unless it has ended."""
 
-    def is_in(self, topic: str, name: str) -> bool:
-        """Return whether it is in that group."""
+    def sink(self, topic: str, name: str) -> object | None:
+        """Return something if it is in that group, else None."""
 
     def watches(self, name: str) -> bool:
         """Return whether its consumer has a method for changes of members."""
@@ -98,7 +98,7 @@ class NodePresence:
         if topic not in self.groups:
             self._store.require_supported()
         await self._channels.group_add(topic, channel)
-        if self._channels.is_in(topic, channel):  # and not discarded meanwhile
+        if self._channels.sink(topic, channel) is not None:  # and not discarded meanwhile
             found = self.groups.get(topic) or self._new_group(group)
             found.join(channel, joining, watches=joining.watch or self._channels.watches(channel))
 
