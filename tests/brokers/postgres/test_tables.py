@@ -260,7 +260,7 @@ async def test_the_least_rights_of_histories_and_acknowledged_work(
         await layer.publish("g", b"x")
     database.ask(tables.grants)
     assert await uses(layer, ours, database) == []
-    grants = "\n".join([HISTORY_GRANTS, JOB_GRANTS, KEYS_GRANTS, KEYS_HISTORY_GRANTS])
+    grants = f"{HISTORY_GRANTS}\n{JOB_GRANTS}\n{KEYS_GRANTS}\n{KEYS_HISTORY_GRANTS}"
     for line in in_schema(grants, "public").replace("{user}", ours.name).splitlines():
         privileges, place = line.removeprefix("GRANT ").rstrip(";").split(" ON ", 1)
         for privilege in privileges.split(", "):
