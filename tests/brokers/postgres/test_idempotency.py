@@ -96,9 +96,8 @@ async def test_a_message_and_the_bound_queues_of_another_share_a_transaction(
     layer = await connect(database.url, history_length=10)
     await layer.bind("g", "jobs", capacity=10, expiry=60.0, lifetime=60.0)
     publisher = layer._require_session().publisher
-    asked, published = await publisher._flush(
-        [("g", None, []), ("h", "h", [encode_entry(b"x", server_encoding="UTF8")])]
-    )
+    payload = encode_entry(b"x", server_encoding="UTF8")
+    asked, published = await publisher._flush([("g", None, []), ("h", "h", [payload])])
     assert (asked.position, [bound.queue for bound in asked.bound_queues]) == (None, ["jobs"])
     assert published.position == (await layer.history("h", since=None, limit=None))[0].position
 
@@ -196,5 +195,5 @@ async def test_a_table_of_another_role_is_not_used(
     database.ask("GRANT CREATE ON SCHEMA public TO PUBLIC")
     other.run(f"CREATE TABLE {TABLE} (place bytea, key bytea, expires timestamptz, PRIMARY KEY (place, key))")
     layer = await connect(one.url)
-    with pytest.raises(NotSupported, match=f"{TABLE} in the schema public belongs to {other.name}"):
+    with pytest.raises(NotSupported, match=f": {TABLE} in the schema public belongs to {other.name}"):
         await layer.publish_once("g", b"x", key="k", seconds=60.0)

@@ -377,6 +377,21 @@ async def test_who_may_not_create_the_tables_of_histories_is_given_the_sql(
     assert (await layer.publish("g", b"x")).position is not None
 
 
+async def test_who_may_not_look_for_the_tables_is_told_so(
+    database: brokers.Postgres, role: Callable[[], Role], connect: Connect
+) -> None:
+    database.ask("REVOKE SELECT ON pg_catalog.pg_database FROM PUBLIC")
+    layer = await connect(role().url, history_length=10)
+    for call in (
+        layer.put("q", b"x", capacity=1, expiry=60),
+        layer.publish("g", b"x"),
+        layer.inspect_queues("", 1),
+        layer.purge("q"),
+    ):
+        with anyio.fail_after(TIME_LIMIT), pytest.raises(ChannelLayerError, match="cannot be looked for: permission"):
+            await call
+
+
 @pytest.mark.parametrize("queue", ["q", "another"])
 async def test_a_lock_that_another_role_holds_stops_no_queue(
     database: brokers.Postgres, role: Callable[[], Role], connect: Connect, queue: str
