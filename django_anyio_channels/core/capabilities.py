@@ -57,7 +57,7 @@ def require_acknowledgement(layer: BaseChannelLayer) -> SupportsAcknowledgement:
     if not isinstance(layer, SupportsAcknowledgement):
         raise NotSupported(
             f"{type(layer).__name__} delivers each message once, so there is nothing to acknowledge; "
-            f"use a layer that redelivers: redis+streams://, or memory:// in one process"
+            f"use a layer that redelivers: redis+streams://, postgresql://, or memory:// in one process"
         )
     return layer
 

@@ -71,6 +71,6 @@ def _with_history(layer: object) -> SupportsHistoryInspection:
     if not isinstance(layer, SupportsHistoryInspection):
         raise NotSupported(
             f"{type(layer).__name__} delivers each message once, so it has no dead letters; use a layer that "
-            f"redelivers: redis+streams://"
+            f"redelivers: redis+streams://, or postgresql:// with a history_length"
         )
     return layer

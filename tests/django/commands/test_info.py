@@ -17,7 +17,7 @@ from .conftest import Site, call, in_memory, project, running_site
 
 NO_DEAD_LETTERS = (
     "InMemoryChannelLayer delivers each message once, so it has no dead letters; use a layer that redelivers: "
-    "redis+streams://"
+    "redis+streams://, or postgresql:// with a history_length"
 )
 
 
