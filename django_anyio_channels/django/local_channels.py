@@ -246,10 +246,10 @@ class LocalChannels:
         """Return whether a channel's consumer has a method for changes of members."""
         return name in self._lifetimes and hasattr(self._lifetimes[name].consumer(), "presence_changed")
 
-    async def group_add(self, topic: str, name: str) -> bool:
-        """Add a channel to the group of ``topic``, or renew its membership. Returns False for one that has ended."""
+    async def group_add(self, topic: str, name: str) -> None:
+        """Add a channel to the group of ``topic``, or renew its membership."""
         if self._has_ended(name):
-            return False
+            return
         channel = self._get_or_add(name)
         topic = sys.intern(topic)  # one string for all members
         channel.join(topic)
@@ -264,7 +264,6 @@ class LocalChannels:
             if topic in channel.topics and not self._channel.has_sink(topic, channel.sink(topic)):
                 self._end_membership(topic, channel)
             raise
-        return True
 
     async def resume(self, topic: str, name: str, make_sink: Callable[[Subscriber], ReplaySink]) -> ReplaySink:
         """Add a channel that is not in the group of ``topic`` to it through a sink.

@@ -226,11 +226,12 @@ async def test_bad_channel_names_raise_type_error(plain_processes: Processes, na
 @pytest.mark.parametrize("name", [*BAD_NAMES, "exclamation!mark", "a!"], ids=ascii)
 async def test_bad_group_names_raise_type_error(plain_processes: Processes, name: str) -> None:
     layer = plain_processes.new()
-    for call in (layer.group_send(name, n(1)), layer.group_add(name, "c"), layer.group_discard(name, "c")):
+    groups = name if isinstance(name, str) else [name]  # a list is one of names
+    for call in (layer.group_send(groups, n(1)), layer.group_add(name, "c"), layer.group_discard(name, "c")):
         with pytest.raises(TypeError, match="Group name must be"):
             await soon(call)
     with pytest.raises(TypeError, match="Group name must be"):
-        layer.group_send_sync(name, n(1))
+        layer.group_send_sync(groups, n(1))
     for sync_call in (layer.group_add_sync, layer.group_discard_sync):
         with pytest.raises(TypeError, match="Group name must be"):
             sync_call(name, "c")

@@ -53,12 +53,12 @@ def test_a_loop_that_ends_meanwhile_is_replaced(verb: str, monkeypatch: pytest.M
     calls: list[threading.Thread] = []
     original = getattr(Node, verb.removesuffix("_sync"))
 
-    async def hang_at_first(node: Node, group: str, channel: str) -> None:
+    async def hang_at_first(node: Node, *arguments: Any) -> None:
         calls.append(threading.current_thread())
         if len(calls) == 1:
             asked.set()
             await asyncio.get_running_loop().create_future()
-        await original(node, group, channel)
+        await original(node, *arguments)
 
     monkeypatch.setattr(Node, verb.removesuffix("_sync"), hang_at_first)
 

@@ -19,13 +19,15 @@ from tests.support.brokers.server import running as run_servers
 from ...harness.contenders import OURS, Connections, Contender, ours
 from ...harness.measuring import Figures
 from ...harness.runner import BenchmarkSet, Figure, Measure, Scenario, Target, against, sync_against
+from ...scenarios.being_there import being_there
 from ...scenarios.competing_workers import competing_workers
 from ...scenarios.fan_out import fan_out
 from ...scenarios.from_thread import from_thread
 from ...scenarios.idle_members import idle_members
+from ...scenarios.joining import joining
 from ...scenarios.latency import latency
+from ...scenarios.members_of_a_group import members_of_a_group
 from ...scenarios.membership import membership
-from ...scenarios.presence import being_there, joining, members_of_a_group
 from ...scenarios.restart import restart
 from ...scenarios.round_trip import round_trip
 from .nats_peer import channels_nats

@@ -18,7 +18,7 @@ from .view import Difference, GroupView
 CHANGED = "presence.changed"
 """The type of the message to the channels that watch; see `PresenceMixin.presence_changed`."""
 
-_ECHO_SECONDS = 2.0
+_ECHO_SECONDS = 5.0
 _MOST_HELD = 1000
 """Events that wait while records are read. With more, the records are read once more."""
 
@@ -105,7 +105,7 @@ class PresenceGroup:
         self._observer.work_added(self)
 
     async def pause(self, seconds: float) -> None:
-        """Wait for more work that may come, but not while a member waits for what has come."""
+        """Wait for more work that may come, but not while a caller waits for what has come."""
         self._is_awaited.clear()
         timer = self._loop.call_later(seconds, self._is_awaited.set)
         try:
@@ -162,7 +162,9 @@ class PresenceGroup:
         except BaseException:
             self.is_stale = True
             raise
-        self._tell(self.view.load(records))
+        difference = self.view.load(records)
+        if self.has_been_read:  # at first nothing changes: who watches asks who is there
+            self._tell(difference)
         while not self.is_stale and self._held:
             self._take_in(self._held.pop(0), forced=True)
         if not self.is_stale:

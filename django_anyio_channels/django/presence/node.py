@@ -52,8 +52,11 @@ class Channels(Protocol):
     def deliver(self, name: str, arrived: float, payload: bytes) -> None:
         """Put a message into the mailbox of a channel."""
 
-    async def group_add(self, topic: str, name: str) -> bool:
-        """Add a channel to the group of ``topic``. Returns False if the channel has ended."""
+    async def group_add(self, topic: str, name: str) -> None:
+        """Add a channel to the group of ``topic``, unless it has ended."""
+
+    def sink(self, topic: str, name: str) -> object | None:
+        """Return something if it is in that group, else None."""
 
     def watches(self, name: str) -> bool:
         """Return whether its consumer has a method for changes of members."""
@@ -94,7 +97,8 @@ class NodePresence:
         topic = self._names.group(group)
         if topic not in self.groups:
             self._store.require_supported()
-        if await self._channels.group_add(topic, channel):
+        await self._channels.group_add(topic, channel)
+        if self._channels.sink(topic, channel) is not None:  # and not discarded meanwhile
             found = self.groups.get(topic) or self._new_group(group)
             found.join(channel, joining, watches=joining.watch or self._channels.watches(channel))
 

@@ -1,7 +1,8 @@
--- Put and remove records of presence. Expects now.lua, drop_foreign_type.lua.
+-- Put and remove records of presence. Expects now.lua.
 -- KEYS: 1 the records of a name, a hash: key -> when it ends in ms (13 digits), content.
 -- ARGV: ms to keep each record, pairs of key and content; an empty content removes the record.
-drop_foreign_type('HLEN', KEYS[1])
+local probe = redis.pcall('HGET', KEYS[1], '')
+if type(probe) == 'table' and string.find(probe.err, 'WRONGTYPE', 1, true) then redis.call('DEL', KEYS[1]) end
 local ends = string.format('%013.0f', now + ARGV[1])
 local removed = {}
 for index = 2, #ARGV, 2 do
