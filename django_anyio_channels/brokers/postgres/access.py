@@ -82,7 +82,12 @@ class TableAccess:
         return self.found is not None
 
     async def _look(self) -> Tables:
-        return self._wanted.find((await self._connection.fetch(FIND_TABLES, *self._wanted.names))[0])
+        try:
+            (row,) = await self._connection.fetch(FIND_TABLES, *self._wanted.names)
+        except asyncpg.PostgresError as error:
+            address, purpose = self._connection.address, self._wanted.purpose.lower()
+            raise ChannelLayerError(f"{address}: the tables of {purpose} cannot be looked for: {error}") from error
+        return self._wanted.find(row)
 
     async def _find(self) -> Tables:
         tables = await self._look()

@@ -115,10 +115,11 @@ class Tables(NamedTuple):
                 f"search_path"
             )
         if self.foreign_owner is not None:
-            names = [*self.made_for.tables, *(function.partition("(")[0] for function in self.made_for.functions)]
+            objects = (*self.made_for.tables, *(function.partition("(")[0] for function in self.made_for.functions))
+            *names, last = (f"django_anyio_channels_{name}" for name in objects)
+            one_of = " or ".join([", ".join(names), last] if names else [last])
             raise NotSupported(
-                f"{where}: {', '.join(f'django_anyio_channels_{name}' for name in names[:-1])} or "
-                f"django_anyio_channels_{names[-1]} in the schema {self.schema} belongs to {self.foreign_owner}, which "
+                f"{where}: {one_of} in the schema {self.schema} belongs to {self.foreign_owner}, which "
                 f"could run code with the rights of {self.user}. Have all of them belong to {self.user}, or to the "
                 f"owner of the schema or of the database, by ALTER ... OWNER TO; or drop them if nothing needs them"
             )

@@ -74,12 +74,12 @@ class SessionVerbs(BaseChannelLayer):
         return await inspect_queues(self._require_session(), prefix, limit)
 
     async def count_history(self, prefix: str) -> dict[str, int]:
-        """See `SupportsHistoryInspection`."""
-        return await count_history(self._require_session(), prefix)
+        """See `SupportsHistoryInspection`. Raises `NotSupported` without a history."""
+        return await count_history(self._require_histories(), prefix)
 
     async def remove_from_history(self, group: str, positions: Sequence[str]) -> int:
         """See `SupportsHistoryInspection`."""
-        return await remove_from_history(self._require_session(), group, positions)
+        return await remove_from_history(self._require_histories(), group, positions)
 
     async def diagnose(self, largest_message: int) -> list[Finding]:
         """See `SupportsDiagnosis`."""
@@ -88,6 +88,10 @@ class SessionVerbs(BaseChannelLayer):
 
     def _acknowledges(self, queue: str) -> bool:
         return self._is_acknowledged is not None and self._is_acknowledged(queue)
+
+    @abstractmethod
+    def _require_histories(self) -> Session:
+        """Return the session of a layer with histories. Raises `NotSupported` for one without."""
 
     @abstractmethod
     def _require_session(self) -> Session:

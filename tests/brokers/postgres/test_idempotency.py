@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from contextlib import suppress
+from typing import Any
 
 import anyio
 import pytest
 
-from django_anyio_channels import AnyioChannelLayer, ListenerClosed, NotSupported, PublishRefused
+from django_anyio_channels import AnyioChannelLayer, ListenerClosed, NotSupported, PublishRefused, QueueFull
 from django_anyio_channels.brokers.postgres import idempotency
+from django_anyio_channels.brokers.postgres.payloads import encode_entry
 from django_anyio_channels.brokers.postgres.tables import KEYS, Tables
 from django_anyio_channels.core.exceptions import ChannelLayerError
 from tests.contract.processes import n, numbers, soon
@@ -27,8 +29,13 @@ TABLE = "django_anyio_channels_sent"
 COUNT = f"SELECT count(*) FROM {TABLE}"
 
 
-async def test_each_message_arrives_once_over_connections_that_break(database: brokers.Postgres) -> None:
-    receiver, sender = (AnyioChannelLayer(url=database.url, capacity=1000) for _ in range(2))
+@pytest.mark.parametrize(
+    "kept", [{}, {"options": {"history_length": 1000}, "acknowledged": ["jobs"]}], ids=["plain", "kept"]
+)
+async def test_each_message_arrives_once_over_connections_that_break(
+    database: brokers.Postgres, kept: dict[str, Any]
+) -> None:
+    receiver, sender = (AnyioChannelLayer(url=database.url, capacity=1000, **kept) for _ in range(2))
     channel = await soon(receiver.new_channel())
     await soon(receiver.group_add("g", channel))
 
@@ -51,8 +58,63 @@ async def test_each_message_arrives_once_over_connections_that_break(database: b
     assert await numbers(receiver, channel, 31) == list(range(-1, 30))
     assert await numbers(receiver, "jobs", 31) == list(range(-1, 30))
     assert sender.statistics()["outages"] >= 3
+    if kept:
+        assert [event.message["n"] for event in await soon(receiver.group_history("g"))] == list(range(-1, 30))
     for layer in (receiver, sender):
         await layer.close()
+
+
+async def test_the_second_call_returns_the_position_of_the_first(database: brokers.Postgres, connect: Connect) -> None:
+    """Also one that waits for the first to commit, at another node."""
+    layers = [await connect(database.url, history_length=10) for _ in range(2)]
+    layers[0].disable_history("unkept")
+    await layers[0].subscribe("g")
+    await layers[0].bind("g", "jobs", capacity=10, expiry=60.0, lifetime=60.0)
+    calls = [layer.publish_once("g", b"once", key="k", seconds=60.0) for layer in layers * 5]
+    results = await asyncio.gather(*calls)
+    other = await layers[1].publish_once("g", b"other", key="l", seconds=0.0)
+    again = await layers[1].publish_once("g", b"other", key="l", seconds=0.0)
+    kept = await layers[0].history("g", since=None, limit=None)
+    assert [event.message for event in kept] == [b"once", b"other", b"other"]
+    assert [{result.position for result in results}, {other.position}, {again.position}] == [
+        {event.position} for event in kept
+    ]
+    assert {bound.queue for result in results for bound in result.bound_queues} == {"jobs"}
+    live = [await layers[0].next_published() for _ in range(3)]
+    assert [(event.message, event.position) for event in live] == [(event.message, event.position) for event in kept]
+    for _ in range(2):
+        unkept = await layers[0].publish_once("unkept", b"x", key="k", seconds=60.0)
+        assert unkept.position is None
+    now = database.ask("SELECT extract(epoch FROM clock_timestamp())::float8")[0][0]
+    assert again.position is not None
+    assert now - 60 < layers[0].published_at(again.position) <= now
+
+
+async def test_a_message_and_the_bound_queues_of_another_share_a_transaction(
+    database: brokers.Postgres, connect: Connect
+) -> None:
+    layer = await connect(database.url, history_length=10)
+    await layer.bind("g", "jobs", capacity=10, expiry=60.0, lifetime=60.0)
+    publisher = layer._require_session().publisher
+    payload = encode_entry(b"x", server_encoding="UTF8")
+    asked, published = await publisher._flush([("g", None, []), ("h", "h", [payload])])
+    assert (asked.position, [bound.queue for bound in asked.bound_queues]) == (None, ["jobs"])
+    assert published.position == (await layer.history("h", since=None, limit=None))[0].position
+
+
+async def test_acknowledged_queues_keep_what_is_put_once(database: brokers.Postgres, connect: Connect) -> None:
+    layer = await connect(database.url)
+    await layer._require_session().keys.sweep()  # there is no table yet
+    await layer.purge("jobs")
+    layer.set_acknowledged(lambda queue: queue == "jobs")
+    for _ in range(2):
+        await layer.put_once("jobs", b"x", capacity=1, expiry=60.0, key="k", seconds=60.0)
+    with pytest.raises(QueueFull):
+        await layer.put_once("jobs", b"x", capacity=1, expiry=60.0, key="l", seconds=60.0)
+    assert database.ask("SELECT message FROM django_anyio_channels_job") == [(b"x",)]
+    assert database.ask("SELECT message FROM django_anyio_channels_queue") == []
+    await layer.purge("jobs")
+    assert database.ask(COUNT) == [(0,)]
 
 
 async def test_keys_expire_and_are_swept(
@@ -133,5 +195,5 @@ async def test_a_table_of_another_role_is_not_used(
     database.ask("GRANT CREATE ON SCHEMA public TO PUBLIC")
     other.run(f"CREATE TABLE {TABLE} (place bytea, key bytea, expires timestamptz, PRIMARY KEY (place, key))")
     layer = await connect(one.url)
-    with pytest.raises(NotSupported, match=f"{TABLE} in the schema public belongs to {other.name}"):
+    with pytest.raises(NotSupported, match=f": {TABLE} in the schema public belongs to {other.name}"):
         await layer.publish_once("g", b"x", key="k", seconds=60.0)

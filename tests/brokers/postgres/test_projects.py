@@ -16,19 +16,8 @@ from tests.support.paths import ROOT
 from .project.environment import environment
 
 OWN = ROOT / "tests" / "brokers" / "postgres" / "project"
-PYTEST = [
-    "pytest",
-    "-q",
-    "-s",
-    "-c",
-    os.devnull,
-    f"--rootdir={OWN}",
-    "--noconftest",
-    "-p",
-    "no:cacheprovider",
-    "-p",
-    "no:asyncio",
-]
+PYTEST = ["pytest", "-q", "-s", "-c", os.devnull, f"--rootdir={OWN}", "--noconftest"]
+PYTEST += ["-p", "no:cacheprovider", "-p", "no:asyncio"]
 
 
 def run(server: Postgres, *command: str, **more: str) -> str:

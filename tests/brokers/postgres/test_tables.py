@@ -260,7 +260,7 @@ async def test_the_least_rights_of_histories_and_acknowledged_work(
         await layer.publish("g", b"x")
     database.ask(tables.grants)
     assert await uses(layer, ours, database) == []
-    grants = "\n".join([HISTORY_GRANTS, JOB_GRANTS, KEYS_GRANTS, KEYS_HISTORY_GRANTS])
+    grants = f"{HISTORY_GRANTS}\n{JOB_GRANTS}\n{KEYS_GRANTS}\n{KEYS_HISTORY_GRANTS}"
     for line in in_schema(grants, "public").replace("{user}", ours.name).splitlines():
         privileges, place = line.removeprefix("GRANT ").rstrip(";").split(" ON ", 1)
         for privilege in privileges.split(", "):
@@ -375,6 +375,21 @@ async def test_who_may_not_create_the_tables_of_histories_is_given_the_sql(
         await layer.publish("g", b"x")
     database.ask(str(caught.value).partition("run this:\n")[2])
     assert (await layer.publish("g", b"x")).position is not None
+
+
+async def test_who_may_not_look_for_the_tables_is_told_so(
+    database: brokers.Postgres, role: Callable[[], Role], connect: Connect
+) -> None:
+    database.ask("REVOKE SELECT ON pg_catalog.pg_database FROM PUBLIC")
+    layer = await connect(role().url, history_length=10)
+    for call in (
+        layer.put("q", b"x", capacity=1, expiry=60),
+        layer.publish("g", b"x"),
+        layer.inspect_queues("", 1),
+        layer.purge("q"),
+    ):
+        with anyio.fail_after(TIME_LIMIT), pytest.raises(ChannelLayerError, match="cannot be looked for: permission"):
+            await call
 
 
 @pytest.mark.parametrize("queue", ["q", "another"])

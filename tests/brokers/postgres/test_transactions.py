@@ -240,6 +240,57 @@ async def test_an_acknowledged_job_of_a_transaction_outlives_a_crash(
     await layer.close()
 
 
+async def test_several_groups_all_but_some_and_frames_are_one_commit(
+    layer: AnyioChannelLayer, member: str, limits: dict[str, int]
+) -> None:
+    other = await soon(layer.new_channel())
+    for group in ("room", "hall"):
+        await soon(layer.group_add(group, other))
+        await soon(layer.group_add(group, "a-queue"))
+
+    def send(*, then: type[Exception] | None) -> None:
+        with transaction.atomic():
+            news = layer.in_transaction()
+            news.group_send_sync(["room", "hall"], n(1))
+            news.group_send_sync("room", n(2), exclude=member)
+            news.group_send_sync(["hall", "room"], n(3), exclude=[other, "a-queue"])
+            news.broadcast_sync("room", json={"n": 4})
+            news.broadcast_sync(["room", "hall"], text="5", exclude="a-queue")
+            if then is not None:
+                raise then
+
+    def seen(messages: list[Any]) -> list[Any]:
+        return [message.get("n") or message["text"] for message in messages]
+
+    with pytest.raises(Oops):
+        await in_thread(lambda: send(then=Oops))
+    for channel in (member, other, "a-queue"):
+        assert await rest(layer, channel) == []
+    await in_thread(lambda: send(then=None))
+    assert seen(await rest(layer, member)) == [1, 3, '{"n": 4}', "5"]
+    assert seen(await rest(layer, other)) == [1, 2, '{"n": 4}', "5"]
+    assert seen(await rest(layer, "a-queue")) == [1, 2, '{"n": 4}']
+    if limits["history_length"]:
+        lengths = [len(await soon(layer.group_history(group))) for group in ("room", "hall")]
+        assert lengths == [5, 3], "what was rolled back is in no history"
+
+
+async def test_tables_of_jobs_are_made_for_an_acknowledged_queue_in_a_group(django: Postgres) -> None:
+    layer = AnyioChannelLayer(database="default", acknowledged=["jobs"])
+    await soon(layer.group_add("room", "jobs"))
+    exists = "SELECT to_regclass('django_anyio_channels_job') IS NOT NULL"
+    assert django.ask(exists) == [(False,)]
+
+    def send() -> None:
+        with transaction.atomic():
+            layer.in_transaction().group_send_sync("room", n(1))
+
+    await in_thread(send)
+    assert django.ask(exists) == [(True,)]
+    assert await numbers(layer, "jobs", 1) == [1]
+    await layer.close()
+
+
 async def test_savepoints_take_their_own_messages_with_them(layer: AnyioChannelLayer, member: str) -> None:
     def nested() -> None:
         news = layer.in_transaction()

@@ -11,22 +11,29 @@ from uuid import uuid4
 import pytest
 
 from django_anyio_channels import AnyioChannelLayer
-from tests.support.brokers import redis
+from tests.support.brokers import postgres, redis
 from tests.support.brokers.server import running
 
 from .conftest import Site, call, project, refused, running_site
 
 
-@pytest.fixture(scope="module")
-def url() -> Iterator[str]:
-    made = redis.plain("valkey")
-    with running(made.server):
-        yield redis.with_streams(made.url)
+@pytest.fixture(scope="module", params=["streams", "postgres"])
+def broker(request: pytest.FixtureRequest) -> Iterator[tuple[str, dict[str, Any]]]:
+    """A URL and the options that it needs for a history."""
+    if request.param == "streams":
+        valkey = redis.plain("valkey")
+        with running(valkey.server):
+            yield redis.with_streams(valkey.url), {}
+    else:
+        made = postgres.plain()
+        with running(made.server):
+            yield made.url, {"history_length": 100}
 
 
 @pytest.fixture
-def config(url: str) -> dict[str, Any]:
-    options = {"redeliver_after": 0.05, "deliver_at_most": 1}
+def config(broker: tuple[str, dict[str, Any]]) -> dict[str, Any]:
+    url, options = broker
+    options = {**options, "redeliver_after": 0.05, "deliver_at_most": 1}
     return {"url": url, "prefix": uuid4().hex, "acknowledged": ["jobs", "mail.*"], "options": options}
 
 
