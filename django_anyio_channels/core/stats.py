@@ -42,7 +42,7 @@ class OutageStats:
     """The outages of all brokers of one `Channel`."""
 
     def __init__(self) -> None:
-        self.reconnects = 0
+        self.reconnects: int = 0
         """How many outages are over."""
         self._seconds = 0.0
         self._began: dict[object, float] = {}
@@ -89,7 +89,7 @@ class DeliveryStats:
         """Events that were for the node itself, and came into no mailbox."""
         self.dead_letters = 0
         """Messages that were delivered too often, and moved to a group of dead letters."""
-        self.outages = OutageStats()
+        self.outages: OutageStats = OutageStats()
         self._log = RateLimitedLogger()
 
     def log_overflow(self, name: str, limit: str) -> bool:

@@ -45,7 +45,7 @@ class LayerBase(BaseChannelLayer):
         self._settings = settings
         self._names = settings.names
         self._is_fast = settings.fast_dispatch and is_supported()
-        self.telemetry = settings.telemetry
+        self.telemetry: tuple[str, ...] = settings.telemetry
         """Who measures this layer: the names that CONFIG has."""
         installed = install(self)
         self._instrument = installed.instrument

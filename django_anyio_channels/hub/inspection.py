@@ -70,7 +70,7 @@ class Inspection:
 def _with_history(layer: object) -> SupportsHistoryInspection:
     if not isinstance(layer, SupportsHistoryInspection):
         raise NotSupported(
-            f"{type(layer).__name__} cannot list dead letters; use a layer that can: redis+streams://, or postgresql:// "
-            f"with a history_length"
+            f"{type(layer).__name__} cannot list dead letters; use a layer that can: redis+streams://, or "
+            f"postgresql:// with a history_length"
         )
     return layer

@@ -60,9 +60,9 @@ class InMemoryBroker:
         self._next_sweep = 0.0
         self._keys = IdempotencyKeys()
         self._histories.clear()
-        self.work = PendingWork(self._lock, self._get_queue, self._histories.get)
+        self.work: PendingWork = PendingWork(self._lock, self._get_queue, self._histories.get)
         """What waits to be acknowledged."""
-        self.presence = PresenceTable()
+        self.presence: PresenceTable = PresenceTable()
 
     def subscribe(self, group: str, inbox: Inbox, since: bytes | None = None) -> None:
         """Subscribe; with ``since``, what was published after this position comes first, or a `Gap`."""
