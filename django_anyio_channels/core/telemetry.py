@@ -25,8 +25,8 @@ class Histogram:
     """How many times fell into each of `BUCKETS`, and their sum. Observe in one thread, or under a lock."""
 
     def __init__(self) -> None:
-        self.counts = [0] * (len(BUCKETS) + 1)
-        self.sum = 0.0
+        self.counts: list[int] = [0] * (len(BUCKETS) + 1)
+        self.sum: float = 0.0
 
     def observe(self, seconds: float) -> None:
         self.counts[bisect_left(BUCKETS, seconds)] += 1
@@ -58,13 +58,13 @@ class Recorder:
 
     def __init__(self, on_publish: Observe | None = None, on_lag: Observe | None = None) -> None:
         """``on_publish`` and ``on_lag`` are given each time as well."""
-        self.publish_time = Histogram() if on_publish is None else _ForwardingHistogram(on_publish)
+        self.publish_time: Histogram = Histogram() if on_publish is None else _ForwardingHistogram(on_publish)
         """From the call until the broker has accepted the message."""
-        self.lag = Histogram() if on_lag is None else _ForwardingHistogram(on_lag)
+        self.lag: Histogram = Histogram() if on_lag is None else _ForwardingHistogram(on_lag)
         """Until the message is in the mailboxes; see `EventRecorder`."""
-        self.failed = 0
+        self.failed: int = 0
         """Messages that were not published, or perhaps not."""
-        self.delivered = 0
+        self.delivered: int = 0
         """How many mailboxes got the events."""
         self.queues: dict[str, QueueLength] = {}
         """The queues that are read here, as the broker counted their messages last."""
@@ -110,7 +110,7 @@ class EventRecorder:
         recorder: Recorder,
     ) -> None:
         """``sent_at`` is asked, after ``deliver``, for seconds since the epoch, or None where that is unknown."""
-        self.arrived = 0.0
+        self.arrived: float = 0.0
         """When the next event arrived (`time.monotonic`); 0 for one that was not queued. `ArrivalQueue` sets it."""
         self._deliver = deliver
         self._count_sinks = count_sinks

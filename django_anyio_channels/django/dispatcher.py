@@ -65,7 +65,7 @@ class Dispatcher:
     def __init__(self, settings: Settings, new_recorder: Callable[[], Recorder | None] = lambda: None) -> None:
         """``new_recorder`` returns what a node, or the callers without one, record with; None to measure nothing."""
         self._settings = settings
-        self.totals = NodeTotals(new_recorder)
+        self.totals: NodeTotals = NodeTotals(new_recorder)
         self.outages: Outages = Outages()
         self._nodes = LoopLocal(self._open_node)
         if settings.database:

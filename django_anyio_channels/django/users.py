@@ -78,7 +78,7 @@ class UserMixin:
     async def __call__(self: Any, scope: Any, receive: Any, send: Any) -> None:
         if not hasattr(self, "websocket_connect"):
             raise TypeError(f"{type(self).__name__} has no WebSocket; UserMixin is for WebSocket consumers")
-        self.groups = [*self.groups, *groups_of(scope)]
+        self.groups: list[str] = [*self.groups, *groups_of(scope)]
         await super().__call__(scope, receive, send)  # type: ignore[misc]
 
 

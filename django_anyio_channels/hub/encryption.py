@@ -26,7 +26,7 @@ class ChannelEncryption:
         self._lifetime = max(math.inf if expiry is None else expiry, layer.retention)
         self._encryption = encryption
         self._stats = stats
-        self.sent = 0.0
+        self.sent: float = 0.0
         """When the event was sent that was decrypted last, in seconds since the epoch by the sender's clock."""
 
     def for_group(self, group: str, payload: bytes, lifetime: float | None) -> bytes:

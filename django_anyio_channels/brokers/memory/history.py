@@ -49,15 +49,15 @@ class GroupHistory:
 
     def __init__(self, length: int) -> None:
         # By the time, so that positions of a later epoch are greater.
-        self.prefix = f"{token_hex(4)}-{time_ns() // 1_000_000}-"
+        self.prefix: str = f"{token_hex(4)}-{time_ns() // 1_000_000}-"
         """Of the positions of its messages, before their numbers."""
-        self.last = 0
+        self.last: int = 0
         """The number of the last message."""
         # Not events: what a garbage collector has to visit would cost more than making them again.
         self.messages: deque[bytes] = deque(maxlen=length)
         self.times: deque[float] = deque(maxlen=length)
         """When each was published."""
-        self.used = 0.0
+        self.used: float = 0.0
         self._large: deque[tuple[int, int]] = deque()
         """The number and the bytes of each large message."""
         self._large_bytes = 0

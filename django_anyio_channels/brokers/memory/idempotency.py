@@ -12,7 +12,7 @@ class IdempotencyKeys:
     """What was returned for the first call with each key of a group or queue, until its time is over."""
 
     def __init__(self) -> None:
-        self.lock = threading.Lock()
+        self.lock: threading.Lock = threading.Lock()
         """Held from `get` to `add`. It is taken before the broker's own."""
         self._results: dict[tuple[str, str], tuple[float, PublishResult]] = {}
 

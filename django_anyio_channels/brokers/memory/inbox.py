@@ -20,9 +20,9 @@ class Inbox:
 
     def __init__(self) -> None:
         self.events: deque[Event[bytes]] = deque()
-        self.notifier = ThreadSafeNotifier()
-        self.open = True
-        self.thread = threading.get_ident()
+        self.notifier: ThreadSafeNotifier = ThreadSafeNotifier()
+        self.open: bool = True
+        self.thread: int = threading.get_ident()
         self.handler: Callable[[Event[bytes]], None] | None = None
         self.resume_at: dict[str, bytes] = {}
         """Once it was cut off: the position up to which each group with a history was read."""

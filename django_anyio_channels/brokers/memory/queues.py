@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 from anyio.lowlevel import current_token
@@ -22,7 +23,7 @@ class ThreadSafeNotifier:
         self._call_soon = getattr(loop, "call_soon_threadsafe", None) or loop.run_sync_soon
         self._scheduled = False
         self._notifier = Notifier(waiter_type())
-        self.wait = self._notifier.wait
+        self.wait: Callable[[], Coroutine[Any, Any, None]] = self._notifier.wait
 
     def notify(self) -> bool:
         try:
@@ -46,7 +47,7 @@ class Reader:
     def __init__(self) -> None:
         self._notifier = ThreadSafeNotifier()
         self._closed = False
-        self.wake = self._notifier.notify
+        self.wake: Callable[[], object] = self._notifier.notify
 
     async def wait(self) -> None:
         """Wait to be woken. Raises `ListenerClosed` once the session has ended."""
