@@ -14,6 +14,7 @@ from django.db.migrations.writer import OperationWriter
 from django.db.utils import ConnectionHandler
 
 from django_anyio_channels import CreateChannelTables, NotSupported, PostgreSQLChannelLayer
+from django_anyio_channels.core.capabilities import PresenceRecord
 from tests.support.brokers import postgres as brokers
 from tests.support.brokers.server import running
 
@@ -62,13 +63,16 @@ def test_a_role_that_may_create_nothing(server: brokers.Postgres) -> None:
             await layer.join("g", "workers")
             await layer.put("q", b"x", capacity=1, expiry=60)
             assert (await layer.receive_job("q")).message == b"x"
+            assert (await layer.publish_once("g", b"x", key="k", seconds=60)).position is not None
+            await layer.put_once("q", b"y", capacity=1, expiry=60, key="k", seconds=60)
+            await layer.put_presence([PresenceRecord("g", "n", b"x")], 60)
         await layer.disconnect()
 
     anyio.run(use)
     run(forwards=False)
     assert server.ask(TABLES) == server.ask(FUNCTIONS) == []
     server.ask(printed)
-    assert len(server.ask(TABLES)) == 8
+    assert len(server.ask(TABLES)) == 10
 
 
 def test_where_nothing_is_done(server: brokers.Postgres, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -22,6 +22,7 @@ class SessionVerbs(BaseChannelLayer):
     _limits: Limits
     _is_acknowledged: Callable[[str], bool] | None
     """None as long as no queue is known to be acknowledged."""
+    consumer_group: str | None
 
     async def put(self, queue: str, message: bytes, *, capacity: int, expiry: float) -> None:
         session = self._require_session()
@@ -83,8 +84,11 @@ class SessionVerbs(BaseChannelLayer):
 
     async def diagnose(self, largest_message: int) -> list[Finding]:
         """See `SupportsDiagnosis`."""
-        needed = QUEUES if not self._limits.length else HISTORIES
-        return await diagnose(self._require_session(), needed if self._is_acknowledged is None else JOBS)
+        if self._is_acknowledged is not None or self.consumer_group is not None:
+            needed = JOBS
+        else:
+            needed = HISTORIES if self._limits.length else QUEUES
+        return await diagnose(self._require_session(), needed)
 
     def _acknowledges(self, queue: str) -> bool:
         return self._is_acknowledged is not None and self._is_acknowledged(queue)

@@ -44,6 +44,30 @@ async def test_a_role_of_its_own(database: brokers.Postgres, connect: Connect) -
         database.ask("DROP ROLE plain")
 
 
+@pytest.mark.parametrize(
+    ("options", "acknowledged", "purpose"),
+    [
+        ({"history_length": 10}, False, "histories"),
+        ({"history_length": 10, "consumer_group": "workers"}, False, "acknowledged channels"),
+        ({}, True, "acknowledged channels"),
+    ],
+)
+async def test_the_tables_that_are_needed(
+    database: brokers.Postgres, connect: Connect, options: dict[str, object], acknowledged: bool, purpose: str
+) -> None:
+    layer = await connect(database.url, **options)
+    if acknowledged:
+        layer.set_acknowledged(lambda queue: True)
+    await layer.bind("g", "q", capacity=1, expiry=60.0, lifetime=60.0)
+    found = texts(await layer.diagnose(LARGEST), "ok")
+    assert any(text.endswith(f"has no tables for {purpose} yet; the first message makes them") for text in found)
+    await (layer.put("q", b"x", capacity=1, expiry=60.0) if acknowledged else layer.purge("q"))
+    if "consumer_group" in options:
+        await layer.join("g", "workers")
+    found = texts(await layer.diagnose(LARGEST), "ok")
+    assert any(text.endswith(f"has the tables for {purpose} in the schema public") for text in found)
+
+
 async def test_a_superuser_is_more_than_is_needed(database: brokers.Postgres, connect: Connect) -> None:
     [warning] = texts(await (await connect(database.url)).diagnose(LARGEST), "warning")
     assert warning.startswith("The role postgres at postgresql://")
