@@ -153,7 +153,7 @@ class Control:
             except TimeoutError:
                 raise ListenerClosed(
                     f"{len(errors)} of {expected} nodes replied within {self._timeout:g} s; "
-                    f"the others are gone, or something blocks their event loops"
+                    f"the others have ended, or something blocks their event loops"
                 ) from None
         for error in filter(None, errors):
             raise ListenerClosed(error)

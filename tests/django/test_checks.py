@@ -59,7 +59,7 @@ def test_correct_settings_and_other_packages_are_left_alone(layers: object) -> N
         (
             "E002",
             entry(acknowledged=["jobs"], url="mqtt://h"),
-            "'acknowledged', but MQTTChannelLayer delivers",
+            "'acknowledged', but MQTTChannelLayer does not",
             "Name such",
         ),
         ("E003", entry(url="memry://"), "unknown scheme 'memry'", "Did you mean 'memory'?"),

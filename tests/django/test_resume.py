@@ -68,7 +68,7 @@ def test_a_consumer_without_a_websocket_names_what_it_needs() -> None:
     class SyncJob(ResumingMixin, AsyncConsumer):
         pass
 
-    with pytest.raises(TypeError, match="Job has no WebSocket to close .* give it a group_missed"):
+    with pytest.raises(TypeError, match="Job has no WebSocket to close .* define group_missed"):
         asyncio.run(Job().group_missed({}))
     with pytest.raises(TypeError, match="SyncJob has no WebSocket to close"):
         SyncJob().group_missed({})

@@ -47,6 +47,6 @@ def as_events(group: str, entries: list[HistoryEntry]) -> list[Event[bytes]]:
 
 def _lost(group: str, since: str) -> PositionLost:
     return PositionLost(
-        f"The history of {group} does not reach back to {since}: newer messages have taken the place of what came "
-        f"after it, or the server has lost its memory. Begin with the last messages instead"
+        f"The history of {group} does not reach back to {since}: newer messages have replaced those after "
+        f"it, or the server has lost its memory. Begin with the last messages instead"
     )

@@ -120,7 +120,7 @@ class Tables(NamedTuple):
             one_of = " or ".join([", ".join(names), last] if names else [last])
             raise NotSupported(
                 f"{where}: {one_of} in the schema {self.schema} belongs to {self.foreign_owner}, which "
-                f"could run code with the rights of {self.user}. Have all of them belong to {self.user}, or to the "
+                f"could run code with the rights of {self.user}. Make all of them belong to {self.user}, or to the "
                 f"owner of the schema or of the database, by ALTER ... OWNER TO; or drop them if nothing needs them"
             )
 
