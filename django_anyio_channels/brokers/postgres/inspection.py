@@ -10,13 +10,7 @@ from ...core.inspection import QueueState
 from ..common.entries import epoch_of, read_position
 from .history import number_of
 from .session import Session
-from .statements import (
-    HISTORY_COUNT,
-    HISTORY_REMOVE,
-    INSPECT_QUEUES,
-    JOB_INSPECT,
-    text_array,
-)
+from .statements import HISTORY_COUNT, HISTORY_REMOVE, INSPECT_QUEUES, JOB_INSPECT, text_array
 
 
 async def inspect_queues(session: Session, prefix: str, limit: int) -> list[QueueState]:
@@ -30,7 +24,7 @@ async def inspect_queues(session: Session, prefix: str, limit: int) -> list[Queu
         waiting = states.get(name)
         if waiting is not None:
             count += waiting.length
-            left = min(filter(None, (left, waiting.expires_in)))
+            left = min(filter(None, (left, waiting.expires_in)), default=None)
         states[name] = QueueState(name.decode(errors="replace"), count, left, pending)
     return [states[name] for name in sorted(states)[:limit]]
 

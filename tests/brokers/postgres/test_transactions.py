@@ -465,9 +465,11 @@ async def test_asynchronous_code_sends_on_the_same_connection(layer: AnyioChanne
         await soon(news.group_send("room", n(1)))
         await soon(news.send(member, n(2)))
         await soon(news.send("a-queue", n(3)))
+        await soon(news.broadcast("room", text="4"))
         assert await rest(layer, member) == []
         await sync_to_async(block.__exit__)(*((None, None, None) if commit else (Oops, Oops(), None)))
-        assert await rest(layer, member) == ([n(1), n(2)] if commit else [])
+        found = [message.get("n") or message["text"] for message in await rest(layer, member)]
+        assert found == ([1, 2, "4"] if commit else [])
         assert await rest(layer, "a-queue") == ([n(3)] if commit else [])
 
 
