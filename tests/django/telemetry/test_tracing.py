@@ -151,6 +151,19 @@ def test_a_message_that_has_no_room_for_a_context_goes_without(exporter: InMemor
     assert all(span.events[0].name == "exception" for span in failed)
 
 
+def test_sends_are_traced_after_a_test_has_captured_them(exporter: InMemorySpanExporter) -> None:
+    async def run() -> None:
+        layer, _ = watched()
+        with layer.captured() as sent:
+            await layer.group_send("g", {"type": "x"})
+        await layer.group_send("g", {"type": "y"})
+        assert [(kind, group) for kind, group, _ in sent] == [("group", "g")]
+        await layer.close()
+
+    asyncio.run(run())
+    assert len(named(exporter, "send")) == 2
+
+
 def test_what_is_no_message_is_refused_as_without_tracing() -> None:
     layer, _ = watched()
     with pytest.raises(TypeError, match="A message must be a dict, not list"):
