@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from django.db import connections
 
+from .messages import CONTEXT_KEY
 from .sends import is_plain
 from .transactions import TransactionDispatcher
 
@@ -142,6 +143,7 @@ class Recording:
 
     def add(self, kind: Literal["group", "channel"], name: Any, message: _Message, dispatcher: Any = None) -> None:
         """Record a message to a channel, or to one or more groups."""
+        message.pop(CONTEXT_KEY, None)  # which telemetry has added
         for each in [name] if isinstance(name, str) else name:
             self._add((kind, each, message), dispatcher)
 
