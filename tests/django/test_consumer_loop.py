@@ -151,6 +151,7 @@ async def test_a_cancelled_one_passes_its_notification_on(run: Run) -> None:
     run.put("one")
     task.cancel()
     assert await soon(other) == {"type": "one"}
+    await asyncio.wait([task])
     assert task.cancelled()
 
 
