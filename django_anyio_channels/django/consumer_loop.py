@@ -16,7 +16,7 @@ from channels.consumer import AsyncConsumer
 
 from ..hub.subscriber import Subscriber
 from .consumers import CHANNEL, CLIENT, Receive, calling_loop, jobs_of_worker
-from .direct_sends import DirectSends
+from .direct_sends import DirectSends, Rest
 from .messages import with_position
 
 AT_ONCE = 32
@@ -29,22 +29,26 @@ Handle = Callable[[Any], Awaitable[None]]
 class Inbox:
     """The messages that wait for a consumer."""
 
-    __slots__ = ("_mailbox", "from_client", "notifier", "send_frame")
+    __slots__ = ("from_client", "mailbox", "notifier", "send_frame")
 
     def __init__(self, mailbox: Subscriber) -> None:
-        self._mailbox = mailbox
-        self.notifier = mailbox.notifier
-        """Notifies when there may be a message."""
+        self.read(mailbox)
         self.from_client: asyncio.Queue[Any] | None = None
         """What the client has sent, where its messages need not be awaited one by one."""
         self.send_frame: Callable[[Any], bool] | None = None
         """Sends a ready frame at once, if it can; returns whether it has."""
 
+    def read(self, mailbox: Subscriber) -> None:
+        """Read this mailbox from now on."""
+        self.mailbox = mailbox
+        self.notifier = mailbox.notifier
+        """Notifies when there may be a message."""
+
     def take(self) -> Any:
         """Return the next message if there is one, else None."""
         if self.from_client is not None and not self.from_client.empty():
             return self.from_client.get_nowait()
-        found = self._mailbox.take()
+        found = self.mailbox.take()
         if found is None:
             return None
         return found[1] if found[0].position is None else with_position(*found)
@@ -53,24 +57,24 @@ class Inbox:
 class ConsumerLoop:
     """Takes the place of the ``dispatch`` of a consumer: it handles each message of the client and of ``inbox``."""
 
-    __slots__ = ("_begun", "_consumer", "_direct", "_handle", "_inbox", "_sends_frames", "_waiter")
+    __slots__ = ("_begun", "_consumer", "_direct", "_handle", "_sends_frames", "_waiter", "inbox")
 
     def __init__(self, consumer: AsyncConsumer, handle: Handle, inbox: Inbox, *, sends_frames: bool = False) -> None:
         """With ``sends_frames`` ready frames are sent to the client while the consumer waits."""
         self._consumer = weakref.ref(consumer)
         self._handle = handle
-        self._inbox = inbox
+        self.inbox = inbox
         self._waiter: asyncio.Future[None] | None = None
         self._sends_frames = sends_frames
         self._direct: DirectSends | None = None
-        self._begun: Awaitable[None] | None = None
+        self._begun: Rest | None = None
         """The rest of a send that could not end at once."""
 
     async def __call__(self, message: Any) -> None:
         loop = calling_loop(self._consumer())
         await self._handle(message)
         if loop is not None:  # else another caller wants no more than this
-            self._inbox.from_client = jobs_of_worker(self._consumer(), loop.receive, message)
+            self.inbox.from_client = jobs_of_worker(self._consumer(), loop.receive, message)
             await self._run(loop.receive, loop.tasks, loop.position)
 
     async def _run(self, receive: Receive, tasks: list[asyncio.Future[Any]], position: int) -> None:
@@ -85,9 +89,9 @@ class ConsumerLoop:
         if self._sends_frames:
             consumer: Any = self._consumer()
             self._direct = DirectSends(consumer.base_send)
-            self._inbox.send_frame = self._send_frame
-        handle, take, at_once = self._handle, self._inbox.take, range(AT_ONCE)
-        notifier, new_waiter = self._inbox.notifier, client.get_loop().create_future
+            self.inbox.send_frame = self._send_frame
+        handle, take, at_once = self._handle, self.inbox.take, range(AT_ONCE)
+        notifier, new_waiter = self.inbox.notifier, client.get_loop().create_future
         while True:
             if client.done():
                 await handle(client.result())
@@ -110,9 +114,11 @@ class ConsumerLoop:
             notifier.add(waiter)
             try:
                 await waiter
-            except BaseException:
+            except BaseException as error:
                 notifier.cancel(waiter)
-                raise
+                if self._begun is None:
+                    raise
+                self._begun.interrupt(error)
             if client.done():
                 notifier.cancel(waiter)
             if self._begun is not None:
@@ -120,15 +126,22 @@ class ConsumerLoop:
                 await begun
 
     def _wake(self, client: asyncio.Future[Any]) -> None:
-        if self._waiter is not None and not self._waiter.done():
-            self._waiter.set_result(None)
+        if self._waiter is not None:
+            self._end_wait(self._waiter)
+
+    def _end_wait(self, waiter: asyncio.Future[None]) -> None:
+        if not waiter.done():
+            self.inbox.notifier.cancel(waiter)  # where it would stay until the next message
+            waiter.set_result(None)
 
     def _send_frame(self, message: Any) -> bool:
         """Send to the client if the consumer waits, so that nothing comes before. Return whether it does."""
         waiter = self._waiter
         if waiter is None or waiter.done() or self._direct is None:
             return False
+        self._waiter = None  # what is sent to the consumer by its own send comes behind
         self._begun = self._direct.send(message)
+        self._waiter = waiter
         if self._begun is not None:
-            waiter.set_result(None)
+            self._end_wait(waiter)
         return True

@@ -49,6 +49,9 @@ def calling_consumer(task: asyncio.Task[Any] | None) -> AsyncConsumer | None:
     return None
 
 
+_LONGEST_KIND = 200
+"""Characters of the types of messages whose handlers' names are remembered."""
+
 _LOOP = channels.utils.await_many_dispatch.__code__
 
 
@@ -91,6 +94,8 @@ def get_handler(consumer: AsyncConsumer, message: Any) -> Any:
 
 @lru_cache(1024)
 def _handler_name(kind: str) -> str:
+    if len(kind) > _LONGEST_KIND:
+        raise KeyError(kind)  # which is not cached: whoever may publish at the broker could fill the memory
     return channels_consumer.get_handler_name({"type": kind})
 
 

@@ -27,7 +27,7 @@ class DirectSends:
         self._loop = asyncio.get_running_loop()
         self._context = contextvars.copy_context()
 
-    def send(self, message: dict[str, Any]) -> Awaitable[None] | None:
+    def send(self, message: dict[str, Any]) -> Rest | None:
         """Begin to send in this event loop, but any of its tasks. Return what the consumer must await, if anything."""
         current = asyncio.current_task()
         # As `asyncio-extending` says for whoever runs a task's code: a time limit, say, asks for the task.
@@ -41,7 +41,7 @@ class DirectSends:
             if current is not None:
                 asyncio.tasks._enter_task(self._loop, current)
 
-    def _begin(self, message: dict[str, Any]) -> Awaitable[None] | None:
+    def _begin(self, message: dict[str, Any]) -> Rest | None:
         try:
             sending = self._send(message)
             steps = sending if isinstance(sending, CoroutineType) else _await(sending)
@@ -49,28 +49,42 @@ class DirectSends:
         except StopIteration:
             return None
         except (Exception, asyncio.CancelledError) as error:
-            return _fail(error)
-        return _Begun(steps, waits_for)
+            return Rest(None, None, error)
+        return Rest(steps, waits_for)
 
 
-class _Begun:
-    """The rest of a coroutine that has run up to its first wait."""
+class Rest:
+    """The rest of a coroutine that has run up to its first wait, or its error."""
 
-    __slots__ = ("_steps", "_waits_for")
+    __slots__ = ("_error", "_steps", "_waits_for")
 
-    def __init__(self, steps: Coroutine[Any, Any, None], waits_for: Any) -> None:
+    def __init__(
+        self, steps: Coroutine[Any, Any, None] | None, waits_for: Any, error: BaseException | None = None
+    ) -> None:
         self._steps = steps
         self._waits_for = waits_for
+        self._error = error
+
+    def interrupt(self, error: BaseException) -> None:
+        """Have what waits get this error, when it is awaited: the task was cancelled before it came to that."""
+        self._error = error
+        if isinstance(error, asyncio.CancelledError) and self._waits_for is not None:
+            self._waits_for.cancel()  # as the cancellation of a task does
 
     def __await__(self) -> Generator[Any, Any, None]:
-        waits_for = self._waits_for
+        steps, waits_for, error = self._steps, self._waits_for, self._error
+        if steps is None:
+            assert error is not None
+            raise error
         while True:
-            try:
-                result = yield waits_for
-            except BaseException as error:
-                step = partial(self._steps.throw, error)
-            else:
-                step = partial(self._steps.send, result)
+            result = None
+            if error is None:
+                try:
+                    result = yield waits_for
+                except BaseException as thrown:
+                    error = thrown
+            step = partial(steps.send, result) if error is None else partial(steps.throw, error)
+            error = None
             try:
                 waits_for = step()
             except StopIteration:
@@ -79,7 +93,3 @@ class _Begun:
 
 async def _await(sending: Awaitable[None]) -> None:
     await sending
-
-
-async def _fail(error: BaseException) -> None:
-    raise error

@@ -44,11 +44,15 @@ def is_supported() -> bool:
     return supported
 
 
+def inbox_of(consumer: AsyncConsumer) -> Inbox | None:
+    """Return the inbox of a consumer that `speed_up` was called with."""
+    dispatch = vars(consumer).get("dispatch")
+    return dispatch.inbox if isinstance(dispatch, ConsumerLoop) else None
+
+
 def speed_up(consumer: AsyncConsumer, inbox: Inbox) -> None:
-    """Replace the ``dispatch`` of a consumer that is about to begin. Of several channels it is the first one's."""
+    """Replace the ``dispatch`` of a consumer that is about to begin."""
     original = inspect.getattr_static(consumer, "dispatch")
-    if isinstance(original, ConsumerLoop):
-        return
     handle: Handle
     if original is _ASYNC_DISPATCH and _is_channels_own(original):
         handle = _AsyncDispatch(consumer)

@@ -19,7 +19,7 @@ from .base import REFUSALS, translate
 from .consumers import acknowledging, calling_consumer, is_worker
 from .default_handlers import add_handlers
 from .dispatcher import same_node
-from .fast_dispatch import speed_up
+from .fast_dispatch import inbox_of, speed_up
 from .health import HealthMethods
 from .inspection import InspectionMethods
 from .jobs import Job
@@ -85,8 +85,13 @@ class AnyioChannelLayer(TestingMethods, Statistics, HealthMethods, InspectionMet
         name = node.local_channels.new(prefix, consumer, task)
         self.require_valid_channel_name(name)
         if consumer is not None:
+            former = inbox_of(consumer)
+            if former is not None:
+                # A ``__call__`` of its own has made another channel before. Channels' loop receives from the last one.
+                node.local_channels.inbox(name, former)
+                return name
             self._instrument(consumer)
-            if self._is_fast and node is self._own_node:
+            if self._is_fast and node is self._own_node and _receives_by_itself(consumer):
                 speed_up(consumer, node.local_channels.inbox(name))
             else:
                 add_handlers(consumer)
@@ -186,3 +191,12 @@ class AnyioChannelLayer(TestingMethods, Statistics, HealthMethods, InspectionMet
     async def flush(self) -> None:
         """Drop all messages and all memberships, in all processes that share the prefix."""
         await self._dispatcher.call(lambda node: node.flush())
+
+
+_RECEIVE = AnyioChannelLayer.receive
+
+
+def _receives_by_itself(consumer: Any) -> bool:
+    """Return whether no subclass and no wrapper wants to see what a consumer's layer receives."""
+    receive = getattr(getattr(consumer, "channel_layer", None), "receive", None)
+    return getattr(receive, "__func__", None) is _RECEIVE

@@ -218,10 +218,16 @@ class LocalChannels:
             if not channel.topics:
                 self._remove_unused(channel)
 
-    def inbox(self, name: str) -> Inbox:
-        """Return the messages of a consumer's channel, which is kept until the consumer ends."""
+    def inbox(self, name: str, former: Inbox | None = None) -> Inbox:
+        """Return the messages of a consumer's channel, which is kept until the consumer ends.
+
+        It is the ``former`` inbox of the consumer, if it has had one for another channel.
+        """
         mailbox = self._get_or_add(name).mailbox
-        inbox = self.inboxes[mailbox] = Inbox(mailbox)
+        if former is not None:
+            self.inboxes.pop(former.mailbox, None)
+            former.read(mailbox)
+        inbox = self.inboxes[mailbox] = former or Inbox(mailbox)
         return inbox
 
     async def receive_prefix(self, prefix: str) -> Any:

@@ -14,6 +14,9 @@ from ..core.events import Event
 CONTROL = ""
 """Takes the place of the channel name in an envelope for the node itself."""
 
+CONTEXT_KEY = "_trace_context"
+"""The key of a message under which a trace context travels: a dict with what W3C calls ``traceparent`` and so on."""
+
 
 def seal(channel: str, payload: bytes) -> bytes:
     """Put a payload into an envelope for a channel of a node, or for `CONTROL`."""

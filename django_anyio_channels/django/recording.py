@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from copy import deepcopy
 from typing import Any, Literal
 
 from django.db import connections
 
+from .messages import CONTEXT_KEY
 from .sends import is_plain
 from .transactions import TransactionDispatcher
 
@@ -18,6 +19,11 @@ _Message = dict[str, Any]
 
 
 Add = Callable[..., None]
+
+
+def _kept(names: Any) -> Any:
+    """Return what can be iterated over more than once."""
+    return list(names) if isinstance(names, Iterator) else names
 
 
 def _send(send: Any, add: Add) -> Any:
@@ -32,7 +38,7 @@ def _send(send: Any, add: Add) -> Any:
 
 def _group_send(send: Any, add: Add) -> Any:
     async def recorded(group: Any, message: _Message, **options: Any) -> Any:
-        copy = deepcopy(message)
+        group, copy = _kept(group), deepcopy(message)
         result = await send(group, message, **options)
         if is_plain(group, **options):
             add("group", group, copy)
@@ -43,7 +49,7 @@ def _group_send(send: Any, add: Add) -> Any:
 
 def _group_send_sync(send: Any, add: Add) -> Any:
     def recorded(group: Any, message: _Message, **options: Any) -> Any:
-        copy = deepcopy(message)
+        group, copy = _kept(group), deepcopy(message)
         result = send(group, message, **options)
         if is_plain(group, **options):
             add("group", group, copy)
@@ -57,7 +63,7 @@ def _later(kind: str) -> Callable[[Any, Add], Any]:
 
     def record(send: Any, add: Add) -> Any:
         async def recorded(name: Any, message: _Message, *others: Any) -> Any:
-            copy = deepcopy(message)
+            name, copy = _kept(name), deepcopy(message)
             result = await send(name, message, *others)
             add(kind, name, copy)
             return result
@@ -72,7 +78,7 @@ def _now(kind: str) -> Callable[[Any, Add], Any]:
 
     def record(send: Any, add: Add) -> Any:
         def recorded(name: Any, message: _Message, *others: Any) -> Any:
-            copy = deepcopy(message)
+            name, copy = _kept(name), deepcopy(message)
             result = send(name, message, *others)
             add(kind, name, copy)
             return result
@@ -117,10 +123,13 @@ class Recording:
         self.lists: list[list[Sent]] = []
         """What is being appended to."""
         self._layer = layer
+        self._replaced: dict[str, Any] = {}
+        """The methods that were the layer's own attributes: telemetry's."""
         self._transactions: dict[Any, _Transaction] = {}
 
     def start(self) -> None:
         """Begin to record."""
+        self._replaced = {name: method for name, method in vars(self._layer).items() if name in _METHODS}
         for name, records in _METHODS.items():
             vars(self._layer)[name] = records(getattr(self._layer, name), self.add)
 
@@ -128,11 +137,13 @@ class Recording:
         """Give the layer its own methods back."""
         for name in _METHODS:
             del vars(self._layer)[name]
+        vars(self._layer).update(self._replaced)
         for transaction in self._transactions.values():
             transaction.forget()
 
     def add(self, kind: Literal["group", "channel"], name: Any, message: _Message, dispatcher: Any = None) -> None:
         """Record a message to a channel, or to one or more groups."""
+        message.pop(CONTEXT_KEY, None)  # which telemetry has added
         for each in [name] if isinstance(name, str) else name:
             self._add((kind, each, message), dispatcher)
 

@@ -42,6 +42,24 @@ class Run:
         self.consumer.channel_receive = lambda: layer.receive(name)
         self.loop = ConsumerLoop(self.consumer, self.handle, node_in(layer).local_channels.inbox(name))
 
+        self.sent: list[str] = []
+        self.send: Any = self._send
+        self.consumer.base_send = lambda message: self.send(message)
+
+    async def _send(self, message: Any) -> None:
+        self.sent.append(message["text"])
+
+    def send_frames(self) -> ConsumerLoop:
+        """Have ready frames be sent while the consumer waits."""
+        self.loop = ConsumerLoop(self.consumer, self.handle, self.loop.inbox, sends_frames=True)
+        return self.loop
+
+    async def waits(self) -> None:
+        """Return when the consumer waits for a message, and nobody else does."""
+        async with asyncio.timeout(10):
+            while self.loop.inbox.notifier._waiters != [self.loop._waiter]:
+                await asyncio.sleep(0)
+
     async def handle(self, message: Any) -> None:
         self.handled.append(message["type"])
         if message["type"] == "end":
@@ -133,6 +151,7 @@ async def test_a_cancelled_one_passes_its_notification_on(run: Run) -> None:
     run.put("one")
     task.cancel()
     assert await soon(other) == {"type": "one"}
+    await asyncio.wait([task])
     assert task.cancelled()
 
 
@@ -152,6 +171,83 @@ async def test_a_client_that_is_done_while_messages_are_handled_needs_no_wait(ru
     run.put("one")
     await ends(task)
     assert run.handled == ["connect", "one", "end"]
+
+
+async def test_waits_that_no_message_ended_leave_nothing_behind(run: Run) -> None:
+    room: asyncio.Queue[None] = asyncio.Queue()
+
+    async def send(message: Any) -> None:
+        await room.get()
+        run.sent.append(message["text"])
+
+    run.send = send
+    loop = run.send_frames()
+    task = run.start()
+    run.say("connect")
+    await run.until("connect")
+    for number in range(5):
+        await run.waits()
+        assert loop.inbox.send_frame is not None
+        assert loop.inbox.send_frame({"text": str(number)})
+        assert not loop.inbox.send_frame({"text": "behind it"})
+        assert not loop.inbox.notifier.has_waiters
+        room.put_nowait(None)
+        async with asyncio.timeout(30):
+            while len(run.sent) <= number:
+                await asyncio.sleep(0)
+    run.say("end")
+    await ends(task)
+    assert run.sent == ["0", "1", "2", "3", "4"]
+
+
+async def test_what_a_send_sends_to_its_own_consumer_comes_behind(run: Run) -> None:
+    loop = run.send_frames()
+
+    async def send(message: Any) -> None:
+        run.put("one")
+        assert loop.inbox.send_frame is not None
+        assert not loop.inbox.send_frame({"text": "nested"})
+        await asyncio.sleep(0)
+        run.handled.append(message["text"])
+
+    run.send = send
+    task = run.start()
+    run.say("connect")
+    await run.until("connect")
+    await run.waits()
+    assert loop.inbox.send_frame is not None
+    assert loop.inbox.send_frame({"text": "outer"})
+    await run.until("connect", "outer", "one")
+    run.say("end")
+    await ends(task)
+
+
+@pytest.mark.parametrize("caught", [False, True])
+async def test_a_cancelled_consumer_has_its_send_cancelled_where_it_waits(run: Run, caught: bool) -> None:
+    async def send(message: Any) -> None:
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            run.handled.append("cancelled")
+            if not caught:
+                raise
+
+    run.send = send
+    loop = run.send_frames()
+    task = run.start()
+    run.say("connect")
+    await run.until("connect")
+    await run.waits()
+    assert loop.inbox.send_frame is not None
+    assert loop.inbox.send_frame({"text": "frame"})
+    task.cancel()  # before the consumer's task had a turn
+    await run.until("connect", "cancelled")
+    if caught:  # as when a handler catches it
+        run.say("end")
+        await ends(task)
+    else:
+        await asyncio.wait([task])
+        assert task.cancelled()
 
 
 async def test_other_callers_have_one_message_handled(run: Run) -> None:

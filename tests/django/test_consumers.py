@@ -14,7 +14,8 @@ from channels.exceptions import StopConsumer
 from channels.layers import BaseChannelLayer, channel_layers
 
 from django_anyio_channels import AnyioChannelLayer
-from django_anyio_channels.django.consumers import ConsumerLifetime, calling_consumer
+from django_anyio_channels.django import consumers
+from django_anyio_channels.django.consumers import ConsumerLifetime, calling_consumer, get_handler
 
 from .helpers import all_channels_ended, soon
 
@@ -242,3 +243,10 @@ def test_a_consumer_that_has_ended_ends_its_channel() -> None:
         await soon(all_channels_ended(layer))
 
     asyncio.run(main())
+
+
+def test_long_types_of_strangers_are_not_remembered() -> None:
+    consumer = SimpleNamespace(**{"x" * 300: len})
+    remembered = consumers._handler_name.cache_info().currsize
+    assert get_handler(cast(Any, consumer), {"type": "x" * 300}) is len
+    assert consumers._handler_name.cache_info().currsize == remembered

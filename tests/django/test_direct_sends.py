@@ -105,6 +105,39 @@ async def test_the_consumers_cancellation_reaches_it_where_it_waits() -> None:
     assert seen == ["cancelled", "cleaned up"]
 
 
+async def test_a_cancellation_before_it_is_awaited_reaches_it() -> None:
+    seen: list[Any] = []
+    inner = asyncio.get_running_loop().create_future()
+
+    async def send(message: Any) -> None:
+        try:
+            await inner
+        except asyncio.CancelledError:
+            await asyncio.sleep(0)
+            seen.append(asyncio.current_task())
+
+    consumer = Consumer(send)
+    rest = (await consumer.made).send({})
+    assert rest is not None
+    rest.interrupt(asyncio.CancelledError())
+    assert inner.cancelled()
+    consumer.rest.put_nowait(rest)
+    consumer.rest.put_nowait(None)
+    await asyncio.wait_for(consumer.task, 30)
+    assert seen == [consumer.task]
+
+
+async def test_an_interruption_comes_before_an_error() -> None:
+    async def send(message: Any) -> None:
+        raise ConnectionError("gone")
+
+    rest = DirectSends(send).send({})
+    assert rest is not None
+    rest.interrupt(LookupError("the consumer ends"))
+    with pytest.raises(LookupError):
+        await rest
+
+
 @pytest.mark.parametrize("error", [ConnectionError("gone"), asyncio.CancelledError()], ids=["error", "cancelled"])
 async def test_one_that_fails_fails_in_the_consumers_task(error: BaseException) -> None:
     async def send(message: Any) -> None:

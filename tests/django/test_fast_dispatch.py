@@ -312,16 +312,38 @@ async def test_a_synchronous_consumer_hops_once_for_all_that_waits(
         assert len(set(runs.consumer.seen.threads)) == 1
 
 
-async def test_only_the_first_of_several_channels_is_read_ahead(make_layer: Any) -> None:
-    class Two(Async):
-        async def client_message(self, message: dict[str, Any]) -> None:
-            await super().client_message(message)
-            self.other = await self.channel_layer.new_channel()
+@both
+@kinds
+async def test_a_call_of_its_own_may_make_channels(make_layer: Any, kind: Any, fast: bool) -> None:
+    class Two(kind):  # type: ignore[misc]
+        async def __call__(self, *args: Any) -> None:
+            self.other = await channel_layers["default"].new_channel()
+            await super().__call__(*args)
 
-    async with running(Two(Recording()), make_layer()) as runs:
-        dispatch = runs.consumer.dispatch
-        fast_dispatch.speed_up(runs.consumer, node_in(runs.layer).local_channels.inbox(runs.consumer.other))
-        assert runs.consumer.dispatch is dispatch
+    async with running(Two(Recording()), make_layer(fast_dispatch=fast)) as runs:
+        await runs.layer.send(runs.consumer.other, {"type": "other"})
+        await runs.layer.send(runs.consumer.channel_name, {"type": "layer.message"})
+        await runs.handles({"type": "layer.message"})
+        async with asyncio.timeout(30):
+            assert await runs.layer.receive(runs.consumer.other) == {"type": "other"}
+        assert len(node_in(runs.layer).local_channels.inboxes) == fast
+
+
+async def test_a_layer_that_receives_in_its_own_way_is_asked_for_each_message(make_layer: Any) -> None:
+    layer = make_layer()
+    received: list[Any] = []
+    receive = layer.receive
+
+    async def wrapped(channel: str) -> Any:
+        message = await receive(channel)
+        received.append(message)
+        return message
+
+    layer.receive = wrapped
+    async with running(Async(Recording()), layer) as runs:
+        await runs.layer.send(runs.consumer.channel_name, {"type": "layer.message"})
+        await runs.handles({"type": "layer.message"})
+        assert received == [{"type": "layer.message"}]
 
 
 async def test_it_is_off_where_channels_is_another_version(

@@ -45,6 +45,22 @@ def test_captured_lists_what_was_sent_in_any_way() -> None:
     asyncio.run(scenario())
 
 
+def test_captured_may_iterate_over_the_groups_once_more() -> None:
+    async def run() -> None:
+        layer = AnyioChannelLayer()
+        message = {"type": "x"}
+        with layer.captured() as sent:
+            await layer.group_send(iter(["a", "b"]), message)
+            await layer.broadcast(iter(["c"]), text="frame")
+            await asyncio.to_thread(layer.group_send_sync, iter(["d"]), message)
+            await asyncio.to_thread(layer.user_send_sync, 5, message, exclude=iter(["worker"]))
+        assert [group for _, group, _ in sent[:4]] == ["a", "b", "c", "d"]
+        assert len(sent) == 5
+        await layer.close()
+
+    asyncio.run(run())
+
+
 def test_test_run_is_a_part_of_the_prefix(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(TEST_RUN, "12")
     assert AnyioChannelLayer()._settings.prefix == "asgi.test-12"

@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from functools import wraps
 from typing import Any
 
+from ..messages import CONTEXT_KEY
 from .opentelemetry import SCOPE  # before Channels and OpenTelemetry: its errors name the extras
 
 # isort: split
@@ -26,11 +27,18 @@ from opentelemetry.context import Context
 from opentelemetry.trace import Link, Span, SpanContext, SpanKind, Status, StatusCode
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
-CONTEXT_KEY = "_trace_context"
-"""The key of a message under which a trace context travels: a dict with what W3C calls ``traceparent`` and so on."""
-
 _LONGEST_FIELD = 512
 """Characters; what W3C has a reader accept at least."""
+
+_SYNCHRONOUS = (
+    "_send_by",
+    "_send_once_sync",
+    "group_send_sync",
+    "_group_send_in_transaction",
+    "user_send_sync",
+    "broadcast_sync",
+    "group_close_sync",
+)
 
 _propagator = TraceContextTextMapPropagator()
 
@@ -46,9 +54,9 @@ class Tracing:
 
     def trace_sends(self, layer: Any) -> None:
         """Have the methods of a layer that send make spans."""
-        for name in ("send", "group_send"):
+        for name in ("send", "group_send", "user_send", "broadcast", "group_close"):
             setattr(layer, name, self._traced(getattr(layer, name)))
-        for name in ("_send_by", "_send_once_sync", "group_send_sync", "_group_send_in_transaction"):
+        for name in _SYNCHRONOUS:
             setattr(layer, name, self._traced_sync(getattr(layer, name)))
 
     def _traced(self, send: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
@@ -61,7 +69,7 @@ class Tracing:
                 try:
                     return await send(*call.args, **call.kwargs)
                 except MessageTooLarge:
-                    if call.arguments["message"] is message:
+                    if call.arguments.get("message") is message:
                         raise
                     call.arguments["message"] = message
                     return await send(*call.args, **call.kwargs)
@@ -78,7 +86,7 @@ class Tracing:
                 try:
                     return send(*call.args, **call.kwargs)
                 except MessageTooLarge:
-                    if call.arguments["message"] is message:
+                    if call.arguments.get("message") is message:
                         raise
                     call.arguments["message"] = message
                     return send(*call.args, **call.kwargs)
@@ -88,7 +96,7 @@ class Tracing:
     @contextmanager
     def _sending(self, arguments: MutableMapping[str, Any]) -> Iterator[Any]:
         """Put the context of a new span into the message among ``arguments``, and return the message without it."""
-        message = arguments["message"]
+        message = arguments.get("message")  # none: what is for WebSockets themselves, and not for handlers
         with self._span("send", SpanKind.PRODUCER, _destination(arguments)) as span:
             if span.is_recording() and isinstance(message, dict):
                 carrier: dict[str, str] = {}

@@ -22,7 +22,8 @@ from opentelemetry.trace import NonRecordingSpan, SpanContext, SpanKind, StatusC
 
 from django_anyio_channels import AnyioChannelLayer, InMemoryBroker, InMemoryChannelLayer, PublishResult
 from django_anyio_channels.core.serializers import MessagePackSerializer
-from django_anyio_channels.django.telemetry.tracing import CONTEXT_KEY, Tracing, take_trace_context
+from django_anyio_channels.django.messages import CONTEXT_KEY
+from django_anyio_channels.django.telemetry.tracing import Tracing, take_trace_context
 from tests.django.helpers import soon
 
 NOT_SAMPLED = NonRecordingSpan(SpanContext(1, 1, is_remote=True))
@@ -149,6 +150,46 @@ def test_a_message_that_has_no_room_for_a_context_goes_without(exporter: InMemor
     assert len(failed) == 4
     assert {(span.attributes or {})["error.type"] for span in failed} == {"MessageTooLarge"}
     assert all(span.events[0].name == "exception" for span in failed)
+
+
+def test_sends_are_traced_after_a_test_has_captured_them(exporter: InMemorySpanExporter) -> None:
+    async def run() -> None:
+        layer, _ = watched()
+        message = {"type": "x"}
+        with layer.captured() as sent:
+            await layer.group_send("g", message)
+            await layer.group_send(["g"], message)
+            await layer.user_send(5, message)
+            await layer.send("c", message, idempotency_key="key")
+        await layer.group_send("g", message)
+        assert [seen for *_, seen in sent] == [message] * 4
+        await layer.close()
+
+    asyncio.run(run())
+    assert len(named(exporter, "send")) == 5
+
+
+def test_what_goes_to_users_and_to_websockets_has_spans(exporter: InMemorySpanExporter) -> None:
+    async def run() -> None:
+        layer, seen = watched()
+        sync: list[Any] = [
+            (layer.user_send_sync, (5, {"type": "x"}), {}),
+            (layer.broadcast_sync, ("g",), {"text": "frame"}),
+        ]
+        await layer.user_send(5, {"type": "x"})
+        await layer.broadcast("g", text="frame")
+        await layer.user_close(5)
+        for method, args, options in sync:
+            await asyncio.to_thread(method, *args, **options)
+        await asyncio.to_thread(layer.group_close_sync, "g")
+        await layer.close()
+        assert [CONTEXT_KEY.encode() in payload for payload in seen] == [True, False, False] * 2
+        with pytest.raises(MessageTooLarge):
+            await watched(max_message_size=100)[0].broadcast("g", text="x" * 200)
+
+    asyncio.run(run())
+    names = [(span.attributes or {}).get("messaging.destination.name") for span in named(exporter, "send")]
+    assert names == [None, "g", None, None, "g", "g", "g"]
 
 
 def test_what_is_no_message_is_refused_as_without_tracing() -> None:
