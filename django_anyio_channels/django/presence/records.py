@@ -19,6 +19,10 @@ RECORD_SECONDS = 3600.0
 
 MEMBERS_AT_ONCE = 256
 """How many members change in one event at most; the next ones follow in another."""
+BYTES_AT_ONCE = 128 * 1024
+"""How many bytes of metas, at most, go along with another member in one event."""
+LARGEST_EVENT = 1024 * 1024
+"""Bytes; an event with all that it may have takes about half of it."""
 
 LONGEST_MEMBER = 200
 """Characters."""
@@ -26,10 +30,12 @@ LARGEST_META = 2048
 """Bytes of one encoded meta."""
 MOST_METAS = 32
 """How many metas of one member a node tells, the latest ones."""
+LARGEST_METAS = 16 * 1024
+"""Bytes that these have together at most."""
 
 _KEY = re.compile(r"([0-9a-f]{16})(?:\.[0-9]{1,9})?")
 
-NodeId = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{16}$")]
+NodeId = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{16}\Z")]
 Member = Annotated[str, msgspec.Meta(min_length=1, max_length=LONGEST_MEMBER)]
 _Meta = Annotated[bytes, msgspec.Meta(max_length=LARGEST_META)]
 _Number = Annotated[int, msgspec.Meta(ge=0, lt=2**53)]
@@ -121,6 +127,8 @@ def encode_counts(members: dict[str, Entry]) -> bytes:
 
 def decode_event(payload: bytes) -> Update | Gone:
     """Raises `DecodeError` for what no node of this version has written."""
+    if len(payload) > LARGEST_EVENT:
+        raise DecodeError(f"it is an event of presence of more than {LARGEST_EVENT} bytes")
     return _checked(_decode_event, payload)  # type: ignore[no-any-return]
 
 

@@ -81,3 +81,15 @@ def test_keys() -> None:
     for key in ("", "x", f"{NODE}.", f"{NODE}.x", f"{NODE}.1\n", NODE.upper()):
         assert node_of_key(key) is None
     assert records.MEMBERS_AT_ONCE * (records.LARGEST_META + records.LONGEST_MEMBER) < 1024 * 1024
+
+
+def test_an_event_has_a_largest_size() -> None:
+    names = [f"{number:200}" for number in range(records.LARGEST_EVENT // 200)]
+    with pytest.raises(DecodeError, match="of more than 1048576 bytes"):
+        decode_event(encode_event(Update(NODE, 3, 4, {}, names)))
+
+
+@pytest.mark.parametrize("node", [NODE + "\n", "\n" + NODE])
+def test_the_name_of_a_node_is_one_line(node: str) -> None:
+    with pytest.raises(DecodeError):
+        decode_event(encode_event(Update(node, 3, 4)))
