@@ -196,7 +196,7 @@ def test_many_members_with_large_metas_go_along_in_several_events() -> None:
     for name in names:
         for window in range(MOST_METAS):
             local.join(f"{name} {window}", name, b"%2d" % window + b"m" * (LARGEST_META - 2), 10.0)
-    told = set()
+    told: set[str] = set()
     for number in range(1, MEMBERS_AT_ONCE):
         change = local.take(number)
         told.update(change.update.put)
