@@ -7,7 +7,8 @@ who has not reads the records. They are parsed with types and limits: whoever ma
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from itertools import chain, islice
 from typing import Annotated, Any, NamedTuple
 
 import msgspec
@@ -32,6 +33,8 @@ MOST_METAS = 32
 """How many metas of one member a node tells, the latest ones."""
 LARGEST_METAS = 16 * 1024
 """Bytes that these have together at most."""
+MOST_MERGED_METAS = 1000
+"""How many metas a member has at all nodes together; the cost of every change of it depends on that."""
 
 _KEY = re.compile(r"([0-9a-f]{16})(?:\.[0-9]{1,9})?")
 
@@ -63,10 +66,16 @@ class Entry(msgspec.Struct, array_like=True, frozen=True):
     """Encoded; of the grace period, the last one."""
 
 
-def merge(one: Entry, other: Entry) -> Entry:
-    """Return the entry of a member that is at two nodes."""
-    metas = one.metas * bool(one.channels) + other.metas * bool(other.channels)
-    return Entry(min(one.since, other.since), one.channels + other.channels, metas or one.metas)
+def merge(entries: Collection[Entry]) -> Entry:
+    """Return the entry of a member by those of its nodes, of which there is one at least."""
+    if len(entries) == 1:
+        return next(iter(entries))
+    metas = chain.from_iterable(entry.metas for entry in entries if entry.channels)
+    return Entry(
+        min(entry.since for entry in entries),
+        sum(entry.channels for entry in entries),
+        list(islice(metas, MOST_MERGED_METAS)) or next(iter(entries)).metas,
+    )
 
 
 class Head(msgspec.Struct, array_like=True, frozen=True):

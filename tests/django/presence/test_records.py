@@ -21,6 +21,7 @@ from django_anyio_channels.django.presence.records import (
     encode_event,
     encode_head,
     encode_part,
+    merge,
     node_of_key,
 )
 
@@ -93,3 +94,12 @@ def test_an_event_has_a_largest_size() -> None:
 def test_the_name_of_a_node_is_one_line(node: str) -> None:
     with pytest.raises(DecodeError):
         decode_event(encode_event(Update(node, 3, 4)))
+
+
+def test_a_member_at_any_number_of_nodes_has_a_bounded_number_of_metas() -> None:
+    of_nodes = [Entry(float(2000 - number), 32, [b"%d" % number] * 32) for number in range(1000)]
+    merged = merge(of_nodes)
+    assert (merged.since, merged.channels) == (1001.0, 32_000)
+    assert merged.metas == [meta for entry in of_nodes for meta in entry.metas][: records.MOST_MERGED_METAS]
+    graced = [Entry(3.0, 0, [b"last"]), Entry(2.0, 0, [b"other"])]
+    assert merge(graced) == Entry(2.0, 0, [b"last"])
