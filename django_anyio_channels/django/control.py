@@ -215,10 +215,10 @@ class Control:
         if isinstance(message, Command):
             if message.command in _CHANNEL_COMMANDS and not is_channel_of(self._node_id, message.channel):
                 raise DecodeError(f"its channel {message.channel!r} is not a channel of this node")
+            if not is_node_id(message.reply_to):
+                raise DecodeError("it asks for a reply to no node")
             self._refuse_replay(message.request_id)
             if message.command == "statistics":
-                if not is_node_id(message.reply_to):
-                    raise DecodeError("it asks for a reply to no node")
                 self._reporter.charge(message.details)
             # At once, so that it comes before the messages that were sent after it.
             if message.command == "flush":

@@ -93,6 +93,7 @@ def test_fields_of_another_version_are_ignored() -> None:
         ({"kind": "question"}, "not a control message"),
         ({"kind": "command", "command": "flush", "request_id": [1], "reply_to": "x"}, "not a control message"),
         ({"kind": "command", "command": ["flush"], **NEEDED}, "not a control message"),
+        ({"kind": "command", "command": "flush", "request_id": "1", "reply_to": "#\0"}, "a reply to no node"),
         ({"kind": "command", "command": "group_add", "group": "g", **NEEDED}, "its channel '' is not"),
         ({"kind": "command", "command": "group_add", "group": "g", "channel": "foreign", **NEEDED}, "'foreign' is not"),
         (

@@ -10,7 +10,7 @@ from ...core.exceptions import NotSupported
 from ...core.inspection import QueueState
 from ..control import Reports
 from ..layer import AnyioChannelLayer
-from .running import Invocation, add_parser, printable, seconds, table
+from .running import Invocation, add_parser, positive_seconds, printable, seconds, table
 
 
 def add_arguments(subcommands: Any) -> None:
@@ -18,7 +18,11 @@ def add_arguments(subcommands: Any) -> None:
     text = "Show nodes, groups with their members, normal channels with what waits in them, and dead letters."
     parser = add_parser(subcommands, "info", text, _info)
     parser.add_argument(
-        "--timeout", type=float, default=3.0, metavar="SECONDS", help="for the replies of the nodes (default: 3)"
+        "--timeout",
+        type=positive_seconds,
+        default=3.0,
+        metavar="SECONDS",
+        help="for the replies of the nodes (default: 3)",
     )
 
 

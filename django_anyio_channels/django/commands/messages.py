@@ -10,7 +10,7 @@ from typing import Any
 from django.core.management.base import CommandError
 
 from ..messages import position_of
-from .running import Invocation, add_parser
+from .running import Invocation, add_parser, positive_count, positive_seconds
 
 
 def add_arguments(subcommands: Any) -> None:
@@ -25,8 +25,10 @@ def add_arguments(subcommands: Any) -> None:
     text = "Print what is sent to a group, one line of JSON for each message, until interrupted."
     parser = add_parser(subcommands, "listen", text, _listen)
     parser.add_argument("group")
-    parser.add_argument("--count", type=int, metavar="N", help="end after so many messages")
-    parser.add_argument("--timeout", type=float, metavar="SECONDS", help="end after so long; with --count a failure")
+    parser.add_argument("--count", type=positive_count, metavar="N", help="end after so many messages")
+    parser.add_argument(
+        "--timeout", type=positive_seconds, metavar="SECONDS", help="end after so long; with --count a failure"
+    )
     parser.add_argument("--last", type=int, default=0, metavar="N", help="begin with the last messages of the history")
     text = "Drop all messages of normal channels, and all memberships in all processes."
     parser = add_parser(subcommands, "flush", text, _flush)
@@ -37,7 +39,7 @@ def _read_message(invocation: Invocation) -> dict[str, Any]:
     text = invocation.options["message"]
     try:
         message = json.loads(sys.stdin.read() if text == "-" else text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise CommandError(f"The message is not JSON: {error}") from error
     if not isinstance(message, dict):
         raise CommandError('The message must be a JSON object, such as {"type": "chat.message"}.')

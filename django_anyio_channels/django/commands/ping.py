@@ -7,14 +7,16 @@ from typing import Any
 from django.core.management.base import CommandError
 
 from ...core.exceptions import ChannelLayerError
-from .running import Invocation, add_parser, printable
+from .running import Invocation, add_parser, positive_seconds, printable
 
 
 def add_arguments(subcommands: Any) -> None:
     """Add the subcommand."""
     text = "Send a message through the broker of every layer and back; fails if one does not return it."
     parser = add_parser(subcommands, "ping", text, _ping)
-    parser.add_argument("--timeout", type=float, default=5.0, metavar="SECONDS", help="for each layer (default: 5)")
+    parser.add_argument(
+        "--timeout", type=positive_seconds, default=5.0, metavar="SECONDS", help="for each layer (default: 5)"
+    )
 
 
 async def _ping(invocation: Invocation) -> None:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-from argparse import ArgumentParser
+import os
+import sys
+from argparse import ArgumentParser, ArgumentTypeError
 from base64 import b64encode
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -22,6 +24,7 @@ from ..layer import AnyioChannelLayer
 from ..registry import get_channel_layer
 
 _REFUSALS = (ChannelLayerError, ImproperlyConfigured, ChannelFull, MessageTooLarge, TypeError, ValueError)
+_MOST_SECONDS = 1e6
 _LONGEST_TEXT = 10_000
 """Characters; an error may hold the SQL that cures it."""
 
@@ -72,6 +75,22 @@ def add_parser(
     return parser
 
 
+def positive_seconds(text: str) -> float:
+    """Read an argument."""
+    value = float(text)
+    if 0 < value <= _MOST_SECONDS:
+        return value
+    raise ArgumentTypeError(f"{text} is not more than 0 and at most {_MOST_SECONDS:,.0f} seconds")
+
+
+def positive_count(text: str) -> int:
+    """Read an argument."""
+    value = int(text)
+    if value > 0:
+        return value
+    raise ArgumentTypeError(f"{text} is not 1 or more")
+
+
 def run(work: Callable[[Invocation], Awaitable[None]], invocation: Invocation) -> None:
     """Run a subcommand in an event loop. Raises `CommandError` for whatever it is refused."""
 
@@ -83,6 +102,9 @@ def run(work: Callable[[Invocation], Awaitable[None]], invocation: Invocation) -
             asyncio.run(main())
         except KeyboardInterrupt:
             invocation.print()
+        except BrokenPipeError:  # who reads the output has seen enough, as `head`
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is still to be written
+            sys.exit(1)
         except _REFUSALS as error:
             raise CommandError(printable(str(error))) from error
 

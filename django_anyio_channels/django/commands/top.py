@@ -8,12 +8,10 @@ from contextlib import contextmanager
 from time import monotonic
 from typing import Any, Protocol
 
-from django.core.management.base import CommandError
-
 from ..control import Reports
 from ..layer import AnyioChannelLayer
 from .info import notes_of, others
-from .running import Invocation, add_parser, seconds, table
+from .running import Invocation, add_parser, positive_count, positive_seconds, seconds, table
 
 _HEADINGS = (
     *("PROCESS", "NODE", "PUBLISHED/s", "RECEIVED/s", "LAG", "MAILBOXES", "UNREAD", "DROPPED/s", "DROPPED"),
@@ -32,15 +30,15 @@ def add_arguments(subcommands: Any) -> None:
     """Add the subcommand."""
     text = "Show what all processes publish, receive and drop, and how far readers lag behind, until interrupted."
     parser = add_parser(subcommands, "top", text, _top)
-    parser.add_argument("--interval", type=float, default=2.0, metavar="SECONDS", help="between two pages (default: 2)")
-    parser.add_argument("--count", type=int, metavar="N", help="end after so many pages")
+    parser.add_argument(
+        "--interval", type=positive_seconds, default=2.0, metavar="SECONDS", help="between two pages (default: 2)"
+    )
+    parser.add_argument("--count", type=positive_count, metavar="N", help="end after so many pages")
     parser.add_argument("--plain", action="store_true", help="print lines, also on a terminal")
 
 
 async def _top(invocation: Invocation) -> None:
     layer, interval, count = invocation.layer(), invocation.options["interval"], invocation.options["count"]
-    if interval <= 0:
-        raise CommandError("The interval must be more than 0 seconds.")
     before, shown = await _sample(layer, interval), 0
     with _screen(invocation) as screen:
         while count is None or shown < count:

@@ -11,7 +11,18 @@ from dataclasses import dataclass, field
 from itertools import islice
 from typing import NamedTuple
 
-from .records import MEMBERS_AT_ONCE, MOST_METAS, Entry, Head, Update, encode_counts, encode_head, encode_part
+from .records import (
+    BYTES_AT_ONCE,
+    LARGEST_METAS,
+    MEMBERS_AT_ONCE,
+    MOST_METAS,
+    Entry,
+    Head,
+    Update,
+    encode_counts,
+    encode_head,
+    encode_part,
+)
 
 PART_SIZE = 32
 """Members."""
@@ -33,6 +44,9 @@ class _Present:
     @property
     def entry(self) -> Entry:
         metas = list(self.channels.values())[-MOST_METAS:]
+        size = sum(map(len, metas))
+        while size > LARGEST_METAS:
+            size -= len(metas.pop(0))
         return Entry(self.since, len(self.channels), metas or [self.last_meta])
 
 
@@ -116,10 +130,14 @@ class LocalMembers:
         """Return the next change, with a number that is greater than those of all former ones."""
         parts, self._other_parts = self._other_parts, set()
         put, removed = {}, []
+        size = 0
         for member in list(islice(self._changed, MEMBERS_AT_ONCE)):
+            if size > BYTES_AT_ONCE:
+                break
             parts.add(self._changed.pop(member))
             if member in self._members:
-                put[member] = self._members[member].entry
+                entry = put[member] = self._members[member].entry
+                size += sum(map(len, entry.metas))
             else:
                 removed.append(member)
         update = Update(self._node, self._number, number, put, removed)

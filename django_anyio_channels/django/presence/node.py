@@ -81,7 +81,8 @@ class NodePresence:
         self._number = 0
         self._outages = 0
         self._renewing = asyncio.Lock()
-        self._renewed = -timing.INTERVAL
+        self._is_renewed = False
+        """Whether `_keep` renews; before its first turn who writes records does."""
         self._seen: dict[str, float] = {}
         """When a node that has members was seen last; times of the event loop."""
         self._tasks: set[asyncio.Task[None]] = set()
@@ -179,7 +180,8 @@ class NodePresence:
     async def _settle(self, group: PresenceGroup) -> None:
         """Do one turn of what a group has to read and write."""
         async with self._renewing:
-            if self._loop.time() - self._renewed >= timing.INTERVAL:
+            # Once only: from its absence `_keep` concludes that the broker has lost all records.
+            if not self._is_renewed:
                 await self._renew(self._lifetime)
         if not group.is_subscribed:
             await self._channel.add_sink(group.topic, group)
@@ -221,7 +223,7 @@ class NodePresence:
 
     async def _renew(self, seconds: float) -> None:
         await self._store.put([PresenceRecord(self._names.present_nodes, self._node, b"present")], seconds)
-        self._renewed = self._loop.time()
+        self._is_renewed = True
 
     # ---- the other nodes ------------------------------------------------------------------------------------------
 
@@ -236,6 +238,7 @@ class NodePresence:
                     self._log.write(logging.WARNING, "The presence of this node cannot be renewed: %s", error)
         finally:
             self._maintaining = None
+            self._is_renewed = False
 
     async def _renew_and_look(self) -> None:
         now = self._loop.time()

@@ -31,11 +31,11 @@ class RecordReader:
 
     async def members(self, group: str) -> dict[str, Entry]:
         """Return the merged members of all nodes."""
-        members: dict[str, Entry] = {}
+        entries: dict[str, list[Entry]] = {}
         for _, of_node in (await self.records(group)).values():
             for member, entry in of_node.items():
-                members[member] = merge(members[member], entry) if member in members else entry
-        return members
+                entries.setdefault(member, []).append(entry)
+        return {member: merge(of_member) for member, of_member in entries.items()}
 
     async def count(self, group: str) -> tuple[int, int]:
         """Return how many channels and members there are."""

@@ -7,7 +7,8 @@ who has not reads the records. They are parsed with types and limits: whoever ma
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from itertools import chain, islice
 from typing import Annotated, Any, NamedTuple
 
 import msgspec
@@ -19,6 +20,10 @@ RECORD_SECONDS = 3600.0
 
 MEMBERS_AT_ONCE = 256
 """How many members change in one event at most; the next ones follow in another."""
+BYTES_AT_ONCE = 128 * 1024
+"""How many bytes of metas, at most, go along with another member in one event."""
+LARGEST_EVENT = 1024 * 1024
+"""Bytes; an event with all that it may have takes about half of it."""
 
 LONGEST_MEMBER = 200
 """Characters."""
@@ -26,10 +31,14 @@ LARGEST_META = 2048
 """Bytes of one encoded meta."""
 MOST_METAS = 32
 """How many metas of one member a node tells, the latest ones."""
+LARGEST_METAS = 16 * 1024
+"""Bytes that these have together at most."""
+MOST_MERGED_METAS = 1000
+"""How many metas a member has at all nodes together; the cost of every change of it depends on that."""
 
 _KEY = re.compile(r"([0-9a-f]{16})(?:\.[0-9]{1,9})?")
 
-NodeId = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{16}$")]
+NodeId = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{16}\Z")]
 Member = Annotated[str, msgspec.Meta(min_length=1, max_length=LONGEST_MEMBER)]
 _Meta = Annotated[bytes, msgspec.Meta(max_length=LARGEST_META)]
 _Number = Annotated[int, msgspec.Meta(ge=0, lt=2**53)]
@@ -57,10 +66,16 @@ class Entry(msgspec.Struct, array_like=True, frozen=True):
     """Encoded; of the grace period, the last one."""
 
 
-def merge(one: Entry, other: Entry) -> Entry:
-    """Return the entry of a member that is at two nodes."""
-    metas = one.metas * bool(one.channels) + other.metas * bool(other.channels)
-    return Entry(min(one.since, other.since), one.channels + other.channels, metas or one.metas)
+def merge(entries: Collection[Entry]) -> Entry:
+    """Return the entry of a member by those of its nodes, of which there is one at least."""
+    if len(entries) == 1:
+        return next(iter(entries))
+    metas = chain.from_iterable(entry.metas for entry in entries if entry.channels)
+    return Entry(
+        min(entry.since for entry in entries),
+        sum(entry.channels for entry in entries),
+        list(islice(metas, MOST_MERGED_METAS)) or next(iter(entries)).metas,
+    )
 
 
 class Head(msgspec.Struct, array_like=True, frozen=True):
@@ -121,6 +136,8 @@ def encode_counts(members: dict[str, Entry]) -> bytes:
 
 def decode_event(payload: bytes) -> Update | Gone:
     """Raises `DecodeError` for what no node of this version has written."""
+    if len(payload) > LARGEST_EVENT:
+        raise DecodeError(f"it is an event of presence of more than {LARGEST_EVENT} bytes")
     return _checked(_decode_event, payload)  # type: ignore[no-any-return]
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import reduce
 from time import monotonic
 
 from ...core.exceptions import DecodeError
@@ -74,7 +73,7 @@ class GroupView:
     def find(self, member: str) -> Entry | None:
         """Return the merged entry of a member, or None if it is not here."""
         entries = self.members.get(member)
-        return None if entries is None else reduce(merge, entries.values())
+        return None if entries is None else merge(entries.values())
 
     def since(self, member: str) -> float:
         """Return since when a member is here, in seconds since the epoch."""
@@ -82,7 +81,7 @@ class GroupView:
 
     def merged(self) -> dict[str, Entry]:
         """Return the merged entries of all members."""
-        return {member: reduce(merge, entries.values()) for member, entries in self.members.items()}
+        return {member: merge(entries.values()) for member, entries in self.members.items()}
 
     def update(self, update: Update, *, forced: bool = False) -> Difference | None:
         """Apply a change. Returns None if one before it was missed, unless this one is to be applied all the same.

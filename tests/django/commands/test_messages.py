@@ -38,6 +38,7 @@ def test_a_message_is_sent_to_a_group_and_may_come_from_standard_input(
     ("words", "reason"),
     [
         (("send", "jobs", "{"), "The message is not JSON"),
+        (("send", "jobs", "[" * 100_000), "The message is not JSON"),
         (("send", "jobs", "[]"), "must be a JSON object"),
         (("send", "jobs", "{}"), "message['type'] is missing"),
         (("send", "a b", MESSAGE), "Channel name must be"),

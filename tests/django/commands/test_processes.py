@@ -116,6 +116,11 @@ def test_output_and_exit_codes_of_processes() -> None:
             manage.start("sing"),
         ]
         ended = [(*process.communicate(timeout=60), process.returncode) for process in running]
+        with manage.start("info") as process:
+            assert process.stdout is not None
+            assert process.stderr is not None
+            process.stdout.close()  # as `head` does
+            assert (process.stderr.read(), process.wait(60)) == ("", 1)
     (stdout, stderr, status), *others, unknown = ended
     assert unknown[2] == 2
     assert "invalid choice: 'sing'" in unknown[1]

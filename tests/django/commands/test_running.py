@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
+import sys
 from datetime import date
 from io import StringIO
 from typing import Any
@@ -63,6 +65,37 @@ def test_an_interrupt_ends_it_without_an_error(config: dict[str, Any], monkeypat
     with project(default=config):
         monkeypatch.setattr(asyncio, "run", interrupt)
         assert call("listen", "room") == "\n"
+
+
+@pytest.mark.parametrize("words", [("ping", "--timeout"), ("info", "--timeout"), ("listen", "a", "--timeout")])
+@pytest.mark.parametrize("value", ["0", "-1", "nan", "inf", "soon"])
+def test_seconds_are_more_than_none(config: dict[str, Any], words: tuple[str, ...], value: str) -> None:
+    with project(default=config):
+        reason, _ = refused(*words[:-1], f"{words[-1]}={value}")
+    assert "argument --timeout: " in reason
+
+
+@pytest.mark.parametrize("words", [("listen", "a"), ("top",)])
+@pytest.mark.parametrize("value", ["0", "-1", "many"])
+def test_a_count_is_one_at_least(config: dict[str, Any], words: tuple[str, ...], value: str) -> None:
+    with project(default=config):
+        assert "argument --count: " in refused(*words, f"--count={value}")[0]
+
+
+def test_it_ends_when_nobody_reads_what_it_prints(config: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    def write(text: str) -> int:
+        raise BrokenPipeError
+
+    replaced: list[tuple[int, int]] = []
+    monkeypatch.setattr(os, "dup2", lambda *numbers: replaced.append(numbers))
+    stdout = StringIO()
+    monkeypatch.setattr(stdout, "write", write)
+    with project(default=config), pytest.raises(SystemExit) as caught:
+        call_command(Command(), "info", stdout=stdout, stderr=StringIO())
+    assert caught.value.code == 1
+    [(null, out)] = replaced
+    os.close(null)
+    assert out == sys.stdout.fileno()
 
 
 def test_the_log_is_printed_once(caplog: pytest.LogCaptureFixture) -> None:

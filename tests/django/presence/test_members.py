@@ -4,11 +4,17 @@ from __future__ import annotations
 
 from django_anyio_channels.django.presence.members import PART_SIZE, Change, LocalMembers
 from django_anyio_channels.django.presence.records import (
+    BYTES_AT_ONCE,
+    LARGEST_EVENT,
+    LARGEST_META,
+    LARGEST_METAS,
+    LONGEST_MEMBER,
     MEMBERS_AT_ONCE,
     MOST_METAS,
     NodeRecords,
     decode_counts,
     decode_records,
+    encode_event,
 )
 
 NODE = "0123456789abcdef"
@@ -182,3 +188,28 @@ def test_all_records_and_all_members_once_more() -> None:
     change = local.take(5)
     assert len(change.update.put) == 2 * PART_SIZE
     assert change.update.previous == 0
+
+
+def test_many_members_with_large_metas_go_along_in_several_events() -> None:
+    local, broker = LocalMembers(NODE), Broker()
+    names = {f"{number:{LONGEST_MEMBER}}".replace(" ", "\u4e2d") for number in range(MEMBERS_AT_ONCE)}
+    for name in names:
+        for window in range(MOST_METAS):
+            local.join(f"{name} {window}", name, b"%2d" % window + b"m" * (LARGEST_META - 2), 10.0)
+    told: set[str] = set()
+    for number in range(1, MEMBERS_AT_ONCE):
+        change = local.take(number)
+        told.update(change.update.put)
+        for entry in change.update.put.values():
+            assert entry.channels == MOST_METAS
+            assert [int(meta[:2]) for meta in entry.metas] == list(range(MOST_METAS))[-LARGEST_METAS // LARGEST_META :]
+        assert len(encode_event(change.update)) < BYTES_AT_ONCE + 2 * LARGEST_METAS < LARGEST_EVENT
+        broker.write(change)
+        if not local.has_changed:
+            break
+    assert told == names
+    # What brokers for small devices take, too.
+    assert max(map(len, broker.records.values())) < 640 * 1024
+    read = broker.read()
+    assert read is not None
+    assert read.members.keys() == names

@@ -188,6 +188,29 @@ async def test_what_the_broker_lost_is_written_again() -> None:
     assert known(one) == set(await two.group_members("room"))
 
 
+async def test_what_the_broker_lost_is_written_again_though_members_join_meanwhile(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(timing, "INTERVAL", 1000.0)  # the next turn of the node is made here
+    one, two = layers(2)
+    await add(one, "old")
+    await one.group_members("room")
+    table_of(one).purge("")
+    monkeypatch.setattr(timing, "INTERVAL", 0.0)
+    channel = await one.new_channel()
+    await one.group_add("lobby", channel, member="new")
+    await one.group_members("lobby")
+    monkeypatch.setattr(timing, "INTERVAL", 1000.0)
+    await node_in(one).presence._renew_and_look()
+
+    async def restored() -> None:
+        while list(await two.group_members("room")) != ["old"]:
+            await asyncio.sleep(0.005)
+
+    await soon(restored())
+    assert list(await two.group_members("lobby")) == ["new"]
+
+
 async def test_records_are_written_again_before_their_time_is_over(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(presence_node, "_REFRESH_SECONDS", 0.0)
     [one] = layers(1)

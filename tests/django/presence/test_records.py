@@ -21,6 +21,7 @@ from django_anyio_channels.django.presence.records import (
     encode_event,
     encode_head,
     encode_part,
+    merge,
     node_of_key,
 )
 
@@ -81,3 +82,24 @@ def test_keys() -> None:
     for key in ("", "x", f"{NODE}.", f"{NODE}.x", f"{NODE}.1\n", NODE.upper()):
         assert node_of_key(key) is None
     assert records.MEMBERS_AT_ONCE * (records.LARGEST_META + records.LONGEST_MEMBER) < 1024 * 1024
+
+
+def test_an_event_has_a_largest_size() -> None:
+    names = [f"{number:200}" for number in range(records.LARGEST_EVENT // 200)]
+    with pytest.raises(DecodeError, match="of more than 1048576 bytes"):
+        decode_event(encode_event(Update(NODE, 3, 4, {}, names)))
+
+
+@pytest.mark.parametrize("node", [NODE + "\n", "\n" + NODE])
+def test_the_name_of_a_node_is_one_line(node: str) -> None:
+    with pytest.raises(DecodeError):
+        decode_event(encode_event(Update(node, 3, 4)))
+
+
+def test_a_member_at_any_number_of_nodes_has_a_bounded_number_of_metas() -> None:
+    of_nodes = [Entry(float(2000 - number), 32, [b"%d" % number] * 32) for number in range(1000)]
+    merged = merge(of_nodes)
+    assert (merged.since, merged.channels) == (1001.0, 32_000)
+    assert merged.metas == [meta for entry in of_nodes for meta in entry.metas][: records.MOST_MERGED_METAS]
+    graced = [Entry(3.0, 0, [b"last"]), Entry(2.0, 0, [b"other"])]
+    assert merge(graced) == Entry(2.0, 0, [b"last"])
