@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from .core.exceptions import PositionLost as PositionLost
     from .core.exceptions import PublishRefused as PublishRefused
     from .core.exceptions import QueueFull as QueueFull
+    from .core.exceptions import SubscriberFull as SubscriberFull
     from .core.exceptions import SubscriptionRefused as SubscriptionRefused
     from .core.layer import BaseChannelLayer as BaseChannelLayer
     from .django.layer import AnyioChannelLayer as AnyioChannelLayer
@@ -64,7 +65,7 @@ _NAMES = {
     "core.exceptions": [
         *("ChannelClosed", "ChannelLayerError", "DecodeError", "DeliveryUnknown", "InvalidOption", "InvalidPosition"),
         *("ListenerClosed", "MissingDriver", "NotSupported", "PayloadTooLarge", "PositionLost", "PublishRefused"),
-        *("QueueFull", "SubscriptionRefused"),
+        *("QueueFull", "SubscriberFull", "SubscriptionRefused"),
     ],
     "core.layer": ["BaseChannelLayer"],
     "django.layer": ["AnyioChannelLayer"],
