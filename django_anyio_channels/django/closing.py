@@ -51,15 +51,6 @@ def session_hash(session_auth_hash: str) -> str:
     return salted_hmac(_SALT, session_auth_hash, algorithm="sha256").hexdigest()
 
 
-def _close_slow(mailbox: Subscriber) -> None:
-    mailbox.put_in_front([(monotonic(), Event(mailbox.name, _TOO_SLOW))])
-
-
-CLOSE_SLOW = Close(_close_slow, Subscriber)
-"""What the setting ``overflow`` calls "close": the close comes before what waits."""
-_TOO_SLOW = MessagePackSerializer().encode(close_message(TOO_SLOW))
-
-
 class CloseHandler:
     """Handles `CLOSE` for a consumer, synchronous or not; a consumer without a WebSocket ignores it."""
 
@@ -115,3 +106,12 @@ def close_sync(consumer: Any, code: int) -> None:
 
 async def _nothing() -> None:
     """What an asynchronous handler returns that does nothing."""
+
+
+def _close_slow(mailbox: Subscriber) -> None:
+    mailbox.put_in_front([(monotonic(), Event(mailbox.name, _TOO_SLOW))])
+
+
+CLOSE_SLOW = Close(_close_slow, Subscriber)
+"""What the setting ``overflow`` calls "close": the close comes before what waits."""
+_TOO_SLOW = MessagePackSerializer().encode(close_message(TOO_SLOW))

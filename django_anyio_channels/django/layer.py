@@ -21,13 +21,14 @@ from .default_handlers import add_handlers
 from .dispatcher import same_node
 from .fast_dispatch import speed_up
 from .jobs import Job
+from .listening import Listening
 from .presence.methods import joining_of
 from .sends import Channels, Groups, Results
 from .statistics import Statistics
 from .sync_methods import SynchronousMethods
 
 
-class AnyioChannelLayer(SynchronousMethods, Statistics):
+class AnyioChannelLayer(SynchronousMethods, Listening, Statistics):
     """A channel layer by Channels' specification (https://channels.readthedocs.io/en/stable/channel_layer_spec.html).
 
     Name it in ``CHANNEL_LAYERS``; its ``CONFIG`` becomes the keyword arguments. It has the ``groups`` and ``flush``

@@ -138,12 +138,17 @@ async def test_what_has_no_key_waits_as_usual(caplog: pytest.LogCaptureFixture) 
 
 
 async def test_an_event_is_decoded_once_for_all_mailboxes() -> None:
-    policy, decoded = Latest("symbol"), []
+    decoded: list[bytes] = []
+
+    def decode(payload: bytes) -> object:
+        decoded.append(payload)
+        return SERIALIZER.decode(payload)
+
+    policy = Latest("symbol")
     mailboxes = [make(policy) for _ in range(5)]
-    for mailbox in mailboxes:
-        mailbox.decode = lambda payload: decoded.append(payload) or SERIALIZER.decode(payload)
     entry = monotonic(), event(price("a", 1))
     for mailbox in mailboxes:
+        mailbox.decode = decode
         mailbox.put(entry)
     assert len(decoded) == 1
 

@@ -80,7 +80,7 @@ METRICS = (
     ),
     _counter(
         "anyio_channels_closed_slow",
-        _OWN + "closed.slow",
+        _OWN + "closed_slow",
         "{connection}",
         "WebSockets that were closed because their mailbox was full, see the setting overflow",
         "closed_slow",
