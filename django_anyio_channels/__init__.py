@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from .core.exceptions import SubscriberFull as SubscriberFull
     from .core.exceptions import SubscriptionRefused as SubscriptionRefused
     from .core.layer import BaseChannelLayer as BaseChannelLayer
+    from .django.graceful import graceful as graceful
     from .django.layer import AnyioChannelLayer as AnyioChannelLayer
     from .django.messages import GroupMessage as GroupMessage
     from .django.messages import position_of as position_of
@@ -68,6 +69,7 @@ _NAMES = {
         *("QueueFull", "SubscriberFull", "SubscriptionRefused"),
     ],
     "core.layer": ["BaseChannelLayer"],
+    "django.graceful": ["graceful"],
     "django.layer": ["AnyioChannelLayer"],
     "django.messages": ["GroupMessage", "position_of"],
     "django.middleware": ["ChannelNameMiddleware", "channel_token"],

@@ -169,6 +169,7 @@ _VALUES = {
     "max_message_size": count("bytes"),
     "mailbox_bytes": count("bytes"),
     "fast_dispatch": FLAG,
+    "drain_seconds": seconds(zero=True, most=3600),
     "presence_grace": seconds(zero=True, most=3600),
     "telemetry": Option(
         lambda value: all(name in NAMES for name in _as_list(value)),

@@ -1,4 +1,4 @@
-"""Who listens to groups in one event loop without a channel, and what is said to them of missed messages."""
+"""Who listens to groups in one event loop without a channel, and reports of missed messages to them."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ class Listeners:
 
     @contextmanager
     def added(self, listener: Listener) -> Iterator[Listener]:
-        """Have a listener told what was missed."""
+        """Report to a listener what is missed."""
         self._all.add(listener)
         try:
             yield listener

@@ -103,6 +103,8 @@ class Settings:
     outage_message: str | None = None
     presence_grace: float = 5.0
     """How long a member stays in a group after its last channel has left."""
+    drain_seconds: float = 20.0
+    """Over how long `graceful` closes the WebSockets of a process that ends."""
     fast_dispatch: bool = True
     """Whether consumers are given what waits in one go, see `fast_dispatch`."""
     close_on: tuple[str, ...] = ()

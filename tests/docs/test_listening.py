@@ -54,7 +54,7 @@ def test_a_pattern_finds_the_groups() -> None:
         layer, printed = AnyioChannelLayer(), StringIO()
         with redirect_stdout(printed):
             task = asyncio.create_task(run("pattern", layer=layer)["run"]())
-            while not layer.statistics()["topics"] == 3:
+            while layer.statistics()["topics"] != 3:
                 await asyncio.sleep(0.001)
             await layer.group_send("room.1", {"type": "x"})
             await layer.group_send("other", {"type": "x"})
