@@ -11,6 +11,6 @@ DATABASES: dict[str, Any] = {}
 CHANNEL_LAYERS = {
     "default": {
         "BACKEND": "django_anyio_channels.AnyioChannelLayer",
-        "CONFIG": {"url": os.environ["CHANNEL_LAYER_URL"], "drain_seconds": 1},
+        "CONFIG": {"url": os.environ["CHANNEL_LAYER_URL"], "drain_seconds": 1, "presence_grace": 2},
     },
 }
