@@ -18,7 +18,6 @@ from django.test import override_settings
 from django_anyio_channels import get_channel_layer, graceful
 from django_anyio_channels.django import graceful as module
 from django_anyio_channels.django.graceful import RESTART, SERVICE_RESTART, Graceful
-
 from django_anyio_channels.django.process_end import SigtermHandler
 
 from .helpers import soon
