@@ -17,7 +17,7 @@ from websockets.exceptions import ConnectionClosed, InvalidHandshake
 
 from django_anyio_channels import AnyioChannelLayer
 from django_anyio_channels.django.graceful import RESTART, SERVICE_RESTART
-from tests.asgi.ends.asgi import ROOM
+from tests.asgi.ends import ROOM
 from tests.asgi.serving import environment, noise
 from tests.support.brokers import redis
 from tests.support.brokers.server import Server, accepts_connections, free_port, new_folder, running

@@ -37,6 +37,7 @@ async def test_the_application_serves_websockets(monkeypatch: pytest.MonkeyPatch
     routing.websocket_urlpatterns = [path("", hello)]  # type: ignore[arg-type]
     monkeypatch.setitem(sys.modules, "chat", ModuleType("chat"))
     monkeypatch.setitem(sys.modules, "chat.routing", routing)
+    monkeypatch.setattr("django.core.asgi.get_asgi_application", lambda: hello)  # would set Django up for all tests
     [block] = [block for block in PAGE.findall(docutils.nodes.literal_block) if "asgi" in block["classes"]]
     names: dict[str, Any] = {}
     exec(block.astext(), names)

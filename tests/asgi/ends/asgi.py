@@ -9,11 +9,10 @@ from channels.routing import ProtocolTypeRouter
 from django.core.asgi import get_asgi_application
 
 from django_anyio_channels import AsyncResumingMixin, get_channel_layer, graceful, position_of
+from tests.asgi.ends import ROOM
 
 pages = get_asgi_application()
 urlpatterns: list[Any] = []
-
-ROOM = "room"
 
 
 class Room(AsyncResumingMixin, AsyncJsonWebsocketConsumer):
