@@ -1,4 +1,4 @@
-"""Settings of the servers that end gracefully; the channel layer's URL comes from an environment variable."""
+"""Settings of the servers that end gracefully; the channel layer's URL comes from the environment."""
 
 import os
 from typing import Any
@@ -11,6 +11,10 @@ DATABASES: dict[str, Any] = {}
 CHANNEL_LAYERS = {
     "default": {
         "BACKEND": "django_anyio_channels.AnyioChannelLayer",
-        "CONFIG": {"url": os.environ["CHANNEL_LAYER_URL"], "drain_seconds": 1, "presence_grace": 2},
+        "CONFIG": {
+            "url": os.environ["CHANNEL_LAYER_URL"],
+            "drain_seconds": float(os.environ["DRAIN_SECONDS"]),
+            "presence_grace": 2,
+        },
     },
 }
