@@ -19,8 +19,13 @@ from contextlib import suppress
 from types import FrameType
 from typing import Any
 
-from channels.exceptions import InvalidChannelLayerError
-from channels.layers import channel_layers
+from ..core.exceptions import MissingDriver
+
+try:
+    from channels.exceptions import InvalidChannelLayerError
+    from channels.layers import channel_layers
+except ModuleNotFoundError as error:
+    raise MissingDriver("graceful() needs Django and Channels: pip install django-anyio-channels[django]") from error
 
 from .base import LayerBase
 from .process_end import SigtermHandler, watch
