@@ -31,8 +31,10 @@ if TYPE_CHECKING:
     from .core.exceptions import PositionLost as PositionLost
     from .core.exceptions import PublishRefused as PublishRefused
     from .core.exceptions import QueueFull as QueueFull
+    from .core.exceptions import SubscriberFull as SubscriberFull
     from .core.exceptions import SubscriptionRefused as SubscriptionRefused
     from .core.layer import BaseChannelLayer as BaseChannelLayer
+    from .django.graceful import graceful as graceful
     from .django.health_check import ChannelLayerHealthCheck as ChannelLayerHealthCheck
     from .django.layer import AnyioChannelLayer as AnyioChannelLayer
     from .django.messages import GroupMessage as GroupMessage
@@ -66,9 +68,10 @@ _NAMES = {
     "core.exceptions": [
         *("ChannelClosed", "ChannelLayerError", "DecodeError", "DeliveryUnknown", "InvalidOption", "InvalidPosition"),
         *("ListenerClosed", "MissingDriver", "NotSupported", "PayloadTooLarge", "PositionLost", "PublishRefused"),
-        *("QueueFull", "SubscriptionRefused"),
+        *("QueueFull", "SubscriberFull", "SubscriptionRefused"),
     ],
     "core.layer": ["BaseChannelLayer"],
+    "django.graceful": ["graceful"],
     "django.health_check": ["ChannelLayerHealthCheck"],
     "django.layer": ["AnyioChannelLayer"],
     "django.messages": ["GroupMessage", "position_of"],

@@ -38,6 +38,10 @@ class QueueFull(ChannelLayerError):
         return f"Queue {self.queue} is full (capacity {self.capacity})"
 
 
+class SubscriberFull(ChannelLayerError):
+    """A subscriber that closes when it is full was read too slowly: events after the ones that it held are lost."""
+
+
 class PositionLost(ChannelLayerError):
     """The history of a group does not reach back to a position: what came after it is lost."""
 

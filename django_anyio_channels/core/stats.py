@@ -81,6 +81,10 @@ class DeliveryStats:
         """Those of them that a mailbox had no bytes for."""
         self.dropped_queue = 0
         """Those of them that a queue had no room for."""
+        self.replaced = 0
+        """Messages that waited when a newer one with the same key came, which took their place."""
+        self.closed = 0
+        """Mailboxes that were closed, with their WebSockets, because they were full."""
         self.expired = 0
         """Messages that were not read in time."""
         self.undecodable: int = 0

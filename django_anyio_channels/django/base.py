@@ -42,6 +42,7 @@ class LayerBase(BaseChannelLayer):
         super().__init__(expiry=settings.expiry, capacity=settings.capacity)  # type: ignore[arg-type]
         self.channel_capacity: Any = list(settings.channel_capacity)
         self.group_expiry: float = settings.group_expiry
+        self.drain_seconds: float = settings.drain_seconds
         self._settings = settings
         self._names = settings.names
         self._is_fast = settings.fast_dispatch and is_supported()

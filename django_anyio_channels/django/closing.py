@@ -5,15 +5,27 @@ from __future__ import annotations
 import logging
 import weakref
 from collections.abc import Awaitable
+from time import monotonic
 from typing import Any
 
 from channels.consumer import SyncConsumer
 from django.utils.crypto import salted_hmac
 
+from ..core.events import Event
+from ..core.serializers import MessagePackSerializer
+from ..hub.overflow import Close
+from ..hub.subscriber import Subscriber
+
 logger = logging.getLogger("django_anyio_channels")
 
 CLOSE = "anyio_channels.close"
 """The type of the message."""
+
+TOO_SLOW = 4008
+"""The code with which a WebSocket is closed whose consumer has a full mailbox, by the setting ``overflow``.
+
+Not 1008, as for other codes below 3000: Daphne accepts none but 1000 from an application.
+"""
 
 _DAPHNE_CODES = range(3000, 5000)
 _SALT = "django_anyio_channels.closing"
@@ -94,3 +106,12 @@ def close_sync(consumer: Any, code: int) -> None:
 
 async def _nothing() -> None:
     """What an asynchronous handler returns that does nothing."""
+
+
+def _close_slow(mailbox: Subscriber) -> None:
+    mailbox.put_in_front([(monotonic(), Event(mailbox.name, _TOO_SLOW))])
+
+
+CLOSE_SLOW = Close(_close_slow, Subscriber)
+"""What the setting ``overflow`` calls "close": the close comes before what waits."""
+_TOO_SLOW = MessagePackSerializer().encode(close_message(TOO_SLOW))

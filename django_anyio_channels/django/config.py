@@ -16,10 +16,13 @@ from django.utils.module_loading import import_string
 
 from ..core.capabilities import require_acknowledgement
 from ..core.encryption import Encryption
-from ..core.exceptions import NotSupported
+from ..core.exceptions import InvalidOption, NotSupported
 from ..core.hints import did_you_mean
 from ..core.options import FLAG, LARGEST_COUNT, SECONDS, Option, count, seconds
 from ..core.serializers import MessagePackSerializer
+from ..hub.overflow import WANTED, read_overflow
+from ..hub.subscriber import Overflow
+from .closing import CLOSE_SLOW
 from .factory import layer_factories
 from .settings import ConfigError, ConfigWarning, LayerFactory, Settings, check_key, without_lazy_strings
 from .telemetry.install import NAMES, require_packages
@@ -119,7 +122,18 @@ def _as_list(value: Any) -> Sequence[Any]:
 
 
 def _are_capacities(value: Any) -> bool:
-    return isinstance(value, Mapping) and all(map(_is_pattern, value)) and all(map(_MESSAGES.is_valid, value.values()))
+    return _are_by_pattern(value) and all(map(_MESSAGES.is_valid, value.values()))
+
+
+def _are_by_pattern(value: Any) -> bool:
+    return isinstance(value, Mapping) and all(map(_is_pattern, value))
+
+
+def _read_overflow(value: Any) -> tuple[tuple[re.Pattern[str], Overflow | None], ...]:
+    try:
+        return tuple((_compile(pattern), read_overflow(each, close=CLOSE_SLOW)) for pattern, each in value.items())
+    except InvalidOption as error:
+        raise ConfigError(f"CONFIG['overflow']: {error.problem}", hint=error.cure, code="E005") from None
 
 
 def _compile(pattern: str | re.Pattern[str]) -> re.Pattern[str]:
@@ -142,6 +156,11 @@ _VALUES = {
         "a dict from channel name, glob or compiled regular expression to a capacity "
         f"from 1 to {LARGEST_COUNT:,}, such as {{'thumbnails': 1000}}",
     ),
+    "overflow": Option(
+        _are_by_pattern,
+        f"a dict from channel name, glob or compiled regular expression to what happens to messages for a full "
+        f"mailbox: {WANTED}",
+    ),
     "acknowledged": Option(
         _are_patterns,
         "a list of channel names, globs or compiled regular expressions, such as ['thumbnails', 'mail.*']",
@@ -150,6 +169,7 @@ _VALUES = {
     "max_message_size": count("bytes"),
     "mailbox_bytes": count("bytes"),
     "fast_dispatch": FLAG,
+    "drain_seconds": seconds(zero=True, most=3600),
     "presence_grace": seconds(zero=True, most=3600),
     "telemetry": Option(
         lambda value: all(name in NAMES for name in _as_list(value)),
@@ -168,6 +188,7 @@ _VALUES["close_on"] = Option(
 
 _CONVERSIONS: dict[str, Callable[[Any], Any]] = {
     "channel_capacity": lambda capacities: tuple((_compile(pattern), each) for pattern, each in capacities.items()),
+    "overflow": _read_overflow,
     "acknowledged": lambda patterns: tuple(map(_compile, patterns)),
     "close_on": tuple,
     "telemetry": lambda names: tuple(dict.fromkeys(_as_list(names))),

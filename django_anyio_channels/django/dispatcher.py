@@ -250,7 +250,11 @@ class Dispatcher:
         return await wait_async(submit(loop, call), loop, self._timeout, patience=patience)
 
     async def _call_here(self, call: Call[T]) -> T:
-        return await call(self._nodes.current() or await self._nodes.get_or_open())
+        return await call(await self.own_node())
+
+    async def own_node(self) -> Node:
+        """Return the running loop's node, opened if need be, also in a short-lived loop."""
+        return self._nodes.current() or await self._nodes.get_or_open()
 
     @contextmanager
     def outage(self, interruption: Interruption) -> Iterator[None]:

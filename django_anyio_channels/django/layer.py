@@ -23,13 +23,14 @@ from .fast_dispatch import inbox_of, speed_up
 from .health import HealthMethods
 from .inspection import InspectionMethods
 from .jobs import Job
+from .listening import Listening
 from .presence.methods import joining_of
 from .sends import Channels, Groups, Results
 from .statistics import Statistics
 from .testing import TestingMethods
 
 
-class AnyioChannelLayer(TestingMethods, Statistics, HealthMethods, InspectionMethods):
+class AnyioChannelLayer(TestingMethods, Listening, Statistics, HealthMethods, InspectionMethods):
     """A channel layer by Channels' specification (https://channels.readthedocs.io/en/stable/channel_layer_spec.html).
 
     Name it in ``CHANNEL_LAYERS``; its ``CONFIG`` becomes the keyword arguments. It has the ``groups`` and ``flush``
@@ -75,13 +76,17 @@ class AnyioChannelLayer(TestingMethods, Statistics, HealthMethods, InspectionMet
     async def new_channel(self, prefix: str = "specific") -> str:
         """Return a name that only this process can receive on. Costs no round trip once this loop's node is open.
 
-        The channel of a consumer ends with the consumer; any other channel with its last message or membership.
+        The channel of a consumer ends with the consumer; any other channel with its last message or membership. A
+        consumer may say in ``channel_prefix`` what its name begins with, for the globs of ``channel_capacity`` and
+        ``overflow``.
         """
         task = asyncio.current_task()
         consumer = calling_consumer(task)
         node = self._own_node
         if node is None:
             node = await self._dispatcher.call(same_node)
+        if consumer is not None:
+            prefix = getattr(consumer, "channel_prefix", prefix)
         name = node.local_channels.new(prefix, consumer, task)
         self.require_valid_channel_name(name)
         if consumer is not None:

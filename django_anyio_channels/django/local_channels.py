@@ -12,6 +12,7 @@ from typing import Any
 from ..core.events import Event
 from ..core.notifier import Notifier, waiter_type
 from ..hub.channel import Channel
+from ..hub.overflow import ordered
 from ..hub.replay import ReplaySink
 from ..hub.subscriber import Subscriber
 from .consumer_loop import Inbox
@@ -160,7 +161,9 @@ class LocalChannels:
     def _get_or_add(self, name: str) -> LocalChannel:
         channel = self._channels.get(name)
         if channel is None:
-            mailbox = self._channel.mailbox(name, capacity=self._settings.capacity_of(name))
+            mailbox = self._channel.mailbox(
+                name, capacity=self._settings.capacity_of(name), overflow=self._settings.overflow_of(name)
+            )
             channel = self._channels[name] = LocalChannel(mailbox)
             reader = self._prefix_reader(name)
             if reader is not None:
@@ -274,7 +277,8 @@ class LocalChannels:
     async def resume(self, topic: str, name: str, make_sink: Callable[[Subscriber], ReplaySink]) -> ReplaySink:
         """Add a channel that is not in the group of ``topic`` to it through a sink.
 
-        While it is in such a group, its messages do not expire: an old one may be the next in order.
+        While it is in such a group, its messages do not expire: an old one may be the next in order. Nor do newer
+        ones replace them, or have them dropped.
         """
         channel = self._get_or_add(name)
         sink = make_sink(channel.mailbox)
@@ -282,6 +286,7 @@ class LocalChannels:
             channel.replays = {}
         channel.replays[topic] = sink
         channel.mailbox.expiry = None
+        channel.mailbox.overflow = ordered(channel.mailbox.overflow)
         await self.group_add(topic, name)
         return sink
 
@@ -312,6 +317,7 @@ class LocalChannels:
         if channel.replays.pop(topic, None) is not None and not channel.replays:
             channel.replays = _NO_REPLAYS
             channel.mailbox.expiry = self._settings.expiry
+            channel.mailbox.overflow = self._settings.overflow_of(channel.name)
         self._remove_unused(channel)
 
     def close(self) -> None:

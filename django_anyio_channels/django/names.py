@@ -79,6 +79,10 @@ class BrokerNames:
     def group(self, name: str) -> str:
         return self.groups + name
 
+    def group_of(self, topic: str) -> str:
+        """Return the group of a topic."""
+        return topic.removeprefix(self.groups)
+
     def presence(self, group: str) -> str:
         """The topic of the changes of a group's members, and the name of their records."""
         return self._presence + group

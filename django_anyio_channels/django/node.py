@@ -20,6 +20,7 @@ from ..hub.subscriber import Timestamped
 from .control import Control
 from .echo import Echo
 from .jobs import Job, Jobs
+from .listeners import Listeners
 from .local_channels import LocalChannels
 from .messages import GroupMessage, open_envelope, position_of
 from .names import is_channel_of, new_node_id, node_of
@@ -54,6 +55,7 @@ class Node:
         self.control = Control(self.id, channel, settings, self.local_channels, self._start_soon, self._reporter)
         self.echo = Echo(self.id, channel, settings)
         self.presence = self.local_channels.presence
+        self.listeners = Listeners()
         self.resumes = ResumeCounts()
         self._jobs = Jobs(channel, settings.names)
         self._background_tasks: set[asyncio.Task[None]] = set()
@@ -188,9 +190,11 @@ class Node:
         self.presence.mark_missed(topic)
         if topic is not None:
             self.local_channels.mark_gap(topic)
-        if self._settings.outage_message is not None:
-            message = {"type": self._settings.outage_message, "seconds": seconds}
-            self.local_channels.deliver_to_members(self.channel.encode(message), None if topic == self.inbox else topic)
+        kind, payload = self._settings.outage_message, None
+        if kind is not None:
+            payload = self.channel.encode({"type": kind, "seconds": seconds})
+            self.local_channels.deliver_to_members(payload, None if topic == self.inbox else topic)
+        self.listeners.report_missed(topic, payload)
 
     def _start_soon(self, coroutine: Coroutine[Any, Any, None]) -> None:
         task = asyncio.get_running_loop().create_task(coroutine)

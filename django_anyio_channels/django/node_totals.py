@@ -23,6 +23,8 @@ _COUNTERS: dict[str, Callable[[Node], float]] = {
     "dropped": lambda node: node.channel.stats.dropped,
     "dropped_bytes": lambda node: node.channel.stats.dropped_bytes,
     "dropped_queue": lambda node: node.channel.stats.dropped_queue,
+    "replaced": lambda node: node.channel.stats.replaced,
+    "closed_slow": lambda node: node.channel.stats.closed,
     "expired": lambda node: node.channel.stats.expired,
     "undecodable": lambda node: node.channel.stats.undecodable,
     "dead_letters": lambda node: node.channel.stats.dead_letters,

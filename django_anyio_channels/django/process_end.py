@@ -23,14 +23,14 @@ from typing import Any, NoReturn
 Close = Callable[[], None]
 
 
-class _SigtermHandler:
+class SigtermHandler:
     """Handles SIGTERM in place of the former handler, which is the system's or uvicorn's."""
 
     def __init__(self, former: Any) -> None:
-        self._former = former
+        self.former = former
 
     def __call__(self, number: int, frame: FrameType | None) -> None:
-        if self._former is signal.SIG_DFL:
+        if self.former is signal.SIG_DFL:
             signal.signal(signal.SIGTERM, signal.SIG_DFL)  # a second one ends the process at once
             # Another thread, because the event loop of this one must go on to close what it has open.
             try:
@@ -40,7 +40,7 @@ class _SigtermHandler:
         else:
             # What uvicorn raises is meant for this thread, and waits now. asyncio.run() ends the tasks meanwhile.
             signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
-            self._former(number, frame)
+            self.former(number, frame)
 
 
 def _close_and_end() -> NoReturn:
@@ -92,7 +92,7 @@ def _handle_sigterm(former: Any) -> None:
     global _may_handle_signals
     # A sub-interpreter raises ValueError. mod_wsgi ignores the handler, and logs a traceback each time.
     with suppress(ValueError):
-        signal.signal(signal.SIGTERM, _SigtermHandler(former))
+        signal.signal(signal.SIGTERM, SigtermHandler(former))
     _may_handle_signals = signal.getsignal(signal.SIGTERM) is not former
 
 

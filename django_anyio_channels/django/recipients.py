@@ -119,11 +119,12 @@ class Recipients:
         """Return whether a channel has got no other copy of a message.
 
         This one is remembered; with ``others``, the topics of the other copies, only if the channel is in one of them.
+        A name with a colon is that of a listener, whose patterns may match any of them.
         """
         known = self._copies.get(header.id, {}).get(channel)
         if known is not None:
             return known == copy
-        if others is None or any(self._sink_of(topic, channel) is not None for topic in others):
+        if others is None or ":" in channel or any(self._sink_of(topic, channel) is not None for topic in others):
             self._copies_of(header)[channel] = copy
         return True
 
@@ -141,7 +142,7 @@ def _with_body(event: Event[bytes], body: bytes) -> Event[bytes]:
 
 
 def _name(sink: Sink) -> str:
-    """Return the name of the channel whose sink this is; nothing for a sink that is no channel's."""
+    """Return the name of the channel whose sink this is, or a listener's topics; nothing for any other sink."""
     mailbox = sink.subscriber if isinstance(sink, ReplaySink) else sink
     return mailbox.name if isinstance(mailbox, Subscriber) else ""
 

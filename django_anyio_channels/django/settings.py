@@ -18,6 +18,7 @@ from ..core.layer import BaseChannelLayer
 from ..core.options import Option, check_option
 from ..core.serializers import Serializer
 from ..core.stats import MAILBOX_BYTES
+from ..hub.subscriber import Overflow
 from .names import BrokerNames, channel_of
 
 
@@ -94,6 +95,7 @@ class Settings:
     group_expiry: float = 86400.0
     capacity: int = 100
     channel_capacity: tuple[tuple[re.Pattern[str], int], ...] = ()
+    overflow: tuple[tuple[re.Pattern[str], Overflow | None], ...] = ()
     acknowledged: tuple[re.Pattern[str], ...] = ()
     publish_timeout: float = 10.0
     max_message_size: int = 4 * 1024 * 1024
@@ -101,6 +103,8 @@ class Settings:
     outage_message: str | None = None
     presence_grace: float = 5.0
     """How long a member stays in a group after its last channel has left."""
+    drain_seconds: float = 20.0
+    """Over how long `graceful` closes the WebSockets of a process that ends."""
     fast_dispatch: bool = True
     """Whether consumers are given what waits in one go, see `fast_dispatch`."""
     close_on: tuple[str, ...] = ()
@@ -130,6 +134,10 @@ class Settings:
             if pattern.match(channel):
                 return capacity
         return self.capacity
+
+    def overflow_of(self, channel: str) -> Overflow | None:
+        """Return what the first pattern that matches says of a full mailbox; None to drop newer messages."""
+        return next((overflow for pattern, overflow in self.overflow if pattern.match(channel)), None)
 
     def queue_of(self, channel: str) -> BoundQueue:
         """Return the queue of a normal channel, its capacity and expiry."""

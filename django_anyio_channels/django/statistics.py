@@ -22,6 +22,7 @@ class Statistics(LayerBase):
 
         What has happened since the process began: ``outages`` (lost connections), ``outage_seconds``, ``reconnects``,
         ``dropped`` (``dropped_capacity`` and ``dropped_bytes`` for full mailboxes, ``dropped_queue`` for full queues),
+        ``replaced`` (by a newer message with the same key), ``closed_slow`` (WebSockets, or `listen`, by ``overflow``),
         ``expired`` (not read in time), ``undecodable`` (dropped), ``dead_letters``, and `group_resume` by result:
         ``resumes_new``, ``resumes_complete``, ``resumes_lost`` and ``resumes_invalid``.
 

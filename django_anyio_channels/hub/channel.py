@@ -10,7 +10,6 @@ from typing import Any, Literal
 
 import anyio
 
-from ..core.capabilities import SupportsAcknowledgement
 from ..core.encryption import Encryption
 from ..core.events import Event, PublishResult
 from ..core.exceptions import DecodeError, ListenerClosed
@@ -18,16 +17,17 @@ from ..core.layer import BaseChannelLayer
 from ..core.notifier import NewWaiter, waiter_type
 from ..core.serializers import MessagePackSerializer, Serializer, encode_limited
 from ..core.stats import MAILBOX_BYTES, DeliveryStats
-from .consumer_group import ConsumerGroupSink, DeadLetters
+from .consumer_group import ConsumerGroupSink, DeadLetters, shared_by
 from .encryption import ChannelEncryption
 from .idempotency import IdempotentCalls
 from .inspection import Inspection
+from .overflow import read_overflow
 from .presence import PresenceStore
 from .queues import Queues
 from .replay import ReplaySink, check_group, check_history_range, check_subscription
 from .session import Backoff, Interruption
 from .sharding import Shards
-from .subscriber import Subscriber
+from .subscriber import Overflow, Subscriber
 from .subscriptions import MarkedReader, Sink
 from .supervisor import Supervisor
 
@@ -79,6 +79,7 @@ class Channel:
         self._capacity = capacity
         self._expiry = expiry
         self._max_message_size = max_message_size
+        self._marked = marked
         self._encryption = None if encryption is None else ChannelEncryption(encryption, self.layer, expiry, self.stats)
         self._new_supervisor = partial(
             Supervisor,
@@ -186,13 +187,15 @@ class Channel:
         expiry: float | None = None,
         ack: Literal["auto", "manual"] = "auto",
         consumer_group: str | None = None,
+        overflow: object = "drop_newest",
     ) -> AsyncGenerator[Subscriber, None]:
         """Subscribe to groups, to all groups that match a pattern, or both.
 
         Entering returns when the subscription is in effect for every later publish. Leaving in any way leaves the
         Channel usable. Raises `NotSupported` for a pattern that the broker does not support, and `ListenerClosed` if
         there was no connection for ``publish_timeout`` seconds. An event that matches several of the names comes once
-        for each. ``capacity`` and ``expiry`` (`math.inf` for no limit) replace the Channel's own.
+        for each. ``capacity`` and ``expiry`` (`math.inf` for no limit) replace the Channel's own. ``overflow`` is
+        what a full subscriber does, see `read_overflow`; with "close" it raises `SubscriberFull`.
 
         Where the broker expects acknowledgements, and delivers an event again after a crash, an event is acknowledged
         when a reader takes it; with ``ack="manual"`` only when the reader calls `Event.ack`.
@@ -205,16 +208,12 @@ class Channel:
         deliveries to a group of dead letters (``jobs.workers.dead`` for the group "jobs" and the consumer group
         "workers"). A consumer group begins with its first subscription and outlives the last one.
         """
+        policy = read_overflow(overflow, keeps_order=since is not None)
         check_subscription(groups, pattern, since, ack)
         names = [(group, False) for group in groups] + ([] if pattern is None else [(pattern, True)])
-        if not consumer_group:
-            consumer_group = self.layer.consumer_group if isinstance(self.layer, SupportsAcknowledgement) else None
-        if consumer_group is not None and (len(groups) != 1 or pattern is not None or since is not None):
-            raise TypeError(
-                f"The consumers of {consumer_group!r} share one group; subscribe to each group by itself, without "
-                f"pattern and since, or without a consumer group through another Channel"
-            )
-        subscriber = self.mailbox(", ".join(dict(names)), capacity=capacity, expiry=expiry, manual_ack=ack == "manual")
+        consumer_group = shared_by(self.layer, consumer_group, groups, pattern, since)
+        subscriber = self.mailbox(", ".join(dict(names)), capacity=capacity, expiry=expiry, overflow=policy)
+        subscriber.manual_ack = ack == "manual"
         sink: Subscriber | ReplaySink | ConsumerGroupSink = subscriber
         if since is not None:
             sink = ReplaySink(subscriber, self.layer.is_after)
@@ -225,7 +224,8 @@ class Channel:
             for name, is_pattern in names:
                 await self.add_sink(name, sink, pattern=is_pattern)
             if since is not None and isinstance(sink, ReplaySink):
-                sink.start(since, await self.history_payloads(groups[0], since=since, limit=None))
+                history = await self.history_payloads(groups[0], since=since, limit=None)
+                sink.start(since, history if self._marked is None else self._marked.of_history(history))
             if isinstance(sink, ConsumerGroupSink):
                 await sink.join()
             yield subscriber
@@ -236,18 +236,18 @@ class Channel:
             subscriber.clear()
 
     def mailbox(
-        self, name: str, *, capacity: int | None = None, expiry: float | None = None, manual_ack: bool = False
+        self, name: str, *, capacity: int | None = None, expiry: float | None = None, overflow: Overflow | None = None
     ) -> Subscriber:
         """Return a subscriber without subscriptions; see `add_sink`."""
         self._shards.all()
-        return Subscriber(
+        return (Subscriber if overflow is None else overflow.mailbox_class)(
             name,
             capacity=self._capacity if capacity is None else capacity,
             expiry=self._expiry if expiry is None else expiry,
             decode=self._decode,
             new_waiter=self._new_waiter,
             stats=self.stats,
-            manual_ack=manual_ack,
+            overflow=overflow,
         )
 
     async def add_sink(self, name: str, sink: Sink, *, pattern: bool = False) -> None:

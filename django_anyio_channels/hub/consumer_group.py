@@ -28,6 +28,20 @@ def dead_letter_group(group: str, consumer_group: str) -> str:
     return f"{group}.{consumer_group}.dead"
 
 
+def shared_by(
+    layer: object, consumer_group: str | None, groups: tuple[str, ...], pattern: str | None, since: str | None
+) -> str | None:
+    """Return the consumer group of a subscription, if it has one. Raises `TypeError` if it cannot have it."""
+    if not consumer_group:
+        consumer_group = layer.consumer_group if isinstance(layer, SupportsAcknowledgement) else None
+    if consumer_group is not None and (len(groups) != 1 or pattern is not None or since is not None):
+        raise TypeError(
+            f"The consumers of {consumer_group!r} share one group; subscribe to each group by itself, without "
+            f"pattern and since, or without a consumer group through another Channel"
+        )
+    return consumer_group
+
+
 class DeadLetters:
     """Publishes what was delivered too often, instead of delivering it once more."""
 

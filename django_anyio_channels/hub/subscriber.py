@@ -7,10 +7,10 @@ from collections.abc import Awaitable, Callable
 from dataclasses import KW_ONLY, InitVar, dataclass, field
 from itertools import islice
 from time import monotonic
-from typing import Any
+from typing import Any, Protocol
 
 from ..core.events import Event
-from ..core.exceptions import DecodeError, ListenerClosed
+from ..core.exceptions import ChannelLayerError, DecodeError, ListenerClosed
 from ..core.notifier import NewWaiter, Notifier
 from ..core.stats import DeliveryStats
 
@@ -18,8 +18,19 @@ Timestamped = tuple[float, Event[bytes]]
 """The time of arrival (`time.monotonic`) and the event; shared by all mailboxes that receive it."""
 
 
+class Overflow(Protocol):
+    """What happens to the events for a full mailbox, see `overflow`; one object is for any number of mailboxes."""
+
+    @property
+    def mailbox_class(self) -> type[Subscriber]:
+        """The class of the mailboxes."""
+
+    def make_room(self, mailbox: Subscriber, accounts: Accounts, items: deque[Timestamped], size: int) -> bool:
+        """Make room for an event of ``size`` bytes. Returns whether there is some; if not, the event is dropped."""
+
+
 @dataclass(slots=True)
-class _Accounts:
+class Accounts:
     """What is counted of a mailbox that needs it, from the first event that may not fit until it is empty."""
 
     bytes: int
@@ -53,6 +64,8 @@ class Subscriber:
     new_waiter: InitVar[NewWaiter]
     stats: DeliveryStats
     manual_ack: bool = False
+    overflow: Overflow | None = None
+    """What happens when it is full; None to drop newer events."""
     dropped: int = field(default=0, init=False)
     """How many events were dropped because this mailbox was full."""
     expired: int = field(default=0, init=False)
@@ -67,12 +80,13 @@ class Subscriber:
     _only: Timestamped | None = field(default=None, init=False)
     """The event, if there is one only and it came to an empty mailbox; else it is in the deque."""
     _items: deque[Timestamped] | None = field(default=None, init=False)
-    _accounts: _Accounts | None = field(default=None, init=False)
+    accounts: Accounts | None = field(default=None, init=False)
     _unchecked: int = field(init=False)
     """As many events are put without a further look, if they are small."""
     _small: int = field(init=False)
     """As many bytes may each of ``capacity`` events have; they fit in any case."""
-    _closed: bool = field(default=False, init=False)
+    _closed: bool | ChannelLayerError = field(default=False, init=False)
+    """Whether it is closed, or why."""
 
     def __post_init__(self, new_waiter: NewWaiter) -> None:
         self.notifier = Notifier(new_waiter)
@@ -122,27 +136,28 @@ class Subscriber:
 
     def _put_counted(self, items: deque[Timestamped], entry: Timestamped, force: bool) -> bool:
         """Do what `put` does where it must be counted. Returns whether the event was added."""
-        accounts = self._accounts or self._begin_counting(items)
+        accounts = self.accounts or self.begin_counting(items)
         size = len(entry[1].message)
-        if not force and _limit_reached(self, accounts, items, size):
+        if not force and limit_reached(self, accounts, items, size):
             self._drop_expired(items, entry[0])
-            limit = _limit_reached(self, accounts, items, size)
-            if limit:
-                self.stats.dropped_bytes += limit.startswith("mailbox_bytes")
-                self._count_dropped(accounts, limit)
+            limit = limit_reached(self, accounts, items, size)
+            if limit and not (self.overflow is not None and self.overflow.make_room(self, accounts, items, size)):
+                self.count_dropped(accounts, limit)
                 return False
         accounts.bytes += size if items else 0
         items.append(entry)
         return True
 
-    def _begin_counting(self, items: deque[Timestamped]) -> _Accounts:
+    def begin_counting(self, items: deque[Timestamped]) -> Accounts:
         self._unchecked = 0
-        self._accounts = accounts = _Accounts(_count_bytes(items, 0))
+        self.accounts = accounts = Accounts(_count_bytes(items, 0))
         return accounts
 
-    def _count_dropped(self, accounts: _Accounts, limit: str) -> None:
+    def count_dropped(self, accounts: Accounts, limit: str) -> None:
+        """Count and log that an event was dropped because of a limit."""
         self.dropped += 1
         self.stats.dropped += 1
+        self.stats.dropped_bytes += limit.startswith("mailbox_bytes")
         if not accounts.dropped:
             accounts.is_logged = self.stats.log_overflow(self.name, limit)
         accounts.dropped += 1
@@ -156,7 +171,7 @@ class Subscriber:
         if not entries:
             return
         items = self._as_deque()
-        accounts = self._accounts or self._begin_counting(items)
+        accounts = self.accounts or self.begin_counting(items)
         if items and not accounts.in_front:
             accounts.bytes += len(items[0][1].message)
         items.extendleft(reversed(entries))
@@ -169,13 +184,13 @@ class Subscriber:
             self.on_unclaimed(self)
 
     async def receive(self) -> Event[Any]:
-        """Wait for the next event. Raises `ListenerClosed` once the mailbox is closed and empty."""
+        """Wait for the next event. Raises `ListenerClosed`, or the error of `close`, once it is closed and empty."""
         while True:
             event = self.receive_nowait()
             if event is not None:
                 return event
             if self._closed:
-                raise ListenerClosed(f"{self.name} is closed")
+                raise ListenerClosed(f"{self.name} is closed") if self._closed is True else self._closed
             await (self.notifier.wait() if self.fetch_next is None else self.fetch_next())
 
     def receive_nowait(self) -> Event[Any] | None:
@@ -200,8 +215,8 @@ class Subscriber:
                     self._items = None
             else:
                 return None
-            if self._accounts is not None:
-                self._count_taken(self._accounts, items)
+            if self.accounts is not None:
+                self._count_taken(self.accounts, items)
             if self.expiry is not None and arrived < monotonic() - self.expiry:
                 self._count_expired(event)
                 continue
@@ -224,16 +239,16 @@ class Subscriber:
         except ListenerClosed:
             raise StopAsyncIteration from None
 
-    def close(self) -> None:
-        """Let readers take the waiting events, then raise `ListenerClosed`."""
-        self._closed = True
+    def close(self, error: ChannelLayerError | None = None) -> None:
+        """Let readers take the waiting events, then raise ``error``, or else `ListenerClosed`: the end."""
+        self._closed = self._closed or error or True
         self.notifier.notify_all()
 
     def clear(self) -> None:
         """Drop the waiting events."""
         items, self._items = self._as_deque(), None
-        if self._accounts is not None:
-            self._accounts.bytes = self._accounts.in_front = 0
+        if self.accounts is not None:
+            self.accounts.bytes = self.accounts.in_front = 0
         for _, event in items:
             release(event)
 
@@ -251,7 +266,7 @@ class Subscriber:
         oldest, before = now - self.expiry, len(items)
         while items and items[0][0] < oldest:
             self._count_expired(items.popleft()[1])
-        accounts = self._accounts
+        accounts = self.accounts
         if accounts is not None and len(items) < before:
             accounts.in_front = max(0, accounts.in_front - before + len(items))
             accounts.bytes = _count_bytes(items, accounts.in_front)
@@ -261,7 +276,7 @@ class Subscriber:
         self.expired += 1
         self.stats.expired += 1
 
-    def _count_taken(self, accounts: _Accounts, items: deque[Timestamped] | None) -> None:
+    def _count_taken(self, accounts: Accounts, items: deque[Timestamped] | None) -> None:
         if accounts.in_front > 1:
             accounts.in_front -= 1
         else:
@@ -270,9 +285,9 @@ class Subscriber:
         if accounts.dropped:
             self._log_recovered(accounts, len(items or ()))
         if not items:
-            self._accounts, self._unchecked = None, self.capacity
+            self.accounts, self._unchecked = None, self.capacity
 
-    def _log_recovered(self, accounts: _Accounts, waiting: int) -> None:
+    def _log_recovered(self, accounts: Accounts, waiting: int) -> None:
         """Log it when half of the mailbox is free again."""
         if waiting - accounts.in_front <= self.capacity // 2 and accounts.bytes <= self.stats.mailbox_bytes // 2:
             if accounts.is_logged:
@@ -280,7 +295,7 @@ class Subscriber:
             accounts.dropped = 0
 
 
-def _limit_reached(mailbox: Subscriber, accounts: _Accounts, items: deque[Timestamped], size: int) -> str | None:
+def limit_reached(mailbox: Subscriber, accounts: Accounts, items: deque[Timestamped], size: int) -> str | None:
     """Return which limit leaves no room for an event of this size, or None."""
     if len(items) - accounts.in_front >= mailbox.capacity:
         return f"capacity {mailbox.capacity}"

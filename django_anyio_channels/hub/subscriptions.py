@@ -39,6 +39,9 @@ class MarkedReader(Protocol):
     def fan_out(self, entry: Timestamped, sinks: Iterable[Sink]) -> tuple[Timestamped, Iterable[Sink]]:
         """Return what to put for an event, and into which of the group's sinks. Neither waits nor raises."""
 
+    def of_history(self, events: list[Event[bytes]]) -> list[Event[bytes]]:
+        """Return what there is for a sink in events of a group's history."""
+
     def for_queue(self, payload: bytes, queue: str) -> bytes | None:
         """Return what to put into a queue that is bound to the group, if anything. Raises `DecodeError`."""
 

@@ -75,6 +75,13 @@ def test_every_value_becomes_a_setting() -> None:
         ({"zzz": 1}, "unknown key 'zzz'", "a layer's own keyword arguments belong under 'options'", "E001"),
         ({7: 1, "zzz": 1}, "unknown key 'zzz'", "The keys are acknowledged, bridge", "E001"),
         ({7: 1}, "unknown key 7", "The keys are acknowledged, bridge", "E001"),
+        (
+            {"overflow": "close"},
+            "CONFIG['overflow'] has an invalid value (str)",
+            "a dict from channel name, glob",
+            "E005",
+        ),
+        ({"overflow": {"x": "closed"}}, "CONFIG['overflow']: overflow is 'closed'.", "Did you mean 'close'?", "E005"),
         ({"prefix": ""}, "CONFIG['prefix'] has an invalid value (str)", "printable ASCII", "E005"),
         ({"prefix": "a b"}, "CONFIG['prefix'] has an invalid value (str)", "without spaces", "E005"),
         ({"prefix": 1}, "CONFIG['prefix'] has an invalid value (int)", "a non-empty str", "E005"),

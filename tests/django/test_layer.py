@@ -149,6 +149,7 @@ def test_receiving_on_a_channel_of_another_process_is_an_error() -> None:
     ("missing", "name", "sentence"),
     [
         ("channels", "AnyioChannelLayer", "AnyioChannelLayer needs Django and Channels"),
+        ("channels.layers", "graceful", "graceful() needs Django and Channels"),
         ("asgiref.sync", "ResumingMixin", "The mixins for consumers need Django and Channels"),
         ("channels.consumer", "UserMixin", "The mixins for consumers need Django and Channels"),
         ("asgiref.sync", "ChannelNameMiddleware", "The middleware needs Django"),

@@ -187,6 +187,9 @@ async def test_a_layer_that_puts_into_bound_queues_itself_asks_about_marked_mess
         def for_queue(self, payload: bytes, queue: str) -> bytes | None:
             return payload[1:] if queue == "jobs" else None
 
+        def of_history(self, events: list[Event[bytes]]) -> list[Event[bytes]]:
+            return events
+
     for encryption in (None, ENCRYPTION):
         Channel(PuttingLayer(), encryption=encryption, marked=Reader())
     plain, encrypted = given

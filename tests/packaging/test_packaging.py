@@ -34,6 +34,7 @@ NEEDS = {
     "PresenceMixin": "django",
     "ResumingMixin": "django",
     "get_channel_layer": "django",
+    "graceful": "django",
     "Resumption": "django",
     "ChannelNameMiddleware": "django",
     "UserMixin": "django",

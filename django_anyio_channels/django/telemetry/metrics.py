@@ -72,6 +72,20 @@ METRICS = (
         "reason",
     ),
     _counter(
+        "anyio_channels_replaced",
+        _OWN + "replaced",
+        _MESSAGES,
+        "Messages that waited when a newer one with the same key took their place, see the setting overflow",
+        "replaced",
+    ),
+    _counter(
+        "anyio_channels_closed_slow",
+        _OWN + "closed_slow",
+        "{connection}",
+        "WebSockets that were closed because their mailbox was full, see the setting overflow",
+        "closed_slow",
+    ),
+    _counter(
         "anyio_channels_expired",
         _OWN + "expired",
         _MESSAGES,
