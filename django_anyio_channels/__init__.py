@@ -33,6 +33,9 @@ if TYPE_CHECKING:
     from .core.exceptions import QueueFull as QueueFull
     from .core.exceptions import SubscriptionRefused as SubscriptionRefused
     from .core.layer import BaseChannelLayer as BaseChannelLayer
+    from .django.browser.consumers import ResumableConsumer as ResumableConsumer
+    from .django.browser.consumers import SyncResumableConsumer as SyncResumableConsumer
+    from .django.browser.event_stream import EventStreamResponse as EventStreamResponse
     from .django.layer import AnyioChannelLayer as AnyioChannelLayer
     from .django.messages import GroupMessage as GroupMessage
     from .django.messages import position_of as position_of
@@ -67,6 +70,8 @@ _NAMES = {
         *("QueueFull", "SubscriptionRefused"),
     ],
     "core.layer": ["BaseChannelLayer"],
+    "django.browser.consumers": ["ResumableConsumer", "SyncResumableConsumer"],
+    "django.browser.event_stream": ["EventStreamResponse"],
     "django.layer": ["AnyioChannelLayer"],
     "django.messages": ["GroupMessage", "position_of"],
     "django.middleware": ["ChannelNameMiddleware", "channel_token"],
