@@ -150,6 +150,8 @@ def test_receiving_on_a_channel_of_another_process_is_an_error() -> None:
     [
         ("channels", "AnyioChannelLayer", "AnyioChannelLayer needs Django and Channels"),
         ("asgiref.sync", "ResumingMixin", "The mixins for consumers need Django and Channels"),
+        ("asgiref.sync", "ResumableConsumer", "ResumableConsumer needs Django and Channels"),
+        ("channels.layers", "EventStreamResponse", "EventStreamResponse needs Django and Channels"),
     ],
 )
 @pytest.mark.usefixtures("measured_programs")

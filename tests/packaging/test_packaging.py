@@ -25,6 +25,9 @@ Script = Callable[[str], Any]
 NEEDS = {
     "AnyioChannelLayer": "django",
     "AsyncResumingMixin": "django",
+    "EventStreamResponse": "django",
+    "ResumableConsumer": "django",
+    "SyncResumableConsumer": "django",
     "PostgreSQLChannelLayer": "postgres",
     "PrometheusCollector": "django",
     "RedisPubSubChannelLayer": "redis",
@@ -85,9 +88,10 @@ def metadata(wheel: Path) -> Message:
 
 
 def of_the_package() -> set[str]:
-    """Its files of Python, and those that servers run."""
+    """Its files of Python, and those that servers and browsers run."""
     files = (ROOT / "django_anyio_channels").rglob("*")
-    return {str(file.relative_to(ROOT)) for file in files if file.suffix in (".py", ".lua", ".sql")}
+    suffixes = (".py", ".lua", ".sql", ".js", ".ts", ".json")
+    return {str(file.relative_to(ROOT)) for file in files if file.suffix in suffixes}
 
 
 def test_wheel_holds_the_package_and_nothing_else(wheel: Path) -> None:

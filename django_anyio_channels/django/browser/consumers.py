@@ -142,7 +142,11 @@ class SyncResumableConsumer(_Limits, PresenceMixin, ResumingMixin, WebsocketCons
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         async def do(method: Any, *arguments: Any, **options: Any) -> Any:
-            return method(*arguments, **options)
+            found = method(*arguments, **options)
+            if inspect.iscoroutine(found):  # which would count as true
+                found.close()
+                raise TypeError(f"{type(self).__name__}.{method.__name__} must not be a coroutine function")
+            return found
 
         self._conversation = Conversation(self, do)
         await super().__call__(scope, receive, send)

@@ -7,6 +7,7 @@ consumer; for a synchronous one it awaits nothing, and `run` runs the coroutine 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Coroutine
+from contextlib import suppress
 from time import monotonic
 from typing import Any
 
@@ -173,8 +174,5 @@ class Conversation:
 
 def run(coroutine: Coroutine[Any, Any, None]) -> None:
     """Run a coroutine that awaits nothing."""
-    try:
+    with suppress(StopIteration):
         coroutine.send(None)
-    except StopIteration:
-        return
-    raise RuntimeError("A method of a synchronous consumer is asynchronous")

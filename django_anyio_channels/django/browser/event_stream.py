@@ -38,6 +38,8 @@ MAX_GROUPS = 100
 MAX_ID = 16 * 1024
 """Characters of a ``Last-Event-ID``."""
 
+COMMENT = b":\n\n"
+
 _LINES = re.compile(r"\r\n|\r|\n")
 
 Rendered = str | tuple[str, str] | None
@@ -94,6 +96,10 @@ class EventStreamResponse(StreamingHttpResponse):
         # Else GZipMiddleware makes each event a gzip file of its own, of which browsers read the first one only.
         self.headers.setdefault("Content-Encoding", "identity")
 
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        # Django's own would leave the end of the stream to the garbage collector when the client leaves.
+        return self._iterator  # type: ignore[attr-defined, no-any-return]
+
 
 def _checked(groups: Iterable[str]) -> list[str]:
     names = list(dict.fromkeys([groups] if isinstance(groups, str) else groups))
@@ -140,7 +146,7 @@ class _EventStream:
                 try:
                     message = await asyncio.wait_for(layer.receive(self.channel_name), self._heartbeat)
                 except TimeoutError:
-                    yield b":\n\n"
+                    yield COMMENT
                     continue
                 if message["type"] == "group.missed":
                     if message.get("group") is not None:
@@ -172,7 +178,7 @@ class _EventStream:
             lines.append(f"event: {name}")
         if data is not None:
             lines += [f"data: {line}" for line in _LINES.split(data)]
-        return "\n".join([*lines, "", ""]).encode()
+        return "\n".join([*lines, "", ""]).encode() if lines else COMMENT
 
 
 class _Events:
