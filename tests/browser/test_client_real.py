@@ -6,11 +6,12 @@ import asyncio
 import http.client
 import json
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 from urllib.parse import urlencode
 
 import pytest
-from playwright.sync_api import Browser, Page, WebSocketRoute, expect
+from playwright.sync_api import Browser, Page, expect
 
 from django_anyio_channels import AnyioChannelLayer
 from tests.asgi.serving import noise, serve
@@ -20,6 +21,11 @@ from tests.support.brokers.server import Server, ServerMissing, running
 
 SITE = "tests.browser.site"
 QUICK = "Math.random = () => 0.01"
+
+NO_WEBSOCKET = """window.WebSocket = class {
+  constructor() { setTimeout(() => this.onclose({ code: 1006, reason: "" })); }
+  close() {}
+}"""
 
 Open = Callable[..., Page]
 
@@ -93,9 +99,8 @@ def test_nothing_is_missed_while_the_link_is_cut(site: Server, open_page: Open, 
         if turn < 3:
             until(page, "link.state === 'open'")
             page.evaluate("link.send('drop')")
-    page.evaluate(
-        f"link.send('last', '{groups[0]}') || link.addEventListener('joined', () => link.send('last', '{groups[0]}'))"
-    )
+    until(page, f"events.filter((each) => each.type === 'message').length >= {2 * len(texts)} && link.state === 'open'")
+    assert page.evaluate(f"link.send('last', '{groups[0]}')")
     until(page, f"events.filter((each) => each.type === 'message').length >= {2 * len(texts) + 1}")
     assert got(page, groups[0]) == [*texts, "last"]
     assert got(page, groups[1]) == texts
@@ -115,13 +120,7 @@ def test_a_token_that_is_refused_ends_it(site: Server, open_page: Open) -> None:
 
 
 def test_where_no_websocket_gets_through_events_do(site: Server, open_page: Open) -> None:
-    def block(page: Page) -> None:
-        page.route_web_socket("**/ws/", lambda socket: closed(socket))
-
-    def closed(socket: WebSocketRoute) -> None:
-        socket.close(code=1001)
-
-    page = open_page(site, before=block)
+    page = open_page(site, before=lambda page: page.add_init_script(NO_WEBSOCKET))
     get(site, "/publish/", group="sse", text=["0", "1"])
     watch(page, "/ws/", "{events: '/frames/'}")
     page.evaluate("link.join('sse', {last: 1})")
@@ -142,22 +141,26 @@ def test_the_server_and_the_broker_restart(open_page: Open) -> None:
         url = brokers.with_streams(broker.url)
         server = serve("uvicorn", SITE, url)
 
-        async def publish(*texts: str) -> None:
+        async def publish_all(texts: tuple[str, ...]) -> None:
             layer = AnyioChannelLayer(url=url)
             for text in texts:
                 await layer.group_send("room", {"type": "group.message", "message": text})
             await layer.close()
+
+        def publish(*texts: str) -> None:
+            with ThreadPoolExecutor() as pool:  # Playwright has an event loop in this thread
+                pool.submit(asyncio.run, publish_all(texts)).result()
 
         with running(server):
             page = open_page(server)
             watch(page, "/ws/")
             page.evaluate("link.join('room')")
             until(page, "events.some((each) => each.type === 'joined')")
-            asyncio.run(publish("one"))
+            publish("one")
             until(page, "events.some((each) => each.type === 'message')")
             server.kill()
             until(page, "link.state !== 'open'")
-            asyncio.run(publish("two", "three"))
+            publish("two", "three")
             server.start()
             until(page, "events.filter((each) => each.type === 'message').length >= 3")
             assert got(page, "room") == ["one", "two", "three"]
@@ -166,7 +169,7 @@ def test_the_server_and_the_broker_restart(open_page: Open) -> None:
             broker.server.kill()
             broker.server.start()
             until(page, "events.some((each) => each.type === 'missed' && each.group === 'room')")
-            asyncio.run(publish("four"))
+            publish("four")
             until(page, "events.some((each) => each.message === 'four')")
             server.shutdown()
 
@@ -175,7 +178,8 @@ def test_an_event_source_needs_no_script_of_ours(site: Server, open_page: Open) 
     page = open_page(site)
     page.evaluate("""window.texts = [];
         window.source = new EventSource('/stream/?group=source');
-        source.onmessage = ({ data }) => texts.push(JSON.parse(data).message);""")
+        source.onmessage = ({ data }) => texts.push(JSON.parse(data).message);
+        0""")
     until(page, "source.readyState === EventSource.OPEN")
     get(site, "/publish/", group="source", text=["0", "1"])
     until(page, "texts.length === 2")
@@ -192,17 +196,14 @@ def test_htmx(open_page: Open, monkeypatch: pytest.MonkeyPatch) -> None:
     server = serve("daphne", SITE, "memory://")
     with running(server):
         page = open_page(server, "/htmx/")
-        with page.expect_response("**/html/"):
-            page.reload()
         get(server, "/publish/", group="chat", text=["<b>", "two"])
         expect(page.locator("#sse li")).to_have_text(['"<b>"', '"two"'])
-
-        def score() -> bool:
+        for _ in range(200):  # until its WebSocket is open
             get(server, "/fragment/", text="3 : 1")
-            return page.locator("#score").inner_text() == "3 : 1"
-
-        while not score():  # until its WebSocket is open
+            if page.locator("#score").inner_text() == "3 : 1":
+                break
             page.wait_for_timeout(50)
+        expect(page.locator("#score")).to_have_text("3 : 1")
 
 
 def test_states_are_json(site: Server, open_page: Open) -> None:

@@ -70,7 +70,7 @@ async def html(request: HttpRequest) -> HttpResponse:
     async def render(message: dict[str, Any]) -> tuple[str, str]:
         return "chat", format_html("<li>{}</li>", json.dumps(message["message"]))
 
-    return EventStreamResponse(request, ["chat"], render=render, retry=0.2)
+    return EventStreamResponse(request, ["chat"], render=render, last=10, retry=0.2)
 
 
 urlpatterns = [
