@@ -90,7 +90,7 @@ def test_nothing_is_missed_while_the_link_is_cut(site: Server, open_page: Open, 
     page.evaluate(f"{groups}.forEach((group) => link.join(group)); link.join('vault')")
     until(page, "events.filter((each) => each.type === 'joined').length === 2")
     until(page, "events.some((each) => each.type === 'error' && each.code === 'forbidden')")
-    texts = []
+    texts: list[str] = []
     for turn in range(4):
         for _ in range(2):
             texts.append(str(len(texts)))

@@ -101,9 +101,19 @@ export declare class Connection<Message = unknown, Meta = Record<string, unknown
     listener: (event: EventMap<Message, Meta>[Type]) => void,
     options?: boolean | AddEventListenerOptions,
   ): void;
+  addEventListener(
+    type: string,
+    listener: EventListenerOrEventListenerObject | null,
+    options?: boolean | AddEventListenerOptions,
+  ): void;
   removeEventListener<Type extends keyof EventMap<Message, Meta>>(
     type: Type,
     listener: (event: EventMap<Message, Meta>[Type]) => void,
+    options?: boolean | EventListenerOptions,
+  ): void;
+  removeEventListener(
+    type: string,
+    listener: EventListenerOrEventListenerObject | null,
     options?: boolean | EventListenerOptions,
   ): void;
 }

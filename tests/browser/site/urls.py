@@ -56,17 +56,17 @@ async def channels(request: HttpRequest) -> JsonResponse:
     return JsonResponse({"channels": layer().statistics()["channels"]})
 
 
-async def stream(request: HttpRequest) -> HttpResponse:
+async def stream(request: HttpRequest) -> EventStreamResponse:
     return EventStreamResponse(request, request.GET.getlist("group"), retry=0.2, heartbeat=0.2)
 
 
-def frames(request: HttpRequest) -> HttpResponse:
+def frames(request: HttpRequest) -> EventStreamResponse:
     return EventStreamResponse(
         request, request.GET.getlist("group"), last=int(request.GET.get("last", 0)), retry=0.2, frames=True
     )
 
 
-async def html(request: HttpRequest) -> HttpResponse:
+async def html(request: HttpRequest) -> EventStreamResponse:
     async def render(message: dict[str, Any]) -> tuple[str, str]:
         return "chat", format_html("<li>{}</li>", json.dumps(message["message"]))
 

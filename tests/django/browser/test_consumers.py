@@ -94,8 +94,11 @@ async def test_what_is_sent_to_groups_comes_with_its_position(layer: AnyioChanne
     async with client(room) as ana:
         joined = await ana.ask("join", group="room")
         assert joined == {
-            **{"type": "joined", "group": "room", "position": joined["position"]},
-            **{"complete": True, "history": True},
+            "type": "joined",
+            "group": "room",
+            "position": joined["position"],
+            "complete": True,
+            "history": True,
         }
         await ana.ask("join", group="hall")
         first = await ana.ask("message", group="room", message={"text": "one"})
@@ -253,7 +256,7 @@ async def test_wrong_frames_close_the_connection_with_the_reason(
 ) -> None:
     async with client(room, hello=False) as ana:
         if first is not None:
-            await ana.ask(**{"kind": first["type"], "version": 1})
+            await ana.ask(kind=first["type"], version=1)
         if isinstance(wrong, dict):
             await ana.socket.send_json_to(wrong)
         elif isinstance(wrong, str):
@@ -313,7 +316,7 @@ async def test_presence(layer: AnyioChannelLayer, lobby: Any) -> None:
         channel, other = await layer.new_channel(), await layer.new_channel()
         await layer.group_add("room", channel, member="guest")
         came = await presence(ana, "guest", "joined")
-        assert came == {**{"type": "presence", "group": "room", "event": "joined"}, "member": "guest", "metas": [{}]}
+        assert came == {"type": "presence", "group": "room", "event": "joined", "member": "guest", "metas": [{}]}
         await layer.group_add("room", channel, member="guest", meta={"at": "door"})
         assert (await presence(ana, "guest", "updated"))["metas"] == [{"at": "door"}]
         await layer.group_discard("room", channel)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import re
 from collections.abc import AsyncIterator
 from contextlib import aclosing, asynccontextmanager
@@ -149,9 +148,8 @@ async def test_frames_are_those_of_the_protocol(layer: AnyioChannelLayer) -> Non
         assert await first.next() == 'data: {"type":"hello","version":1}'
         joined = await first.next()
         position = joined.split()[1]
-        assert joined == (
-            f'id: {position}\ndata: {{"type":"joined","group":"room","position":"{position}","complete":true,"history":true}}'
-        )
+        frame = f'"type":"joined","group":"room","position":"{position}","complete":true,"history":true'
+        assert joined == f"id: {position}\ndata: {{{frame}}}"
         await layer.group_send("room", {"type": "group.message", "message": [1]})
         message = await first.next()
         position = message.split()[1]
@@ -211,10 +209,12 @@ async def test_what_is_refused(layer: AnyioChannelLayer) -> None:
     request: HttpRequest = AsyncRequestFactory().get("/")
     with pytest.raises(ImproperlyConfigured, match="needs ASGI: under WSGI each client .* Serve the project with"):
         EventStreamResponse(RequestFactory().get("/"), ["room"])
-    for groups in ([], map(str, range(101))):
+    wrong: list[Any] = [[], map(str, range(101))]
+    for groups in wrong:
         with pytest.raises(BadRequest, match="has 1 to 100 groups, not"):
             EventStreamResponse(request, groups)
-    for name in ("a b", "a\n", "", "a" * 100, lazystr("a")):
+    names: list[Any] = ["a b", "a\n", "", "a" * 100, lazystr("a")]
+    for name in names:
         with pytest.raises(BadRequest, match="is no name of a group"):
             EventStreamResponse(request, [name])
     with pytest.raises(TypeError, match="render or frames"):
