@@ -51,6 +51,7 @@ class Scripted:
         page.route(f"{HERE}/**", self._serve)
         page.goto(HERE)
         page.wait_for_function("window.connect !== undefined")
+        page.clock.pause_at(3600)  # from now on only the test moves it
 
     def _connect(self, socket: WebSocketRoute) -> None:
         self.sockets.append(socket)
@@ -99,7 +100,7 @@ class Scripted:
 def server(browser: Browser, coverage: Coverage) -> Iterator[Scripted]:
     context = browser.new_context()
     page = context.new_page()
-    page.clock.install()
+    page.clock.install(time=0)
     errors: list[str] = []
     page.on("pageerror", lambda error: errors.append(str(error)))
     session = coverage.start(page)

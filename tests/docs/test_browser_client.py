@@ -1,4 +1,4 @@
-"""``docs/guides/browser-client.rst`` and ``docs/reference/protocol.rst``: samples run, tables are those of the sources."""
+"""``docs/guides/browser-client.rst`` and ``docs/reference/protocol.rst``: their samples run, their tables are true."""
 
 from __future__ import annotations
 
