@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import suppress
+from math import inf
+from random import uniform
 from time import monotonic
 from typing import Any
 
@@ -27,6 +29,14 @@ REMEMBERED = 1000
 """Of how many groups it is known that the client has left them."""
 
 
+def stay_seconds(layer: Any) -> float:
+    """Return after how long a client is to come back: memberships end after ``group_expiry`` seconds without a word.
+
+    It is random, so that clients that came at once don't come back at once.
+    """
+    return float(getattr(layer, "group_expiry", 86400)) * uniform(0.5, 0.9)
+
+
 class Conversation:
     """The state of one client. ``consumer`` is that client's."""
 
@@ -40,9 +50,12 @@ class Conversation:
         """The groups that the client had left before; of those it is in again, with the last position it has."""
         self._joins: list[float] = []
         """When the last joins were."""
+        self._ends = inf
+        """When the client is to come back; a time of `time.monotonic`."""
 
     async def receive(self, text: str | None) -> None:
         """Handle a frame of the client."""
+        await self._end_in_time()
         if text is None or len(text) > self._consumer.max_frame_size:
             await self._refuse(INVALID, "invalid", f"a frame is a text of {self._consumer.max_frame_size} characters")
         try:
@@ -90,8 +103,9 @@ class Conversation:
             await self._let_in(frame)
 
     async def _let_in(self, frame: frames.Join) -> None:
-        consumer, group = self._consumer, frame.group
+        consumer, group, now = self._consumer, frame.group, monotonic()
         self.groups[group] = False
+        self._ends = min(self._ends, now + stay_seconds(consumer.channel_layer))
         try:
             came = await self._do(consumer.resume_group, group, frame.since, last=min(frame.last, consumer.max_last))
             if group in self._left:
@@ -137,6 +151,7 @@ class Conversation:
 
     async def push(self, message: Any, content: Any) -> None:
         """Send what came through a group to the client, unless it has left the group, or has it already."""
+        await self._end_in_time()
         group = frames.group_of(message, self.groups)
         if group is None or group in self.groups:
             position = position_of(message)
@@ -158,6 +173,10 @@ class Conversation:
     async def missed(self) -> None:
         """Tell the client that the broker was away, and that messages of all groups may be missing here."""
         await self._send("missed", group=None)
+
+    async def _end_in_time(self) -> None:
+        if monotonic() > self._ends:
+            await self._do(self._consumer._end, TRY_AGAIN_LATER)
 
     async def _send(self, kind: str, **content: Any) -> None:
         await self._do(self._consumer.send, frames.encode(kind, **content))

@@ -30,6 +30,7 @@ from ..messages import position_of
 from ..names import GROUP_NAME
 from ..ready_frames import FRAME
 from ..resume import resume
+from .conversation import stay_seconds
 from .frames import NO_POSITION, VERSION, content_of, encode, encode_message, group_of
 
 logger = logging.getLogger("django_anyio_channels")
@@ -129,8 +130,7 @@ class _EventStream:
         """Yield the bytes of the response."""
         layer = self.channel_layer
         yield b"retry: %d\n\n" % (1 + random.random() * retry * 1000)
-        # A membership ends after this time, without a word.
-        ends = monotonic() + float(getattr(layer, "group_expiry", 86400)) / 2
+        ends = monotonic() + stay_seconds(layer)
         self.channel_name = await layer.new_channel("events")
         joined = []
         try:

@@ -281,6 +281,21 @@ async def test_who_joins_too_often_is_sent_away(layer: AnyioChannelLayer, room: 
         assert await ana.closed() == 4429
 
 
+@BOTH
+async def test_a_client_comes_back_before_its_membership_ends(
+    layer: AnyioChannelLayer, room: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert 0.5 <= conversation.stay_seconds(layer) / layer.group_expiry <= 0.9
+    monkeypatch.setattr(conversation, "stay_seconds", lambda layer: 0.0)
+    async with client(room) as ana, client(room) as bob:
+        await ana.ask("join", group="room")
+        await bob.ask("join", group="room")
+        await ana.send("ping")
+        assert await ana.closed() == 4013
+        await layer.broadcast("room", json=1)
+        assert await bob.closed() == 4013
+
+
 async def test_only_so_many_groups_are_remembered(layer: AnyioChannelLayer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(conversation, "REMEMBERED", 1)
     async with client(Room) as ana:
