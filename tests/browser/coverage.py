@@ -27,6 +27,10 @@ class Coverage:
         for script in session.send("Profiler.takePreciseCoverage")["result"]:
             if script["url"].endswith(self._name):
                 self._add(script["functions"])
+        # The next page may be in the same process of Chromium, where this session would end its coverage later on.
+        session.send("Profiler.stopPreciseCoverage")
+        session.send("Profiler.disable")
+        session.detach()
 
     def _add(self, functions: list[dict[str, Any]]) -> None:
         ran = bytearray(len(self.source))

@@ -76,7 +76,8 @@ class EventStreamResponse(StreamingHttpResponse):
         layer: Any = None,
         **options: Any,
     ) -> None:
-        if not isinstance(request, ASGIRequest):
+        # Django REST framework wraps requests.
+        if not isinstance(getattr(request, "_request", request), ASGIRequest):
             raise ImproperlyConfigured(
                 "EventStreamResponse needs ASGI: under WSGI each client would occupy a thread for as long as it stays. "
                 "Serve the project with Daphne, Uvicorn, Hypercorn or Granian"

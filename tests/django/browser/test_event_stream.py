@@ -205,6 +205,27 @@ async def test_headers_for_proxies(layer: AnyioChannelLayer) -> None:
     }
 
 
+async def test_a_herd_comes_back_over_the_whole_window(layer: AnyioChannelLayer) -> None:
+    tenths = [0] * 10
+    for _ in range(1000):
+        response = EventStreamResponse(AsyncRequestFactory().get("/"), ["room"], retry=10.0)
+        async with aclosing(cast(Any, response).__aiter__()) as chunks:
+            tenths[int(re.findall(rb"\d+", await anext(chunks))[0]) // 1001] += 1
+    assert 50 < min(tenths) < max(tenths) < 160
+
+
+async def test_a_request_may_be_wrapped(layer: AnyioChannelLayer) -> None:
+    class Wrapped:
+        def __init__(self, request: HttpRequest) -> None:
+            self._request = request
+            self.headers = request.headers
+
+    wrapped: Any = Wrapped(AsyncRequestFactory().get("/"))
+    assert EventStreamResponse(wrapped, ["room"]).status_code == 200
+    with pytest.raises(ImproperlyConfigured, match="needs ASGI"):
+        EventStreamResponse(cast(Any, Wrapped(RequestFactory().get("/"))), ["room"])
+
+
 async def test_what_is_refused(layer: AnyioChannelLayer) -> None:
     request: HttpRequest = AsyncRequestFactory().get("/")
     with pytest.raises(ImproperlyConfigured, match="needs ASGI: under WSGI each client .* Serve the project with"):
