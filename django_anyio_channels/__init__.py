@@ -34,6 +34,9 @@ if TYPE_CHECKING:
     from .core.exceptions import SubscriberFull as SubscriberFull
     from .core.exceptions import SubscriptionRefused as SubscriptionRefused
     from .core.layer import BaseChannelLayer as BaseChannelLayer
+    from .django.browser.consumers import ResumableConsumer as ResumableConsumer
+    from .django.browser.consumers import SyncResumableConsumer as SyncResumableConsumer
+    from .django.browser.event_stream import EventStreamResponse as EventStreamResponse
     from .django.graceful import graceful as graceful
     from .django.health_check import ChannelLayerHealthCheck as ChannelLayerHealthCheck
     from .django.layer import AnyioChannelLayer as AnyioChannelLayer
@@ -71,6 +74,8 @@ _NAMES = {
         *("QueueFull", "SubscriberFull", "SubscriptionRefused"),
     ],
     "core.layer": ["BaseChannelLayer"],
+    "django.browser.consumers": ["ResumableConsumer", "SyncResumableConsumer"],
+    "django.browser.event_stream": ["EventStreamResponse"],
     "django.graceful": ["graceful"],
     "django.health_check": ["ChannelLayerHealthCheck"],
     "django.layer": ["AnyioChannelLayer"],

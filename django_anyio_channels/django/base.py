@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import warnings
 import weakref
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import cached_property
 from typing import Any, ClassVar
 
@@ -68,6 +68,11 @@ class LayerBase(BaseChannelLayer):
     def broker(self) -> str:
         """The kind of the broker: the URL scheme, or "custom"."""
         return broker_kind(self._settings.make_layers()[0])
+
+    @cached_property
+    def is_after(self) -> Callable[[str, str], bool]:
+        """Whether one position is after another one in the same group's history."""
+        return self._settings.make_layers()[0].is_after
 
     async def close(self) -> None:
         """Disconnect this event loop and the background one. Not needed: that happens when a loop or process ends."""

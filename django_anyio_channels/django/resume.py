@@ -51,7 +51,7 @@ class AsyncResumingMixin:
         Send ``position_of(message)`` of each to the browser. If the messages after ``since`` are no longer available,
         the ``last`` messages follow.
         """
-        return await _resume(self, group, since, last)
+        return await resume(self, group, since, last)
 
     async def group_missed(self: Any, message: dict[str, Any]) -> None:
         """Close the WebSocket, because messages are missing here: the browser reconnects, and asks for them."""
@@ -64,7 +64,7 @@ class ResumingMixin:
 
     def resume_group(self, group: str, since: str | None = None, *, last: int = 0) -> Resumption:
         """`AsyncResumingMixin.resume_group`."""
-        return async_to_sync(_resume)(self, group, since, last)
+        return async_to_sync(resume)(self, group, since, last)
 
     def group_missed(self: Any, message: dict[str, Any]) -> None:
         """`AsyncResumingMixin.group_missed`."""
@@ -72,16 +72,17 @@ class ResumingMixin:
         close_sync(self, TRY_AGAIN_LATER)
 
 
-async def _resume(consumer: Any, group: str, since: str | None, last: int) -> Resumption:
+async def resume(consumer: Any, group: str, since: str | None, last: int) -> Resumption:
+    """Do what `AsyncResumingMixin.resume_group` does, for anything with a ``channel_layer`` and a ``channel_name``."""
     layer, channel = consumer.channel_layer, consumer.channel_name
-    resume = getattr(layer, "group_resume", None)
-    if resume is None:  # another package's layer, as in many projects' tests
+    group_resume = getattr(layer, "group_resume", None)
+    if group_resume is None:  # another package's layer, as in many projects' tests
         return await _join(layer, group, channel, since)
     try:
         try:
-            return Resumption(await resume(group, channel, since=since, last=last), True, True)
+            return Resumption(await group_resume(group, channel, since=since, last=last), True, True)
         except (PositionLost, InvalidPosition):
-            return Resumption(await resume(group, channel, last=last), False, True)
+            return Resumption(await group_resume(group, channel, last=last), False, True)
     except NotSupported:
         return await _join(layer, group, channel, since)
 

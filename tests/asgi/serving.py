@@ -15,6 +15,12 @@ COMMANDS = {
     "uvicorn": ["uvicorn", "--host", "127.0.0.1", "--port", "{port}", "{asgi}:application"],
 }
 
+MORE_COMMANDS = {
+    "hypercorn": ["hypercorn", "--bind", "127.0.0.1:{port}", "{asgi}:application"],
+    "granian": ["granian", "--interface", "asgi", "--host", "127.0.0.1", "--port", "{port}", "{asgi}:application"],
+}
+"""Servers for what depends on how they speak HTTP."""
+
 WARNINGS = [
     "error",
     # asgiref's own StatelessServer, under runworker, hands a plain lambda to Channels' own SyncConsumer.
@@ -30,7 +36,7 @@ def serve(kind: str, package: str, layer: str) -> Server:
     The package has the modules ``settings`` and ``asgi``; ``layer`` is the URL of the channel layer.
     """
     port = free_port()
-    arguments = [each.format(port=port, asgi=f"{package}.asgi") for each in COMMANDS[kind]]
+    arguments = [each.format(port=port, asgi=f"{package}.asgi") for each in (COMMANDS | MORE_COMMANDS)[kind]]
     return Server(
         name=kind,
         port=port,

@@ -154,6 +154,8 @@ def test_receiving_on_a_channel_of_another_process_is_an_error() -> None:
         ("channels.consumer", "UserMixin", "The mixins for consumers need Django and Channels"),
         ("asgiref.sync", "ChannelNameMiddleware", "The middleware needs Django"),
         ("asgiref.sync", "PresenceMixin", "The mixins for consumers need Django and Channels"),
+        ("asgiref.sync", "ResumableConsumer", "ResumableConsumer needs Django and Channels"),
+        ("channels.layers", "EventStreamResponse", "EventStreamResponse needs Django and Channels"),
     ],
 )
 @pytest.mark.usefixtures("measured_programs")

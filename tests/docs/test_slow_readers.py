@@ -18,7 +18,7 @@ from django_anyio_channels.django.config import read_config
 from django_anyio_channels.hub.overflow import POLICIES
 from tests.support.paths import ROOT
 
-from .test_readme import cells_of, parsed
+from .pages import cells_of, parsed
 
 PAGE = parsed((ROOT / "docs" / "guides" / "slow-readers.rst").read_text())
 SECONDS = 20.0

@@ -27,6 +27,9 @@ NEEDS = {
     "AsyncResumingMixin": "django",
     "ChannelLayerHealthCheck": "django,health",
     "CreateChannelTables": "django",
+    "EventStreamResponse": "django",
+    "ResumableConsumer": "django",
+    "SyncResumableConsumer": "django",
     "PostgreSQLChannelLayer": "postgres",
     "PrometheusCollector": "django",
     "RedisPubSubChannelLayer": "redis",
@@ -88,9 +91,10 @@ def metadata(wheel: Path) -> Message:
 
 
 def of_the_package() -> set[str]:
-    """Its files of Python, and those that servers run."""
+    """Its files of Python, and those that servers and browsers run."""
     files = (ROOT / "django_anyio_channels").rglob("*")
-    return {str(file.relative_to(ROOT)) for file in files if file.suffix in (".py", ".lua", ".sql")}
+    suffixes = (".py", ".lua", ".sql", ".js", ".ts", ".json")
+    return {str(file.relative_to(ROOT)) for file in files if file.suffix in suffixes}
 
 
 def test_wheel_holds_the_package_and_nothing_else(wheel: Path) -> None:

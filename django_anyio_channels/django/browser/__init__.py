@@ -1,0 +1,1 @@
+"""What browsers speak with: a consumer for WebSockets, and server-sent events."""
