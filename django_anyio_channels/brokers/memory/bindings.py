@@ -22,9 +22,6 @@ class Bindings:
     def __init__(self) -> None:
         self.by_group: dict[str, dict[str, _Binding]] = {}
 
-    def __contains__(self, group: object) -> bool:
-        return group in self.by_group
-
     def bind(self, group: str, queue: str, capacity: int, expiry: float, lifetime: float) -> None:
         self.by_group.setdefault(group, {})[queue] = _Binding(capacity, expiry, monotonic() + lifetime)
 

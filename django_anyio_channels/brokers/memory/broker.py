@@ -161,7 +161,7 @@ class InMemoryBroker:
             for inbox in dead:
                 self._cut_off(inbox)
             result = _result(receivers) if keep is None else _new_result(PublishResult, (receivers, event.position, ()))
-            if group in self._bindings:
+            if group in self._bindings.by_group:
                 result = PublishResult(receivers, event.position, self._bindings.of(group))
         # Last, and without the lock: a group may have thousands of members.
         for handler in handlers:

@@ -112,7 +112,8 @@ class InMemoryChannelLayer(BrokerVerbs):
     async def publish(self, group: str, message: bytes) -> PublishResult:
         if self._is_turn_over():
             await checkpoint()
-        self._connected()
+        if self._inbox is None:
+            raise not_connected()
         result = self._publish(group, message, self._keep)
         # `Channel` puts into these next. A cancellation must not come in between: some would have the message.
         self._published -= len(result.bound_queues)
