@@ -12,23 +12,23 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, Page, Route, WebSocketRoute
+from playwright.sync_api import Browser, CDPSession, Page, Route, WebSocketRoute
 
 from tests.browser.coverage import Coverage
 from tests.support.paths import ROOT
 
 FILE = ROOT / "django_anyio_channels/static/anyio_channels/client.js"
 HERE = "http://app.test"
-PAGE = """<!doctype html><script type=module>
-import * as client from "/client.js";
-Object.assign(window, client);
+PAGE = "<!doctype html>"
+LOAD = """async () => {
+Object.assign(window, await import("/client.js"));
 window.events = [];
 window.open_ = (options) => {
-  window.link = client.connect("/ws/", options);
+  window.link = connect("/ws/", options);
   for (const type of ["hello", "joined", "message", "presence", "missed", "left", "error", "state"])
     link.addEventListener(type, ({ detail }) => events.push({ type, ...detail }));
 };
-</script>"""
+}"""
 
 PATIENCE = 20
 
@@ -41,17 +41,31 @@ def coverage() -> Coverage:
 class Scripted:
     """A server that does what the test says."""
 
-    def __init__(self, page: Page) -> None:
+    def __init__(self, page: Page, coverage: Coverage) -> None:
         self.page = page
+        self._coverage = coverage
+        self._session: CDPSession | None = None
         self.sockets: list[WebSocketRoute] = []
         self.frames: list[dict[str, Any]] = []
         self.requests: list[Route] = []
         self.greets = True
         page.route_web_socket("**/ws/", self._connect)
         page.route(f"{HERE}/**", self._serve)
-        page.goto(HERE)
-        page.wait_for_function("window.connect !== undefined")
+        self.load()
         page.clock.pause_at(3600)  # from now on only the test moves it
+
+    def load(self) -> None:
+        """Open a new page with the client."""
+        self.unload()
+        self.page.goto(HERE)
+        # Not before: a page of another site may get another process.
+        self._session = self._coverage.start(self.page)
+        self.page.evaluate(LOAD)
+
+    def unload(self) -> None:
+        if self._session is not None:
+            self._coverage.take(self._session)
+            self._session = None
 
     def _connect(self, socket: WebSocketRoute) -> None:
         self.sockets.append(socket)
@@ -103,9 +117,9 @@ def server(browser: Browser, coverage: Coverage) -> Iterator[Scripted]:
     page.clock.install(time=0)
     errors: list[str] = []
     page.on("pageerror", lambda error: errors.append(str(error)))
-    session = coverage.start(page)
-    yield Scripted(page)
-    coverage.take(session)
+    server = Scripted(page, coverage)
+    yield server
+    server.unload()
     context.close()
     assert errors == []
 
@@ -268,8 +282,7 @@ def test_positions_outlast_the_page(server: Scripted) -> None:
     server.page.evaluate("link.join('room')")
     server.send(type="message", group="room", position="7", message=1)
     server.until(lambda: server.events()[-1]["type"] == "message")
-    server.page.reload()
-    server.page.wait_for_function("window.connect !== undefined")
+    server.load()
     server.connect("{storage: sessionStorage}")
     server.page.evaluate("link.join('room', {last: 3})")
     server.until(lambda: server.frames[-1] == {"type": "join", "group": "room", "last": 3, "since": "7"})
