@@ -314,10 +314,14 @@ async def test_a_synchronous_consumer_hops_once_for_all_that_waits(
 
 @both
 @kinds
-async def test_a_call_of_its_own_may_make_channels(make_layer: Any, kind: Any, fast: bool) -> None:
+@pytest.mark.parametrize("early", [True, False])
+async def test_a_call_of_its_own_may_make_channels(make_layer: Any, kind: Any, fast: bool, early: bool) -> None:
     class Two(kind):  # type: ignore[misc]
         async def __call__(self, *args: Any) -> None:
-            self.other = await channel_layers["default"].new_channel()
+            layer = channel_layers["default"]
+            if early:
+                self.channel_layer = layer
+            self.other = await layer.new_channel()
             await super().__call__(*args)
 
     async with running(Two(Recording()), make_layer(fast_dispatch=fast)) as runs:
