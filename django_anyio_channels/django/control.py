@@ -24,7 +24,7 @@ from ..hub.channel import Channel
 from .event_loops import open_in_idle_loops
 from .local_channels import LocalChannels
 from .messages import CONTROL, seal
-from .names import is_channel_of, is_node_id
+from .names import is_channel_of, is_group, is_node_id
 from .presence.records import Joining
 from .reports import Report, Reporter
 from .settings import Settings
@@ -215,6 +215,8 @@ class Control:
         if isinstance(message, Command):
             if message.command in _CHANNEL_COMMANDS and not is_channel_of(self._node_id, message.channel):
                 raise DecodeError(f"its channel {message.channel!r} is not a channel of this node")
+            if message.command in _CHANNEL_COMMANDS and not is_group(message.group):
+                raise DecodeError("it is about no group")
             if not is_node_id(message.reply_to):
                 raise DecodeError("it asks for a reply to no node")
             self._refuse_replay(message.request_id)

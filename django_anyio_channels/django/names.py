@@ -34,6 +34,11 @@ def node_of(channel: str) -> str | None:
     return match[1] if match else None
 
 
+def is_group(text: str) -> bool:
+    """Return whether a string may be the name of a group; `AnyioChannelLayer` takes no other."""
+    return len(text) < 100 and GROUP_NAME.fullmatch(text) is not None
+
+
 def is_node_id(text: str) -> bool:
     """Return whether a string may be the id of a node."""
     return _ID.fullmatch(text) is not None

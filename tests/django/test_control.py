@@ -126,6 +126,24 @@ def test_a_forged_message_is_dropped_and_disturbs_no_channel(
     assert "Could not" not in caplog.text
 
 
+@pytest.mark.parametrize("group", ["", "g\n", "a b", "#", "g" * 100, "\u4e2d"])
+@pytest.mark.parametrize("command", ["group_add", "group_discard"])
+def test_a_forged_command_is_about_a_group(command: str, group: str, caplog: pytest.LogCaptureFixture) -> None:
+    async def main() -> None:
+        owner, other = layers(2)
+        channel = await owner.new_channel()
+        topics = owner.statistics()["topics"]
+        await publish(
+            other, owner, {"kind": "command", "command": command, "group": group, "channel": channel, **NEEDED}
+        )
+        await owner.send(channel, {"type": "after"})
+        await soon(owner.receive(channel))
+        assert (owner.statistics()["undecodable"], owner.statistics()["topics"]) == (1, topics)
+
+    asyncio.run(main())
+    assert "it is about no group" in caplog.text
+
+
 def test_a_command_that_cannot_be_replied_to_is_logged(caplog: pytest.LogCaptureFixture) -> None:
     async def main() -> None:
         owner, other = layers(2)
