@@ -6,9 +6,11 @@
 from __future__ import annotations
 
 import gzip
+import inspect
 import json
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -31,11 +33,7 @@ window.open_ = (options) => {
 }"""
 
 PATIENCE = 20
-
-
-@pytest.fixture(scope="module")
-def coverage() -> Coverage:
-    return Coverage(FILE)
+SERVED = "server"
 
 
 class Scripted:
@@ -110,8 +108,8 @@ class Scripted:
         self.until(self.is_open)
 
 
-@pytest.fixture
-def server(browser: Browser, coverage: Coverage) -> Iterator[Scripted]:
+@contextmanager
+def scripted(browser: Browser, coverage: Coverage) -> Iterator[Scripted]:
     context = browser.new_context()
     page = context.new_page()
     page.clock.install(time=0)
@@ -122,6 +120,16 @@ def server(browser: Browser, coverage: Coverage) -> Iterator[Scripted]:
     server.unload()
     context.close()
     assert errors == []
+
+
+@pytest.fixture
+def server(browser: Browser) -> Iterator[Scripted]:
+    with scripted(browser, Coverage(FILE)) as server:
+        yield server
+
+
+def signature_of(test: Any) -> list[str]:
+    return list(inspect.signature(test).parameters)
 
 
 def test_it_is_small_and_its_types_name_what_it_exports() -> None:
@@ -366,5 +374,14 @@ def test_a_silent_stream_is_given_up(server: Scripted) -> None:
     server.until(lambda: page.evaluate("link.state") == "lost")
 
 
-def test_client_is_covered_whole(coverage: Coverage) -> None:
+def test_client_is_covered_whole(browser: Browser) -> None:
+    """By the tests above, which may have run in several processes."""
+    coverage = Coverage(FILE)
+    for test in [each for name, each in globals().items() if name.startswith("test_") and SERVED in signature_of(each)]:
+        variants: list[dict[str, int]] = (
+            [{}] if len(signature_of(test)) == 1 else [{"status": 403, "code": 4403}, {"status": 204, "code": 1000}]
+        )
+        for arguments in variants:
+            with scripted(browser, coverage) as server:
+                test(server, **arguments)
     assert coverage.missing() == []

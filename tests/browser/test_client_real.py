@@ -36,7 +36,6 @@ def site() -> Iterator[Server]:
     server = serve("uvicorn", SITE, "memory://")
     with running(server):
         yield server
-        server.shutdown()
         assert noise(server) == ""
 
 
