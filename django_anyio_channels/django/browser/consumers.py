@@ -118,7 +118,8 @@ class ResumableConsumer(_Limits, PresenceMixin, AsyncResumingMixin, AsyncWebsock
     async def member_joined(self, event: Message) -> None:
         await self._conversation.presence(event)
 
-    member_updated = member_left = member_joined
+    member_updated = member_joined
+    member_left = member_joined
 
     async def receive(self, text_data: str | None = None, bytes_data: bytes | None = None) -> None:
         await self._conversation.receive(text_data)
@@ -200,7 +201,8 @@ class SyncResumableConsumer(_Limits, PresenceMixin, ResumingMixin, WebsocketCons
     def member_joined(self, event: Message) -> None:
         run(self._conversation.presence(event))
 
-    member_updated = member_left = member_joined
+    member_updated = member_joined
+    member_left = member_joined
 
     def receive(self, text_data: str | None = None, bytes_data: bytes | None = None) -> None:
         run(self._conversation.receive(text_data))
