@@ -32,8 +32,8 @@ class Listening(LayerBase):
         What is sent after the block was entered comes as an `Event` with ``message``, ``group`` and ``position``. A
         listener is no member: nobody can exclude it, and presence does not count it.
 
-        ``pattern`` is a glob of the broker for names of groups, on Redis without a history or a cluster, and in memory;
-        elsewhere it raises `NotSupported`. A message to several groups comes once.
+        ``pattern`` is a glob of the broker for names of groups, in memory and on Redis, except in a cluster; elsewhere
+        it raises `NotSupported`. A message to several groups comes once.
 
         With ``since`` the events after this position of one group come first. It raises `PositionLost` or
         `InvalidPosition`, and `NotSupported` if the broker keeps no history. Such a listener misses nothing: it

@@ -58,7 +58,8 @@ async def test_the_samples_serve_a_client() -> None:
     exec(code("consumer"), names)
     exec(code("view"), names)
     names["AuthMiddlewareStack"] = lambda sockets: sockets  # which needs models
-    exec(code("routing").replace("from channels.auth import AuthMiddlewareStack\n", ""), names)
+    imported = r"^from (channels\.auth|chat\.consumers) import .*\n"
+    exec(re.sub(imported, "", code("routing"), flags=re.MULTILINE), names)
     assert "websocket" in names["application"].application_mapping
     socket = WebsocketCommunicator(names["RoomConsumer"].as_asgi(), "/")
     cast(dict[str, Any], socket.scope)["user"] = User()

@@ -12,7 +12,7 @@ import docutils.nodes
 from django.test import override_settings
 from django.test.client import AsyncRequestFactory
 
-from django_anyio_channels import AnyioChannelLayer, SubscriberFull, get_channel_layer
+from django_anyio_channels import AnyioChannelLayer, get_channel_layer
 from tests.support.paths import ROOT
 
 from .pages import parsed
@@ -80,8 +80,7 @@ def test_a_slow_listener_goes_on_where_it_ended() -> None:
         for number in range(2):
             await layer.group_send("orders", {"type": "order", "n": number})
         [first, _] = await layer.group_history("orders")
-        follow = run("since", handle=handle, SubscriberFull=SubscriberFull)["follow"]
-        await asyncio.wait_for(follow(layer, first.position), SECONDS)
+        await asyncio.wait_for(run("since")["follow"](layer, first.position, handle), SECONDS)
         assert handled == list(range(1, 12))
 
     asyncio.run(main())

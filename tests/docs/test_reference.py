@@ -35,7 +35,7 @@ def test_settings_have_the_defaults() -> None:
     fields = {name: field.default for name, field in settings.Settings.__dataclass_fields__.items() if name in listed}
     assert len(fields) >= 7
     lists: dict[str, object] = {key: [] for key in ("acknowledged", "close_on", "telemetry")}
-    assert {name: listed[name] for name in fields} == {**fields, **lists, "channel_capacity": {}}
+    assert {name: listed[name] for name in fields} == {**fields, **lists, "channel_capacity": {}, "overflow": {}}
 
 
 def test_brokers_are_all_schemes() -> None:

@@ -79,7 +79,7 @@ def raised() -> set[str]:
     return {name for name in names if name[0].isupper()}
 
 
-NEVER_SEEN = {"AttributeError", "MalformedPacket", "RuntimeError", "TimeoutError"}
+NEVER_SEEN = {"ArgumentTypeError", "AttributeError", "KeyError", "MalformedPacket", "RuntimeError", "TimeoutError"}
 """What is caught again, and what only mistakes in the program raise, whose text says all."""
 
 

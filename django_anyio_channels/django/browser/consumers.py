@@ -31,15 +31,15 @@ Presence = str | tuple[str, dict[str, Any]] | None
 class _Limits:
     """What a client may do; what exceeds it is refused with an error frame."""
 
-    max_groups = 32
+    max_groups: int = 32
     """Groups at a time."""
-    max_frame_size = 16 * 1024
+    max_frame_size: int = 16 * 1024
     """Characters of a frame of the client; a longer one closes the WebSocket (4400)."""
-    joins_per_minute = 120
+    joins_per_minute: int = 120
     """More close the WebSocket (4429)."""
-    max_last = 100
+    max_last: int = 100
     """How many messages of the past a client gets when it joins with ``last``."""
-    max_members = 1000
+    max_members: int = 1000
     """A client that joins a group with more members does not get their list."""
 
 
@@ -118,7 +118,8 @@ class ResumableConsumer(_Limits, PresenceMixin, AsyncResumingMixin, AsyncWebsock
     async def member_joined(self, event: Message) -> None:
         await self._conversation.presence(event)
 
-    member_updated = member_left = member_joined
+    member_updated = member_joined
+    member_left = member_joined
 
     async def receive(self, text_data: str | None = None, bytes_data: bytes | None = None) -> None:
         await self._conversation.receive(text_data)
@@ -200,7 +201,8 @@ class SyncResumableConsumer(_Limits, PresenceMixin, ResumingMixin, WebsocketCons
     def member_joined(self, event: Message) -> None:
         run(self._conversation.presence(event))
 
-    member_updated = member_left = member_joined
+    member_updated = member_joined
+    member_left = member_joined
 
     def receive(self, text_data: str | None = None, bytes_data: bytes | None = None) -> None:
         run(self._conversation.receive(text_data))

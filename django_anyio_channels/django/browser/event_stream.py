@@ -109,7 +109,7 @@ def _checked(groups: Iterable[str]) -> list[str]:
         raise BadRequest(f"A stream of events has 1 to {MAX_GROUPS} groups, not {len(names)}")
     for name in names:
         if not isinstance(name, str) or len(name) > 99 or not GROUP_NAME.fullmatch(name):
-            raise BadRequest(f"{str(name)[:100]!r} is no name of a group")
+            raise BadRequest(f"{str(name)[:100]!r} is not a valid group name")
     return names
 
 

@@ -236,7 +236,7 @@ async def test_what_is_refused(layer: AnyioChannelLayer) -> None:
             EventStreamResponse(request, groups)
     names: list[Any] = ["a b", "a\n", "", "a" * 100, lazystr("a")]
     for name in names:
-        with pytest.raises(BadRequest, match="is no name of a group"):
+        with pytest.raises(BadRequest, match="is not a valid group name"):
             EventStreamResponse(request, [name])
     with pytest.raises(TypeError, match="render or frames"):
         EventStreamResponse(request, ["room"], frames=True, render=str)
