@@ -148,10 +148,10 @@ class LocalChannels:
             channel = self._channels.get(name)
             if channel is not None:
                 self.inboxes.pop(channel.mailbox, None)
-            if channel is not None and channel.mailbox.has_waiters:
-                self._outliving.add(name)
-            elif channel is not None:
-                self._clear(channel)
+                if channel.mailbox.has_waiters:
+                    self._outliving.add(name)
+                else:
+                    self._clear(channel)
 
     def _has_ended(self, name: str) -> bool:
         """Return whether a channel belonged to a consumer that has ended."""

@@ -259,11 +259,8 @@ async def test_a_loop_over_other_receivers_is_left_alone(run: Run) -> None:
     found: list[Any] = []
 
     async def dispatch(message: Any) -> None:
-        found.append(calling(run.consumer))
+        found.append(calling_loop(run.consumer))
         raise End
-
-    def calling(consumer: AsyncConsumer) -> Any:
-        return calling_loop(consumer)
 
     others: list[list[Any]] = [[run.client.get], [run.client.get, asyncio.Event().wait]]
     for receivers in others:
@@ -293,3 +290,10 @@ async def test_whose_queue_may_be_read(scope: Any) -> None:
     assert jobs_of_worker(None, queue.get, {}) is None
     acknowledged = Job({}, "jobs", Event("jobs", b""))
     assert jobs_of_worker(consumer, queue.get, acknowledged) is None, "one at a time"
+
+
+async def test_a_caller_that_is_no_loop_is_left_alone(run: Run) -> None:
+    async def dispatch() -> Any:
+        return calling_loop(run.consumer)
+
+    assert await dispatch() is None

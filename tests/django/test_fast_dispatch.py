@@ -19,9 +19,10 @@ from channels.exceptions import StopConsumer
 from channels.layers import channel_layers
 from channels.utils import await_many_dispatch
 
-from django_anyio_channels import AnyioChannelLayer
+from django_anyio_channels import AnyioChannelLayer, Event
 from django_anyio_channels.core.serializers import MessagePackSerializer
 from django_anyio_channels.django import fast_dispatch
+from django_anyio_channels.django.jobs import Job
 
 from .helpers import node_in
 
@@ -380,4 +381,20 @@ async def test_channels_loop_may_receive_on_other_names(make_layer: Any, fast: b
         with pytest.raises(StopConsumer):
             await await_many_dispatch([partial(layer.receive, "normal")], dispatch)
     assert handled == [{"type": "x"}, {"type": "last"}]
+    await layer.close()
+
+
+async def test_without_it_a_workers_jobs_are_acknowledged_all_the_same(make_layer: Any) -> None:
+    layer = make_layer(fast_dispatch=False)
+    consumer = Async(Recording())
+    jobs: asyncio.Queue[Any] = asyncio.Queue()
+    job = Job({"type": "layer.message"}, "jobs", Event("jobs", b""))
+    jobs.put_nowait(job)
+    scope: Any = {"type": "channel", "channel": "jobs"}
+    task = asyncio.ensure_future(consumer(scope, jobs.get, jobs.put))
+    async with asyncio.timeout(30):
+        await job.finished.wait()
+    task.cancel()
+    await asyncio.wait([task])
+    assert consumer.seen.handled == [job]
     await layer.close()

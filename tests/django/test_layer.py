@@ -155,6 +155,7 @@ def test_receiving_on_a_channel_of_another_process_is_an_error() -> None:
         ("asgiref.sync", "ChannelNameMiddleware", "The middleware needs Django"),
         ("asgiref.sync", "PresenceMixin", "The mixins for consumers need Django and Channels"),
         ("asgiref.sync", "ResumableConsumer", "ResumableConsumer needs Django and Channels"),
+        ("django.db.migrations.operations.base", "CreateChannelTables", "Migrations need Django"),
         ("channels.layers", "EventStreamResponse", "EventStreamResponse needs Django and Channels"),
     ],
 )

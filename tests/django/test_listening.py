@@ -140,3 +140,9 @@ def test_lost_history_ends_a_listener_that_misses_nothing() -> None:
         await layer.close()
 
     asyncio.run(main())
+
+
+def test_on_mqtt_each_group_is_listened_to_by_its_name() -> None:
+    layer = AnyioChannelLayer(url="mqtt://localhost:1")
+    with pytest.raises(NotSupported, match="MQTT has patterns for levels of topics"):
+        layer._topic_pattern("room.*")

@@ -221,3 +221,17 @@ def test_many_memberships_that_end_by_themselves() -> None:
         assert layer.statistics()["channels"] == 1
 
     asyncio.run(asyncio.wait_for(main(), 30))
+
+
+def test_the_end_of_a_consumer_whose_channel_was_not_used_is_no_error() -> None:
+    async def main() -> None:
+        (layer,) = layers(1)
+        await layer.new_channel()
+        local_channels = node_in(layer).local_channels
+        consumer = type("Consumer", (), {})()
+        name = local_channels.new("specific", consumer, asyncio.current_task())
+        local_channels._consumer_ended(name)
+        await layer.send(name, {"type": "n", "n": 1})
+        assert name not in local_channels, "what is sent to it later is dropped"
+
+    asyncio.run(main())

@@ -12,7 +12,7 @@ from django_anyio_channels.core.notifier import NewWaiter
 from django_anyio_channels.core.serializers import MARKER, MessagePackSerializer
 from django_anyio_channels.core.stats import DeliveryStats
 from django_anyio_channels.django.consumer_loop import Inbox
-from django_anyio_channels.django.envelope import Header, close_envelope
+from django_anyio_channels.django.envelope import READY, Header, close_envelope
 from django_anyio_channels.django.names import BrokerNames
 from django_anyio_channels.django.recipients import _REMEMBERED_MESSAGES, Recipients
 from django_anyio_channels.hub.replay import ReplaySink
@@ -140,3 +140,13 @@ def test_urgent_messages_are_no_history() -> None:
     assert [event.message for event in recipients.of_history(events)] == [b"body"] * 2
     assert len(recipients.of_history(events, "a!1")) == 1
     assert recipients.of_history([entry(Header(groups=["g", "h"], id=b"1"), H)[1]], "a!1") == []
+
+
+@pytest.mark.parametrize(
+    "body", [b"\xc1", MessagePackSerializer().encode({"type": "no frame"})], ids=["payload", "message"]
+)
+def test_a_ready_frame_that_is_none_goes_the_way_of_a_message(body: bytes) -> None:
+    recipients, box = Node(set()).recipients(), mailbox()
+    forged = Event(G, close_envelope(READY, body))
+    found, sinks = recipients.fan_out((0.0, forged), [box])
+    assert (found[1].message, list(sinks)) == (body, [box])

@@ -140,3 +140,13 @@ async def test_a_message_that_is_no_message(layer: AnyioChannelLayer) -> None:
     assert isinstance(await error_of(layer, ["g", "h"], {"no": "type"}), ValueError)
     small = AnyioChannelLayer(max_message_size=10)
     assert isinstance(await error_of(small, ["g", "h"], {"type": "x" * 10}), MessageTooLarge)
+
+
+def test_what_a_database_refuses_in_a_transaction_is_channels_exception() -> None:
+    class Refusing:
+        def publish_all_sync(self, topics: list[str], payload: bytes) -> None:
+            raise PayloadTooLarge("too large for one row")
+
+    refusing: Any = Refusing()
+    with pytest.raises(MessageTooLarge, match="too large for one row"):
+        AnyioChannelLayer()._group_send_in_transaction(refusing, "g", MESSAGE)

@@ -119,3 +119,20 @@ async def test_who_may_not_publish_leaves_no_key(server: brokers.Redis, connect:
         await layer.publish_once("g", b"x", key="k", seconds=60.0)
     assert server.ask("EXISTS", sent_key(b"g", "k").decode()) == 0
     server.ask("ACL", "DELUSER", "guest")
+
+
+async def test_a_message_that_a_server_refuses_is_not_remembered(
+    server: brokers.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    layer = RedisStreamsChannelLayer(server.url)
+    await layer.connect()
+
+    async def refuse(*arguments: object) -> list[Exception]:
+        return [ChannelLayerError("no memory is left")]
+
+    with monkeypatch.context() as patched:
+        patched.setattr(layer._history, "publish", refuse)
+        with pytest.raises(ChannelLayerError, match="no memory is left"):
+            await layer.publish_once("g", b"x", key="k", seconds=60.0)
+    assert (await layer.publish_once("g", b"x", key="k", seconds=60.0)).position is not None
+    await layer.disconnect()
