@@ -14,6 +14,7 @@ from typing import Any
 
 import channels
 import pytest
+from asgiref.sync import ThreadSensitiveContext
 from channels.consumer import AsyncConsumer, SyncConsumer
 from channels.exceptions import StopConsumer
 from channels.layers import channel_layers
@@ -398,3 +399,12 @@ async def test_without_it_a_workers_jobs_are_acknowledged_all_the_same(make_laye
     await asyncio.wait([task])
     assert consumer.seen.handled == [job]
     await layer.close()
+
+
+async def test_a_consumer_with_a_thread_of_its_own_does_not_wait_for_others(make_layer: Any) -> None:
+    turn = fast_dispatch._turn()
+    assert fast_dispatch._turn() is turn
+    layer = make_layer()
+    async with turn, turn, ThreadSensitiveContext(), running(Sync(Recording()), layer) as runs:
+        await runs.give(*numbered(2))
+        await runs.handles(*numbered(2))
