@@ -7,7 +7,7 @@ import gc
 import os
 import threading
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Iterator
 from concurrent.futures import Future
 from contextlib import asynccontextmanager
 
@@ -19,6 +19,13 @@ from django_anyio_channels.django.background_loop import BackgroundLoop, backgro
 from django_anyio_channels.django.event_loops import LoopLocal, is_async_to_sync_loop, open_in_idle_loops
 
 TIME_LIMIT = 30.0
+
+
+@pytest.fixture(autouse=True)
+def _resources_end_with_the_test() -> Iterator[None]:
+    """What stays open until the garbage collector comes is no node, and the nodes of later tests would ask it."""
+    yield
+    gc.collect()
 
 
 class Opener:
