@@ -257,6 +257,6 @@ class Control:
         await self._publish(self._names.inbox(command.reply_to), Reply(command.request_id, error, report))
 
     async def _publish(self, topic: str, message: Command | Reply) -> int | None:
-        envelope = seal(CONTROL, _encode(message))
-        result = await self._channel.publish_payload(topic, envelope, lifetime=self._timeout)
+        sealed = seal(CONTROL, _encode(message))
+        result = await self._channel.publish_payload(topic, sealed, lifetime=self._timeout)
         return result.receivers

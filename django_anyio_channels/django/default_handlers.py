@@ -13,8 +13,8 @@ _HANDLERS: dict[str, Callable[[Any], Callable[[Any], Any]]] = {CLOSE: CloseHandl
 
 def default_handler(consumer: Any, message: Any) -> Callable[[Any], Any] | None:
     """Return the handler of a message that the consumer has none for."""
-    kind = message["type"]
-    return None if kind == FRAME and not is_websocket(consumer) else _make(kind, consumer)
+    make = _HANDLERS.get(message["type"])
+    return None if make is None or (make is FrameHandler and not is_websocket(consumer)) else make(consumer)
 
 
 def add_handlers(consumer: Any) -> None:
@@ -23,8 +23,3 @@ def add_handlers(consumer: Any) -> None:
         name = kind.replace(".", "_")
         if not hasattr(consumer, name) and (handler := default_handler(consumer, {"type": kind})) is not None:
             setattr(consumer, name, handler)
-
-
-def _make(kind: str, consumer: Any) -> Callable[[Any], Any] | None:
-    handler = _HANDLERS.get(kind)
-    return None if handler is None else handler(consumer)

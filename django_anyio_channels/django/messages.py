@@ -1,6 +1,6 @@
 """Messages as consumers get them from a group with a history, and as they are published to the inbox of a node.
 
-To an inbox goes an envelope: a channel name, a line feed, and the encoded message. An envelope without a channel name
+What goes to an inbox is sealed: a channel name, a line feed, and the encoded message. What is sealed without a name
 holds a control message, see `control`.
 """
 
@@ -12,20 +12,20 @@ from typing import Any
 from ..core.events import Event
 
 CONTROL = ""
-"""Takes the place of the channel name in an envelope for the node itself."""
+"""Takes the place of the channel name of what is for the node itself."""
 
 CONTEXT_KEY = "_trace_context"
 """The key of a message under which a trace context travels: a dict with what W3C calls ``traceparent`` and so on."""
 
 
 def seal(channel: str, payload: bytes) -> bytes:
-    """Put a payload into an envelope for a channel of a node, or for `CONTROL`."""
+    """Seal a payload for a channel of a node, or for `CONTROL`."""
     return b"%b\n%b" % (channel.encode(), payload)
 
 
-def open_envelope(envelope: bytes) -> tuple[str, bytes]:
+def unseal(sealed: bytes) -> tuple[str, bytes]:
     """Return the channel and the payload. What is not ASCII in the channel is replaced, so that no name matches it."""
-    channel, _, payload = envelope.partition(b"\n")
+    channel, _, payload = sealed.partition(b"\n")
     return channel.decode("ascii", "replace"), payload
 
 

@@ -22,7 +22,7 @@ from .echo import Echo
 from .jobs import Job, Jobs
 from .listeners import Listeners
 from .local_channels import LocalChannels
-from .messages import GroupMessage, open_envelope, position_of
+from .messages import GroupMessage, position_of, unseal
 from .names import is_channel_of, new_node_id, node_of
 from .outages import Outages
 from .presence.records import Joining
@@ -168,7 +168,7 @@ class Node:
     def read_inbox(self, entry: Timestamped) -> None:
         """Deliver what was published to this node, or to all nodes."""
         arrived, event = entry
-        channel, payload = open_envelope(event.message)
+        channel, payload = unseal(event.message)
         try:
             if not event.message:
                 return  # a probe, see `BaseChannelLayer.count_subscribers`

@@ -19,8 +19,9 @@ import pytest
 from anyio.lowlevel import checkpoint
 from anyio.to_thread import run_sync
 
-from django_anyio_channels import Backoff, Channel, DeliveryUnknown, Event, ListenerClosed, Subscriber
+from django_anyio_channels import Backoff, Channel, DeliveryUnknown, ListenerClosed, Subscriber
 from django_anyio_channels.hub.consumer_group import dead_letter_group
+from tests.support.consumer_groups import TIME_LIMIT, messages, next_of
 from tests.support.paths import ROOT
 from tests.support.programs import in_a_hurry
 
@@ -31,7 +32,6 @@ pytestmark = pytest.mark.anyio
 
 SHORT = 0.5
 """Seconds after which what is not acknowledged comes again, in tests that wait for it."""
-TIME_LIMIT = 30.0
 
 Open = Callable[..., Awaitable[Channel]]
 
@@ -57,21 +57,6 @@ def jobs(unique: Unique) -> str:
 
 def workers_of(channel: Channel, group: str, name: str = "workers", ack: Any = "manual") -> Any:
     return channel.subscribe(group, consumer_group=name, ack=ack)
-
-
-async def next_of(reader: Subscriber) -> Event[Any]:
-    with anyio.fail_after(TIME_LIMIT):
-        return await reader.receive()
-
-
-async def messages(reader: Subscriber, count: int) -> list[Any]:
-    """The messages of the next so many events, acknowledged."""
-    found = []
-    for _ in range(count):
-        event = await next_of(reader)
-        await event.ack()
-        found.append(event.message)
-    return found
 
 
 async def becomes_true(condition: Callable[[], object], seconds: float = TIME_LIMIT) -> None:

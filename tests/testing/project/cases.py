@@ -83,35 +83,31 @@ class Tests(SimpleTestCase):
         assert received("jobs") == [{"type": "job"}]
 
 
+def captured_in_a_transaction() -> None:
+    with layer.captured() as sent:
+        with transaction.atomic():
+            layer.in_transaction().send_sync("jobs", {"type": "job"})
+        with pytest.raises(ZeroDivisionError), transaction.atomic():
+            layer.in_transaction().group_send_sync("orders", {"type": "never"})
+            raise ZeroDivisionError
+    assert sent == [("channel", "jobs", {"type": "job"})]
+
+
 class InTestCase(Tests, TestCase):
     """In a transaction that never commits."""
 
     def test_7_captured_in_a_transaction(self) -> None:
-        if connection.vendor != "postgresql":
-            return
-        with layer.captured() as sent:
-            with transaction.atomic():
-                layer.in_transaction().send_sync("jobs", {"type": "job"})
-            with pytest.raises(ZeroDivisionError), transaction.atomic():
-                layer.in_transaction().group_send_sync("orders", {"type": "never"})
-                raise ZeroDivisionError
-        assert sent == [("channel", "jobs", {"type": "job"})]
+        if connection.vendor == "postgresql":
+            captured_in_a_transaction()
 
 
 class InTransactionTestCase(Tests, TransactionTestCase):
     """With transactions that commit."""
 
     def test_7_captured_in_a_transaction(self) -> None:
-        if connection.vendor != "postgresql":
-            return
-        with layer.captured() as sent:
-            with transaction.atomic():
-                layer.in_transaction().send_sync("jobs", {"type": "job"})
-            with pytest.raises(ZeroDivisionError), transaction.atomic():
-                layer.in_transaction().group_send_sync("orders", {"type": "never"})
-                raise ZeroDivisionError
-        assert sent == [("channel", "jobs", {"type": "job"})]
-        assert received("jobs") == [{"type": "job"}]
+        if connection.vendor == "postgresql":
+            captured_in_a_transaction()
+            assert received("jobs") == [{"type": "job"}]
 
 
 del Tests  # it is no test case itself

@@ -14,10 +14,8 @@ from anyio.to_thread import run_sync
 from django_anyio_channels import (
     Channel,
     ChannelLayerError,
-    Event,
     ListenerClosed,
     RedisStreamsChannelLayer,
-    Subscriber,
 )
 from django_anyio_channels.brokers.common import deliveries
 from django_anyio_channels.brokers.common.deliveries import Consumer
@@ -28,12 +26,12 @@ from django_anyio_channels.hub.consumer_group import dead_letter_group
 from django_anyio_channels.hub.sharding import shard_index
 from tests.brokers.redis.conftest import becomes_true
 from tests.support.brokers import redis as brokers
+from tests.support.consumer_groups import TIME_LIMIT, messages, next_of
 
 pytestmark = pytest.mark.anyio
 
 SHORT = 1.0
 """Seconds after which what nobody acknowledged comes again, in tests that wait for it."""
-TIME_LIMIT = 30.0
 
 Open = Callable[..., Awaitable[Channel]]
 
@@ -60,21 +58,6 @@ async def open_channel() -> AsyncIterator[Open]:
 
 def workers_of(channel: Channel, name: str = "workers", ack: Any = "manual") -> Any:
     return channel.subscribe("jobs", consumer_group=name, ack=ack)
-
-
-async def next_of(reader: Subscriber) -> Event[Any]:
-    with anyio.fail_after(TIME_LIMIT):
-        return await reader.receive()
-
-
-async def messages(reader: Subscriber, count: int) -> list[Any]:
-    """The messages of the next so many events, acknowledged."""
-    found = []
-    for _ in range(count):
-        event = await next_of(reader)
-        await event.ack()
-        found.append(event.message)
-    return found
 
 
 def pending(server: brokers.Redis, name: str = "workers") -> int:
