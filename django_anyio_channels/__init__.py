@@ -37,25 +37,25 @@ if TYPE_CHECKING:
     from .django.browser.consumers import ResumableConsumer as ResumableConsumer
     from .django.browser.consumers import SyncResumableConsumer as SyncResumableConsumer
     from .django.browser.event_stream import EventStreamResponse as EventStreamResponse
-    from .django.graceful import graceful as graceful
-    from .django.health_check import ChannelLayerHealthCheck as ChannelLayerHealthCheck
     from .django.layer import AnyioChannelLayer as AnyioChannelLayer
-    from .django.messages import GroupMessage as GroupMessage
-    from .django.messages import position_of as position_of
-    from .django.middleware import ChannelNameMiddleware as ChannelNameMiddleware
-    from .django.middleware import channel_token as channel_token
+    from .django.messages.group_message import GroupMessage as GroupMessage
+    from .django.messages.group_message import position_of as position_of
     from .django.migration_operations import CreateChannelTables as CreateChannelTables
+    from .django.monitoring.health_check import ChannelLayerHealthCheck as ChannelLayerHealthCheck
     from .django.presence.consumers import PresenceMixin as PresenceMixin
     from .django.presence.results import GroupCount as GroupCount
     from .django.presence.results import Member as Member
+    from .django.process.graceful import graceful as graceful
     from .django.registry import get_channel_layer as get_channel_layer
     from .django.resume import AsyncResumingMixin as AsyncResumingMixin
     from .django.resume import ResumingMixin as ResumingMixin
     from .django.resume import Resumption as Resumption
+    from .django.sending.middleware import ChannelNameMiddleware as ChannelNameMiddleware
+    from .django.sending.middleware import channel_token as channel_token
+    from .django.sending.users import UserMixin as UserMixin
+    from .django.sending.users import user_groups as user_groups
     from .django.telemetry.prometheus import PrometheusCollector as PrometheusCollector
     from .django.telemetry.tracing import take_trace_context as take_trace_context
-    from .django.users import UserMixin as UserMixin
-    from .django.users import user_groups as user_groups
     from .hub.channel import Channel as Channel
     from .hub.session import Backoff as Backoff
     from .hub.subscriber import Subscriber as Subscriber
@@ -76,17 +76,17 @@ _NAMES = {
     "core.layer": ["BaseChannelLayer"],
     "django.browser.consumers": ["ResumableConsumer", "SyncResumableConsumer"],
     "django.browser.event_stream": ["EventStreamResponse"],
-    "django.graceful": ["graceful"],
-    "django.health_check": ["ChannelLayerHealthCheck"],
+    "django.process.graceful": ["graceful"],
+    "django.monitoring.health_check": ["ChannelLayerHealthCheck"],
     "django.layer": ["AnyioChannelLayer"],
-    "django.messages": ["GroupMessage", "position_of"],
+    "django.messages.group_message": ["GroupMessage", "position_of"],
     "django.migration_operations": ["CreateChannelTables"],
-    "django.middleware": ["ChannelNameMiddleware", "channel_token"],
+    "django.sending.middleware": ["ChannelNameMiddleware", "channel_token"],
     "django.presence.consumers": ["PresenceMixin"],
     "django.presence.results": ["GroupCount", "Member"],
     "django.registry": ["get_channel_layer"],
     "django.resume": ["AsyncResumingMixin", "ResumingMixin", "Resumption"],
-    "django.users": ["UserMixin", "user_groups"],
+    "django.sending.users": ["UserMixin", "user_groups"],
     "django.telemetry.prometheus": ["PrometheusCollector"],
     "django.telemetry.tracing": ["take_trace_context"],
     "hub.channel": ["Channel"],

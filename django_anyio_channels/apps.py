@@ -5,8 +5,8 @@ from __future__ import annotations
 from django.apps import AppConfig
 from django.core import checks
 
-from .django.checks import check_channel_layers
-from .django.close_on import connect_signals
+from .django.configuration.checks import check_channel_layers
+from .django.sending.close_on import connect_signals
 
 
 class AnyioChannelsConfig(AppConfig):

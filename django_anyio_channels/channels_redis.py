@@ -10,10 +10,10 @@ from urllib.parse import quote
 from .core.exceptions import DecodeError
 from .core.options import instance_of
 from .core.serializers import MARKER, Serializer
-from .django.config import read_config, refuse_unknown_keys
-from .django.envelope import Header, close_envelope
-from .django.factory import layer_class
+from .django.configuration.config import read_config, refuse_unknown_keys
+from .django.configuration.factory import layer_class
 from .django.layer import AnyioChannelLayer
+from .django.messages.envelope import Header, close_envelope
 from .django.settings import ConfigError, ConfigWarning, LayerFactory, Settings, check_key, without_lazy_strings
 
 DEFAULT_HOST = "redis://localhost:6379"

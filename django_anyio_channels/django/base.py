@@ -14,13 +14,13 @@ from channels.layers import BaseChannelLayer
 
 from ..core.exceptions import PayloadTooLarge, QueueFull
 from ..core.serializers import encode_limited
-from .config import read_config, refuse_misplaced_keys
+from .configuration.config import read_config, refuse_misplaced_keys
+from .configuration.factory import broker_kind
+from .consumers.fast_dispatch import is_supported
 from .dispatcher import Dispatcher
-from .factory import broker_kind
-from .fast_dispatch import is_supported
-from .messages import seal
+from .messages.inbox import seal
 from .names import CHANNEL_NAME, GROUP_NAME, channel_of, node_of
-from .node import Node
+from .nodes.node import Node
 from .settings import Settings
 from .telemetry.install import install
 from .transactions import TransactionalLayer

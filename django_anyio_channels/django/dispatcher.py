@@ -16,16 +16,16 @@ from ..core.exceptions import ChannelClosed, QueueFull
 from ..core.stats import RateLimitedLogger
 from ..core.telemetry import Recorder
 from ..hub.session import Interruption
-from .background_loop import Loop, background
-from .cross_loop import EventLoopBlocked, EventLoopClosed, submit, wait_async, wait_blocking
-from .databases import close_before_teardown
-from .encryption import EncryptedPublisher
-from .envelope import payload_for
-from .event_loops import LoopLocal, is_async_to_sync_loop
+from .configuration.databases import close_before_teardown
+from .messages.encryption import EncryptedPublisher
+from .messages.envelope import payload_for
 from .names import channel_of, node_of
-from .node import Node, open_node
-from .node_totals import NodeTotals
-from .outages import Outages
+from .nodes.node import Node, open_node
+from .nodes.outages import Outages
+from .nodes.totals import NodeTotals
+from .process.background_loop import Loop, background
+from .process.cross_loop import EventLoopBlocked, EventLoopClosed, submit, wait_async, wait_blocking
+from .process.event_loops import LoopLocal, is_async_to_sync_loop
 from .settings import Settings
 
 T = TypeVar("T")

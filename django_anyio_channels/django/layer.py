@@ -16,17 +16,17 @@ except ModuleNotFoundError as error:
     ) from error
 
 from .base import REFUSALS, translate
-from .consumers import acknowledging, calling_consumer, is_worker
-from .default_handlers import add_handlers
+from .consumers.default_handlers import add_handlers
+from .consumers.fast_dispatch import inbox_of, speed_up
+from .consumers.internals import acknowledging, calling_consumer, is_worker
+from .consumers.jobs import Job
 from .dispatcher import same_node
-from .fast_dispatch import inbox_of, speed_up
-from .health import HealthMethods
-from .inspection import InspectionMethods
-from .jobs import Job
 from .listening import Listening
+from .monitoring.health import HealthMethods
+from .monitoring.inspection import InspectionMethods
+from .monitoring.statistics import Statistics
 from .presence.methods import joining_of
-from .sends import Channels, Groups, Results
-from .statistics import Statistics
+from .sending.sends import Channels, Groups, Results
 from .testing import TestingMethods
 
 

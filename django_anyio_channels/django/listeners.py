@@ -10,7 +10,7 @@ from typing import Any
 from ..core.events import Event
 from ..core.exceptions import PositionLost
 from ..hub.subscriber import Subscriber
-from .closing import CLOSE
+from .messages.closing import CLOSE
 from .names import BrokerNames
 
 

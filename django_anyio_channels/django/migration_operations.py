@@ -13,7 +13,7 @@ try:
 except ModuleNotFoundError as error:
     raise MissingDriver("Migrations need Django: pip install django-anyio-channels[django]") from error
 
-from .factory import table_definitions
+from .configuration.factory import table_definitions
 
 
 class CreateChannelTables(Operation):

@@ -17,7 +17,7 @@ except ModuleNotFoundError as error:
         "The mixins for consumers need Django and Channels: pip install django-anyio-channels[django]"
     ) from error
 
-from .closing import close, close_sync
+from .messages.closing import close, close_sync
 
 TRY_AGAIN_LATER = 4013
 """The code with which a WebSocket is closed so that its browser comes back with its last position.

@@ -5,13 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 from .base import REFUSALS, translate
-from .broadcasts import Broadcasts
 from .dispatcher import Dispatcher
-from .envelope import Header
+from .messages.envelope import Header
 from .presence.methods import PresenceMethods, joining_of
-from .sends import Channels, Groups, Results
+from .sending.broadcasts import Broadcasts
+from .sending.sends import Channels, Groups, Results
+from .sending.users import UserMethods
 from .transactions import TransactionalLayer, TransactionDispatcher
-from .users import UserMethods
 
 _AnyDispatcher = Dispatcher | TransactionDispatcher
 

@@ -9,13 +9,13 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from ..hub.session import Interruption
-from .background_loop import background
 from .names import TEST_RUN
+from .process.background_loop import background
 from .settings import Settings
 from .sync_methods import SynchronousMethods
 
 if TYPE_CHECKING:
-    from .recording import Recording, Sent
+    from .sending.recording import Recording, Sent
 
 
 class TestingMethods(SynchronousMethods):
@@ -34,7 +34,7 @@ class TestingMethods(SynchronousMethods):
         a part of the transaction and until that is rolled back. So tests within a transaction that never commits, such
         as Django's ``TestCase``, see what a commit would send.
         """
-        from .recording import Recording
+        from .sending.recording import Recording
 
         recording = self._recording
         if recording is None:

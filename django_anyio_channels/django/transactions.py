@@ -17,7 +17,7 @@ from ..core.events import BoundQueue, PublishResult
 from ..core.exceptions import NotSupported, QueueFull
 from ..core.stats import RateLimitedLogger
 from .dispatcher import Dispatcher, same_node
-from .envelope import READY, payload_for
+from .messages.envelope import READY, payload_for
 from .names import channel_of
 from .settings import Settings
 

@@ -16,7 +16,7 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidHandshake
 
 from django_anyio_channels import AnyioChannelLayer
-from django_anyio_channels.django.graceful import RESTART, SERVICE_RESTART
+from django_anyio_channels.django.process.graceful import RESTART, SERVICE_RESTART
 from tests.asgi.ends import ROOM
 from tests.asgi.serving import environment, noise
 from tests.support.brokers import redis

@@ -11,7 +11,7 @@ from typing import cast
 import pytest
 
 from django_anyio_channels.brokers.mqtt.queues.handoff import orphaned_queues
-from django_anyio_channels.django.background_loop import background
+from django_anyio_channels.django.process.background_loop import background
 
 from .kinds import KINDS, Broker, HistoryBroker, Kind, MortalBroker
 from .processes import Processes

@@ -13,7 +13,7 @@ from typing import Any
 import anyio
 
 from django_anyio_channels import Channel
-from django_anyio_channels.django.config import read_config
+from django_anyio_channels.django.configuration.config import read_config
 
 
 async def work(config: dict[str, Any], group: str) -> None:

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 from django_anyio_channels import BaseChannelLayer, InMemoryChannelLayer, RedisStreamsChannelLayer
 from django_anyio_channels.brokers.memory.broker import InMemoryBroker
-from django_anyio_channels.django.config import read_config
+from django_anyio_channels.django.configuration.config import read_config
 from tests.support.brokers import mosquitto, postgres, redis
 from tests.support.brokers.server import Server, running
 

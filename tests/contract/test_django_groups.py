@@ -17,7 +17,7 @@ from .processes import Processes, n, numbers, receive, rest, soon, until
 pytestmark = [pytest.mark.anyio, pytest.mark.encrypted_only, pytest.mark.measured_in_memory]
 
 
-LOCAL = pytest.mark.memory_only("It happens in the process, after a broker: `django.local_channels`.")
+LOCAL = pytest.mark.memory_only("It happens in the process, after a broker: `django.nodes.local_channels`.")
 
 
 async def members(layer: AnyioChannelLayer, group: str, count: int) -> list[str]:

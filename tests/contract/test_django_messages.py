@@ -20,7 +20,7 @@ from .processes import Message, Processes, n, numbers, receive, rest, soon, unti
 pytestmark = [pytest.mark.anyio, pytest.mark.measured_in_memory]
 
 CHECKED_FIRST = pytest.mark.memory_only("The layer checks and encodes before it asks a broker.")
-LOCAL = pytest.mark.memory_only("It happens in the process, before or after a broker: `django.local_channels`.")
+LOCAL = pytest.mark.memory_only("It happens in the process, before or after a broker: `django.nodes.local_channels`.")
 
 BOTH_KINDS = pytest.mark.parametrize("normal", [True, False], ids=["normal", "specific"])
 

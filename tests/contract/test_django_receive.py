@@ -15,7 +15,7 @@ from .processes import Message, Processes, n, numbers, receive, rest, soon, unti
 # It is about the way of the payloads, not about what is in them.
 pytestmark = [pytest.mark.anyio, pytest.mark.encrypted_only, pytest.mark.measured_in_memory]
 
-LOCAL = pytest.mark.memory_only("It happens in the process, after a broker: `django.local_channels`.")
+LOCAL = pytest.mark.memory_only("It happens in the process, after a broker: `django.nodes.local_channels`.")
 
 NORMAL_OR_SPECIFIC = pytest.mark.parametrize("normal", [True, False], ids=["normal", "specific"])
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from django_anyio_channels import AnyioChannelLayer, InMemoryBroker, InMemoryChannelLayer, ListenerClosed
 from django_anyio_channels.core.exceptions import SubscriptionRefused
-from django_anyio_channels.django.node import Node
+from django_anyio_channels.django.nodes.node import Node
 
 TIME_LIMIT = 10.0
 

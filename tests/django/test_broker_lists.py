@@ -15,7 +15,7 @@ import pytest
 from anyio.to_thread import run_sync
 
 from django_anyio_channels import AnyioChannelLayer, Channel, NotSupported
-from django_anyio_channels.django.config import read_config
+from django_anyio_channels.django.configuration.config import read_config
 from django_anyio_channels.hub.sharding import shard_index
 from tests.support.brokers import mosquitto, postgres
 from tests.support.brokers.server import Server, running

@@ -17,7 +17,7 @@ from django.utils.text import format_lazy
 from django_anyio_channels import InMemoryBroker, InMemoryChannelLayer, RedisPubSubChannelLayer
 from django_anyio_channels.channels_redis import DEFAULT_HOST, KEYS, RedisChannelLayer
 from django_anyio_channels.core.serializers import MessagePackSerializer
-from django_anyio_channels.django.checks import check_channel_layers
+from django_anyio_channels.django.configuration.checks import check_channel_layers
 from django_anyio_channels.django.settings import ConfigError, LayerFactory, Settings
 from tests.support.programs import failing
 

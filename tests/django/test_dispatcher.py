@@ -11,9 +11,9 @@ from django.core.exceptions import SynchronousOnlyOperation
 
 from django_anyio_channels import AnyioChannelLayer, Channel, ChannelClosed, NotSupported
 from django_anyio_channels.django import dispatcher
-from django_anyio_channels.django.background_loop import BackgroundLoop
-from django_anyio_channels.django.cross_loop import submit
-from django_anyio_channels.django.node import Node
+from django_anyio_channels.django.nodes.node import Node
+from django_anyio_channels.django.process.background_loop import BackgroundLoop
+from django_anyio_channels.django.process.cross_loop import submit
 from tests.contract.kinds import RemoteMemoryLayer
 
 TIME_LIMIT = 30.0

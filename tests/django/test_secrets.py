@@ -18,7 +18,7 @@ from django.urls import path
 from django.utils.log import AdminEmailHandler
 
 from django_anyio_channels import AnyioChannelLayer, ListenerClosed
-from django_anyio_channels.django.config import read_config
+from django_anyio_channels.django.configuration.config import read_config
 
 SECRET = secrets.token_hex(12)
 LAYER: list[AnyioChannelLayer] = []

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from django_anyio_channels.django.config import read_config
+from django_anyio_channels.django.configuration.config import read_config
 
 INTEGERS = re.compile(r"number\.[0-9]+")
 

@@ -8,7 +8,7 @@ import inspect
 import pytest
 
 from django_anyio_channels import InMemoryChannelLayer, RedisStreamsChannelLayer
-from django_anyio_channels.django.config import read_config
+from django_anyio_channels.django.configuration.config import read_config
 
 from .pages import page
 

@@ -11,8 +11,8 @@ import pytest
 from channels.testing import WebsocketCommunicator
 from django.urls import path
 
-from django_anyio_channels.django.config import read_config
-from django_anyio_channels.django.graceful import Graceful
+from django_anyio_channels.django.configuration.config import read_config
+from django_anyio_channels.django.process.graceful import Graceful
 from tests.asgi.test_graceful import COMMANDS
 from tests.support.paths import ROOT
 

@@ -16,7 +16,7 @@ import prometheus_client
 import pytest
 from django.http import HttpRequest
 
-from django_anyio_channels.django.config import read_config
+from django_anyio_channels.django.configuration.config import read_config
 from django_anyio_channels.django.telemetry.metrics import LAG, METRICS, PUBLISH_TIME, Metric
 from tests.support.programs import QUIET_ASYNCIO
 

@@ -9,8 +9,8 @@ import docutils.nodes
 
 from django_anyio_channels import CreateChannelTables, PostgreSQLChannelLayer
 from django_anyio_channels.brokers.postgres import parameters
-from django_anyio_channels.django import databases
-from django_anyio_channels.django.config import read_config
+from django_anyio_channels.django.configuration import databases
+from django_anyio_channels.django.configuration.config import read_config
 
 from .pages import page
 

@@ -14,7 +14,7 @@ from channels.layers import channel_layers
 from channels.testing import WebsocketCommunicator
 
 from django_anyio_channels import AnyioChannelLayer
-from django_anyio_channels.django import factory
+from django_anyio_channels.django.configuration import factory
 from tests.support.paths import ROOT
 
 from .pages import page

@@ -6,7 +6,7 @@ import inspect
 
 from django_anyio_channels import RedisPubSubChannelLayer
 from django_anyio_channels.brokers.redis.options import NOT_IN_URLS, OF_STREAMS
-from django_anyio_channels.django.config import read_config
+from django_anyio_channels.django.configuration.config import read_config
 
 from .pages import page
 

@@ -12,7 +12,8 @@ from channels.layers import BaseChannelLayer
 
 import django_anyio_channels
 from django_anyio_channels import AnyioChannelLayer, ChannelLayerError
-from django_anyio_channels.django import checks, config, databases, factory, settings
+from django_anyio_channels.django import settings
+from django_anyio_channels.django.configuration import checks, config, databases, factory
 
 from .pages import cells_of, page, parsed
 

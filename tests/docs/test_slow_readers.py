@@ -11,8 +11,8 @@ from channels.testing import WebsocketCommunicator
 from django.test import override_settings
 
 from django_anyio_channels import AnyioChannelLayer, get_channel_layer
-from django_anyio_channels.django.closing import TOO_SLOW
-from django_anyio_channels.django.config import read_config
+from django_anyio_channels.django.configuration.config import read_config
+from django_anyio_channels.django.messages.closing import TOO_SLOW
 from django_anyio_channels.hub.overflow import POLICIES
 from tests.support.paths import ROOT
 

@@ -11,7 +11,7 @@ from channels.testing import WebsocketCommunicator
 from django.test import override_settings
 
 from django_anyio_channels import get_channel_layer
-from django_anyio_channels.django.config import CLOSE_ON, read_config
+from django_anyio_channels.django.configuration.config import CLOSE_ON, read_config
 
 from .pages import page
 

@@ -16,7 +16,7 @@ from django_anyio_channels import (
     ListenerClosed,
     NotSupported,
 )
-from django_anyio_channels.django.config import read_config
+from django_anyio_channels.django.configuration.config import read_config
 from django_anyio_channels.hub.sharding import shard_index
 from tests.core.test_layer import SixVerbs
 from tests.support.scripted import TIME_LIMIT, ScriptedLayer, until

@@ -31,7 +31,7 @@ BELOW = {
 }
 """What each part may import. The only way from Django to a broker is `FACTORY`."""
 
-FACTORY = "django.factory"
+FACTORY = "django.configuration.factory"
 
 _FRAMEWORKS = {"django", "channels", "asgiref", "daphne"}
 _LOOPS = {"asyncio", "trio"}

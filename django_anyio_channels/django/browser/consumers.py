@@ -18,7 +18,7 @@ except ModuleNotFoundError as error:
         "ResumableConsumer needs Django and Channels: pip install django-anyio-channels[django]"
     ) from error
 
-from ..closing import close, close_sync
+from ..messages.closing import close, close_sync
 from ..presence.consumers import PresenceMixin
 from ..resume import AsyncResumingMixin, ResumingMixin
 from .conversation import Conversation, run

@@ -16,7 +16,7 @@ from typing import Any
 import msgspec
 
 from ...core.exceptions import ChannelLayerError, ListenerClosed, NotSupported
-from ..messages import position_of
+from ..messages.group_message import position_of
 from ..resume import TRY_AGAIN_LATER
 from . import frames
 

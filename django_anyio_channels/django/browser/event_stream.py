@@ -26,9 +26,9 @@ except ModuleNotFoundError as error:
         "EventStreamResponse needs Django and Channels: pip install django-anyio-channels[django]"
     ) from error
 
-from ..messages import position_of
+from ..messages.group_message import position_of
+from ..messages.ready_frames import FRAME
 from ..names import GROUP_NAME
-from ..ready_frames import FRAME
 from ..resume import resume
 from .conversation import stay_seconds
 from .frames import NO_POSITION, VERSION, content_of, encode, encode_message, group_of

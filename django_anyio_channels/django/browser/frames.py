@@ -8,8 +8,8 @@ from typing import Annotated, Any
 import msgspec
 from msgspec import Meta, Struct
 
-from ..messages import GroupMessage, position_of
-from ..ready_frames import FRAME
+from ..messages.group_message import GroupMessage, position_of
+from ..messages.ready_frames import FRAME
 
 VERSION = 1
 

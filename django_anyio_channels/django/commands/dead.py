@@ -7,7 +7,7 @@ from typing import Any
 from django.core.management.base import CommandError
 
 from ...core.events import Event
-from ..jobs import dead_letter_group
+from ..consumers.jobs import dead_letter_group
 from ..layer import AnyioChannelLayer
 from .running import Invocation, add_parser
 

@@ -10,7 +10,7 @@ from ...core.diagnosis import clock_finding
 from ...core.exceptions import ChannelLayerError
 from ...core.inspection import Finding
 from ..layer import AnyioChannelLayer
-from ..reports import package_version
+from ..nodes.reports import package_version
 from .info import notes_of, others
 from .running import Invocation, add_parser, printable
 

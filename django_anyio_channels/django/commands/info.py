@@ -8,8 +8,8 @@ from typing import Any
 
 from ...core.exceptions import NotSupported
 from ...core.inspection import QueueState
-from ..control import Reports
 from ..layer import AnyioChannelLayer
+from ..nodes.control import Reports
 from .running import Invocation, add_parser, positive_seconds, printable, seconds, table
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from django.core.management.base import CommandError
 
-from ..messages import position_of
+from ..messages.group_message import position_of
 from .running import Invocation, add_parser, positive_count, positive_seconds
 
 

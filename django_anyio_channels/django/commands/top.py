@@ -8,8 +8,8 @@ from contextlib import contextmanager
 from time import monotonic
 from typing import Any, Protocol
 
-from ..control import Reports
 from ..layer import AnyioChannelLayer
+from ..nodes.control import Reports
 from .info import notes_of, others
 from .running import Invocation, add_parser, positive_count, positive_seconds, seconds, table
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 
 from ..base import LayerBase
-from ..node import Node
+from ..nodes.node import Node
 from ..settings import Settings
 from .group import decode_metas
 from .records import LARGEST_META, LONGEST_MEMBER, Joining

@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from functools import wraps
 from typing import Any
 
-from ..messages import CONTEXT_KEY
+from .context import CONTEXT_KEY
 from .opentelemetry import SCOPE  # before Channels and OpenTelemetry: its errors name the extras
 
 # isort: split

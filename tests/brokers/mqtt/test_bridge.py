@@ -24,7 +24,7 @@ from paho.mqtt.enums import CallbackAPIVersion
 from django_anyio_channels import AnyioChannelLayer, MQTTChannelLayer, NotSupported
 from django_anyio_channels.brokers.mqtt.layer import Properties
 from django_anyio_channels.core.exceptions import SubscriptionRefused
-from django_anyio_channels.django.config import read_config
+from django_anyio_channels.django.configuration.config import read_config
 from django_anyio_channels.django.settings import ConfigError
 from tests.support.brokers.mosquitto import Mosquitto, find_client
 from tests.support.layers import TIME_LIMIT

@@ -13,7 +13,7 @@ from django.db.backends.postgresql.base import DatabaseWrapper
 from django.db.utils import ConnectionHandler
 
 from django_anyio_channels import ListenerClosed, PostgreSQLChannelLayer
-from django_anyio_channels.django.databases import layer_arguments
+from django_anyio_channels.django.configuration.databases import layer_arguments
 from tests.support.brokers import postgres as brokers
 from tests.support.brokers.postgres import PASSWORD, USER, Postgres
 from tests.support.brokers.server import running

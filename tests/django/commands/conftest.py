@@ -14,7 +14,7 @@ from django.core.management import CommandError, call_command
 from django.test import override_settings
 
 from django_anyio_channels import AnyioChannelLayer, InMemoryBroker, InMemoryChannelLayer
-from django_anyio_channels.django.background_loop import background
+from django_anyio_channels.django.process.background_loop import background
 from django_anyio_channels.management.commands.channels import Command
 
 T = TypeVar("T")

@@ -9,7 +9,7 @@ import pytest
 
 from django_anyio_channels import InMemoryChannelLayer, ListenerClosed
 from django_anyio_channels.core.inspection import Finding
-from django_anyio_channels.django.reports import Reporter
+from django_anyio_channels.django.nodes.reports import Reporter
 
 from .conftest import Site, call, in_memory, project, refused, running_site
 

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from django_anyio_channels import InMemoryChannelLayer, PublishResult
-from django_anyio_channels.django import reports
-from django_anyio_channels.django.control import Reports
-from django_anyio_channels.django.reports import Reporter
+from django_anyio_channels.django.nodes import reports
+from django_anyio_channels.django.nodes.control import Reports
+from django_anyio_channels.django.nodes.reports import Reporter
 
 from .conftest import Site, call, in_memory, project, running_site
 

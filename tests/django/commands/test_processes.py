@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from django_anyio_channels.django.background_loop import background
+from django_anyio_channels.django.process.background_loop import background
 from tests.asgi.serving import environment
 from tests.support.brokers import mosquitto, postgres, redis
 from tests.support.brokers.server import running

@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from django_anyio_channels import AnyioChannelLayer, InMemoryChannelLayer
-from django_anyio_channels.django.config import read_config
+from django_anyio_channels.django.configuration.config import read_config
 from django_anyio_channels.django.settings import ConfigError
 from django_anyio_channels.django.telemetry.sources import alias_of
 from tests.support.programs import failing

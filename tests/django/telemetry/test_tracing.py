@@ -22,7 +22,7 @@ from opentelemetry.trace import NonRecordingSpan, SpanContext, SpanKind, StatusC
 
 from django_anyio_channels import AnyioChannelLayer, InMemoryBroker, InMemoryChannelLayer, PublishResult
 from django_anyio_channels.core.serializers import MessagePackSerializer
-from django_anyio_channels.django.messages import CONTEXT_KEY
+from django_anyio_channels.django.telemetry.context import CONTEXT_KEY
 from django_anyio_channels.django.telemetry.tracing import Tracing, take_trace_context
 from tests.django.helpers import soon
 

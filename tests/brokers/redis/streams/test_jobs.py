@@ -14,7 +14,7 @@ from channels.layers import BaseChannelLayer, channel_layers
 from channels.worker import Worker
 
 from django_anyio_channels import AnyioChannelLayer
-from django_anyio_channels.django.background_loop import background
+from django_anyio_channels.django.process.background_loop import background
 from django_anyio_channels.hub import measured
 from tests.brokers.redis.conftest import becomes_true
 from tests.support.brokers import redis as brokers

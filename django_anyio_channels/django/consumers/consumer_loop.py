@@ -1,0 +1,147 @@
+"""What a consumer's client and its channel have for it, in turn: Channels' loop without its tasks.
+
+Channels' loop (``channels.utils.await_many_dispatch``) makes a task of each message that it waits for, and another wait
+of each message that comes. It gives the first message to the consumer's ``dispatch``; there this loop takes over, in
+the same task. An exception ends both.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import weakref
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from channels.consumer import AsyncConsumer
+
+from ...hub.subscriber import Subscriber
+from ..messages.group_message import with_position
+from .direct_sends import DirectSends, Rest
+from .internals import CHANNEL, CLIENT, Receive, calling_loop, jobs_of_worker
+
+AT_ONCE = 32
+"""How many messages of the channel are handled at most before the client's next one."""
+
+
+Handle = Callable[[Any], Awaitable[None]]
+
+
+class Inbox:
+    """The messages that wait for a consumer."""
+
+    __slots__ = ("from_client", "mailbox", "notifier", "send_frame")
+
+    def __init__(self, mailbox: Subscriber) -> None:
+        self.read(mailbox)
+        self.from_client: asyncio.Queue[Any] | None = None
+        """What the client has sent, where its messages need not be awaited one by one."""
+        self.send_frame: Callable[[Any], bool] | None = None
+        """Sends a ready frame at once, if it can; returns whether it has."""
+
+    def read(self, mailbox: Subscriber) -> None:
+        """Read this mailbox from now on."""
+        self.mailbox = mailbox
+        self.notifier = mailbox.notifier
+        """Notifies when there may be a message."""
+
+    def take(self) -> Any:
+        """Return the next message if there is one, else None."""
+        if self.from_client is not None and not self.from_client.empty():
+            return self.from_client.get_nowait()
+        found = self.mailbox.take()
+        if found is None:
+            return None
+        return found[1] if found[0].position is None else with_position(*found)
+
+
+class ConsumerLoop:
+    """Takes the place of the ``dispatch`` of a consumer: it handles each message of the client and of ``inbox``."""
+
+    __slots__ = ("_begun", "_consumer", "_direct", "_handle", "_sends_frames", "_waiter", "inbox")
+
+    def __init__(self, consumer: AsyncConsumer, handle: Handle, inbox: Inbox, *, sends_frames: bool = False) -> None:
+        """With ``sends_frames`` ready frames are sent to the client while the consumer waits."""
+        self._consumer = weakref.ref(consumer)
+        self._handle = handle
+        self.inbox = inbox
+        self._waiter: asyncio.Future[None] | None = None
+        self._sends_frames = sends_frames
+        self._direct: DirectSends | None = None
+        self._begun: Rest | None = None
+        """The rest of a send that could not end at once."""
+
+    async def __call__(self, message: Any) -> None:
+        loop = calling_loop(self._consumer())
+        await self._handle(message)
+        if loop is not None:  # else another caller wants no more than this
+            self.inbox.from_client = jobs_of_worker(self._consumer(), loop.receive, message)
+            await self._run(loop.receive, loop.tasks, loop.position)
+
+    async def _run(self, receive: Receive, tasks: list[asyncio.Future[Any]], position: int) -> None:
+        """Handle messages until one of them raises. Channels' loop ends the ``tasks`` then."""
+        if position == CLIENT:
+            if tasks[CHANNEL].done():
+                await self._handle(tasks[CHANNEL].result())
+            tasks[CLIENT] = asyncio.ensure_future(receive())
+        tasks[CHANNEL].cancel()
+        client = tasks[CLIENT]
+        client.add_done_callback(self._wake)
+        if self._sends_frames:
+            consumer: Any = self._consumer()
+            self._direct = DirectSends(consumer.base_send)
+            self.inbox.send_frame = self._send_frame
+        handle, take, at_once = self._handle, self.inbox.take, range(AT_ONCE)
+        notifier, new_waiter = self.inbox.notifier, client.get_loop().create_future
+        while True:
+            if client.done():
+                await handle(client.result())
+                client = tasks[CLIENT] = asyncio.ensure_future(receive())
+                client.add_done_callback(self._wake)
+            for _ in at_once:
+                message = take()
+                if message is None:
+                    break
+                await handle(message)
+                if client.done():
+                    break
+            else:
+                await asyncio.sleep(0)
+                continue
+            if client.done():
+                continue
+            # A coroutine of its own would cost each message a tenth of its time.
+            self._waiter = waiter = new_waiter()
+            notifier.add(waiter)
+            try:
+                await waiter
+            except BaseException as error:
+                notifier.cancel(waiter)
+                if self._begun is None:
+                    raise
+                self._begun.interrupt(error)
+            if client.done():
+                notifier.cancel(waiter)
+            if self._begun is not None:
+                begun, self._begun = self._begun, None
+                await begun
+
+    def _wake(self, client: asyncio.Future[Any]) -> None:
+        if self._waiter is not None:
+            self._end_wait(self._waiter)
+
+    def _end_wait(self, waiter: asyncio.Future[None]) -> None:
+        if not waiter.done():
+            self.inbox.notifier.cancel(waiter)  # where it would stay until the next message
+            waiter.set_result(None)
+
+    def _send_frame(self, message: Any) -> bool:
+        """Send to the client if the consumer waits, so that nothing comes before. Return whether it does."""
+        waiter = self._waiter
+        if waiter is None or waiter.done() or self._direct is None:
+            return False
+        self._waiter = None  # what is sent to the consumer by its own send comes behind
+        self._begun = self._direct.send(message)
+        self._waiter = waiter
+        if self._begun is not None:
+            self._end_wait(waiter)
+        return True

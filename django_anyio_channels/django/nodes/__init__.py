@@ -1,0 +1,1 @@
+"""A node, its parts, and how nodes speak with each other."""

@@ -1,0 +1,1 @@
+"""The event loops and threads of a process, and its ends."""

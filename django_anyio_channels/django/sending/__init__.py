@@ -1,0 +1,1 @@
+"""The methods that send, and who gets a message: groups, users, browsers."""
