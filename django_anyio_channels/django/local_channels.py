@@ -21,6 +21,7 @@ from .messages import with_position
 from .names import is_of_consumer, new_channel_name
 from .presence.node import NodePresence
 from .settings import Settings
+from .turns import Turns
 
 _LONGEST_SWEEP = 60.0
 _SHORTEST_SWEEP = 0.05
@@ -112,6 +113,7 @@ class LocalChannels:
         self._lifetimes: dict[str, ConsumerLifetime] = {}
         self.inboxes: dict[Subscriber, Inbox] = {}
         """Of running consumers, by their mailboxes."""
+        self.turns = Turns()
         self._outliving: set[str] = set()
         """The channels that another reader has kept when their consumer ended."""
         # Every membership lasts equally long, so the order of joining is the order of ending.
@@ -230,7 +232,7 @@ class LocalChannels:
         if former is not None:
             self.inboxes.pop(former.mailbox, None)
             former.read(mailbox)
-        inbox = self.inboxes[mailbox] = former or Inbox(mailbox)
+        inbox = self.inboxes[mailbox] = former or Inbox(mailbox, self.turns)
         return inbox
 
     async def receive_prefix(self, prefix: str) -> Any:
