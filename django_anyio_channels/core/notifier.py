@@ -9,12 +9,17 @@ import anyio
 from anyio.lowlevel import current_token
 
 
-class Waiter(Protocol):
+class Notified(Protocol):
+    """What is notified once, unless it is done."""
+
+    def done(self) -> bool: ...
+    def set_result(self, result: None, /) -> None: ...
+
+
+class Waiter(Notified, Protocol):
     """An object that one task awaits once; an `asyncio.Future` is one."""
 
     def __await__(self) -> Generator[Any, Any, Any]: ...
-    def done(self) -> bool: ...
-    def set_result(self, result: None, /) -> None: ...
 
 
 NewWaiter = Callable[[], Waiter]
@@ -63,7 +68,7 @@ class Notifier:
 
     def __init__(self, new_waiter: NewWaiter) -> None:
         self._new_waiter = new_waiter
-        self._waiters: list[Waiter] = []
+        self._waiters: list[Notified] = []
 
     @property
     def has_waiters(self) -> bool:
@@ -100,11 +105,11 @@ class Notifier:
         self._waiters.append(waiter)
         return waiter
 
-    def add(self, waiter: Waiter) -> None:
-        """Have this waiter wait behind the others, too."""
+    def add(self, waiter: Notified) -> None:
+        """Have this one wait behind the others, too."""
         self._waiters.append(waiter)
 
-    def cancel(self, waiter: Waiter) -> None:
+    def cancel(self, waiter: Notified) -> None:
         """Stop waiting. If the waiter was notified already, notify the next one."""
         if waiter in self._waiters:
             self._waiters.remove(waiter)

@@ -16,8 +16,10 @@ from channels.consumer import AsyncConsumer
 
 from ...hub.subscriber import Subscriber
 from ..messages.group_message import with_position
+from ..messages.ready_frames import FRAME
 from .direct_sends import DirectSends, Rest
 from .internals import CHANNEL, CLIENT, Receive, calling_loop, jobs_of_worker
+from .turns import Turns
 
 AT_ONCE = 32
 """How many messages of the channel are handled at most before the client's next one."""
@@ -29,14 +31,17 @@ Handle = Callable[[Any], Awaitable[None]]
 class Inbox:
     """The messages that wait for a consumer."""
 
-    __slots__ = ("from_client", "mailbox", "notifier", "send_frame")
+    __slots__ = ("frames", "from_client", "mailbox", "notifier", "put_frame", "turns")
 
-    def __init__(self, mailbox: Subscriber) -> None:
+    def __init__(self, mailbox: Subscriber, turns: Turns) -> None:
         self.read(mailbox)
+        self.turns = turns
         self.from_client: asyncio.Queue[Any] | None = None
         """What the client has sent, where its messages need not be awaited one by one."""
-        self.send_frame: Callable[[Any], bool] | None = None
-        """Sends a ready frame at once, if it can; returns whether it has."""
+        self.frames: list[dict[str, Any]] = []
+        """Ready frames as ASGI sends them, which came before what is in the mailbox."""
+        self.put_frame: Callable[[dict[str, Any]], bool] | None = None
+        """Adds to ``frames`` if the consumer waits and will send them itself; returns whether it does."""
 
     def read(self, mailbox: Subscriber) -> None:
         """Read this mailbox from now on."""
@@ -48,6 +53,8 @@ class Inbox:
         """Return the next message if there is one, else None."""
         if self.from_client is not None and not self.from_client.empty():
             return self.from_client.get_nowait()
+        if self.frames:
+            return {**self.frames.pop(0), "type": FRAME}
         found = self.mailbox.take()
         if found is None:
             return None
@@ -55,9 +62,22 @@ class Inbox:
 
 
 class ConsumerLoop:
-    """Takes the place of the ``dispatch`` of a consumer: it handles each message of the client and of ``inbox``."""
+    """Takes the place of the ``dispatch`` of a consumer: it handles each message of the client and of ``inbox``.
 
-    __slots__ = ("_begun", "_consumer", "_direct", "_handle", "_sends_frames", "_waiter", "inbox")
+    While the consumer waits, it is the `Waiter` that the mailbox notifies.
+    """
+
+    __slots__ = (
+        "_asks",
+        "_begun",
+        "_consumer",
+        "_direct",
+        "_handle",
+        "_has_message",
+        "_sends_frames",
+        "_waiter",
+        "inbox",
+    )
 
     def __init__(self, consumer: AsyncConsumer, handle: Handle, inbox: Inbox, *, sends_frames: bool = False) -> None:
         """With ``sends_frames`` ready frames are sent to the client while the consumer waits."""
@@ -65,6 +85,10 @@ class ConsumerLoop:
         self._handle = handle
         self.inbox = inbox
         self._waiter: asyncio.Future[None] | None = None
+        self._asks = False
+        """Whether it has asked for a turn."""
+        self._has_message = False
+        """Whether the mailbox has a message since it waits."""
         self._sends_frames = sends_frames
         self._direct: DirectSends | None = None
         self._begun: Rest | None = None
@@ -89,7 +113,7 @@ class ConsumerLoop:
         if self._sends_frames:
             consumer: Any = self._consumer()
             self._direct = DirectSends(consumer.base_send)
-            self.inbox.send_frame = self._send_frame
+            self.inbox.put_frame = self._put_frame
         handle, take, at_once = self._handle, self.inbox.take, range(AT_ONCE)
         notifier, new_waiter = self.inbox.notifier, client.get_loop().create_future
         while True:
@@ -111,19 +135,47 @@ class ConsumerLoop:
                 continue
             # A coroutine of its own would cost each message a tenth of its time.
             self._waiter = waiter = new_waiter()
-            notifier.add(waiter)
+            self._has_message = False
+            notifier.add(self)
             try:
                 await waiter
             except BaseException as error:
-                notifier.cancel(waiter)
+                notifier.cancel(self)
                 if self._begun is None:
                     raise
                 self._begun.interrupt(error)
             if client.done():
-                notifier.cancel(waiter)
+                notifier.cancel(self)
             if self._begun is not None:
                 begun, self._begun = self._begun, None
                 await begun
+
+    def done(self) -> bool:
+        """Return whether the consumer does not wait: for its `Notifier`."""
+        return self._waiter is None or self._waiter.done()
+
+    def set_result(self, result: None) -> None:
+        """Have the consumer take its message in its turn: for its `Notifier`."""
+        self._has_message = True
+        self._ask()
+
+    def _ask(self) -> None:
+        if not self._asks:
+            self._asks = True
+            self.inbox.turns.ask(self._turn)
+
+    def _turn(self) -> None:
+        """Send the ready frames that wait, and wake the consumer if there is more."""
+        self._asks = False
+        waiter, frames = self._waiter, self.inbox.frames
+        if waiter is None or waiter.done():
+            return
+        if frames and self._direct is not None:
+            self._waiter = None  # what is sent to the consumer by its own send comes behind
+            self._begun = self._direct.send(frames)
+            self._waiter = waiter
+        if self._has_message or self._begun is not None:
+            self._end_wait(waiter)
 
     def _wake(self, client: asyncio.Future[Any]) -> None:
         if self._waiter is not None:
@@ -131,17 +183,13 @@ class ConsumerLoop:
 
     def _end_wait(self, waiter: asyncio.Future[None]) -> None:
         if not waiter.done():
-            self.inbox.notifier.cancel(waiter)  # where it would stay until the next message
+            if not self._has_message:
+                self.inbox.notifier.cancel(self)  # where it would stay until the next message
             waiter.set_result(None)
 
-    def _send_frame(self, message: Any) -> bool:
-        """Send to the client if the consumer waits, so that nothing comes before. Return whether it does."""
-        waiter = self._waiter
-        if waiter is None or waiter.done() or self._direct is None:
+    def _put_frame(self, frame: dict[str, Any]) -> bool:
+        if self.done() or self._has_message or len(self.inbox.frames) >= AT_ONCE:
             return False
-        self._waiter = None  # what is sent to the consumer by its own send comes behind
-        self._begun = self._direct.send(message)
-        self._waiter = waiter
-        if self._begun is not None:
-            self._end_wait(waiter)
+        self.inbox.frames.append(frame)
+        self._ask()
         return True

@@ -27,30 +27,36 @@ class DirectSends:
         self._loop = asyncio.get_running_loop()
         self._context = contextvars.copy_context()
 
-    def send(self, message: dict[str, Any]) -> Rest | None:
-        """Begin to send in this event loop, but any of its tasks. Return what the consumer must await, if anything."""
-        current = asyncio.current_task()
+    def send(self, messages: list[dict[str, Any]]) -> Rest | None:
+        """Send in this event loop, but any of its tasks. Return what the consumer must await, if anything.
+
+        Messages that could not be sent without a wait remain in the list.
+        """
+        loop = self._loop
+        current = asyncio.current_task(loop)  # without the loop it would cost a system call to find it
         # As `asyncio-extending` says for whoever runs a task's code: a time limit, say, asks for the task.
         if current is not None:
-            asyncio.tasks._leave_task(self._loop, current)
-        asyncio.tasks._enter_task(self._loop, self._task)  # type: ignore[arg-type]
+            asyncio.tasks._leave_task(loop, current)
+        asyncio.tasks._enter_task(loop, self._task)  # type: ignore[arg-type]
         try:
-            return self._context.run(self._begin, message)
+            return self._context.run(self._begin, messages)
         finally:
-            asyncio.tasks._leave_task(self._loop, self._task)  # type: ignore[arg-type]
+            asyncio.tasks._leave_task(loop, self._task)  # type: ignore[arg-type]
             if current is not None:
-                asyncio.tasks._enter_task(self._loop, current)
+                asyncio.tasks._enter_task(loop, current)
 
-    def _begin(self, message: dict[str, Any]) -> Rest | None:
-        try:
-            sending = self._send(message)
-            steps = sending if isinstance(sending, CoroutineType) else _await(sending)
-            waits_for = steps.send(None)
-        except StopIteration:
-            return None
-        except (Exception, asyncio.CancelledError) as error:
-            return Rest(None, None, error)
-        return Rest(steps, waits_for)
+    def _begin(self, messages: list[dict[str, Any]]) -> Rest | None:
+        while messages:
+            try:
+                sending = self._send(messages.pop(0))
+                steps = sending if isinstance(sending, CoroutineType) else _await(sending)
+                waits_for = steps.send(None)
+            except StopIteration:
+                continue
+            except (Exception, asyncio.CancelledError) as error:
+                return Rest(None, None, error)
+            return Rest(steps, waits_for)
+        return None
 
 
 class Rest:

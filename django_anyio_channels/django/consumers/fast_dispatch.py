@@ -11,10 +11,9 @@ import inspect
 import logging
 import weakref
 from collections.abc import Awaitable
-from contextlib import AbstractAsyncContextManager, nullcontext
+from contextlib import nullcontext
 from functools import lru_cache
 from typing import Any, cast
-from weakref import WeakKeyDictionary
 
 import channels
 from asgiref.sync import SyncToAsync
@@ -116,30 +115,14 @@ class _SyncDispatch:
         if self._sends is None:
             # Not before: the consumer's own `base_send` is made after its channel.
             self._sends = consumer.base_send = SyncSends(consumer.base_send)  # type: ignore[assignment]
-        async with _turn():
+        # Where the thread is the consumer's own, by asgiref's ``ThreadSensitiveContext``, it is free at once.
+        is_own = SyncToAsync.thread_sensitive_context.get(None) is not None
+        async with nullcontext() if is_own else self._inbox.turns.sync_thread:
             messages = [message]
             while len(messages) < AT_ONCE and (message := self._inbox.take()) is not None:
                 messages.append(message)
             async with self._sends:
                 await _handle_all(consumer, messages, self._sends, asyncio.current_task())
-
-
-_turns: WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Semaphore] = WeakKeyDictionary()
-
-
-def _turn() -> AbstractAsyncContextManager[None]:
-    """Wait for the thread that all synchronous consumers of an event loop share; meanwhile more messages come.
-
-    One consumer is handled there, and a second one may wait at its door. A thread of one's own, by asgiref's
-    ``ThreadSensitiveContext``, is free at once.
-    """
-    if SyncToAsync.thread_sensitive_context.get(None) is not None:
-        return nullcontext()
-    loop = asyncio.get_running_loop()
-    turn = _turns.get(loop)
-    if turn is None:
-        turn = _turns[loop] = asyncio.Semaphore(2)
-    return turn
 
 
 @database_sync_to_async

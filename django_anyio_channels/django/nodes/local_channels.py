@@ -17,6 +17,7 @@ from ...hub.replay import ReplaySink
 from ...hub.subscriber import Subscriber
 from ..consumers.consumer_loop import Inbox
 from ..consumers.internals import ConsumerLifetime
+from ..consumers.turns import Turns
 from ..messages.group_message import with_position
 from ..names import is_of_consumer, new_channel_name
 from ..presence.node import NodePresence
@@ -112,6 +113,7 @@ class LocalChannels:
         self._lifetimes: dict[str, ConsumerLifetime] = {}
         self.inboxes: dict[Subscriber, Inbox] = {}
         """Of running consumers, by their mailboxes."""
+        self.turns = Turns()
         self._outliving: set[str] = set()
         """The channels that another reader has kept when their consumer ended."""
         # Every membership lasts equally long, so the order of joining is the order of ending.
@@ -230,7 +232,7 @@ class LocalChannels:
         if former is not None:
             self.inboxes.pop(former.mailbox, None)
             former.read(mailbox)
-        inbox = self.inboxes[mailbox] = former or Inbox(mailbox)
+        inbox = self.inboxes[mailbox] = former or Inbox(mailbox, self.turns)
         return inbox
 
     async def receive_prefix(self, prefix: str) -> Any:

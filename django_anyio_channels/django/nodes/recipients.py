@@ -70,16 +70,16 @@ class Recipients:
     def _send_frames(self, topic: str, body: bytes, sinks: Iterable[Sink]) -> Iterable[Sink]:
         """Send a ready frame to the clients of the consumers that wait. Return the sinks of the others."""
         try:
-            message = to_asgi(self._decode(body))
+            frame = to_asgi(self._decode(body))
         except DecodeError:
-            message = None
-        if message is None:
+            frame = None
+        if frame is None:
             return sinks
         others = []
         for sink in sinks:
             inbox = self._inbox_of(sink) if isinstance(sink, Subscriber) else None
             # A copy for each: a server or a middleware may change it.
-            if inbox is None or inbox.send_frame is None or not inbox.send_frame(message.copy()):
+            if inbox is None or inbox.put_frame is None or not inbox.put_frame(frame.copy()):
                 others.append(sink)
         return others
 

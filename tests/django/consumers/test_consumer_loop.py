@@ -12,7 +12,8 @@ from channels.utils import await_many_dispatch
 
 from django_anyio_channels import AnyioChannelLayer, Event
 from django_anyio_channels.core.serializers import MessagePackSerializer
-from django_anyio_channels.django.consumers.consumer_loop import ConsumerLoop
+from django_anyio_channels.django.consumers import turns
+from django_anyio_channels.django.consumers.consumer_loop import AT_ONCE, ConsumerLoop
 from django_anyio_channels.django.consumers.internals import calling_loop, jobs_of_worker
 from django_anyio_channels.django.consumers.jobs import Job
 
@@ -54,10 +55,15 @@ class Run:
         self.loop = ConsumerLoop(self.consumer, self.handle, self.loop.inbox, sends_frames=True)
         return self.loop
 
+    def have_others_first(self, iterations: int = 1) -> None:
+        """Have as many consumers woken as are in a number of the event loop's iterations."""
+        for _ in range(iterations * turns.AT_ONCE):
+            self.loop.inbox.turns.ask(lambda: None)
+
     async def waits(self) -> None:
         """Return when the consumer waits for a message, and nobody else does."""
         async with asyncio.timeout(10):
-            while self.loop.inbox.notifier._waiters != [self.loop._waiter]:
+            while self.loop.inbox.notifier._waiters != [self.loop]:
                 await asyncio.sleep(0)
 
     async def handle(self, message: Any) -> None:
@@ -187,9 +193,9 @@ async def test_waits_that_no_message_ended_leave_nothing_behind(run: Run) -> Non
     await run.until("connect")
     for number in range(5):
         await run.waits()
-        assert loop.inbox.send_frame is not None
-        assert loop.inbox.send_frame({"text": str(number)})
-        assert not loop.inbox.send_frame({"text": "behind it"})
+        assert loop.inbox.put_frame is not None
+        assert loop.inbox.put_frame({"text": str(number)})
+        assert not loop.inbox.put_frame({"text": "behind it"})
         assert not loop.inbox.notifier.has_waiters
         room.put_nowait(None)
         async with asyncio.timeout(30):
@@ -205,8 +211,8 @@ async def test_what_a_send_sends_to_its_own_consumer_comes_behind(run: Run) -> N
 
     async def send(message: Any) -> None:
         run.put("one")
-        assert loop.inbox.send_frame is not None
-        assert not loop.inbox.send_frame({"text": "nested"})
+        assert loop.inbox.put_frame is not None
+        assert not loop.inbox.put_frame({"text": "nested"})
         await asyncio.sleep(0)
         run.handled.append(message["text"])
 
@@ -215,9 +221,58 @@ async def test_what_a_send_sends_to_its_own_consumer_comes_behind(run: Run) -> N
     run.say("connect")
     await run.until("connect")
     await run.waits()
-    assert loop.inbox.send_frame is not None
-    assert loop.inbox.send_frame({"text": "outer"})
+    assert loop.inbox.put_frame is not None
+    assert loop.inbox.put_frame({"text": "outer"})
     await run.until("connect", "outer", "one")
+    run.say("end")
+    await ends(task)
+
+
+async def test_frames_that_wait_for_a_turn_come_before_later_messages(run: Run) -> None:
+    loop = run.send_frames()
+    task = run.start()
+    run.say("connect")
+    await run.until("connect")
+    await run.waits()
+    run.have_others_first()
+    put_frame = loop.inbox.put_frame
+    assert put_frame is not None
+    assert put_frame({"type": "websocket.send", "text": "first"})
+    assert put_frame({"type": "websocket.send", "text": "second"})
+    run.put("one")
+    assert not put_frame({"text": "behind the message"})
+    await run.until("connect", "one")
+    assert run.sent == ["first", "second"]
+    run.say("end")
+    await ends(task)
+
+
+async def test_a_client_that_is_quicker_than_the_turn_has_frames_handled(run: Run) -> None:
+    loop = run.send_frames()
+    task = run.start()
+    run.say("connect")
+    await run.until("connect")
+    await run.waits()
+    run.have_others_first(3)
+    assert loop.inbox.put_frame is not None
+    assert loop.inbox.put_frame({"type": "websocket.send", "text": "frame"})
+    run.say("client")
+    await run.until("connect", "client", "websocket.broadcast")
+    run.say("end")
+    await ends(task)
+
+
+async def test_frames_are_bounded(run: Run) -> None:
+    loop = run.send_frames()
+    task = run.start()
+    run.say("connect")
+    await run.until("connect")
+    await run.waits()
+    run.have_others_first()
+    put_frame = loop.inbox.put_frame
+    assert put_frame is not None
+    frames = [{"type": "websocket.send", "text": str(number)} for number in range(AT_ONCE + 1)]
+    assert [put_frame(frame) for frame in frames] == [True] * AT_ONCE + [False]
     run.say("end")
     await ends(task)
 
@@ -238,8 +293,8 @@ async def test_a_cancelled_consumer_has_its_send_cancelled_where_it_waits(run: R
     run.say("connect")
     await run.until("connect")
     await run.waits()
-    assert loop.inbox.send_frame is not None
-    assert loop.inbox.send_frame({"text": "frame"})
+    assert loop.inbox.put_frame is not None
+    assert loop.inbox.put_frame({"text": "frame"})
     task.cancel()  # before the consumer's task had a turn
     await run.until("connect", "cancelled")
     if caught:  # as when a handler catches it

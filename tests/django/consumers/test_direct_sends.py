@@ -52,14 +52,34 @@ async def test_a_send_that_has_room_has_ended_in_the_name_of_the_consumer() -> N
     consumer = Consumer(send)
     sends = await consumer.made
     here = asyncio.current_task()
-    assert sends.send({"text": "in a task"}) is None
+    assert sends.send([{"text": "in a task"}]) is None
     assert (asyncio.current_task(), VARIABLE.get()) == (here, "of the sender")
-    asyncio.get_running_loop().call_soon(sends.send, {"text": "in a callback"})
+    asyncio.get_running_loop().call_soon(sends.send, [{"text": "in a callback"}])
     while len(seen) < 2:
         await asyncio.sleep(0)
     assert seen == [({"text": text}, consumer.task, "of the consumer") for text in ("in a task", "in a callback")]
     consumer.rest.put_nowait(None)
     await consumer.task
+
+
+async def test_those_behind_one_that_waits_remain() -> None:
+    room, sent = asyncio.Event(), []
+
+    async def send(message: Any) -> None:
+        sent.append(message["text"])
+        if message["text"] == "waits":
+            await room.wait()
+
+    consumer = Consumer(send)
+    messages = [{"text": text} for text in ("one", "two", "waits", "remains")]
+    rest = (await consumer.made).send(messages)
+    assert sent == ["one", "two", "waits"]
+    assert messages == [{"text": "remains"}]
+    room.set()
+    assert rest is not None
+    consumer.rest.put_nowait(rest)
+    consumer.rest.put_nowait(None)
+    await asyncio.wait_for(consumer.task, 30)
 
 
 async def test_one_that_waits_is_carried_on_in_the_consumers_task() -> None:
@@ -72,7 +92,7 @@ async def test_one_that_waits_is_carried_on_in_the_consumers_task() -> None:
         steps.append(asyncio.current_task())
 
     consumer = Consumer(send)
-    rest = (await consumer.made).send({})
+    rest = (await consumer.made).send([{}])
     assert rest is not None
     consumer.rest.put_nowait(rest)
     consumer.rest.put_nowait(None)
@@ -94,7 +114,7 @@ async def test_the_consumers_cancellation_reaches_it_where_it_waits() -> None:
             raise
 
     consumer = Consumer(send)
-    rest = (await consumer.made).send({})
+    rest = (await consumer.made).send([{}])
     assert rest is not None
     consumer.rest.put_nowait(rest)
     while not consumer.rest.empty():
@@ -117,7 +137,7 @@ async def test_a_cancellation_before_it_is_awaited_reaches_it() -> None:
             seen.append(asyncio.current_task())
 
     consumer = Consumer(send)
-    rest = (await consumer.made).send({})
+    rest = (await consumer.made).send([{}])
     assert rest is not None
     rest.interrupt(asyncio.CancelledError())
     assert inner.cancelled()
@@ -131,7 +151,7 @@ async def test_an_interruption_comes_before_an_error() -> None:
     async def send(message: Any) -> None:
         raise ConnectionError("gone")
 
-    rest = DirectSends(send).send({})
+    rest = DirectSends(send).send([{}])
     assert rest is not None
     rest.interrupt(LookupError("the consumer ends"))
     with pytest.raises(LookupError):
@@ -144,7 +164,7 @@ async def test_one_that_fails_fails_in_the_consumers_task(error: BaseException) 
         raise error
 
     consumer = Consumer(send)
-    rest = (await consumer.made).send({})
+    rest = (await consumer.made).send([{}])
     assert rest is not None
     consumer.rest.put_nowait(rest)
     await asyncio.wait([consumer.task])
@@ -156,7 +176,7 @@ async def test_one_that_fails_fails_in_the_consumers_task(error: BaseException) 
 async def test_what_send_returns_need_not_be_a_coroutine() -> None:
     room: asyncio.Future[None] = asyncio.get_running_loop().create_future()
     consumer = Consumer(lambda message: room)
-    rest = (await consumer.made).send({})
+    rest = (await consumer.made).send([{}])
     assert rest is not None
     consumer.rest.put_nowait(rest)
     consumer.rest.put_nowait(None)

@@ -402,9 +402,9 @@ async def test_without_it_a_workers_jobs_are_acknowledged_all_the_same(make_laye
 
 
 async def test_a_consumer_with_a_thread_of_its_own_does_not_wait_for_others(make_layer: Any) -> None:
-    turn = fast_dispatch._turn()
-    assert fast_dispatch._turn() is turn
     layer = make_layer()
-    async with turn, turn, ThreadSensitiveContext(), running(Sync(Recording()), layer) as runs:
+    await layer.new_channel()  # opens the node
+    thread = node_in(layer).local_channels.turns.sync_thread
+    async with thread, thread, ThreadSensitiveContext(), running(Sync(Recording()), layer) as runs:
         await runs.give(*numbered(2))
         await runs.handles(*numbered(2))

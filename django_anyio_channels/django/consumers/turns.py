@@ -1,0 +1,60 @@
+"""The turns of a node's consumers: when each is woken, and when a synchronous one has the thread.
+
+A message to a large group is for very many consumers at once. Some of them are woken in each iteration of the event
+loop, which looks after its connections in between: further messages come, and a consumer that is woken later finds
+several. Handling them together costs less, for it and for its server.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+from contextvars import Context
+
+AT_ONCE = 32
+"""How many consumers are woken in one iteration of the event loop."""
+
+
+class Turns:
+    """Calls what wakes consumers, in the order in which they ask for it."""
+
+    __slots__ = ("_context", "_free", "_is_scheduled", "_loop", "_waiting", "sync_thread")
+
+    def __init__(self) -> None:
+        """For the running event loop."""
+        self._loop = asyncio.get_running_loop()
+        self._context = Context()  # not that of whoever asks first
+        self._waiting: deque[Callable[[], object]] = deque()
+        self._free = AT_ONCE
+        """How many more may be woken at once."""
+        self._is_scheduled = False
+        self.sync_thread = asyncio.Semaphore(2)
+        """Held by a synchronous consumer that is handled in the thread that all share, and one that waits for it."""
+
+    def ask(self, wake: Callable[[], object]) -> None:
+        """Call ``wake`` now if it is among the first in this iteration of the event loop, else in one of the next."""
+        if not self._is_scheduled:
+            self._schedule()
+        if self._free:
+            self._free -= 1
+            wake()
+        else:
+            self._waiting.append(wake)
+
+    def _schedule(self) -> None:
+        self._is_scheduled = True
+        self._loop.call_soon(self._go_on, context=self._context)
+
+    def _go_on(self) -> None:
+        waiting = self._waiting
+        count = min(AT_ONCE, len(waiting))
+        self._free = 0  # who asks meanwhile comes behind the others
+        if count:
+            self._schedule()
+        else:
+            self._is_scheduled = False
+        for _ in range(count):
+            waiting.popleft()()
+        if not waiting:
+            self._free = AT_ONCE - count
