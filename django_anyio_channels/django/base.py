@@ -21,7 +21,9 @@ from .dispatcher import Dispatcher
 from .messages.inbox import seal
 from .names import CHANNEL_NAME, GROUP_NAME, channel_of, node_of
 from .nodes.node import Node
+from .sending.observers import Observer
 from .settings import Settings
+from .telemetry.context import MessageWithContext
 from .telemetry.install import install
 from .transactions import TransactionalLayer
 
@@ -50,6 +52,8 @@ class LayerBase(BaseChannelLayer):
         """Who measures this layer: the names that CONFIG has."""
         installed = install(self)
         self._instrument = installed.instrument
+        self._observers: tuple[Observer, ...] = installed.observers
+        """Each is called with all that is sent."""
         self._dispatcher = Dispatcher(settings, installed.new_recorder)
         self._node_of_loop = self._dispatcher.node_of_loop
         self._in_transaction: dict[str | None, TransactionalLayer] = {}
@@ -128,6 +132,8 @@ def encode(message: dict[str, Any], settings: Settings) -> bytes:
     try:
         return encode_limited(settings.max_message_size, settings.serializer, message)
     except PayloadTooLarge as error:
+        if isinstance(message, MessageWithContext):
+            return encode(message.message, settings)
         raise MessageTooLarge(str(error)) from error
 
 

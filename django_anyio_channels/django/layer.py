@@ -47,8 +47,8 @@ class AnyioChannelLayer(TestingMethods, Listening, Statistics, HealthMethods, In
 
         With an ``idempotency_key`` that the channel has had within five minutes it does nothing; see `group_send`.
         """
-        if idempotency_key is not None:
-            await self._send_once(channel, message, idempotency_key)
+        if idempotency_key is not None or self._observers:
+            await self._send_to_channel(channel, message, idempotency_key)
             return
         inbox, payload = self.address(channel, message)
         sender = self._own_node or self._dispatcher
@@ -156,7 +156,7 @@ class AnyioChannelLayer(TestingMethods, Listening, Statistics, HealthMethods, In
         key within five minutes sends nothing, and returns what the first one returned. A key belongs to one group.
         Raises `NotSupported` where the broker cannot remember keys (MQTT).
         """
-        if exclude or idempotency_key is not None or not isinstance(group, str):
+        if exclude or idempotency_key is not None or not isinstance(group, str) or self._observers:
             return await self._send_to_groups(group, message, exclude, idempotency_key)
         topic, payload = self.address_group(group, message)
         sender = self._own_node or self._dispatcher

@@ -5,15 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 from .base import REFUSALS, translate
-from .dispatcher import Dispatcher
-from .messages.envelope import Header
 from .presence.methods import PresenceMethods, joining_of
 from .sending.broadcasts import Broadcasts
 from .sending.sends import Channels, Groups, Results
 from .sending.users import UserMethods
 from .transactions import TransactionalLayer, TransactionDispatcher
-
-_AnyDispatcher = Dispatcher | TransactionDispatcher
 
 
 class SynchronousMethods(UserMethods, Broadcasts, PresenceMethods):
@@ -21,10 +17,7 @@ class SynchronousMethods(UserMethods, Broadcasts, PresenceMethods):
 
     def send_sync(self, channel: str, message: dict[str, Any], *, idempotency_key: str | None = None) -> None:
         """`send` for synchronous code."""
-        if idempotency_key is not None:
-            self._send_once_sync(channel, message, idempotency_key)
-        else:
-            self._send_by(self._dispatcher, channel, message)
+        self._send_to_channel_sync(channel, message, idempotency_key)
 
     def group_send_sync(
         self,
@@ -35,7 +28,7 @@ class SynchronousMethods(UserMethods, Broadcasts, PresenceMethods):
         idempotency_key: str | None = None,
     ) -> Results:
         """`group_send` for synchronous code."""
-        if exclude or idempotency_key is not None or not isinstance(group, str):
+        if exclude or idempotency_key is not None or not isinstance(group, str) or self._observers:
             return self._send_to_groups_sync(group, message, exclude, idempotency_key)
         topic, payload = self.address_group(group, message)
         try:
@@ -51,10 +44,12 @@ class SynchronousMethods(UserMethods, Broadcasts, PresenceMethods):
         PostgreSQL, and listens in that database.
         """
         if using not in self._in_transaction:
-            dispatcher = TransactionDispatcher(self._dispatcher, self._settings, using)
+            transaction = TransactionDispatcher(self._dispatcher, self._settings, using)
             self._in_transaction[using] = TransactionalLayer(
-                lambda channel, message: self._send_by(dispatcher, channel, message),
-                lambda *message: self._group_send_in_transaction(dispatcher, *message),
+                lambda channel, message: self._send_to_channel_sync(channel, message, None, transaction),
+                lambda group, message, exclude, marks=None: self._send_to_groups_sync(
+                    group, message, exclude, None, marks, transaction
+                ),
                 self.frame,
             )
         return self._in_transaction[using]
@@ -77,27 +72,3 @@ class SynchronousMethods(UserMethods, Broadcasts, PresenceMethods):
         """`group_discard` for synchronous code."""
         self._check_names(group, channel)
         self._dispatcher.call_sync(lambda node: node.group_discard(group, channel))
-
-    def _send_by(self, dispatcher: _AnyDispatcher, channel: str, message: dict[str, Any]) -> None:
-        inbox, payload = self.address(channel, message)
-        try:
-            if inbox is None:
-                dispatcher.put_sync(channel, payload)
-            else:
-                dispatcher.publish_sync(inbox, payload)
-        except REFUSALS as error:
-            raise translate(error) from error
-
-    def _group_send_in_transaction(
-        self,
-        dispatcher: TransactionDispatcher,
-        group: Groups,
-        message: dict[str, Any],
-        exclude: Channels = None,
-        marks: Header | None = None,
-    ) -> None:
-        topics, payload = self.address_groups(group, message, exclude, marks)
-        try:
-            dispatcher.publish_all_sync(topics, payload)
-        except REFUSALS as error:
-            raise translate(error) from error

@@ -38,8 +38,8 @@ class TestingMethods(SynchronousMethods):
 
         recording = self._recording
         if recording is None:
-            recording = self._recording = Recording(self)
-            recording.start()
+            recording = self._recording = Recording()
+            self._observers = (recording.observe, *self._observers)
         sent: list[Sent] = []
         recording.lists.append(sent)
         try:
@@ -47,8 +47,9 @@ class TestingMethods(SynchronousMethods):
         finally:
             recording.lists[:] = [each for each in recording.lists if each is not sent]
             if not recording.lists:
-                recording.stop()
+                self._observers = tuple(each for each in self._observers if each != recording.observe)
                 self._recording = None
+                recording.stop()
 
     @contextmanager
     def outage(self, *, publish_timeout: float = 0.1) -> Iterator[None]:

@@ -3,155 +3,44 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from copy import deepcopy
 from typing import Any, Literal
 
 from django.db import connections
 
-from ..telemetry.context import CONTEXT_KEY
-from ..transactions import TransactionDispatcher
-from .sends import is_plain
+from .observers import Message, Sending
 
-Sent = tuple[Literal["group", "channel"], str, dict[str, Any]]
+Sent = tuple[Literal["group", "channel"], str, Message]
 """What was sent to: ``("group", name, message)`` or ``("channel", name, message)``."""
-
-_Message = dict[str, Any]
-
-
-Add = Callable[..., None]
-
-
-def _kept(names: Any) -> Any:
-    """Return what can be iterated over more than once."""
-    return list(names) if isinstance(names, Iterator) else names
-
-
-def _send(send: Any, add: Add) -> Any:
-    async def recorded(channel: str, message: _Message, *, idempotency_key: str | None = None) -> None:
-        copy = deepcopy(message)
-        await send(channel, message, idempotency_key=idempotency_key)
-        if idempotency_key is None:
-            add("channel", channel, copy)
-
-    return recorded
-
-
-def _group_send(send: Any, add: Add) -> Any:
-    async def recorded(group: Any, message: _Message, **options: Any) -> Any:
-        group, copy = _kept(group), deepcopy(message)
-        result = await send(group, message, **options)
-        if is_plain(group, **options):
-            add("group", group, copy)
-        return result
-
-    return recorded
-
-
-def _group_send_sync(send: Any, add: Add) -> Any:
-    def recorded(group: Any, message: _Message, **options: Any) -> Any:
-        group, copy = _kept(group), deepcopy(message)
-        result = send(group, message, **options)
-        if is_plain(group, **options):
-            add("group", group, copy)
-        return result
-
-    return recorded
-
-
-def _later(kind: str) -> Callable[[Any, Add], Any]:
-    """Return what records an asynchronous method with a name and a message as its first arguments."""
-
-    def record(send: Any, add: Add) -> Any:
-        async def recorded(name: Any, message: _Message, *others: Any) -> Any:
-            name, copy = _kept(name), deepcopy(message)
-            result = await send(name, message, *others)
-            add(kind, name, copy)
-            return result
-
-        return recorded
-
-    return record
-
-
-def _now(kind: str) -> Callable[[Any, Add], Any]:
-    """Do what `_later` does for a synchronous method."""
-
-    def record(send: Any, add: Add) -> Any:
-        def recorded(name: Any, message: _Message, *others: Any) -> Any:
-            name, copy = _kept(name), deepcopy(message)
-            result = send(name, message, *others)
-            add(kind, name, copy)
-            return result
-
-        return recorded
-
-    return record
-
-
-def _by_dispatcher(kind: str) -> Callable[[Any, Add], Any]:
-    """Do what `_now` does for a method whose first argument is the dispatcher, which may be a transaction's."""
-
-    def record(send: Any, add: Add) -> Any:
-        def recorded(dispatcher: Any, name: Any, message: _Message, *others: Any) -> None:
-            copy = deepcopy(message)
-            send(dispatcher, name, message, *others)
-            add(kind, name, copy, dispatcher)
-
-        return recorded
-
-    return record
-
-
-_METHODS: dict[str, Callable[[Any, Add], Any]] = {
-    "send": _send,
-    "_send_once": _later("channel"),
-    "_send_once_sync": _now("channel"),
-    "_send_by": _by_dispatcher("channel"),
-    "group_send": _group_send,
-    "group_send_sync": _group_send_sync,
-    "_send_to_groups": _later("group"),
-    "_send_to_groups_sync": _now("group"),
-    "_group_send_in_transaction": _by_dispatcher("group"),
-}
-"""The methods by which everything is sent, each message by one of them, and what records it."""
 
 
 class Recording:
-    """Puts itself in front of the methods of a layer by which everything is sent."""
+    """Observes what one layer sends."""
 
-    def __init__(self, layer: Any) -> None:
+    def __init__(self) -> None:
         self.lists: list[list[Sent]] = []
         """What is being appended to."""
-        self._layer = layer
-        self._replaced: dict[str, Any] = {}
-        """The methods that were the layer's own attributes: telemetry's."""
         self._transactions: dict[Any, _Transaction] = {}
 
-    def start(self) -> None:
-        """Begin to record."""
-        self._replaced = {name: method for name, method in vars(self._layer).items() if name in _METHODS}
-        for name, records in _METHODS.items():
-            vars(self._layer)[name] = records(getattr(self._layer, name), self.add)
+    @contextmanager
+    def observe(self, sending: Sending) -> Iterator[Message]:
+        """See `Observer`."""
+        copy = deepcopy(sending.message)
+        yield sending.message
+        for name in [sending.names] if isinstance(sending.names, str) else sending.names:
+            self._add((sending.kind, name, copy), sending)
 
     def stop(self) -> None:
-        """Give the layer its own methods back."""
-        for name in _METHODS:
-            del vars(self._layer)[name]
-        vars(self._layer).update(self._replaced)
+        """Follow transactions no longer."""
         for transaction in self._transactions.values():
             transaction.forget()
 
-    def add(self, kind: Literal["group", "channel"], name: Any, message: _Message, dispatcher: Any = None) -> None:
-        """Record a message to a channel, or to one or more groups."""
-        message.pop(CONTEXT_KEY, None)  # which telemetry has added
-        for each in [name] if isinstance(name, str) else name:
-            self._add((kind, each, message), dispatcher)
-
-    def _add(self, sent: Sent, dispatcher: Any = None) -> None:
+    def _add(self, sent: Sent, sending: Sending) -> None:
         for each in self.lists:
             each.append(sent)
-        if isinstance(dispatcher, TransactionDispatcher):
-            connection: Any = connections[dispatcher.using]
+        if sending.transaction is not None:
+            connection: Any = connections[sending.transaction.using]
             if connection not in self._transactions:
                 self._transactions[connection] = _Transaction(connection, self._remove)
             self._transactions[connection].add(sent)

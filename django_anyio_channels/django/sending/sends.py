@@ -1,4 +1,7 @@
-"""Messages to several groups, to all but some members, and with an idempotency key."""
+"""Messages to several groups, to all but some members, with an idempotency key, and all that are observed.
+
+A method with the argument ``observed`` calls itself with it, if the layer has observers.
+"""
 
 from __future__ import annotations
 
@@ -16,11 +19,16 @@ from ..base import REFUSALS, LayerBase, encode, translate
 from ..messages.envelope import MOST_NAMES, Header, beginning_without, close_envelope
 from ..nodes.node import Node
 from ..process.cross_loop import EventLoopClosed
+from ..transactions import TransactionDispatcher
+from .observers import Message, Sending, observing
 
 Groups = str | Iterable[str]
 """One group or several."""
 Channels = str | Iterable[str] | None
 """One channel, several, or none."""
+Key = str | None
+Marks = Header | None
+Transaction = TransactionDispatcher | None
 Results = Any
 """A `PublishResult`, a list of them, or None; who needs none passes these methods where such are wanted."""
 
@@ -31,7 +39,7 @@ class TargetedSends(LayerBase):
     """What `AnyioChannelLayer` sends in another way than to one channel or to all of one group."""
 
     def address_groups(
-        self, groups: Groups, message: dict[str, Any], exclude: Channels = None, marks: Header | None = None
+        self, groups: Groups, message: Message, exclude: Channels = None, marks: Marks = None
     ) -> tuple[list[str], bytes]:
         """Return the topics of one or more groups, and the payload for all of them; ``marks`` says what else it is."""
         if isinstance(groups, str) and isinstance(exclude, str) and marks is None:
@@ -52,8 +60,11 @@ class TargetedSends(LayerBase):
         return [self._names.groups + name for name in names], payload
 
     async def _send_to_groups(
-        self, groups: Groups, message: dict[str, Any], exclude: Channels, key: str | None, marks: Header | None = None
+        self, groups: Groups, message: Message, exclude: Channels, key: Key, marks: Marks = None, observed: bool = False
     ) -> Results:
+        if self._observers and not observed:
+            with observing(self._observers, Sending("group", groups, message, marks is None)) as (groups, message):
+                return await self._send_to_groups(groups, message, exclude, key, marks, observed=True)
         topics, payload = self.address_groups(groups, message, exclude, marks)
         _check_key(key)
         if len(topics) == 1 and key is None:
@@ -67,11 +78,25 @@ class TargetedSends(LayerBase):
         return _result(groups, key, results)
 
     def _send_to_groups_sync(
-        self, groups: Groups, message: dict[str, Any], exclude: Channels, key: str | None, marks: Header | None = None
+        self,
+        groups: Groups,
+        message: Message,
+        exclude: Channels,
+        key: Key,
+        marks: Marks = None,
+        transaction: Transaction = None,
+        observed: bool = False,
     ) -> Results:
+        if self._observers and not observed:
+            sending = Sending("group", groups, message, marks is None, transaction)
+            with observing(self._observers, sending) as (groups, message):
+                return self._send_to_groups_sync(groups, message, exclude, key, marks, transaction, observed=True)
         topics, payload = self.address_groups(groups, message, exclude, marks)
         _check_key(key)
         with _translated():
+            if transaction is not None:
+                transaction.publish_all_sync(topics, payload)
+                return None
             if len(topics) == 1 and key is None:
                 self._dispatcher.publish_sync(topics[0], payload)
                 return None
@@ -81,17 +106,42 @@ class TargetedSends(LayerBase):
             )
         return _result(groups, key, results)
 
-    async def _send_once(self, channel: str, message: dict[str, Any], key: str) -> None:
+    async def _send_to_channel(self, channel: str, message: Message, key: Key, observed: bool = False) -> None:
+        if self._observers and not observed:
+            with observing(self._observers, Sending("channel", channel, message)) as (channel, message):
+                await self._send_to_channel(channel, message, key, observed=True)
+            return
         inbox, payload = self.address(channel, message)
         _check_key(key)
+        sender = self._own_node or self._dispatcher
         with _translated():
-            await self._dispatcher.carry(lambda node: self._put_once(node, channel, inbox, payload, key))
+            if key is not None:
+                await self._dispatcher.carry(lambda node: self._put_once(node, channel, inbox, payload, key))
+            elif inbox is None:
+                await sender.put(channel, payload)
+            else:
+                await sender.publish(inbox, payload)
 
-    def _send_once_sync(self, channel: str, message: dict[str, Any], key: str) -> None:
+    def _send_to_channel_sync(
+        self, channel: str, message: Message, key: Key, transaction: Transaction = None, observed: bool = False
+    ) -> None:
+        if self._observers and not observed:
+            sending = Sending("channel", channel, message, transaction=transaction)
+            with observing(self._observers, sending) as (channel, message):
+                self._send_to_channel_sync(channel, message, key, transaction, observed=True)
+            return
         inbox, payload = self.address(channel, message)
         _check_key(key)
-        with _translated():
-            self._dispatcher.call_sync(lambda node: self._put_once(node, channel, inbox, payload, key))
+        dispatcher = transaction or self._dispatcher
+        try:
+            if key is not None:
+                self._dispatcher.call_sync(lambda node: self._put_once(node, channel, inbox, payload, key))
+            elif inbox is None:
+                dispatcher.put_sync(channel, payload)
+            else:
+                dispatcher.publish_sync(inbox, payload)
+        except REFUSALS as error:
+            raise translate(error) from error
 
     async def _put_once(self, node: Node, channel: str, inbox: str | None, payload: bytes, key: str) -> None:
         idempotent = node.channel.idempotent
@@ -103,7 +153,7 @@ class TargetedSends(LayerBase):
             await idempotent.publish(inbox, payload, f"{channel} {key}")
 
 
-async def publish_all(node: Node, topics: list[str], payload: bytes, key: str | None) -> list[PublishResult]:
+async def publish_all(node: Node, topics: list[str], payload: bytes, key: Key) -> list[PublishResult]:
     """Publish to several topics at once: the calls share a round trip, as concurrent calls do.
 
     Raises what `Channel.publish` raises; `DeliveryUnknown` if the message has reached some of them.
@@ -134,12 +184,7 @@ def _translated() -> Iterator[None]:
         raise translate(error) from error
 
 
-def is_plain(groups: Groups, *, exclude: Channels = None, idempotency_key: str | None = None) -> bool:
-    """Return whether a message is simply for all members of one group."""
-    return isinstance(groups, str) and not exclude and idempotency_key is None
-
-
-def _result(groups: Groups, key: str | None, results: list[PublishResult]) -> Results:
+def _result(groups: Groups, key: Key, results: list[PublishResult]) -> Results:
     if key is None:
         return None
     return results[0] if isinstance(groups, str) else results

@@ -9,6 +9,7 @@ from importlib import import_module
 from typing import Any, NamedTuple
 
 from ...core.telemetry import Recorder
+from ..sending.observers import Observer
 
 NAMES = ("prometheus", "opentelemetry")
 
@@ -20,6 +21,7 @@ class Installed(NamedTuple):
     """Returns what to record with; None to measure nothing."""
     instrument: Callable[[Any], None] = lambda consumer: None
     """Called with each consumer that is about to begin."""
+    observers: tuple[Observer, ...] = ()
 
 
 def require_packages(names: Iterable[str]) -> None:
@@ -42,6 +44,6 @@ def install(layer: Any) -> Installed:
 
         observe()
         tracing = Tracing(layer.broker)
-        tracing.trace_sends(layer)
-        installed = Installed(partial(new_recorder, weakref.ref(layer), layer.broker), tracing.trace_consumer)
+        record = partial(new_recorder, weakref.ref(layer), layer.broker)
+        installed = Installed(record, tracing.trace_consumer, (tracing.trace_send,))
     return installed

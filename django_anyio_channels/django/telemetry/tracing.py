@@ -11,17 +11,17 @@ from __future__ import annotations
 
 import inspect
 import weakref
-from collections.abc import Awaitable, Callable, Iterator, Mapping, MutableMapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from functools import wraps
 from typing import Any
 
-from .context import CONTEXT_KEY
+from ..sending.observers import Message, Sending
+from .context import CONTEXT_KEY, MessageWithContext
 from .opentelemetry import SCOPE  # before Channels and OpenTelemetry: its errors name the extras
 
 # isort: split
 from channels.consumer import get_handler_name
-from channels.exceptions import MessageTooLarge, StopConsumer
+from channels.exceptions import StopConsumer
 from opentelemetry import trace
 from opentelemetry.context import Context
 from opentelemetry.trace import Link, Span, SpanContext, SpanKind, Status, StatusCode
@@ -29,16 +29,6 @@ from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapProp
 
 _LONGEST_FIELD = 512
 """Characters; what W3C has a reader accept at least."""
-
-_SYNCHRONOUS = (
-    "_send_by",
-    "_send_once_sync",
-    "group_send_sync",
-    "_group_send_in_transaction",
-    "user_send_sync",
-    "broadcast_sync",
-    "group_close_sync",
-)
 
 _propagator = TraceContextTextMapPropagator()
 
@@ -50,61 +40,16 @@ class Tracing:
         self._system = {"messaging.system": broker}
         self._tracer = trace.get_tracer(SCOPE)
 
-    # ---- sending ------------------------------------------------------------------------------------------------
-
-    def trace_sends(self, layer: Any) -> None:
-        """Have the methods of a layer that send make spans."""
-        for name in ("send", "group_send", "user_send", "broadcast", "group_close"):
-            setattr(layer, name, self._traced(getattr(layer, name)))
-        for name in _SYNCHRONOUS:
-            setattr(layer, name, self._traced_sync(getattr(layer, name)))
-
-    def _traced(self, send: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
-        signature = inspect.signature(send)
-
-        @wraps(send)
-        async def traced(*args: Any, **kwargs: Any) -> Any:
-            call = signature.bind(*args, **kwargs)
-            with self._sending(call.arguments) as message:
-                try:
-                    return await send(*call.args, **call.kwargs)
-                except MessageTooLarge:
-                    if call.arguments.get("message") is message:
-                        raise
-                    call.arguments["message"] = message
-                    return await send(*call.args, **call.kwargs)
-
-        return traced
-
-    def _traced_sync(self, send: Callable[..., Any]) -> Callable[..., Any]:
-        signature = inspect.signature(send)
-
-        @wraps(send)
-        def traced(*args: Any, **kwargs: Any) -> Any:
-            call = signature.bind(*args, **kwargs)
-            with self._sending(call.arguments) as message:
-                try:
-                    return send(*call.args, **call.kwargs)
-                except MessageTooLarge:
-                    if call.arguments.get("message") is message:
-                        raise
-                    call.arguments["message"] = message
-                    return send(*call.args, **call.kwargs)
-
-        return traced
-
     @contextmanager
-    def _sending(self, arguments: MutableMapping[str, Any]) -> Iterator[Any]:
-        """Put the context of a new span into the message among ``arguments``, and return the message without it."""
-        message = arguments.get("message")  # none: what is for WebSockets themselves, and not for handlers
-        with self._span("send", SpanKind.PRODUCER, _destination(arguments)) as span:
-            if span.is_recording() and isinstance(message, dict):
+    def trace_send(self, sending: Sending) -> Iterator[Message]:
+        """Make a span, and put its context into a message that is for handlers; see `Observer`."""
+        message = sending.message
+        with self._span("send", SpanKind.PRODUCER, _destination(sending.names)) as span:
+            if span.is_recording() and sending.is_for_handlers and isinstance(message, dict):
                 carrier: dict[str, str] = {}
                 _propagator.inject(carrier)
-                arguments["message"] = {**message, CONTEXT_KEY: carrier}
+                message = MessageWithContext(message, carrier)
             yield message
-
-    # ---- handling -----------------------------------------------------------------------------------------------
 
     def trace_consumer(self, consumer: Any) -> None:
         """Have a consumer that is about to begin make a span for each message that carries a context."""
@@ -145,8 +90,7 @@ class Tracing:
                 raise
 
 
-def _destination(arguments: Mapping[str, Any]) -> dict[str, Any]:
-    name = arguments.get("group", arguments.get("channel"))
+def _destination(name: Any) -> dict[str, Any]:
     if not isinstance(name, str):
         return {}
     return {"messaging.destination.name": name, **({"messaging.destination.temporary": True} if "!" in name else {})}

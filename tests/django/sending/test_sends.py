@@ -149,4 +149,4 @@ def test_what_a_database_refuses_in_a_transaction_is_channels_exception() -> Non
 
     refusing: Any = Refusing()
     with pytest.raises(MessageTooLarge, match="too large for one row"):
-        AnyioChannelLayer()._group_send_in_transaction(refusing, "g", MESSAGE)
+        AnyioChannelLayer()._send_to_groups_sync("g", MESSAGE, None, None, transaction=refusing)

@@ -196,7 +196,7 @@ def test_what_is_no_message_is_refused_as_without_tracing() -> None:
     layer, _ = watched()
     with pytest.raises(TypeError, match="A message must be a dict, not list"):
         layer.group_send_sync("g", [])  # type: ignore[arg-type]
-    with pytest.raises(TypeError, match="missing a required argument: 'message'"):
+    with pytest.raises(TypeError, match="missing 1 required positional argument: 'message'"):
         asyncio.run(layer.group_send("g"))  # type: ignore[call-arg]
     with pytest.raises(TypeError, match="Group name must be"):
         layer.group_send_sync(5, {"type": "x"})  # type: ignore[arg-type]
