@@ -429,7 +429,7 @@ async def test_what_is_given_back_comes_first_although_the_server_does_not_know_
         await layer.put("jobs", b"%d" % number, **PLENTY)
     got = [await take(layer)]
     queue = layer._queues._queues[b"jobs"]
-    while not queue.prefetched:
+    while not queue.ready:
         # The first one's answer has the next two asked for, who have gone when the messages come.
         first, *others = [asyncio.ensure_future(layer.take("jobs")) for _ in range(3)]
         got.append(await first)
