@@ -12,6 +12,8 @@ from .keys import inflight_key
 from .packets import encode_command
 
 MAX_PREFETCHED = 31
+_MAX_BYTES = 1024 * 1024
+"""Of all that is prefetched, if the messages are as large as the last ones."""
 LEASE_SECONDS = 5.0
 """For which prefetched messages are only for this node."""
 _SAFE_SHARE = 0.8
@@ -49,6 +51,10 @@ class Prefetched:
         if now >= self._ends:
             self.messages.clear()
 
-    def adapt(self, *, quick: bool) -> None:
-        """Prefetch more with the next call if readers were quick with what the last one brought, or else less."""
-        self.limit = min(2 * self.limit + 1, MAX_PREFETCHED) if quick else self.limit // 2
+    def adapt(self, largest: int, *, quick: bool) -> None:
+        """Prefetch more with the next call if readers were quick with what the last one brought, or else less.
+
+        ``largest`` are the bytes of the largest message that it brought.
+        """
+        limit = min(2 * self.limit + 1, MAX_PREFETCHED) if quick else self.limit // 2
+        self.limit = min(limit, _MAX_BYTES // largest)

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections import deque
 from collections.abc import Callable, Sequence
-from functools import lru_cache, partial
+from functools import partial
 from itertools import count
 from typing import Any
 from uuid import uuid4
@@ -15,84 +14,21 @@ import hiredis
 
 from ...core.exceptions import ListenerClosed
 from ...core.stats import RateLimitedLogger
-from ..common.waiters import WaiterQueue
-from .keys import delivery_channel, inflight_key, notify_channel, released_key, waiting_key
-from .prefetch import LEASE_SECONDS, Prefetched
+from .keys import delivery_channel, notify_channel, released_key
+from .readers import INFLIGHT_TTL_MS, Queue, publishing_arguments, queue_keys
 from .scripts import EXPIRY_PREFIX, RELEASE, TAKE, Script, ScriptCalls
 from .subscriptions import SubscribedSession
 
-_MAX_MESSAGES = 100
 REQUEUE_DELAY = 0.02
 """Seconds for which a message without a reader here is kept for a reader that comes back."""
 
 _CLOSE_SECONDS = 1.0
-INFLIGHT_TTL_MS = 300_000
-_PREFETCHED_UNSUBSCRIBED = 3
-"""How many a node would prefetch before it subscribes to the queue's channels, which it must for that."""
 PURGED = b"purged"
 """The notification that a queue was emptied."""
 _WANTED = b"wanted"
 """The notification that a node waits, and another one has prefetched messages."""
 _REPEAT_SECONDS = 100.0
 """After which a waiting call is repeated, before the server forgets it after `INFLIGHT_TTL_MS`."""
-
-
-@lru_cache(maxsize=1024)
-def queue_keys(queue: bytes) -> list[bytes]:
-    """Return the keys of a queue that each of its scripts begins with."""
-    return [queue, waiting_key(queue), inflight_key(queue)]
-
-
-def publishing_arguments(session: SubscribedSession, queue: bytes) -> tuple[str, bytes, bytes]:
-    """Return how and where the scripts of a queue notify nodes and hand over messages."""
-    name = session.subscriptions.wire_name
-    return session.publish_command, name(notify_channel(queue)), name(delivery_channel(queue))
-
-
-class Queue:
-    """One queue that tasks of this node read from."""
-
-    def __init__(self, name: bytes) -> None:
-        self.name = name
-        self.ready: deque[bytes] = deque()
-        """Messages that came for readers and are not yet with one."""
-        self.waiters: WaiterQueue[bytes] = WaiterQueue(self.ready)
-        self.prefetched = Prefetched(name)
-        self.number = 0
-        self.answered = True
-        """Call `number` has brought its messages, or none and does not wait; else the next session repeats it."""
-        self.calling = False
-        """The server has not yet replied to that call. If it has, and not answered, the call waits there."""
-        self.called: float = 0.0
-        self.delivered: float = 0.0
-        """When messages came last."""
-        self.requeueing: list[bytes] = []
-        """Messages that are being returned, under `requeue_number`, in each session until the server confirms it."""
-        self.requeue_number = 0
-        self.subscribed = False
-        """The channels of the queue are subscribed to in this session."""
-        self.subscribing = False
-        self.notified = False
-        """A notification came after the last call was sent."""
-        self.used: float = 0.0
-        """When a reader came last."""
-        self.idle_timer: asyncio.TimerHandle | None = None
-        self.idle = False
-        """It has not been used since the last `Queues.prune`."""
-
-    @property
-    def unused(self) -> bool:
-        return self.answered and not (self.waiters or self.is_holding or self.requeueing or self.subscribing)
-
-    @property
-    def is_holding(self) -> bool:
-        """Whether there are messages that no reader has."""
-        return bool(self.ready or self.prefetched.messages)
-
-    @property
-    def unserved(self) -> int:
-        """How many readers wait for whom there is nothing."""
-        return len(self.waiters) - len(self.ready)
 
 
 class Queues:
@@ -207,10 +143,10 @@ class Queues:
         if session is None or not queue.answered or queue.subscribing or queue.requeueing:
             return
         if queue.unserved > 0:
-            prefetched = queue.prefetched
-            prefetched.adapt(quick=asyncio.get_running_loop().time() - queue.delivered < REQUEUE_DELAY)
-            if prefetched.limit > _PREFETCHED_UNSUBSCRIBED and not queue.subscribed:
-                self._subscribe(queue, session)  # so that the node is told when another one waits
+            seconds = asyncio.get_running_loop().time() - queue.delivered
+            queue.prefetched.adapt(queue.largest, quick=seconds < REQUEUE_DELAY)
+            if queue.should_subscribe:
+                self._subscribe(queue, session)
             else:
                 self._call_anew(queue, session)
 
@@ -235,17 +171,7 @@ class Queues:
         self._call(queue, session)
 
     def _call(self, queue: Queue, session: SubscribedSession) -> None:
-        queue.calling = True
-        queue.notified = False
-        queue.called = asyncio.get_running_loop().time()
-        prefetched = queue.prefetched
-        prefetched.messages.clear()  # the call returns them to the queue
-        wanted = max(0, min(queue.unserved, _MAX_MESSAGES))
-        waits = bool(wanted and queue.subscribed)
-        more, milliseconds = prefetched.limit if waits else 0, round(LEASE_SECONDS * 1000)
-        publishing = publishing_arguments(session, queue.name)
-        args: list[bytes | str | int] = [self._node, queue.number, wanted, INFLIGHT_TTL_MS, int(waits)]
-        args += [more, milliseconds, prefetched.call, prefetched.begun, *publishing]
+        args, waits = queue.begin_call(session, self._node)
         replied = partial(self._taken, queue, session, queue.number, waits)
         self._run(queue, session, TAKE, queue_keys(queue.name), args, replied)
 
@@ -280,16 +206,7 @@ class Queues:
             self._call(queue, session)
 
     def _deliver(self, queue: Queue, reply: list[Any]) -> None:
-        """Hand out messages; the number before them, if there is one, says how many are not prefetched."""
-        queue.answered = True
-        queue.calling = False
-        queue.delivered = asyncio.get_running_loop().time()
-        if isinstance(reply[0], int):
-            direct = 1 + reply[0]
-            queue.prefetched.add(self._node, queue.number, queue.called, reply[direct:])
-            reply = reply[1:direct]
-        queue.ready.extend(reply)
-        queue.waiters.dispatch()
+        queue.receive(self._node, reply)
         self._take(queue)
         self._requeue_later(queue)
 

@@ -40,11 +40,11 @@ local function recover(but)
       local number, count, limit = load_prefetched(node)
       if not number or limit <= now then
         returned = returned + return_prefetched(node, 0)
-      elseif redis.call('HGET', inflight, field_of(node, number, count)) then
-        due = math.min(due or limit, limit)
+      else
+        any = true
+        if redis.call('HGET', inflight, field_of(node, number, count)) then due = math.min(due or limit, limit) end
       end
     end
-    any = any or node
   end
   if not any then dropped[#dropped + 1] = 'ahead' end
   return returned, due
@@ -58,7 +58,11 @@ local function is_of_prefetched(field)
 end
 
 local function drop_fields(kept)
+  local fields = {}
   for _, field in ipairs(dropped) do
-    if not kept[field] then redis.call('HDEL', inflight, field) end
+    if not kept[field] then fields[#fields + 1] = field end
+  end
+  for first = 1, #fields, 1000 do
+    redis.call('HDEL', inflight, unpack(fields, first, math.min(first + 999, #fields)))
   end
 end
