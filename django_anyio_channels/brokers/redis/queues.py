@@ -138,32 +138,15 @@ class Queues:
     def _take(self, queue: Queue) -> None:
         session = self._session
         if session is not None and queue.prefetched.messages and queue.unserved > 0:
-            self._begin_prefetched(queue, session)
+            queue.begin_prefetched(session, self._log)
         # What is being returned comes first: the server may not have it yet, if it has to be sent the script again.
         if session is None or not queue.answered or queue.subscribing or queue.requeueing:
             return
         if queue.unserved > 0:
-            seconds = asyncio.get_running_loop().time() - queue.delivered
-            queue.prefetched.adapt(queue.largest, quick=seconds < REQUEUE_DELAY)
-            if queue.should_subscribe:
+            if queue.should_subscribe(quick=asyncio.get_running_loop().time() - queue.delivered < REQUEUE_DELAY):
                 self._subscribe(queue, session)
             else:
                 self._call_anew(queue, session)
-
-    def _begin_prefetched(self, queue: Queue, session: SubscribedSession) -> None:
-        """Give readers what is prefetched in the next turn of the event loop: by then the server has been told."""
-        loop = asyncio.get_running_loop()
-        queue.prefetched.drop_late(loop.time())
-        while queue.prefetched.messages and queue.unserved > 0:
-            command, message = queue.prefetched.begin()
-            queue.ready.append(message)
-            session.executor(queue.name).execute(command).add_done_callback(partial(self._begun, session))
-            loop.call_soon(queue.waiters.dispatch)
-
-    def _begun(self, session: SubscribedSession, reply: asyncio.Future[Any]) -> None:
-        if reply.exception() is None and isinstance(reply.result(), hiredis.ReplyError):
-            error = session.translate_error(reply.result())
-            self._log.write(logging.ERROR, "A message may be delivered to a second reader: %s", error)
 
     def _call_anew(self, queue: Queue, session: SubscribedSession) -> None:
         queue.number = next(self._numbers)

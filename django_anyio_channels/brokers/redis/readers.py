@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections import deque
 from functools import lru_cache
 from typing import Any
 
+import hiredis
+
+from ...core.stats import RateLimitedLogger
 from ..common.waiters import WaiterQueue
 from .keys import delivery_channel, inflight_key, notify_channel, waiting_key
 from .prefetch import LEASE_SECONDS, Prefetched
@@ -77,11 +81,29 @@ class Queue:
         """How many readers wait for whom there is nothing."""
         return len(self.waiters) - len(self.ready)
 
-    @property
-    def should_subscribe(self) -> bool:
-        """Whether the node is to subscribe to the queue's channels, although messages come."""
-        # So that it is told when another node waits for what it has prefetched.
+    def should_subscribe(self, *, quick: bool) -> bool:
+        """Adapt how much is prefetched; return whether the node must subscribe to the queue's channels before.
+
+        So it is notified when another node waits for what it has prefetched.
+        """
+        self.prefetched.adapt(self.largest, quick=quick)
         return self.prefetched.limit > _PREFETCHED_UNSUBSCRIBED and not self.subscribed
+
+    def begin_prefetched(self, session: SubscribedSession, log: RateLimitedLogger) -> None:
+        """Give readers what is prefetched in the next turn of the event loop: by then the server has been notified."""
+        loop = asyncio.get_running_loop()
+
+        def begun(reply: asyncio.Future[Any]) -> None:
+            if reply.exception() is None and isinstance(reply.result(), hiredis.ReplyError):
+                error = session.translate_error(reply.result())
+                log.write(logging.ERROR, "A message may be delivered to a second reader: %s", error)
+
+        self.prefetched.drop_late(loop.time())
+        while self.prefetched.messages and self.unserved > 0:
+            command, message = self.prefetched.begin()
+            self.ready.append(message)
+            session.executor(self.name).execute(command).add_done_callback(begun)
+            loop.call_soon(self.waiters.dispatch)
 
     def begin_call(self, session: SubscribedSession, node: str) -> tuple[list[bytes | str | int], bool]:
         """Begin call `number`. Return the arguments of take.lua, and whether it waits for the next message."""

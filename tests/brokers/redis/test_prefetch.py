@@ -7,7 +7,6 @@ from typing import Any
 
 import anyio
 import anyio.lowlevel
-import hiredis
 import pytest
 
 from django_anyio_channels import ListenerClosed
@@ -297,14 +296,14 @@ async def test_garbage_about_what_is_prefetched_disturbs_nobody(
 
 
 async def test_a_server_that_does_not_note_what_a_reader_got_is_told_of(
-    node: RedisPubSubChannelLayer, caplog: pytest.LogCaptureFixture
+    node: RedisPubSubChannelLayer, server: brokers.Redis, caplog: pytest.LogCaptureFixture
 ) -> None:
-    session = node.require_session()
-    reply: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-    reply.set_result(hiredis.ReplyError("MISCONF cannot save"))
-    node._queues._begun(session, reply)
-    assert "A message may be delivered to a second reader" in caplog.text
-    assert "MISCONF" in caplog.text
+    await prefetch_from(node)
+    server.ask("DEL", "{jobs}|in flight")
+    server.ask("SET", "{jobs}|in flight", "of another program")
+    assert await take(node) == [1]
+    await becomes_true(lambda: "A message may be delivered to a second reader" in caplog.text)
+    assert "WRONGTYPE" in caplog.text
 
 
 def test_fewer_are_prefetched_for_readers_that_take_their_time() -> None:

@@ -85,7 +85,7 @@ if #taken > 0 or ARGV[5] == '1' then
     redis.call('RPUSH', waiting, entry)
     redis.call('PEXPIRE', waiting, ttl)
   elseif first_waiting then
-    redis.call('LPOP', waiting) -- it waits no more, or could not be told
+    redis.call('LPOP', waiting) -- it waits no more, or cannot be notified
   end
 elseif last then
   redis.call('HDEL', inflight, node)
