@@ -73,6 +73,8 @@ ROOMS = [
     {"sentinel"},
     {"server"},
     {"subscriptions"},
+    {"prefetch"},
+    {"readers"},
     {"queues"},
     {"presence"},
     {"bindings"},

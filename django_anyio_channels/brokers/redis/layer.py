@@ -27,11 +27,22 @@ from .address import Address
 from .cluster.discovery import ClusterSeeds
 from .doctor import diagnose
 from .inspection import find_queues, inspect_queues
-from .keys import SENT, base_key, bindings_key, bound_groups_key, companion_key, inflight_key, presence_key, sent_key
+from .keys import (
+    SENT,
+    base_key,
+    bindings_key,
+    bound_groups_key,
+    companion_key,
+    inflight_key,
+    notify_channel,
+    presence_key,
+    sent_key,
+)
 from .options import OPTIONS
 from .peers import Peers
 from .presence import put_records, read_records
-from .queues import Queues, publishing_arguments, queue_keys
+from .queues import PURGED, Queues
+from .readers import publishing_arguments, queue_keys
 from .scripts import BIND, BOUND_GROUPS, PUT
 from .sentinel import Sentinels
 from .session import Session
@@ -226,8 +237,12 @@ class RedisPubSubChannelLayer(BaseChannelLayer):
             if key.startswith(companion_key(base_key(key), SENT)):
                 await session.execute(key, "DEL", key)
         for key in await session.keys(prefix.encode(), "hash"):
-            if key in (inflight_key(base_key(key)), presence_key(base_key(key))):
+            name = base_key(key)
+            if key in (inflight_key(name), presence_key(name)):
                 await session.execute(key, "DEL", key)
+            if key == inflight_key(name):
+                channel = session.subscriptions.wire_name(notify_channel(name))
+                await session.execute(name, session.publish_command, channel, PURGED)
 
     async def put_presence(self, records: Sequence[PresenceRecord], ttl: float) -> None:
         await put_records(self.require_session(), records, ttl)

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections import deque
 from collections.abc import Callable, Sequence
-from functools import lru_cache, partial
+from functools import partial
 from itertools import count
 from typing import Any
 from uuid import uuid4
@@ -15,72 +14,30 @@ import hiredis
 
 from ...core.exceptions import ListenerClosed
 from ...core.stats import RateLimitedLogger
-from ..common.waiters import WaiterQueue
-from .keys import delivery_channel, inflight_key, notify_channel, released_key, waiting_key
-from .scripts import EXPIRY_PREFIX, RELEASE, TAKE, Script, is_noscript
+from .keys import delivery_channel, notify_channel, released_key
+from .readers import INFLIGHT_TTL_MS, Queue, publishing_arguments, queue_keys
+from .scripts import EXPIRY_PREFIX, RELEASE, TAKE, Script, ScriptCalls
 from .subscriptions import SubscribedSession
 
-_MAX_MESSAGES = 100
 REQUEUE_DELAY = 0.02
 """Seconds for which a message without a reader here is kept for a reader that comes back."""
 
 _CLOSE_SECONDS = 1.0
-INFLIGHT_TTL_MS = 300_000
+PURGED = b"purged"
+"""The notification that a queue was emptied."""
+_WANTED = b"wanted"
+"""The notification that a node waits, and another one has prefetched messages."""
 _REPEAT_SECONDS = 100.0
 """After which a waiting call is repeated, before the server forgets it after `INFLIGHT_TTL_MS`."""
-
-
-@lru_cache(maxsize=1024)
-def queue_keys(queue: bytes) -> list[bytes]:
-    """Return the keys of a queue that each of its scripts begins with."""
-    return [queue, waiting_key(queue), inflight_key(queue)]
-
-
-def publishing_arguments(session: SubscribedSession, queue: bytes) -> tuple[str, bytes, bytes]:
-    """Return how and where the scripts of a queue notify nodes and hand over messages."""
-    name = session.subscriptions.wire_name
-    return session.publish_command, name(notify_channel(queue)), name(delivery_channel(queue))
-
-
-class Queue:
-    """One queue that tasks of this node read from."""
-
-    def __init__(self, name: bytes) -> None:
-        self.name = name
-        self.prefetched: deque[bytes] = deque()
-        """Messages that are here and not yet with a reader."""
-        self.waiters: WaiterQueue[bytes] = WaiterQueue(self.prefetched)
-        self.number = 0
-        self.answered = True
-        """Call `number` has brought its messages, or none and does not wait; else the next session repeats it."""
-        self.calling = False
-        """The server has not yet replied to that call. If it has, and not answered, the call waits there."""
-        self.called: float = 0.0
-        self.requeueing: list[bytes] = []
-        """Messages that are being returned, under `requeue_number`, in each session until the server confirms it."""
-        self.requeue_number = 0
-        self.subscribed = False
-        """The channels of the queue are subscribed to in this session."""
-        self.subscribing = False
-        self.notified = False
-        """A notification came after the last call was sent."""
-        self.used: float = 0.0
-        """When a reader came last."""
-        self.idle_timer: asyncio.TimerHandle | None = None
-        self.idle = False
-        """It has not been used since the last `Queues.prune`."""
-
-    @property
-    def unused(self) -> bool:
-        return self.answered and not (self.waiters or self.prefetched or self.requeueing or self.subscribing)
 
 
 class Queues:
     """The readers of a layer, over all its sessions.
 
-    A reader asks at once. If there is nothing, its call waits on the server, which pushes it the next message. No
-    more is taken than there are readers. What came for a reader that has gone waits a moment for the next one, which
-    may be the same that polls, and then returns to the head of the queue.
+    A reader asks at once. If there is nothing, its call waits on the server, which pushes it the next message. If the
+    queue is long and the readers are quick, some more are prefetched, see `prefetch.py`. What came for a reader that
+    has gone waits a moment for the next one, which may be the same that polls, and then returns to the head of the
+    queue; so does what is prefetched, and at once if another node waits.
 
     Calls have sequence numbers. One whose reply was lost with its connection is repeated in the next session.
     """
@@ -91,8 +48,7 @@ class Queues:
         # One for all: the server still knows the last numbers of a queue that was forgotten here.
         self._numbers = count(1)
         self._session: SubscribedSession | None = None
-        self._calls: set[asyncio.Future[Any]] = set()
-        """Those that the server has not replied to."""
+        self._calls = ScriptCalls()
         self._log = RateLimitedLogger()
 
     async def take(self, name: str) -> bytes:
@@ -103,8 +59,8 @@ class Queues:
             queue = self._queues[key] = Queue(key)
         queue.used = asyncio.get_running_loop().time()
         queue.idle = False
-        if queue.prefetched:
-            return queue.prefetched.popleft()[EXPIRY_PREFIX:]
+        if queue.ready and not queue.waiters:
+            return queue.ready.popleft()[EXPIRY_PREFIX:]
         waiter = queue.waiters.join()
         self._take(queue)
         try:
@@ -132,6 +88,7 @@ class Queues:
         self._session = None
         for queue in self._queues.values():
             queue.waiters.fail_all(error)
+            queue.prefetched.messages.clear()
 
     async def close_gracefully(self, error: ListenerClosed) -> None:
         """End the session; what is under way to readers returns to its queue, if it can within a second."""
@@ -143,16 +100,12 @@ class Queues:
         for queue in self._queues.values():
             if not queue.answered and session is self._session and session is not None:
                 self._call(queue, session)
-        await self._all_replied()
+        await self._calls.all_replied(_CLOSE_SECONDS)
         for queue in self._queues.values():
-            if queue.prefetched and not queue.requeueing and session is self._session and session is not None:
+            if not queue.requeueing and session is self._session and session is not None:
                 self._requeue(queue, session)
-        await self._all_replied()
+        await self._calls.all_replied(_CLOSE_SECONDS)
         self.end(error)
-
-    async def _all_replied(self) -> None:
-        if self._calls:
-            await asyncio.wait(self._calls, timeout=_CLOSE_SECONDS)
 
     def prune(self) -> None:
         """Forget queues that were not used since the last call, and repeat calls that have waited for long."""
@@ -177,41 +130,31 @@ class Queues:
         args: Sequence[bytes | str | int],
         replied: Callable[[Any], None],
     ) -> None:
-        def execute(command: bytes) -> None:
-            reply = session.executor(queue.name).execute(command)
-            self._calls.add(reply)
-            reply.add_done_callback(received)
-
-        def received(reply: asyncio.Future[Any]) -> None:
-            self._calls.discard(reply)
-            if session is not self._session or reply.exception() is not None:
-                return  # the session has ended: `end` has failed the waiters
-            if is_noscript(reply.result()):
-                execute(script.eval(keys, *args))
-            else:
-                replied(reply.result())
-
-        execute(script.evalsha(keys, *args))
+        executor = session.executor(queue.name)
+        self._calls.run(executor, script, keys, args, replied, lambda: session is self._session)
 
     # ---- taking -------------------------------------------------------------------------------------------------
 
     def _take(self, queue: Queue) -> None:
         session = self._session
+        if session is not None and queue.prefetched.messages and queue.unserved > 0:
+            queue.begin_prefetched(session, self._log)
         # What is being returned comes first: the server may not have it yet, if it has to be sent the script again.
         if session is None or not queue.answered or queue.subscribing or queue.requeueing:
             return
-        if queue.waiters:
-            queue.number = next(self._numbers)
-            queue.answered = False
-            self._call(queue, session)
+        if queue.unserved > 0:
+            if queue.should_subscribe(quick=asyncio.get_running_loop().time() - queue.delivered < REQUEUE_DELAY):
+                self._subscribe(queue, session)
+            else:
+                self._call_anew(queue, session)
+
+    def _call_anew(self, queue: Queue, session: SubscribedSession) -> None:
+        queue.number = next(self._numbers)
+        queue.answered = False
+        self._call(queue, session)
 
     def _call(self, queue: Queue, session: SubscribedSession) -> None:
-        queue.calling = True
-        queue.notified = False
-        queue.called = asyncio.get_running_loop().time()
-        wanted = min(len(queue.waiters), _MAX_MESSAGES)
-        waits = bool(wanted and queue.subscribed)
-        args = self._node, queue.number, wanted, INFLIGHT_TTL_MS, int(waits)
+        args, waits = queue.begin_call(session, self._node)
         replied = partial(self._taken, queue, session, queue.number, waits)
         self._run(queue, session, TAKE, queue_keys(queue.name), args, replied)
 
@@ -225,11 +168,13 @@ class Queues:
                 return
             queue.answered = True
             queue.waiters.fail_all(session.translate_error(reply))
-        elif reply:
+        elif isinstance(reply, list) and reply:
             self._deliver(queue, reply)
         elif queue.notified and queue.waiters:
             self._call(queue, session)
         elif waits:
+            if reply:
+                asyncio.get_running_loop().call_later(reply / 1000, self._call_again, queue, session, number)
             self._requeue_later(queue)
         else:
             queue.answered = True
@@ -237,11 +182,14 @@ class Queues:
                 self._subscribe(queue, session)
             self._take(queue)
 
-    def _deliver(self, queue: Queue, messages: list[bytes]) -> None:
-        queue.answered = True
-        queue.calling = False
-        queue.prefetched.extend(messages)
-        queue.waiters.dispatch()
+    def _call_again(self, queue: Queue, session: SubscribedSession, number: int) -> None:
+        """Ask again for what another node had prefetched."""
+        waits = number == queue.number and not queue.answered and not queue.calling
+        if waits and queue.waiters and session is self._session:
+            self._call(queue, session)
+
+    def _deliver(self, queue: Queue, reply: list[Any]) -> None:
+        queue.receive(self._node, reply)
         self._take(queue)
         self._requeue_later(queue)
 
@@ -272,6 +220,13 @@ class Queues:
         self._take(queue)
 
     def _on_notification(self, queue: Queue, message: bytes) -> None:
+        if message == PURGED:
+            queue.prefetched.messages.clear()
+        elif message == _WANTED:
+            if self._session is not None and queue.prefetched.messages:
+                queue.prefetched.limit = 0
+                self._call_anew(queue, self._session)
+            return
         queue.notified = True
         if self._session is not None and queue.waiters and not queue.answered and not queue.calling:
             self._call(queue, self._session)
@@ -284,14 +239,14 @@ class Queues:
     # ---- requeueing ---------------------------------------------------------------------------------------------
 
     def _requeue_later(self, queue: Queue) -> None:
-        if queue.idle_timer is None and not queue.waiters and (queue.prefetched or not queue.answered):
+        if queue.idle_timer is None and not queue.waiters and (queue.is_holding or not queue.answered):
             queue.idle_timer = asyncio.get_running_loop().call_later(REQUEUE_DELAY, self._requeue_if_idle, queue)
 
     def _requeue_if_idle(self, queue: Queue) -> None:
-        """If no reader came back: return what was prefetched, and end the call that waits."""
+        """If no reader came back: return what is here, and end the call that waits."""
         queue.idle_timer = None
         session = self._session
-        if session is None or queue.waiters or (queue.answered and not queue.prefetched):
+        if session is None or queue.waiters or (queue.answered and not queue.is_holding):
             return
         recently = asyncio.get_running_loop().time() - queue.used < REQUEUE_DELAY
         if recently or queue.calling or queue.requeueing:
@@ -302,10 +257,14 @@ class Queues:
             self._requeue(queue, session)
 
     def _requeue(self, queue: Queue, session: SubscribedSession) -> None:
-        queue.requeueing = list(queue.prefetched)
-        queue.prefetched.clear()
-        queue.requeue_number = next(self._numbers)
-        self._release(queue, session)
+        if queue.prefetched.messages:
+            queue.prefetched.limit = 0
+            self._call_anew(queue, session)
+        if queue.ready:  # later, so that it comes before what was prefetched
+            queue.requeueing = list(queue.ready)
+            queue.ready.clear()
+            queue.requeue_number = next(self._numbers)
+            self._release(queue, session)
 
     def _release(self, queue: Queue, session: SubscribedSession) -> None:
         keys = [*queue_keys(queue.name), released_key(queue.name, self._node)]
@@ -317,7 +276,7 @@ class Queues:
         if isinstance(reply, hiredis.ReplyError):
             error = session.translate_error(reply)
             self._log.write(logging.ERROR, "%d messages cannot be requeued yet: %s", len(queue.requeueing), error)
-            queue.prefetched.extendleft(reversed(queue.requeueing))
+            queue.ready.extendleft(reversed(queue.requeueing))
             queue.waiters.dispatch()
         queue.requeueing = []
         self._take(queue)

@@ -5,6 +5,8 @@ A script declares every key that it touches in ``KEYS``, all of one slot. Channe
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Callable, Sequence
 from hashlib import sha1
 from importlib.resources import files
 from typing import Any
@@ -47,9 +49,48 @@ def is_noscript(reply: Any) -> bool:
     return isinstance(reply, hiredis.ReplyError) and str(reply).startswith("NOSCRIPT")
 
 
+class ScriptCalls:
+    """Calls of scripts whose replies are handed to callbacks."""
+
+    def __init__(self) -> None:
+        self._replies: set[asyncio.Future[Any]] = set()
+
+    def run(
+        self,
+        executor: CommandExecutor,
+        script: Script,
+        keys: list[bytes],
+        args: Sequence[bytes | str | int],
+        replied: Callable[[Any], None],
+        is_wanted: Callable[[], bool],
+    ) -> None:
+        """Run a script. ``replied`` gets the reply, unless the connection ends or ``is_wanted()`` is false."""
+
+        def execute(command: bytes) -> None:
+            reply = executor.execute(command)
+            self._replies.add(reply)
+            reply.add_done_callback(received)
+
+        def received(reply: asyncio.Future[Any]) -> None:
+            self._replies.discard(reply)
+            if reply.exception() is not None or not is_wanted():
+                return
+            if is_noscript(reply.result()):
+                execute(script.eval(keys, *args))
+            else:
+                replied(reply.result())
+
+        execute(script.evalsha(keys, *args))
+
+    async def all_replied(self, seconds: float) -> None:
+        """Wait until no call is without a reply, for so many seconds at most."""
+        if self._replies:
+            await asyncio.wait(self._replies, timeout=seconds)
+
+
 PUT = Script("now", "queue", "put")
 PUBLISH_ONCE = Script("publish_once")
-TAKE = Script("now", "queue", "take")
+TAKE = Script("now", "queue", "prefetch", "take")
 RELEASE = Script("now", "queue", "release")
 BIND = Script("now", "bind")
 BOUND_GROUPS = Script("now", "bound_groups")

@@ -11,9 +11,11 @@ import anyio.lowlevel
 import pytest
 
 from django_anyio_channels.brokers.redis import queues as redis_queues
+from django_anyio_channels.brokers.redis import readers as redis_readers
 from django_anyio_channels.brokers.redis.keys import bindings_marker, bound_groups_key
 from django_anyio_channels.brokers.redis.layer import RedisPubSubChannelLayer
-from django_anyio_channels.brokers.redis.queues import Queue, Queues
+from django_anyio_channels.brokers.redis.queues import Queues
+from django_anyio_channels.brokers.redis.readers import Queue
 from django_anyio_channels.brokers.redis.streams.layer import RedisStreamsChannelLayer
 from django_anyio_channels.core.exceptions import ChannelLayerError, ListenerClosed, QueueFull
 from tests.support.brokers import redis as brokers
@@ -429,7 +431,7 @@ async def test_what_is_given_back_comes_first_although_the_server_does_not_know_
         await layer.put("jobs", b"%d" % number, **PLENTY)
     got = [await take(layer)]
     queue = layer._queues._queues[b"jobs"]
-    while not queue.prefetched:
+    while not queue.ready:
         # The first one's answer has the next two asked for, who have gone when the messages come.
         first, *others = [asyncio.ensure_future(layer.take("jobs")) for _ in range(3)]
         got.append(await first)
@@ -468,7 +470,7 @@ async def test_what_is_forgotten_here_between_two_messages_is_not_taken_for_the_
 async def test_what_was_on_its_way_to_a_node_that_died_does_not_stay_for_ever(
     server: brokers.Redis, connect: Connect, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(redis_queues, "INFLIGHT_TTL_MS", 500)
+    monkeypatch.setattr(redis_readers, "INFLIGHT_TTL_MS", 500)
     dead, alive = await connect(server.url), await connect(server.url)
     await dead.put("jobs", b"x", **PLENTY)
     assert await take(dead, "jobs") == b"x"

@@ -210,6 +210,16 @@ async def waiting(queues: Queues) -> tuple[ScriptedSession, asyncio.Task[bytes]]
     return session, reader
 
 
+async def test_a_call_about_a_slot_that_moves_is_repeated() -> None:
+    queues = Queues()
+    session = begin(queues)
+    reader = asyncio.ensure_future(queues.take("jobs"))
+    await session.answer(0, hiredis.ReplyError("MOVED 1 127.0.0.1:1"))
+    assert session.commands[1] == session.commands[0]
+    await session.answer(1, [with_expiry(b"job")])
+    assert await reader == b"job"
+
+
 async def test_only_the_push_for_the_call_that_waits_is_taken() -> None:
     queues = Queues()
     session, reader = await waiting(queues)
@@ -257,3 +267,39 @@ async def test_a_call_whose_answer_was_lost_is_asked_for_again_under_its_number(
     again = begin(queues)
     await again.answer(0, [with_expiry(b"job")])
     assert await queues.take("jobs") == b"job"
+
+
+async def asking_again(monkeypatch: pytest.MonkeyPatch, queues: Queues) -> tuple[ScriptedSession, asyncio.Task[bytes]]:
+    """A session in which a reader waits for what another node has prefetched, and the moment has come to ask again."""
+    session, reader = await waiting(queues)
+    assert session.wake is not None
+    session.wake(b"")
+    asked: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+    original = queues._call_again
+
+    def call_again(*arguments: Any) -> None:
+        original(*arguments)
+        asked.set_result(None)
+
+    monkeypatch.setattr(queues, "_call_again", call_again)
+    await session.answer(4, 1)
+    monkeypatch.setattr(session, "asked", asked, raising=False)
+    return session, reader
+
+
+async def test_what_another_node_has_prefetched_is_asked_for_when_its_time_is_over(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    queues = Queues()
+    session, reader = await asking_again(monkeypatch, queues)
+    await session.answer(5, [with_expiry(b"job")])
+    assert await reader == b"job"
+
+
+async def test_it_is_not_asked_for_when_the_reader_has_got_another_message(monkeypatch: pytest.MonkeyPatch) -> None:
+    queues = Queues()
+    session, reader = await asking_again(monkeypatch, queues)
+    session.push(b"2 " + with_expiry(b"job"))
+    assert await reader == b"job"
+    await cast(Any, session).asked
+    assert len(session.executed) == 5

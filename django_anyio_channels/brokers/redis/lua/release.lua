@@ -12,8 +12,7 @@ length(queue)
 local next = 6
 while next <= #ARGV and hand_over(ARGV[next], ARGV[3], ARGV[5]) do next = next + 1 end
 for index = #ARGV, next, -1 do
-  redis.call('LPUSH', queue, ARGV[index])
-  keep_queue(math.max(expiry_of(ARGV[index]) - now, 1))
+  push_back(ARGV[index])
 end
 if next <= #ARGV then redis.call(ARGV[3], ARGV[4], '') end
 return 1

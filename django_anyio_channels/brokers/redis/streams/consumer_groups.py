@@ -30,7 +30,7 @@ from ...common.acknowledgement import Delivery
 from ...common.deliveries import Deliveries
 from ...common.waiters import fail
 from ..keys import companion_key, notify_channel
-from ..queues import INFLIGHT_TTL_MS
+from ..readers import INFLIGHT_TTL_MS
 from ..scripts import Script, is_noscript
 from ..session import Session
 from .history import History, history_keys
