@@ -96,9 +96,10 @@ class ConsumerLoop:
 
     async def __call__(self, message: Any) -> None:
         loop = calling_loop(self._consumer())
+        if loop is not None:
+            self.inbox.from_client = jobs_of_worker(self._consumer(), loop.receive, message)
         await self._handle(message)
         if loop is not None:  # else another caller wants no more than this
-            self.inbox.from_client = jobs_of_worker(self._consumer(), loop.receive, message)
             await self._run(loop.receive, loop.tasks, loop.position)
 
     async def _run(self, receive: Receive, tasks: list[asyncio.Future[Any]], position: int) -> None:

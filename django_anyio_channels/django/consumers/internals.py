@@ -56,6 +56,8 @@ _LOOP = channels.utils.await_many_dispatch.__code__
 
 
 Receive = Callable[[], Awaitable[Any]]
+MOST_JOBS_AHEAD = 32
+"""How many jobs without acknowledgement wait for a worker's consumer, taken from their channel already."""
 CLIENT, CHANNEL = 0, 1
 """Where the two futures of the next messages are that Channels' loop waits for."""
 
@@ -112,12 +114,17 @@ def is_worker(consumer: AsyncConsumer) -> bool:
 def jobs_of_worker(consumer: AsyncConsumer | None, receive: Receive, first: Any) -> asyncio.Queue[Any] | None:
     """Return the queue from which a worker's consumer receives, if its messages need no acknowledgement.
 
-    ``runworker`` hands a consumer its messages as those of a client, by `asyncio.Queue.get`.
+    ``runworker`` hands a consumer its messages as those of a client, by `asyncio.Queue.get`, and takes more from the
+    channel meanwhile: from now on no more than `MOST_JOBS_AHEAD`.
     """
     if consumer is None or not is_worker(consumer) or isinstance(first, Job):
         return None
     queue = getattr(receive, "__self__", None)
-    return queue if isinstance(queue, asyncio.Queue) else None
+    if not isinstance(queue, asyncio.Queue):
+        return None
+    # Else it would take all jobs there are, which other workers could handle, and which are lost if this one is killed.
+    queue._maxsize = MOST_JOBS_AHEAD  # type: ignore[attr-defined]
+    return queue
 
 
 def acknowledging(handle: Callable[[Any], Awaitable[None]]) -> Callable[[Any], Coroutine[Any, Any, None]]:
