@@ -1,4 +1,4 @@
-"""The project that tests itself, on each broker."""
+"""The project that tests itself, on the broker that the test names."""
 
 from __future__ import annotations
 
@@ -19,7 +19,6 @@ from tests.support.brokers.server import running
 from tests.support.paths import ROOT
 
 PROJECT = Path("tests/testing/project")
-KINDS = ["memory", "redis", "database"]
 
 
 @dataclass
@@ -71,7 +70,7 @@ class Project:
         return set()
 
 
-@pytest.fixture(scope="module", params=KINDS)
+@pytest.fixture(scope="module")
 def project(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Project]:
     folder = tmp_path_factory.mktemp("database")
     sqlite = {
