@@ -6,6 +6,7 @@ consumer; for a synchronous one it awaits nothing, and `run` runs the coroutine 
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import suppress
 from math import inf
@@ -23,7 +24,11 @@ from . import frames
 INVALID = 4400
 UNAUTHORIZED = 4401
 UNKNOWN_VERSION = 4406
+TIMEOUT = 4408
 TOO_MANY = 4429
+
+NO_HELLO = {"type": "hello.missing"}
+"""What a consumer gets when its client has not said hello in time; no client can send it."""
 
 REMEMBERED = 1000
 """Of how many groups it is known that the client has left them."""
@@ -53,6 +58,27 @@ class Conversation:
         self._ends = inf
         """When the client is to come back; a time of `time.monotonic`."""
 
+    def limit(self, receive: Callable[[], Awaitable[Any]]) -> Callable[[], Awaitable[Any]]:
+        """Return ``receive`` with a limit: it returns `NO_HELLO` when the client has not said hello in time."""
+        deadline: float | None = None
+
+        async def receive_in_time() -> Any:
+            nonlocal deadline
+            if self._is_greeted:
+                return await receive()
+            try:
+                async with asyncio.timeout_at(deadline) as waiting:
+                    event = await receive()
+            except TimeoutError:
+                if waiting.expired():
+                    return NO_HELLO
+                raise
+            if deadline is None:  # that was the begin of the connection
+                deadline = asyncio.get_running_loop().time() + self._consumer.hello_timeout
+            return event
+
+        return receive_in_time
+
     async def receive(self, text: str | None) -> None:
         """Handle a frame of the client."""
         await self._end_in_time()
@@ -75,7 +101,17 @@ class Conversation:
         elif frame.group is not None and frame.group not in self.groups:
             await self.error("message", "not_joined", "join the group first", frame.group)
         else:
+            await self._hand_over(frame)
+
+    async def _hand_over(self, frame: frames.FromClient) -> None:
+        try:
             await self._do(self._consumer.received, frame.message, frame.group)
+        except ListenerClosed:
+            await self._refuse_for_now()
+
+    async def hello_missing(self) -> None:
+        """Close the connection of a client that has not said hello in time."""
+        await self._refuse(TIMEOUT, "timeout", f"no hello came within {self._consumer.hello_timeout:g} s")
 
     async def _greet(self, hello: frames.Hello) -> None:
         if self._is_greeted:
@@ -112,7 +148,7 @@ class Conversation:
                 self._left[group] = came.position
             presence = await self._join_presence(group)
         except ListenerClosed:
-            await self._refuse(TRY_AGAIN_LATER, "unavailable", "the server has no connection to its broker")
+            await self._refuse_for_now()
         except ChannelLayerError as error:
             del self.groups[group]
             await self.error("join", "refused", type(error).__name__, group)
@@ -128,16 +164,17 @@ class Conversation:
         if found is None:
             return {}
         member, meta = (found, None) if isinstance(found, str) else found
+        unknown = {"member": member, "members": None}
         if not hasattr(consumer.channel_layer, "group_members"):
-            return {"members": None}
+            return unknown
         try:
             members = await self._do(consumer.join_presence, group, member, meta)
         except NotSupported:
-            return {"members": None}
+            return unknown
         self.groups[group] = True
         if len(members) > consumer.max_members:
-            return {"members": None}
-        return {"members": {name: each.metas for name, each in members.items()}}
+            return unknown
+        return {"member": member, "members": {name: each.metas for name, each in members.items()}}
 
     async def leave(self, group: str, code: str | None = None) -> None:
         """Take the client out of a group, with the reason if it did not ask for that."""
@@ -163,6 +200,10 @@ class Conversation:
                 self._left[group] = position
             await self._do(self._consumer.send, frames.encode_message(message, content, group))
 
+    async def tell(self, content: Any) -> None:
+        """Send ``content`` to this client alone."""
+        await self._send("message", group=None, position=None, message=content)
+
     async def presence(self, event: dict[str, Any]) -> None:
         """Send a change of the members of a group to the client."""
         if event["group"] in self.groups:
@@ -181,9 +222,15 @@ class Conversation:
     async def _send(self, kind: str, **content: Any) -> None:
         await self._do(self._consumer.send, frames.encode(kind, **content))
 
-    async def error(self, refused: str, code: str, reason: str, group: str | None) -> None:
+    async def error(
+        self, refused: str, code: str, reason: str, group: str | None, message_id: str | None = None
+    ) -> None:
         """Tell the client which of its frames was refused, and why."""
-        await self._send("error", frame=refused, code=code, reason=reason, group=group)
+        which = {} if message_id is None else {"id": message_id}
+        await self._send("error", frame=refused, code=code, reason=reason, group=group, **which)
+
+    async def _refuse_for_now(self) -> None:
+        await self._refuse(TRY_AGAIN_LATER, "unavailable", "the server has no connection to its broker")
 
     async def _refuse(self, close_code: int, code: str, reason: str) -> None:
         """Close the WebSocket, and end the consumer: raises `StopConsumer`."""
