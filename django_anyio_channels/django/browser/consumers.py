@@ -117,7 +117,7 @@ class ResumableConsumer(_Limits, PresenceMixin, AsyncResumingMixin, AsyncWebsock
 
     async def group_missed(self, message: Message) -> None:
         """Have the client come back and ask for what is missing; without a history tell it that something may be."""
-        if message.get("group") is None:
+        if message.get("group") is None and not self._conversation.has_history:
             await self._conversation.missed()
         else:
             await super().group_missed(message)
@@ -207,7 +207,7 @@ class SyncResumableConsumer(_Limits, PresenceMixin, ResumingMixin, WebsocketCons
 
     def group_missed(self, message: Message) -> None:
         """`ResumableConsumer.group_missed`."""
-        if message.get("group") is None:
+        if message.get("group") is None and not self._conversation.has_history:
             run(self._conversation.missed())
         else:
             super().group_missed(message)

@@ -7,6 +7,7 @@ consumer; for a synchronous one it awaits nothing, and `run` runs the coroutine 
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import suppress
 from math import inf
@@ -20,6 +21,8 @@ from ...core.exceptions import ChannelLayerError, ListenerClosed, NotSupported
 from ..messages import position_of
 from ..resume import TRY_AGAIN_LATER
 from . import frames
+
+logger = logging.getLogger("django_anyio_channels")
 
 INVALID = 4400
 UNAUTHORIZED = 4401
@@ -51,6 +54,8 @@ class Conversation:
         self._is_greeted = False
         self.groups: dict[str, bool] = {}
         """The groups that the client is in, each with whether it is a member there."""
+        self.has_history = False
+        """Whether the client gets what it missed when it comes back."""
         self._left: dict[str, str | None] = {}
         """The groups that the client had left before; of those it is in again, with the last position it has."""
         self._joins: list[float] = []
@@ -144,6 +149,7 @@ class Conversation:
         self._ends = min(self._ends, now + stay_seconds(consumer.channel_layer))
         try:
             came = await self._do(consumer.resume_group, group, frame.since, last=min(frame.last, consumer.max_last))
+            self.has_history = came.has_history
             if group in self._left:
                 self._left[group] = came.position
             presence = await self._join_presence(group)
@@ -198,7 +204,7 @@ class Conversation:
                 if last is not None and not self._consumer.channel_layer.is_after(position, last):
                     return
                 self._left[group] = position
-            await self._do(self._consumer.send, frames.encode_message(message, content, group))
+            await self._deliver(frames.encode_message(message, content, group))
 
     async def tell(self, content: Any) -> None:
         """Send ``content`` to this client alone."""
@@ -220,7 +226,14 @@ class Conversation:
             await self._do(self._consumer._end, TRY_AGAIN_LATER)
 
     async def _send(self, kind: str, **content: Any) -> None:
-        await self._do(self._consumer.send, frames.encode(kind, **content))
+        await self._deliver(frames.encode(kind, **content))
+
+    async def _deliver(self, frame: str) -> None:
+        try:
+            await self._do(self._consumer.send, frame)
+        except (OSError, RuntimeError) as gone:
+            # ASGI has OSError for that, Daphne a RuntimeError. The handler of the disconnect that follows must run.
+            logger.debug("A client disconnected before it received its last messages: %r", gone)
 
     async def error(
         self, refused: str, code: str, reason: str, group: str | None, message_id: str | None = None

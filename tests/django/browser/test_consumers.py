@@ -197,10 +197,13 @@ async def test_without_a_history_it_works_and_says_so(plain: AnyioChannelLayer, 
 
 
 @BOTH
-async def test_where_messages_are_missing_the_client_is_to_come_back(layer: AnyioChannelLayer, room: Any) -> None:
+@pytest.mark.parametrize("where", [{"group": "room"}, {}])  # that of a gap, and that of the setting `outage_message`
+async def test_where_messages_are_missing_the_client_is_to_come_back(
+    layer: AnyioChannelLayer, room: Any, where: dict[str, str]
+) -> None:
     async with client(room) as ana:
         await ana.ask("join", group="room")
-        await layer.group_send("room", {"type": "group.missed", "group": "room"})
+        await layer.group_send("room", {"type": "group.missed", **where})
         assert await ana.closed() == 4013
 
 
@@ -457,6 +460,24 @@ async def test_who_sends_while_the_broker_is_away_is_to_come_back(layer: AnyioCh
         error = await ana.ask("message", message=1)
         assert (error["code"], error["frame"]) == ("unavailable", None)
         assert await ana.closed() == 4013
+
+
+@BOTH
+@pytest.mark.parametrize("error", [BrokenPipeError("gone"), RuntimeError("Attempt to send on a closed protocol")])
+async def test_a_client_that_leaves_while_it_is_told_something_is_no_error(
+    layer: AnyioChannelLayer, room: Any, error: Exception
+) -> None:
+    class Leaving(room):  # type: ignore[misc]
+        def send(self, text_data: str) -> Any:
+            if json.loads(text_data)["type"] in ("ping", "message"):
+                raise error
+            return super().send(text_data)
+
+    async with client(Leaving) as ana:
+        await ana.send("ping")
+        await ana.ask("join", group="room")
+        await ana.send("message", group="room", message=1)
+        assert (await ana.ask("leave", group="room"))["type"] == "left"
 
 
 async def test_a_coroutine_function_allows_nothing_in_a_synchronous_consumer(layer: AnyioChannelLayer) -> None:
