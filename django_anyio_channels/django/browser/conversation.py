@@ -232,9 +232,9 @@ class Conversation:
         try:
             await self._do(self._consumer.send, frame)
         except (OSError, RuntimeError) as gone:
-            if type(gone) is RuntimeError:
+            # ASGI has OSError for that, and Daphne an error of Autobahn's. The handler of the disconnect must run next.
+            if isinstance(gone, RuntimeError) and type(gone).__name__ != "Disconnected":
                 raise
-            # ASGI has OSError for that, Daphne a kind of RuntimeError. The handler of the disconnect must run next.
             logger.debug("A client disconnected before it received its last messages: %r", gone)
 
     async def error(
