@@ -119,14 +119,18 @@ def benchmarks(quick: bool) -> BenchmarkSet:
         "streams": {"url": brokers.with_streams(server.url)},
         "postgres": {"url": database.url},
     }
-    for groups in (1, 1000):
+    for way, groups in (("at once", 1), ("at once", 1000), ("like browsers", 1)):
         for name, config in histories.items():
-            layer = _layer(_OURS, **config, options={"history_length": 1000})["CHANNEL_LAYERS"]["default"]
             sockets, rooms = 10_000 // few, max(1, groups // few)
             herd: Measure = partial(
-                coming_back, layer=layer, sockets=sockets, groups=rooms, has_survived=name != "memory"
+                coming_back,
+                layer={"BACKEND": _OURS, "CONFIG": {**config, "options": {"history_length": 1000}}},
+                sockets=sockets,
+                groups=rooms,
+                has_survived=name != "memory",
+                like_browsers=way == "like browsers",
             )
-            scenarios.append(Scenario(f"coming back, {name}, {sockets} sockets, groups: {rooms}", {OURS: herd}))
+            scenarios.append(Scenario(f"coming back {way}, {name}, {sockets} sockets, groups: {rooms}", {OURS: herd}))
     return BenchmarkSet(
         "websocket",
         tuple(Contender(name, _no_layer) for name in environments),

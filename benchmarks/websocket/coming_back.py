@@ -9,6 +9,7 @@ import resource
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from random import random
 from statistics import quantiles
 from time import perf_counter
 from typing import Any
@@ -27,6 +28,8 @@ from ..harness.measuring import Figures
 from .servers import variables_of
 
 _SECONDS = 120.0
+_FIRST, _LONGEST, _PATIENCE = 2.0, 30.0, 10.0
+"""Those of ``client.js``."""
 _CONNECTING_AT_ONCE = 100
 """When they connect for the first time; when they come back, all do at once."""
 _OTHER_FILES = 200
@@ -38,13 +41,22 @@ _decode = msgspec.json.Decoder().decode
 
 
 def coming_back(
-    contender: Contender, *, layer: Mapping[str, Any], sockets: int, groups: int, has_survived: bool
+    contender: Contender,
+    *,
+    layer: Mapping[str, Any],
+    sockets: int,
+    groups: int,
+    has_survived: bool,
+    like_browsers: bool = False,
 ) -> Figures:
     """WebSockets in groups; the server is killed, messages are sent, it starts again, and all clients come at once.
 
     ``layer`` is the server's in ``CHANNEL_LAYERS``. If its history has not survived the server, no messages can be
     sent meanwhile, and each client must be told that some may be missing. A client is back when it has what it missed,
     or that word; this counts from the moment when the server accepts connections, a join from its frame.
+
+    With ``like_browsers`` they do as ``client.js``: each waits for a random time, and gives up an attempt that is not
+    answered in 10 s.
     """
     _allow_files(sockets + _OTHER_FILES)
     server = _server(layer)
@@ -52,7 +64,7 @@ def coming_back(
     try:
         server.start()
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            values = runner.run(_measure(server, layer, herd, _MISSED if has_survived else ()))
+            values = runner.run(_measure(server, layer, herd, _MISSED if has_survived else (), like_browsers))
     finally:
         server.stop()
     right = wrong = 0
@@ -65,14 +77,16 @@ def coming_back(
     return Figures(values, Tally(sockets * (2 + len(expected)), right, wrong))
 
 
-async def _measure(server: Server, layer: Mapping[str, Any], herd: _Herd, missed: Sequence[str]) -> dict[str, float]:
+async def _measure(
+    server: Server, layer: Mapping[str, Any], herd: _Herd, missed: Sequence[str], like_browsers: bool
+) -> dict[str, float]:
     loop = asyncio.get_running_loop()
     await herd.connect(_CONNECTING_AT_ONCE)
     await herd.until_all(lambda client: bool(client.joins))
     await herd.publish(_BEFORE)
     await herd.until_all(lambda client: bool(client.got))
     await loop.run_in_executor(None, server.kill)
-    await herd.until_all(lambda client: not client.is_open)
+    await herd.until_all(lambda client: client.connection is None)
     if missed:
         own = AnyioChannelLayer(**layer["CONFIG"])
         for text in missed:
@@ -81,7 +95,7 @@ async def _measure(server: Server, layer: Mapping[str, Any], herd: _Herd, missed
     await loop.run_in_executor(None, server.start)
     assert server.process is not None
     before, began = _cpu_seconds(server.process.pid), perf_counter()
-    await herd.connect(len(herd.clients))
+    await herd.connect(len(herd.clients), like_browsers=like_browsers)
     await herd.until_all(lambda client: len(client.joins) == 2 and len(client.got) == 1 + len(missed))
     cpu = _cpu_seconds(server.process.pid) - before
     back = [client.changed - began for client in herd.clients]
@@ -89,12 +103,14 @@ async def _measure(server: Server, layer: Mapping[str, Any], herd: _Herd, missed
     await herd.publish(_CLOSING)
     await herd.until_all(lambda client: client.got[-1] == _CLOSING)
     for client in herd.clients:
-        client.disconnect()
-    await herd.until_all(lambda client: not client.is_open)
+        assert client.connection is not None
+        client.connection.close()
+    await herd.until_all(lambda client: client.connection is None)
     return {
         "s until all are back": max(back),
         "s until half are back": quantiles(back, n=100)[49],
         "p99 ms of a join": quantiles(joins, n=100)[98] * 1000,
+        "attempts a client": sum(client.attempts for client in herd.clients) / len(back),
         "CPU s of the server": cpu,
         "CPU ms a client": cpu * 1000 / len(back),
     }
@@ -120,13 +136,13 @@ class _Herd:
                 self._changed.clear()
                 await patiently(self._changed.wait())
 
-    async def connect(self, at_once: int) -> None:
+    async def connect(self, at_once: int, *, like_browsers: bool = False) -> None:
         """Connect all clients, so many at a time."""
         gate = asyncio.Semaphore(at_once)
 
         async def connect(client: _Client) -> None:
             async with gate:
-                await client.connect()
+                await client.connect(like_browsers=like_browsers)
 
         await asyncio.gather(*map(connect, self.clients))
 
@@ -139,59 +155,97 @@ class _Herd:
         transport.disconnect()
 
 
-class _Client(WSListener):
+class _Client:
     """A client in one group, which keeps its position."""
 
     def __init__(self, herd: _Herd, group: str) -> None:
         self.joins: list[bool] = []
         """Of each join, whether it was complete."""
         self.got: list[str] = []
-        self.is_open = False
+        self.connection: _Connection | None = None
+        self.attempts = 0
+        """How often it has tried to connect, the last time."""
         self.joined = self.changed = 0.0
         """When it has sent its last join, and when it has got the last frame."""
         self._herd = herd
         self._group = group
         self._position: str | None = None
-        self._transport: WSTransport
 
-    async def connect(self) -> None:
-        """Connect, again and again until that has succeeded, and join."""
-        while not self.is_open:
+    async def connect(self, *, like_browsers: bool) -> None:
+        """Connect, again and again until the server has said hello, and join."""
+        self.attempts = 0
+        while True:
+            if like_browsers:
+                await asyncio.sleep(random() * min(_LONGEST, _FIRST * 2**self.attempts))
+            self.attempts += 1
+            self.connection = connection = _Connection(self)
             try:
-                await ws_connect(
-                    lambda: self,
-                    f"{self._herd.address}/room",
-                    websocket_handshake_timeout=_SECONDS,
-                    read_buffer_init_size=2048,
-                )
-            except (OSError, WSError):
-                await asyncio.sleep(0.1)
+                async with asyncio.timeout(_PATIENCE if like_browsers else _SECONDS):
+                    await ws_connect(
+                        lambda connection=connection: connection,
+                        f"{self._herd.address}/room",
+                        websocket_handshake_timeout=_SECONDS,
+                        read_buffer_init_size=2048,
+                    )
+                    await connection.greeted
+            except (OSError, WSError):  # one of them is TimeoutError
+                connection.close()
+            else:
+                return
 
-    def disconnect(self) -> None:
-        self._transport.disconnect()
-
-    def on_ws_connected(self, transport: WSTransport) -> None:
-        self._transport, self.is_open = transport, True
-        transport.send(WSMsgType.TEXT, b'{"type":"hello","version":1}')
-        join = {"type": "join", "group": self._group, "since": self._position}
-        transport.send(WSMsgType.TEXT, json.dumps(join).encode())
+    def frames(self) -> list[dict[str, Any]]:
+        """Return what it sends first."""
         self.joined = perf_counter()
+        return [
+            {"type": "hello", "version": 1},
+            {"type": "join", "group": self._group, "since": self._position},
+        ]
 
-    def on_ws_disconnected(self, transport: WSTransport) -> None:
-        self.is_open = False
-        self._herd.changed()
-
-    def on_ws_frame(self, transport: WSTransport, frame: WSFrame) -> None:
-        if frame.msg_type != WSMsgType.TEXT:
-            return
-        content = _decode(frame.get_payload_as_bytes())
-        self._position = content.get("position") or self._position
-        if content["type"] == "joined":
-            self.joins.append(content["complete"])
-        elif content["type"] != "hello":
-            self.got.append(content.get("message", str(content)))
+    def receive(self, frame: dict[str, Any]) -> None:
+        """Take a frame of the server."""
+        self._position = frame.get("position") or self._position
+        if frame["type"] == "joined":
+            self.joins.append(frame["complete"])
+        elif frame["type"] != "hello":
+            self.got.append(frame.get("message", str(frame)))
         self.changed = perf_counter()
         self._herd.changed()
+
+    def lost(self) -> None:
+        """Forget the connection."""
+        self.connection = None
+        self._herd.changed()
+
+
+class _Connection(WSListener):
+    """One connection of a client, which takes no notice of those that it has given up."""
+
+    def __init__(self, client: _Client) -> None:
+        self.greeted: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._client = client
+        self._transport: WSTransport | None = None
+
+    def close(self) -> None:
+        if self._transport is not None:
+            self._transport.disconnect()
+
+    def on_ws_connected(self, transport: WSTransport) -> None:
+        self._transport = transport
+        for frame in self._client.frames():
+            transport.send(WSMsgType.TEXT, json.dumps(frame).encode())
+
+    def on_ws_disconnected(self, transport: WSTransport) -> None:
+        if not self.greeted.done():
+            self.greeted.set_exception(ConnectionError("closed before the server said hello"))
+            self.greeted.exception()  # nobody may wait for it any more
+        if self._client.connection is self:
+            self._client.lost()
+
+    def on_ws_frame(self, transport: WSTransport, frame: WSFrame) -> None:
+        if frame.msg_type == WSMsgType.TEXT and self._client.connection is self:
+            if not self.greeted.done():
+                self.greeted.set_result(None)
+            self._client.receive(_decode(frame.get_payload_as_bytes()))
 
 
 class _Answer(WSListener):
