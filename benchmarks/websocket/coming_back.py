@@ -189,6 +189,7 @@ class _Client:
                     )
                     await connection.greeted
             except (OSError, WSError):  # one of them is TimeoutError
+                self.connection = None
                 connection.close()
             else:
                 return
