@@ -12,6 +12,7 @@ import random
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from typing import Any
 from urllib.parse import urlencode
@@ -252,6 +253,12 @@ def test_links_that_are_cut_again_and_again(site: Site, portal: BlockingPortal, 
             assert set(page.evaluate("clients.flatMap(({ transports }) => transports)")) == {transport}
 
 
+def _are_lost(page: Page, times: int) -> bool:
+    """Let 35 seconds pass for a page: its clients ask after 25 without a message, and wait 10 for an answer."""
+    page.clock.fast_forward(35_000)
+    return bool(page.evaluate(f"clients.every(({{ lost }}) => lost === {times})"))
+
+
 @pytest.mark.parametrize("site", ["memory"], indirect=True)
 def test_links_that_go_silent(site: Site, portal: BlockingPortal, link: Link, pages: list[Page]) -> None:
     """Nothing tells a browser that its link is dead, except that nothing comes any more."""
@@ -267,8 +274,7 @@ def test_links_that_go_silent(site: Site, portal: BlockingPortal, link: Link, pa
             link.silence()
             site.publish("silence", *islice(numbers, PART))
             for page in pages:
-                while not page.evaluate(f"clients.every(({{ lost }}) => lost === {turn})"):
-                    page.clock.fast_forward(35_000)  # The client asks after 25 s, and waits 10 s for an answer.
+                wait_until(partial(_are_lost, page, turn), "the clients know that they are offline", PATIENCE)
             link.restore()
             clients.wait("joined", turn + 1)
         site.publish("silence", END)
