@@ -22,11 +22,13 @@ from ..harness.deliveries import Tally
 from ..harness.measuring import Figures
 from ..harness.runner import BenchmarkSet, Figure, Measure, Scenario, Target, against
 from .client import measure
+from .coming_back import coming_back
 from .servers import SERVERS, serving
 from .workers import measure_worker
 
 SLOW, PUBSUB, CORE, BARE = "ours, fast_dispatch off", "pubsub", "core", "bare"
 POSTGRES, IN_MEMORY, FRAMES = "channels_postgres", "InMemoryChannelLayer", "frames"
+_OURS = "django_anyio_channels.AnyioChannelLayer"
 _WINDOW = 5
 """Messages on their way at once."""
 _RATE = 2_000.0
@@ -68,8 +70,8 @@ def benchmarks(quick: bool) -> BenchmarkSet:
     core_host = {"address": server.url, "socket_timeout": None}  # redis-py 8 ends idle consumers after 5 seconds
     entry = {**database.entry, "TIME_ZONE": None}
     environments: dict[str, Mapping[str, Any]] = {
-        OURS: _layer("django_anyio_channels.AnyioChannelLayer", url=server.url),
-        SLOW: _layer("django_anyio_channels.AnyioChannelLayer", url=server.url, fast_dispatch=False),
+        OURS: _layer(_OURS, url=server.url),
+        SLOW: _layer(_OURS, url=server.url, fast_dispatch=False),
         PUBSUB: _layer("channels_redis.pubsub.RedisPubSubChannelLayer", hosts=[server.url]),
         CORE: _layer("channels_redis.core.RedisChannelLayer", hosts=[core_host], capacity=10_000),
         POSTGRES: {
@@ -112,6 +114,24 @@ def benchmarks(quick: bool) -> BenchmarkSet:
             for name, jobs in counts.items()
         }
         scenarios.append(Scenario(f"runworker, {kind}", measures))
+    histories: dict[str, dict[str, Any]] = {
+        "memory": {"url": "memory://"},
+        "streams": {"url": brokers.with_streams(server.url)},
+        "postgres": {"url": database.url},
+    }
+    # One process cannot greet more browsers than that in the 10 seconds after which they give up.
+    for way, sockets, groups in (("at once", 10_000, 1), ("at once", 10_000, 1000), ("like browsers", 3_000, 1)):
+        for name, config in histories.items():
+            clients, rooms = sockets // few, max(1, groups // few)
+            herd: Measure = partial(
+                coming_back,
+                layer={"BACKEND": _OURS, "CONFIG": {**config, "options": {"history_length": 1000}}},
+                sockets=clients,
+                groups=rooms,
+                has_survived=name != "memory",
+                like_browsers=way == "like browsers",
+            )
+            scenarios.append(Scenario(f"coming back {way}, {name}, {clients} sockets, groups: {rooms}", {OURS: herd}))
     return BenchmarkSet(
         "websocket",
         tuple(Contender(name, _no_layer) for name in environments),

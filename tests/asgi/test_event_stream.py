@@ -76,3 +76,25 @@ def test_a_client_reads_comes_back_and_leaves(kind: str) -> None:
         wait_until(lambda: json.loads(ask(server, "/channels/")) == {"channels": 0}, "the client has left")
         server.shutdown()
         assert noise(server) == ""
+
+
+def test_members_are_there_as_long_as_their_streams() -> None:
+    server = serve("uvicorn", "tests.browser.site", "memory://")
+    with running(server):
+        with stream(server, "/frames/?group=room&member=ana") as ana:
+            frames = iter(lambda: json.loads(event(ana)["data"]), None)
+            assert next(frame for frame in frames if frame["type"] == "joined")["members"] == {"ana": [{}]}
+            with stream(server, "/frames/?group=room&member=bob") as bob:
+                assert json.loads(event(bob)["data"])["type"] == "hello"
+                assert json.loads(event(bob)["data"])["members"] == {"ana": [{}], "bob": [{}]}
+                changes = (frame for frame in frames if frame.get("member") == "bob")
+                assert (frame := next(changes)) == {
+                    "type": "presence",
+                    "group": "room",
+                    "event": "joined",
+                    "member": "bob",
+                    "metas": [{}],
+                }, frame
+            assert next(changes)["event"] == "left"
+        server.shutdown()
+        assert noise(server) == ""

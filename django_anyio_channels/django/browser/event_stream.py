@@ -7,14 +7,14 @@ import inspect
 import logging
 import random
 import re
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from time import monotonic
 from typing import Any
 
 import msgspec
 
-from ...core.exceptions import ChannelLayerError, ListenerClosed, MissingDriver
+from ...core.exceptions import ChannelLayerError, ListenerClosed, MissingDriver, NotSupported
 
 try:
     from channels.layers import get_channel_layer
@@ -29,6 +29,7 @@ except ModuleNotFoundError as error:
 from ..messages.group_message import position_of
 from ..messages.ready_frames import FRAME
 from ..names import GROUP_NAME
+from ..presence.group import CHANGED
 from ..resume import resume
 from .conversation import stay_seconds
 from .frames import NO_POSITION, VERSION, content_of, encode, encode_message, group_of
@@ -36,6 +37,8 @@ from .frames import NO_POSITION, VERSION, content_of, encode, encode_message, gr
 logger = logging.getLogger("django_anyio_channels")
 
 MAX_GROUPS = 100
+MAX_MEMBERS = 1000
+"""A client that joins a group with more members does not get their list."""
 MAX_ID = 16 * 1024
 """Characters of a ``Last-Event-ID``."""
 
@@ -60,6 +63,9 @@ class EventStreamResponse(StreamingHttpResponse):
     is, every ``heartbeat`` seconds. A browser comes back after a random time of at most ``retry`` seconds. With
     ``frames`` the data are the frames of ``docs/reference/protocol.rst``, as ``client.js`` wants them.
 
+    With ``member``, such as ``str(user.pk)``, the client is one of that member of each group while the stream is open;
+    ``meta`` is what the others may know of it, see `AnyioChannelLayer.group_add`. Frames have the members, too.
+
     Raises ``ImproperlyConfigured`` under WSGI, and ``BadRequest`` for names that no group has.
     """
 
@@ -73,6 +79,8 @@ class EventStreamResponse(StreamingHttpResponse):
         heartbeat: float = 15.0,
         retry: float = 5.0,
         frames: bool = False,
+        member: str | None = None,
+        meta: dict[str, Any] | None = None,
         layer: Any = None,
         **options: Any,
     ) -> None:
@@ -84,6 +92,8 @@ class EventStreamResponse(StreamingHttpResponse):
             )
         if render is not None and frames:
             raise TypeError("EventStreamResponse() takes render or frames, not both")
+        if meta is not None and member is None:
+            raise TypeError("EventStreamResponse() got meta without member: a meta describes a member")
         stream = _EventStream(
             get_channel_layer() if layer is None else layer,
             _checked(groups),
@@ -91,6 +101,7 @@ class EventStreamResponse(StreamingHttpResponse):
             _Frames() if frames else _Events(render),
             last,
             heartbeat,
+            {} if member is None else {"member": member, "meta": meta, "watch": frames},
         )
         super().__init__(stream.events(retry), content_type="text/event-stream; charset=utf-8", **options)
         self.headers.setdefault("Cache-Control", "no-cache, no-store, no-transform")
@@ -117,7 +128,14 @@ class _EventStream:
     """One client's stream."""
 
     def __init__(
-        self, layer: Any, groups: list[str], last_id: str, form: _Events | _Frames, last: int, heartbeat: float
+        self,
+        layer: Any,
+        groups: list[str],
+        last_id: str,
+        form: _Events | _Frames,
+        last: int,
+        heartbeat: float,
+        presence: dict[str, Any],
     ) -> None:
         self.channel_layer = layer
         self.channel_name = ""
@@ -126,6 +144,7 @@ class _EventStream:
         self._form = form
         self._last = last
         self._heartbeat = heartbeat
+        self._presence = presence
 
     async def events(self, retry: float) -> AsyncIterator[bytes]:
         """Yield the bytes of the response."""
@@ -141,7 +160,9 @@ class _EventStream:
                 came = await resume(self, group, self._positions.get(group), self._last)
                 if came.position is not None or not came.has_history:
                     self._positions[group] = came.position or NO_POSITION
-                for event in self._form.joined(group, self._positions.get(group), came.complete, came.has_history):
+                members = {"members": await self._join_presence(group)} if self._presence else {}
+                position = self._positions.get(group)
+                for event in self._form.joined(group, position, came.complete, came.has_history, **members):
                     yield self._event(event)
             while monotonic() < ends:
                 try:
@@ -154,6 +175,10 @@ class _EventStream:
                         return  # the browser comes back with its positions
                     yield self._event(self._form.missed(None))
                     continue
+                if message["type"] == CHANGED:
+                    for event in presence_frames(message):
+                        yield self._event(event)
+                    continue
                 yield await self._rendered(message)
         except ChannelLayerError as error:
             logger.warning("A stream of events ended, and its browser comes back: %s", error)
@@ -161,6 +186,18 @@ class _EventStream:
             for group in joined:
                 with suppress(ListenerClosed):
                     await layer.group_discard(group, self.channel_name)
+
+    async def _join_presence(self, group: str) -> dict[str, list[dict[str, Any]]] | None:
+        """Be there as the member; return the metas of all members, or None if there are too many or no presence."""
+        layer = self.channel_layer
+        if not hasattr(layer, "group_members"):
+            return None
+        try:
+            await layer.group_add(group, self.channel_name, **self._presence)
+            members = await layer.group_members(group)
+        except NotSupported:
+            return None
+        return {name: each.metas for name, each in members.items()} if len(members) <= MAX_MEMBERS else None
 
     async def _rendered(self, message: dict[str, Any]) -> bytes:
         group, position = group_of(message, self._positions), position_of(message)
@@ -191,7 +228,7 @@ class _Events:
     def opened(self) -> Rendered:
         return None
 
-    def joined(self, group: str, position: str | None, complete: bool, history: bool) -> list[Rendered]:
+    def joined(self, group: str, position: str | None, complete: bool, history: bool, **members: Any) -> list[Rendered]:
         return [None if complete else self.missed(group)]
 
     def missed(self, group: str | None) -> Rendered:
@@ -207,14 +244,23 @@ class _Frames:
     def opened(self) -> Rendered:
         return encode("hello", version=VERSION)
 
-    def joined(self, group: str, position: str | None, complete: bool, history: bool) -> list[Rendered]:
-        return [encode("joined", group=group, position=position, complete=complete, history=history)]
+    def joined(self, group: str, position: str | None, complete: bool, history: bool, **members: Any) -> list[Rendered]:
+        return [encode("joined", group=group, position=position, complete=complete, history=history, **members)]
 
     def missed(self, group: str | None) -> Rendered:
         return encode("missed", group=group)
 
     def message(self, message: dict[str, Any], group: str | None) -> Rendered:
         return encode_message(message, content_of(message), group)
+
+
+def presence_frames(message: dict[str, Any]) -> Iterator[str]:
+    """Yield a frame for each change of the members of a group."""
+    for event in ("joined", "updated"):
+        for member, found in message[event].items():
+            yield encode("presence", group=message["group"], event=event, member=member, metas=found["metas"])
+    for member in message["left"]:
+        yield encode("presence", group=message["group"], event="left", member=member)
 
 
 def _plain(message: dict[str, Any]) -> Rendered:

@@ -61,9 +61,8 @@ async def stream(request: HttpRequest) -> EventStreamResponse:
 
 
 def frames(request: HttpRequest) -> EventStreamResponse:
-    return EventStreamResponse(
-        request, request.GET.getlist("group"), last=int(request.GET.get("last", 0)), retry=0.2, frames=True
-    )
+    last, member = int(request.GET.get("last", 0)), request.GET.get("member")
+    return EventStreamResponse(request, request.GET.getlist("group"), last=last, retry=0.2, frames=True, member=member)
 
 
 async def html(request: HttpRequest) -> EventStreamResponse:

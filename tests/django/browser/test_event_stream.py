@@ -15,8 +15,10 @@ from django.test import AsyncRequestFactory, RequestFactory
 from django.utils.functional import lazystr
 
 from django_anyio_channels import AnyioChannelLayer, EventStreamResponse
+from django_anyio_channels.django.browser import event_stream
 from django_anyio_channels.django.browser.event_stream import read_positions
 from tests.django.helpers import all_channels_ended, layers, soon, take_down
+from tests.django.presence.test_methods import WithoutPresence
 
 from .helpers import default_layer
 
@@ -157,6 +159,50 @@ async def test_frames_are_those_of_the_protocol(layer: AnyioChannelLayer) -> Non
         (channel,) = (each.name for each in next(iter(layer._dispatcher.nodes)).local_channels)
         await layer.send(channel, {"type": "group.missed"})
         assert (await first.next()).endswith('data: {"type":"missed","group":null}')
+
+
+async def test_a_stream_with_a_member_is_present(layer: AnyioChannelLayer) -> None:
+    async with stream(["room", "hall"], member="ana", meta={"name": "Ana"}) as ana:
+        for _ in range(3):
+            await ana.next()
+        assert {group: (await layer.group_members(group))["ana"].metas for group in ("room", "hall")} == {
+            "room": [{"name": "Ana"}],
+            "hall": [{"name": "Ana"}],
+        }
+        async with stream("room", frames=True, member="bob") as bob:
+            assert "hello" in await bob.next()
+            assert (await bob.next()).endswith('"history":true,"members":{"ana":[{"name":"Ana"}],"bob":[{}]}}')
+            channel = await layer.new_channel()
+            for meta in ({}, {"name": "Eve"}):
+                await layer.group_add("room", channel, member="eve", meta=meta)
+                kind, metas = ("updated", '{"name":"Eve"}') if meta else ("joined", "{}")
+                frame = f'"group":"room","event":"{kind}","member":"eve","metas":[{metas}]'
+                while (event := await bob.next()).find(frame) < 0:
+                    assert '"member":"bob"' in event  # it may come once more
+            await layer.group_discard("room", channel)
+            assert (await bob.next()).endswith('data: {"type":"presence","group":"room","event":"left","member":"eve"}')
+    await all_channels_ended(layer)
+    for group in ("room", "hall"):
+        assert (await layer.group_count(group)).channels == 0
+
+
+async def test_presence_where_there_is_none(layer: AnyioChannelLayer, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(TypeError, match="meta without member"):
+        EventStreamResponse(AsyncRequestFactory().get("/"), ["a"], meta={})
+    with monkeypatch.context() as patched:
+        patched.setattr(event_stream, "MAX_MEMBERS", 0)
+        async with stream("room", frames=True, member="ana") as crowded:
+            await crowded.next()
+            assert '"members":null' in await crowded.next()
+    async with default_layer(AnyioChannelLayer(layer=WithoutPresence)):
+        async with stream("room", frames=True, member="ana") as alone:
+            await alone.next()
+            assert '"history":false,"members":null' in await alone.next()
+    without = ChannelsOwnLayer()
+    async with stream("room", frames=True, member="ana", layer=without) as first:
+        await first.next()
+        assert '"history":false,"members":null' in await first.next()
+    await without.close()
 
 
 async def test_silence_is_filled_and_a_membership_does_not_end_in_silence() -> None:
