@@ -1,5 +1,6 @@
 """The one page of the chat."""
 
+from django.conf import settings
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import render
 
@@ -19,6 +20,7 @@ def room(request: HttpRequest, room: str) -> HttpResponse:
             "name_limit": NAME_LIMIT,
             "text_limit": TEXT_LIMIT,
             "worker": WORKER,
+            "stage": "stage" in settings.INSTALLED_APPS,
         },
     )
     host = request.get_host()

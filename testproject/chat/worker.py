@@ -37,7 +37,7 @@ class Reckoner(SyncConsumer):
 
     def _answer(self, message: dict[str, Any], answer: str, note: str = "") -> None:
         async_to_sync(self.channel_layer.group_send)(
-            message["group"], {"type": "room.answered", "task": message["task"], "answer": answer, "note": note}
+            message["group"], {"type": "room.answered", "id": message["id"], "answer": answer, "note": note}
         )
 
 

@@ -7,6 +7,8 @@
     Where it is and who logs in say ``PGHOST``, ``PGPORT``, ``PGUSER`` and ``PGPASSWORD``, as for ``psql``.
 ``ALLOWED_HOSTS``
     Comma-separated names under which the chat may be opened, this machine only by default.
+``SERVER_NAME``
+    What the pages call this process, where several serve one chat. They don't mention it by default.
 ``DEBUG``
     ``1`` turns Django's debug pages on and ``0`` off. They are on unless ``ALLOWED_HOSTS`` opens the chat to others.
 
@@ -24,6 +26,7 @@ DEFAULT_EXCEPTION_REPORTER_FILTER = "config.debug.HideChannelLayers"
 ALLOWED_HOSTS = os.environ.get("ALLOWED_HOSTS", "localhost,127.0.0.1,[::1]").replace(" ", "").split(",")
 SECRET_KEY = get_random_secret_key()  # Nothing that is signed here outlives the process.
 
+SERVER_NAME = os.environ.get("SERVER_NAME", "")
 CHANNEL_LAYER_URL = os.environ.get("CHANNEL_LAYER_URL", "memory://")
 DATABASE = os.environ.get("DATABASE")
 IN_MEMORY = not DATABASE and CHANNEL_LAYER_URL.startswith("memory:")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from tests.asgi.chat import Person
 from tests.asgi.client import client
 from tests.asgi.conftest import DEMO
 from tests.asgi.serving import noise, serve, work
@@ -18,21 +19,24 @@ def processes(layer: str, **environment: str) -> tuple[Server, Server, Server]:
 
 
 def check_that_messages_and_tasks_cross(broker: Server, daphne: Server, uvicorn: Server, worker: Server) -> None:
-    with running(broker, daphne, uvicorn, worker), client(daphne, "ws/") as ana, client(uvicorn, "ws/") as bob:
-        ana.send(type="join", room="lobby", name="Ana")
-        ana.receive_until(type="joined")
-        bob.send(type="join", room="lobby", name="Bob")
-        here = bob.receive_until(type="joined")["people"]
-        assert "Ana" in here or bob.receive_until(type="came", name="Ana")
-        assert ana.receive_until(type="came", name="Bob")
-        bob.send(type="here")
-        assert bob.receive_until(type="here")  # a message to one channel
+    for number, server in enumerate((daphne, uvicorn), start=1):
+        server.environment = {**server.environment, "SERVER_NAME": f"server {number}"}
+    with running(broker, daphne, uvicorn, worker), client(daphne, "ws/") as first, client(uvicorn, "ws/") as second:
+        ana, bob = Person(first, "Ana"), Person(second, "Bob")
+        assert "Ana" in bob.people or bob.see("joined", "Ana")
+        assert ana.see("joined", "Bob")
+        bob.send({"type": "look"})
+        assert bob.hear("worker.here")  # a message to one channel
         for speaker, name in ((ana, "Ana"), (bob, "Bob")):
-            speaker.send(type="say", text=f"I am {name}")
-            for each in (ana, bob):
-                assert each.receive_until(type="said", name=name)["text"] == f"I am {name}"
-        ana.send(type="say", text="/factor 91")
-        assert "7" in bob.receive_until(type="answered")["answer"]
+            speaker.say(f"I am {name}")
+            for each, via in ((ana, "server 1"), (bob, "server 2")):
+                said = each.hear("room.said", name=name)
+                assert (said["text"], said["server"]) == (f"I am {name}", via)
+        ana.say("/factor 91", "2")
+        assert bob.hear("room.asked", id="2")["text"] == "/factor 91"
+        answered = bob.hear("room.answered", id="2")
+        assert "7" in answered["answer"]
+        assert answered["server"] == "server 2"
         assert [noise(each) for each in (daphne, uvicorn, worker)] == ["", "", ""]
 
 

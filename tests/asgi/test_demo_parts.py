@@ -1,4 +1,4 @@
-"""The parts of the demo chat by themselves: names, its command, its debug pages, and a join that fails halfway."""
+"""The parts of the demo chat by themselves: names, its command, its debug pages, and what it says of outages."""
 
 from __future__ import annotations
 
@@ -13,7 +13,9 @@ from typing import Any
 
 import pytest
 
-from django_anyio_channels import AnyioChannelLayer, ListenerClosed
+from django_anyio_channels import AnyioChannelLayer, DeliveryUnknown, ListenerClosed
+from tests.django.browser.helpers import client as browsing
+from tests.django.browser.helpers import default_layer
 from tests.support.paths import ROOT
 
 FOLDER = ROOT / "testproject"
@@ -39,42 +41,66 @@ def on_the_path(monkeypatch: pytest.MonkeyPatch) -> None:
     ],
 )
 def test_names_that_look_the_same_are_the_same(typed: str, name: str) -> None:
-    from chat.protocol import Join, read
+    from chat.protocol import name_of
 
-    assert read(json.dumps({"type": "join", "room": "lobby", "name": typed})) == Join("lobby", name, None)
+    assert name_of(typed) == name
 
 
 class HalfLayer(AnyioChannelLayer):
-    """Fails with a secret in its error where a join has done its first half."""
+    """Fails with a secret in its error when it sends to a group."""
 
-    async def group_resume(self, *arguments: Any, **options: Any) -> str | None:
-        raise ListenerClosed("redis://:secret@10.0.0.1 is away: SELECT 1")
+    error: type[ListenerClosed]
+
+    async def group_send(self, *arguments: Any, **options: Any) -> Any:
+        raise self.error("redis://:secret@10.0.0.1 is away: SELECT 1")
 
 
 @pytest.mark.anyio
 @pytest.mark.parametrize("anyio_backend", ["asyncio"])
-async def test_a_join_that_fails_leaves_nothing_in_the_room_and_shows_no_error(
-    caplog: pytest.LogCaptureFixture,
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (ListenerClosed, "Message not sent. Try again in a moment."),
+        (DeliveryUnknown, "The connection broke. Your message may not have been sent."),
+    ],
+)
+async def test_who_speaks_while_the_broker_is_away_is_told_so_but_nothing_more(
+    caplog: pytest.LogCaptureFixture, error: type[ListenerClosed], words: str
 ) -> None:
-    from chat.consumers import COME_BACK, ChatConsumer
+    from chat.consumers import ChatConsumer
 
-    layer = HalfLayer(url="memory://")
-    sent: list[Any] = []
-
-    async def send(message: Any) -> None:
-        sent.append(message)
-
-    consumer = ChatConsumer()
-    consumer.channel_layer, consumer.channel_name, consumer.base_send = layer, await layer.new_channel(), send
-    await consumer.connect()
-    await consumer.receive(json.dumps({"type": "join", "room": "lobby", "name": "Ana"}))
-    assert [message["type"] for message in sent] == ["websocket.accept", "websocket.close"]
-    assert sent[1]["code"] == COME_BACK
+    layer = HalfLayer(url="memory://", presence_grace=0)
+    layer.error = error
+    async with default_layer(layer), browsing(ChatConsumer, hello=False) as ana:
+        await ana.ask("hello", version=1, token="Ana")
+        assert (await ana.ask("join", group="room.lobby"))["member"] == "Ana"
+        await ana.send("message", group="room.lobby", message={"type": "say", "id": "7", "text": "hello"})
+        refused = [await ana.receive()]
+        while refused[-1].get("frame") is not None or refused[-1]["type"] != "error":
+            refused.append(await ana.receive())
+        assert [(each["code"], each["reason"], each["id"]) for each in refused if "id" in each] == [
+            ("not_sent", words, "7")
+        ]
+        assert refused[-1]["code"] == "unavailable"
+        assert await ana.closed() == 4013
     assert "secret" in caplog.text
-    await layer.group_send("room.lobby", {"type": "room.here"})
-    assert await layer.group_members("room.lobby") == {}
-    await layer.send(consumer.channel_name, {"type": "the only message"})
-    assert (await layer.receive(consumer.channel_name))["type"] == "the only message"
+    assert "secret" not in json.dumps(refused)
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+async def test_a_worker_that_takes_no_more_counts_as_away() -> None:
+    from chat.consumers import ChatConsumer
+
+    layer = AnyioChannelLayer(channel_capacity={"chat-worker": 1})
+    async with default_layer(layer), browsing(ChatConsumer, hello=False) as ana:
+        await ana.ask("hello", version=1, token="Ana")
+        await ana.ask("join", group="room.lobby")
+        for _ in range(2):
+            await ana.send("message", group="room.lobby", message={"type": "look"})
+        while (frame := await ana.receive())["type"] != "message":
+            pass
+        assert frame["message"] == {"type": "worker.away"}
 
 
 @pytest.mark.parametrize(

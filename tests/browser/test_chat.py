@@ -115,7 +115,7 @@ def test_the_background_worker_answers_both(open_window: Open) -> None:
 def test_the_page_says_when_no_worker_runs(open_window: Open) -> None:
     ana = open_window()
     ana.clock.install()
-    ana.route_web_socket("**/ws/", _without("worker", "answered"))
+    ana.route_web_socket("**/ws/", _without("worker.here", "room.answered"))
     ana.reload()
     ana.get_by_label("Your name").fill("Ana")
     ana.keyboard.press("Enter")
@@ -148,16 +148,40 @@ def test_windows_of_one_name_are_one_person_and_a_reload_flashes_nobody(open_win
 
 
 def _without(*kinds: str) -> Callable[[WebSocketRoute], None]:
-    """Lets through everything but frames of these types from the server."""
+    """Lets through everything but messages of these types from the server."""
 
     def connect(route: WebSocketRoute) -> None:
         def pass_on(frame: str | bytes) -> None:
-            if json.loads(frame)["type"] not in kinds:
+            if json.loads(frame).get("message", {}).get("type") not in kinds:
                 route.send(frame)
 
         route.connect_to_server().on_message(pass_on)
 
     return connect
+
+
+def test_other_scripts_of_the_page_may_listen_and_speak(open_window: Open, server: Server) -> None:
+    ana, bob = open_window("Ana"), open_window("Bob")
+    ana.evaluate("""window.heard = [];
+        for (const type of ["chat:sent", "chat:received", "chat:state"])
+          document.addEventListener(type, ({ detail }) => heard.push([type, detail]));
+        document.dispatchEvent(new CustomEvent("chat:say", { detail: { text: "by a script" } }));""")
+    expect(messages(bob).locator(".text")).to_have_text(["by a script"])
+    say(bob, "/roll 1d2")
+    expect(messages(ana).locator("output:not(.waiting)")).to_have_count(1)
+    rolled = messages(ana).locator("output").inner_text()
+    sent, *received = ana.evaluate("heard")
+    asked = received[1][1]["id"]
+    assert received == [
+        ["chat:received", {"id": sent[1]["id"], "own": True, "server": "", "text": "by a script"}],
+        ["chat:received", {"id": asked, "own": False, "server": "", "text": "/roll 1d2"}],
+        ["chat:received", {"id": f"{asked}:answer", "own": False, "server": "", "text": rolled}],
+    ]
+    server.kill()
+    expect(ana.locator("#connection")).to_have_text("Connection lost")
+    server.start()
+    expect(ana.locator("#connection")).to_have_text("Connected")
+    assert ana.evaluate("heard.slice(4)") == [["chat:state", {"state": "lost"}], ["chat:state", {"state": "open"}]]
 
 
 def test_what_is_refused_can_be_put_right(open_window: Open) -> None:

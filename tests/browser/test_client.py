@@ -226,6 +226,25 @@ def test_who_asks_too_much_waits_longer(server: Scripted) -> None:
     assert server.states()[-1] == "closed"
 
 
+def test_it_connects_at_once_if_it_is_told_to(server: Scripted) -> None:
+    page = server.page
+    page.evaluate("window.count = 0")
+    server.connect("{token: () => `token ${++count}`}")
+    page.evaluate("link.join('room')")
+    server.send(type="message", group="room", position="7", message=1)
+    server.until(lambda: server.events()[-1]["type"] == "message")
+    for end in ("0", "link.close()", "0"):
+        page.evaluate(end)
+        page.evaluate("link.reconnect()")
+        server.until(lambda: len(server.frames) == 2 * len(server.sockets))
+    assert [frame["token"] for frame in server.frames[::2]] == [f"token {number}" for number in range(1, 5)]
+    assert [frame["since"] for frame in server.frames[1::2]] == [None, "7", "7", "7"]
+    # Each listens to the browser once.
+    page.evaluate("dispatchEvent(new Event('online'))")
+    server.until(lambda: server.frames[-1] == {"type": "ping"})
+    assert len(server.frames) == 2 * 4 + 1
+
+
 def test_it_wakes_when_the_browser_is_back(server: Scripted) -> None:
     page = server.page
     page.evaluate("Math.random = () => 1")

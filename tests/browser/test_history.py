@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 
 import pytest
@@ -18,6 +19,7 @@ from tests.support.brokers.server import Server, running
 def server(broker: brokers.Redis) -> Iterator[Server]:
     """The demo chat, whose messages are kept by the broker."""
     server = serve("runserver", "config", brokers.with_streams(broker.url))
+    server.environment = {**server.environment, "SERVER_NAME": "server 2"}
     with running(server):
         yield server
 
@@ -28,10 +30,19 @@ class Cable:
     def __init__(self, page: Page) -> None:
         self._page = page
         self._ends: list[WebSocketRoute] = []
+        self.swallows: list[str] = []
+        """From which ends messages of the application are lost: ``server``, ``page``."""
         page.route_web_socket("**/ws/", self._connect)
 
-    def _connect(self, route: WebSocketRoute) -> None:
-        self._ends = [route.connect_to_server(), route]
+    def _connect(self, page: WebSocketRoute) -> None:
+        server = page.connect_to_server()
+        page.on_message(lambda frame: self._pass_on("page", frame, server))
+        server.on_message(lambda frame: self._pass_on("server", frame, page))
+        self._ends = [server, page]
+
+    def _pass_on(self, begin: str, frame: str | bytes, end: WebSocketRoute) -> None:
+        if begin not in self.swallows or json.loads(frame)["type"] != "message":
+            end.send(frame)
 
     def cut(self) -> None:
         # Only new connections mind that the browser is offline.
@@ -76,6 +87,27 @@ def test_what_was_said_while_a_window_was_away_is_there_when_it_is_back(open_win
             expect(messages(page).locator(".text")).to_have_text(said)
     expect(bob.get_by_text("No messages were missed.")).to_have_count(2)
     assert noise(server) == ""
+
+
+@pytest.mark.parametrize("lost_from", ["page", "server"])
+def test_what_was_on_its_way_when_the_connection_broke_arrives_once(open_window: Open, lost_from: str) -> None:
+    ana, bob = open_window("Ana"), open_window()
+    cable = Cable(bob)
+    enter(bob, "Bob")
+    said = ["on its way"]
+    cable.swallows = [lost_from]
+    say(bob, "on its way")
+    expect(bob.get_by_label("Message to")).to_have_value("")
+    if lost_from == "server":
+        expect(messages(ana).locator(".text")).to_have_text(said)
+    cable.cut()
+    cable.swallows = []
+    cable.mend()
+    expect(messages(bob).locator(".text")).to_have_text(said)
+    say(bob, "and now")
+    for page in (ana, bob):
+        expect(messages(page).locator(".text")).to_have_text([*said, "and now"])
+        expect(page.get_by_text("via server 2")).to_have_count(2)
 
 
 def test_a_page_that_is_opened_shows_the_last_messages(open_window: Open) -> None:

@@ -87,7 +87,7 @@ def test_the_page_uses_what_the_script_has() -> None:
     events = set(re.findall(r"^  (\w+): CustomEvent", TYPES, re.MULTILINE))
     assert set(rows(GUIDE, "events")) == events - {"hello"}
     terms = [term.astext().partition("(")[0] for term in GUIDE.findall(docutils.nodes.term)]
-    assert terms == ["connect", "join", "leave", "send", "close"]
+    assert terms == ["connect", "join", "leave", "send", "reconnect", "close"]
 
 
 def test_the_methods_and_limits_are_documented_with_their_defaults() -> None:

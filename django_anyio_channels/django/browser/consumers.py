@@ -31,6 +31,8 @@ Presence = str | tuple[str, dict[str, Any]] | None
 class _Limits:
     """What a client may do; what exceeds it is refused with an error frame."""
 
+    hello_timeout: float = 10
+    """Seconds for the client's ``hello``; without it the WebSocket is closed (4408)."""
     max_groups: int = 32
     """Groups at a time."""
     max_frame_size: int = 16 * 1024
@@ -58,7 +60,7 @@ class ResumableConsumer(_Limits, PresenceMixin, AsyncResumingMixin, AsyncWebsock
             return await found if inspect.isawaitable(found) else found
 
         self._conversation = Conversation(self, do)
-        await super().__call__(scope, receive, send)
+        await super().__call__(scope, self._conversation.limit(receive), send)
 
     async def authenticate(self, token: str | None) -> bool:
         """Override it to check the token that the client was given; by default any client may go on.
@@ -81,13 +83,18 @@ class ResumableConsumer(_Limits, PresenceMixin, AsyncResumingMixin, AsyncWebsock
     async def received(self, message: Any, group: str | None) -> None:
         """Override it: the client has sent a message, to a group that it has joined or to none.
 
-        ``message`` is what JSON can represent; nothing else is known of it. By default it is refused.
+        ``message`` is what JSON can represent; nothing else is known of it. By default it is refused. If this raises a
+        `ListenerClosed`, the WebSocket is closed so that the client comes back (4013).
         """
         await self.refuse("not_supported", "this server takes no messages", group)
 
-    async def refuse(self, code: str, reason: str, group: str | None = None) -> None:
-        """Send an error frame that answers a message of the client."""
-        await self._conversation.error("message", code, reason, group)
+    async def refuse(self, code: str, reason: str, group: str | None = None, message_id: str | None = None) -> None:
+        """Send an error frame that answers a message of the client: which one, if the client gave it an id."""
+        await self._conversation.error("message", code, reason, group, message_id)
+
+    async def tell(self, content: Any) -> None:
+        """Send ``content`` to this client alone, as a message that came through no group."""
+        await self._conversation.tell(content)
 
     async def push(self, message: Message, content: Any) -> None:
         """Send ``content`` to the client in place of ``message``, which came through a group, with its position."""
@@ -110,7 +117,7 @@ class ResumableConsumer(_Limits, PresenceMixin, AsyncResumingMixin, AsyncWebsock
 
     async def group_missed(self, message: Message) -> None:
         """Have the client come back and ask for what is missing; without a history tell it that something may be."""
-        if message.get("group") is None:
+        if message.get("group") is None and not self._conversation.has_history:
             await self._conversation.missed()
         else:
             await super().group_missed(message)
@@ -123,6 +130,9 @@ class ResumableConsumer(_Limits, PresenceMixin, AsyncResumingMixin, AsyncWebsock
 
     async def receive(self, text_data: str | None = None, bytes_data: bytes | None = None) -> None:
         await self._conversation.receive(text_data)
+
+    async def hello_missing(self, message: Message) -> None:
+        await self._conversation.hello_missing()
 
     async def websocket_disconnect(self, message: Any) -> None:
         if not hasattr(self.channel_layer, "group_resume"):  # ours notices the end of a consumer
@@ -150,7 +160,7 @@ class SyncResumableConsumer(_Limits, PresenceMixin, ResumingMixin, WebsocketCons
             return found
 
         self._conversation = Conversation(self, do)
-        await super().__call__(scope, receive, send)
+        await super().__call__(scope, self._conversation.limit(receive), send)
 
     def authenticate(self, token: str | None) -> bool:
         """`ResumableConsumer.authenticate`."""
@@ -168,9 +178,13 @@ class SyncResumableConsumer(_Limits, PresenceMixin, ResumingMixin, WebsocketCons
         """`ResumableConsumer.received`."""
         self.refuse("not_supported", "this server takes no messages", group)
 
-    def refuse(self, code: str, reason: str, group: str | None = None) -> None:
+    def refuse(self, code: str, reason: str, group: str | None = None, message_id: str | None = None) -> None:
         """`ResumableConsumer.refuse`."""
-        run(self._conversation.error("message", code, reason, group))
+        run(self._conversation.error("message", code, reason, group, message_id))
+
+    def tell(self, content: Any) -> None:
+        """`ResumableConsumer.tell`."""
+        run(self._conversation.tell(content))
 
     def push(self, message: Message, content: Any) -> None:
         """`ResumableConsumer.push`."""
@@ -193,7 +207,7 @@ class SyncResumableConsumer(_Limits, PresenceMixin, ResumingMixin, WebsocketCons
 
     def group_missed(self, message: Message) -> None:
         """`ResumableConsumer.group_missed`."""
-        if message.get("group") is None:
+        if message.get("group") is None and not self._conversation.has_history:
             run(self._conversation.missed())
         else:
             super().group_missed(message)
@@ -206,6 +220,9 @@ class SyncResumableConsumer(_Limits, PresenceMixin, ResumingMixin, WebsocketCons
 
     def receive(self, text_data: str | None = None, bytes_data: bytes | None = None) -> None:
         run(self._conversation.receive(text_data))
+
+    def hello_missing(self, message: Message) -> None:
+        run(self._conversation.hello_missing())
 
     def websocket_disconnect(self, message: Any) -> None:
         if not hasattr(self.channel_layer, "group_resume"):  # ours notices the end of a consumer

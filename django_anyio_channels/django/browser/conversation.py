@@ -6,6 +6,8 @@ consumer; for a synchronous one it awaits nothing, and `run` runs the coroutine 
 
 from __future__ import annotations
 
+import asyncio
+import logging
 from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import suppress
 from math import inf
@@ -20,10 +22,16 @@ from ..messages import position_of
 from ..resume import TRY_AGAIN_LATER
 from . import frames
 
+logger = logging.getLogger("django_anyio_channels")
+
 INVALID = 4400
 UNAUTHORIZED = 4401
 UNKNOWN_VERSION = 4406
+TIMEOUT = 4408
 TOO_MANY = 4429
+
+NO_HELLO = {"type": "hello.missing"}
+"""What a consumer gets when its client has not said hello in time; no client can send it."""
 
 REMEMBERED = 1000
 """Of how many groups it is known that the client has left them."""
@@ -46,12 +54,35 @@ class Conversation:
         self._is_greeted = False
         self.groups: dict[str, bool] = {}
         """The groups that the client is in, each with whether it is a member there."""
+        self.has_history = False
+        """Whether the client gets what it missed when it comes back."""
         self._left: dict[str, str | None] = {}
         """The groups that the client had left before; of those it is in again, with the last position it has."""
         self._joins: list[float] = []
         """When the last joins were."""
         self._ends = inf
         """When the client is to come back; a time of `time.monotonic`."""
+
+    def limit(self, receive: Callable[[], Awaitable[Any]]) -> Callable[[], Awaitable[Any]]:
+        """Return ``receive`` with a limit: it returns `NO_HELLO` when the client has not said hello in time."""
+        deadline: float | None = None
+
+        async def receive_in_time() -> Any:
+            nonlocal deadline
+            if self._is_greeted:
+                return await receive()
+            try:
+                async with asyncio.timeout_at(deadline) as waiting:
+                    event = await receive()
+            except TimeoutError:
+                if waiting.expired():
+                    return NO_HELLO
+                raise
+            if deadline is None:  # that was the begin of the connection
+                deadline = asyncio.get_running_loop().time() + self._consumer.hello_timeout
+            return event
+
+        return receive_in_time
 
     async def receive(self, text: str | None) -> None:
         """Handle a frame of the client."""
@@ -75,7 +106,17 @@ class Conversation:
         elif frame.group is not None and frame.group not in self.groups:
             await self.error("message", "not_joined", "join the group first", frame.group)
         else:
+            await self._hand_over(frame)
+
+    async def _hand_over(self, frame: frames.FromClient) -> None:
+        try:
             await self._do(self._consumer.received, frame.message, frame.group)
+        except ListenerClosed:
+            await self._refuse_for_now()
+
+    async def hello_missing(self) -> None:
+        """Close the connection of a client that has not said hello in time."""
+        await self._refuse(TIMEOUT, "timeout", f"no hello came within {self._consumer.hello_timeout:g} s")
 
     async def _greet(self, hello: frames.Hello) -> None:
         if self._is_greeted:
@@ -108,11 +149,12 @@ class Conversation:
         self._ends = min(self._ends, now + stay_seconds(consumer.channel_layer))
         try:
             came = await self._do(consumer.resume_group, group, frame.since, last=min(frame.last, consumer.max_last))
+            self.has_history = came.has_history
             if group in self._left:
                 self._left[group] = came.position
             presence = await self._join_presence(group)
         except ListenerClosed:
-            await self._refuse(TRY_AGAIN_LATER, "unavailable", "the server has no connection to its broker")
+            await self._refuse_for_now()
         except ChannelLayerError as error:
             del self.groups[group]
             await self.error("join", "refused", type(error).__name__, group)
@@ -128,16 +170,17 @@ class Conversation:
         if found is None:
             return {}
         member, meta = (found, None) if isinstance(found, str) else found
+        unknown = {"member": member, "members": None}
         if not hasattr(consumer.channel_layer, "group_members"):
-            return {"members": None}
+            return unknown
         try:
             members = await self._do(consumer.join_presence, group, member, meta)
         except NotSupported:
-            return {"members": None}
+            return unknown
         self.groups[group] = True
         if len(members) > consumer.max_members:
-            return {"members": None}
-        return {"members": {name: each.metas for name, each in members.items()}}
+            return unknown
+        return {"member": member, "members": {name: each.metas for name, each in members.items()}}
 
     async def leave(self, group: str, code: str | None = None) -> None:
         """Take the client out of a group, with the reason if it did not ask for that."""
@@ -161,7 +204,11 @@ class Conversation:
                 if last is not None and not self._consumer.channel_layer.is_after(position, last):
                     return
                 self._left[group] = position
-            await self._do(self._consumer.send, frames.encode_message(message, content, group))
+            await self._deliver(frames.encode_message(message, content, group))
+
+    async def tell(self, content: Any) -> None:
+        """Send ``content`` to this client alone."""
+        await self._send("message", group=None, position=None, message=content)
 
     async def presence(self, event: dict[str, Any]) -> None:
         """Send a change of the members of a group to the client."""
@@ -179,11 +226,24 @@ class Conversation:
             await self._do(self._consumer._end, TRY_AGAIN_LATER)
 
     async def _send(self, kind: str, **content: Any) -> None:
-        await self._do(self._consumer.send, frames.encode(kind, **content))
+        await self._deliver(frames.encode(kind, **content))
 
-    async def error(self, refused: str, code: str, reason: str, group: str | None) -> None:
+    async def _deliver(self, frame: str) -> None:
+        try:
+            await self._do(self._consumer.send, frame)
+        except (OSError, RuntimeError) as gone:
+            # ASGI has OSError for that, Daphne a RuntimeError. The handler of the disconnect that follows must run.
+            logger.debug("A client disconnected before it received its last messages: %r", gone)
+
+    async def error(
+        self, refused: str, code: str, reason: str, group: str | None, message_id: str | None = None
+    ) -> None:
         """Tell the client which of its frames was refused, and why."""
-        await self._send("error", frame=refused, code=code, reason=reason, group=group)
+        which = {} if message_id is None else {"id": message_id}
+        await self._send("error", frame=refused, code=code, reason=reason, group=group, **which)
+
+    async def _refuse_for_now(self) -> None:
+        await self._refuse(TRY_AGAIN_LATER, "unavailable", "the server has no connection to its broker")
 
     async def _refuse(self, close_code: int, code: str, reason: str) -> None:
         """Close the WebSocket, and end the consumer: raises `StopConsumer`."""

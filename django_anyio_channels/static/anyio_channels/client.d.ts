@@ -1,7 +1,7 @@
 /** A frame of the server; docs/reference/protocol.rst describes them. */
 export interface MessageFrame<Message> {
   type: "message";
-  /** null where the server does not know it: in several groups of a layer without a history. */
+  /** null for what is for this client alone, and where the server does not know it: in several groups without a history. */
   group: string | null;
   position: string | null;
   message: Message;
@@ -15,6 +15,8 @@ export interface JoinedFrame<Meta = Record<string, unknown>> {
   complete: boolean;
   /** Whether the server keeps a history. */
   history: boolean;
+  /** As which member, where there is presence. */
+  member?: string;
   /** The metadata of each channel of each member, where there is presence; null if there are too many. */
   members?: Record<string, Meta[]> | null;
 }
@@ -47,6 +49,8 @@ export interface ErrorFrame {
   code: string;
   reason: string;
   group: string | null;
+  /** Which message, if the application says so. */
+  id?: string;
 }
 
 export interface State {
@@ -94,7 +98,9 @@ export declare class Connection<Message = unknown, Meta = Record<string, unknown
   leave(group: string): void;
   /** Returns whether the message was handed to an open WebSocket; whether it arrived, only the application can say. */
   send(message: Sent, group?: string | null): boolean;
-  /** Close it for good. */
+  /** Connect at once: before the delay is over, after it was closed, or with another token. */
+  reconnect(): void;
+  /** Close it until `reconnect`. */
   close(code?: number, reason?: string): void;
   addEventListener<Type extends keyof EventMap<Message, Meta>>(
     type: Type,

@@ -22,9 +22,7 @@ export class Connection extends EventTarget {
     this.#url.protocol = this.#url.protocol.replace("http", "ws");
     this.#options = options;
     this.#overSSE = !globalThis.WebSocket && !!options.events;
-    addEventListener("online", this.#wake);
-    document.addEventListener("visibilitychange", this.#wake);
-    this.#open();
+    this.reconnect();
   }
 
   get state() {
@@ -51,6 +49,13 @@ export class Connection extends EventTarget {
   // True if the message was handed to an open WebSocket; that it has arrived, only the application can say.
   send(message, group = null) {
     return this.#send({ type: "message", message, group });
+  }
+
+  // Connect at once: before the delay is over, after the end, or with another token.
+  reconnect() {
+    addEventListener("online", this.#wake);
+    document.addEventListener("visibilitychange", this.#wake);
+    this.#open();
   }
 
   close(code = 1000, reason = "") {

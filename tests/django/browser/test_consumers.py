@@ -10,7 +10,13 @@ from typing import Any
 import pytest
 from channels.layers import InMemoryChannelLayer as ChannelsOwnLayer
 
-from django_anyio_channels import AnyioChannelLayer, NotSupported, ResumableConsumer, SyncResumableConsumer
+from django_anyio_channels import (
+    AnyioChannelLayer,
+    ListenerClosed,
+    NotSupported,
+    ResumableConsumer,
+    SyncResumableConsumer,
+)
 from django_anyio_channels.django.browser import conversation
 from tests.django.helpers import layers, take_down
 
@@ -42,6 +48,9 @@ class Room(ResumableConsumer):
             await self.send(json.dumps(self.joined_groups))
         elif message == "refuse":
             await super().received(message, group)
+        elif message == "check":
+            await self.refuse("wrong", "not this one", group, message_id="7")
+            await self.tell({"for": "you"})
         else:
             await layer.group_send(group, {"type": "group.message", "group": group, "message": message})
 
@@ -67,6 +76,9 @@ class SyncRoom(SyncResumableConsumer):
             self.send(json.dumps(self.joined_groups))
         elif message == "refuse":
             super().received(message, group)
+        elif message == "check":
+            self.refuse("wrong", "not this one", group, message_id="7")
+            self.tell({"for": "you"})
         else:
             layer.group_send_sync(group, {"type": "group.message", "group": group, "message": message})
 
@@ -185,10 +197,13 @@ async def test_without_a_history_it_works_and_says_so(plain: AnyioChannelLayer, 
 
 
 @BOTH
-async def test_where_messages_are_missing_the_client_is_to_come_back(layer: AnyioChannelLayer, room: Any) -> None:
+@pytest.mark.parametrize("where", [{"group": "room"}, {}])  # that of a gap, and that of the setting `outage_message`
+async def test_where_messages_are_missing_the_client_is_to_come_back(
+    layer: AnyioChannelLayer, room: Any, where: dict[str, str]
+) -> None:
     async with client(room) as ana:
         await ana.ask("join", group="room")
-        await layer.group_send("room", {"type": "group.missed", "group": "room"})
+        await layer.group_send("room", {"type": "group.missed", **where})
         assert await ana.closed() == 4013
 
 
@@ -211,6 +226,9 @@ async def test_what_a_client_may_not_do(layer: AnyioChannelLayer, room: Any) -> 
         unwanted = refused("message", "not_supported", "this server takes no messages", "a")
         assert await ana.ask("message", group="a", message="refuse") == unwanted
         assert await ana.ask("leave", group="c") == {"type": "left", "group": "c"}
+        wrong = refused("message", "wrong", "not this one", "a")
+        assert await ana.ask("message", group="a", message="check") == {**wrong, "id": "7"}
+        assert await ana.receive() == {"type": "message", "group": None, "position": None, "message": {"for": "you"}}
 
 
 class Closed(ResumableConsumer):
@@ -267,6 +285,41 @@ async def test_wrong_frames_close_the_connection_with_the_reason(
         assert (error["type"], error["code"]) == ("error", code)
         assert reason in error["reason"]
         assert await ana.closed() == closed
+
+
+@BOTH
+async def test_who_says_nothing_is_sent_away(layer: AnyioChannelLayer, room: Any) -> None:
+    class Impatient(room):  # type: ignore[misc]
+        hello_timeout = 0.01
+
+    async with client(Impatient, hello=False) as ana:
+        error = await ana.receive()
+        assert (error["frame"], error["code"], error["reason"]) == (None, "timeout", "no hello came within 0.01 s")
+        assert await ana.closed() == 4408
+
+
+async def test_only_the_hello_has_a_time_limit(layer: AnyioChannelLayer) -> None:
+    class Impatient(Room):
+        hello_timeout = 0
+
+        async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+            async def fail() -> Any:
+                raise TimeoutError("the server's own")
+
+            talk = self._conversation = conversation.Conversation(self, lambda method, *all: method(*all))
+            limited = talk.limit(receive)
+            assert (await limited())["type"] == "websocket.connect"
+            assert await limited() == conversation.NO_HELLO
+            with pytest.raises(TimeoutError, match="the server's own"):
+                await talk.limit(fail)()
+            self.base_send = send
+            await self.accept()
+            await talk.receive(json.dumps(HELLO))
+            await self.send((await limited())["text"])
+
+    async with client(Impatient, hello=False) as ana:
+        assert (await ana.receive())["type"] == "hello"
+        assert await ana.ask("ping") == {"type": "ping"}
 
 
 @BOTH
@@ -327,7 +380,8 @@ async def presence(watching: Client, member: str, event: str) -> Any:
 async def test_presence(layer: AnyioChannelLayer, lobby: Any) -> None:
     async with client(lobby) as ana:
         joined = await ana.ask("join", group="room", last=1)
-        assert (joined["members"], joined["complete"]) == ({"ana": [{"name": "Ana"}]}, True)
+        assert (joined["member"], joined["members"]) == ("ana", {"ana": [{"name": "Ana"}]})
+        assert joined["complete"]
         channel, other = await layer.new_channel(), await layer.new_channel()
         await layer.group_add("room", channel, member="guest")
         came = await presence(ana, "guest", "joined")
@@ -394,6 +448,36 @@ async def test_the_broker_is_away_or_refuses(room: Any) -> None:
         error = await ana.ask("join", group="hall")
         assert (error["code"], error["frame"]) == ("unavailable", None)
         assert await ana.closed() == 4013
+
+
+@BOTH
+async def test_who_sends_while_the_broker_is_away_is_to_come_back(layer: AnyioChannelLayer, room: Any) -> None:
+    class Away(room):  # type: ignore[misc]
+        def received(self, message: Any, group: str | None) -> None:
+            raise ListenerClosed("No connection to the broker")
+
+    async with client(Away) as ana:
+        error = await ana.ask("message", message=1)
+        assert (error["code"], error["frame"]) == ("unavailable", None)
+        assert await ana.closed() == 4013
+
+
+@BOTH
+@pytest.mark.parametrize("error", [BrokenPipeError("gone"), RuntimeError("Attempt to send on a closed protocol")])
+async def test_a_client_that_leaves_while_it_is_told_something_is_no_error(
+    layer: AnyioChannelLayer, room: Any, error: Exception
+) -> None:
+    class Leaving(room):  # type: ignore[misc]
+        def send(self, text_data: str) -> Any:
+            if json.loads(text_data)["type"] in ("ping", "message"):
+                raise error
+            return super().send(text_data)
+
+    async with client(Leaving) as ana:
+        await ana.send("ping")
+        await ana.ask("join", group="room")
+        await ana.send("message", group="room", message=1)
+        assert (await ana.ask("leave", group="room"))["type"] == "left"
 
 
 async def test_a_coroutine_function_allows_nothing_in_a_synchronous_consumer(layer: AnyioChannelLayer) -> None:

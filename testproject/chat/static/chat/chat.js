@@ -1,28 +1,22 @@
-// The page: what the server sends becomes text, never markup.
+// The page: what the server sends becomes text, never markup. Connecting, joining the room and coming back is client.js's.
 
-import { Connection } from "./connection.js";
+import { connect } from "../anyio_channels/client.js";
 
 const $ = (id) => document.getElementById(id);
-const room = document.body.dataset.room;
+const group = `room.${document.body.dataset.room}`;
 const log = $("log"), text = $("text"), door = $("door");
 const clock = new Intl.DateTimeFormat(undefined, { hour: "numeric", minute: "2-digit" });
+const LAST = 50; // messages that a page shows which is opened, if the server keeps a history
 const WORKER_PATIENCE = 4_000, EVERY = 20_000; // milliseconds
 
 let name = sessionStorage.getItem("name") ?? "";
 let me = "";
-let position = null; // of the last message that was shown, if the server keeps a history
-const mine = new Set(); // what this window was called on each of its connections
+let link = null; // to the server, once there is a name
+const mine = new Set(); // the ids of what this window has said
+const unanswered = new Map(); // id -> the text, until it comes back from the room
+const shown = new Set(); // the ids of the messages in the log
 const people = new Map(); // name -> in how many windows
 const tasks = new Map(); // id -> the place for its answer
-
-const url = new URL("/ws/", location.href);
-url.protocol = url.protocol.replace("http", "ws");
-const connection = new Connection(url, {
-  hello: () => ({ type: "join", room, name, since: position }),
-  welcome: "joined",
-  probe: { type: "here" }, // answered through the broker, so that silence means that either is away
-  every: EVERY,
-});
 
 function element(tag, className, ...content) {
   const made = document.createElement(tag);
@@ -78,19 +72,28 @@ function add(item, mine = false) {
   else $("newer").hidden = false;
 }
 
-function message({ id, name, at }, kind) {
+function message({ id, name, at, server, text }, kind, body) {
+  unanswered.delete(id);
+  if (shown.has(id)) return; // after a gap the last messages come, and what was said twice to be sure
+  shown.add(id);
+  const own = mine.has(id);
   const made = element("article", kind);
   const before = log.lastElementChild;
-  made.dataset.from = id;
+  made.dataset.from = name;
   made.dataset.at = at;
-  made.classList.toggle("mine", mine.has(id));
-  made.classList.toggle("follows", before?.dataset.from === id && at - before.dataset.at < 180_000);
+  made.classList.toggle("mine", own);
+  made.classList.toggle("follows", before?.dataset.from === name && at - before.dataset.at < 180_000);
   const head = element("header", "", element("b", "", element("bdi", "", name)));
   const time = element("time", "", clock.format(at));
   time.dateTime = new Date(at).toISOString();
   head.append(" ", time);
-  made.append(avatar(name), head);
-  return made;
+  made.append(avatar(name), head, body, ...via(server));
+  add(made, own);
+  tell("chat:received", { id, own, server, text });
+}
+
+function via(server) {
+  return server ? [element("small", "via", `via ${server}`)] : [];
 }
 
 function notice(...content) {
@@ -111,9 +114,11 @@ function showPeople() {
   $("count").textContent = `, ${people.size} here`;
 }
 
+// The question goes through the broker, so the server notices if that is away, and has this window come back.
 function lookAround() {
   const asked = Date.now();
-  setTimeout(() => { if (workerHeard < asked && connection.open) showWorker(false); }, WORKER_PATIENCE);
+  if (!isOpen() || !link.send({ type: "look" }, group)) return;
+  setTimeout(() => { if (workerHeard < asked && isOpen()) showWorker(false); }, WORKER_PATIENCE);
 }
 
 let workerHeard = 0;
@@ -125,121 +130,170 @@ function showWorker(running) {
   $("worker-cure").hidden = running;
 }
 
-// ---- what the server sends
+// ---- what comes from the room
 
-const frames = {
-  joined({ id, name, position: begin, complete, history, people: present }) {
-    me = name;
-    mine.add(id);
-    if (away) {
-      const kept = position && complete;
-      notice(`Reconnected after ${away} s. ${kept ? "No messages were missed." : "Messages sent in the meantime aren't shown."}`);
-      away = 0;
-    }
-    if (begin) position = begin;
-    $("kept").textContent = history ? "This server keeps the last messages for a while." : "This server doesn't store messages.";
-    people.clear();
-    for (const [person, windows] of Object.entries(present)) people.set(person, windows);
-    showPeople();
-    lookAround();
+const messages = {
+  "room.said"(content) {
+    message(content, "message", typed("p", "text", content.text));
   },
-  came({ name, windows }) {
-    if (!people.has(name)) notice(element("bdi", "", name), " joined");
-    people.set(name, windows);
-    showPeople();
-  },
-  left({ name }) {
-    if (people.delete(name)) notice(element("bdi", "", name), " left");
-    showPeople();
-  },
-  said(frame) {
-    const made = message(frame, "message");
-    made.append(typed("p", "text", frame.text));
-    add(made, mine.has(frame.id));
-  },
-  asked(frame) {
-    const made = message(frame, "message task");
+  "room.asked"(content) {
+    const { id, text } = content;
+    if (shown.has(id)) return;
     const answer = element("output", "answer waiting", "Working...");
-    const body = element("div", "text", typed("code", "", frame.text));
+    const body = element("div", "text", typed("code", "", text));
     body.append(answer);
-    made.append(body);
-    tasks.set(frame.task, answer);
+    tasks.set(id, answer);
     setTimeout(() => {
-      if (tasks.has(frame.task)) answer.textContent = `No worker has answered yet. ${$("worker-cure").textContent}`;
+      if (tasks.has(id)) answer.textContent = `No worker has answered yet. ${$("worker-cure").textContent}`;
     }, WORKER_PATIENCE);
-    add(made, mine.has(frame.id));
+    message(content, "message task", body);
   },
-  answered({ task, answer, note }) {
-    const place = tasks.get(task);
-    tasks.delete(task);
+  "room.answered"({ id, answer, note, server }) {
+    const place = tasks.get(id);
+    tasks.delete(id);
     showWorker(true);
     if (!place) return; // asked before this window came in
     place.className = "answer";
     place.replaceChildren(answer);
     if (note) place.append(element("small", "", note));
+    place.append(...via(server));
     if (following) toEnd();
+    tell("chat:received", { id: `${id}:answer`, own: false, server, text: answer });
   },
-  worker({ here }) {
-    showWorker(here);
+  "worker.here"() {
+    showWorker(true);
   },
-  help({ text }) {
+  "worker.away"() {
+    showWorker(false);
+  },
+  help({ id, text }) {
+    unanswered.delete(id);
     notice(text);
-  },
-  problem({ text: why }) {
-    if (!connection.open) {
-      refuseName(why);
-      return;
-    }
-    problem(why);
-    if (text.value) return;
-    text.value = sent; // so that it can be put right
-    grow();
   },
 };
 
-connection.addEventListener("frame", ({ detail }) => {
-  frames[detail.type]?.(detail);
-  if (detail.type !== "joined" && detail.position) position = detail.position;
-});
-
-// ---- the connection
-
-let lostAt = 0, nextAt = 0;
-let away = 0; // for how many seconds this window was away, until it is in the room again
-
-connection.addEventListener("state", ({ detail: { state, delay } }) => {
-  document.body.dataset.state = lostAt && state === "connecting" ? "lost" : state;
-  if (state === "lost") {
+const events = {
+  message({ message }) {
+    messages[message.type]?.(message);
+  },
+  joined({ member, members, complete, history }) {
+    me = member;
+    people.clear();
+    for (const [person, windows] of Object.entries(members ?? {})) people.set(person, windows.length);
+    showPeople();
+    $("kept").textContent = history ? "This server keeps the last messages for a while." : "This server doesn't store messages.";
+    if (lostAt) {
+      const away = Math.max(1, Math.round((Date.now() - lostAt) / 1000));
+      notice(`Reconnected after ${away} s. ${complete ? "No messages were missed." : MISSED}`);
+      lostAt = 0;
+      problem("");
+    }
+    show("open");
+    for (const [id, text] of unanswered) link.send({ type: "say", id, text }, group); // it may not have arrived
+    lookAround();
+  },
+  missed({ group }) {
+    if (group === null) notice(MISSED); // else `joined` has said so
+  },
+  presence({ event, member, metas }) {
+    if (event === "left") {
+      if (people.delete(member)) notice(element("bdi", "", member), " left");
+    } else {
+      if (!people.has(member)) notice(element("bdi", "", member), " joined");
+      people.set(member, metas.length);
+    }
+    showPeople();
+  },
+  error({ code, reason, id }) {
+    if (code === "unauthorized") refuseName(`A name has 1 to ${$("name").maxLength} visible characters.`);
+    if (!unanswered.has(id)) return;
+    problem(reason);
+    putBack(unanswered.get(id));
+    unanswered.delete(id);
+  },
+  state({ state, delay }) {
+    if (state === "open" || !name) return; // not before it is in the room
+    if (state === "connecting") {
+      show(lostAt ? "lost" : state);
+      return;
+    }
     if (!lostAt) {
       lostAt = Date.now();
       notice(`Connection lost at ${clock.format(lostAt)}`);
     }
-    nextAt = Date.now() + delay;
+    nextAt = state === "lost" ? Date.now() + delay : Infinity;
+    show("lost");
+  },
+};
+
+// ---- the connection
+
+const MISSED = "Messages sent in the meantime aren't shown.";
+let lostAt = 0, nextAt = 0;
+
+function comeIn() {
+  show("connecting");
+  if (link) {
+    link.reconnect(); // with another name
+    return;
   }
-  if (state === "open" && lostAt) {
-    away = Math.max(1, Math.round((Date.now() - lostAt) / 1000));
-    lostAt = 0;
-    problem("");
-  }
-  const words = { connecting: "Connecting", open: "Connected", lost: "Connection lost" };
-  const now = words[document.body.dataset.state];
-  if ($("connection").textContent !== now) $("connection").textContent = now;
+  link = connect("/ws/", { token: () => name });
+  for (const [type, handle] of Object.entries(events)) link.addEventListener(type, ({ detail }) => handle(detail));
+  link.join(group, { last: LAST });
+}
+
+function isOpen() {
+  return document.body.dataset.state === "open";
+}
+
+function show(state) {
+  const before = document.body.dataset.state;
+  document.body.dataset.state = state;
+  if (before !== state) tell("chat:state", { state });
+  const words = { connecting: "Connecting", open: "Connected", lost: "Connection lost" }[state];
+  if ($("connection").textContent !== words) $("connection").textContent = words;
   $("lost").hidden = !lostAt;
   countdown();
-});
+}
+
+// For other scripts on the page.
+function tell(type, detail) {
+  document.dispatchEvent(new CustomEvent(type, { detail }));
+}
 
 function countdown() {
   const seconds = Math.ceil((nextAt - Date.now()) / 1000);
-  $("countdown").textContent = seconds > 0 ? `No connection. Retrying in ${seconds} s.` : "No connection. Retrying now.";
+  const when = seconds === Infinity ? "The server has closed it." : seconds > 0 ? `Retrying in ${seconds} s.` : "Retrying now.";
+  $("countdown").textContent = `No connection. ${when}`;
 }
 
 setInterval(() => { if (lostAt) countdown(); }, 1000);
-connection.addEventListener("probe", lookAround);
-$("now").addEventListener("click", () => connection.retryNow());
+setInterval(lookAround, EVERY);
+$("now").addEventListener("click", () => link.reconnect());
 
 // ---- saying something
 
-let sent = "";
+function say(content) {
+  const id = Array.from(crypto.getRandomValues(new Uint32Array(4)), (number) => number.toString(36)).join("");
+  const text = content.toWellFormed(); // half of a character is no JSON
+  if (!isOpen() || !link.send({ type: "say", id, text }, group)) {
+    problem("Message not sent: no connection. It stays here.");
+    putBack(content);
+    return false;
+  }
+  mine.add(id);
+  unanswered.set(id, text);
+  problem("");
+  tell("chat:sent", { id });
+  return true;
+}
+
+// So that it can be put right.
+function putBack(content) {
+  if (text.value) return;
+  text.value = content;
+  grow();
+}
 
 function problem(content) {
   $("problem").textContent = content;
@@ -259,16 +313,11 @@ text.addEventListener("keydown", (event) => {
 $("say").addEventListener("submit", (event) => {
   event.preventDefault();
   text.focus();
-  if (!text.value.trim()) return;
-  if (!connection.send({ type: "say", text: text.value })) {
-    problem("Message not sent: no connection. It stays here.");
-    return;
-  }
-  problem("");
-  sent = text.value;
+  if (!text.value.trim() || !say(text.value)) return;
   text.value = "";
   grow();
 });
+document.addEventListener("chat:say", ({ detail }) => say(detail.text));
 $("newer").addEventListener("click", () => { toEnd(); text.focus(); });
 
 // ---- names and rooms
@@ -281,7 +330,6 @@ function askName(why = "") {
 }
 
 function refuseName(why) {
-  connection.close();
   name = "";
   for (const storage of [sessionStorage, localStorage]) storage.removeItem("name");
   askName(why);
@@ -296,7 +344,7 @@ $("enter").addEventListener("submit", (event) => {
   name = given;
   sessionStorage.setItem("name", name);
   localStorage.setItem("name", name);
-  connection.connect();
+  comeIn();
 });
 door.addEventListener("close", () => name ? text.focus() : door.showModal()); // browsers let a second Escape close any dialog
 $("rename").addEventListener("click", () => { menu(false); askName(); });
@@ -334,6 +382,6 @@ document.addEventListener("focusin", ({ target }) => {
 log.addEventListener("click", () => menu(false));
 
 if (name) {
-  connection.connect();
+  comeIn();
   text.focus();
 } else askName();
