@@ -73,7 +73,8 @@ class ChatConsumer(ResumableConsumer):
     async def _to_room(self, group: str, kind: str, message_id: str, text: str) -> None:
         now = time.time_ns() // 1_000_000  # milliseconds, as pages understand it
         message = {"type": kind, "id": message_id, "name": self.name, "text": text, "at": now}
-        await self.channel_layer.group_send(group, message)
+        once = {"idempotency_key": message_id} if settings.ACCEPTS_ONCE else {}
+        await self.channel_layer.group_send(group, message, **once)
 
     async def _to_worker(self, kind: str, **content: Any) -> None:
         try:

@@ -21,6 +21,7 @@ from pathlib import Path
 
 PROJECT = Path(__file__).resolve().parents[1]
 MANAGE = [sys.executable, str(PROJECT / "manage.py")]
+NOISE = "ignore:async_to_sync was passed a non-async-marked callable:UserWarning"  # asgiref's own, under runworker
 PATIENCE = 10.0
 """Seconds that a broker may take to start, and any process to end."""
 
@@ -50,7 +51,8 @@ class Supervisor:
         self._folder = Path(tempfile.mkdtemp(prefix="stage-"))  # nobody else may enter it
         self._token = secrets.token_urlsafe()
         self._parts: dict[str, Part] = {}
-        self._environ = {**os.environ, "DJANGO_SETTINGS_MODULE": "stage.settings", "STAGE_FOLDER": str(self._folder)}
+        self._environ = {"PYTHONWARNINGS": NOISE, **os.environ}
+        self._environ |= {"DJANGO_SETTINGS_MODULE": "stage.settings", "STAGE_FOLDER": str(self._folder)}
 
     async def start(self) -> None:
         """Return when every part has been started."""

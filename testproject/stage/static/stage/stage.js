@@ -24,12 +24,11 @@ function next(target, type, test = () => true) {
 // ---- this window's messages in the chat
 
 const sent = new Set(), received = new Set();
-let twice = 0;
 
 function count() {
   $("sent").textContent = sent.size;
   $("received").textContent = received.size;
-  $("twice").textContent = twice;
+  $("missing").textContent = sent.size - received.size;
   $("numbers").dataset.equal = sent.size === received.size ? "yes" : "no";
   $("short").textContent = `${sent.size} sent, ${received.size} received`;
 }
@@ -37,7 +36,6 @@ function count() {
 document.addEventListener("chat:sent", ({ detail: { id } }) => { sent.add(id); count(); });
 document.addEventListener("chat:received", ({ detail: { id, own } }) => {
   if (!own || !sent.has(id)) return; // another window's, or from before this page was loaded
-  if (received.has(id)) twice++;
   received.add(id);
   count();
 });
@@ -50,7 +48,7 @@ let series = 0;
 
 $("send").addEventListener("click", () => {
   series++;
-  for (let number = 1; number <= 100; number++) say(`${number} of 100 (${series})`);
+  for (let number = 1; number <= 100; number++) say(`Message ${number} of 100 (${series})`);
 });
 
 // ---- the panel's own connection
