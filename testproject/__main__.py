@@ -20,9 +20,10 @@ FOLDER = ROOT / "testproject"
 if __name__ == "__main__":
     os.environ["PYTHONUNBUFFERED"] = "1"
     arguments = sys.argv[1:]
-    if not arguments:
+    if arguments:
+        if not arguments[0].isalpha():  # "runworker", not "8001", "0.0.0.0:8000" or "--noreload"
+            arguments.insert(0, "runserver")
+        run(environment("demo"), str(FOLDER / "manage.py"), *arguments)
+    else:
         os.environ["PYTHONPATH"] = os.pathsep.join([str(FOLDER), *filter(None, [os.environ.get("PYTHONPATH")])])
         run(environment("demo"), "-m", "stage.supervisor")
-    if not arguments[0].isalpha():  # "runworker", not "8001", "0.0.0.0:8000" or "--noreload"
-        arguments.insert(0, "runserver")
-    run(environment("demo"), str(FOLDER / "manage.py"), *arguments)

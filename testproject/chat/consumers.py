@@ -73,8 +73,10 @@ class ChatConsumer(ResumableConsumer):
     async def _to_room(self, group: str, kind: str, message_id: str, text: str) -> None:
         now = time.time_ns() // 1_000_000  # milliseconds, as pages understand it
         message = {"type": kind, "id": message_id, "name": self.name, "text": text, "at": now}
-        once = {"idempotency_key": message_id} if settings.ACCEPTS_ONCE else {}
-        await self.channel_layer.group_send(group, message, **once)
+        layer: Any = self.channel_layer
+        # A page sends again what has not come back to it. MQTT has nowhere to remember what was sent before.
+        once = {} if layer.broker == "mqtt" else {"idempotency_key": message_id}
+        await layer.group_send(group, message, **once)
 
     async def _to_worker(self, kind: str, **content: Any) -> None:
         try:

@@ -30,8 +30,6 @@ SERVER_NAME = os.environ.get("SERVER_NAME", "")
 CHANNEL_LAYER_URL = os.environ.get("CHANNEL_LAYER_URL", "memory://")
 DATABASE = os.environ.get("DATABASE")
 IN_MEMORY = not DATABASE and CHANNEL_LAYER_URL.startswith("memory:")
-# A page sends again what has not come back to it. MQTT has nowhere to remember what was sent before.
-ACCEPTS_ONCE = bool(DATABASE) or not CHANNEL_LAYER_URL.startswith("mqtt")
 DATABASES: dict[str, Any] = {}
 if DATABASE:
     DATABASES["default"] = {"ENGINE": "django.db.backends.postgresql", "NAME": DATABASE}

@@ -46,7 +46,8 @@ class Stage(ResumableConsumer):
                     await self.refuse("invalid_message", "the panel has no such button", group)
         except (ChannelLayerError, OSError) as error:
             answer = {"problem": type(error).__name__}
-        await self.push({"group": GROUP}, answer)
+        if answer:
+            await self.push({"group": GROUP}, answer)
 
     async def stage_pulse(self, message: Any) -> None:
         """Do nothing: the layer has measured the message."""

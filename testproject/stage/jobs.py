@@ -27,7 +27,7 @@ class Worker(AsyncConsumer):
     """Does a job in several steps, and reports each. Until it returns, the job isn't acknowledged."""
 
     async def stage_job(self, message: Any) -> None:
-        worker = os.environ.get("SERVER_NAME", "the server")
+        worker = os.environ["STAGE_PART"]
         for step in range(1, STEPS + 1):
             await asyncio.sleep(SECONDS / STEPS)
             report = {"id": message["id"], "worker": worker, "step": step, "of": STEPS}

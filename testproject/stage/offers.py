@@ -17,5 +17,6 @@ def offers(request: HttpRequest) -> dict[str, Any]:
         "why_not_server": closed or one,
         "why_not_worker": closed or one or acknowledged,
         "why_not_devices": "" if settings.STAGE_MQTT else "Off: mosquitto is not installed on this machine.",
+        "in_memory": settings.IN_MEMORY,
         "in_transaction": settings.ON_POSTGRESQL,
     }

@@ -51,17 +51,26 @@ class Supervisor:
         self._folder = Path(tempfile.mkdtemp(prefix="stage-"))  # nobody else may enter it
         self._token = secrets.token_urlsafe()
         self._parts: dict[str, Part] = {}
+        self._controls: asyncio.Server | None = None
         self._environ = {"PYTHONWARNINGS": NOISE, **os.environ}
         self._environ |= {"DJANGO_SETTINGS_MODULE": "stage.settings", "STAGE_FOLDER": str(self._folder)}
 
+    async def guard(self) -> None:
+        """Have all that is started end with this process."""
+        guard = [sys.executable, "-I", str(PROJECT / "stage" / "guard.py"), str(self._folder)]
+        pipe = asyncio.subprocess.PIPE
+        # In a process group of its own, because Ctrl-C in the terminal is not for it.
+        self._guard = await asyncio.create_subprocess_exec(*guard, stdin=pipe, stdout=pipe, process_group=0)
+        assert self._guard.stdout
+        self._group = int(await self._guard.stdout.readline())
+
     async def start(self) -> None:
-        """Return when every part has been started."""
-        await self._start_guard()
+        """Return when every part has been started; `guard` must have been called."""
         if "CHANNEL_LAYER_URL" not in os.environ and "DATABASE" not in os.environ:
             await self._start_broker()
         if "ALLOWED_HOSTS" not in os.environ:
             self._environ |= {"STAGE_CONTROL": str(self._folder / "control"), "STAGE_TOKEN": self._token}
-            await asyncio.start_unix_server(self._control, self._environ["STAGE_CONTROL"])
+            self._controls = await asyncio.start_unix_server(self._control, self._environ["STAGE_CONTROL"])
         self._start_devices()
         await (await self._spawn([*MANAGE, "migrate", "--run-syncdb", "--verbosity", "0"], "migrate")).wait()
         in_memory = self._environ.get("CHANNEL_LAYER_URL", "").startswith("memory:") and "DATABASE" not in os.environ
@@ -83,15 +92,10 @@ class Supervisor:
                 part.process.send_signal(part.polite)
                 with suppress(TimeoutError):
                     await asyncio.wait_for(part.process.wait(), PATIENCE)
+        if self._controls:
+            self._controls.close()
+        self._listener.close()
         await self._guard.communicate(b"")
-
-    async def _start_guard(self) -> None:
-        guard = [sys.executable, "-I", str(PROJECT / "stage" / "guard.py"), str(self._folder)]
-        pipe = asyncio.subprocess.PIPE
-        # In a process group of its own, because Ctrl-C in the terminal is not for it.
-        self._guard = await asyncio.create_subprocess_exec(*guard, stdin=pipe, stdout=pipe, process_group=0)
-        assert self._guard.stdout
-        self._group = int(await self._guard.stdout.readline())
 
     async def _start_broker(self) -> None:
         place = self._folder / "valkey"
@@ -119,7 +123,9 @@ class Supervisor:
             port = probe.getsockname()[1]
         configuration, url = self._folder / "mosquitto.conf", f"mqtt://127.0.0.1:{port}"
         user = "user root\n" if os.geteuid() == 0 else ""  # another one could not read the file
-        configuration.write_text(f"{user}listener {port} 127.0.0.1\nallow_anonymous true\nlog_type error\n")
+        configuration.write_text(
+            f"{user}listener {port} 127.0.0.1\nallow_anonymous true\nlog_dest file {configuration}.log\n"
+        )
         self._environ["STAGE_MQTT"] = url
         self._keep(Part("mosquitto", [program, "-c", str(configuration)]))
         self._keep(Part("device", [sys.executable, "-m", "stage.device", url]))
@@ -139,7 +145,7 @@ class Supervisor:
     async def _spawn(self, command: list[str], name: str) -> asyncio.subprocess.Process:
         return await asyncio.create_subprocess_exec(
             *command,
-            env={**self._environ, "SERVER_NAME": name.removeprefix("server-")},
+            env={**self._environ, "STAGE_PART": name, "SERVER_NAME": name.removeprefix("server-")},
             stdin=asyncio.subprocess.DEVNULL,
             pass_fds=[self._listener.fileno()],
             process_group=self._group,
@@ -168,7 +174,8 @@ def listen(port: int) -> socket.socket:
     try:
         return socket.create_server(("127.0.0.1", port), backlog=128)
     except OSError as error:
-        sys.exit(f"Port {port} of 127.0.0.1: {error.strerror}. End what uses it, or set STAGE_PORT to another port.")
+        why = os.strerror(error.errno or 0)
+        sys.exit(f"Port {port} of 127.0.0.1: {why}. End what uses it, or set STAGE_PORT to another port.")
 
 
 def say(line: str) -> None:
@@ -182,12 +189,14 @@ async def main() -> None:
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     supervisor = Supervisor(listen(int(os.environ.get("STAGE_PORT", "8000"))))
+    await supervisor.guard()
     starting, stopping = asyncio.create_task(supervisor.start()), asyncio.create_task(stop.wait())
     await asyncio.wait({starting, stopping}, return_when=asyncio.FIRST_COMPLETED)
     if not stop.is_set():
         starting.result()
         await stopping
     starting.cancel()
+    await asyncio.wait({starting})
     await supervisor.end()
 
 

@@ -92,8 +92,9 @@ const answers = {
     while ($("posts").children.length > 5) $("posts").lastElementChild.remove();
   },
   ended({ commit, rows }) {
-    $("post-outcome").textContent = commit ? `Committed. The table has ${rows} rows.`
-      : `Rolled back. The table still has ${rows} rows, and no window got the message.`;
+    const table = `has ${rows} row${rows === 1 ? "" : "s"}`;
+    $("post-outcome").textContent = commit ? `Committed. The table ${table}.`
+      : `Rolled back. The table still ${table}, and no window got the message.`;
   },
   problem(text) {
     show(`The layer says: ${text}.`);
@@ -148,10 +149,15 @@ function showJob({ id, worker, delivery, step, of }) {
 
 $("job").addEventListener("click", begin);
 $("worker").addEventListener("click", async () => {
-  const id = begin();
-  const { worker } = await next(document, "stage:job", (job) => job.id === id && job.step > 1);
-  await tell({ kill: worker });
-  $("job-outcome").textContent = `${worker} had it first, and was killed. Waiting for another worker.`;
+  let report;
+  do { // a busy machine may kill it too late
+    const id = begin();
+    const { worker } = await next(document, "stage:job", (job) => job.id === id && job.step > 1);
+    const after = next(document, "stage:job", (job) => job.id === id && (job.delivery > 1 || job.step === job.of));
+    await tell({ kill: worker });
+    $("job-outcome").textContent = `${worker} had it first, and is killed. Waiting for another worker.`;
+    report = await after;
+  } while (report.delivery === 1);
 });
 
 // ---- transactions
