@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import os
 from typing import Any
 
 from channels.consumer import AsyncConsumer
+from django.conf import settings
 
 JOBS = "stage-jobs"
 """The normal channel that the workers read."""
@@ -27,7 +27,7 @@ class Worker(AsyncConsumer):
     """Does a job in several steps, and reports each. Until it returns, the job isn't acknowledged."""
 
     async def stage_job(self, message: Any) -> None:
-        worker = os.environ["STAGE_PART"]
+        worker = settings.SERVER_NAME
         for step in range(1, STEPS + 1):
             await asyncio.sleep(SECONDS / STEPS)
             report = {"id": message["id"], "worker": worker, "step": step, "of": STEPS}

@@ -145,7 +145,7 @@ class Supervisor:
     async def _spawn(self, command: list[str], name: str) -> asyncio.subprocess.Process:
         return await asyncio.create_subprocess_exec(
             *command,
-            env={**self._environ, "STAGE_PART": name, "SERVER_NAME": name.removeprefix("server-")},
+            env={**self._environ, "SERVER_NAME": name},
             stdin=asyncio.subprocess.DEVNULL,
             pass_fds=[self._listener.fileno()],
             process_group=self._group,

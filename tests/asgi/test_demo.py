@@ -90,10 +90,10 @@ def test_who_leaves_is_missed(demo: Server) -> None:
 
 def test_who_leaves_while_being_told_something_is_missed_too(demo: Server) -> None:
     with client(demo, "ws/") as first:
-        Person(first)
+        Person(first, room="terrace")
         for number in range(5):
             with client(demo, "ws/") as second:
-                bob = Person(second, f"Bob {number}")
+                bob = Person(second, f"Bob {number}", "terrace")
                 for _ in range(20):
                     bob.say("/help")
                     bob.send({"type": "look"})

@@ -14,6 +14,7 @@ import pytest
 
 from tests.asgi.client import client
 from tests.asgi.stage import fetch, stage
+from tests.support.brokers import postgres
 from tests.support.brokers.server import Server, family, is_alive, running, wait_until
 from tests.support.paths import ROOT
 
@@ -72,6 +73,26 @@ def test_only_who_knows_the_token_has_a_process_killed() -> None:
             panel.send(type="message", message={"kill": "broker"}, group=None)
             assert panel.receive_until(type="message")["message"] == {"killed": True}
         wait_until(lambda: "broker has ended, and starts again in 3 s." in server.output(), "the broker was killed")
+
+
+def test_on_postgresql_a_message_is_a_part_of_the_commit() -> None:
+    database = postgres.plain()
+    where = {"PGHOST": "127.0.0.1", "PGPORT": str(database.server.port)}
+    server = stage(**where, PGUSER=postgres.USER, PGPASSWORD=postgres.PASSWORD, DATABASE=database.database)
+    with running(database.server, server):
+        page = fetch(server.port)
+        assert "Off: the broker isn't the stage's own." in page
+        assert "sends a message as a part of the same transaction" in page
+        with client(server, "ws/stage/") as panel:
+            panel.send(type="hello", version=1)
+            panel.send(type="join", group="stage")
+            panel.receive_until(type="joined")
+            for text, commit in (("one", True), ("two", False), ("three", True)):
+                panel.send(type="message", message={"post": text, "commit": commit}, group=None)
+            received = [panel.receive_until(type="message")["message"] for _ in range(5)]
+        assert [each["posted"] for each in received if "posted" in each] == ["one", "three"]
+        rows = [each["ended"]["rows"] for each in received if "ended" in each]
+        assert rows == [1, 1, 2]
 
 
 def test_whoever_opens_the_page_to_others_keeps_the_processes() -> None:

@@ -72,7 +72,7 @@ def test_nothing_is_lost_when_the_broker_and_the_server_are_killed(open_window: 
     press(ana, "Kill my server")
     outcome = ana.locator("#stage-server-outcome")
     expect(outcome).to_have_text(
-        re.compile(r"Server [12] was killed\. Server [12] serves this window now\."), timeout=PATIENCE
+        re.compile(r"server-[12] was killed\. server-[12] serves this window now\."), timeout=PATIENCE
     )
     expect_counters(ana, 302)  # with the two questions to the server
     expect_counters(bob, 1)

@@ -120,13 +120,13 @@ let questions = 0;
 $("server").addEventListener("click", async () => {
   const outcome = $("server-outcome"), number = ++questions;
   const before = await server(`Which server is this? (${number})`);
-  outcome.textContent = `Server ${before} serves this window. Killing it.`;
+  outcome.textContent = `This is ${before}. Killing it.`;
   const lost = next(document, "chat:state", ({ state }) => state !== "open");
-  await tell({ kill: `server-${before}` });
+  await tell({ kill: before });
   await lost;
   await next(document, "chat:state", ({ state }) => state === "open");
   const after = await server(`And which one is it now? (${number})`);
-  outcome.textContent = `Server ${before} was killed. Server ${after} serves this window now.`;
+  outcome.textContent = `${before} was killed. ${after} serves this window now.`;
 });
 
 // ---- jobs
