@@ -27,7 +27,7 @@ ACKNOWLEDGES = ON_POSTGRESQL or IN_MEMORY or "+streams" in CHANNEL_LAYER_URL or 
 if ACKNOWLEDGES:
     _layer |= {"acknowledged": ["chat-worker", "stage-jobs"]}
     # Short, so that nobody waits long for the worker that takes over; the longest job takes two seconds.
-    _layer["options"] = {**_layer.get("options", {}), "redeliver_after": 3.0}
+    _layer["options"] = {"history_length": 1000, "redeliver_after": 3.0}
 
 STAGE_MQTT = os.environ.get("STAGE_MQTT")
 if STAGE_MQTT:
