@@ -97,7 +97,7 @@ def test_who_leaves_while_being_told_something_is_missed_too(demo: Server) -> No
                 for _ in range(20):
                     bob.say("/help")
                     bob.send({"type": "look"})
-        left = set()
+        left = set[str]()
         while left != {f"Bob {number}" for number in range(5)}:
             left.add(first.receive_until(type="presence", event="left")["member"])
     assert noise(demo) == ""

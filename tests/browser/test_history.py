@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 from playwright.sync_api import Page, WebSocketRoute, expect
@@ -32,6 +34,7 @@ class Cable:
         self._ends: list[WebSocketRoute] = []
         self.swallows: list[str] = []
         """From which ends messages of the application are lost: ``server``, ``page``."""
+        self._lost: list[dict[str, Any]] = []
         page.route_web_socket("**/ws/", self._connect)
 
     def _connect(self, page: WebSocketRoute) -> None:
@@ -41,8 +44,23 @@ class Cable:
         self._ends = [server, page]
 
     def _pass_on(self, begin: str, frame: str | bytes, end: WebSocketRoute) -> None:
-        if begin not in self.swallows or json.loads(frame)["type"] != "message":
+        if begin in self.swallows and json.loads(frame)["type"] == "message":
+            self._lost.append(json.loads(frame)["message"])
+        else:
             end.send(frame)
+
+    def lost(self, kind: str) -> dict[str, Any]:
+        """Return the message of this type that was lost, when it has come here."""
+        deadline = time.monotonic() + 20
+        while True:
+            for message in self._lost:
+                if message["type"] == kind:
+                    return message
+            assert time.monotonic() < deadline, self._lost
+            self._page.evaluate("0")  # the handlers above run while Playwright waits
+
+    def send_to_page(self, **frame: Any) -> None:
+        self._ends[1].send(json.dumps(frame))
 
     def cut(self) -> None:
         # Only new connections mind that the browser is offline.
@@ -89,17 +107,17 @@ def test_what_was_said_while_a_window_was_away_is_there_when_it_is_back(open_win
     assert noise(server) == ""
 
 
-@pytest.mark.parametrize("lost_from", ["page", "server"])
-def test_what_was_on_its_way_when_the_connection_broke_arrives_once(open_window: Open, lost_from: str) -> None:
+@pytest.mark.parametrize(("lost_from", "lost"), [("page", "say"), ("server", "room.said")])
+def test_what_was_on_its_way_when_the_connection_broke_arrives_once(
+    open_window: Open, lost_from: str, lost: str
+) -> None:
     ana, bob = open_window("Ana"), open_window()
     cable = Cable(bob)
     enter(bob, "Bob")
     said = ["on its way"]
     cable.swallows = [lost_from]
     say(bob, "on its way")
-    expect(bob.get_by_label("Message to")).to_have_value("")
-    if lost_from == "server":
-        expect(messages(ana).locator(".text")).to_have_text(said)
+    assert cable.lost(lost)["text"] == said[0]
     cable.cut()
     cable.swallows = []
     cable.mend()
@@ -108,6 +126,25 @@ def test_what_was_on_its_way_when_the_connection_broke_arrives_once(open_window:
     for page in (ana, bob):
         expect(messages(page).locator(".text")).to_have_text([*said, "and now"])
         expect(page.get_by_text("via server 2")).to_have_count(2)
+
+
+def test_a_message_that_was_refused_for_now_takes_no_other_ones_place(open_window: Open) -> None:
+    bob = open_window()
+    cable = Cable(bob)
+    enter(bob, "Bob")
+    cable.swallows = ["page"]
+    say(bob, "the first")
+    bob.get_by_label("Message to").fill("the second")
+    refused = cable.lost("say")["id"]
+    cable.send_to_page(type="error", frame="message", code="not_sent", reason="Not now", id=refused)
+    expect(bob.get_by_role("alert")).to_have_text("Not now")
+    expect(bob.get_by_label("Message to")).to_have_value("the second")
+    cable.cut()
+    cable.swallows = []
+    cable.mend()
+    expect(messages(bob).locator(".text")).to_have_text(["the first"])
+    expect(bob.get_by_role("alert")).to_be_empty()
+    expect(bob.get_by_label("Message to")).to_have_value("the second")
 
 
 def test_a_page_that_is_opened_shows_the_last_messages(open_window: Open) -> None:

@@ -31,7 +31,7 @@ TIMEOUT = 4408
 TOO_MANY = 4429
 
 NO_HELLO = {"type": "hello.missing"}
-"""What a consumer gets when its client has not said hello in time; no client can send it."""
+"""What a consumer gets when its client has sent no hello in time; no client can send it."""
 
 REMEMBERED = 1000
 """Of how many groups it is known that the client has left them."""
@@ -64,7 +64,7 @@ class Conversation:
         """When the client is to come back; a time of `time.monotonic`."""
 
     def limit(self, receive: Callable[[], Awaitable[Any]]) -> Callable[[], Awaitable[Any]]:
-        """Return ``receive`` with a limit: it returns `NO_HELLO` when the client has not said hello in time."""
+        """Return ``receive`` with a limit: it returns `NO_HELLO` when the client has sent no hello in time."""
         deadline: float | None = None
 
         async def receive_in_time() -> Any:
@@ -78,7 +78,7 @@ class Conversation:
                 if waiting.expired():
                     return NO_HELLO
                 raise
-            if deadline is None:  # that was the begin of the connection
+            if deadline is None:  # this was the event that opens the connection
                 deadline = asyncio.get_running_loop().time() + self._consumer.hello_timeout
             return event
 
@@ -115,7 +115,7 @@ class Conversation:
             await self._refuse_for_now()
 
     async def hello_missing(self) -> None:
-        """Close the connection of a client that has not said hello in time."""
+        """Close the connection of a client that has sent no hello in time."""
         await self._refuse(TIMEOUT, "timeout", f"no hello came within {self._consumer.hello_timeout:g} s")
 
     async def _greet(self, hello: frames.Hello) -> None:
@@ -232,7 +232,9 @@ class Conversation:
         try:
             await self._do(self._consumer.send, frame)
         except (OSError, RuntimeError) as gone:
-            # ASGI has OSError for that, Daphne a RuntimeError. The handler of the disconnect that follows must run.
+            if type(gone) is RuntimeError:
+                raise
+            # ASGI has OSError for that, Daphne a kind of RuntimeError. The handler of the disconnect must run next.
             logger.debug("A client disconnected before it received its last messages: %r", gone)
 
     async def error(

@@ -462,8 +462,12 @@ async def test_who_sends_while_the_broker_is_away_is_to_come_back(layer: AnyioCh
         assert await ana.closed() == 4013
 
 
+class Disconnected(RuntimeError):
+    """As Daphne's."""
+
+
 @BOTH
-@pytest.mark.parametrize("error", [BrokenPipeError("gone"), RuntimeError("Attempt to send on a closed protocol")])
+@pytest.mark.parametrize("error", [BrokenPipeError("gone"), Disconnected("Attempt to send on a closed protocol")])
 async def test_a_client_that_leaves_while_it_is_told_something_is_no_error(
     layer: AnyioChannelLayer, room: Any, error: Exception
 ) -> None:
@@ -478,6 +482,17 @@ async def test_a_client_that_leaves_while_it_is_told_something_is_no_error(
         await ana.ask("join", group="room")
         await ana.send("message", group="room", message=1)
         assert (await ana.ask("leave", group="room"))["type"] == "left"
+
+
+async def test_other_errors_of_a_send_are_not_hidden(layer: AnyioChannelLayer) -> None:
+    class Broken(Room):
+        def send(self, text_data: str) -> Any:  # type: ignore[override]
+            raise RuntimeError("a mistake")
+
+    with pytest.raises(RuntimeError, match="a mistake"):
+        async with client(Broken, hello=False) as ana:
+            await ana.send("hello", version=1)
+            await asyncio.wait_for(asyncio.shield(ana.socket.future), PATIENCE)
 
 
 async def test_a_coroutine_function_allows_nothing_in_a_synchronous_consumer(layer: AnyioChannelLayer) -> None:

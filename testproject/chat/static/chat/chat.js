@@ -208,6 +208,7 @@ const events = {
     if (code === "unauthorized") refuseName(`A name has 1 to ${$("name").maxLength} visible characters.`);
     if (!unanswered.has(id)) return;
     problem(reason);
+    if (code === "not_sent" && text.value) return; // it is sent again when this window is back in the room
     putBack(unanswered.get(id));
     unanswered.delete(id);
   },
@@ -275,7 +276,7 @@ $("now").addEventListener("click", () => link.reconnect());
 
 function say(content) {
   const id = Array.from(crypto.getRandomValues(new Uint32Array(4)), (number) => number.toString(36)).join("");
-  const text = content.toWellFormed(); // half of a character is no JSON
+  const text = content.toWellFormed?.() ?? content; // half of a character is no JSON
   if (!isOpen() || !link.send({ type: "say", id, text }, group)) {
     problem("Message not sent: no connection. It stays here.");
     putBack(content);
