@@ -30,6 +30,8 @@ class ChatConsumer(ResumableConsumer):
 
     max_groups = 1
     max_last = 50
+    accept_once = False
+    """Whether the layer may repeat what was perhaps sent; with a history, or pages would wait for what they missed."""
 
     async def authenticate(self, token: str | None) -> bool:
         """Take the token for a name: nobody has an account here."""
@@ -74,8 +76,7 @@ class ChatConsumer(ResumableConsumer):
         now = time.time_ns() // 1_000_000  # milliseconds, as pages understand it
         message = {"type": kind, "id": message_id, "name": self.name, "text": text, "at": now}
         layer: Any = self.channel_layer
-        # A page sends again what has not come back to it. MQTT has nowhere to remember what was sent before.
-        once = {} if layer.broker == "mqtt" else {"idempotency_key": message_id}
+        once = {"idempotency_key": f"{message_id} {self.name}"} if self.accept_once else {}
         await layer.group_send(group, message, **once)
 
     async def _to_worker(self, kind: str, **content: Any) -> None:

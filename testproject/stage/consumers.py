@@ -10,12 +10,19 @@ from asgiref.sync import sync_to_async
 from django.conf import settings
 from django.db import transaction
 
+from chat.consumers import ChatConsumer
 from django_anyio_channels import ChannelLayerError, ResumableConsumer, get_channel_layer
 from stage.jobs import GROUP, JOBS, for_panels
 from stage.models import Post
 
 PULSE = "stage.pulse"
 """A group of all panels; a message to it shows what a message costs."""
+
+
+class Chat(ChatConsumer):
+    """A window of the chat, whose messages survive a broker that is killed while they are on their way."""
+
+    accept_once = settings.ACKNOWLEDGES
 
 
 class Stage(ResumableConsumer):

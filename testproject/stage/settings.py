@@ -23,6 +23,7 @@ STAGE_CONTROL = os.environ.get("STAGE_CONTROL")
 _layer = CHANNEL_LAYERS["default"]["CONFIG"]
 # Messages wait for a broker that was stopped, however long a slow machine takes to start it again.
 _layer |= {"capacity": 1000, "publish_timeout": 60, "telemetry": "prometheus"}
+# The brokers with histories and acknowledged jobs.
 ACKNOWLEDGES = ON_POSTGRESQL or IN_MEMORY or "+streams" in CHANNEL_LAYER_URL or CHANNEL_LAYER_URL.startswith("postgres")
 if ACKNOWLEDGES:
     _layer |= {"acknowledged": ["chat-worker", "stage-jobs"]}

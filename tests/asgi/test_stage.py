@@ -77,8 +77,13 @@ def test_only_who_knows_the_token_has_a_process_killed() -> None:
 
 def test_on_postgresql_a_message_is_a_part_of_the_commit() -> None:
     database = postgres.plain()
-    where = {"PGHOST": "127.0.0.1", "PGPORT": str(database.server.port)}
-    server = stage(**where, PGUSER=postgres.USER, PGPASSWORD=postgres.PASSWORD, DATABASE=database.database)
+    server = stage(
+        DATABASE=database.database,
+        PGHOST="127.0.0.1",
+        PGPORT=str(database.server.port),
+        PGUSER=postgres.USER,
+        PGPASSWORD=postgres.PASSWORD,
+    )
     with running(database.server, server):
         page = fetch(server.port)
         assert "Off: the broker isn't the stage's own." in page
