@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from websockets.exceptions import InvalidStatus
 
 from tests.asgi.client import client
 from tests.asgi.stage import fetch, stage
@@ -60,6 +61,9 @@ def test_only_who_knows_the_token_has_a_process_killed() -> None:
                 asking.connect(str(folder / "control"))
                 asking.sendall(line)
                 assert asking.recv(100) == b""
+        for path in ("ws/stage/", "ws/stage/devices/"):
+            with pytest.raises(InvalidStatus), client(server, path, origin="http://evil.example"):
+                pass
         with client(server, "ws/stage/") as panel:
             panel.send(type="hello", version=1)
             panel.send(type="join", group="room.lobby")
