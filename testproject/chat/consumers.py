@@ -30,6 +30,8 @@ class ChatConsumer(ResumableConsumer):
 
     max_groups = 1
     max_last = 50
+    accept_once = False
+    """Whether the layer may repeat what was perhaps sent; with a history, or pages would wait for what they missed."""
 
     async def authenticate(self, token: str | None) -> bool:
         """Take the token for a name: nobody has an account here."""
@@ -73,7 +75,9 @@ class ChatConsumer(ResumableConsumer):
     async def _to_room(self, group: str, kind: str, message_id: str, text: str) -> None:
         now = time.time_ns() // 1_000_000  # milliseconds, as pages understand it
         message = {"type": kind, "id": message_id, "name": self.name, "text": text, "at": now}
-        await self.channel_layer.group_send(group, message)
+        layer: Any = self.channel_layer
+        once = {"idempotency_key": f"{message_id} {self.name}"} if self.accept_once else {}
+        await layer.group_send(group, message, **once)
 
     async def _to_worker(self, kind: str, **content: Any) -> None:
         try:

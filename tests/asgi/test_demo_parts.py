@@ -19,6 +19,7 @@ from tests.django.browser.helpers import default_layer
 from tests.support.paths import ROOT
 
 FOLDER = ROOT / "testproject"
+MANAGE = str(FOLDER / "manage.py")
 
 
 @pytest.fixture(autouse=True)
@@ -106,15 +107,15 @@ async def test_a_worker_that_takes_no_more_counts_as_away() -> None:
 @pytest.mark.parametrize(
     ("arguments", "command"),
     [
-        ([], ["runserver"]),
-        (["0.0.0.0:8000"], ["runserver", "0.0.0.0:8000"]),
-        (["8001", "--noreload"], ["runserver", "8001", "--noreload"]),
-        (["--help"], ["runserver", "--help"]),
-        (["runworker", "chat-worker"], ["runworker", "chat-worker"]),
-        (["check"], ["check"]),
+        ([], ["-m", "stage.supervisor"]),
+        (["0.0.0.0:8000"], [MANAGE, "runserver", "0.0.0.0:8000"]),
+        (["8001", "--noreload"], [MANAGE, "runserver", "8001", "--noreload"]),
+        (["--help"], [MANAGE, "runserver", "--help"]),
+        (["runworker", "chat-worker"], [MANAGE, "runworker", "chat-worker"]),
+        (["check"], [MANAGE, "check"]),
     ],
 )
-def test_the_command_is_manage_py_in_its_own_environment(
+def test_the_command_is_the_stage_or_manage_py_in_its_own_environment(
     monkeypatch: pytest.MonkeyPatch, arguments: list[str], command: list[str]
 ) -> None:
     ran: list[tuple[Any, ...]] = []
@@ -125,8 +126,9 @@ def test_the_command_is_manage_py_in_its_own_environment(
     monkeypatch.setattr(sys, "argv", ["testproject", *arguments])
     monkeypatch.setattr(sys, "path", sys.path[:])
     monkeypatch.setenv("PYTHONUNBUFFERED", "")
+    monkeypatch.setenv("PYTHONPATH", "elsewhere")
     runpy.run_path(str(FOLDER), run_name="__main__")
-    assert ran == [("python of demo", str(FOLDER / "manage.py"), *command)]
+    assert ran == [("python of demo", *command)]
 
 
 def test_the_page_names_a_command_that_starts_a_worker() -> None:

@@ -235,7 +235,7 @@ class Server:
 
     def _signal(self, number: signal.Signals) -> None:
         assert self.process is not None, f"{self.name} does not run"
-        for pid in _family(self.process.pid):
+        for pid in family(self.process.pid):
             _send(pid, number)
 
     def _end(self, number: signal.Signals, patience: float = 10.0) -> None:
@@ -247,7 +247,7 @@ class Server:
         if process.poll() is not None:
             return
         if number != signal.SIGKILL:
-            for pid in _family(process.pid):
+            for pid in family(process.pid):
                 _send(pid, signal.SIGCONT)
             _send(process.pid, number)
             try:
@@ -258,14 +258,14 @@ class Server:
                 return
         # Frozen, it can have no more children while they are listed.
         _send(process.pid, signal.SIGSTOP)
-        family = _family(process.pid)
-        for pid in family:
+        killed = family(process.pid)
+        for pid in killed:
             _send(pid, signal.SIGKILL)
         process.wait()
-        wait_until(lambda: not any(is_alive(pid) for pid in family), f"{self.name} is dead")
+        wait_until(lambda: not any(is_alive(pid) for pid in killed), f"{self.name} is dead")
 
 
-def _family(pid: int) -> list[int]:
+def family(pid: int) -> list[int]:
     """A process and its descendants. PostgreSQL's make process groups of their own, so a group is not enough."""
     children: dict[int, list[int]] = {}
     for child, (_, parent) in _processes().items():
