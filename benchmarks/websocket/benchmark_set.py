@@ -120,7 +120,7 @@ def benchmarks(quick: bool) -> BenchmarkSet:
         "postgres": {"url": database.url},
     }
     # One process cannot greet more browsers than that in the 10 seconds after which they give up.
-    for way, sockets, groups in (("at once", 10_000, 1), ("at once", 10_000, 1000), ("like browsers", 3_000, 1)):
+    for way, sockets, groups in (("at once", 10_000, 1), ("at once", 10_000, 1000), ("like browsers", 10_000, 1)):
         for name, config in histories.items():
             clients, rooms = sockets // few, max(1, groups // few)
             herd: Measure = partial(

@@ -28,7 +28,7 @@ from ..harness.measuring import Figures
 from .servers import variables_of
 
 _SECONDS = 120.0
-_FIRST, _LONGEST, _PATIENCE = 2.0, 30.0, 10.0
+_FIRST, _LONGEST, _PATIENCE, _DOUBLINGS = 2.0, 30.0, 10.0, 3
 """Those of ``client.js``."""
 _CONNECTING_AT_ONCE = 100
 """When they connect for the first time; when they come back, all do at once."""
@@ -55,8 +55,8 @@ def coming_back(
     sent meanwhile, and each client must be told that some may be missing. A client is back when it has what it missed,
     or that word; this counts from the moment when the server accepts connections, a join from its frame.
 
-    With ``like_browsers`` they do as ``client.js``: each waits for a random time, and gives up an attempt that is not
-    answered in 10 s.
+    With ``like_browsers`` they do as ``client.js``: each waits for a random time, and gives up an attempt if the
+    handshake or the hello is not answered in 10 s, which doubles with each failure.
     """
     _allow_files(sockets + _OTHER_FILES)
     server = _server(layer)
@@ -177,17 +177,17 @@ class _Client:
         while True:
             if like_browsers:
                 await asyncio.sleep(random() * min(_LONGEST, _FIRST * 2**self.attempts))
+            patience = _PATIENCE * 2 ** min(self.attempts, _DOUBLINGS) if like_browsers else _SECONDS
             self.attempts += 1
             self.connection = connection = _Connection(self)
             try:
-                async with asyncio.timeout(_PATIENCE if like_browsers else _SECONDS):
-                    await ws_connect(
-                        lambda connection=connection: connection,
-                        f"{self._herd.address}/room",
-                        websocket_handshake_timeout=_SECONDS,
-                        read_buffer_init_size=2048,
-                    )
-                    await connection.greeted
+                await ws_connect(
+                    lambda connection=connection: connection,
+                    f"{self._herd.address}/room",
+                    websocket_handshake_timeout=patience,
+                    read_buffer_init_size=2048,
+                )
+                await asyncio.wait_for(connection.greeted, patience)
             except (OSError, WSError):  # one of them is TimeoutError
                 self.connection = None
                 connection.close()

@@ -87,12 +87,17 @@ export class Connection extends EventTarget {
     const current = (act) => (event) => link === this.#link && act(event);
     link.onmessage = current(({ data }) => this.#receive(data));
     link.onclose = current(({ code, reason }) => this.#lost(code, reason));
-    this.#expect(PATIENCE);
+    // Many that come back at once wait longer with each failure, so that the server can finish what it has begun.
+    const expectAnswer = () => this.#expect(PATIENCE * 2 ** Math.min(this.#failures, 3));
+    expectAnswer();
     const { token, events } = this.#options;
     Promise.resolve(typeof token === "function" ? token() : token).then(
       current((token) => {
         if (this.#overSSE) return link.open(new URL(events, location.href), token, this.#groups);
-        const greet = () => link.send(JSON.stringify({ type: "hello", version: VERSION, token }));
+        const greet = () => {
+          expectAnswer();
+          link.send(JSON.stringify({ type: "hello", version: VERSION, token }));
+        };
         link.readyState ? greet() : (link.onopen = greet);
       }),
     ).catch(current(() => this.#lost()));
