@@ -101,7 +101,8 @@ class LightClient:
             self.got.append(frame["message"])
 
     async def _websocket(self) -> None:
-        async with connect(f"ws://127.0.0.1:{self._port}/ws/", proxy=None, ping_interval=None, close_timeout=0.1) as socket:
+        address = f"ws://127.0.0.1:{self._port}/ws/"
+        async with connect(address, proxy=None, ping_interval=None, close_timeout=0.1) as socket:
             await socket.send(json.dumps({"type": "hello", "version": 1}))
             await socket.send(json.dumps({"type": "join", "group": self._group, "since": self._position}))
             while not self._is_done:
