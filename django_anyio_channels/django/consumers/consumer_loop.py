@@ -64,7 +64,7 @@ class Inbox:
 class ConsumerLoop:
     """Takes the place of the ``dispatch`` of a consumer: it handles each message of the client and of ``inbox``.
 
-    While the consumer waits, it is the `Waiter` that the mailbox notifies.
+    While the consumer waits, this is what the mailbox notifies.
     """
 
     __slots__ = (
@@ -100,7 +100,11 @@ class ConsumerLoop:
             self.inbox.from_client = jobs_of_worker(self._consumer(), loop.receive, message)
         await self._handle(message)
         if loop is not None:  # else another caller wants no more than this
-            await self._run(loop.receive, loop.tasks, loop.position)
+            try:
+                await self._run(loop.receive, loop.tasks, loop.position)
+            finally:
+                # They refer to this, and to the server's part of the connection, which would outlive the consumer.
+                self.inbox.put_frame = self._direct = None
 
     async def _run(self, receive: Receive, tasks: list[asyncio.Future[Any]], position: int) -> None:
         """Handle messages until one of them raises. Channels' loop ends the ``tasks`` then."""
@@ -113,7 +117,7 @@ class ConsumerLoop:
         client.add_done_callback(self._wake)
         if self._sends_frames:
             consumer: Any = self._consumer()
-            self._direct = DirectSends(consumer.base_send)
+            self._direct = await DirectSends.of_this_task(consumer.base_send)
             self.inbox.put_frame = self._put_frame
         handle, take, at_once = self._handle, self.inbox.take, range(AT_ONCE)
         notifier, new_waiter = self.inbox.notifier, client.get_loop().create_future
@@ -145,8 +149,7 @@ class ConsumerLoop:
                 if self._begun is None:
                     raise
                 self._begun.interrupt(error)
-            if client.done():
-                notifier.cancel(self)
+            notifier.notify()  # another reader: this one may handle something else than a message first, and end
             if self._begun is not None:
                 begun, self._begun = self._begun, None
                 await begun
@@ -158,39 +161,32 @@ class ConsumerLoop:
     def set_result(self, result: None) -> None:
         """Have the consumer take its message in its turn: for its `Notifier`."""
         self._has_message = True
-        self._ask()
-
-    def _ask(self) -> None:
         if not self._asks:
             self._asks = True
             self.inbox.turns.ask(self._turn)
-
-    def _turn(self) -> None:
-        """Send the ready frames that wait, and wake the consumer if there is more."""
-        self._asks = False
-        waiter, frames = self._waiter, self.inbox.frames
-        if waiter is None or waiter.done():
-            return
-        if frames and self._direct is not None:
-            self._waiter = None  # what is sent to the consumer by its own send comes behind
-            self._begun = self._direct.send(frames)
-            self._waiter = waiter
-        if self._has_message or self._begun is not None:
-            self._end_wait(waiter)
-
-    def _wake(self, client: asyncio.Future[Any]) -> None:
-        if self._waiter is not None:
-            self._end_wait(self._waiter)
-
-    def _end_wait(self, waiter: asyncio.Future[None]) -> None:
-        if not waiter.done():
-            if not self._has_message:
-                self.inbox.notifier.cancel(self)  # where it would stay until the next message
-            waiter.set_result(None)
 
     def _put_frame(self, frame: dict[str, Any]) -> bool:
         if self.done() or self._has_message or len(self.inbox.frames) >= AT_ONCE:
             return False
         self.inbox.frames.append(frame)
-        self._ask()
+        if not self._asks:
+            self._asks = True
+            self.inbox.turns.ask_later(self._turn)
         return True
+
+    def _turn(self) -> None:
+        """Send the ready frames that wait, and wake the consumer if there is more."""
+        frames = self.inbox.frames
+        if frames and self._direct is not None and not self.done():
+            self._begun = self._direct.send(frames)
+        self._asks = False  # not before: what a send sends to its own consumer comes behind
+        if self._has_message or self._begun is not None or frames:
+            self._wake()
+
+    def _wake(self, *client: object) -> None:
+        """Wake the consumer if it waits; a callback of ``client``, too."""
+        waiter = self._waiter
+        if waiter is not None and not waiter.done():
+            if not self._has_message:
+                self.inbox.notifier.cancel(self)  # where it would stay until the next message
+            waiter.set_result(None)

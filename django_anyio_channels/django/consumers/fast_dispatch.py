@@ -16,7 +16,7 @@ from functools import lru_cache
 from typing import Any, cast
 
 import channels
-from asgiref.sync import SyncToAsync
+from asgiref.sync import AsyncToSync, SyncToAsync
 from channels import consumer as channels_consumer
 from channels.consumer import AsyncConsumer, SyncConsumer
 from channels.db import database_sync_to_async
@@ -115,14 +115,21 @@ class _SyncDispatch:
         if self._sends is None:
             # Not before: the consumer's own `base_send` is made after its channel.
             self._sends = consumer.base_send = SyncSends(consumer.base_send)  # type: ignore[assignment]
-        # Where the thread is the consumer's own, by asgiref's ``ThreadSensitiveContext``, it is free at once.
-        is_own = SyncToAsync.thread_sensitive_context.get(None) is not None
-        async with nullcontext() if is_own else self._inbox.turns.sync_thread:
+        # All is sent when the thread is another consumer's already: a slow client holds up none of them.
+        async with self._sends, nullcontext() if _has_own_thread() else self._inbox.turns.sync_thread:
             messages = [message]
             while len(messages) < AT_ONCE and (message := self._inbox.take()) is not None:
                 messages.append(message)
-            async with self._sends:
-                await _handle_all(consumer, messages, self._sends, asyncio.current_task())
+            await _handle_all(consumer, messages, self._sends, asyncio.current_task())
+
+
+def _has_own_thread() -> bool:
+    """Return whether the thread is free at once for `sync_to_async` here.
+
+    It is the consumer's own by asgiref's ``ThreadSensitiveContext``, or waits in `async_to_sync` for what runs here.
+    """
+    is_own = SyncToAsync.thread_sensitive_context.get(None) is not None
+    return is_own or getattr(AsyncToSync.executors, "current", None) is not None
 
 
 @database_sync_to_async

@@ -17,7 +17,7 @@ AT_ONCE = 32
 
 
 class Turns:
-    """Calls what wakes consumers, in the order in which they ask for it."""
+    """Calls what wakes consumers, some in each iteration of the event loop."""
 
     __slots__ = ("_context", "_free", "_is_scheduled", "_loop", "_waiting", "sync_thread")
 
@@ -41,6 +41,12 @@ class Turns:
             wake()
         else:
             self._waiting.append(wake)
+
+    def ask_later(self, wake: Callable[[], object]) -> None:
+        """Call ``wake``, which may do anything, in one of the next iterations of the event loop."""
+        if not self._is_scheduled:
+            self._schedule()
+        self._waiting.append(wake)
 
     def _schedule(self) -> None:
         self._is_scheduled = True

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+import weakref
 from time import monotonic
 from typing import Any, cast
 
@@ -34,15 +36,15 @@ class End(Exception):
 class Run:
     """A consumer's loop over a client and a channel, as Channels runs it."""
 
-    def __init__(self, layer: AnyioChannelLayer, name: str) -> None:
+    def __init__(self, layer: AnyioChannelLayer) -> None:
         self.layer = layer
-        self.name = name
         self.handled: list[Any] = []
         self.client: asyncio.Queue[Any] = asyncio.Queue()
         self.consumer = cast(Any, AsyncConsumer())
+        channels = node_in(layer).local_channels
+        self.name = name = channels.new("specific", self.consumer)
         self.consumer.channel_receive = lambda: layer.receive(name)
-        self.loop = ConsumerLoop(self.consumer, self.handle, node_in(layer).local_channels.inbox(name))
-
+        self.loop = ConsumerLoop(self.consumer, self.handle, channels.inbox(name))
         self.sent: list[str] = []
         self.send: Any = self._send
         self.consumer.base_send = lambda message: self.send(message)
@@ -96,7 +98,8 @@ class Run:
 @pytest.fixture
 async def run() -> Any:
     layer = AnyioChannelLayer()
-    yield Run(layer, await layer.new_channel())
+    await layer.new_channel()
+    yield Run(layer)
     await layer.close()
 
 
@@ -183,6 +186,7 @@ async def test_waits_that_no_message_ended_leave_nothing_behind(run: Run) -> Non
     room: asyncio.Queue[None] = asyncio.Queue()
 
     async def send(message: Any) -> None:
+        run.handled.append(message["text"])
         await room.get()
         run.sent.append(message["text"])
 
@@ -195,6 +199,7 @@ async def test_waits_that_no_message_ended_leave_nothing_behind(run: Run) -> Non
         await run.waits()
         assert loop.inbox.put_frame is not None
         assert loop.inbox.put_frame({"text": str(number)})
+        await run.until("connect", *map(str, range(number + 1)))
         assert not loop.inbox.put_frame({"text": "behind it"})
         assert not loop.inbox.notifier.has_waiters
         room.put_nowait(None)
@@ -206,14 +211,36 @@ async def test_waits_that_no_message_ended_leave_nothing_behind(run: Run) -> Non
     assert run.sent == ["0", "1", "2", "3", "4"]
 
 
-async def test_what_a_send_sends_to_its_own_consumer_comes_behind(run: Run) -> None:
+async def test_frames_that_come_together_are_sent_together_and_not_in_the_call(run: Run) -> None:
+    """A send may do anything, such as leave the group, while the message is still given to others."""
+    loop = run.send_frames()
+    task = run.start()
+    run.say("connect")
+    await run.until("connect")
+    await run.waits()
+    put_frame = loop.inbox.put_frame
+    assert put_frame is not None
+    assert all(put_frame({"text": str(number)}) for number in range(3))
+    assert not run.sent
+    await asyncio.sleep(0)
+    assert run.sent == ["0", "1", "2"]
+    run.say("end")
+    await ends(task)
+
+
+@pytest.mark.parametrize("waits", [True, False])
+async def test_what_a_send_sends_to_its_own_consumer_comes_behind(run: Run, waits: bool) -> None:
     loop = run.send_frames()
 
     async def send(message: Any) -> None:
-        run.put("one")
-        assert loop.inbox.put_frame is not None
-        assert not loop.inbox.put_frame({"text": "nested"})
-        await asyncio.sleep(0)
+        put_frame = loop.inbox.put_frame
+        assert put_frame is not None
+        if message["text"] == "outer":
+            put_frame({"type": "websocket.send", "text": "nested"})
+            run.put("one")
+            assert not put_frame({"text": "behind the message"})
+        if waits:
+            await asyncio.sleep(0)
         run.handled.append(message["text"])
 
     run.send = send
@@ -223,9 +250,106 @@ async def test_what_a_send_sends_to_its_own_consumer_comes_behind(run: Run) -> N
     await run.waits()
     assert loop.inbox.put_frame is not None
     assert loop.inbox.put_frame({"text": "outer"})
-    await run.until("connect", "outer", "one")
+    await run.until("connect", "outer", "websocket.broadcast", "one")
     run.say("end")
     await ends(task)
+
+
+async def test_a_send_that_always_sends_to_its_own_consumer_leaves_the_event_loop_its_turns(run: Run) -> None:
+    loop = run.send_frames()
+
+    async def send(message: Any) -> None:
+        assert loop.inbox.put_frame is not None
+        loop.inbox.put_frame({"type": "websocket.send", "text": "again"})
+
+    run.send = send
+    task = run.start()
+    run.say("connect")
+    await run.until("connect")
+    await run.waits()
+    assert loop.inbox.put_frame is not None
+    assert loop.inbox.put_frame({"text": "first"})
+    await run.until("connect", "websocket.broadcast")
+    run.say("end")
+    await ends(task)
+
+
+@pytest.mark.parametrize("first", ["client", "send"])
+async def test_another_reader_need_not_wait_for_what_is_handled_before_a_message(run: Run, first: str) -> None:
+    other: asyncio.Future[Any]
+
+    async def wait_for_the_other(message: Any) -> None:
+        if message in ({"type": "client"}, {"text": "frame"}):
+            run.handled.append(await other)
+
+    run.send = wait_for_the_other
+    run.loop = ConsumerLoop(run.consumer, wait_for_the_other, run.loop.inbox, sends_frames=True)
+    task = run.start()
+    run.say("connect")
+    await run.waits()
+    other = asyncio.ensure_future(run.layer.receive(run.name))
+    await asyncio.sleep(0)
+    run.have_others_first()
+    if first == "send":
+        assert run.loop.inbox.put_frame is not None
+        assert run.loop.inbox.put_frame({"text": "frame"})
+    else:
+        run.say("client")
+    run.put("one")
+    async with asyncio.timeout(30):
+        while not run.handled:
+            await asyncio.sleep(0)
+    assert run.handled == [{"type": "one"}]
+    task.cancel()
+    await asyncio.wait([task])
+
+
+async def test_a_send_that_fails_leaves_the_message_to_another_reader(run: Run) -> None:
+    async def send(message: Any) -> None:
+        raise End
+
+    run.send = send
+    loop = run.send_frames()
+    task = run.start()
+    run.say("connect")
+    await run.until("connect")
+    await run.waits()
+    other = asyncio.ensure_future(run.layer.receive(run.name))
+    await asyncio.sleep(0)
+    assert loop.inbox.put_frame is not None
+    assert loop.inbox.put_frame({"text": "frame"})
+    run.put("one")
+    await ends(task)
+    assert await soon(other) == {"type": "one"}
+
+
+@pytest.mark.parametrize("end", ["raises", "is cancelled"])
+async def test_nothing_of_the_connection_outlives_the_consumer(run: Run, end: str) -> None:
+    class Connection:
+        async def send(self, message: Any) -> None:
+            pass
+
+    connection = Connection()
+    run.consumer.base_send = connection.send
+    run.send_frames()
+    task = run.start()
+    run.say("connect")
+    await run.until("connect")
+    await run.waits()
+    if end == "raises":
+        run.say("end")
+        await ends(task)
+    else:
+        task.cancel()
+        await asyncio.wait([task])
+    gone = weakref.ref(connection)
+    del connection, run.consumer.base_send
+    gc.disable()
+    try:
+        # The inbox, which the layer lets go of when the consumer ends, does not have it either.
+        assert gone() is None
+    finally:
+        gc.enable()
 
 
 async def test_frames_that_wait_for_a_turn_come_before_later_messages(run: Run) -> None:
@@ -280,6 +404,7 @@ async def test_frames_are_bounded(run: Run) -> None:
 @pytest.mark.parametrize("caught", [False, True])
 async def test_a_cancelled_consumer_has_its_send_cancelled_where_it_waits(run: Run, caught: bool) -> None:
     async def send(message: Any) -> None:
+        asyncio.get_running_loop().call_soon(task.cancel)  # before the consumer's task has a turn
         try:
             await asyncio.Event().wait()
         except asyncio.CancelledError:
@@ -295,7 +420,6 @@ async def test_a_cancelled_consumer_has_its_send_cancelled_where_it_waits(run: R
     await run.waits()
     assert loop.inbox.put_frame is not None
     assert loop.inbox.put_frame({"text": "frame"})
-    task.cancel()  # before the consumer's task had a turn
     await run.until("connect", "cancelled")
     if caught:  # as when a handler catches it
         run.say("end")

@@ -14,7 +14,7 @@ from typing import Any
 
 import channels
 import pytest
-from asgiref.sync import ThreadSensitiveContext
+from asgiref.sync import ThreadSensitiveContext, async_to_sync
 from channels.consumer import AsyncConsumer, SyncConsumer
 from channels.exceptions import StopConsumer
 from channels.layers import channel_layers
@@ -314,6 +314,70 @@ async def test_a_synchronous_consumer_hops_once_for_all_that_waits(
         assert len(set(runs.consumer.seen.threads)) == 1
 
 
+class Replying(Sync):
+    """Sends what it handles to its client, which may not read."""
+
+    def layer_message(self, message: dict[str, Any]) -> None:
+        super().layer_message(message)
+        self.send(message)
+
+
+async def test_clients_that_do_not_read_hold_up_no_other_synchronous_consumer(make_layer: Any) -> None:
+    layer = make_layer()
+    room = asyncio.Event()
+    waiting: list[Any] = []
+
+    async def send(message: Any) -> None:
+        waiting.append(message)
+        await room.wait()
+
+    async with running(Replying(Recording()), layer) as one, running(Replying(Recording()), layer) as two:
+        one.send = two.send = send
+        for slow in (one, two):
+            await slow.give(*numbered(1))
+            await slow.handles(*numbered(1))
+        async with asyncio.timeout(30):
+            while len(waiting) < 2:
+                await asyncio.sleep(0.001)
+        async with running(Sync(Recording()), layer) as other:
+            await other.give(*numbered(3))
+            await other.handles(*numbered(3))
+        room.set()
+
+
+async def test_a_handler_may_wait_for_another_synchronous_consumer(make_layer: Any) -> None:
+    layer = make_layer()
+    begun, go_on = threading.Event(), threading.Event()
+
+    async def run_inner() -> None:
+        jobs: asyncio.Queue[Any] = asyncio.Queue()
+        for message in ({"type": "client.message"}, {"type": "stop"}):
+            jobs.put_nowait(message)
+        server: Any = inner
+        await server({"type": "test"}, jobs.get, jobs.put)
+
+    class Outer(Sync):
+        def layer_message(self, message: dict[str, Any]) -> None:
+            begun.set()
+            go_on.wait(30)
+            async_to_sync(run_inner)()
+            super().layer_message(message)
+
+    inner = Sync(Recording())
+    async with running(Outer(Recording()), layer) as outer, running(Sync(Recording()), layer) as other:
+        await outer.give(*numbered(1))
+        async with asyncio.timeout(30):
+            while not begun.is_set():
+                await asyncio.sleep(0.001)
+            await other.give(*numbered(1))
+            while not node_in(layer).local_channels.turns.sync_thread.locked():
+                await asyncio.sleep(0.001)
+        go_on.set()
+        await outer.handles(*numbered(1))
+        await other.handles(*numbered(1))
+        assert inner.seen.handled == [{"type": "client.message"}]
+
+
 @both
 @kinds
 @pytest.mark.parametrize("early", [True, False])
@@ -385,8 +449,9 @@ async def test_channels_loop_may_receive_on_other_names(make_layer: Any, fast: b
     await layer.close()
 
 
-async def test_without_it_a_workers_jobs_are_acknowledged_all_the_same(make_layer: Any) -> None:
-    layer = make_layer(fast_dispatch=False)
+@both
+async def test_a_workers_jobs_are_acknowledged(make_layer: Any, fast: bool) -> None:
+    layer = make_layer(fast_dispatch=fast)
     consumer = Async(Recording())
     jobs: asyncio.Queue[Any] = asyncio.Queue()
     job = Job({"type": "layer.message"}, "jobs", Event("jobs", b""))

@@ -54,6 +54,16 @@ async def test_who_asks_later_comes_later() -> None:
     assert woken == list(range(3 * AT_ONCE))
 
 
+async def test_who_may_come_later_is_never_woken_in_the_call() -> None:
+    turns, woken = Turns(), list[int]()
+    for number in range(2):
+        turns.ask_later(partial(woken.append, number))
+    turns.ask(partial(woken.append, 2))
+    assert woken == [2]
+    await asyncio.sleep(0)
+    assert woken == [2, 0, 1]
+
+
 async def test_after_a_while_others_are_woken_at_once_again() -> None:
     turns, woken = Turns(), list[int]()
     for turn in range(3):

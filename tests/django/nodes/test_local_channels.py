@@ -45,6 +45,41 @@ def test_a_prefix_is_read_without_its_neighbours() -> None:
     asyncio.run(main())
 
 
+def test_a_reader_of_a_prefix_waits_for_all_channels_with_it() -> None:
+    async def main() -> None:
+        (layer,) = layers(1)
+        empty = await layer.new_channel("one")
+        await layer.group_add("g", empty)
+        prefix = empty[: empty.index("!") + 1]
+        reading = asyncio.ensure_future(layer.receive(prefix))
+        await asyncio.sleep(0)
+        await layer.send(await layer.new_channel("one"), {"type": "n", "n": 1})
+        assert await soon(reading) == {"type": "n", "n": 1}
+        reading = asyncio.ensure_future(layer.receive(prefix))
+        await asyncio.sleep(0)
+        await layer.group_send("g", {"type": "n", "n": 2})
+        assert await soon(reading) == {"type": "n", "n": 2}
+
+    asyncio.run(main())
+
+
+def test_a_gap_is_reported_to_channels_that_resumed_the_group_only() -> None:
+    async def main() -> None:
+        layer = AnyioChannelLayer(options={"history_length": 5})
+        resumed, joined = await layer.new_channel(), await layer.new_channel()
+        await layer.group_resume("g", resumed)
+        await layer.group_add("g", joined)
+        node = node_in(layer)
+        [topic] = {topic for channel in node.local_channels for topic in channel.topics}
+        node.local_channels.mark_gap(topic)
+        await layer.group_send("g", {"type": "n", "n": 1})
+        assert await soon(layer.receive(resumed)) == {"type": "group.missed", "group": "g"}
+        assert await soon(layer.receive(joined)) == {"type": "n", "n": 1}
+        await layer.close()
+
+    asyncio.run(main())
+
+
 @pytest.mark.parametrize("left", [False, True], ids=["joined twice", "left between"])
 def test_a_cancelled_group_add_does_not_undo_another(left: bool) -> None:
     async def main() -> None:

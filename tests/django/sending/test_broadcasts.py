@@ -201,3 +201,38 @@ async def test_json_is_encoded_by_the_encoder_of_config() -> None:
 def test_a_handler_is_no_reason_to_keep_its_consumer() -> None:
     consumer = Plain()
     assert FrameHandler(consumer)._consumer() is consumer
+
+
+@pytest.mark.parametrize("sends", ["ready frames", "messages"])
+async def test_what_a_send_publishes_comes_after_the_frame_for_all_members(sends: str) -> None:
+    """Middleware may send to the group as it passes a frame on, or have the member leave it."""
+
+    class Passing(Client):
+        async def _send(self, message: Any) -> None:
+            await super()._send(message)
+            if message.get("text") == "first":
+                await layer.group_discard("room", self.consumer.channel_name)
+                if sends == "messages":
+                    await layer.group_send("room", {"type": "chat", "text": "second"})
+                else:
+                    await layer.broadcast("room", text="second")
+
+        def __init__(self, consumer: Any) -> None:
+            self.consumer = consumer
+            super().__init__(consumer)
+
+    async with clients(Plain(), Plain()) as (layer, [before, behind]):
+        passing = Passing(Plain())
+        passing.receive.put_nowait({"type": "websocket.connect"})
+        await passing.has("websocket.accept")
+        last = Client(Plain())
+        last.receive.put_nowait({"type": "websocket.connect"})
+        await last.has("websocket.accept")
+        await layer.broadcast("room", text="first")
+        await passing.has("websocket.accept", "first")
+        for client in (before, behind):
+            await client.has("first", "second")
+        await last.has("websocket.accept", "first", "second")
+        for client in (passing, last):
+            client.task.cancel()
+        await asyncio.wait([passing.task, last.task])
