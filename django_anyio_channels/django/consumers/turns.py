@@ -15,6 +15,10 @@ from contextvars import Context
 AT_ONCE = 32
 """How many consumers are woken in one iteration of the event loop."""
 
+HANDED_OVER = 8
+"""How many synchronous consumers at once are handed over to their thread, which then needn't wait for the event loop.
+Others find more messages when it is their turn."""
+
 
 class Turns:
     """Calls what wakes consumers, some in each iteration of the event loop."""
@@ -29,8 +33,8 @@ class Turns:
         self._free = AT_ONCE
         """How many more may be woken at once."""
         self._is_scheduled = False
-        self.sync_thread = asyncio.Semaphore(2)
-        """Held by a synchronous consumer that is handled in the thread that all share, and one that waits for it."""
+        self.sync_thread = asyncio.Semaphore(HANDED_OVER)
+        """Held by a synchronous consumer that is handled in the thread that all share, and by those that are next."""
 
     def ask(self, wake: Callable[[], object]) -> None:
         """Call ``wake`` now if it is among the first in this iteration of the event loop, else in one of the next."""

@@ -124,6 +124,14 @@ def make_layer() -> Iterator[Callable[..., AnyioChannelLayer]]:
     channel_layers.backends.clear()
 
 
+async def hand_over(layer: AnyioChannelLayer, count: int) -> asyncio.Semaphore:
+    """Have so many synchronous consumers at most be handed over to their thread."""
+    await layer.new_channel()  # opens the node
+    turns = node_in(layer).local_channels.turns
+    turns.sync_thread = asyncio.Semaphore(count)
+    return turns.sync_thread
+
+
 @asynccontextmanager
 async def running(consumer: Any, layer: AnyioChannelLayer) -> AsyncIterator[Running]:
     runs = Running(consumer, layer)
@@ -324,6 +332,7 @@ class Replying(Sync):
 
 async def test_clients_that_do_not_read_hold_up_no_other_synchronous_consumer(make_layer: Any) -> None:
     layer = make_layer()
+    await hand_over(layer, 2)
     room = asyncio.Event()
     waiting: list[Any] = []
 
@@ -347,6 +356,7 @@ async def test_clients_that_do_not_read_hold_up_no_other_synchronous_consumer(ma
 
 async def test_a_handler_may_wait_for_another_synchronous_consumer(make_layer: Any) -> None:
     layer = make_layer()
+    await hand_over(layer, 2)
     begun, go_on = threading.Event(), threading.Event()
 
     async def run_inner() -> None:
@@ -468,8 +478,7 @@ async def test_a_workers_jobs_are_acknowledged(make_layer: Any, fast: bool) -> N
 
 async def test_a_consumer_with_a_thread_of_its_own_does_not_wait_for_others(make_layer: Any) -> None:
     layer = make_layer()
-    await layer.new_channel()  # opens the node
-    thread = node_in(layer).local_channels.turns.sync_thread
-    async with thread, thread, ThreadSensitiveContext(), running(Sync(Recording()), layer) as runs:
+    thread = await hand_over(layer, 1)
+    async with thread, ThreadSensitiveContext(), running(Sync(Recording()), layer) as runs:
         await runs.give(*numbered(2))
         await runs.handles(*numbered(2))
