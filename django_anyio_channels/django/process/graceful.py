@@ -64,8 +64,7 @@ class Graceful:
         self._application = application
         self._drain_seconds = drain_seconds
         self._sigterm = _Sigterm(self._drain)
-        self._sends: dict[object, Send] = {}
-        """Of the open WebSockets."""
+        self._open: dict[_WebSocket, None] = {}
         self._is_draining = False
 
     async def __call__(self, scope: Any, receive: Receive, send: Send) -> None:
@@ -78,12 +77,12 @@ class Graceful:
             await receive()
             await _refuse(scope, send)
         else:
-            key = object()
-            self._sends[key] = send
+            websocket = _WebSocket(send)
+            self._open[websocket] = None
             try:
-                await self._application(scope, receive, send)
+                await self._application(scope, receive, websocket.send)
             finally:
-                self._sends.pop(key, None)
+                del self._open[websocket]
 
     async def _lifespan(self, scope: Any, receive: Receive, send: Send) -> None:
         """Let the application answer, or else do it."""
@@ -114,18 +113,43 @@ class Graceful:
 
     async def _drain(self) -> None:
         self._is_draining = True
-        sends = list(self._sends.items())
+        websockets = list(self._open)
         seconds = _drain_seconds() if self._drain_seconds is None else self._drain_seconds
-        logger.info("SIGTERM: closes %d WebSockets within %g s", len(sends), seconds)
+        logger.info("SIGTERM: closes %d WebSockets within %g s", len(websockets), seconds)
         loop = asyncio.get_running_loop()
         began = loop.time()
         closing = set()
-        for number, (key, send) in enumerate(sends):
-            await asyncio.sleep(max(0.0, began + seconds * number / len(sends) - loop.time()))
-            if key in self._sends:
-                closing.add(loop.create_task(_close(send)))
+        for number, websocket in enumerate(websockets):
+            await asyncio.sleep(max(0.0, began + seconds * number / len(websockets) - loop.time()))
+            if websocket in self._open:
+                closing.add(loop.create_task(websocket.close()))
         if closing:  # a browser that does not answer is the server's to end
             await asyncio.wait(closing, timeout=_SECONDS_TO_CLOSE)
+
+
+class _WebSocket:
+    """A WebSocket of the application, which may be closed while the application sends."""
+
+    def __init__(self, send: Send) -> None:
+        self._send = send
+        self._is_closed = False
+
+    async def send(self, event: Event) -> None:
+        """Send what the application sends; behind a close it is dropped, as if the browser had gone."""
+        if not self._is_closed:
+            await self._send(event)
+
+    async def close(self) -> None:
+        """Close it, unless it has just been."""
+        self._is_closed = True
+        for code in (SERVICE_RESTART, RESTART):
+            try:
+                await self._send({"type": "websocket.close", "code": code, "reason": "Service restart"})
+            except Exception:
+                logger.debug("Could not close a WebSocket with the code %d", code, exc_info=True)
+            else:
+                return
+        self._is_closed = False
 
 
 class _Sigterm:
@@ -192,17 +216,6 @@ async def _refuse(scope: Any, send: Send) -> None:
         await send({"type": "websocket.http.response.body", "body": b""})
     else:
         await send({"type": "websocket.close", "code": SERVICE_RESTART})
-
-
-async def _close(send: Send) -> None:
-    """Close a WebSocket, unless it has just been."""
-    for code in (SERVICE_RESTART, RESTART):
-        try:
-            await send({"type": "websocket.close", "code": code, "reason": "Service restart"})
-        except Exception:
-            logger.debug("Could not close a WebSocket with the code %d", code, exc_info=True)
-        else:
-            return
 
 
 def _drain_seconds() -> float:

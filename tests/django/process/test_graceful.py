@@ -106,6 +106,33 @@ def test_a_handler_in_python_is_called_after_the_drain() -> None:
     asyncio.run(main())
 
 
+def test_what_is_sent_behind_the_close_is_dropped() -> None:
+    async def main() -> None:
+        server, sent, events = Server(), list[str](), asyncio.Queue[Any]()
+        signal.signal(signal.SIGTERM, server.handle_exit)
+
+        async def send(event: Any) -> None:
+            assert "websocket.close" not in sent, "servers raise an error"
+            sent.append(event["type"])
+            if event["type"] == "websocket.close":
+                events.put_nowait({"type": "websocket.disconnect"})
+
+        async def busy(scope: Any, receive: Any, send: Any) -> None:
+            await send({"type": "websocket.accept"})
+            await receive()
+            await send({"type": "websocket.send", "text": "late"})
+            await send({"type": "websocket.close"})
+
+        websocket = asyncio.ensure_future(Graceful(busy, 0)({"type": "websocket"}, events.get, send))
+        await asyncio.sleep(0)
+        os.kill(os.getpid(), signal.SIGTERM)
+        await soon(websocket)
+        await soon(server.ended.wait())
+        assert sent == ["websocket.accept", "websocket.close"]
+
+    asyncio.run(main())
+
+
 def test_a_handler_of_the_event_loop_is_replaced_and_the_other_signal_raised() -> None:
     async def main() -> None:
         ended = asyncio.Event()

@@ -18,6 +18,8 @@ from django_anyio_channels import AnyioChannelLayer
 from django_anyio_channels.django.messages.ready_frames import FrameHandler, to_asgi
 from django_anyio_channels.hub.subscriber import Subscriber
 
+from ..helpers import node_in
+
 pytestmark = pytest.mark.anyio
 
 
@@ -124,6 +126,10 @@ async def test_every_websocket_gets_it_as_it_is_and_in_order(consumer: Any, fast
 
 async def test_a_waiting_consumer_costs_no_place_in_its_mailbox(monkeypatch: pytest.MonkeyPatch) -> None:
     async with clients(Plain()) as (layer, [client]):
+        [inbox] = node_in(layer).local_channels.inboxes.values()
+        async with asyncio.timeout(30):
+            while inbox.put_frame is None or not inbox.mailbox.has_waiters:
+                await asyncio.sleep(0)
         put: list[Any] = []
         monkeypatch.setattr(Subscriber, "put", lambda mailbox, entry: put.append(entry))
         await layer.broadcast("room", text="one")
