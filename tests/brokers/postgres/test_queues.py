@@ -127,6 +127,30 @@ async def test_a_message_of_a_cancelled_reader_goes_back_into_its_queue() -> Non
         await connection.sends(REQUEUE)
 
 
+async def test_nothing_is_taken_for_a_reader_that_was_cancelled_while_its_node_began_to_listen() -> None:
+    class SlowScripts(Scripts):
+        listening, may_end, ended = asyncio.Event(), asyncio.Event(), asyncio.Event()
+
+        async def call(self, script: str) -> None:
+            self.listening.set()
+            await self.may_end.wait()
+            self.ended.set()
+
+    connection, scripts = ScriptedConnection(), SlowScripts()
+    queues = make(connection, scripts=scripts)
+    async with task(queues.run):
+        reader = asyncio.ensure_future(queues.take(b"q"))
+        with anyio.fail_after(30):
+            await scripts.listening.wait()
+        reader.cancel()
+        await asyncio.wait([reader])
+        scripts.may_end.set()
+        with anyio.fail_after(30):
+            await scripts.ended.wait()
+        await anyio.wait_all_tasks_blocked()
+    assert TAKE not in connection.sent
+
+
 async def test_a_reader_that_is_cancelled_when_its_message_comes_leaves_it_to_the_next() -> None:
     connection = ScriptedConnection()
     queues = make(connection)

@@ -255,7 +255,7 @@ def sentinel_of(master: Redis, *lines: str, quorum: int = 1, connection: dict[st
         f"bind 127.0.0.1 127.0.0.2\n"
         f"dir {made.server.folder}\n"
         f"sentinel monitor mymaster 127.0.0.1 {master.server.port} {quorum}\n"
-        f"sentinel down-after-milliseconds mymaster 500\n"
+        f"sentinel down-after-milliseconds mymaster 1500\n"
         f"sentinel failover-timeout mymaster 3000\n"
         f"sentinel parallel-syncs mymaster 1\n" + "".join(f"{line}\n" for line in lines)
     )
