@@ -12,7 +12,8 @@ import hiredis
 import pytest
 
 from django_anyio_channels import AnyioChannelLayer
-from django_anyio_channels.brokers.redis.scripts import Script
+from django_anyio_channels.brokers.redis.readers import INFLIGHT_TTL_MS, queue_keys
+from django_anyio_channels.brokers.redis.scripts import EXPIRY_PREFIX, TAKE, Script
 from tests.support.brokers import redis as brokers
 
 from .conftest import Connect, becomes_true
@@ -121,3 +122,26 @@ async def test_a_django_layer_touches_no_undeclared_key(server: brokers.Redis, s
         await layer.flush()
         await layer.close()
         await other.close()
+
+
+async def test_the_server_hands_out_the_same_again_when_its_reply_was_lost(
+    server: brokers.Redis, connect: Connect
+) -> None:
+    layer = await connect(server.url)
+    for number in range(9):
+        await layer.put("jobs", b"%d" % number, capacity=9, expiry=60.0)
+    session = layer.require_session()
+
+    async def call(node: str, number: int, wanted: int = 1, begun: int = 0) -> Any:
+        args = node, number, wanted, INFLIGHT_TTL_MS, 0, 3, 60_000, number - 1, begun, "PUBLISH", "{jobs}|messages", ""
+        reply = await TAKE.run(session.executor(b"jobs"), queue_keys(b"jobs"), *args)
+        return [each if isinstance(each, int) else int(each[EXPIRY_PREFIX:]) for each in reply]
+
+    assert await call("a", 1) == await call("a", 1) == [1, 0, 1, 2, 3]
+    server.ask("HDEL", "{jobs}|in flight", "a 1/1")
+    assert await call("a", 1) == [1, 0, 2, 3]
+    assert await call("b", 1) == [1, 4, 5, 6]
+    # The second of a's three is with a reader, although the server was not told in time.
+    assert await call("a", 2, wanted=0, begun=2) == []
+    assert await call("a", 3) == [1, 3, 7]
+    assert server.ask("LLEN", "jobs") == 1

@@ -9,6 +9,12 @@ local function load_prefetched(node)
   if number and #limit < 16 then return number, tonumber(count), tonumber(limit) end
 end
 
+-- Until when nobody needs to look for what others have not given to readers in time; nothing if nobody has prefetched.
+local function load_ahead()
+  local value = redis.call('HGET', inflight, 'ahead')
+  return value and (#value < 16 and tonumber(string.match(value, '^%d+$')) or 0)
+end
+
 local function field_of(node, number, index)
   return node .. ' ' .. number .. '/' .. index
 end
@@ -33,7 +39,7 @@ end
 -- Return to the queue what other nodes prefetched and have not given to readers in time. Returns how many messages that
 -- were, and when the next ones are due, or nil.
 local function recover(but)
-  local returned, due, any = 0, nil, false
+  local returned, due, soonest = 0, nil, nil
   for _, field in ipairs(redis.call('HKEYS', inflight)) do
     local node = string.match(field, '^(%w+) ahead$')
     if node and node ~= but then
@@ -41,12 +47,16 @@ local function recover(but)
       if not number or limit <= now then
         returned = returned + return_prefetched(node, 0)
       else
-        any = true
+        soonest = math.min(soonest or limit, limit)
         if redis.call('HGET', inflight, field_of(node, number, count)) then due = math.min(due or limit, limit) end
       end
     end
   end
-  if not any then dropped[#dropped + 1] = 'ahead' end
+  if soonest then
+    redis.call('HSET', inflight, 'ahead', string.format('%.0f', soonest))
+  else
+    dropped[#dropped + 1] = 'ahead'
+  end
   return returned, due
 end
 
