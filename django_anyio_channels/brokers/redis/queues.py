@@ -167,7 +167,7 @@ class Queues:
             queue.waiters.fail_all(session.translate_error(reply))
         elif isinstance(reply, list) and reply:
             self._deliver(queue, reply)
-        elif queue.notified and queue.waiters:
+        elif queue.notified and (waits or queue.waiters):
             self._call(queue, session)
         elif waits:
             if reply:
@@ -182,7 +182,7 @@ class Queues:
     def _call_again(self, queue: Queue, session: SubscribedSession, number: int) -> None:
         """Ask again for what another node had prefetched."""
         waits = number == queue.number and not queue.answered and not queue.calling
-        if waits and queue.waiters and session is self._session:
+        if waits and session is self._session:
             self._call(queue, session)
 
     def _deliver(self, queue: Queue, reply: list[Any]) -> None:
@@ -228,8 +228,8 @@ class Queues:
                 self._call_anew(queue, self._session)
             return
         queue.notified = True
-        if self._session is not None and queue.waiters and not queue.answered and not queue.calling:
-            self._call(queue, self._session)
+        if self._session is not None and not queue.answered and not queue.calling:
+            self._call(queue, self._session)  # also without a reader: one may come before this call would be ended
 
     def _on_delivery(self, queue: Queue, push: bytes) -> None:
         number, _, message = push.partition(b" ")
