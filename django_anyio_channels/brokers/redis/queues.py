@@ -77,18 +77,17 @@ class Queues:
         self._session = session
         for queue in self._queues.values():
             queue.subscribed = queue.subscribing = queue.notified = False
-            if queue.requeueing:
-                self._release(queue, session)
             if not queue.answered:
                 self._call(queue, session)
+            if queue.requeueing:  # later, so that it comes before what was prefetched
+                self._release(queue, session)
             self._requeue_later(queue)
 
     def end(self, error: ListenerClosed) -> None:
         """The session has ended."""
         self._session = None
         for queue in self._queues.values():
-            queue.waiters.fail_all(error)
-            queue.prefetched.messages.clear()
+            queue.end_session(error, self._numbers)
 
     async def close_gracefully(self, error: ListenerClosed) -> None:
         """End the session; what is under way to readers returns to its queue, if it can within a second."""
@@ -116,9 +115,7 @@ class Queues:
                 self._call(queue, session)
             if queue.unused and queue.idle:
                 del self._queues[queue.name]
-                if queue.subscribed and session is not None:
-                    session.subscriptions.unwatch(notify_channel(queue.name))
-                    session.subscriptions.unwatch(delivery_channel(queue.name, self._node))
+                queue.unsubscribe(session, self._node)
             queue.idle = queue.unused
 
     def _run(
@@ -170,7 +167,7 @@ class Queues:
             queue.waiters.fail_all(session.translate_error(reply))
         elif isinstance(reply, list) and reply:
             self._deliver(queue, reply)
-        elif queue.notified and queue.waiters:
+        elif queue.notified and (waits or queue.waiters):
             self._call(queue, session)
         elif waits:
             if reply:
@@ -185,12 +182,14 @@ class Queues:
     def _call_again(self, queue: Queue, session: SubscribedSession, number: int) -> None:
         """Ask again for what another node had prefetched."""
         waits = number == queue.number and not queue.answered and not queue.calling
-        if waits and queue.waiters and session is self._session:
+        if waits and session is self._session:
             self._call(queue, session)
 
     def _deliver(self, queue: Queue, reply: list[Any]) -> None:
         queue.receive(self._node, reply)
         self._take(queue)
+        if queue.wanted:
+            self._on_notification(queue, _WANTED)
         self._requeue_later(queue)
 
     # ---- pushes -------------------------------------------------------------------------------------------------
@@ -223,13 +222,14 @@ class Queues:
         if message == PURGED:
             queue.prefetched.messages.clear()
         elif message == _WANTED:
+            queue.wanted = True
             if self._session is not None and queue.prefetched.messages:
                 queue.prefetched.limit = 0
                 self._call_anew(queue, self._session)
             return
         queue.notified = True
-        if self._session is not None and queue.waiters and not queue.answered and not queue.calling:
-            self._call(queue, self._session)
+        if self._session is not None and not queue.answered and not queue.calling:
+            self._call(queue, self._session)  # also without a reader: one may come before this call would be ended
 
     def _on_delivery(self, queue: Queue, push: bytes) -> None:
         number, _, message = push.partition(b" ")

@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
+from collections.abc import Iterator
 from functools import lru_cache
 from typing import Any
 
 import hiredis
 
+from ...core.exceptions import ListenerClosed
 from ...core.stats import RateLimitedLogger
 from ..common.waiters import WaiterQueue
 from .keys import delivery_channel, inflight_key, notify_channel, waiting_key
@@ -61,6 +63,8 @@ class Queue:
         self.subscribing = False
         self.notified = False
         """A notification came after the last call was sent."""
+        self.wanted = False
+        """Since then another node has waited for what this one prefetched, maybe with that very call."""
         self.used: float = 0.0
         """When a reader came last."""
         self.idle_timer: asyncio.TimerHandle | None = None
@@ -105,14 +109,30 @@ class Queue:
             session.executor(self.name).execute(command).add_done_callback(begun)
             loop.call_soon(self.waiters.dispatch)
 
+    def end_session(self, error: ListenerClosed, numbers: Iterator[int]) -> None:
+        """Fail the readers. The next session returns what was prefetched, but for what readers have got.
+
+        It tells the server again which messages those are, since what was on its way there is lost.
+        """
+        self.waiters.fail_all(error)
+        self.prefetched.messages.clear()
+        if self.answered and self.prefetched.call:
+            self.number, self.answered = next(numbers), False
+
+    def unsubscribe(self, session: SubscribedSession | None, node: str) -> None:
+        """Unsubscribe from the channels of the queue, if it is subscribed to them."""
+        if self.subscribed and session is not None:
+            session.subscriptions.unwatch(notify_channel(self.name))
+            session.subscriptions.unwatch(delivery_channel(self.name, node))
+
     def begin_call(self, session: SubscribedSession, node: str) -> tuple[list[bytes | str | int], bool]:
         """Begin call `number`. Return the arguments of take.lua, and whether it waits for the next message."""
         self.calling = True
-        self.notified = False
+        self.notified = self.wanted = False
         self.called = asyncio.get_running_loop().time()
         prefetched = self.prefetched
         prefetched.messages.clear()  # the call returns them to the queue
-        wanted = max(0, min(self.unserved, _MAX_MESSAGES))
+        wanted = 0 if self.requeueing else max(0, min(self.unserved, _MAX_MESSAGES))
         waits = bool(wanted and self.subscribed)
         more, milliseconds = prefetched.limit if waits else 0, round(LEASE_SECONDS * 1000)
         publishing = publishing_arguments(session, self.name)

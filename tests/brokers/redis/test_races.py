@@ -303,3 +303,27 @@ async def test_it_is_not_asked_for_when_the_reader_has_got_another_message(monke
     assert await reader == b"job"
     await cast(Any, session).asked
     assert len(session.executed) == 5
+
+
+@pytest.mark.parametrize("moment", ["the call waits", "the call is under way", "another node had prefetched"])
+async def test_what_comes_while_no_reader_is_here_is_asked_for_when_the_next_one_is(moment: str) -> None:
+    queues = Queues()
+    session, reader = await waiting(queues)
+    assert session.wake is not None
+    session.wake(b"")
+    if moment == "the call is under way":
+        session.wake(b"")
+    else:
+        await session.answer(4, 600_000)
+    reader.cancel()
+    await asyncio.wait([reader])
+    if moment == "the call waits":
+        session.wake(b"")
+    elif moment == "the call is under way":
+        await session.answer(4, [])
+    else:
+        queues._call_again(queues._queues[b"jobs"], cast(SubscribedSession, session), 2)
+    reader = asyncio.ensure_future(queues.take("jobs"))
+    await session.answer(5, [])  # it was ended, since nobody waited
+    await session.answer(6, [with_expiry(b"job")])
+    assert await reader == b"job"

@@ -12,7 +12,9 @@ import hiredis
 import pytest
 
 from django_anyio_channels import AnyioChannelLayer
-from django_anyio_channels.brokers.redis.scripts import Script
+from django_anyio_channels.brokers.redis.layer import RedisPubSubChannelLayer
+from django_anyio_channels.brokers.redis.readers import INFLIGHT_TTL_MS, queue_keys
+from django_anyio_channels.brokers.redis.scripts import EXPIRY_PREFIX, TAKE, Script
 from tests.support.brokers import redis as brokers
 
 from .conftest import Connect, becomes_true
@@ -121,3 +123,45 @@ async def test_a_django_layer_touches_no_undeclared_key(server: brokers.Redis, s
         await layer.flush()
         await layer.close()
         await other.close()
+
+
+async def call(
+    layer: RedisPubSubChannelLayer, node: str, number: int, lease: int, wanted: int = 1, begun: int = 0
+) -> Any:
+    """Run take.lua as a node that prefetches three messages, and has given ``begun`` of the last ones to readers."""
+    args = node, number, wanted, INFLIGHT_TTL_MS, 0, 3, lease, number - 1, begun, "PUBLISH", "{jobs}|messages", ""
+    reply = await TAKE.run(layer.require_session().executor(b"jobs"), queue_keys(b"jobs"), *args)
+    return [each if isinstance(each, int) else int(each[EXPIRY_PREFIX:]) for each in reply]
+
+
+@pytest.fixture
+async def layer(server: brokers.Redis, connect: Connect) -> RedisPubSubChannelLayer:
+    """A layer, and nine messages in a queue."""
+    layer = await connect(server.url)
+    for number in range(9):
+        await layer.put("jobs", b"%d" % number, capacity=9, expiry=60.0)
+    return layer
+
+
+async def test_the_server_hands_out_the_same_again_when_its_reply_was_lost(
+    server: brokers.Redis, layer: RedisPubSubChannelLayer
+) -> None:
+    lease = 60_000
+    assert await call(layer, "a", 1, lease) == await call(layer, "a", 1, lease) == [1, 0, 1, 2, 3]
+    server.ask("HDEL", "{jobs}|in flight", "a 1/1")
+    assert await call(layer, "a", 1, lease) == [1, 0, 2, 3]
+    assert await call(layer, "b", 1, lease) == [1, 4, 5, 6]
+    # The second of a's three is with a reader, although the server was not told in time.
+    assert await call(layer, "a", 2, lease, wanted=0, begun=2) == []
+    assert await call(layer, "a", 3, lease) == [1, 3, 7]
+    assert server.ask("LLEN", "jobs") == 1
+
+
+async def test_a_server_that_stood_still_first_hears_what_readers_have_got_in_time(
+    server: brokers.Redis, layer: RedisPubSubChannelLayer
+) -> None:
+    assert await call(layer, "a", 1, lease=0) == [1, 0, 1, 2, 3]
+    assert await call(layer, "b", 1, lease=0) == [1, 4, 5, 6], "a's time is over, but nobody has seen that before"
+    assert server.ask("HGET", "{jobs}|in flight", "a ahead").endswith(" late")
+    with anyio.fail_after(30):
+        assert sorted([await layer.take("jobs") for _ in range(7)]) == [b"1", b"2", b"3", b"5", b"6", b"7", b"8"]

@@ -5,7 +5,8 @@
 --         node's last call; with no message that call still waits. `expires` is in milliseconds.
 --         What a node has prefetched for readers to come: 'node ahead' -> 'number count until', and
 --         'node number/index' -> message, which the node deletes before a reader gets it. `until`, in milliseconds, it
---         may do so; then the messages are for others. 'ahead' exists where there is any of that.
+--         may do so; then ' late' is appended, with a later `until`, after which the messages are for others.
+--         'ahead' exists where there is any of that: the earliest `until`, or a time before it.
 -- Another program may have written to any of them. A cluster that moves the slot refuses a key that the script itself
 -- has emptied: so nothing is emptied and then filled.
 local queue, waiting, inflight = KEYS[1], KEYS[2], KEYS[3]

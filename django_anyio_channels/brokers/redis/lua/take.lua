@@ -44,7 +44,8 @@ if prefetched_by then
   available = available + returned
 end
 local looks_around = not last or tonumber(number) % 100 == 0
-if (looks_around or available == 0) and redis.call('HGET', inflight, 'ahead') then
+local ahead = load_ahead()
+if ahead and (looks_around or available == 0 or ahead <= now) then
   local recovered
   recovered, due = recover(node)
   available, returned = available + recovered, returned + recovered
@@ -75,8 +76,9 @@ if #taken > 0 or ARGV[5] == '1' then
     kept = {[node .. ' ahead'] = true, ahead = true}
     fields[#fields + 1] = node .. ' ahead'
     fields[#fields + 1] = string.format('%s %d %.0f', number, prefetch, limit)
+    ahead = load_ahead() or 0
     fields[#fields + 1] = 'ahead'
-    fields[#fields + 1] = '1'
+    fields[#fields + 1] = string.format('%.0f', ahead > now and math.min(ahead, limit) or limit)
   end
   redis.call('HSET', inflight, unpack(fields))
   keep_inflight(longest)
