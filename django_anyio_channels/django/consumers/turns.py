@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Callable
 from contextvars import Context
 
-AT_ONCE = 32
+WOKEN_AT_ONCE = 32
 """How many consumers are woken in one iteration of the event loop."""
 
 HANDED_OVER = 8
@@ -30,7 +30,7 @@ class Turns:
         self._loop = asyncio.get_running_loop()
         self._context = Context()  # not that of whoever asks first
         self._waiting: deque[Callable[[], object]] = deque()
-        self._free = AT_ONCE
+        self._free = WOKEN_AT_ONCE
         """How many more may be woken at once."""
         self._is_scheduled = False
         self.sync_thread = asyncio.Semaphore(HANDED_OVER)
@@ -58,7 +58,7 @@ class Turns:
 
     def _go_on(self) -> None:
         waiting = self._waiting
-        count = min(AT_ONCE, len(waiting))
+        count = min(WOKEN_AT_ONCE, len(waiting))
         self._free = 0  # who asks meanwhile comes behind the others
         if count:
             self._schedule()
@@ -67,4 +67,4 @@ class Turns:
         for _ in range(count):
             waiting.popleft()()
         if not waiting:
-            self._free = AT_ONCE - count
+            self._free = WOKEN_AT_ONCE - count

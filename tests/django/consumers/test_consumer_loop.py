@@ -59,8 +59,21 @@ class Run:
 
     def have_others_first(self, iterations: int = 1) -> None:
         """Have as many consumers woken as are in a number of the event loop's iterations."""
-        for _ in range(iterations * turns.AT_ONCE):
+        for _ in range(iterations * turns.WOKEN_AT_ONCE):
             self.loop.inbox.turns.ask(lambda: None)
+
+    async def start_waiting(self) -> asyncio.Task[None]:
+        """Start it, have the client connect, and return when the consumer waits."""
+        task = self.start()
+        self.say("connect")
+        await self.until("connect")
+        await self.waits()
+        return task
+
+    def put_frame(self, text: str) -> bool:
+        """Have this ready frame sent, if the consumer takes it."""
+        assert self.loop.inbox.put_frame is not None
+        return self.loop.inbox.put_frame({"type": "websocket.send", "text": text})
 
     async def waits(self) -> None:
         """Return when the consumer waits for a message, and nobody else does."""
@@ -197,10 +210,9 @@ async def test_waits_that_no_message_ended_leave_nothing_behind(run: Run) -> Non
     await run.until("connect")
     for number in range(5):
         await run.waits()
-        assert loop.inbox.put_frame is not None
-        assert loop.inbox.put_frame({"text": str(number)})
+        assert run.put_frame(str(number))
         await run.until("connect", *map(str, range(number + 1)))
-        assert not loop.inbox.put_frame({"text": "behind it"})
+        assert not run.put_frame("behind it")
         assert not loop.inbox.notifier.has_waiters
         room.put_nowait(None)
         async with asyncio.timeout(30):
@@ -213,14 +225,9 @@ async def test_waits_that_no_message_ended_leave_nothing_behind(run: Run) -> Non
 
 async def test_frames_that_come_together_are_sent_together_and_not_in_the_call(run: Run) -> None:
     """A send may do anything, such as leave the group, while the message is still given to others."""
-    loop = run.send_frames()
-    task = run.start()
-    run.say("connect")
-    await run.until("connect")
-    await run.waits()
-    put_frame = loop.inbox.put_frame
-    assert put_frame is not None
-    assert all(put_frame({"text": str(number)}) for number in range(3))
+    run.send_frames()
+    task = await run.start_waiting()
+    assert all(run.put_frame(str(number)) for number in range(3))
     assert not run.sent
     await asyncio.sleep(0)
     assert run.sent == ["0", "1", "2"]
@@ -230,45 +237,34 @@ async def test_frames_that_come_together_are_sent_together_and_not_in_the_call(r
 
 @pytest.mark.parametrize("waits", [True, False])
 async def test_what_a_send_sends_to_its_own_consumer_comes_behind(run: Run, waits: bool) -> None:
-    loop = run.send_frames()
+    run.send_frames()
 
     async def send(message: Any) -> None:
-        put_frame = loop.inbox.put_frame
-        assert put_frame is not None
         if message["text"] == "outer":
-            put_frame({"type": "websocket.send", "text": "nested"})
+            run.put_frame("nested")
             run.put("one")
-            assert not put_frame({"text": "behind the message"})
+            assert not run.put_frame("behind the message")
         if waits:
             await asyncio.sleep(0)
         run.handled.append(message["text"])
 
     run.send = send
-    task = run.start()
-    run.say("connect")
-    await run.until("connect")
-    await run.waits()
-    assert loop.inbox.put_frame is not None
-    assert loop.inbox.put_frame({"text": "outer"})
+    task = await run.start_waiting()
+    assert run.put_frame("outer")
     await run.until("connect", "outer", "websocket.broadcast", "one")
     run.say("end")
     await ends(task)
 
 
 async def test_a_send_that_always_sends_to_its_own_consumer_leaves_the_event_loop_its_turns(run: Run) -> None:
-    loop = run.send_frames()
+    run.send_frames()
 
     async def send(message: Any) -> None:
-        assert loop.inbox.put_frame is not None
-        loop.inbox.put_frame({"type": "websocket.send", "text": "again"})
+        run.put_frame("again")
 
     run.send = send
-    task = run.start()
-    run.say("connect")
-    await run.until("connect")
-    await run.waits()
-    assert loop.inbox.put_frame is not None
-    assert loop.inbox.put_frame({"text": "first"})
+    task = await run.start_waiting()
+    assert run.put_frame("first")
     await run.until("connect", "websocket.broadcast")
     run.say("end")
     await ends(task)
@@ -279,7 +275,7 @@ async def test_another_reader_need_not_wait_for_what_is_handled_before_a_message
     other: asyncio.Future[Any]
 
     async def wait_for_the_other(message: Any) -> None:
-        if message in ({"type": "client"}, {"text": "frame"}):
+        if message in ({"type": "client"}, {"type": "websocket.send", "text": "frame"}):
             run.handled.append(await other)
 
     run.send = wait_for_the_other
@@ -291,8 +287,7 @@ async def test_another_reader_need_not_wait_for_what_is_handled_before_a_message
     await asyncio.sleep(0)
     run.have_others_first()
     if first == "send":
-        assert run.loop.inbox.put_frame is not None
-        assert run.loop.inbox.put_frame({"text": "frame"})
+        assert run.put_frame("frame")
     else:
         run.say("client")
     run.put("one")
@@ -309,15 +304,11 @@ async def test_a_send_that_fails_leaves_the_message_to_another_reader(run: Run) 
         raise End
 
     run.send = send
-    loop = run.send_frames()
-    task = run.start()
-    run.say("connect")
-    await run.until("connect")
-    await run.waits()
+    run.send_frames()
+    task = await run.start_waiting()
     other = asyncio.ensure_future(run.layer.receive(run.name))
     await asyncio.sleep(0)
-    assert loop.inbox.put_frame is not None
-    assert loop.inbox.put_frame({"text": "frame"})
+    assert run.put_frame("frame")
     run.put("one")
     await ends(task)
     assert await soon(other) == {"type": "one"}
@@ -332,10 +323,7 @@ async def test_nothing_of_the_connection_outlives_the_consumer(run: Run, end: st
     connection = Connection()
     run.consumer.base_send = connection.send
     run.send_frames()
-    task = run.start()
-    run.say("connect")
-    await run.until("connect")
-    await run.waits()
+    task = await run.start_waiting()
     if end == "raises":
         run.say("end")
         await ends(task)
@@ -353,18 +341,13 @@ async def test_nothing_of_the_connection_outlives_the_consumer(run: Run, end: st
 
 
 async def test_frames_that_wait_for_a_turn_come_before_later_messages(run: Run) -> None:
-    loop = run.send_frames()
-    task = run.start()
-    run.say("connect")
-    await run.until("connect")
-    await run.waits()
+    run.send_frames()
+    task = await run.start_waiting()
     run.have_others_first()
-    put_frame = loop.inbox.put_frame
-    assert put_frame is not None
-    assert put_frame({"type": "websocket.send", "text": "first"})
-    assert put_frame({"type": "websocket.send", "text": "second"})
+    assert run.put_frame("first")
+    assert run.put_frame("second")
     run.put("one")
-    assert not put_frame({"text": "behind the message"})
+    assert not run.put_frame("behind the message")
     await run.until("connect", "one")
     assert run.sent == ["first", "second"]
     run.say("end")
@@ -372,14 +355,10 @@ async def test_frames_that_wait_for_a_turn_come_before_later_messages(run: Run) 
 
 
 async def test_a_client_that_is_quicker_than_the_turn_has_frames_handled(run: Run) -> None:
-    loop = run.send_frames()
-    task = run.start()
-    run.say("connect")
-    await run.until("connect")
-    await run.waits()
+    run.send_frames()
+    task = await run.start_waiting()
     run.have_others_first(3)
-    assert loop.inbox.put_frame is not None
-    assert loop.inbox.put_frame({"type": "websocket.send", "text": "frame"})
+    assert run.put_frame("frame")
     run.say("client")
     await run.until("connect", "client", "websocket.broadcast")
     run.say("end")
@@ -387,16 +366,10 @@ async def test_a_client_that_is_quicker_than_the_turn_has_frames_handled(run: Ru
 
 
 async def test_frames_are_bounded(run: Run) -> None:
-    loop = run.send_frames()
-    task = run.start()
-    run.say("connect")
-    await run.until("connect")
-    await run.waits()
+    run.send_frames()
+    task = await run.start_waiting()
     run.have_others_first()
-    put_frame = loop.inbox.put_frame
-    assert put_frame is not None
-    frames = [{"type": "websocket.send", "text": str(number)} for number in range(AT_ONCE + 1)]
-    assert [put_frame(frame) for frame in frames] == [True] * AT_ONCE + [False]
+    assert [run.put_frame(str(number)) for number in range(AT_ONCE + 1)] == [True] * AT_ONCE + [False]
     run.say("end")
     await ends(task)
 
@@ -413,13 +386,9 @@ async def test_a_cancelled_consumer_has_its_send_cancelled_where_it_waits(run: R
                 raise
 
     run.send = send
-    loop = run.send_frames()
-    task = run.start()
-    run.say("connect")
-    await run.until("connect")
-    await run.waits()
-    assert loop.inbox.put_frame is not None
-    assert loop.inbox.put_frame({"text": "frame"})
+    run.send_frames()
+    task = await run.start_waiting()
+    assert run.put_frame("frame")
     await run.until("connect", "cancelled")
     if caught:  # as when a handler catches it
         run.say("end")

@@ -8,7 +8,7 @@ from functools import partial
 
 import pytest
 
-from django_anyio_channels.django.consumers.turns import AT_ONCE, Turns
+from django_anyio_channels.django.consumers.turns import WOKEN_AT_ONCE, Turns
 
 pytestmark = pytest.mark.anyio
 
@@ -28,14 +28,14 @@ async def all_are(woken: list[int], count: int) -> None:
 
 async def test_the_first_are_woken_at_once_and_some_in_each_iteration() -> None:
     turns, woken = Turns(), list[int]()
-    for number in range(3 * AT_ONCE + 1):
+    for number in range(3 * WOKEN_AT_ONCE + 1):
         turns.ask(partial(woken.append, number))
-    assert woken == list(range(AT_ONCE))
+    assert woken == list(range(WOKEN_AT_ONCE))
     for portion in (2, 3):
         await asyncio.sleep(0)
-        assert woken == list(range(portion * AT_ONCE))
-    await all_are(woken, 3 * AT_ONCE + 1)
-    assert woken == list(range(3 * AT_ONCE + 1))
+        assert woken == list(range(portion * WOKEN_AT_ONCE))
+    await all_are(woken, 3 * WOKEN_AT_ONCE + 1)
+    assert woken == list(range(3 * WOKEN_AT_ONCE + 1))
 
 
 async def test_who_asks_later_comes_later() -> None:
@@ -43,15 +43,15 @@ async def test_who_asks_later_comes_later() -> None:
 
     def wake(number: int) -> None:
         woken.append(number)
-        if number < AT_ONCE:
-            turns.ask(partial(wake, number + 2 * AT_ONCE))
+        if number < WOKEN_AT_ONCE:
+            turns.ask(partial(wake, number + 2 * WOKEN_AT_ONCE))
 
-    for _ in range(AT_ONCE):
+    for _ in range(WOKEN_AT_ONCE):
         turns.ask(lambda: None)
-    for number in range(2 * AT_ONCE):
+    for number in range(2 * WOKEN_AT_ONCE):
         turns.ask(partial(wake, number))
-    await all_are(woken, 3 * AT_ONCE)
-    assert woken == list(range(3 * AT_ONCE))
+    await all_are(woken, 3 * WOKEN_AT_ONCE)
+    assert woken == list(range(3 * WOKEN_AT_ONCE))
 
 
 async def test_who_may_come_later_is_never_woken_in_the_call() -> None:
@@ -67,9 +67,9 @@ async def test_who_may_come_later_is_never_woken_in_the_call() -> None:
 async def test_after_a_while_others_are_woken_at_once_again() -> None:
     turns, woken = Turns(), list[int]()
     for turn in range(3):
-        for number in range(AT_ONCE):
+        for number in range(WOKEN_AT_ONCE):
             turns.ask(partial(woken.append, number))
-        assert len(woken) == (turn + 1) * AT_ONCE
+        assert len(woken) == (turn + 1) * WOKEN_AT_ONCE
         await asyncio.sleep(0)
 
 
@@ -81,18 +81,18 @@ async def test_what_raises_keeps_none_of_the_others_from_its_turn() -> None:
     def fail() -> None:
         raise LookupError("no turn")
 
-    for number in range(AT_ONCE):
+    for number in range(WOKEN_AT_ONCE):
         turns.ask(partial(woken.append, number))
     turns.ask(fail)
-    turns.ask(partial(woken.append, AT_ONCE))
-    await all_are(woken, AT_ONCE + 1)
+    turns.ask(partial(woken.append, WOKEN_AT_ONCE))
+    await all_are(woken, WOKEN_AT_ONCE + 1)
     assert reported == ["no turn"]
 
 
 async def test_nobody_is_woken_in_the_context_of_another() -> None:
     turns, seen = Turns(), list[str]()
     VARIABLE.set("of the first")
-    for _ in range(AT_ONCE):
+    for _ in range(WOKEN_AT_ONCE):
         turns.ask(lambda: None)
     turns.ask(lambda: seen.append(VARIABLE.get()))
     async with asyncio.timeout(30):
