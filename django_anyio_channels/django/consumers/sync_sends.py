@@ -156,9 +156,16 @@ class SyncSends:
             raise
 
     def _start(self) -> None:
+        self._has_begun = False
         self._sender = self._loop.create_task(self._send_waiting())
+        self._sender.add_done_callback(self._on_end)
+
+    def _on_end(self, sender: asyncio.Task[None]) -> None:
+        if sender is self._sender and not self._has_begun:  # cancelled before: its coroutine has not run at all
+            self._fail(asyncio.CancelledError())
 
     async def _send_waiting(self) -> None:
+        self._has_begun = True
         # As in `async_to_sync`, so that `sync_to_async` works in what is awaited.
         AsyncToSync.executors.current = self._thread
         SyncToAsync.deadlock_context.set(False)
@@ -167,10 +174,14 @@ class SyncSends:
                 await self._send(message)
                 self._count_sent()
         except BaseException as error:
-            self._error = error
-            self._drop_waiting()
+            self._fail(error)
             if not isinstance(error, Exception):
                 raise
+
+    def _fail(self, error: BaseException) -> None:
+        """Have a handler, or else the end of the block, raise an error; what waits is not sent."""
+        self._error = error
+        self._drop_waiting()
 
     def _next(self) -> Any:
         with self._lock:

@@ -177,6 +177,27 @@ async def test_a_sender_that_is_cancelled_lets_the_handler_go_on() -> None:
         await handling
 
 
+async def test_a_sender_that_is_cancelled_before_it_begins_lets_the_handler_go_on() -> None:
+    client = Client()
+    sends = SyncSends(async_to_sync(client.send))
+    start = sends._start
+
+    def start_and_cancel() -> None:
+        start()
+        assert sends._sender is not None
+        sends._sender.cancel()
+
+    sends._start = start_and_cancel  # type: ignore[method-assign]
+
+    def handler() -> None:
+        for number in range(200):
+            sends(number)
+
+    with pytest.raises(asyncio.CancelledError):
+        await asyncio.wait_for(handle(sends, handler), 30)
+    assert client.received == []
+
+
 async def test_errors_take_no_room() -> None:
     client = Client(failing=tuple(range(200)))
     sends = SyncSends(async_to_sync(client.send))
